@@ -1,0 +1,158 @@
+"""LoRA experts (arXiv 2106.09685): pairs of thin matrices beside named linears, applied row by row under Gates.
+
+`attach` wraps a decoder's linears with the stacked pairs of several experts; ranks and targets may differ, what an
+expert does not touch counts as zero. Knows nothing about files, training or who chose the experts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moesaic.errors import CompatibilityError
+from moesaic.nn import Linear
+from moesaic.ops import low_rank
+from moesaic.routing import Gates, require
+
+# Up to this many inner columns, two dense GEMMs with a mask beat gathering each row's own pair (one token a row).
+MASKED_LIMIT = 128
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """One expert: for each module path, A (r, i) and B (r, o); the change is x A^T B * alpha / rank.
+
+    B is kept as (r, o), the transpose of how PEFT stores it, so that stacks of experts multiply without a copy.
+    """
+
+    rank: int
+    alpha: float
+    pairs: Mapping[str, tuple[Float[Tensor, "r i"], Float[Tensor, "r o"]]]
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def targets(self) -> list[str]:
+        """The linears touched, by their last name, in a fixed order."""
+        return sorted({path.rsplit(".", 1)[-1] for path in self.pairs})
+
+    @property
+    def layers(self) -> list[int]:
+        return sorted({layer_of(path) for path in self.pairs})
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(a.numel() + b.numel() for a, b in self.pairs.values())
+
+    @staticmethod
+    def fresh(
+        module: nn.Module, rank: int, alpha: float, targets: list[str], layers: range, generator: torch.Generator
+    ) -> "LoRA":
+        """An expert that changes nothing yet: A uniform as in the paper's code, B zero."""
+        pairs = {}
+        for path, linear in module.named_modules():
+            if isinstance(linear, Linear) and path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers:
+                a = linear.weight.new_empty(rank, linear.in_features)
+                bound = linear.in_features**-0.5
+                pairs[path] = (
+                    a.uniform_(-bound, bound, generator=generator),
+                    linear.weight.new_zeros(rank, linear.out_features),
+                )
+        if not pairs:
+            raise CompatibilityError(
+                "no linear of the base matches", field="targets", got=f"{targets} in layers {layers}"
+            )
+        return LoRA(rank, alpha, pairs)
+
+
+class LowRankLinear(nn.Module):
+    """base(x) + sum_e gate_e scale_e x A_e^T B_e: the linear slot with e experts stacked beside the base."""
+
+    scale: Tensor
+
+    def __init__(self, base: Linear, a: Float[Tensor, "e r i"], b: Float[Tensor, "e r o"], scale: Float[Tensor, " e"]):
+        super().__init__()
+        self.base = base
+        self.a, self.b = nn.Parameter(a), nn.Parameter(b)
+        self.register_buffer("scale", scale, persistent=False)
+
+    def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
+        gates = require(gates, x)
+        y = self.base(x, gates)
+        pairs, (e, r, _) = len(gates.rows), self.a.shape
+        if not pairs:
+            return y
+        if gates.sizes is not None and len(gates.present) == 1:
+            (expert,) = gates.present
+            weights = gates.weights[:, expert] * self.scale[expert]
+            return y + low_rank.single(x, self.a[expert], self.b[expert], weights)
+        if pairs == gates.weights.numel() or (x.shape[1] == 1 and e * r <= MASKED_LIMIT):
+            return y + low_rank.masked(x, self.a, self.b, gates.weights * self.scale)
+        values = gates.values * self.scale[gates.experts]
+        return y + low_rank.gathered(x, self.a, self.b, gates.rows, gates.experts, values)
+
+
+def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
+    """Put the experts, in this order, beside the linears of `decoder` that any of them touches."""
+    for path in sorted({path for expert in experts for path in expert.pairs}):
+        try:
+            base = decoder.get_submodule(path)
+        except AttributeError:
+            raise CompatibilityError("the base has no such module", field=path) from None
+        if not isinstance(base, Linear):
+            raise CompatibilityError("the module already carries experts or is no linear", field=path)
+        rank = max(expert.rank for expert in experts)
+        a = base.weight.new_zeros(len(experts), rank, base.in_features)
+        b = base.weight.new_zeros(len(experts), rank, base.out_features)
+        for index, expert in enumerate(experts):
+            if path in expert.pairs:
+                fill(a[index], expert.pairs[path][0], f"{path}.lora_A")
+                fill(b[index], expert.pairs[path][1], f"{path}.lora_B")
+        scale = base.weight.new_tensor([expert.scale for expert in experts])
+        parent, _, name = path.rpartition(".")
+        setattr(decoder.get_submodule(parent), name, LowRankLinear(base, a, b, scale))
+
+
+def detach(decoder: nn.Module, rank: int, alpha: float) -> LoRA:
+    """The single expert that stands in a decoder, as a value; what `attach(decoder, [expert])` put there."""
+    return LoRA(
+        rank,
+        alpha,
+        {
+            path: (module.a[0].detach().clone(), module.b[0].detach().clone())
+            for path, module in decoder.named_modules()
+            if isinstance(module, LowRankLinear)
+        },
+    )
+
+
+def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None:
+    """Add sum_e weight_e (change of expert e) to the weights of a plain decoder: one dense model."""
+    with torch.no_grad():
+        for expert, weight in zip(experts, weights, strict=True):
+            for path, (a, b) in expert.pairs.items():
+                base = decoder.get_parameter(f"{path}.weight")
+                base.add_((weight * expert.scale) * (b.t() @ a).to(base.dtype))
+
+
+def fill(room: Float[Tensor, "r d"], values: Float[Tensor, "q d"], name: str) -> None:
+    """Copy an expert's factor into its padded place; absent ranks stay zero."""
+    if values.shape[1] != room.shape[1]:
+        raise CompatibilityError(
+            "the adapter was made for another base",
+            field=name,
+            expected=f"{room.shape[1]} columns",
+            got=f"{values.shape[1]}",
+        )
+    with torch.no_grad():
+        room[: values.shape[0]] = values
+
+
+def layer_of(path: str) -> int:
+    """The block a module path belongs to; -1 outside the blocks (the head)."""
+    parts = path.split(".")
+    return int(parts[1]) if parts[0] == "layers" else -1

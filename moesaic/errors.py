@@ -1,0 +1,92 @@
+"""The one exception family: what went wrong, where, what was expected, what to do.
+
+Knows nothing about terminals or exit: only `cli/` prints these and turns `exit_code` into the process's status.
+"""
+
+from difflib import get_close_matches
+from os import PathLike
+from typing import Any
+
+
+class MoesaicError(Exception):
+    """An error that a user can act on; `str(error)` is one line.
+
+    `path`, `line` (physical, from 1) and `field` say where; `expected` and `got` what differed; `hint` what to do.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        path: str | PathLike[str] | None = None,
+        line: int | None = None,
+        field: str | None = None,
+        expected: Any = None,
+        got: Any = None,
+        hint: str | None = None,
+    ):
+        super().__init__(what)
+        self.what, self.path, self.line, self.field = what, path, line, field
+        self.expected, self.got, self.hint = expected, got, hint
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f"{self.path}:{self.line}: " if self.line else f"{self.path}: "
+        field = f"{self.field}: " if self.field else ""
+        detail = "" if self.expected is None else f"; expected {self.expected}"
+        detail += "" if self.got is None else f"; got {clipped(self.got)}" if detail else f": {clipped(self.got)}"
+        hint = f"; {self.hint}" if self.hint else ""
+        return " ".join(f"{where}{field}{self.what}{detail}{hint}".split())
+
+
+class RecipeError(MoesaicError):
+    """The recipe or the command line asks for something that does not exist or is not allowed."""
+
+    exit_code = 2
+
+
+class DataError(MoesaicError):
+    """A row, or a file of rows, cannot be used."""
+
+    exit_code = 3
+
+
+class WeightsError(MoesaicError):
+    """A model file is missing, damaged or hostile."""
+
+    exit_code = 4
+
+
+class CompatibilityError(MoesaicError):
+    """Two good artefacts do not fit each other: another base, other shapes, other names."""
+
+    exit_code = 5
+
+
+class StorageError(MoesaicError):
+    """The disk is full, read-only or failing."""
+
+    exit_code = 6
+
+
+class NonFiniteError(MoesaicError):
+    """Training met NaN or infinity; nothing of that step is kept."""
+
+    exit_code = 7
+
+
+class GatesError(MoesaicError, ValueError):
+    """A routed layer was called without gates, or with the gates of another batch."""
+
+
+def clipped(value: Any, limit: int = 120) -> str:
+    """`value` as it may be echoed in a message: one line, at most `limit` characters."""
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """A hint naming the known word closest to a misspelt one, or None."""
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean '{close[0]}'?" if close else None

@@ -1,0 +1,1 @@
+"""Models built from the parts: the decoder, what routers read, and the mixture."""

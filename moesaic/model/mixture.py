@@ -1,0 +1,108 @@
+"""The mixture: base + experts + router as one model that routes once, from the prompt, and then only computes.
+
+Knows nothing about text, files or how experts were trained. Between calls all state is in the Session, a value that
+the caller holds: rows join, leave and multiply by `select`, `repeat` and `join`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moesaic.config import Feature
+from moesaic.model.decoder import Decoder
+from moesaic.model.features import Prompts, pool, read
+from moesaic.nn import Cache
+from moesaic.routing import Gates, Routing, Selection
+from moesaic.routing.routers import Router
+
+
+@dataclass(frozen=True)
+class Session:
+    """Rows in flight: what they chose, grouped for the layers, and what they have read so far."""
+
+    routing: Routing
+    gates: Gates
+    cache: Cache
+
+    def select(self, rows: Int[Tensor, " g"]) -> "Session":
+        return Session(self.routing[rows], self.gates.select(rows), self.cache.select(rows))
+
+    def repeat(self, n: int) -> "Session":
+        return self.select(torch.arange(self.gates.num_rows, device=self.gates.rows.device).repeat_interleave(n))
+
+    @staticmethod
+    def join(parts: list["Session"]) -> "Session":
+        gates = Gates.of(torch.cat([part.gates.weights for part in parts]))
+        return Session(Routing.cat([p.routing for p in parts]), gates, Cache.join([p.cache for p in parts]))
+
+
+@runtime_checkable
+class Routed(Protocol):
+    """What generation and evaluation ask of a mixture, whatever its experts are."""
+
+    names: tuple[str, ...]
+
+    def route(self, prompts: Prompts) -> Routing: ...
+    def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]: ...
+    def prefill(self, prompts: Prompts, room: int, forced: Routing | None) -> tuple[Float[Tensor, "b v"], Session]: ...
+    def decode(self, ids: Int[Tensor, " b"], session: Session) -> Float[Tensor, "b v"]: ...
+
+
+class AdapterMixture(nn.Module):
+    """Adapters on one shared base, chosen per sequence: site `linear`, level `sequence`.
+
+    `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
+    prompt's own pass.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        names: tuple[str, ...],
+        router: Router,
+        feature: Feature,
+        selection: Selection,
+        trunk: int,
+    ):
+        super().__init__()
+        self.decoder, self.names, self.router = decoder, names, router
+        self.feature, self.selection, self.trunk = feature, selection, trunk
+
+    def route(self, prompts: Prompts) -> Routing:
+        """Decide for each prompt, by itself, from a pass of the base."""
+        return self.selection(self.router(read(self.feature, self.decoder, len(self.names), prompts)))
+
+    def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]:
+        """Next-token logits of whole sequences under given gates."""
+        return self.decoder(ids, None, gates).logits
+
+    def prefill(
+        self, prompts: Prompts, room: int, forced: Routing | None = None
+    ) -> tuple[Float[Tensor, "b v"], Session]:
+        """Read the prompts, decide (unless `forced`), and return the logits after each prompt's last token.
+
+        `room`: how many tokens may follow.
+        """
+        decoder, layers = self.decoder, len(self.decoder.layers)
+        x = decoder.embed_tokens(prompts.ids)
+        cache = Cache.empty(decoder.config, len(x), x.shape[1] + room, like=x)
+        depth = self.feature.depth if forced is None and self.feature.source == "state" else None
+        if depth is not None and depth <= self.trunk:
+            x, _ = decoder.run(x, cache, range(depth), None)
+            routing = self.selection(self.router(pool(x, prompts.lengths, self.feature)))
+        else:
+            depth, routing = 0, self.route(prompts) if forced is None else forced
+        gates = Gates.of(routing.weights)
+        x, _ = decoder.run(x, cache, range(depth, layers), gates)
+        cache.advance(prompts.lengths)
+        last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
+        return decoder.head(last, gates)[:, 0], Session(routing, gates, cache)
+
+    def decode(self, ids: Int[Tensor, " b"], session: Session) -> Float[Tensor, "b v"]:
+        """Read one more token of each row and return the logits after it; never re-routes."""
+        logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
+        session.cache.advance(1)
+        return logits

@@ -1,0 +1,39 @@
+"""The linear slot, `linear(x, gates) -> y`, and its plain filling.
+
+Knows nothing about adapters: they fill the same slot by wrapping this.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moesaic.routing import Gates
+
+
+@runtime_checkable
+class LinearSlot(Protocol):
+    """What stands wherever a decoder multiplies by a matrix."""
+
+    def __call__(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]: ...
+
+
+class Linear(nn.Module):
+    """y = W x, the same for all rows. `gates`: ignored, the slot's signature."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features))
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
+        return F.linear(x, self.weight)

@@ -1,0 +1,43 @@
+"""Low-rank products for rows that chose different adapters: y[n] = sum_e w[n, e] (x[n] A_e^T) B_e.
+
+Three forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business.
+Knows nothing about gates or modules. n rows, t tokens, e experts, r rank, i/o in/out, m (row, expert) pairs.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def single(
+    x: Float[Tensor, "n t i"], a: Float[Tensor, "r i"], b: Float[Tensor, "r o"], weights: Float[Tensor, " n"]
+) -> Float[Tensor, "n t o"]:
+    """One expert for all rows, each row with its own weight."""
+    return (F.linear(x, a) * weights[:, None, None]) @ b
+
+
+def masked(
+    x: Float[Tensor, "n t i"],
+    a: Float[Tensor, "e r i"],
+    b: Float[Tensor, "e r o"],
+    weights: Float[Tensor, "n e"],
+) -> Float[Tensor, "n t o"]:
+    """All experts side by side in two GEMMs, the weights masking the middle: best when e x r is small."""
+    e, r, i = a.shape
+    inner = F.linear(x, a.reshape(e * r, i)).unflatten(-1, (e, r)) * weights[:, None, :, None]
+    return inner.flatten(-2) @ b.reshape(e * r, b.shape[2])
+
+
+def gathered(
+    x: Float[Tensor, "n t i"],
+    a: Float[Tensor, "e r i"],
+    b: Float[Tensor, "e r o"],
+    rows: Int[Tensor, " m"],
+    experts: Int[Tensor, " m"],
+    weights: Float[Tensor, " m"],
+) -> Float[Tensor, "n t o"]:
+    """One batched GEMM pair over the (row, expert) pairs that exist, summed back into their rows."""
+    inner = torch.bmm(x[rows], a[experts].transpose(1, 2)) * weights[:, None, None]
+    pairs = torch.bmm(inner, b[experts])
+    return x.new_zeros(x.shape[0], x.shape[1], b.shape[2]).index_add(0, rows, pairs)

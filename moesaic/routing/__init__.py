@@ -1,0 +1,6 @@
+"""Who decides: feature -> router -> logits -> selection -> Routing; and Gates, a batch of decisions for the layers."""
+
+from moesaic.routing.gates import Gates, Routing, require
+from moesaic.routing.selection import Selection
+
+__all__ = ["Gates", "Routing", "Selection", "require"]

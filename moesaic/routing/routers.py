@@ -1,0 +1,81 @@
+"""Routers: feature -> one logit per expert. Small modules whose tensors are all they know.
+
+Nothing here reads models, trains or selects. A row of -inf logits means that no expert speaks up: it abstains.
+"""
+
+import re
+from itertools import pairwise
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@runtime_checkable
+class Router(Protocol):
+    """What decides: pooled states (n, d), or n texts, in; logits (n, e) out."""
+
+    def __call__(self, features: Float[Tensor, "n d"] | list[str]) -> Float[Tensor, "n e"]: ...
+
+
+class KeywordRouter(nn.Module):
+    """Counts of each expert's words in the text; a text without any of them abstains.
+
+    Words match whole and without regard to case: 'hi' is not in 'this'.
+    """
+
+    def __init__(self, words: list[list[str]]):
+        super().__init__()
+        self.words = words
+        self.patterns = [
+            re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in some) or r"(?!)", re.IGNORECASE)
+            for some in words
+        ]
+
+    def forward(self, features: list[str]) -> Float[Tensor, "n e"]:
+        counts = torch.tensor([[float(len(p.findall(text))) for p in self.patterns] for text in features])
+        return counts.masked_fill(counts.sum(-1, keepdim=True) == 0, float("-inf"))
+
+
+class CentroidRouter(nn.Module):
+    """Cosine to the mean of each expert's examples, after subtracting what all of them share."""
+
+    centre: Tensor
+    centroids: Tensor
+    temperature: Tensor
+
+    def __init__(self, num_features: int, num_experts: int):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(num_features))
+        self.register_buffer("centroids", torch.zeros(num_experts, num_features))
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        cosine = F.normalize(features - self.centre, dim=-1) @ F.normalize(self.centroids, dim=-1).t()
+        return cosine / self.temperature
+
+
+class MLPRouter(nn.Module):
+    """Standardised features through hidden layers of the given sizes; with none of them it is a linear router."""
+
+    mean: Tensor
+    deviation: Tensor
+    temperature: Tensor
+
+    def __init__(self, num_features: int, num_experts: int, hidden: list[int], dropout: float = 0.0):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.ones(num_features))
+        self.register_buffer("temperature", torch.ones(()))
+        sizes = [num_features, *hidden]
+        self.inner = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+        self.outer = nn.Linear(sizes[-1], num_experts)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        x = (features - self.mean) / self.deviation
+        for layer in self.inner:
+            x = self.dropout(F.gelu(layer(x)))
+        return self.outer(x) / self.temperature

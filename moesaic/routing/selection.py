@@ -1,0 +1,48 @@
+"""Selection: logits -> weights, a pure function with its settings said out loud.
+
+Knows nothing about features, routers or layers.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.errors import RecipeError
+from moesaic.routing.gates import Routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """How many experts answer and with what weight.
+
+    `soft`: all, by probability. `top_k`: the k most probable. `top_1`: the most probable.
+    `renormalise` scales the chosen weights to sum to 1; without it they keep their probabilities, so that a loss on
+    the answer reaches the router. With `top_1` and `renormalise` the weight is exactly 1 and carries no gradient.
+    """
+
+    kind: Literal["soft", "top_k", "top_1"] = "top_1"
+    k: int | None = None
+    renormalise: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.kind == "top_k") != (self.k is not None):
+            raise RecipeError("k goes with top_k, and only with it", field="k", got=f"{self.kind} and k={self.k}")
+        if self.k is not None and self.k < 1:
+            raise RecipeError("k experts must be chosen", field="k", expected=">= 1", got=self.k)
+
+    def __call__(self, logits: Float[Tensor, "n e"]) -> Routing:
+        """The weights of each row. A row of -inf logits (no expert speaks up) abstains."""
+        silent = torch.isneginf(logits).all(-1, keepdim=True)
+        probabilities = torch.where(silent, 0.0, logits.masked_fill(silent, 0.0).softmax(-1))
+        if self.kind == "soft":
+            return Routing(probabilities, logits)
+        k = self.k or 1
+        if k > logits.shape[-1]:
+            raise RecipeError("more experts chosen than there are", field="k", expected=f"<= {logits.shape[-1]}", got=k)
+        values, experts = probabilities.topk(k, -1)
+        if self.renormalise:
+            values = torch.where(silent, 0.0, values / values.sum(-1, keepdim=True).clamp_min(1e-20))
+        return Routing(torch.zeros_like(probabilities).scatter(-1, experts, values), logits)
