@@ -31,12 +31,22 @@ class Prompts:
 
 def read(feature: Feature, decoder: Decoder, num_experts: int, prompts: Prompts) -> Float[Tensor, "b d"] | list[str]:
     """The feature of each prompt under the base alone (every expert gated off)."""
-    if feature.source == "text":
-        return prompts.texts
-    layers = range(len(decoder.layers) if feature.depth is None else feature.depth)
+    return read_all([feature], decoder, num_experts, prompts)[0]
+
+
+def read_all(
+    features: list[Feature], decoder: Decoder, num_experts: int, prompts: Prompts
+) -> list[Float[Tensor, "b d"] | list[str]]:
+    """Several features from one pass of the base, no deeper than the deepest of them."""
+    blocks, found = len(decoder.layers), dict[Feature, Tensor | list[str]]()
     x = decoder.embed_tokens(prompts.ids)
-    x, _ = decoder.run(x, None, layers, Gates.one(-1, len(x), num_experts, x))
-    return pool(decoder.norm(x) if feature.depth is None else x, prompts.lengths, feature)
+    gates, at = Gates.one(-1, len(x), num_experts, x), 0
+    for feature in sorted(features, key=lambda f: blocks + 1 if f.depth is None else f.depth):
+        depth = blocks if feature.depth is None else feature.depth
+        x, _ = decoder.run(x, None, range(at, depth), gates)
+        at, top = depth, decoder.norm(x) if feature.depth is None else x
+        found[feature] = prompts.texts if feature.source == "text" else pool(top, prompts.lengths, feature)
+    return [found[feature] for feature in features]
 
 
 def pool(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"]:

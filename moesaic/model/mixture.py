@@ -45,6 +45,8 @@ class Routed(Protocol):
 
     names: tuple[str, ...]
 
+    @property
+    def context(self) -> int: ...
     def route(self, prompts: Prompts) -> Routing: ...
     def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]: ...
     def prefill(self, prompts: Prompts, room: int, forced: Routing | None) -> tuple[Float[Tensor, "b v"], Session]: ...
@@ -70,6 +72,11 @@ class AdapterMixture(nn.Module):
         super().__init__()
         self.decoder, self.names, self.router = decoder, names, router
         self.feature, self.selection, self.trunk = feature, selection, trunk
+
+    @property
+    def context(self) -> int:
+        """How many tokens a prompt and what follows it may have together."""
+        return self.decoder.config.context
 
     def route(self, prompts: Prompts) -> Routing:
         """Decide for each prompt, by itself, from a pass of the base."""

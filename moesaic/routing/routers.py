@@ -4,8 +4,9 @@ Nothing here reads models, trains or selects. A row of -inf logits means that no
 """
 
 import re
+from abc import abstractmethod
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,15 @@ class Router(Protocol):
     def __call__(self, features: Float[Tensor, "n d"] | list[str]) -> Float[Tensor, "n e"]: ...
 
 
-class KeywordRouter(nn.Module):
+class TrainedRouter(nn.Module):
+    """A router that is stored: its tensors, and the arguments that build it anew."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> dict[str, Any]: ...
+
+
+class KeywordRouter(TrainedRouter):
     """Counts of each expert's words in the text; a text without any of them abstains.
 
     Words match whole and without regard to case: 'hi' is not in 'this'.
@@ -34,12 +43,16 @@ class KeywordRouter(nn.Module):
             for some in words
         ]
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"words": self.words}
+
     def forward(self, features: list[str]) -> Float[Tensor, "n e"]:
         counts = torch.tensor([[float(len(p.findall(text))) for p in self.patterns] for text in features])
         return counts.masked_fill(counts.sum(-1, keepdim=True) == 0, float("-inf"))
 
 
-class CentroidRouter(nn.Module):
+class CentroidRouter(TrainedRouter):
     """Cosine to the mean of each expert's examples, after subtracting what all of them share."""
 
     centre: Tensor
@@ -52,12 +65,16 @@ class CentroidRouter(nn.Module):
         self.register_buffer("centroids", torch.zeros(num_experts, num_features))
         self.register_buffer("temperature", torch.ones(()))
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"num_features": self.centroids.shape[1], "num_experts": self.centroids.shape[0]}
+
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         cosine = F.normalize(features - self.centre, dim=-1) @ F.normalize(self.centroids, dim=-1).t()
         return cosine / self.temperature
 
 
-class MLPRouter(nn.Module):
+class MLPRouter(TrainedRouter):
     """Standardised features through hidden layers of the given sizes; with none of them it is a linear router."""
 
     mean: Tensor
@@ -66,6 +83,7 @@ class MLPRouter(nn.Module):
 
     def __init__(self, num_features: int, num_experts: int, hidden: list[int], dropout: float = 0.0):
         super().__init__()
+        self.hidden = hidden
         self.register_buffer("mean", torch.zeros(num_features))
         self.register_buffer("deviation", torch.ones(num_features))
         self.register_buffer("temperature", torch.ones(()))
@@ -74,8 +92,20 @@ class MLPRouter(nn.Module):
         self.outer = nn.Linear(sizes[-1], num_experts)
         self.dropout = nn.Dropout(dropout)
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"num_features": len(self.mean), "num_experts": self.outer.out_features, "hidden": self.hidden}
+
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         x = (features - self.mean) / self.deviation
         for layer in self.inner:
             x = self.dropout(F.gelu(layer(x)))
         return self.outer(x) / self.temperature
+
+
+ROUTERS: dict[str, type[TrainedRouter]] = {
+    "keyword": KeywordRouter,
+    "centroid": CentroidRouter,
+    "linear": MLPRouter,
+    "mlp": MLPRouter,
+}

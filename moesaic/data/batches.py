@@ -1,0 +1,160 @@
+"""Token ids of examples, padded or packed into batches, in an order that is a pure function of (seed, step).
+
+Knows nothing about files, splits or models; of a tokenizer only that it encodes text and has an end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.random import Philox, SeedSequence
+from torch import Tensor
+
+from moesaic.data.rows import Example
+from moesaic.errors import DataError
+from moesaic.ops.losses import UNSCORED
+
+WINDOW = 16
+"""Batches whose rows are sorted by length together: more pads less, fewer mixes better."""
+
+
+@runtime_checkable
+class TokenizerLike(Protocol):
+    """What encoding needs of a tokenizer."""
+
+    @property
+    def eos(self) -> int:
+        """The token that ends a text."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone, nothing added."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One example as a model reads it: the first `prompt` ids are given, those after them are scored."""
+
+    ids: list[int]
+    prompt: int
+    group: str
+    truncated: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.prompt < len(self.ids):
+            raise DataError(
+                "an example is too short, or cut too short, to be scored",
+                expected="at least one token of prompt and one after it",
+                got=f"{self.prompt} of {len(self.ids)}",
+            )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids, and for each the id that follows it, or `UNSCORED`."""
+
+    ids: Int[Tensor, "b t"]
+    targets: Int[Tensor, "b t"]
+
+
+def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_tokens: int) -> Tokens:
+    """Turn an example into at most `length` ids, the last of them the end unless it was cut.
+
+    Of plain text the first `prompt_tokens` are its prompt, but never more than half. Otherwise the response starts
+    with a line break. Where both do not fit, the response keeps half of `length`, or all that the prompt leaves free;
+    the prompt keeps its end.
+    """
+    if not example.prompt:
+        text = [*tokenizer.encode(example.response), tokenizer.eos]
+        ids = text[:length]
+        return Tokens(ids, max(1, min(prompt_tokens, len(ids) // 2)), example.group, len(text) > length)
+    prompt, response = tokenizer.encode(example.prompt), [*tokenizer.encode("\n" + example.response), tokenizer.eos]
+    truncated = len(prompt) + len(response) > length
+    response = response[: max(length // 2, length - len(prompt))]
+    prompt = prompt[len(response) - length :] if truncated else prompt
+    return Tokens(prompt + response, len(prompt), example.group, truncated)
+
+
+def encode_all(
+    examples: Iterable[Example], tokenizer: TokenizerLike, length: int, prompt_tokens: int
+) -> tuple[list[Tokens], int]:
+    """Encode every example; also the number of those that were cut."""
+    rows = [encode(example, tokenizer, length, prompt_tokens) for example in examples]
+    return rows, sum(row.truncated for row in rows)
+
+
+def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:
+    """Put rows side by side; a row's last id is only ever a target, so the batch is one narrower than its longest."""
+    ids = torch.zeros(len(rows), max(len(row.ids) for row in rows) - 1, dtype=torch.long)
+    targets = torch.full_like(ids, UNSCORED)
+    for i, row in enumerate(rows):
+        tokens, first = torch.tensor(row.ids), 1 if score_prompt else row.prompt
+        ids[i, : len(tokens) - 1] = tokens[:-1]
+        targets[i, first - 1 : len(tokens) - 1] = tokens[first:]
+    return Batch(ids, targets)
+
+
+class Schedule:
+    """The rows of every training step: each row once an epoch, in batches of similar length.
+
+    One batch of an epoch is smaller where the rows do not divide evenly.
+    """
+
+    def __init__(self, rows: list[Tokens], batch: int, seed: int):
+        if not rows:
+            raise DataError("there are no rows to train on")
+        self.rows, self.batch, self.seed = rows, batch, seed
+        self.steps = -(-len(rows) // batch)  # of an epoch
+        self._epoch = lru_cache(maxsize=1)(self._draw)
+
+    def __call__(self, step: int) -> list[Tokens]:
+        epoch, at = divmod(step, self.steps)
+        return [self.rows[i] for i in self._epoch(epoch)[at]]
+
+    def _draw(self, epoch: int) -> list[list[int]]:
+        draw, size = _stream(self.seed, epoch), self.batch * WINDOW
+        order = shuffled(draw, len(self.rows))
+        for i in range(0, len(order), size):
+            order[i : i + size] = sorted(order[i : i + size], key=lambda row: len(self.rows[row].ids))
+        batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
+        return [batches[i] for i in shuffled(draw, len(batches))]
+
+
+class Packed:
+    """The batches of pretraining: all rows end to end, cut into equal pieces, every token scored and no padding.
+
+    A piece's last target is the next one's first input. What does not fill a batch at an epoch's end is left out, so
+    with fewer pieces than `batch` all batches are that small; the next epoch leaves out something else.
+    """
+
+    def __init__(self, rows: list[Tokens], length: int, batch: int, seed: int):
+        self.ids = [np.asarray(row.ids, dtype=np.int32) for row in rows]
+        self.length, self.seed = length, seed
+        pieces = (sum(len(ids) for ids in self.ids) - 1) // length
+        if pieces < 1:
+            raise DataError("there is too little text to train on", expected=f"more than {length} tokens")
+        self.batch = min(batch, pieces)
+        self.steps = pieces // self.batch  # of an epoch
+        self._epoch = lru_cache(maxsize=1)(self._draw)
+
+    def __call__(self, step: int) -> Batch:
+        epoch, at = divmod(step, self.steps)
+        size = self.batch * self.length
+        ids = self._epoch(epoch)[at * size : (at + 1) * size + 1].long()
+        return Batch(ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1))
+
+    def _draw(self, epoch: int) -> Int[Tensor, " n"]:
+        order = shuffled(_stream(self.seed, epoch), len(self.ids))
+        return torch.from_numpy(np.concatenate([self.ids[i] for i in order]))
+
+
+def shuffled(draw: Philox, n: int) -> list[int]:
+    """A permutation of n things: sorts raw draws, which numpy keeps the same over its versions, unlike shuffles."""
+    return draw.random_raw(n).argsort(kind="stable").tolist()
+
+
+def _stream(seed: int, epoch: int) -> Philox:
+    return Philox(SeedSequence(seed, spawn_key=(epoch,)))

@@ -1,0 +1,92 @@
+"""The domain of plain English: paragraphs of the Python reference and of the standard library's documentation strings.
+
+Knows nothing about splits; its groups are the topics and the modules, so that neither is on both sides of one.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+
+from moesaic.data.demo.stdlib import sources
+from moesaic.errors import DataError
+
+SHORT, ROW, LONG = 80, 280, 680  # characters: the least of a paragraph, and the least and the most of a row
+
+BLANK = re.compile(r"\n\s*\n")
+WRAPPED = re.compile(r"(?<=\w-)\n\s*")
+BULLET = re.compile(r"^(\* |- |\d+\. |\[\d+\] |\(\d+\) |Note: |Changed in version [\d.]+: )+")
+EMPHASIS = re.compile(r"(?<![\w\"'*])(\*\*?|``?)(\w[^*`\"]*)\1(?![\w\"'*])")
+# Tables, grammar, prompts, rulers, code, lists of bullets or of arguments: what nobody would read aloud.
+NOT_PROSE = re.compile(
+    r"""::= | >>> | --> | \s--\s | \s:\s | \S\ {3,}\S | \.\.\s | [-=~*+]{4,} | [{}|\\<>] | \w\ =\ \S | \w==
+      | \w\(.*\)\ -> | XXX | ^\S+\(.*\)$ | \s[-*]\s.+\s[-*]\s | ^(Args|Arguments|Returns?|Raises|Yields):""",
+    re.VERBOSE,
+)
+SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z\"“])")
+
+
+def groups(seed: int) -> dict[str, list[dict]]:
+    """The rows of every topic and of every module, each a few paragraphs that follow one another."""
+    seen: set[str] = set()
+    return {name: [{"text": text} for text in joined(fresh(texts, seen))] for name, texts in paragraphs().items()}
+
+
+@cache
+def paragraphs() -> dict[str, list[str]]:
+    """All natural prose of the material, by where it comes from."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError(
+            "this Python does not ship the module pydoc_data.topics", hint="install the full standard library"
+        ) from error
+    reference = {f"topic {name}": list(natural(topics[name])) for name in sorted(topics)}
+    modules = {
+        f"module {name}": [text for file in files for doc in docstrings(file.tree) for text in natural(doc)]
+        for name, files in sources().items()
+    }
+    return reference | modules
+
+
+def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
+    """The docstrings of `node` and of what it defines; of a function's, not the first lines, which the code quotes."""
+    text = ast.get_docstring(node) or ""
+    yield "\n\n".join(BLANK.split(text)[1:]) if isinstance(node, ast.FunctionDef) else text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | ast.FunctionDef):
+            yield from docstrings(child)
+
+
+def natural(text: str) -> Iterator[str]:
+    """The paragraphs of `text` that are prose, freed of their markup and of a dangling announcement of what follows."""
+    for block in BLANK.split(text):
+        plain = EMPHASIS.sub(r"\2", BULLET.sub("", " ".join(WRAPPED.sub("", block).split())))
+        if NOT_PROSE.search(block.strip()) or NOT_PROSE.search(plain):
+            continue
+        if plain.endswith(":"):
+            plain = " ".join(SENTENCE.split(plain)[:-1])
+        if len(plain) >= SHORT and (plain[0].isupper() or plain[0] in '"“') and plain.endswith((".", "?", "!", ".)")):
+            yield plain
+
+
+def fresh(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
+    """The texts not met before: the reference prints some sections under several topics."""
+    for text in texts:
+        if text not in seen:
+            seen.add(text)
+            yield text
+
+
+def joined(texts: Iterable[str]) -> Iterator[str]:
+    """Neighbouring paragraphs joined to rows of a good length; one that is too long ends after a sentence."""
+    row = ""
+    for text in texts:
+        row = f"{row}\n\n{text}" if row else text
+        while len(row) > LONG and (cut := row.rfind(". ", ROW, LONG)) > 0:
+            yield row[: cut + 1]
+            row = row[cut + 2 :]
+        if ROW <= len(row) <= LONG:
+            yield row
+        if len(row) >= ROW:
+            row = ""

@@ -1,0 +1,206 @@
+"""One JSON Lines file as rows, each row as the examples in it: what is given, and what is to be said.
+
+Knows nothing about splits, tokens or who asks; what it cannot use it refuses, with file, line and field.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from json import JSONDecodeError
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import DataError
+from moesaic.files import disk
+from moesaic.files.plain import decoded
+
+LINE_LIMIT = 16 << 20
+BOM = b"\xef\xbb\xbf"
+FOREIGN = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+    b"PAR1": "Parquet",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+"""First bytes of what is often taken for JSON Lines."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text to learn from: a response to a prompt, or plain text, whose prompt is empty.
+
+    Examples of one row share its `group`, a hash of the row's texts.
+    """
+
+    prompt: str
+    response: str
+    group: str
+
+
+def read_examples(path: Path) -> list[Example]:
+    """All examples of a file."""
+    return [example for row in read_rows(path) for example in row]
+
+
+def read_rows(path: Path) -> list[list[Example]]:
+    """The rows of a file, each as its examples (at least one)."""
+    rows = [_row(path, number, line) for number, line in _lines(path)]
+    if not rows:
+        raise DataError("no rows", path=path, expected=KNOWN)
+    return rows
+
+
+def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: int | None = None) -> list[Example]:
+    """The examples in a row, whatever its shape; `path` and `line` are where errors say it stands."""
+    try:
+        texts, pairs = _shape(row)(row)
+    except DataError as error:
+        error.path, error.line = path, line
+        raise
+    group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
+    return [Example(prompt, response, group) for prompt, response in pairs]
+
+
+# A row's reader gives the texts that make the row what it is, and (prompt, response) of its examples.
+Read = tuple[list[str], list[tuple[str, str]]]
+
+
+def _answer(key: str) -> Callable[[Mapping[str, Any]], Read]:
+    def read(row: Mapping[str, Any]) -> Read:
+        prompt, response = _text(row, "prompt"), _text(row, key)
+        return [prompt, response], [(prompt, response)]
+
+    return read
+
+
+def _instruction(row: Mapping[str, Any]) -> Read:
+    prompt, response = _text(row, "instruction"), _text(row, "output")
+    if more := _text(row, "input", default=""):
+        prompt += "\n\n" + more
+    return [prompt, response], [(prompt, response)]
+
+
+def _messages(row: Mapping[str, Any]) -> Read:
+    messages = row["messages"]
+    if not isinstance(messages, list):
+        raise _wrong("messages", "a list of {role, content}", messages)
+    texts: list[str] = []
+    pairs = []
+    asked = False
+    for index, message in enumerate(messages):
+        at = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise _wrong(at, "{role, content}", message)
+        role, text = _text(message, "role", at=at), _text(message, "content", at=at)
+        if role not in ROLES:
+            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=role)
+        if role == "assistant" and asked:
+            pairs.append(("\n".join(texts), text))
+        asked |= role == "user"
+        texts.append(text)
+    if not pairs:
+        raise DataError("no assistant message follows a user message", field="messages")
+    return texts, pairs
+
+
+def _plain(row: Mapping[str, Any]) -> Read:
+    text = _text(row, "text")
+    return [text], [("", text)]
+
+
+SHAPES: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Read]] = {
+    ("prompt", "response"): _answer("response"),
+    ("prompt", "completion"): _answer("completion"),
+    ("messages",): _messages,
+    ("text",): _plain,
+    ("instruction", "output"): _instruction,
+}
+"""The keys that a row of each shape must have, and its reader."""
+
+KNOWN = "rows with " + ", or ".join(" and ".join(keys) for keys in SHAPES)
+
+
+def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
+    found = [keys for keys in SHAPES if row.keys() >= {*keys}]
+    if len(found) > 1:
+        both = " and ".join("{" + ", ".join(keys) + "}" for keys in found)
+        raise DataError(f"ambiguous: the row is {both} at once", expected=f"{KNOWN}, not several of them")
+    if not found:
+        near = next((keys for keys in SHAPES if row.keys() & {*keys}), None)
+        missing = next(key for key in near if key not in row) if near else None
+        what = "missing" if near else "unknown shape of row"
+        raise DataError(what, field=missing, expected=KNOWN, got=", ".join(row) or "no keys")
+    return SHAPES[found[0]]
+
+
+def _text(row: Mapping[str, Any], key: str, at: str = "", default: str | None = None) -> str:
+    """The text under `key`; with a default, it may be missing or blank."""
+    field = f"{at}.{key}" if at else key
+    if key not in row and default is None:
+        raise DataError("missing", field=field, expected="text")
+    text = row.get(key, default)
+    if not isinstance(text, str):
+        raise _wrong(field, "text", text)
+    if "\0" in text:
+        raise DataError("a NUL character", field=field, expected="text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError("half a character (a lone surrogate)", field=field, got=ascii(text[error.start])) from None
+    if text.strip():
+        return text
+    if default is None:
+        raise DataError("empty" if not text else "only white space", field=field, expected="text")
+    return default
+
+
+def _wrong(field: str, expected: str, got: Any) -> DataError:
+    return DataError("wrong type", field=field, expected=expected, got="null" if got is None else got)
+
+
+def _row(path: Path, number: int, line: bytes) -> list[Example]:
+    hint = None if line.endswith(b"\n") else "the file ends in this line: was it cut off?"
+    try:
+        row = decoded(line)
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+        raise DataError("not UTF-8", path=path, line=number, got=got, hint=hint) from None
+    except JSONDecodeError as error:
+        what = f"not JSON: {error.msg} at column {error.colno}"
+        raise DataError(what, path=path, line=number, got=error.doc.strip(), hint=hint) from None
+    except ValueError as error:
+        raise DataError(f"not a row: {error}", path=path, line=number) from None
+    return examples_of(row, path, number)
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The file's lines with their numbers, blank ones at its end left out."""
+    with disk.errors(path):
+        if not path.is_file():
+            raise DataError("not a file" if path.exists() else "there is no such file", path=path, expected=KNOWN)
+        with path.open("rb") as file:
+            blank = None
+            for number, line in enumerate(iter(partial(file.readline, LINE_LIMIT + 1), b""), 1):
+                if number == 1:
+                    _refuse_foreign(path, line)
+                    line = line.removeprefix(BOM)
+                if len(line) > LINE_LIMIT:
+                    expected = f"at most {LINE_LIMIT:,} bytes"
+                    raise DataError("the line is too long", path=path, line=number, expected=expected)
+                if not line.strip():
+                    blank = blank or number
+                elif blank:
+                    raise DataError("a blank line between rows", path=path, line=blank, hint="remove it")
+                else:
+                    yield number, line
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    kind = next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)
+    if kind or b"\0" in start:
+        raise DataError("not JSON Lines", path=path, line=1, expected="UTF-8 text", got=kind or "NUL bytes")

@@ -1,0 +1,139 @@
+"""A domain's rows in three splits that share no row: what is learned from, chosen by and judged on.
+
+Knows nothing about tokens. Whatever it picks, it picks by content hash, so that no order of rows or files matters.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import count
+from operator import itemgetter
+from pathlib import Path
+
+from moesaic.data import demo
+from moesaic.data.rows import Example, examples_of, read_rows
+from moesaic.errors import DataError
+from moesaic.files import digest
+from moesaic.recipe import Data, DemoData, FileData, Source
+
+SPLITS = ("train", "validation", "test")
+
+Groups = dict[str, list[Example]]
+"""Different rows by their hash, each as its examples."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain's examples, sorted by the hash of their row; `dropped` counts the rows left out, by reason."""
+
+    name: str
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+    dropped: dict[str, int]
+
+    @cached_property
+    def digest(self) -> str:
+        """Names the content of the three splits, whatever the domain is called."""
+        return digest([[[row.prompt, row.response] for row in getattr(self, split)] for split in SPLITS])
+
+
+def load_domain(name: str, data: Data, resolve: Callable[[str], Path]) -> Domain:
+    """Read a domain's rows and make its splits disjoint: test keeps what it shares, then validation.
+
+    `resolve` finds the file of a source.
+    """
+    read, dropped = _demo(data.demo) if isinstance(data, DemoData) else _split(data, resolve)
+    for split, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
+        dropped[f"{split}: also in {other}"] = len(read[split].keys() & read[other].keys())
+        read[split] = _without(read[split], read[other])
+    dropped = {why: rows for why, rows in dropped.items() if rows}
+    for split in SPLITS:
+        if not read[split]:
+            raise DataError(
+                f"domain '{name}' has no rows left for {split}",
+                path=_files(data, resolve)[split],
+                field=split,
+                got=", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None,
+                hint="give it more rows, that no other split has, or change the share that validation takes",
+            )
+    train, validation, test = (_flat(read[split]) for split in SPLITS)
+    return Domain(name, train, validation, test, dropped)
+
+
+def load_source(sources: Iterable[Source], resolve: Callable[[str], Path]) -> list[Example]:
+    """Read text that belongs to no domain, each row once."""
+    return _flat(_read(sources, resolve)[0])
+
+
+def take(examples: Iterable[Example], n: int) -> list[Example]:
+    """Pick n examples by hash, in its order: the same whatever the order of the rows, and part of any larger pick."""
+    seen: dict[str, Iterator[int]] = defaultdict(count)
+    keyed = [(_hash(f"{example.group} {next(seen[example.group])}"), example) for example in examples]
+    return [example for _, example in sorted(keyed, key=itemgetter(0))[:n]]
+
+
+def _demo(domain: str) -> tuple[dict[str, Groups], dict[str, int]]:
+    read, dropped = {}, {}
+    for split in SPLITS:
+        rows = enumerate(demo.rows(domain, split), 1)
+        given = (examples_of(row, f"demo {domain} {split}", number) for number, row in rows)
+        read[split], dropped[f"{split}: repeated"] = _grouped(given)
+    return read, dropped
+
+
+def _split(data: FileData, resolve: Callable[[str], Path]) -> tuple[dict[str, Groups], dict[str, int]]:
+    read, dropped, share = {}, {}, data.validation
+    given = {"train": data.train, "test": data.test} | ({} if isinstance(share, float) else {"validation": share})
+    for split, sources in given.items():
+        read[split], dropped[f"{split}: repeated"] = _read(sources, resolve)
+    if isinstance(share, float):
+        # Not by the hash itself, which a limit goes by: the rows of a limited train all have small ones.
+        carved = {group: row for group, row in read["train"].items() if _hash(f"validation {group}") < share}
+        read["train"], read["validation"] = _without(read["train"], carved), carved
+    return read, dropped
+
+
+def _read(sources: Iterable[Source], resolve: Callable[[str], Path]) -> tuple[Groups, int]:
+    """The different rows of all sources, and how many there were twice."""
+    groups: Groups = {}
+    repeated = 0
+    for source in sources:
+        own, again = _grouped(read_rows(resolve(source.path)))
+        kept = sorted(own)[: source.limit]
+        repeated += again + sum(group in groups for group in kept)
+        groups |= {group: own[group] for group in kept}
+    return groups, repeated
+
+
+def _grouped(rows: Iterable[list[Example]]) -> tuple[Groups, int]:
+    groups: Groups = {}
+    repeated = 0
+    for row in rows:
+        repeated += row[0].group in groups
+        groups[row[0].group] = row
+    return groups, repeated
+
+
+def _without(groups: Groups, others: Groups) -> Groups:
+    return {group: row for group, row in groups.items() if group not in others}
+
+
+def _flat(groups: Groups) -> list[Example]:
+    return [example for group in sorted(groups) for example in groups[group]]
+
+
+def _files(data: Data, resolve: Callable[[str], Path]) -> dict[str, str]:
+    """Of each split, the files as messages name them."""
+    if isinstance(data, DemoData):
+        return dict.fromkeys(SPLITS, f"demo {data.demo}")
+    validation = data.train if isinstance(data.validation, float) else data.validation
+    sources = dict(zip(SPLITS, (data.train, validation, data.test), strict=True))
+    return {split: ", ".join(str(resolve(source.path)) for source in some) for split, some in sources.items()}
+
+
+def _hash(text: str) -> float:
+    """A number in [0, 1) that only depends on the text."""
+    return int(sha256(text.encode()).hexdigest()[:13], 16) / 16**13

@@ -1,0 +1,108 @@
+"""How well a router tells the domains apart: accuracy, confusion, utilisation, calibration.
+
+Knows nothing about models or text: labels, choices and probabilities come in. -1 is the base, what abstaining chooses.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from moesaic.errors import DataError
+
+BASE = "base"
+BINS = 10
+
+
+def router_report(
+    labels: list[int],
+    chosen: list[int],
+    probabilities: Float[np.ndarray, "n e"],
+    names: list[str],
+    lengths: list[int] | None = None,
+) -> dict[str, Any]:
+    """What a router did on labelled rows, ready for JSON; `lengths` (tokens it read) adds `by_length`.
+
+    `macro_f1` is the mean F1 of the classes that occur among the labels: abstaining costs recall, and is no class of
+    its own unless it was right on some row. `utilisation` is the share of rows per expert, its entropy in nats:
+    0 when one takes every row, ln e when all e share evenly.
+    """
+    true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
+    _require_rows(true, picked, probabilities, len(names))
+    right = true == picked
+
+    counts = np.zeros((len(names) + 1,) * 2, dtype=np.int64)  # the base's row and column are the last: index -1
+    np.add.at(counts, (true, picked), 1)
+    occurring, selected = counts.sum(1), counts.sum(0)
+    f1 = 2 * counts.diagonal() / np.maximum(occurring + selected, 1)
+
+    known = [*names, BASE]
+    rows, columns = (known if total[-1] else names for total in (occurring, selected))
+    shares = selected[: len(columns)] / len(true)
+    used = shares[shares > 0]
+    report: dict[str, Any] = {
+        "accuracy": float(right.mean()),
+        "macro_f1": float(f1[occurring > 0].mean()),
+        "confusion": {"rows": rows, "columns": columns, "counts": counts[: len(rows), : len(columns)].tolist()},
+        "utilisation": dict(zip(columns, shares.tolist(), strict=True)),
+        "utilisation_entropy": abs(float(-(used * np.log(used)).sum())),
+        "calibration_error": calibration_error(labels, chosen, probabilities),
+    }
+    if lengths is not None:
+        report["by_length"] = accuracy_by_length(labels, chosen, lengths)
+    return report
+
+
+def calibration_error(
+    labels: list[int], chosen: list[int], probabilities: Float[np.ndarray, "n e"], bins: int = BINS
+) -> float | None:
+    """Expected calibration error: the mean over rows of |accuracy - mean confidence| of the row's bin.
+
+    Confidence is the probability of the chosen expert, in bins of equal width. Rows on which the router abstained
+    claim nothing and are left out; None when no others remain. Guo et al. (arXiv 1706.04599), equation 3.
+    """
+    true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
+    claims = picked >= 0
+    if not claims.any():
+        return None
+    confidence = probabilities[claims, picked[claims]].astype(np.float64)
+    surplus = (true == picked)[claims] - confidence
+    index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    return float(np.abs(np.bincount(index, surplus, bins)).sum() / len(confidence))
+
+
+def accuracy_by_length(
+    labels: list[int], chosen: list[int], lengths: list[int], edges: Sequence[int] = (8, 16, 32, 64, 128)
+) -> list[dict[str, Any]]:
+    """Accuracy of rows by how many tokens the router read: from 0 to below the first edge, and so on to the longest.
+
+    Each entry: {from, below (None: no limit), rows, accuracy (None: no rows)}.
+    """
+    if not len(labels) == len(chosen) == len(lengths):
+        raise DataError("every row needs its label, choice and length", got=[len(labels), len(chosen), len(lengths)])
+    right = np.array(labels) == np.array(chosen)
+    index = np.searchsorted(np.array(edges), np.array(lengths), side="right")
+    limits: list[int | None] = [0, *edges, None]
+    report = []
+    for number, (lowest, below) in enumerate(pairwise(limits)):
+        inside = right[index == number]
+        accuracy = float(inside.mean()) if len(inside) else None
+        report.append({"from": lowest, "below": below, "rows": len(inside), "accuracy": accuracy})
+    return report
+
+
+def _require_rows(
+    labels: Int[np.ndarray, " n"], chosen: Int[np.ndarray, " m"], probabilities: np.ndarray, experts: int
+) -> None:
+    shape = (len(labels), experts)
+    if not len(labels) or len(chosen) != len(labels) or probabilities.shape != shape:
+        got = f"{len(labels)} labels, {len(chosen)} choices, probabilities {probabilities.shape}"
+        raise DataError("every row needs its label, choice and probabilities", expected=f"{shape}, at least 1", got=got)
+    for what, values in (("label", labels), ("choice", chosen)):
+        if values.min() < -1 or values.max() >= experts:
+            extremes = [int(values.min()), int(values.max())]
+            raise DataError(f"a {what} is no expert's number", expected=f"-1 (base) to {experts - 1}", got=extremes)
+    if not (probabilities.min() >= 0 and probabilities.sum(1).max() <= 1 + 1e-3):
+        raise DataError("these are not probabilities", expected="rows >= 0 that sum to at most 1", got="other numbers")

@@ -1,0 +1,186 @@
+"""An evaluation as tables to read: one set of cells, shown as plain text or in the terminal's colours.
+
+Knows nothing about how the numbers came about: it reads the dict that `verdict.judge` gives, and `router.tried`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from textwrap import fill
+from typing import TYPE_CHECKING, Any
+
+from moesaic.evaluate.statistics import ALL, UNSEEN
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+GAP = "  "
+NOTHING = "-"
+TRIED = {  # the key of each column of the routers that were tried, and its heading
+    "kind": "router",
+    "feature": "feature",
+    "selection": "selection",
+    "validation_macro_f1": "validation F1",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "nats": "nats",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table's cells. The first `words` columns read from the left, the others are numbers; `marked` is a row."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    words: int
+    marked: int | None = None
+    note: str = ""
+
+    @property
+    def widths(self) -> list[int]:
+        return [max(map(len, column)) for column in zip(self.columns, *self.rows, strict=True)]
+
+
+def plain(evaluation: Mapping[str, Any], width: int = 100) -> str:
+    """The evaluation as aligned text: what to use first, then every contender, then the routers that were tried."""
+    return "\n\n".join(
+        ["\n".join(_opening(evaluation, width)), *(_text(grid, width) for grid in _grids(evaluation, width))]
+    )
+
+
+def render(evaluation: Mapping[str, Any], width: int = 100) -> "Group":
+    """The same for `rich`, to be printed on a console of at least `width` columns."""
+    from rich.box import SIMPLE
+    from rich.console import Group, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+    sentence, *reasons = _opening(evaluation, width)
+    parts: list[RenderableType] = [Text(sentence, style="bold"), *(Text(reason, style="dim") for reason in reasons)]
+    for grid in _grids(evaluation, width):
+        table = Table(box=SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+        for number, heading in enumerate(grid.columns):
+            table.add_column(Text(heading), justify="left" if number < grid.words else "right", no_wrap=True)
+        for number, row in enumerate(grid.rows):
+            table.add_row(*map(Text, row), style="bold green" if number == grid.marked else None)
+        parts += [Text(f"\n{grid.title}", style="bold"), table]
+        if grid.note:
+            parts.append(Text(f"\n{fill(grid.note, width)}", style="dim"))
+    return Group(*parts)
+
+
+def _opening(evaluation: Mapping[str, Any], width: int) -> list[str]:
+    verdict = evaluation["verdict"]
+    reasons = [fill(text, width, initial_indent="- ", subsequent_indent="  ") for text in verdict["reasons"]]
+    return [fill(verdict["sentence"], width), *reasons]
+
+
+def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
+    yield from _fitted(_contenders(evaluation), width)
+    if tried := evaluation.get("router", {}).get("tried"):
+        rows = [[_cell(router.get(key)) for key in TRIED] for router in tried]
+        yield from _fitted(Grid("Routers tried", list(TRIED.values()), rows, words=3), width)
+
+
+def _contenders(evaluation: Mapping[str, Any]) -> Grid:
+    """Worst to best, the router marked. What matters most stands first, should the domains not fit beside it."""
+    controls = sorted(evaluation["controls"].items(), key=lambda item: -item[1]["nats"][ALL])
+    names = [name for name, _ in controls]
+    versus = ["minus router"] if "router" in names else []
+    seen = [UNSEEN] if UNSEEN in controls[0][1]["nats"] else []
+    domains = [domain for domain in controls[0][1]["nats"] if domain not in (ALL, UNSEEN)]
+    rows = [
+        [
+            f"{name} <--" if name == "router" else name,
+            _cell(control["nats"][ALL]),
+            *([_difference(control["versus_router"])] if versus else []),
+            *(_cell(control["nats"][domain]) for domain in [*seen, *domains]),
+        ]
+        for name, control in controls
+    ]
+    return Grid(
+        "Nats per token, from the worst to the best",
+        ["contender", ALL, *versus, *seen, *domains],
+        rows,
+        words=1,
+        marked=names.index("router") if versus else None,
+        note=_note(evaluation),
+    )
+
+
+def _note(evaluation: Mapping[str, Any]) -> str:
+    level, part = evaluation["intervals"]["level"], evaluation["best_part"]
+    parts = []
+    if "router" in evaluation["controls"]:
+        parts.append(f"minus router: above 0 the router is better, with its {level:.0%} interval")
+    parts += [
+        f"{name} {_estimate(evaluation[key])}"
+        for name, key in (("regret", "regret"), ("gap closed", "gap_closed"))
+        if evaluation[key]["value"] is not None
+    ]
+    if part is not None:
+        parts.append(f"best part {part['name']}, chosen on {part['chosen_on']}")
+    return "; ".join(parts)
+
+
+def _fitted(grid: Grid, width: int) -> list[Grid]:
+    """The grid in as few pieces as `width` allows, and those as even as they can be."""
+    fewest = len(_pieces(grid, width))
+    return next(pieces for narrow in range(width + 1) if len(pieces := _pieces(grid, narrow)) == fewest)
+
+
+def _pieces(grid: Grid, width: int) -> list[Grid]:
+    """Cuts between columns: every piece repeats the columns of words and has at least one more."""
+    words, numbers = range(grid.words), range(grid.words, len(grid.columns))
+    cuts: list[list[int]] = [[]]
+    for number in numbers:
+        if cuts[-1] and _total([grid.widths[column] for column in (*words, *cuts[-1], number)]) > width:
+            cuts.append([])
+        cuts[-1].append(number)
+    return [
+        replace(
+            grid,
+            title=grid.title if piece is cuts[0] else f"{grid.title}, continued",
+            columns=[grid.columns[column] for column in (*words, *piece)],
+            rows=[[row[column] for column in (*words, *piece)] for row in grid.rows],
+            note=grid.note if piece is cuts[-1] else "",
+        )
+        for piece in cuts
+    ]
+
+
+def _total(widths: list[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _text(grid: Grid, width: int) -> str:
+    def line(cells: list[str]) -> str:
+        aligned = (
+            cell.ljust(size) if number < grid.words else cell.rjust(size)
+            for number, (cell, size) in enumerate(zip(cells, grid.widths, strict=True))
+        )
+        return GAP.join(aligned).rstrip()
+
+    lines = [grid.title, "", line(grid.columns), "-" * _total(grid.widths), *map(line, grid.rows)]
+    return "\n".join([*lines, "", fill(grid.note, width)] if grid.note else lines)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if isinstance(value, float | int) else str(value)
+
+
+def _difference(versus: Mapping[str, Any] | None) -> str:
+    if versus is None:
+        return NOTHING
+    low, high = versus["interval"]
+    return f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    if estimate["interval"] is None:
+        return f"{estimate['value']:.3f}"
+    low, high = estimate["interval"]
+    return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,349 @@
+"""From the scores of all contenders to what to use: controls, regret, gap closed, and one sentence.
+
+Knows nothing about models or devices: scores per row and costs come in, a dict ready for JSON goes out.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypedDict
+
+import numpy as np
+
+from moesaic.errors import DataError, nearest
+from moesaic.evaluate.statistics import (
+    ALL,
+    NEGLIGIBLE,
+    UNSEEN,
+    Difference,
+    Means,
+    Scores,
+    bounds,
+    mean_nats,
+    perplexity,
+)
+
+ORDER = (
+    *("base", "expert", "joint", "joint_wide", "average", "uniform"),
+    *("random", "keyword", "router", "oracle", "oracle_best"),
+)
+DERIVED = ("random", "oracle", "oracle_best")
+USABLE = {  # from the simplest to keep and serve to the most demanding; what a sentence calls each
+    "base": "the base alone",
+    "average": "the merged average",
+    "expert": "the expert {} alone",
+    "joint": "the joint expert",
+    "joint_wide": "the wide joint expert",
+    "router": "the mixture",
+}
+FEW_GROUPS = 10
+
+
+class Cost(TypedDict, total=False):
+    """What a contender asks of a machine; a missing or None entry is unknown.
+
+    `bytes`: the weights that are active, those read for one token; of a mixture, the base, the router and the chosen
+    experts.
+    """
+
+    parameters: int | dict[str, int] | None
+    bytes: int | None
+    tokens_per_second: float | None
+
+
+def judge(
+    scores: Mapping[str, Scores],
+    *,
+    select_on: Mapping[str, Scores] | None = None,
+    costs: Mapping[str, Cost] | None = None,
+    within: float = 0.01,
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Everything one may say about a mixture and its controls, from their scores on the same test rows.
+
+    Names are `base`, `expert:<name>`, `joint`, `joint_wide`, `average`, `uniform`, `keyword` and `router`; any may be
+    missing. `select_on` holds validation scores of the base and the experts, to choose the best part by; without it
+    the choice is made on the test rows, and `chosen_on` says so. All intervals are paired percentile bootstraps.
+    """
+    _require_known(scores)
+    contenders = {**scores, **_derived(scores)}
+    contenders = {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
+    rows = Counter(next(iter(contenders.values())).domains)
+    trained = Means.of(contenders, ALL, seed, resamples, level)
+    unseen = Means.of(contenders, UNSEEN, seed, resamples, level) if UNSEEN in rows else None
+    best_single, best_part = _best_parts(scores, select_on)
+    groups = _groups(contenders)
+    return {
+        "verdict": _verdict(trained, unseen, costs or {}, within, groups),
+        "controls": {
+            name: _control(name, contenders[name], trained, unseen, (costs or {}).get(name)) for name in contenders
+        },
+        "best_single": best_single,
+        "best_part": best_part,
+        "regret": _regret(trained),
+        "gap_closed": _gap_closed(trained, best_part),
+        "rows": dict(sorted(rows.items())),
+        "groups": groups,
+        "intervals": {"level": level, "resamples": resamples, "seed": seed, "method": "percentile"},
+    }
+
+
+def _require_known(scores: Mapping[str, Scores]) -> None:
+    for name in scores:
+        kind, _, expert = name.partition(":")
+        if kind not in ORDER or kind in DERIVED or (kind == "expert") != bool(expert) or expert in (ALL, UNSEEN):
+            known = ["expert:<name>" if kind == "expert" else kind for kind in ORDER if kind not in DERIVED]
+            raise DataError("not a contender", expected=", ".join(known), got=name, hint=nearest(name, known))
+    if not any(_kind(name) in USABLE for name in scores):
+        raise DataError("no contender that could be used", expected=", ".join(USABLE), got=list(scores))
+
+
+def _kind(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def _experts(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith("expert:")]
+
+
+def _derived(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The controls that need no model of their own.
+
+    `random`: each row's mean over the experts, the exact expectation of drawing one evenly. `oracle`: the expert of
+    the row's domain, or the base where there is none. `oracle_best`: per row the best of the base and all experts.
+    """
+    experts, base = _experts(scores), scores.get("base")
+    if not experts:
+        return {}
+    first = scores[experts[0]]
+    everyone = np.stack([scores[name].nats for name in experts])
+    parts = everyone if base is None else np.stack([base.nats, *everyone])
+    derived = {
+        "random": replace(first, nats=everyone.mean(0)),
+        "oracle_best": replace(first, nats=parts.min(0)),
+    }
+    at_home = {domain: scores.get(f"expert:{domain}", base) for domain in set(first.domains)}
+    homes = {domain: part.nats for domain, part in at_home.items() if part is not None}
+    if len(homes) == len(at_home):
+        nats = np.array([homes[domain][row] for row, domain in enumerate(first.domains)])
+        derived["oracle"] = replace(first, nats=nats)
+    return derived
+
+
+def _groups(contenders: Mapping[str, Scores]) -> dict[str, int]:
+    first = next(iter(contenders.values()))
+    return dict(sorted(Counter(domain for domain, _ in set(zip(first.domains, first.groups, strict=True))).items()))
+
+
+def _control(name: str, scores: Scores, trained: Means, unseen: Means | None, cost: Cost | None) -> dict[str, Any]:
+    domains = sorted(set(scores.domains) - {UNSEEN})
+    nats = {domain: mean_nats(scores, domain) for domain in domains} | {ALL: trained.value[name]}
+    if unseen is not None:
+        nats[UNSEEN] = unseen.value[name]
+    return {
+        "nats": nats,
+        "perplexity": {domain: perplexity(value) for domain, value in nats.items()},
+        "interval": list(trained.interval(name)),
+        "versus_router": _versus_router(name, trained),
+        **({} if unseen is None else {"versus_router_unseen": _versus_router(name, unseen)}),
+        **({} if cost is None else {"cost": dict(cost)}),
+    }
+
+
+def _versus_router(name: str, means: Means) -> dict[str, Any] | None:
+    """The contender minus the router: positive where the router is better; None of the router, or without one."""
+    if name == "router" or "router" not in means.value:
+        return None
+    return _plain(means.difference(name, "router"))
+
+
+def _plain(difference: Difference) -> dict[str, Any]:
+    return {"difference": difference.mean, "interval": [difference.low, difference.high]}
+
+
+def _best_parts(
+    scores: Mapping[str, Scores], select_on: Mapping[str, Scores] | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The best single expert, and the better of it and the base: chosen on `select_on`, reported on the test rows."""
+    experts = _experts(scores)
+    parts = [name for name in ("base", *experts) if name in scores]
+    judged_on = scores if select_on is None else select_on
+    if missing := [name for name in parts if name not in judged_on]:
+        raise DataError("no validation scores of a part", expected=parts, got=f"none of {', '.join(missing)}")
+
+    def best(names: list[str]) -> dict[str, Any] | None:
+        if not names:
+            return None
+        name = min(names, key=lambda name: mean_nats(judged_on[name]))
+        return {
+            "name": name,
+            "nats": mean_nats(scores[name]),
+            "chosen_on": "test" if select_on is None else "validation",
+        }
+
+    return best(experts), best(parts)
+
+
+def _regret(trained: Means) -> dict[str, Any]:
+    """Mean nats of the router minus those of the oracle."""
+    if missing := {"router", "oracle"} - trained.value.keys():
+        return _unknown(f"no {' and no '.join(sorted(missing))}")
+    difference = trained.difference("router", "oracle")
+    return {"value": difference.mean, "interval": [difference.low, difference.high], "reason": None}
+
+
+def _gap_closed(trained: Means, best_part: dict[str, Any] | None) -> dict[str, Any]:
+    """(best part - router) / (best part - oracle): 0 as good as the best part, 1 as good as the oracle.
+
+    The interval is of the ratio in the resamples in which there is a gap, the best part staying the same one.
+    """
+    if best_part is None:
+        return _unknown("no base and no expert")
+    if missing := {"router", "oracle"} - trained.value.keys():
+        return _unknown(f"no {' and no '.join(sorted(missing))}")
+    name = best_part["name"]
+    gap = trained.difference(name, "oracle")
+    if gap.mean <= 0:
+        return _unknown(f"there is no gap to close: the oracle is no better than {name}")
+    value = trained.difference(name, "router").mean / gap.mean
+    if not gap.low > 0:
+        reason = f"no interval: that of the gap itself, {gap.low:.3f} to {gap.high:.3f}, is not above 0"
+        return {"value": value, "interval": None, "reason": reason}
+    part, router, oracle = (trained.draws[key] for key in (name, "router", "oracle"))
+    some = part > oracle
+    interval = bounds((part - router)[some] / (part - oracle)[some], trained.level)
+    return {"value": value, "interval": list(interval), "reason": None}
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    return {"value": None, "interval": None, "reason": reason}
+
+
+def _verdict(
+    trained: Means, unseen: Means | None, costs: Mapping[str, Cost], within: float, groups: Mapping[str, int]
+) -> dict[str, Any]:
+    """What to use: the cheapest of the usable contenders within 1% (relative mean nats) of the best of them.
+
+    Cheapest is fewest active bytes, which bound both memory and speed when decoding; equal bytes, or unknown ones of
+    any candidate, leave it to the order of `USABLE`: a dense model before an adapter, one adapter before many.
+    """
+    nats = trained.value
+    usable = sorted((name for name in nats if _kind(name) in USABLE), key=lambda name: (_rank(name), nats[name]))
+    best = min(usable, key=nats.__getitem__)
+    close = [name for name in usable if nats[name] <= nats[best] * (1 + within)]
+    sizes = {name: costs.get(name, {}).get("bytes") for name in close}
+    if None not in sizes.values():
+        close.sort(key=lambda name: sizes[name] or 0)  # stable: equal bytes keep the order
+    cheaper, why = _why_cheapest(close, sizes)
+    use, cost = close[0], costs.get(close[0], {})
+    runner_up = min((name for name in usable if name != use), key=nats.__getitem__, default=None)
+    versus = None if runner_up is None else {"name": runner_up, **_plain(trained.difference(use, runner_up))}
+    return {
+        "use": use,
+        "sentence": _sentence(trained, use, runner_up, cost, cheaper),
+        "within": close,
+        "best": best,
+        "runner_up": versus,
+        "bytes": cost.get("bytes"),
+        "tokens_per_second": cost.get("tokens_per_second"),
+        "reasons": [
+            _who_is_close(close, best, nats[best], within),
+            *why,
+            *_on_the_mixture(trained, use, runner_up),
+            *_on_the_unseen(unseen, use),
+            *_on_the_evidence(groups),
+        ],
+    }
+
+
+def _rank(name: str) -> int:
+    return list(USABLE).index(_kind(name))
+
+
+def _called(name: str) -> str:
+    kind, _, expert = name.partition(":")
+    return USABLE[kind].format(expert)
+
+
+def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheaper: str) -> str:
+    nats, other = trained.value, runner_up and _called(runner_up)
+    parts = [f"Use {_called(use)}: {nats[use]:.3f} nats per token"]
+    if runner_up is None:
+        parts.append("; nothing else was measured")
+    else:
+        difference = trained.difference(use, runner_up)
+        if abs(difference.mean) <= NEGLIGIBLE:
+            parts.append(f", {cheaper} than {other} and just as good")
+        elif difference.mean > 0:
+            share = f"{difference.mean / nats[runner_up]:.1%}"
+            parts.append(f", {cheaper} than {other} and only {share} worse, by {_amount(difference, trained.level)}")
+        else:
+            parts.append(f", better than {other} by {_amount(difference, trained.level)}")
+            parts.append("" if difference.clear else ", which is no clear difference")
+    if size := cost.get("bytes"):
+        parts.append(f"; {_size(size)} active")
+    if speed := cost.get("tokens_per_second"):
+        parts.append(f"; {speed:,.0f} tokens/s")
+    return "".join(parts) + "."
+
+
+def _amount(difference: Difference, level: float) -> str:
+    """The size of a difference in the direction that its mean has: `0.045 (95% interval 0.033 to 0.056)`."""
+    mean, low, high = difference if difference.mean >= 0 else (-difference.mean, -difference.high, -difference.low)
+    return f"{mean:.3f} ({level:.0%} interval {low:.3f} to {high:.3f})"
+
+
+def _better_or_worse(difference: Difference, level: float) -> str:
+    word = "worse" if difference.mean > 0 else "better"
+    return f"{_amount(difference, level)} {word}{'' if difference.clear else ', not clearly,'}"
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def _who_is_close(close: list[str], best: str, nats: float, within: float) -> str:
+    others = ", ".join(name for name in close if name != best) or "nothing else"
+    return f"Within {within:.0%} of the best, {best} at {nats:.3f}: {others}."
+
+
+def _why_cheapest(close: list[str], sizes: Mapping[str, int | None]) -> tuple[str, list[str]]:
+    """The word for what the first of the candidates is compared with the others, and the reason where there are any."""
+    if len(close) == 1:
+        return "simpler", []
+    if None in sizes.values():
+        return "simpler", ["The simplest of them was taken, as not all of their active bytes are known."]
+    if len(set(sizes.values())) == 1:
+        return "simpler", ["The simplest of them was taken, as their active bytes are equal."]
+    listed = ", ".join(f"{name} {_size(sizes[name] or 0)}" for name in close)
+    return "cheaper", [f"By active bytes: {listed}."]
+
+
+def _on_the_mixture(trained: Means, use: str, runner_up: str | None) -> list[str]:
+    reasons, nats = [], trained.value
+    if "router" not in nats:
+        return ["No mixture was measured."]
+    if "router" not in (use, runner_up):
+        reasons.append(
+            f"The mixture is {_better_or_worse(trained.difference('router', use), trained.level)} than {use}."
+        )
+    if simpler := [name for name in ("uniform", "random", "keyword") if nats.get(name, np.inf) < nats["router"]]:
+        reasons.append(f"The learned router does worse than {' and '.join(simpler)}.")
+    return reasons
+
+
+def _on_the_unseen(unseen: Means | None, use: str) -> list[str]:
+    if unseen is None or use == "base" or "base" not in unseen.value:
+        return []
+    compared = _better_or_worse(unseen.difference(use, "base"), unseen.level)
+    return [f"On domains that nobody trained for it is {compared} than the base."]
+
+
+def _on_the_evidence(groups: Mapping[str, int]) -> list[str]:
+    few = [f"{domain} ({count})" for domain, count in groups.items() if count < FEW_GROUPS]
+    return [f"Intervals are too narrow where independent groups are few: {', '.join(few)}."] if few else []

@@ -1,0 +1,26 @@
+"""How anything gets onto disk and is trusted when read back: published whole, hashed, locked, logged line by line.
+
+Knows nothing about what the files mean: tensors, recipes and reports are bytes, JSON and folders here.
+"""
+
+from moesaic.files.disk import check_space, sha256_file
+from moesaic.files.locking import lock
+from moesaic.files.log import JsonlWriter, read_jsonl
+from moesaic.files.manifest import MANIFEST, read_manifest, write_manifest
+from moesaic.files.plain import digest, read_json, write_json
+from moesaic.files.publishing import publish
+
+__all__ = [
+    "MANIFEST",
+    "JsonlWriter",
+    "check_space",
+    "digest",
+    "lock",
+    "publish",
+    "read_json",
+    "read_jsonl",
+    "read_manifest",
+    "sha256_file",
+    "write_json",
+    "write_manifest",
+]

@@ -1,0 +1,166 @@
+"""The disk: every call that changes it, and what it says when it refuses.
+
+Knows nothing about formats, versions or manifests; nothing else in the package makes, moves, syncs or removes a file.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from moesaic.errors import StorageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+_MORE_ROOM = "free some space or choose another folder"
+_HINTS = {
+    errno.ENOSPC: _MORE_ROOM,
+    errno.EDQUOT: f"the quota is used up: {_MORE_ROOM}",
+    errno.EFBIG: "a limit on the size of files stops it: see `ulimit -f`",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "permission is missing: choose another folder or change its owner",
+    errno.EPERM: "permission is missing: choose another folder or change its owner",
+    errno.EIO: "the disk is failing: see the system's log and use another disk",
+}
+
+
+def make(folder: Path) -> None:
+    """Makes one new folder."""
+    folder.mkdir()
+
+
+def make_all(folder: Path) -> None:
+    """Makes a folder and those above it, where they are missing, to stay."""
+    if not folder.is_dir():
+        make_all(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def write(file: IO[bytes], data: bytes) -> None:
+    """Writes all of `data`: in one call of the system, unless the disk takes only part of it."""
+    while data:
+        data = data[os.write(file.fileno(), data) :]
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, would survive a power cut (on macOS: a crash of the system)."""
+    windows = sys.platform == "win32"
+    if windows and path.is_dir():
+        return  # it cannot be opened there, and the system journals names by itself
+    fd = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Syncs all files and folders, innermost first; a file made private (0600) becomes as readable as `folder`."""
+    readable = folder.stat().st_mode & 0o666
+    for root, _, names in os.walk(folder, topdown=False):
+        for path in (Path(root, name) for name in names):
+            path.chmod(path.stat().st_mode | readable)
+            sync(path)
+        sync(Path(root))
+
+
+def rename(old: Path, new: Path) -> None:
+    """Moves a file, a link or a folder to another name in one step; a file or link of that name is replaced."""
+    os.replace(old, new)
+
+
+def link(target: Path, at: Path) -> None:
+    """Makes the symbolic link `at`, or says that it cannot: nothing else replaces a folder in one step.
+
+    Windows has them but does not replace a link to a folder (MoveFileEx), so it can read here, not publish.
+    """
+    if sys.platform == "win32":
+        raise StorageError("Windows cannot replace a link to a folder in one step", path=at.parent, hint="use WSL")
+    try:
+        os.symlink(target, at)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        hint = "use a file system that has them"
+        raise StorageError("symbolic links cannot be made here", path=at.parent, hint=hint) from error
+
+
+def remove(path: Path) -> None:
+    """Removes what nothing points to; what resists is left for the next time."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch(folder: Path, target: Path) -> Iterator[Path]:
+    """A free name in `folder` to prepare `target` under; removed in the end, like those of processes that died."""
+    path = folder / f".new-{os.getpid()}-{target.name}"
+    try:
+        with errors(target, partial=path):
+            make_all(folder)
+            for other in folder.glob(".new-*"):
+                found = re.fullmatch(r"\.new-(\d{1,9})-(.+)", other.name, re.DOTALL)
+                if found and found[2] == target.name and not _alive(int(found[1])):
+                    remove(other)
+            yield path
+    finally:
+        remove(path)
+
+
+def _alive(pid: int) -> bool:
+    if pid == os.getpid():
+        return False  # a predecessor that had our number: we have not begun
+    if sys.platform == "win32":
+        return True  # there os.kill does not ask, it kills
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
+
+
+@contextmanager
+def errors(target: Path, partial: Path | None = None) -> Iterator[None]:
+    """Raises an OSError as StorageError about `target`, of which `partial` is what had been written."""
+    try:
+        yield
+    except OSError as error:
+        needed = free = None
+        if error.errno in _FULL:
+            free = f"{_free(target):,} bytes free"
+            needed = f"more than {_written(partial):,} bytes" if partial else None
+        hint = _HINTS.get(error.errno or 0, "check the path and the disk")
+        raise StorageError(f"storage failed: {error}", path=target, expected=needed, got=free, hint=hint) from error
+
+
+def check_space(path: Path, needed_bytes: int, what: str) -> None:
+    """Raises StorageError where `what` would not fit with 5% to spare: to be asked before writing it."""
+    with errors(path):
+        needed, free = -(-needed_bytes * 105 // 100), _free(path)
+    if free < needed:
+        expected, got = f"{needed:,} bytes", f"{free:,} bytes free"
+        raise StorageError(f"no room for {what}", path=path, expected=expected, got=got, hint=_MORE_ROOM)
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with errors(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.exists())).free
+
+
+def _written(path: Path) -> int:
+    return sum(part.lstat().st_size for part in (path, *path.rglob("*")) if part.is_file())

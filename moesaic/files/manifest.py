@@ -1,0 +1,74 @@
+"""What a folder says of itself, and the proof that it still is as it was written.
+
+Knows nothing about what the fields mean beyond `kind`: each room reads its own.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import WeightsError
+from moesaic.files import disk
+from moesaic.files.plain import digest, read_json, write_json
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+
+
+def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Describes `folder` as it is now, so write it last: `fields`, versions, the hash of every other file, its own."""
+    from moesaic import __version__
+
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    files = {path.relative_to(folder).as_posix(): _facts(path) for path in paths}
+    body = dict(format_version=FORMAT_VERSION, package_version=__version__, **fields, files=files)
+    write_json(folder / MANIFEST, dict(**body, digest=digest(body)))
+
+
+def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verify: bool = True) -> dict[str, Any]:
+    """Reads the manifest of an artefact of this `kind`, once it and every file it lists are found as written.
+
+    `verify=False` checks the files' sizes but not their hashes. Files that are not listed are ignored.
+    """
+    folder = Path(os.path.realpath(folder))
+    path = folder / MANIFEST
+    if not path.is_file():
+        hint = "name a folder that moesaic wrote; if it is a link, copy the .versions folder beside it too"
+        raise WeightsError(f"there is no {MANIFEST}", path=folder, hint=hint)
+    manifest = read_json(path)
+
+    def require(field: str, good: bool, what: str, expected: Any, hint: str | None = None) -> None:
+        if not good:
+            raise WeightsError(what, path=path, field=field, expected=expected, got=manifest.get(field), hint=hint)
+
+    known = range(1, FORMAT_VERSION + 1)
+    newer = "upgrade moesaic if a newer one wrote this folder"
+    require("format_version", manifest.get("format_version") in known, "unknown", f"1 to {FORMAT_VERSION}", newer)
+    body = {field: value for field, value in manifest.items() if field != "digest"}
+    require("digest", manifest.get("digest") == digest(body), "the manifest was changed", digest(body))
+    kinds = (kind,) if isinstance(kind, str) else kind
+    require("kind", not kinds or manifest.get("kind") in kinds, "another kind of artefact", " or ".join(kinds or ()))
+    require("files", isinstance(manifest.get("files"), dict), "not a table", "name: {sha256, bytes}")
+    for name, facts in manifest["files"].items():
+        _check(folder, name, facts if isinstance(facts, dict) else {}, verify)
+    return body
+
+
+def _facts(path: Path, hashed: bool = True) -> dict[str, Any]:
+    size = {"bytes": path.stat().st_size}
+    return {"sha256": disk.sha256_file(path), **size} if hashed else size
+
+
+def _check(folder: Path, name: str, facts: dict[str, Any], verify: bool) -> None:
+    path = folder / name
+    if "\0" in name or len(name) > 1000 or not Path(os.path.realpath(path)).is_relative_to(folder):
+        raise WeightsError("names no file inside its folder", path=folder / MANIFEST, field="files", got=name)
+    if not os.path.isfile(path):
+        raise WeightsError("the file is missing", path=path, hint="copy the whole folder again")
+    with disk.errors(path):
+        found = _facts(path, hashed=verify)
+    for fact, got in found.items():
+        expected, hint = facts.get(fact), "the file is damaged: copy it or make it again"
+        if got != expected:
+            raise WeightsError("not as it was written", path=path, field=fact, expected=expected, got=got, hint=hint)

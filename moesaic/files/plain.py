@@ -1,0 +1,82 @@
+"""Plain data as JSON: read strictly, written whole, and named by its content.
+
+Knows nothing about what the keys mean: `recipe`, `config` and the manifests judge that.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import WeightsError, clipped
+from moesaic.files import disk
+
+LIMIT = 16 << 20
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file whole or not at all; NaN and infinity raise ValueError."""
+    data = encoded(value, indent=2)
+    with disk.scratch(path.parent, path) as scratch:
+        with scratch.open("xb", buffering=0) as file:
+            disk.write(file, data)
+        disk.sync(scratch)
+        disk.rename(scratch, path)
+        disk.sync(path.parent)
+
+
+def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
+    """Reads a JSON object of at most `limit` bytes: no key twice, no NaN, no infinity."""
+    with disk.errors(path):
+        if not path.is_file():
+            raise WeightsError("there is no such file", path=path)
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    if len(data) > limit:
+        raise WeightsError("the file is too large", path=path, expected=f"at most {limit:,} bytes")
+    try:
+        return decoded(data)
+    except ValueError as error:
+        raise WeightsError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
+
+
+def digest(value: Any) -> str:
+    """Names plain data by its content, whatever the order of its keys: the SHA-256 of its canonical JSON, in hex."""
+    plain = _parse(json.dumps(value, allow_nan=False))  # keys turn into text first: numbers and text sort differently
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def encoded(value: Any, indent: int | None = None) -> bytes:
+    """JSON text as it is written to disk, one line unless indented, with a newline at its end."""
+    text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")  # which spells a lone surrogate just as JSON does
+
+
+def decoded(data: bytes) -> dict[str, Any]:
+    """The one object that JSON text holds; anything else, and anything doubtful in it, raises ValueError."""
+    value = _parse(data.decode("utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' stands twice")
+    return value
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value

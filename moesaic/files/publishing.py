@@ -1,0 +1,61 @@
+"""A folder replaced whole or not at all: what a crash, a full disk or a failing one leaves is the old or the new one.
+
+Knows nothing about what the folder holds, nor whether that is right: see `manifest` for the proof.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from moesaic.errors import StorageError
+from moesaic.files import disk
+
+VERSIONS = Path(".versions")
+
+
+def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
+    """Puts what `write` puts into an empty folder where `at` is, and returns the folder of this new version.
+
+    `at` is a relative symbolic link into `.versions` beside it, so the two move together; a disk without such links is
+    refused before anything is written. The old version stands until the link has swung; then all but the last `keep`
+    go. One publisher of an `at` at a time (see `lock`). A reader resolves `at` once and reads from there.
+    """
+    folder = at.parent / VERSIONS
+    pointed = _pointed(at)
+    with disk.scratch(folder, at) as scratch:
+        versions = _versions(folder, at.name)
+        version = folder / f"{at.name}-{max(versions, default=0) + 1:06d}"
+        standing = next((number for number, path in versions.items() if path.name == pointed), None)
+        if standing is not None:
+            for number in [number for number in versions if number > standing]:
+                disk.remove(versions.pop(number))  # a crash kept the link from it, and its room may be needed
+
+        draft, link = scratch / version.name, scratch / at.name
+        disk.make(scratch)
+        disk.link(VERSIONS / version.name, link)
+        disk.make(draft)
+        write(draft)
+        disk.sync_tree(draft)
+        disk.rename(draft, version)
+        disk.sync(folder)
+        disk.rename(link, at)
+        disk.sync(at.parent)
+        for number in sorted(versions)[: max(len(versions) - keep, 0)]:
+            disk.rename(versions[number], scratch / versions[number].name)  # half of one never bears its name
+    return version
+
+
+def _pointed(at: Path) -> str | None:
+    """The name of the version that `at` links to; refuses to replace what was not published."""
+    if not os.path.lexists(at):
+        return None
+    target = Path(os.readlink(at)) if at.is_symlink() else at
+    if target.parent != VERSIONS:
+        raise StorageError("moesaic did not publish this and will not replace it", path=at, hint="move it away")
+    return target.name
+
+
+def _versions(folder: Path, name: str) -> dict[int, Path]:
+    found = ((re.fullmatch(re.escape(name) + r"-(\d{6,9})", path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in found if match}

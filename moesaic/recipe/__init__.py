@@ -1,0 +1,53 @@
+"""The recipe: the YAML file that says everything about a mixture, read into strict and frozen sections.
+
+Knows nothing about torch, rows of text or run directories: it is plain data that every other room is handed.
+"""
+
+from moesaic.recipe.layers import layer_range
+from moesaic.recipe.names import validate_name
+from moesaic.recipe.reading import dump, parse, read
+from moesaic.recipe.routers import Router, RouterLoss, RouterSpec
+from moesaic.recipe.schema import (
+    LEGAL,
+    RESERVED,
+    Base,
+    Control,
+    Evaluate,
+    ExistingBase,
+    Expert,
+    Mixture,
+    NewBase,
+    Recipe,
+    Target,
+)
+from moesaic.recipe.sources import Data, DemoData, FileData, Source
+from moesaic.recipe.training import Pretrain, Train, TrainOverride
+
+__all__ = [
+    "LEGAL",
+    "RESERVED",
+    "Base",
+    "Control",
+    "Data",
+    "DemoData",
+    "Evaluate",
+    "ExistingBase",
+    "Expert",
+    "FileData",
+    "Mixture",
+    "NewBase",
+    "Pretrain",
+    "Recipe",
+    "Router",
+    "RouterLoss",
+    "RouterSpec",
+    "Source",
+    "Target",
+    "Train",
+    "TrainOverride",
+    "dump",
+    "layer_range",
+    "parse",
+    "read",
+    "validate_name",
+]

@@ -1,0 +1,182 @@
+"""YAML text as plain values, with the place of every key; and such values as YAML text.
+
+Knows nothing about recipes. Reads the YAML 1.2 core schema: `no` is text, `1e-3` a number, keys are always text.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from moesaic.errors import RecipeError
+
+Loc = tuple[str | int, ...]
+
+COMMAND_LINE = "<command line>"
+BEHIND_ALL = sys.maxsize
+"""The offset of what was written on the command line: behind every file's end."""
+
+MOST_NODES = 100_000
+
+TAG = "tag:yaml.org,2002:"
+SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "null": (r"~|null|Null|NULL|", lambda text: None),
+    "bool": (r"true|True|TRUE|false|False|FALSE", lambda text: text.lower() == "true"),
+    "int": (r"[-+]?[0-9]{1,19}", int),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        lambda text: float(re.sub(r"\.(?=[inIN])", "", text)),
+    ),
+    "str": (r"(?s:.*)", str),
+}
+"""Tag -> the plain words that have it, the first in this order, and their value."""
+
+TAGS: dict[type[yaml.Node], Collection[str]] = {
+    yaml.MappingNode: ("map",),
+    yaml.SequenceNode: ("seq",),
+    yaml.ScalarNode: SCALARS,
+}
+
+RESOLVERS = [(TAG + tag, re.compile(rf"(?:{pattern})\Z", re.ASCII)) for tag, (pattern, _) in SCALARS.items()]
+
+
+class _Loader(yaml.SafeLoader):
+    # PyYAML's own are those of YAML 1.1.
+    yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
+
+
+class _Dumper(yaml.SafeDumper):
+    # Both: text that any reader might take for something else is quoted.
+    yaml_implicit_resolvers = {**yaml.SafeDumper.yaml_implicit_resolvers, None: RESOLVERS}  # noqa: RUF012
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        """Lists of plain values on one line."""
+        plain = not any(isinstance(value, dict | list) for value in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+
+@dataclass
+class Document:
+    """Plain values and where they were written: `marks` are offsets into `text`."""
+
+    value: Any
+    path: str | None = None
+    text: str = ""
+    marks: dict[Loc, int] = field(default_factory=dict)
+
+    def find(self, loc: Loc) -> Loc:
+        """The part of `loc` that is written here, or would be written to what is.
+
+        A list's index is passed over where a single entry stands for the list, and nothing follows bare text.
+        """
+        found: Loc = ()
+        value = self.value
+        for step in loc:
+            if isinstance(value, dict) and isinstance(step, str):
+                found, value = (*found, step), value.get(step, {})
+            elif isinstance(value, list) and isinstance(step, int):
+                found, value = (*found, step), value[step]
+        return found
+
+    def at(self, loc: Loc) -> Any:
+        """The value that is written at `loc`."""
+        value = self.value
+        for step in loc:
+            value = value[step]
+        return value
+
+    def mark(self, loc: Loc) -> Loc:
+        """The longest part of `loc` whose place is known."""
+        return next((loc[:end] for end in range(len(loc), 0, -1) if loc[:end] in self.marks), ())
+
+    def order(self, loc: Loc) -> int:
+        """Sorts places as they were written: what is missing at the end of its section, the command line last."""
+        mark = self.mark(loc)
+        if mark == loc:
+            return self.marks.get(loc, 0)
+        return max((offset for place, offset in self.marks.items() if place[: len(mark)] == mark), default=0)
+
+    def located(self, error: RecipeError, loc: Loc) -> RecipeError:
+        """`error`, told where it happened."""
+        offset = self.marks.get(self.mark(loc))
+        error.field, error.path = field_name(loc) or None, self.path
+        if offset == BEHIND_ALL:
+            error.path = COMMAND_LINE
+        elif offset is not None:
+            error.line = line_at(self.text, offset)
+        return error
+
+
+def field_name(loc: Loc) -> str:
+    """A place as people write it: `router.compare[0].kind`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).removeprefix(".")
+
+
+def line_at(text: str, offset: int) -> int:
+    """The physical line of an offset: editors break lines at fewer characters than YAML does."""
+    return text.count("\n", 0, offset) + 1
+
+
+def load(text: str, path: str | None = None) -> Document:
+    """Read YAML `text`; what is not plain YAML is a RecipeError with its line."""
+    document = Document(None, path, text)
+    try:
+        root = _Loader(text).get_single_node()
+        document.value = None if root is None else _build(root, (), document.marks, [0])
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = line_at(text, mark.index) if mark else None
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise RecipeError(f"not YAML: {what}", path=path, line=line) from None
+    except yaml.reader.ReaderError as error:
+        what, line = "not YAML: a character that may not stand in it", line_at(text, error.position)
+        raise RecipeError(what, path=path, line=line, got=ascii(chr(error.character))) from None
+    except RecursionError:
+        raise RecipeError("not YAML that is read here: nested too deeply", path=path) from None
+    return document
+
+
+def dump(value: Any) -> str:
+    """Write plain values as YAML that `load` reads back as the same values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _build(node: yaml.Node, loc: Loc, marks: dict[Loc, int], built: list[int]) -> Any:
+    """The value of a node; where its parts are written is put into `marks`."""
+    built[0] += 1
+    if built[0] > MOST_NODES:
+        raise _refusal(node, f"more than {MOST_NODES} values, aliases written out")
+    tag = node.tag.removeprefix(TAG)
+    if tag not in TAGS[type(node)]:
+        raise _refusal(node, f"tag {node.tag} is not allowed here")
+    marks.setdefault(loc, node.start_mark.index)
+    if isinstance(node, yaml.MappingNode):
+        mapping: dict[str, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _refusal(key, "a key that is not text")
+            name = _text(key)
+            if name in mapping:
+                raise _refusal(key, f"key '{name}' is written twice")
+            marks[*loc, name] = key.start_mark.index
+            mapping[name] = _build(value, (*loc, name), marks, built)
+        return mapping
+    if isinstance(node, yaml.SequenceNode):
+        return [_build(value, (*loc, index), marks, built) for index, value in enumerate(node.value)]
+    pattern, value_of = SCALARS[tag]
+    if not re.fullmatch(pattern, node.value):
+        raise _refusal(node, f"{node.value!r} is not what its tag says")
+    return value_of(_text(node))
+
+
+def _text(node: yaml.Node) -> str:
+    if re.search("[\0\ud800-\udfff]", node.value):
+        raise _refusal(node, "text with NUL or half a character (a surrogate)")
+    return node.value
+
+
+def _refusal(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark)

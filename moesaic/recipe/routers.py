@@ -1,0 +1,109 @@
+"""The sections that say who decides between experts, and from what.
+
+Knows nothing about tensors: a feature is a word here.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from moesaic.errors import RecipeError, nearest
+from moesaic.recipe.section import Amount, Count, Distinct, Positive, Section, Whole, refusal
+
+FEATURES = ["text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"]
+DEEP = re.compile(r"hidden@([1-9][0-9]{0,5})(_last)?")
+
+
+class RouterLoss(Section):
+    """What a router's loss adds up."""
+
+    expert: Amount = 1.0
+    """Weight of the cross entropy against the row's own expert."""
+    balance: Amount = 0.0
+    """Weight of the load-balancing loss."""
+    z: Amount = 0.0
+    """Weight of the router z-loss."""
+
+
+def _usual_feature(section: dict[str, Any]) -> str:
+    return "text" if section.get("kind") == "keyword" else "hidden_mean"
+
+
+class RouterSpec(Section):
+    """A router: what it reads, how it is trained, how its logits become weights."""
+
+    kind: Literal["keyword", "centroid", "linear", "mlp"]
+    """How a feature becomes logits."""
+    feature: str = Field(default_factory=_usual_feature)
+    """What it reads: text, embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks)."""
+    hidden: list[Count] = Field(default=[256], min_length=1)
+    """Widths of the mlp's hidden layers."""
+    selection: Literal["soft", "top_k", "top_1"] = "top_1"
+    """How logits become weights."""
+    k: Count | None = None
+    """Experts that top_k keeps."""
+    renormalise: bool = True
+    """Whether the weights of the kept experts are scaled to sum to 1; without it they keep their probabilities."""
+    loss: RouterLoss = RouterLoss()
+    """What the loss adds up."""
+    examples: Count | None = None
+    """Labelled examples per expert to learn from at most."""
+    epochs: Count = 40
+    """Passes over the examples."""
+    batch: Count = 64
+    """Examples in a batch."""
+    lr: Positive = 1e-3
+    """Learning rate."""
+    weight_decay: Amount = 0.01
+    """Decoupled weight decay."""
+    patience: Whole = 8
+    """Epochs without improvement before training stops; 0: never."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the feature that is dropped in training."""
+
+    def idle(self) -> dict[str, str]:
+        """What only an mlp, a trained router or top_k has a use for."""
+        idle = {}
+        if self.kind != "mlp":
+            idle["hidden"] = f"a {self.kind} router has no hidden layers"
+        if self.kind in ("keyword", "centroid"):
+            trained = ("loss", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
+            idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")
+        if self.selection != "top_k":
+            idle["k"] = f"selection {self.selection} has no k"
+        return idle
+
+    @property
+    def depth(self) -> int | None:
+        """Blocks of the base that the feature needs, where it says how many."""
+        match = DEEP.fullmatch(self.feature)
+        return int(match[1]) if match else None
+
+    @field_validator("feature")
+    @classmethod
+    def _known(cls, feature: str) -> str:
+        if feature not in FEATURES[:4] and not DEEP.fullmatch(feature):
+            expected = f"one of {', '.join(FEATURES)} (K from 1)"
+            hint = nearest(feature, FEATURES)
+            raise refusal(RecipeError("unknown feature", expected=expected, got=repr(feature), hint=hint))
+        return feature
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RouterSpec":
+        if (self.kind == "keyword") != (self.feature == "text"):
+            expected = "text" if self.kind == "keyword" else "a feature of the base: text is for keyword routers"
+            what = f"a {self.kind} router cannot read '{self.feature}'"
+            raise refusal(RecipeError(what, expected=expected), "feature")
+        if self.selection == "top_k" and self.k is None:
+            raise refusal(RecipeError("missing", hint="selection top_k needs it: the number of experts kept"), "k")
+        return self
+
+
+class Router(RouterSpec):
+    """The mixture's router, and those it is compared with."""
+
+    prompt_tokens: Count = 64
+    """Of plain text, the tokens that count as the prompt: read by every router, scored by none."""
+    compare: Annotated[list[RouterSpec], Distinct] = Field(default=[])
+    """Routers that are tried beside it and tabulated."""

@@ -1,0 +1,253 @@
+"""The recipe, section by section: its keys, their defaults, and what may stand beside what.
+
+Knows nothing about YAML, files' contents or tensors; no section is ever changed after it was checked.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+
+from moesaic.config import SIZES
+from moesaic.errors import RecipeError, nearest
+from moesaic.recipe.layers import layer_bounds
+from moesaic.recipe.names import validate_name
+from moesaic.recipe.routers import Router
+from moesaic.recipe.section import CASE, Count, Distinct, Positive, Section, Text, Whole, refusal
+from moesaic.recipe.sources import Data, SomeSources, Sources, case_by_key
+from moesaic.recipe.training import Pretrain, Train, TrainOverride
+
+Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Metric = Literal["perplexity", "accuracy"]
+Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
+
+RESERVED = (*get_args(Control), "router")
+"""Words that stand beside the experts' names in every table, so no expert may be called one."""
+
+LEGAL: dict[str, tuple[str, tuple[str, ...]]] = {"lora": ("linear", ("sequence",))}
+"""Expert kind -> the site where such experts meet, and the levels at which they can be routed there."""
+
+
+def _run_name(name: str) -> str:
+    try:
+        return validate_name(name, "a run")
+    except RecipeError as error:
+        raise refusal(error) from None
+
+
+class ExistingBase(Section):
+    """A base that is there already."""
+
+    path: Text
+    """Hub id (`owner/name` or `owner/name@revision`) or folder."""
+
+
+class NewBase(Section):
+    """A base that is pretrained here, from nothing."""
+
+    size: str
+    """Name of its shape."""
+    vocab_size: Count = 512
+    """Entries of its tokenizer."""
+    pretrain: Pretrain
+    """How it is pretrained."""
+
+    @field_validator("size")
+    @classmethod
+    def _known(cls, size: str) -> str:
+        if size not in SIZES:
+            expected, hint = f"one of {', '.join(SIZES)}", nearest(size, list(SIZES))
+            raise refusal(RecipeError("unknown size", expected=expected, got=repr(size), hint=hint))
+        return size
+
+
+Base = Annotated[
+    Annotated[NewBase, Tag(CASE + "size")] | Annotated[ExistingBase, Tag(CASE + "path")], case_by_key("size", "path")
+]
+
+
+class Expert(Section):
+    """A trained contribution: trained here from data, or a PEFT adapter folder trained elsewhere."""
+
+    kind: Literal["lora"]
+    """What it is made of."""
+    rank: Count = 8
+    """Rank of its adapters."""
+    alpha: Positive | None = None
+    """Its adapters are scaled by alpha / rank; twice the rank where none is given."""
+    targets: Annotated[list[Target], Distinct] = Field(default=list(get_args(Target)), min_length=1)
+    """Linear layers that it adapts."""
+    layers: str | None = None
+    """Blocks that it adapts, as `2..`, `2..6` (2, 3, 4, 5) or `..4`; all where none are given."""
+    data: Data | None = None
+    """What it is trained for and judged by; with `path`, what it is routed to and judged by."""
+    path: Text | None = None
+    """PEFT adapter trained elsewhere: hub id or folder."""
+    examples: SomeSources | None = None
+    """Prompts to learn the routing from, where there is no data."""
+    keywords: Annotated[list[Text], Field(min_length=1), Distinct] | None = None
+    """Words that the keyword router looks for."""
+    train: TrainOverride = TrainOverride()
+    """Training settings of this expert only."""
+
+    def idle(self) -> dict[str, str]:
+        """What a trained adapter's folder says already, and examples beside data."""
+        of_folder = ("rank", "alpha", "targets", "layers", "train") if self.path else ()
+        idle = dict.fromkeys(of_folder, "an expert with path is trained already: its folder says this")
+        return idle | ({"examples": "the router learns from data"} if self.data else {})
+
+    @field_validator("layers")
+    @classmethod
+    def _range(cls, layers: str | None) -> str | None:
+        try:
+            layer_bounds(layers)
+        except RecipeError as error:
+            raise refusal(error) from None
+        return layers
+
+    @model_validator(mode="after")
+    def _origin(self) -> "Expert":
+        if not self.data and not self.path:
+            raise refusal(
+                RecipeError("neither data nor path", hint="give data to train on, or a trained adapter's path")
+            )
+        if not self.data and not self.examples:
+            raise refusal(RecipeError("nothing to route by", hint="an expert with path needs data or examples"))
+        return self
+
+
+class Mixture(Section):
+    """Where and how finely experts are mixed."""
+
+    site: Literal["linear"] = "linear"
+    """Where experts meet."""
+    level: Literal["sequence"] = "sequence"
+    """Who decides: each sequence, from its prompt."""
+
+
+def _all_or_some(value: Any) -> str:
+    return CASE + ("some" if isinstance(value, list) else "all")
+
+
+class Evaluate(Section):
+    """What is measured, and beside what."""
+
+    metrics: Annotated[list[Metric], Distinct] = Field(default=list(get_args(Metric)), min_length=1)
+    """What is measured."""
+    controls: Annotated[
+        Annotated[Literal["all"], Tag(CASE + "all")] | Annotated[list[Control], Distinct, Tag(CASE + "some")],
+        Discriminator(_all_or_some),
+    ] = "all"
+    """What the mixture is measured against."""
+    unseen: Sources = Field(default=[])
+    """Text of domains that no expert was trained on."""
+    limit: Count = 200
+    """Rows of a domain at most."""
+    batch: Count = 16
+    """Rows in a batch."""
+    joint: TrainOverride = TrainOverride()
+    """Training settings of the control `joint` only."""
+    joint_wide: TrainOverride = TrainOverride()
+    """Training settings of the control `joint_wide` only."""
+    samples: Whole = 2
+    """Generations that the report shows of a domain."""
+
+
+class Recipe(Section):
+    """Everything that a run is made from."""
+
+    name: Annotated[str, AfterValidator(_run_name)]
+    """Name of the run, and of its folder."""
+    seed: Whole = 0
+    """Where all randomness starts."""
+    workers: Count = 2
+    """Trainings side by side."""
+    data_root: Text | None = None
+    """Folder that sources are relative to, itself relative to the recipe's; the recipe's where none is given."""
+    base: Base
+    """The model that the experts share."""
+    train: Train = Train()
+    """How experts are trained."""
+    experts: Annotated[dict[str, Expert], Field(min_length=1)]
+    """The experts, by name."""
+    router: Router
+    """Who decides between them."""
+    mixture: Mixture = Mixture()
+    """How they are mixed."""
+    evaluate: Evaluate = Evaluate()
+    """How all of it is measured."""
+
+    def train_of(self, name: str) -> Train:
+        """The settings of one training: an expert's, or those of the control `joint` or `joint_wide`.
+
+        Where a control's steps are not written, it has as many as all experts with data together.
+        """
+        if name in self.experts:
+            return self.experts[name].train.over(self.train)
+        if name not in ("joint", "joint_wide"):
+            trained = [*self.experts, "joint", "joint_wide"]
+            raise RecipeError(f"nothing called '{name}' is trained", hint=nearest(name, trained))
+        steps = sum(self.train_of(expert).steps for expert in self.experts if self.experts[expert].data)
+        if not steps:
+            raise RecipeError(f"{name} has nothing to train on: no expert has data")
+        override = self.evaluate.joint if name == "joint" else self.evaluate.joint_wide
+        return override.over(self.train.model_copy(update={"steps": steps}))
+
+    def resolve(self, path: str) -> Path:
+        """Where a source's file is."""
+        return Path(self.data_root or "", os.path.expanduser(path))
+
+    @property
+    def shares_prefill(self) -> bool:
+        """Whether the router reads what prefill computes anyway, so that routing costs no second pass.
+
+        Of experts with `path`, only their folder can tell whether they leave those layers alone.
+        """
+        return self.router.depth is not None
+
+    @field_validator("experts")
+    @classmethod
+    def _names(cls, experts: dict[str, Expert]) -> dict[str, Expert]:
+        seen: dict[str, str] = {}
+        for name in experts:
+            try:
+                validate_name(name, "an expert")
+            except RecipeError as error:
+                raise refusal(error, name) from None
+            if name.lower() in RESERVED:
+                raise refusal(
+                    RecipeError("a reserved name", hint=f"no expert can be called {', '.join(RESERVED)}"), name
+                )
+            if name.lower() in seen:
+                raise refusal(RecipeError(f"differs from expert '{seen[name.lower()]}' only in case"), name)
+            seen[name.lower()] = name
+        return experts
+
+    @model_validator(mode="after")
+    def _legal(self) -> "Recipe":
+        for name, expert in self.experts.items():
+            site, levels = LEGAL[expert.kind]
+            what = f"{expert.kind} experts ('{name}') cannot be mixed"
+            if self.mixture.site != site:
+                error = RecipeError(f"{what} at site {self.mixture.site}", expected=f"site {site}")
+                raise refusal(error, "mixture", "site")
+            if self.mixture.level not in levels:
+                error = RecipeError(f"{what} at level {self.mixture.level}", expected=f"level {' or '.join(levels)}")
+                raise refusal(error, "mixture", "level")
+        return self
+
+    @model_validator(mode="after")
+    def _routable(self) -> "Recipe":
+        depth, feature = self.router.depth or 0, self.router.feature
+        for name, expert in self.experts.items():
+            start, _ = layer_bounds(expert.layers)
+            if start < depth and not expert.path:
+                what = f"expert '{name}' adapts layers from {start}, but the router reads {feature}"
+                raise refusal(RecipeError(what, hint=f"set layers: {depth}.."), "experts", name, "layers")
+        for index, spec in enumerate([self.router, *self.router.compare]):
+            if spec.k is not None and spec.k > len(self.experts):
+                at = ("compare", index - 1) if index else ()
+                error = RecipeError("more experts than there are", expected=f"at most {len(self.experts)}", got=spec.k)
+                raise refusal(error, "router", *at, "k")
+        return self

@@ -1,0 +1,70 @@
+"""What all sections of a recipe share: strictness, the kinds of value, how a check refuses one.
+
+Knows no section by name, and nothing about files.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from moesaic.errors import RecipeError
+
+T = TypeVar("T")
+
+LARGEST = 2**63 - 1
+Whole = Annotated[int, Field(ge=0, le=LARGEST)]
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
+
+CASE = "\0"
+"""Begins the tags of unions, which pydantic puts into an error's place; no key of a recipe can begin so."""
+
+
+def refusal(error: RecipeError, *at: str | int) -> PydanticCustomError:
+    """`error` as pydantic carries it; `at` leads from the value being checked to the offending one."""
+    return PydanticCustomError("recipe", str(error), {"error": error, "at": at})
+
+
+class Section(BaseModel):
+    """A mapping of the recipe: unknown keys, numbers as text, booleans as numbers, NaN and infinity are refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    def idle(self) -> dict[str, str]:
+        """Keys that would say nothing beside the others, and why: refused where written, left out of a dump."""
+        return {}
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> "Section":
+        for key, why in self.idle().items():
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise refusal(RecipeError("has no effect here", hint=why), key)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_idle(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        idle = self.idle()
+        return {key: value for key, value in write(self).items() if key not in idle and value is not None}
+
+
+def _distinct(values: list[T]) -> list[T]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise refusal(RecipeError("given twice", got=repr(value)), index)
+    return values
+
+
+Distinct = AfterValidator(_distinct)

@@ -1,0 +1,240 @@
+"""Stage 5: the mixture and all its controls on the same test rows, and what that says.
+
+Nothing is chosen here by what the test rows say. Knows nothing about how the parts were trained.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.adapters import attach
+from moesaic.compose import average, count_parameters
+from moesaic.data.batches import Tokens
+from moesaic.evaluate.routers import router_report
+from moesaic.evaluate.score import score
+from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
+from moesaic.evaluate.verdict import Cost, judge
+from moesaic.files import write_json
+from moesaic.generate.engine import Engine
+from moesaic.generate.sample import Sampling
+from moesaic.model.decoder import Decoder
+from moesaic.routing import controls
+from moesaic.stages.experts import CONTROLS
+from moesaic.stages.jobs import Jobs, Report
+from moesaic.stages.progress import Progress
+from moesaic.stages.routers import features_of, specs
+from moesaic.stages.workshop import Workshop, at_address
+from moesaic.weights.adapter import load_expert
+from moesaic.weights.mixture import StoredMixture, load_mixture
+from moesaic.weights.router import StoredRouter, load_router
+
+SAMPLE_TOKENS = 48
+
+
+def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, Any]:
+    """Score everything, judge it, and write evaluation.json."""
+    started, recipe = time.perf_counter(), workshop.recipe
+    names = tuple(recipe.experts)
+    wanted = recipe.evaluate.controls
+    work: dict[str, Callable[[Report], Any]] = {"decide": partial(decide, workshop.address)}
+    for contender in ("base", *(f"expert:{name}" for name in names), "uniform", "average", *CONTROLS):
+        if wanted == "all" or contender.startswith("expert:") or contender in ("base", *wanted):
+            work[contender] = partial(score_contender, workshop.address, contender)
+    found = jobs.run(work)
+    decisions = found.pop("decide")
+    scores: dict[str, Scores] = found
+    second: dict[str, Callable[[Report], Any]] = {
+        name: partial(score_weights, workshop.address, weights)
+        for name, (weights, _) in decisions.items()
+        if name == "router" or not picks_one(weights)
+    }
+    routed = jobs.run(second)
+    routed |= {
+        name: looked_up(scores, names, weights) for name, (weights, _) in decisions.items() if name not in routed
+    }
+    keyword = next(name for name in decisions if specs(workshop)[name].kind == "keyword")
+    scores |= {"router": routed["router"], "keyword": routed[keyword]}
+
+    mixture = load_mixture(workshop.mixture_at)
+    verdict = judge(scores, costs=costs(workshop, mixture), seed=recipe.seed)
+    if wanted != "all":
+        kept = {"router", *wanted, *(f"expert:{name}" for name in names)}
+        verdict["controls"] = {name: control for name, control in verdict["controls"].items() if name in kept}
+    rows = workshop.test_rows()
+    evaluation = {
+        "name": recipe.name,
+        "seed": recipe.seed,
+        "domains": [domain for domain in rows if domain != UNSEEN],
+        **verdict,
+        "router": report_on(workshop, "router", decisions, routed, rows)
+        | {"tried": [report_on(workshop, name, decisions, routed, rows, brief=True) for name in decisions]},
+        "parameters": count_parameters(mixture.model),
+        "samples": samples(workshop, mixture, rows),
+        "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
+        "timing": {"seconds": round(time.perf_counter() - started, 2)},
+    }
+    write_json(workshop.root / "evaluation.json", evaluation)
+    return evaluation
+
+
+# in the pool
+
+
+@lru_cache(maxsize=1)
+def mixture_of(address: tuple[str, str], version: str) -> StoredMixture:
+    """The mixture, kept between pieces of work while it is the same version."""
+    return load_mixture(at_address(*address).mixture_at)
+
+
+def here(address: tuple[str, str]) -> tuple[Workshop, StoredMixture]:
+    workshop = at_address(*address)
+    return workshop, mixture_of(address, str(workshop.mixture_at.resolve()))
+
+
+def score_contender(address: tuple[str, str], name: str, report: Report) -> Scores:
+    """The nats of one contender that needs no router."""
+    workshop, stored = here(address)
+    rows, batch = workshop.test_rows(), workshop.recipe.evaluate.batch
+    n, e = sum(map(len, rows.values())), len(stored.model.names)
+    report.begin(1)
+    kind, _, expert = name.partition(":")
+    decoder, weights = stored.model.decoder, None
+    if kind == "average":
+        decoder = average(workshop.fresh_base().decoder, [stored.experts[x].lora for x in stored.model.names])
+    elif kind in CONTROLS:
+        decoder, weights = lone(workshop, kind), torch.ones(n, 1)
+    elif kind == "uniform":
+        weights = controls.uniform(n, e)
+    else:
+        weights = controls.fixed(stored.model.names.index(expert) if expert else -1, n, e)
+    scores = score(decoder, rows, weights, batch)
+    report.end(f"{mean_nats(scores):.3f} nats a token")
+    return scores
+
+
+def score_weights(address: tuple[str, str], weights: Float[Tensor, "n e"], report: Report) -> Scores:
+    """The nats of the mixture under given decisions."""
+    workshop, stored = here(address)
+    report.begin(1)
+    scores = score(stored.model.decoder, workshop.test_rows(), weights, workshop.recipe.evaluate.batch)
+    report.end(f"{mean_nats(scores):.3f} nats a token")
+    return scores
+
+
+@torch.inference_mode()
+def decide(address: tuple[str, str], report: Report) -> dict[str, tuple[Tensor, Tensor]]:
+    """The decisions of all routers on the test rows, from one reading of their features: weights and logits."""
+    workshop, stored = here(address)
+    rows = [row for some in workshop.test_rows().values() for row in some]
+    routers = {name: stored_router(workshop, name) for name in specs(workshop)}
+    features = sorted({router.feature for router in routers.values()})
+    report.begin(len(rows))
+    read = dict(zip(features, features_of(workshop, rows, features, report), strict=True))
+    decisions = {}
+    for name, router in routers.items():
+        routing = router.selection(router.router(read[router.feature]))
+        order = [router.names.index(expert) for expert in stored.model.names]
+        decisions[name] = routing.weights[:, order].float(), routing.logits[:, order]
+    report.end(f"{len(routers)} routers")
+    return decisions
+
+
+def stored_router(workshop: Workshop, name: str) -> StoredRouter:
+    at = workshop.router_at if name == "router" else workshop.rival_at(name)
+    return load_router(at, workshop.base_fingerprint)
+
+
+def lone(workshop: Workshop, name: str) -> Decoder:
+    """The base with one adapter beside it."""
+    decoder = workshop.fresh_base().decoder
+    attach(decoder, [load_expert(workshop.part_at(name), workshop.base_fingerprint).lora])
+    return decoder
+
+
+# what the scores say
+
+
+def picks_one(weights: Float[Tensor, "n e"]) -> bool:
+    """Whether every row takes one expert whole, or none: then its nats are known already."""
+    return bool(((weights == 0) | (weights == 1)).all() and (weights.sum(-1) <= 1).all())
+
+
+def looked_up(scores: dict[str, Scores], names: tuple[str, ...], weights: Float[Tensor, "n e"]) -> Scores:
+    """The nats of decisions that take one expert a row, from the experts' own."""
+    base = scores["base"]
+    table = np.stack([scores[f"expert:{name}"].nats for name in names] + [base.nats])
+    chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names)).numpy()
+    return replace(base, nats=table[chosen, np.arange(len(chosen))])
+
+
+def report_on(
+    workshop: Workshop,
+    name: str,
+    decisions: dict[str, tuple[Tensor, Tensor]],
+    routed: dict[str, Scores],
+    rows: dict[str, list[Tokens]],
+    brief: bool = False,
+) -> dict[str, Any]:
+    """How a router decided on the test rows of domains that have an expert, and what that cost."""
+    names, spec = tuple(workshop.recipe.experts), specs(workshop)[name]
+    weights, logits = decisions[name]
+    domains = [domain for domain, some in rows.items() for _ in some]
+    labelled = [i for i, domain in enumerate(domains) if domain in names]
+    silent = torch.isneginf(logits).all(-1, keepdim=True)
+    probabilities = logits.masked_fill(silent, 0.0).double().softmax(-1)[labelled].numpy()
+    chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), -1)[labelled].tolist()
+    lengths = [row.prompt for some in rows.values() for row in some]
+    report = router_report(
+        [names.index(domains[i]) for i in labelled], chosen, probabilities, list(names), [lengths[i] for i in labelled]
+    )
+    validation = stored_router(workshop, name).manifest["metrics"]
+    own = {
+        "kind": spec.kind,
+        "feature": spec.feature,
+        "selection": spec.selection,
+        "nats": mean_nats(routed[name]),
+        "validation_macro_f1": validation["validation_macro_f1"],
+    }
+    return own | ({key: report[key] for key in ("accuracy", "macro_f1")} if brief else report)
+
+
+def costs(workshop: Workshop, mixture: StoredMixture) -> dict[str, Cost]:
+    """Parameters and bytes read for one token, of whatever could be used instead of the mixture."""
+    counts, width = count_parameters(mixture.model), mixture.model.decoder.norm.weight.element_size()
+    parameters = {"base": counts["base"], "average": counts["base"], "router": counts["active"]}
+    for name, expert in mixture.experts.items():
+        parameters[f"expert:{name}"] = counts["base"] + expert.lora.num_parameters
+    for name in CONTROLS:
+        if workshop.part_at(name).exists():
+            lora = load_expert(workshop.part_at(name)).lora
+            parameters[name] = counts["base"] + lora.num_parameters
+    return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
+
+
+def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:
+    """A few prompts of each domain, how the mixture routed them and what it wrote."""
+    engine = Engine(mixture.model, mixture.tokenizer)
+    shown = []
+    for domain, some in rows.items():
+        for row in some[: workshop.recipe.evaluate.samples]:
+            prompt = mixture.tokenizer.decode(row.ids[: row.prompt])
+            ((made,),) = engine.generate([prompt], max_new_tokens=SAMPLE_TOKENS, sampling=Sampling())
+            shown.append(
+                {
+                    "domain": domain,
+                    "prompt": prompt,
+                    "text": made.text,
+                    "finish": made.finish,
+                    "chosen": made.routing.chosen,
+                    "weights": made.routing.weights,
+                    "reference": mixture.tokenizer.decode(row.ids[row.prompt :]),
+                }
+            )
+    return shown

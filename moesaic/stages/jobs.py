@@ -1,0 +1,95 @@
+"""Independent pieces of work side by side in processes; what they report arrives in the caller's thread.
+
+Knows nothing about the work. Each process computes with one thread, so a result does not depend on how many run.
+"""
+
+import multiprocessing
+import queue
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.queues import Queue
+from typing import Any
+
+from moesaic.stages.progress import Progress
+
+# A process of the pool knows its line to the parent by this; spawned processes share nothing else.
+_line: "Queue[tuple[str, str, Any]] | None" = None
+
+
+class Jobs:
+    """A pool of processes, started at the first use and kept until the end of the `with` block."""
+
+    def __init__(self, workers: int, progress: Progress):
+        self.workers, self.progress = workers, progress
+        self.pool: ProcessPoolExecutor | None = None
+        self.line: Queue[tuple[str, str, Any]] | None = None
+
+    def __enter__(self) -> "Jobs":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
+        """Do all the work, started in the order given, and return its results by name; the first error is raised."""
+        if not self.pool:
+            context = multiprocessing.get_context("spawn")
+            self.line = context.Queue()
+            self.pool = ProcessPoolExecutor(self.workers, context, _connect, (self.line,))
+        futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
+        waiting = set(futures.values())
+        while waiting:
+            self.drain()
+            waiting = {future for future in waiting if not future.done()}
+            failed = next((f for f in futures.values() if f.done() and f.exception()), None)
+            if failed:
+                for future in waiting:
+                    future.cancel()
+                failed.result()
+        self.drain()
+        return {name: future.result() for name, future in futures.items()}
+
+    def drain(self, patience: float = 0.1) -> None:
+        """Hand on what the processes have said, waiting a moment for the first word."""
+        assert self.line is not None
+        try:
+            while True:
+                kind, name, what = self.line.get(timeout=patience)
+                getattr(self.progress, kind)(name, what)
+        except queue.Empty:
+            return
+
+
+class Report:
+    """How a piece of work tells its steps, from whichever process it runs in."""
+
+    def __init__(self, name: str, tell: Callable[[str, str, Any], None]):
+        self.name, self.tell = name, tell
+
+    def begin(self, steps: int) -> None:
+        self.tell("begin", self.name, steps)
+
+    def row(self, row: dict[str, Any]) -> None:
+        self.tell("row", self.name, row)
+
+    def end(self, text: str) -> None:
+        self.tell("end", self.name, text)
+
+    @staticmethod
+    def here(name: str, progress: Progress) -> "Report":
+        """A report of work in this process."""
+        return Report(name, lambda kind, task, what: getattr(progress, kind)(task, what))
+
+
+def _connect(line: "Queue[tuple[str, str, Any]]") -> None:
+    import torch
+
+    global _line
+    _line = line
+    torch.set_num_threads(1)
+
+
+def _call(job: Callable[[Report], Any], name: str) -> Any:
+    assert _line is not None
+    return job(Report(name, lambda *message: _line.put(message)))

@@ -1,0 +1,95 @@
+"""Stage 1: the base. Train a tokenizer and a decoder from nothing, or take the base that the recipe names.
+
+Knows nothing about experts but that their texts may be what the base is trained on.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+
+from moesaic.config import sized
+from moesaic.data.batches import Packed, encode_all
+from moesaic.data.rows import Example
+from moesaic.data.splits import load_source, take
+from moesaic.errors import RecipeError
+from moesaic.model.decoder import Decoder, initialise
+from moesaic.recipe import ExistingBase, NewBase
+from moesaic.stages.jobs import Report
+from moesaic.stages.progress import Progress
+from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
+from moesaic.tokenizer import Tokenizer
+from moesaic.train.language import loss_of, mean_nats, plain
+from moesaic.train.loop import fit
+from moesaic.weights.base import load_base, save_base
+
+
+def pretrain(workshop: Workshop, progress: Progress) -> Path:
+    """Make the base of the recipe, unless it stands; the folder it lies in."""
+    recipe = workshop.recipe
+    if isinstance(recipe.base, ExistingBase):
+        found = load_base(workshop.base_at)
+        progress.note(f"base: {workshop.base_at} ({found.fingerprint[:12]}), as it is")
+        return workshop.base_at
+    train, validation, source = corpus(workshop, recipe.base)
+    key = workshop.key("pretrain", base=recipe.base.model_dump(mode="json"), data=source, threads=recipe.workers)
+    if workshop.finished(workshop.base_at, key):
+        progress.note("base: finished, skipped")
+        return workshop.base_at
+    report = Report.here("base", progress)
+    torch.set_num_threads(recipe.workers)
+    tokenizer = Tokenizer.train((text_of(example) for example in train), recipe.base.vocab_size)
+    decoder = Decoder(sized(recipe.base.size, recipe.base.vocab_size))
+    initialise(decoder, torch.Generator().manual_seed(recipe.seed))
+    settings = recipe.base.pretrain
+    if isinstance(settings.lr, list):
+        raise RecipeError("a base is pretrained once", field="base.pretrain.lr", expected="one number")
+    if settings.length > decoder.config.context:
+        raise RecipeError(
+            "rows longer than the context of the base",
+            field="base.pretrain.length",
+            expected=f"<= {decoder.config.context}",
+            got=settings.length,
+        )
+    rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
+    held_out, _ = encode_all(take(validation, VALIDATION_ROWS), tokenizer, settings.length, recipe.router.prompt_tokens)
+    report.begin(settings.steps)
+    trained = fit(
+        dict(decoder.named_parameters()),
+        Packed(rows, settings.length, settings.batch, recipe.seed),
+        loss_of(decoder, plain),
+        lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
+        settings,
+        settings.lr,
+        report.row,
+    )
+    decoder.load_state_dict(trained.state, strict=False)
+    facts = {
+        "stage_key": key,
+        "data": source,
+        "seed": recipe.seed,
+        "metrics": {"validation_nats": trained.best, "perplexity": math.exp(trained.best), "step": trained.best_step},
+        "tokens_seen": trained.steps * settings.batch * settings.length * settings.accumulate,
+        "timing": {"seconds": round(trained.seconds, 2)},
+    }
+    workshop.publish(workshop.base_at, lambda folder: save_base(folder, decoder, tokenizer, facts))
+    report.end(f"validation {trained.best:.3f} nats a token")
+    return workshop.base_at
+
+
+def corpus(workshop: Workshop, base: NewBase) -> tuple[list[Example], list[Example], str]:
+    """Training and validation text of a base, and the hash of where it comes from."""
+    if base.pretrain.data == "experts":
+        domains = workshop.domains
+        train = [example for domain in domains.values() for example in domain.train]
+        validation = [example for domain in domains.values() for example in take(domain.validation, VALIDATION_ROWS)]
+        return train, validation, workshop.key("corpus", domains=[domain.digest for domain in domains.values()])
+    texts = load_source(base.pretrain.data, workshop.recipe.resolve)
+    held_out = take(texts, max(1, min(VALIDATION_ROWS, len(texts) // 10)))
+    groups = {example.group for example in held_out}
+    train = [example for example in texts if example.group not in groups]
+    return train, held_out, workshop.key("corpus", groups=sorted(example.group for example in texts))
+
+
+def text_of(example: Example) -> str:
+    return f"{example.prompt}\n{example.response}" if example.prompt else example.response

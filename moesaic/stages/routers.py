@@ -1,0 +1,190 @@
+"""Stage 3: the router of the mixture, and those it is compared with, on features read once.
+
+Knows nothing about how experts were trained: a prompt's label is the expert whose text it is.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from moesaic.config import Feature
+from moesaic.data.batches import Tokens
+from moesaic.data.rows import Example
+from moesaic.data.splits import load_source, take
+from moesaic.files import write_json
+from moesaic.model.features import Prompts, read_all
+from moesaic.recipe import RouterSpec
+from moesaic.routing import Selection
+from moesaic.stages.jobs import Jobs, Report
+from moesaic.stages.progress import Progress
+from moesaic.stages.workshop import Workshop, at_address
+from moesaic.train.routers import Labelled, train_router
+from moesaic.weights.router import StoredRouter, save_router
+
+INFO = "training_info.json"
+BATCH = 32
+
+
+def label_of(spec: RouterSpec) -> str:
+    """The name of a compared router, for folders and tables."""
+    few = f"-{spec.examples}" if spec.examples else ""
+    kept = f"-{spec.selection}" if spec.selection != "top_1" else ""
+    return f"{spec.kind}-{spec.feature.replace('@', '_at_')}{few}{kept}"
+
+
+def specs(workshop: Workshop) -> dict[str, RouterSpec]:
+    """All routers to train: the mixture's own as `router`, then those compared; a keyword router always among them."""
+    router = workshop.recipe.router
+    own = RouterSpec(
+        **{field: getattr(router, field) for field in router.model_fields_set & set(RouterSpec.model_fields)}
+    )
+    rivals = [*router.compare]
+    if all(spec.kind != "keyword" for spec in [own, *rivals]):
+        rivals.append(RouterSpec(kind="keyword"))
+    return {"router": own, **{label_of(spec): spec for spec in rivals}}
+
+
+def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
+    """Train those that are not finished; each split's features are read once for all of them, in parallel."""
+    wanted = {name: spec for name, spec in specs(workshop).items() if not done(workshop, name, spec)}
+    for name in specs(workshop).keys() - wanted.keys():
+        progress.note(f"{name}: finished, skipped")
+    if not wanted:
+        return
+    features = sorted({spec.feature for spec in wanted.values()})
+    parts = {
+        f"features {split} {expert}": partial(read_features, workshop.address, expert, split, features)
+        for split in ("train", "validation")
+        for expert in workshop.recipe.experts
+    }
+    read = jobs.run(parts)
+    for name, spec in wanted.items():
+        report = Report.here(name if name == "router" else f"router {name}", progress)
+        train_and_publish(workshop, name, spec, features.index(spec.feature), read, report)
+
+
+def train_and_publish(
+    workshop: Workshop, name: str, spec: RouterSpec, place: int, read: dict[str, Any], report: Report
+) -> None:
+    names = tuple(workshop.recipe.experts)
+
+    def labelled(split: str, limit: int | None) -> Labelled:
+        parts = [read[f"features {split} {expert}"][place][:limit] for expert in names]
+        labels = torch.cat([torch.full((len(part),), label) for label, part in enumerate(parts)])
+        texts = spec.feature == "text"
+        return Labelled([text for part in parts for text in part] if texts else torch.cat(parts), labels)
+
+    train, validation = labelled("train", spec.examples), labelled("validation", None)
+    words = {i: e.keywords for i, e in enumerate(workshop.recipe.experts.values()) if e.keywords}
+    curve: list[dict[str, Any]] = []
+    report.begin(spec.epochs * -(-len(train.labels) // spec.batch))
+
+    def record(row: dict[str, Any]) -> None:
+        report.row(row)
+        if "validation" in row:
+            curve.append({k: row[k] for k in ("step", "loss", "lr", "validation")})
+
+    router, metrics = train_router(spec, train, validation, words, len(names), workshop.recipe.seed, record)
+    stored = StoredRouter(
+        router,
+        spec.kind,
+        names,
+        spec.feature,
+        Selection(kind=spec.selection, k=spec.k, renormalise=spec.renormalise),
+        {},
+    )
+    facts = {
+        "stage_key": key_of(workshop, spec),
+        "prompt_tokens": workshop.recipe.router.prompt_tokens,
+        "seed": workshop.recipe.seed,
+        "metrics": {f"validation_{key}": value for key, value in metrics.items()},
+    }
+    info = {
+        "router": spec.model_dump(mode="json"),
+        "examples": {n: int((train.labels == i).sum()) for i, n in enumerate(names)},
+        "validation_examples": len(validation.labels),
+        "validation": metrics,
+        "curve": curve,
+    }
+
+    def write(folder: Any) -> None:
+        write_json(folder / INFO, info)
+        save_router(folder, stored, workshop.base_fingerprint, facts)
+
+    workshop.publish(workshop.router_at if name == "router" else workshop.rival_at(name), write)
+    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}")
+
+
+def done(workshop: Workshop, name: str, spec: RouterSpec) -> bool:
+    at = workshop.router_at if name == "router" else workshop.rival_at(name)
+    return workshop.finished(at, key_of(workshop, spec))
+
+
+def key_of(workshop: Workshop, spec: RouterSpec) -> str:
+    recipe = workshop.recipe
+    return workshop.key(
+        "router",
+        spec=spec.model_dump(mode="json"),
+        experts={name: expert.keywords for name, expert in recipe.experts.items()},
+        data={name: [e.group for e in prompts_of(workshop, name, "train")] for name in recipe.experts},
+        length=recipe.train.length,
+        prompt_tokens=recipe.router.prompt_tokens,
+        base=workshop.base_fingerprint,
+    )
+
+
+def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
+    """The texts whose prompts stand for an expert: of its data, or the examples given for one trained elsewhere.
+
+    Of examples, one in five is held out.
+    """
+    spec = workshop.recipe.experts[expert]
+    if spec.data:
+        return getattr(workshop.domains[expert], split)
+    given = take(load_source(spec.examples or [], workshop.recipe.resolve), 1 << 30)
+    held_out = max(1, len(given) // 5)
+    return given[:held_out] if split == "validation" else given[held_out:]
+
+
+def read_features(
+    address: tuple[str, str], expert: str, split: str, features: list[str], report: Report
+) -> list[torch.Tensor | list[str]]:
+    """Each feature of the prompts of one expert's split, in the hash order of the texts so that a limit is unbiased."""
+    workshop = at_address(*address)
+    examples = take(prompts_of(workshop, expert, split), 1 << 30)
+    rows = workshop.encoded(examples, workshop.recipe.train.length)
+    report.begin(len(rows))
+    found = features_of(workshop, rows, features, report)
+    report.end("read")
+    return found
+
+
+@torch.no_grad()
+def features_of(
+    workshop: Workshop, rows: list[Tokens], features: list[str], report: Report
+) -> list[torch.Tensor | list[str]]:
+    """Features of rows in their order, computed in batches of like length."""
+    parsed, base = [Feature.parse(feature) for feature in features], workshop.base
+    order = sorted(range(len(rows)), key=lambda i: rows[i].prompt)
+    chunks: list[list[torch.Tensor | list[str]]] = []
+    for start in range(0, len(order), BATCH):
+        batch = prompts(workshop, [rows[i] for i in order[start : start + BATCH]])
+        chunks.append(read_all(parsed, base.decoder, len(workshop.recipe.experts), batch))
+        report.row({"step": start + len(batch.texts)})
+    back = torch.tensor(order).argsort()
+
+    def joined(parts: list[torch.Tensor | list[str]]) -> torch.Tensor | list[str]:
+        states = [part for part in parts if isinstance(part, torch.Tensor)]
+        if states:
+            return torch.cat(states)[back]
+        texts = [text for part in parts for text in part]
+        return [str(texts[place]) for place in back]
+
+    return [joined([chunk[i] for chunk in chunks]) for i in range(len(parsed))]
+
+
+def prompts(workshop: Workshop, rows: list[Tokens]) -> Prompts:
+    """The prompts of rows, as a router reads them."""
+    ids = [row.ids[: row.prompt] for row in rows]
+    return Prompts.pad(ids, [workshop.base.tokenizer.decode(some) for some in ids])

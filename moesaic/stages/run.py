@@ -1,0 +1,167 @@
+"""The whole chain, base -> experts -> router -> mixture -> evaluation, and each stage of it by itself.
+
+These functions are the Python twins of the verbs. Knows nothing about terminals.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moesaic.data.duplicates import find_duplicates, summary
+from moesaic.errors import RecipeError
+from moesaic.files import lock, write_json
+from moesaic.recipe import Recipe, dump
+from moesaic.stages.evaluation import evaluate as evaluate_stage
+from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
+from moesaic.stages.experts import verify_expert as verify_stage
+from moesaic.stages.jobs import Jobs
+from moesaic.stages.pretraining import pretrain as pretrain_stage
+from moesaic.stages.pretraining import text_of
+from moesaic.stages.progress import Progress, Silent
+from moesaic.stages.record import Recorder
+from moesaic.stages.routers import train_routers
+from moesaic.stages.workshop import Workshop
+from moesaic.weights.adapter import load_expert
+from moesaic.weights.mixture import load_mixture, save_mixture
+from moesaic.weights.router import load_router
+
+
+def run(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Make everything the recipe asks for and judge it; what is finished is skipped. Returns the evaluation."""
+    seconds: dict[str, float] = {}
+    with opened(recipe, root, progress) as (workshop, told, jobs):
+
+        @contextmanager
+        def stage(name: str) -> Iterator[None]:
+            started = time.perf_counter()
+            yield
+            seconds[name] = round(time.perf_counter() - started, 2)
+            told.note(f"{name}: {seconds[name]:.1f} s")
+
+        with stage("data"):
+            look_for_duplicates(workshop, told)
+        with stage("base"):
+            pretrain_stage(workshop, told)
+        with stage("experts"):
+            train_experts(workshop, [*workshop.trained_experts(), *wanted_controls(workshop)], told, jobs)
+        with stage("router"):
+            train_routers(workshop, told, jobs)
+        with stage("mixture"):
+            compose_stage(workshop, told)
+        with stage("evaluation"):
+            evaluation = evaluate_stage(workshop, told, jobs)
+    evaluation["timing"] |= {"stages": seconds}
+    write_json(root / "evaluation.json", evaluation)
+    return evaluation
+
+
+def pretrain(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+    """Make the base. Returns the folder it lies in."""
+    with opened(recipe, root, progress) as (workshop, told, _):
+        return pretrain_stage(workshop, told)
+
+
+def train_expert(recipe: Recipe, root: Path, names: list[str], progress: Progress | None = None) -> dict[str, Path]:
+    """Train the experts named, or all; controls may be named too. Returns their folders."""
+    with opened(recipe, root, progress) as (workshop, told, jobs):
+        chosen = check_names(workshop, names)
+        train_experts(workshop, chosen, told, jobs)
+        return {name: workshop.part_at(name) for name in chosen}
+
+
+def verify_expert(
+    recipe: Recipe, root: Path, names: list[str], progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Read experts back from disk over a fresh base and measure them again; raises where they are not as they say."""
+    with opened(recipe, root, progress) as (workshop, _, _):
+        return [verify_stage(workshop, name) for name in check_names(workshop, names)]
+
+
+def train_router(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+    """Train the router, and those it is compared with. Returns the folder of the mixture's own."""
+    with opened(recipe, root, progress) as (workshop, told, jobs):
+        train_routers(workshop, told, jobs)
+        return workshop.router_at
+
+
+def compose(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+    """Join base, experts and router into one folder. Returns it."""
+    with opened(recipe, root, progress) as (workshop, told, _):
+        compose_stage(workshop, told)
+        return workshop.mixture_at
+
+
+def evaluate(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
+    """Judge the mixture that stands in the run directory against its controls. Returns the evaluation."""
+    with opened(recipe, root, progress) as (workshop, told, jobs):
+        return evaluate_stage(workshop, told, jobs)
+
+
+@contextmanager
+def opened(recipe: Recipe, root: Path, progress: Progress | None) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
+    """A run directory with nobody else in it, and the recipe written down beside what it makes."""
+    root = root.absolute()
+    root.mkdir(parents=True, exist_ok=True)
+    with lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
+        (root / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
+        yield Workshop(recipe, root), told, jobs
+
+
+def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
+    """Report texts that stand in more than one split or domain; a split's own duplicates were dropped at reading."""
+    texts = {
+        (domain.name, split): [text_of(example) for example in getattr(domain, split)]
+        for domain in workshop.domains.values()
+        for split in ("train", "validation", "test")
+    }
+    found = find_duplicates(texts)
+    counts = {domain.name: domain.dropped for domain in workshop.domains.values() if any(domain.dropped.values())}
+    rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
+    write_json(workshop.root / "data.json", {"rows": rows, "dropped": counts, "duplicates": summary(found)})
+    for domain in workshop.domains.values():
+        sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
+        progress.note(f"{domain.name}: {sizes}")
+    if found:
+        progress.note(f"{len(found)} texts stand, exactly or nearly, in two splits or domains: see data.json")
+
+
+def wanted_controls(workshop: Workshop) -> list[str]:
+    wanted = workshop.recipe.evaluate.controls
+    return [name for name in CONTROLS if wanted == "all" or name in wanted]
+
+
+def compose_stage(workshop: Workshop, progress: Progress) -> None:
+    """Join the parts into the mixture's folder, unless it stands."""
+    folders = part_folders(workshop)
+    experts = {name: load_expert(folder, workshop.base_fingerprint) for name, folder in folders.items()}
+    router = load_router(workshop.router_at, workshop.base_fingerprint)
+    if set(router.names) != set(experts):
+        raise RecipeError(
+            "the router was trained for other experts",
+            expected=", ".join(sorted(experts)),
+            got=", ".join(sorted(router.names)),
+            hint="run train-router again",
+        )
+    key = workshop.key(
+        "mixture",
+        base=workshop.base_fingerprint,
+        experts={name: expert.manifest.get("fingerprint") for name, expert in experts.items()},
+        router=router.manifest["files"],
+    )
+    if workshop.finished(workshop.mixture_at, key):
+        progress.note("mixture: finished, skipped")
+        return
+    facts = {
+        "stage_key": key,
+        "name": workshop.recipe.name,
+        "site": workshop.recipe.mixture.site,
+        "level": workshop.recipe.mixture.level,
+        "prompt_tokens": workshop.recipe.router.prompt_tokens,
+    }
+    workshop.publish(
+        workshop.mixture_at,
+        lambda folder: save_mixture(folder, workshop.base_at, folders, workshop.router_at, facts),
+    )
+    load_mixture(workshop.mixture_at)

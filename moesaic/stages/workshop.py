@@ -1,0 +1,118 @@
+"""A recipe and its run directory: where parts lie, which are finished, and the texts they are made from.
+
+Knows nothing about training. Opened once a process; what it reads from disk it keeps.
+"""
+
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from moesaic.data.batches import Tokens, encode_all
+from moesaic.data.rows import Example
+from moesaic.data.splits import Domain, load_domain, load_source, take
+from moesaic.files import MANIFEST, digest, publish, read_manifest
+from moesaic.recipe import ExistingBase, Recipe, dump, parse
+from moesaic.weights.base import Base, load_base
+
+# Enough rows to choose a learning rate by, few enough not to cost more than the training.
+VALIDATION_ROWS = 100
+
+
+class Workshop:
+    """Everything that stages share about one run."""
+
+    def __init__(self, recipe: Recipe, root: Path):
+        self.recipe, self.root = recipe, root
+
+    @property
+    def address(self) -> tuple[str, str]:
+        """What another process needs to open the same workshop with `at_address`."""
+        return dump(self.recipe), str(self.root)
+
+    # where parts lie
+
+    @property
+    def base_at(self) -> Path:
+        if isinstance(self.recipe.base, ExistingBase):
+            return Path(self.recipe.base.path)
+        return self.root / "base"
+
+    def part_at(self, contender: str) -> Path:
+        """Where an expert lies, or a control that is trained as one."""
+        room = "experts" if contender in self.recipe.experts else "controls"
+        return self.root / room / contender / "best"
+
+    @property
+    def router_at(self) -> Path:
+        return self.root / "router"
+
+    def rival_at(self, label: str) -> Path:
+        """Where a router that is only compared lies."""
+        return self.root / "controls" / "routers" / label
+
+    @property
+    def mixture_at(self) -> Path:
+        return self.root / "mixture"
+
+    # what is finished
+
+    def finished(self, at: Path, key: str) -> bool:
+        """Whether a sound version made from the same inputs stands there."""
+        return (at / MANIFEST).is_file() and read_manifest(at, verify=True).get("stage_key") == key
+
+    def publish(self, at: Path, write: Callable[[Path], None]) -> None:
+        at.parent.mkdir(parents=True, exist_ok=True)
+        publish(at, write)
+
+    def key(self, stage: str, **inputs: Any) -> str:
+        """The hash of all that a stage's result depends on."""
+        return digest({"stage": stage, "seed": self.recipe.seed, **inputs})
+
+    # what parts are made from
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """The texts of every expert that has data."""
+        return {
+            name: load_domain(name, expert.data, self.recipe.resolve)
+            for name, expert in self.recipe.experts.items()
+            if expert.data
+        }
+
+    @cached_property
+    def unseen(self) -> list[Example]:
+        return load_source(self.recipe.evaluate.unseen, self.recipe.resolve)
+
+    @cached_property
+    def base(self) -> Base:
+        """The base, for reading only: whoever changes a decoder loads one of its own with `load_base`."""
+        return load_base(self.base_at)
+
+    def fresh_base(self) -> Base:
+        return load_base(self.base_at)
+
+    @property
+    def base_fingerprint(self) -> str:
+        return self.base.fingerprint
+
+    def encoded(self, examples: list[Example], length: int) -> list[Tokens]:
+        return encode_all(examples, self.base.tokenizer, length, self.recipe.router.prompt_tokens)[0]
+
+    def test_rows(self) -> dict[str, list[Tokens]]:
+        """The rows that everything is judged on, by domain; `unseen` last where the recipe names such text."""
+        limit, length = self.recipe.evaluate.limit, self.recipe.train.length
+        rows = {name: self.encoded(take(d.test, limit), length) for name, d in self.domains.items()}
+        return rows | ({"unseen": self.encoded(take(self.unseen, limit), length)} if self.unseen else {})
+
+    def trained_experts(self) -> list[str]:
+        """The experts that this run trains; the others were trained elsewhere."""
+        return [name for name, expert in self.recipe.experts.items() if expert.data and not expert.path]
+
+
+@lru_cache(maxsize=1)
+def at_address(recipe: str, root: str) -> Workshop:
+    """The workshop of another process's run, kept between pieces of work."""
+    import yaml
+
+    return Workshop(parse(yaml.safe_load(recipe)), Path(root))

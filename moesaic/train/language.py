@@ -1,0 +1,42 @@
+"""Language modelling: the loss of a decoder under fixed gates, and its mean over held-out rows.
+
+Knows nothing about optimisers or where rows come from.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from moesaic.data.batches import Batch, Tokens, pad
+from moesaic.model.decoder import Decoder
+from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.routing import Gates
+
+GatesFor = Callable[[int], Gates | None]
+
+
+def plain(rows: int) -> None:
+    """The gates of a decoder without experts: none."""
+    return
+
+
+def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
+    """The loss the loop asks for: summed nats of a batch's scored tokens, and how many they are."""
+
+    def loss(batch: Batch) -> tuple[Tensor, int]:
+        logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
+        return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
+
+    return loss
+
+
+@torch.no_grad()
+def mean_nats(decoder: Decoder, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
+    """Nats per scored token: exp of it is the perplexity."""
+    loss, nats, count = loss_of(decoder, gates), 0.0, 0
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    for start in range(0, len(ordered), batch):
+        summed, terms = loss(pad(ordered[start : start + batch], score_prompt))
+        nats, count = nats + summed.item(), count + terms
+    return nats / count

@@ -1,0 +1,170 @@
+"""Training routers on features read once: words, centroids, or layers by gradient; then calibration on validation.
+
+Knows nothing about where features come from: it sees pooled states or texts, and the index of each row's expert.
+"""
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from moesaic.ops.losses import load_balancing, router_z
+from moesaic.recipe import RouterSpec, Train
+from moesaic.routing.routers import CentroidRouter, KeywordRouter, MLPRouter, TrainedRouter
+from moesaic.train.loop import Record, fit
+
+WORDS = 20
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Features of n prompts (states, or texts) and the index of the expert each belongs to."""
+
+    features: Float[Tensor, "n d"] | list[str]
+    labels: Int[Tensor, " n"]
+
+
+def train_router(
+    spec: RouterSpec,
+    train: Labelled,
+    validation: Labelled,
+    words: dict[int, list[str]],
+    num_experts: int,
+    seed: int,
+    record: Record,
+) -> tuple[TrainedRouter, dict[str, float]]:
+    """A router of the kind asked for, at its best by validation macro-F1, calibrated; and its validation metrics.
+
+    `words`: the keywords stated for some experts; the others' are learned.
+    """
+    if isinstance(train.features, list):
+        stated = learn_words(train.features, train.labels, num_experts)
+        router: TrainedRouter = KeywordRouter([words.get(e, stated[e]) for e in range(num_experts)])
+        return router.eval(), metrics(router, validation, num_experts)
+    if spec.kind == "centroid":
+        router = fit_centroids(train.features, train.labels, num_experts)
+    else:
+        router = fit_layers(spec, train.features, train.labels, validation, num_experts, seed, record)
+    router.eval()
+    before = metrics(router, validation, num_experts)
+    router.get_buffer("temperature").fill_(best_temperature(router(validation.features), validation.labels))
+    after = metrics(router, validation, num_experts)
+    return router, {**after, "nll_uncalibrated": before["nll"], "temperature": router.get_buffer("temperature").item()}
+
+
+def fit_centroids(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_experts: int) -> CentroidRouter:
+    """Means of each expert's examples, around the mean of those means: every expert counts alike."""
+    means = torch.stack([features[labels == e].mean(0) for e in range(num_experts)])
+    router = CentroidRouter(means.shape[1], num_experts)
+    router.centre.copy_(means.mean(0))
+    router.centroids.copy_(means - means.mean(0))
+    return router
+
+
+def fit_layers(
+    spec: RouterSpec,
+    features: Float[Tensor, "n d"],
+    labels: Int[Tensor, " n"],
+    validation: Labelled,
+    num_experts: int,
+    seed: int,
+    record: Record,
+) -> MLPRouter:
+    """A linear or mlp router by class-weighted cross-entropy: an expert with few examples weighs as much as any."""
+    torch.manual_seed(seed)
+    hidden = spec.hidden if spec.kind == "mlp" else []
+    router = MLPRouter(features.shape[1], num_experts, hidden, spec.dropout)
+    router.mean.copy_(features.mean(0))
+    router.deviation.copy_(features.std(0).clamp_min(1e-6))
+    counts = torch.bincount(labels, minlength=num_experts).clamp_min(1)
+    weights = len(labels) / (num_experts * counts)
+    steps = math.ceil(len(labels) / spec.batch)
+
+    def batch(step: int) -> Tensor:
+        epoch, place = divmod(step, steps)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        return order[place * spec.batch : (place + 1) * spec.batch]
+
+    def loss(rows: Tensor) -> tuple[Tensor, int]:
+        router.train()
+        logits = router(features[rows])
+        expert = F.cross_entropy(logits, labels[rows], weights)
+        total = spec.loss.expert * expert + spec.loss.balance * load_balancing(logits) + spec.loss.z * router_z(logits)
+        return total * len(rows), len(rows)
+
+    def validate() -> float:
+        # Macro-F1 decides; among equals (it moves in steps) the lower loss does.
+        found = metrics(router.eval(), validation, num_experts)
+        return -found["macro_f1"] + 1e-3 * min(found["nll"], 10.0)
+
+    settings = Train(
+        steps=spec.epochs * steps,
+        batch=spec.batch,
+        lr=spec.lr,
+        weight_decay=spec.weight_decay,
+        evaluate_every=steps,
+        patience=spec.patience,
+    )
+    trained = fit(dict(router.named_parameters()), batch, loss, validate, settings, spec.lr, record)
+    router.load_state_dict(trained.state, strict=False)
+    return router
+
+
+@torch.no_grad()
+def metrics(router: TrainedRouter, rows: Labelled, num_experts: int) -> dict[str, float]:
+    """Accuracy, macro-F1 and nats per decision; a row that abstains is a wrong answer."""
+    from sklearn.metrics import f1_score
+
+    logits = router(rows.features)
+    silent = torch.isneginf(logits).all(-1)
+    best = torch.where(silent, -1, logits.argmax(-1))
+    log_probabilities = logits.masked_fill(silent[:, None], 0.0).clamp_min(-1e4).log_softmax(-1)
+    return {
+        "accuracy": (best == rows.labels).double().mean().item(),
+        "macro_f1": float(f1_score(rows.labels, best, labels=range(num_experts), average="macro", zero_division=0.0)),
+        "nll": F.nll_loss(log_probabilities, rows.labels).item(),
+    }
+
+
+@torch.no_grad()
+def best_temperature(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"]) -> float:
+    """The temperature of lowest validation loss, by golden section on its logarithm: the loss is convex in 1/T.
+
+    On Calibration of Modern Neural Networks (arXiv 1706.04599), section 4.2.
+    """
+    ratio, low, high = (math.sqrt(5) - 1) / 2, math.log(1e-3), math.log(1e3)
+    logits = logits.double()
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
+
+    for _ in range(60):
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, right) if loss(left) < loss(right) else (left, high)
+    return math.exp((low + high) / 2)
+
+
+def learn_words(texts: list[str], labels: Int[Tensor, " n"], num_experts: int) -> list[list[str]]:
+    """Each expert's most telling words: highest log-odds of occurring in its prompts, against all others'."""
+    documents = [Counter[str]() for _ in range(num_experts)]
+    for text, label in zip(texts, labels.tolist(), strict=True):
+        documents[label].update(set(re.findall(r"[^\W\d_]{2,}", text.lower())))
+    sizes = torch.bincount(labels, minlength=num_experts).tolist()
+    everywhere = sum(documents, Counter[str]())
+
+    def odds(word: str, expert: int) -> float:
+        inside, outside = documents[expert][word], everywhere[word] - documents[expert][word]
+        return math.log((inside + 0.5) / (sizes[expert] + 1)) - math.log(
+            (outside + 0.5) / (len(labels) - sizes[expert] + 1)
+        )
+
+    def telling(expert: int) -> list[str]:
+        common = [word for word, count in documents[expert].items() if count >= max(2, sizes[expert] // 50)]
+        return sorted(common, key=lambda word: (-odds(word, expert), word))[:WORDS]
+
+    return [telling(expert) for expert in range(num_experts)]

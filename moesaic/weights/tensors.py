@@ -1,0 +1,67 @@
+"""Named tensors <-> one safetensors file, and the fingerprint that says which weights they are.
+
+Knows nothing about what the tensors mean.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from moesaic.errors import WeightsError
+
+TENSORS = "model.safetensors"
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the tensors, sorted, as they are; the folder they go to is published whole by the caller."""
+    ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
+    path.write_bytes(save(ready, metadata={"format": "pt"}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, memory-mapped; refuses what is no safetensors file or holds a value that is not finite."""
+    if not path.is_file():
+        raise WeightsError("the file is missing", path=path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError("not a readable safetensors file", path=path, got=str(error)) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsError("the tensor holds NaN or infinity", path=path, field=name)
+    return tensors
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of names, types, shapes and values: the same weights under the same names, wherever they are stored."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a module; exactly its names and shapes, none missing, none left over."""
+    own = dict(module.state_dict(keep_vars=True))
+    for name in sorted(own.keys() - tensors.keys())[:1]:
+        raise WeightsError("a tensor is missing", path=path, field=name, expected=list(own[name].shape))
+    for name in sorted(tensors.keys() - own.keys())[:1]:
+        raise WeightsError("a tensor that the model has no place for", path=path, field=name)
+    with torch.no_grad():
+        for name, place in own.items():
+            if place.shape != tensors[name].shape:
+                raise WeightsError(
+                    "a tensor of another shape",
+                    path=path,
+                    field=name,
+                    expected=list(place.shape),
+                    got=str(list(tensors[name].shape)),
+                )
+            place.copy_(tensors[name])

@@ -1,0 +1,120 @@
+"""The tables: the verdict first, rows in line, within the width, and the same cells in both renderings."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from moesaic.evaluate.statistics import Scores
+from moesaic.evaluate.table import plain, render
+from moesaic.evaluate.verdict import judge
+
+
+def evaluation(*domains: str, unseen: bool = True, router: bool = True, tried: bool = True) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    names = [name for name in [*domains, *(["unseen"] if unseen else [])] for _ in range(12)]
+    tokens = generator.integers(5, 30, len(names))
+    contenders = ["base", *(f"expert:{name}" for name in domains), "joint", "router"]
+    scores = {
+        name: Scores(
+            generator.normal(3, 0.2, len(names)) * tokens, tokens, names, [str(row) for row in range(len(names))]
+        )
+        for name in contenders
+        if router or name != "router"
+    }
+    routers = [
+        {"kind": "mlp", "feature": "hidden_mean", "selection": "top_1", "validation_macro_f1": 0.97, "nats": 3.0},
+        {"kind": "keyword", "feature": "text", "selection": "top_1", "accuracy": 0.7, "macro_f1": 0.69},
+    ]
+    return judge(scores, resamples=50) | ({"router": {"tried": routers}} if tried else {})
+
+
+def printed(result: dict[str, Any], width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render(result, width))
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+FIVE = ("code", "dialogue", "knowledge", "math", "stories")
+
+
+def test_the_verdict_is_the_first_line():
+    result = evaluation("math", "code")
+    sentence = result["verdict"]["sentence"]
+    for text in (plain(result, 300), printed(result, 300)):
+        assert text.splitlines()[0].rstrip() == sentence
+
+
+def test_rows_go_from_worst_to_best_with_the_router_marked():
+    result = evaluation("math", "code")
+    lines = plain(result).splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("contender"))
+    body = lines[start + 2 : lines.index("", start)]
+    values = [float(line.replace("<--", "").split()[1]) for line in body]
+    assert values == sorted(values, reverse=True)
+    assert len(body) == len(result["controls"])
+    assert [line.split()[0] for line in body if "<--" in line] == ["router"]
+
+
+def test_numbers_have_three_decimals_and_unknown_ones_a_dash():
+    result = evaluation("math", "code")
+    text = plain(result)
+    assert f"{result['controls']['base']['nats']['math']:.3f}" in text
+    versus = result["controls"]["joint"]["versus_router"]
+    low, high = versus["interval"]
+    assert f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in text
+    keyword = next(line for line in text.splitlines() if line.startswith("keyword"))
+    assert keyword.split() == ["keyword", "text", "top_1", "-", "0.700", "0.690", "-"]
+    for key in ("regret", "gap_closed"):
+        assert f"{key.replace('_', ' ')} {result[key]['value']:.3f}" in " ".join(text.split())
+
+
+def test_columns_stand_in_line():
+    lines = plain(evaluation("math", "code")).splitlines()
+    rule = next(number for number, line in enumerate(lines) if set(line) == {"-"})
+    ends = {len(line) for line in [lines[rule - 1], *lines[rule : lines.index("", rule)]]}
+    assert ends == {len(lines[rule])}
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("domains", [FIVE[:2], FIVE, tuple(f"{name}{n}" for name in FIVE for n in range(4))])
+def test_nothing_is_wider_than_the_page_and_nothing_is_lost(domains: tuple[str, ...], width: int):
+    result = evaluation(*domains)
+    flat, coloured = plain(result, width), printed(result, width)
+    assert max(map(len, flat.splitlines())) <= width
+    headings = [word for line in flat.splitlines() if line.startswith("contender") for word in line.split()]
+    assert [word for word in headings if word not in ("contender", "minus", "router")] == [
+        "all",
+        "unseen",
+        *domains_in(result),
+    ]
+    assert [line.split() for line in cells(coloured)] == [line.split() for line in cells(flat)]
+
+
+def domains_in(result: dict[str, Any]) -> list[str]:
+    return [name for name in result["controls"]["base"]["nats"] if name not in ("all", "unseen")]
+
+
+def cells(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip() and set(line.strip()) - {"-", "─"}]
+
+
+def test_five_domains_fit_on_a_hundred_columns():
+    assert "continued" not in plain(evaluation(*FIVE))
+    pieces = plain(evaluation(*FIVE), 80)
+    assert pieces.count(", continued") == 1
+
+
+def test_without_a_router_unseen_rows_or_tried_routers_their_columns_go():
+    text = plain(evaluation("math", unseen=False, router=False, tried=False))
+    assert "minus router" not in text and "<--" not in text
+    assert not any("unseen" in line for line in text.splitlines() if line.startswith("contender"))
+    assert "Routers tried" not in text
+
+
+def test_names_are_text_not_markup():
+    result = evaluation("math")
+    result["router"]["tried"][0]["feature"] = "[red]hidden@2[/red]"
+    assert "[red]hidden@2[/red]" in printed(result, 120)

@@ -1,0 +1,290 @@
+"""The controls, the gap and the verdict: by hand, as identities, and honest when the mixture loses."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moesaic.errors import CompatibilityError, DataError
+from moesaic.evaluate.statistics import Scores, mean_nats, paired
+from moesaic.evaluate.verdict import judge
+
+DOMAINS = ["code"] * 30 + ["math"] * 30 + ["unseen"] * 20
+TOKENS = np.random.default_rng(0).integers(5, 30, len(DOMAINS))
+HARD = np.random.default_rng(1).normal(3, 0.3, len(DOMAINS))
+
+
+def contender(code: float, math: float, unseen: float = 0.0, noise: int | None = None) -> Scores:
+    """So many nats per token more than the common difficulty of the rows, by domain."""
+    more = np.array([{"code": code, "math": math, "unseen": unseen}[domain] for domain in DOMAINS])
+    if noise is not None:
+        more = more + np.random.default_rng(noise).normal(0, 0.02, len(more))
+    return Scores((HARD + more) * TOKENS, TOKENS, DOMAINS, [str(row // 2) for row in range(len(DOMAINS))])
+
+
+def typical(**changes: Scores) -> dict[str, Scores]:
+    parts = {
+        "base": contender(0, 0),
+        "expert:code": contender(-0.4, 0.3, 0.2),
+        "expert:math": contender(0.2, -0.5, 0.1),
+        "router": contender(-0.38, -0.45, 0.05, noise=2),
+        "joint": contender(-0.2, -0.2, noise=3),
+    }
+    return parts | changes
+
+
+def rows(nats: list[list[float]], domains: list[str]) -> list[Scores]:
+    return [Scores(np.array(one), np.ones(len(one)), domains, [str(row) for row in range(len(one))]) for one in nats]
+
+
+def test_every_number_by_hand():
+    domains = ["a", "b", "c", "unseen"]
+    base, first, second, router = rows([[4, 4, 4, 1], [1, 5, 7, 3], [6, 2, 3, 5], [1, 5, 4, 4]], domains)
+    result = judge({"base": base, "expert:a": first, "expert:b": second, "router": router}, resamples=20)
+    nats = {name: control["nats"] for name, control in result["controls"].items()}
+    assert nats["random"] == {"a": 3.5, "b": 3.5, "c": 5, "all": 4, "unseen": 4}
+    assert nats["oracle"] == {"a": 1, "b": 2, "c": 4, "all": pytest.approx(7 / 3), "unseen": 1}  # c has no expert
+    assert nats["oracle_best"] == {"a": 1, "b": 2, "c": 3, "all": 2, "unseen": 1}
+    assert result["best_single"] == {"name": "expert:b", "nats": pytest.approx(11 / 3), "chosen_on": "test"}
+    assert result["best_part"]["name"] == "expert:b"
+    assert result["regret"]["value"] == pytest.approx(10 / 3 - 7 / 3)
+    assert result["gap_closed"]["value"] == pytest.approx((11 / 3 - 10 / 3) / (11 / 3 - 7 / 3))
+    assert result["controls"]["base"]["versus_router"]["difference"] == pytest.approx(4 - 10 / 3)
+    assert result["controls"]["base"]["versus_router_unseen"]["difference"] == -3
+    assert result["controls"]["router"]["versus_router"] is None
+    assert result["controls"]["base"]["perplexity"]["unseen"] == pytest.approx(np.e)
+    assert result["rows"] == dict.fromkeys(domains, 1)
+
+
+def test_the_layout_is_plain_json_in_the_plans_order():
+    scores = typical(
+        keyword=contender(-0.1, 0.1),
+        average=contender(0.1, 0.1),
+        uniform=contender(0.1, 0.1),
+        joint_wide=contender(-0.3, -0.3),
+    )
+    shuffled = dict(sorted(scores.items(), reverse=True))
+    result = judge(shuffled, costs={"router": {"parameters": 5, "bytes": 20, "tokens_per_second": None}})
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert list(result)[0] == "verdict"
+    assert [name for name in result["controls"] if not name.startswith("expert:")] == [
+        *("base", "joint", "joint_wide", "average", "uniform", "random", "keyword"),
+        *("router", "oracle", "oracle_best"),
+    ]
+    assert set(result["controls"]["joint"]) == {
+        *("nats", "perplexity", "interval", "versus_router", "versus_router_unseen"),
+    }
+    assert result["controls"]["router"]["cost"]["bytes"] == 20
+    assert set(result["verdict"]) == {
+        *("use", "sentence", "within", "best", "runner_up", "bytes", "tokens_per_second", "reasons"),
+    }
+
+
+def test_intervals_are_the_paired_ones():
+    scores = typical()
+    result = judge(scores, seed=5, resamples=100, level=0.8)
+    expected = paired(scores["joint"], scores["router"], seed=5, resamples=100, level=0.8)
+    versus = result["controls"]["joint"]["versus_router"]
+    assert (versus["difference"], *versus["interval"]) == pytest.approx(tuple(expected))
+    unseen = result["controls"]["joint"]["versus_router_unseen"]
+    assert (unseen["difference"], *unseen["interval"]) == pytest.approx(
+        tuple(paired(scores["joint"], scores["router"], "unseen", 5, 100, 0.8))
+    )
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda experts: st.lists(
+            st.lists(st.floats(0, 9), min_size=experts + 2, max_size=experts + 2), min_size=1, max_size=12
+        )
+    )
+)
+def test_identities(table: list[list[float]]):
+    """Columns: base, router, experts. Row i is at home with expert i; its home expert is made the best one."""
+    names = [f"d{number}" for number in range(len(table[0]) - 2)]
+    domains = [names[row % len(names)] for row in range(len(table))]
+    for row, values in enumerate(table):
+        values[2 + row % len(names)] = min(values)
+    base, router, *experts = rows([list(column) for column in zip(*table, strict=True)], domains)
+    scores = {"base": base, "router": router} | {
+        f"expert:{name}": one for name, one in zip(names, experts, strict=True)
+    }
+    result = judge(scores, resamples=10)
+    nats = {name: control["nats"]["all"] for name, control in result["controls"].items()}
+    assert nats["random"] == pytest.approx(np.mean([nats[f"expert:{name}"] for name in names]))
+    assert nats["oracle_best"] <= nats["oracle"] + 1e-9
+    assert nats["oracle"] <= min(nats["random"], nats["router"], result["best_part"]["nats"]) + 1e-9
+    assert result["regret"]["value"] >= -1e-9
+    assert result["best_part"]["nats"] == pytest.approx(min(nats["base"], result["best_single"]["nats"]))
+    assert result["gap_closed"]["value"] is None or result["gap_closed"]["value"] <= 1 + 1e-6
+
+
+def test_all_of_the_gap_or_none_of_it():
+    scores = typical()
+    oracle = replace(
+        scores["base"],
+        nats=np.where(np.array(DOMAINS) == "code", *(scores[f"expert:{name}"].nats for name in ("code", "math"))),
+    )
+    perfect = judge(scores | {"router": oracle})
+    assert perfect["gap_closed"]["value"] == pytest.approx(1)
+    assert perfect["gap_closed"]["interval"] == pytest.approx([1, 1])
+    assert perfect["regret"]["value"] == pytest.approx(0)
+
+    part = judge(scores)["best_part"]["name"]
+    none = judge(scores | {"router": scores[part]})
+    assert none["gap_closed"]["value"] == pytest.approx(0)
+    assert none["gap_closed"]["interval"] == pytest.approx([0, 0])
+    assert none["gap_closed"]["reason"] is None
+
+    low, high = judge(scores)["gap_closed"]["interval"]
+    assert 0 < low < judge(scores)["gap_closed"]["value"] < high < 1
+
+
+def test_where_there_is_no_gap_it_says_so():
+    useless = {"base": contender(0, 0), "expert:code": contender(0.1, 0), "expert:math": contender(0, 0.1)}
+    gap = judge({**useless, "router": contender(0, 0)})["gap_closed"]
+    assert gap["value"] is None and gap["interval"] is None and "no gap to close" in gap["reason"]
+    unsure = {
+        "base": contender(0, 0),
+        "expert:code": contender(-0.001, 9, noise=4),
+        "expert:math": contender(9, 0.0, noise=5),
+    }
+    oracle = judge(unsure)["controls"]["oracle"]["nats"]["all"]
+    if oracle >= mean_nats(unsure["base"]):
+        unsure["base"] = replace(
+            unsure["base"], nats=unsure["base"].nats + (oracle - mean_nats(unsure["base"]) + 1e-4) * TOKENS
+        )
+    gap = judge({**unsure, "router": contender(0, 0)})["gap_closed"]
+    assert gap["value"] is not None and gap["interval"] is None and "is not above 0" in gap["reason"]
+
+
+def test_the_best_part_is_chosen_on_validation_where_that_is_given():
+    scores = typical()
+    flipped = {"base": contender(0, 0), "expert:code": contender(-5, -5), "expert:math": contender(1, 1)}
+    result = judge(scores, select_on=flipped)
+    assert judge(scores)["best_single"]["name"] == "expert:math"
+    assert result["best_single"]["name"] == result["best_part"]["name"] == "expert:code"
+    assert result["best_single"]["chosen_on"] == "validation"
+    assert result["best_single"]["nats"] == mean_nats(scores["expert:code"])
+    with pytest.raises(DataError, match="no validation scores of a part.*none of base"):
+        judge(scores, select_on={name: one for name, one in flipped.items() if name != "base"})
+
+
+def test_whatever_is_missing_is_said_not_invented():
+    alone = judge({"base": contender(0, 0)})
+    assert list(alone["controls"]) == ["base"]
+    assert alone["best_single"] is None
+    assert alone["best_part"]["name"] == "base"
+    assert alone["regret"] == {"value": None, "interval": None, "reason": "no oracle and no router"}
+    assert alone["gap_closed"]["reason"] == "no oracle and no router"
+    assert alone["verdict"]["runner_up"] is None
+    assert alone["verdict"]["sentence"].startswith("Use the base alone: ")
+    assert "nothing else was measured" in alone["verdict"]["sentence"]
+
+    orphans = judge({"expert:code": contender(0, 0), "router": contender(0, 0)})  # math rows belong to nobody
+    assert "oracle" not in orphans["controls"] and "oracle_best" in orphans["controls"]
+    assert orphans["regret"]["reason"] == "no oracle"
+    assert (
+        judge({"joint": contender(0, 0), "router": contender(0, 0)})["gap_closed"]["reason"] == "no base and no expert"
+    )
+
+
+def test_unknown_contenders_are_refused():
+    for name in ("jont", "oracle", "random", "expert", "expert:", "expert:unseen", "expert:all", "joint:wide", "math"):
+        with pytest.raises(DataError, match="not a contender"):
+            judge({"base": contender(0, 0), name: contender(0, 0)})
+    with pytest.raises(DataError, match="no contender that could be used"):
+        judge({"uniform": contender(0, 0)})
+    with pytest.raises(DataError, match="no contender that could be used"):
+        judge({})
+    short = Scores(HARD[:60] * TOKENS[:60], TOKENS[:60], DOMAINS[:60], [str(row) for row in range(60)])
+    with pytest.raises(CompatibilityError, match="same rows"):
+        judge({"base": contender(0, 0), "router": short})
+
+
+def test_the_mixture_wins():
+    verdict = judge(typical(), costs={"router": {"bytes": 8_120_000, "tokens_per_second": 1402.4}})["verdict"]
+    assert verdict["use"] == verdict["best"] == "router"
+    assert verdict["runner_up"]["name"] == "joint"
+    assert verdict["runner_up"]["difference"] < 0
+    assert verdict["sentence"].startswith("Use the mixture: 2.")
+    assert "better than the joint expert by 0." in verdict["sentence"]
+    assert verdict["sentence"].endswith("; 8.1 MB active; 1,402 tokens/s.")
+    assert (verdict["bytes"], verdict["tokens_per_second"]) == (8_120_000, 1402.4)
+    assert any(
+        "nobody trained for it is 0.0" in reason and "worse than the base" in reason for reason in verdict["reasons"]
+    )
+
+
+def test_the_mixture_loses_and_it_is_said():
+    verdict = judge(typical(joint=contender(-0.5, -0.6), joint_wide=contender(-0.48, -0.5)))["verdict"]
+    assert verdict["use"] == "joint"
+    assert verdict["sentence"].startswith("Use the joint expert: ")
+    assert any(
+        reason.startswith("The mixture is 0.1") and "worse than joint" in reason for reason in verdict["reasons"]
+    )
+
+
+def test_the_mixture_is_no_better_than_its_controls():
+    verdict = judge(typical(keyword=contender(-0.4, -0.5), uniform=contender(-0.39, -0.5)))["verdict"]
+    assert any("does worse than uniform and keyword" in reason for reason in verdict["reasons"])
+
+
+def test_the_cheapest_within_one_percent():
+    scores = typical(joint=contender(-0.41, -0.41, noise=3))
+    by_order = judge(scores)["verdict"]
+    assert by_order["best"] == "router"
+    assert by_order["within"] == ["joint", "router"]
+    assert by_order["use"] == "joint"
+    assert "simpler than the mixture and only 0." in by_order["sentence"] and "% worse, by 0.0" in by_order["sentence"]
+    assert any("not all of their active bytes are known" in reason for reason in by_order["reasons"])
+
+    by_bytes = judge(scores, costs={"router": {"bytes": 9}, "joint": {"bytes": 10}})["verdict"]
+    assert by_bytes["within"] == ["router", "joint"]
+    assert by_bytes["use"] == "router"
+    assert any(reason == "By active bytes: router 9 bytes, joint 10 bytes." for reason in by_bytes["reasons"])
+    equal = judge(scores, costs={"router": {"bytes": 10}, "joint": {"bytes": 10}})["verdict"]
+    assert equal["use"] == "joint"
+    half_known = judge(scores, costs={"router": {"bytes": 9}, "joint": {"bytes": None}})["verdict"]
+    assert half_known["use"] == "joint"
+    far_cheaper = judge(scores, costs={"router": {"bytes": 9}, "joint": {"bytes": 10}, "base": {"bytes": 1}})["verdict"]
+    assert far_cheaper["use"] == "router"  # what is not within 1% is not asked for its price
+
+    assert judge(scores, within=0)["verdict"]["use"] == "router"
+
+
+def test_one_percent_is_of_the_best_and_included():
+    two = {"base": [101.0], "router": [100.0], "joint": [101.5]}
+    scores = {name: rows([nats], ["a"])[0] for name, nats in two.items()}
+    assert judge(scores)["verdict"]["within"] == ["base", "router"]
+    assert judge(scores, within=0.0099)["verdict"]["within"] == ["router"]
+
+
+def test_equal_contenders_leave_it_to_simplicity():
+    scores = dict.fromkeys(("router", "joint_wide", "joint", "expert:code", "average", "base"), contender(0, 0))
+    verdict = judge(scores)["verdict"]
+    assert verdict["within"] == ["base", "average", "expert:code", "joint", "joint_wide", "router"]
+    assert verdict["use"] == "base"
+    assert "just as good" in verdict["sentence"]
+
+
+def test_an_unclear_lead_is_called_unclear():
+    lead = contender(-0.05, -0.05)
+    lead = replace(lead, nats=lead.nats + np.random.default_rng(7).normal(0, 1, len(DOMAINS)) * TOKENS)
+    scores = {"base": contender(0, 0), "router": lead}
+    difference = paired(lead, scores["base"])
+    best = "router" if difference.mean < 0 else "base"
+    verdict = judge(scores, within=0)["verdict"]
+    assert not difference.clear and verdict["use"] == best
+    assert "which is no clear difference" in verdict["sentence"]
+
+
+def test_too_few_groups_are_named():
+    scores = {name: rows([[3.0, 4.0, 5.0]], ["a", "a", "b"])[0] for name in ("base", "router")}
+    assert any("a (2), b (1)" in reason for reason in judge(scores)["verdict"]["reasons"])
+    assert not any(
+        "too narrow" in reason for reason in judge(typical())["verdict"]["reasons"] if "unseen" not in reason
+    )

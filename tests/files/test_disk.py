@@ -1,0 +1,46 @@
+import errno
+import hashlib
+import os
+import shutil
+
+import pytest
+
+from moesaic.errors import StorageError
+from moesaic.files import check_space, sha256_file
+from moesaic.files.disk import errors, make_all
+
+
+def test_space_is_asked_for_with_some_to_spare(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 1050))
+    check_space(tmp_path / "not" / "yet", 1000, "the expert")
+    with pytest.raises(StorageError) as caught:
+        check_space(tmp_path / "not" / "yet", 1001, "the expert")
+    expected = (
+        "no room for the expert; expected 1,052 bytes; got 1,050 bytes free; free some space or choose another folder"
+    )
+    assert str(caught.value) == f"{tmp_path}/not/yet: {expected}"
+    assert caught.value.exit_code == 6
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ENOENT"])
+def test_every_refusal_says_where_and_what_to_do(tmp_path, name):
+    number = getattr(errno, name)
+    with pytest.raises(StorageError) as caught, errors(tmp_path / "best"):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value).startswith(f"{tmp_path / 'best'}: storage failed: [Errno {number}]")
+    assert caught.value.hint and isinstance(caught.value.__cause__, OSError)
+
+
+def test_folders_are_made_to_stay(tmp_path, monkeypatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    make_all(tmp_path / "a" / "b")
+    make_all(tmp_path / "a" / "b")
+    assert synced == [tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino]
+
+
+def test_sha256_is_sha256(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+    with pytest.raises(StorageError, match="No such file"):
+        sha256_file(tmp_path / "none")

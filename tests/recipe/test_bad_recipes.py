@@ -1,0 +1,235 @@
+"""Every wrong recipe is one error that names its line, its field, what was expected and what to do."""
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moesaic.errors import RecipeError
+from moesaic.recipe import read
+
+GOOD = """\
+name: four-domains
+base:
+  size: nano
+  pretrain: {steps: 20}
+train:
+  steps: 50
+  lr: [1e-3, 3e-3]
+experts:
+  math:
+    kind: lora
+    rank: 4
+    layers: 1..
+    data:
+      train: math.jsonl
+      validation: 0.2
+      test: [{path: math_test.jsonl, limit: 9}]
+  chat:
+    kind: lora
+    path: someone/adapter
+    examples: prompts.jsonl
+router:
+  kind: mlp
+  feature: hidden@1
+  hidden: [64]
+  loss: {balance: 1e-2}
+  compare:
+    - kind: keyword
+    - {kind: linear, feature: hidden_last}
+mixture: {site: linear, level: sequence}
+evaluate:
+  metrics: [perplexity]
+  joint: {steps: 70}
+"""
+
+BAD = [
+    # a part of GOOD, what stands in its place, the line and the field that the error names, and a phrase of it
+    ("name: four-domains", "nmae: four-domains", 1, "nmae", "unknown key; did you mean 'name'? (and 1 more)"),
+    ("name: four-domains", "name: my run", 1, "name", "not a name for a run; expected 1 to 96"),
+    ("name: four-domains", "name: com1.txt", 1, "name", "Windows"),
+    ("name: four-domains", "name: four.", 1, "name", "may not end with a dot"),
+    ("name: four-domains", "name: 2024", 1, "name", "expected text; got 2024; put it in quotes"),
+    ("name: four-domains", "seed: 1", 1, "name", "missing"),
+    ("name: four-domains", "seed: -1\nname: x", 1, "seed", "expected 0 or more; got -1"),
+    ("name: four-domains", "seed: true\nname: x", 1, "seed", "expected a whole number; got True"),
+    ("name: four-domains", "name: x\nworkers: 0", 2, "workers", "expected 1 or more; got 0"),
+    ("name: four-domains", "name: x\nname: y", 2, None, "key 'name' is written twice"),
+    ("  size: nano", "  size: nanno", 3, "base.size", "unknown size; expected one of nano"),
+    ("  size: nano", "  size: nano\n  path: a/b", 4, "base.path", "does not go with 'size', 'pretrain'"),
+    ("  size: nano", "  szie: nano", 3, "base.szie", "did you mean 'size'?"),
+    ("{steps: 20}", "{stesp: 20}", 4, "base.pretrain.stesp", "did you mean 'steps'?"),
+    ("{steps: 20}", "{data: [3]}", 4, "base.pretrain.data[0]", "expected a path"),
+    ("  steps: 50", "  steps: 1.5", 6, "train.steps", "expected a whole number; got 1.5"),
+    ("  steps: 50", "  steps: '50'", 6, "train.steps", "expected a whole number; got '50'"),
+    ("  steps: 50", "  steps:", 6, "train.steps", "expected a whole number; got None"),
+    ("  steps: 50", "  warmup: 2", 6, "train.warmup", "expected 1.0 or less; got 2"),
+    ("  steps: 50", "  clip: .inf", 6, "train.clip", "expected a finite number; got inf"),
+    ("  steps: 50", "  clip: 1e999", 6, "train.clip", "expected a finite number; got inf"),
+    ("  steps: 50", "  weight_decay: .nan", 6, "train.weight_decay", "expected a finite number"),
+    ("  steps: 50", "  weight_decay: no", 6, "train.weight_decay", "expected a number; got 'no'"),
+    ("[1e-3, 3e-3]", "[1e-3, 0]", 7, "train.lr[1]", "expected more than 0"),
+    ("[1e-3, 3e-3]", "[1e-3, 0.001]", 7, "train.lr[1]", "given twice"),
+    ("[1e-3, 3e-3]", "[]", 7, "train.lr", "expected 1 or more"),
+    ("[1e-3, 3e-3]", "fast", 7, "train.lr", "expected a number; got 'fast'"),
+    ("  math:", "  Base:", 9, "experts.Base", "reserved"),
+    ("  math:", "  oracle_best:", 9, "experts.oracle_best", "reserved"),
+    ("  math:", "  maß:", 9, "experts.maß", "not a name for an expert"),
+    ("  math:", "  CHAT:", 17, "experts.chat", "differs from expert 'CHAT' only in case"),
+    ("    kind: lora\n    rank", "    rank", 9, "experts.math.kind", "missing"),
+    ("    kind: lora\n    rank", "    kind: loar\n    rank", 10, "experts.math.kind", "did you mean 'lora'?"),
+    ("    rank: 4", "    rnk: 4", 11, "experts.math.rnk", "did you mean 'rank'?"),
+    ("    rank: 4", "    colour: 4", 11, "experts.math.colour", "unknown key; expected one of kind, rank, alpha"),
+    ("    rank: 4", "    targets: [q_proj, v_prj]", 11, "experts.math.targets[1]", "did you mean 'v_proj'?"),
+    ("    rank: 4", "    targets: [q_proj, q_proj]", 11, "experts.math.targets[1]", "given twice: 'q_proj'"),
+    ("    rank: 4", "    targets: []", 11, "experts.math.targets", "expected 1 or more"),
+    ("    rank: 4", "    targets: q_proj", 11, "experts.math.targets", "expected a list; got 'q_proj'"),
+    ("    rank: 4", "    train: {stepz: 4}", 11, "experts.math.train.stepz", "did you mean 'steps'?"),
+    ("    rank: 4", "    train: {lr: [1, x]}", 11, "experts.math.train.lr[1]", "expected a number; got 'x'"),
+    ("    rank: 4", "    examples: a.jsonl", 11, "experts.math.examples", "the router learns from data"),
+    ("    layers: 1..", "    layers: 3..3", 12, "experts.math.layers", "an empty range of layers"),
+    ("    layers: 1..", "    layers: '..'", 12, "experts.math.layers", "expected '2..', '2..6' or '..4'"),
+    ("    layers: 1..", "    layers: 1", 12, "experts.math.layers", "expected text; got 1"),
+    (
+        "    layers: 1..",
+        "    layers: 0..",
+        12,
+        "experts.math.layers",
+        "adapts layers from 0, but the router reads hidden",
+    ),
+    ("    layers: 1..", "    alpha: 1", 9, "experts.math.layers", "set layers: 1.."),
+    ("train: math.jsonl", "train: {pth: math.jsonl}", 14, "experts.math.data.train.pth", "did you mean 'path'?"),
+    ("train: math.jsonl", "train: []", 14, "experts.math.data.train", "expected 1 or more"),
+    ("train: math.jsonl", "train: [a, 3]", 14, "experts.math.data.train[1]", "expected a path, or a mapping with one"),
+    ("train: math.jsonl", "train: ''", 14, "experts.math.data.train", "not empty"),
+    ("train: math.jsonl", "demo: math", 15, "experts.math.data.validation", "does not go with 'demo'"),
+    ("validation: 0.2", "validation: 1.0", 15, "experts.math.data.validation", "expected less than 1"),
+    ("validation: 0.2", "validation: true", 15, "experts.math.data.validation", "expected a number; got True"),
+    ("validation: 0.2", "score: prompt", 15, "experts.math.data.score", "expected 'response' or 'all'"),
+    ("test:", "tset:", 16, "experts.math.data.tset", "did you mean 'test'?"),
+    ("limit: 9", "limit: 0", 16, "experts.math.data.test[0].limit", "expected 1 or more; got 0"),
+    ("    path: someone/adapter", "    rank: 3", 17, "experts.chat", "neither data nor path"),
+    ("    path: someone/adapter", "    path: a\n    rank: 3", 20, "experts.chat.rank", "its folder says this"),
+    ("    examples: prompts.jsonl", "    keywords: [hi]", 17, "experts.chat", "needs data or examples"),
+    ("  kind: mlp", "  kind: mpl", 22, "router.kind", "did you mean 'mlp'?"),
+    ("  kind: mlp", "  kind: linear", 24, "router.hidden", "a linear router has no hidden layers"),
+    ("feature: hidden@1", "feature: hidden@0", 23, "router.feature", "unknown feature"),
+    ("feature: hidden@1", "feature: hiden_mean", 23, "router.feature", "did you mean 'hidden_mean'?"),
+    ("feature: hidden@1", "feature: text", 23, "router.feature", "a mlp router cannot read 'text'"),
+    ("  hidden: [64]", "  selection: top_k", 21, "router.k", "missing; selection top_k needs it"),
+    ("  hidden: [64]", "  selection: top_k\n  k: 3", 25, "router.k", "expected at most 2; got 3"),
+    ("  hidden: [64]", "  k: 1", 24, "router.k", "selection top_1 has no k"),
+    ("balance", "blance", 25, "router.loss.blance", "did you mean 'balance'?"),
+    ("- kind: keyword", "- kind: keywrd", 27, "router.compare[0].kind", "did you mean 'keyword'?"),
+    ("- kind: keyword", "- epochs: 3", 27, "router.compare[0].kind", "missing"),
+    ("- kind: keyword", "- {kind: keyword, epochs: 3}", 27, "router.compare[0].epochs", "is not trained"),
+    ("kind: linear, f", "kind: linear, prompt_tokens: 9, f", 28, "router.compare[1].prompt_tokens", "unknown key"),
+    ("feature: hidden_last", "feature: text", 28, "router.compare[1].feature", "a linear router cannot read 'text'"),
+    ("feature: hidden_last", "selection: top_k, k: 3", 28, "router.compare[1].k", "expected at most 2"),
+    ("site: linear", "site: ffn", 29, "mixture.site", "expected 'linear'; got 'ffn'"),
+    ("[perplexity]", "[perplexty]", 31, "evaluate.metrics[0]", "did you mean 'perplexity'?"),
+    ("[perplexity]", "[]", 31, "evaluate.metrics", "expected 1 or more"),
+    ("metrics: [perplexity]", "controls: some", 31, "evaluate.controls", "expected 'all'"),
+    ("metrics: [perplexity]", "controls: [base, joit]", 31, "evaluate.controls[1]", "did you mean 'joint'?"),
+    ("{steps: 70}", "70", 32, "evaluate.joint", "expected a mapping; got 70"),
+    # two problems: the first in the order of the file
+    ("    rank: 4", "    rank: x\n    rnk: 3", 11, "experts.math.rank", "(and 1 more)"),
+    ("{steps: 70}", "{steps: x}\nseed: y\nwarm: 3", 32, "evaluate.joint.steps", "got 'x'; (and 2 more)"),
+    ("    rank: 4", "    rnk: 3\n    rank: x", 11, "experts.math.rnk", "did you mean 'rank'? (and 1 more)"),
+    # not YAML, or not plain YAML
+    ("train:\n", "train:\n\tbatch: 3\n", 6, None, "found character '\\t'"),
+    ("  steps: 50", "  steps: [50", 7, None, "not YAML"),
+    ("  steps: 50", "  steps: *none", 6, None, "undefined alias"),
+    ("  steps: 50", "  steps: !!python/name:os.system x", 6, None, "is not allowed here"),
+    ("{steps: 70}", "!!python/dict {steps: 70}", 32, None, "is not allowed here"),
+    ("  steps: 50", "  steps: !!int fifty", 6, None, "not what its tag says"),
+    ("  steps: 50", "  steps: !!bool yes", 6, None, "not what its tag says"),
+    ("  steps: 50", '  "\\0path": 50', 6, None, "NUL"),
+    ("  steps: 50", "  [steps]: 50", 6, None, "a key that is not text"),
+    ("  steps: 50", "  steps: 50\n---", 7, None, "single document"),
+    ("  steps: 50", '  steps: "\\ud800"', 6, None, "surrogate"),
+    ("  steps: 50", "  steps: \x01", 6, None, "a character that may not stand in it: '\\x01'"),
+    # lines are those of an editor, which breaks none at U+2028
+    ("  steps: 50", "  # \u2028 \x85\n  steps: x", 7, "train.steps", "expected a whole number"),
+]
+
+
+def refused(folder: Path, text: str | bytes) -> RecipeError:
+    path = folder / "recipe.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(RecipeError) as caught:
+        read(path)
+    assert str(caught.value).startswith(str(path))
+    return caught.value
+
+
+def test_the_good_recipe_is_good(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    read(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize(("part", "instead", "line", "field", "phrase"), BAD, ids=[repr(row[1]) for row in BAD])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_bad(tmp_path: Path, part: str, instead: str, line: int, field: str | None, phrase: str, newline: str) -> None:
+    assert GOOD.count(part) >= 1
+    error = refused(tmp_path, GOOD.replace(part, instead, 1).replace("\n", newline))
+    assert (error.line, error.field) == (line, field), str(error)
+    assert phrase in str(error)
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "phrase"),
+    [
+        ("", "an empty recipe"),
+        ("# nothing\n", "an empty recipe"),
+        ("- name: x\n", ":1: not a recipe; expected a mapping of keys"),
+        ("just text", ":1: not a recipe"),
+        (b"name: \xff\n", ":1: not UTF-8"),
+        (b"seed: 1\nname: \xe4\n", ":2: not UTF-8"),
+        (b"#" * (2**20 + 1), "too large"),
+        (BOMB, "more than 100000 values"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("[" * 10_000, "nested too deeply"),
+    ],
+    ids=range(10),
+)
+def test_not_a_recipe(tmp_path: Path, text: str | bytes, phrase: str) -> None:
+    assert phrase in str(refused(tmp_path, text))
+
+
+def test_no_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no such file"):
+        read(tmp_path / "none.yaml")
+    with pytest.raises(RecipeError, match="a folder, not a file"):
+        read(tmp_path)
+
+
+KEYS = [
+    (number, match)
+    for number, text in enumerate(GOOD.splitlines(), start=1)
+    for match in re.finditer(r"\w+(?=:)", text)
+    if match.group() not in ("math", "chat")
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(st.sampled_from(KEYS), st.data())
+def test_any_misspelt_key_is_an_error_on_its_line(
+    tmp_path: Path, key: tuple[int, re.Match[str]], data: st.DataObject
+) -> None:
+    number, match = key
+    at = data.draw(st.integers(0, len(match.group()) - 1))
+    wrong = match.group()[:at] + data.draw(st.sampled_from("ZQJ")) + match.group()[at + 1 :]
+    lines = GOOD.splitlines()
+    lines[number - 1] = match.string[: match.start()] + wrong + match.string[match.end() :]
+    error = refused(tmp_path, "\n".join(lines))
+    assert error.line == number
+    assert error.field and error.field.endswith(wrong)
+    assert "unknown key" in str(error)

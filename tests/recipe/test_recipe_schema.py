@@ -1,0 +1,128 @@
+"""What a recipe knows about itself."""
+
+import pickle
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from moesaic import recipe as room
+from moesaic.errors import RecipeError
+from moesaic.recipe import RESERVED, Recipe, Train, TrainOverride, layer_range, parse, schema, validate_name
+from moesaic.recipe.section import Section
+
+
+def made(**changes: Any) -> Recipe:
+    mapping: dict[str, Any] = {
+        "name": "x",
+        "base": {"path": "a/b"},
+        "train": {"steps": 10},
+        "experts": {
+            "one": {"kind": "lora", "data": {"demo": "a"}},
+            "two": {"kind": "lora", "data": {"demo": "b"}, "train": {"steps": 30, "lr": [0.1, 0.2]}},
+            "far": {"kind": "lora", "path": "c/d", "examples": "p.jsonl"},
+        },
+        "router": {"kind": "linear"},
+    }
+    return parse(mapping | changes)
+
+
+def test_an_override_has_the_fields_of_train() -> None:
+    assert list(TrainOverride.model_fields) == list(Train.model_fields)
+    assert all(value is None for _, value in TrainOverride())
+    with pytest.raises(ValidationError):
+        TrainOverride.model_validate({"warmup": 2})
+
+
+def test_train_of() -> None:
+    recipe = made(evaluate={"joint_wide": {"steps": 5, "batch": 2}})
+    assert recipe.train_of("one") == recipe.train_of("far") == recipe.train == Train(steps=10)
+    assert recipe.train_of("two") == Train(steps=30, lr=[0.1, 0.2])
+    assert recipe.train_of("joint") == Train(steps=40)
+    assert recipe.train_of("joint_wide") == Train(steps=5, batch=2)
+    with pytest.raises(RecipeError, match="did you mean 'joint'"):
+        recipe.train_of("jiont")
+    foreign = made(experts={"far": {"kind": "lora", "path": "c/d", "examples": "p.jsonl"}})
+    with pytest.raises(RecipeError, match="no expert has data"):
+        foreign.train_of("joint")
+
+
+def test_prefill_is_shared_when_the_router_reads_the_bare_trunk() -> None:
+    assert not made().shares_prefill
+    assert not made(router={"kind": "linear", "compare": [{"kind": "linear", "feature": "hidden@9"}]}).shares_prefill
+    deep = {"one": {"kind": "lora", "layers": "2..", "data": {"demo": "a"}}}
+    assert made(experts=deep, router={"kind": "linear", "feature": "hidden@2_last"}).shares_prefill
+    with pytest.raises(RecipeError, match=r"expert 'one' adapts layers from 2, but the router reads hidden@3; set"):
+        made(experts=deep, router={"kind": "linear", "feature": "hidden@3"})
+
+
+def test_what_cannot_be_mixed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(schema.LEGAL, "lora", ("ffn", ("token",)))
+    with pytest.raises(RecipeError, match=r"mixture.site: lora experts \('one'\) .* at site linear; expected site ffn"):
+        made()
+    monkeypatch.setitem(schema.LEGAL, "lora", ("linear", ("token",)))
+    with pytest.raises(RecipeError, match=r"mixture.level: .* at level sequence; expected level token"):
+        made()
+
+
+def test_a_recipe_travels_to_another_process() -> None:
+    assert pickle.loads(pickle.dumps(made())) == made()
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        made().seed = 3
+
+
+def sections(of: type[BaseModel] = Section) -> Iterator[type[BaseModel]]:
+    for section in of.__subclasses__():
+        yield from (section, *sections(section))
+
+
+def test_every_key_says_what_it_is() -> None:
+    bare = [f"{s.__name__}.{key}" for s in sections() for key, field in s.model_fields.items() if not field.description]
+    assert not bare
+    assert "Optimiser steps." in str(Recipe.model_json_schema())
+
+
+def test_public_names_are_there() -> None:
+    assert sorted(room.__all__) == sorted(set(room.__all__))
+    assert all(hasattr(room, name) for name in room.__all__)
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"),
+    [(None, range(8)), ("2..", range(2, 8)), ("2..6", range(2, 6)), ("..4", range(4)), ("0..8", range(8))],
+)
+def test_layer_range(text: str | None, layers: range) -> None:
+    assert layer_range(text, 8) == layers
+
+
+@pytest.mark.parametrize(
+    "text", ["", "..", "2", "2...", "-1..", "2..2", "4..2", "..0", "8..", "..9", "2..9", "²..", " 2.."]
+)
+def test_not_a_layer_range(text: str) -> None:
+    with pytest.raises(RecipeError):
+        layer_range(text, 8)
+
+
+@pytest.mark.parametrize("name", ["a", "A-1_b.c", "9", "x" * 96, "console", "com10", "base"])
+def test_names(name: str) -> None:
+    assert validate_name(name, "a run") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".a", "-a", "a/b", "..", "a b", "a\n", "é", "x" * 97, "con", "CON", "Lpt9.txt", "nul.", "a."]
+)
+def test_not_names(name: str) -> None:
+    with pytest.raises(RecipeError, match="not a name for an expert") as caught:
+        validate_name(name, "an expert")
+    assert caught.value.got == repr(name)
+
+
+@pytest.mark.parametrize("name", [*RESERVED, "Router"])
+def test_reserved(name: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"experts.{name}: a reserved name")):
+        made(experts={name: {"kind": "lora", "data": {"demo": "a"}}})
