@@ -116,11 +116,11 @@ class Schedule:
 
     def _draw(self, epoch: int) -> list[list[int]]:
         draw, size = _stream(self.seed, epoch), self.batch * WINDOW
-        order = shuffled(draw, len(self.rows))
+        order = _shuffled(draw, len(self.rows))
         for i in range(0, len(order), size):
             order[i : i + size] = sorted(order[i : i + size], key=lambda row: len(self.rows[row].ids))
         batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-        return [batches[i] for i in shuffled(draw, len(batches))]
+        return [batches[i] for i in _shuffled(draw, len(batches))]
 
 
 class Packed:
@@ -147,11 +147,11 @@ class Packed:
         return Batch(ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1))
 
     def _draw(self, epoch: int) -> Int[Tensor, " n"]:
-        order = shuffled(_stream(self.seed, epoch), len(self.ids))
+        order = _shuffled(_stream(self.seed, epoch), len(self.ids))
         return torch.from_numpy(np.concatenate([self.ids[i] for i in order]))
 
 
-def shuffled(draw: Philox, n: int) -> list[int]:
+def _shuffled(draw: Philox, n: int) -> list[int]:
     """A permutation of n things: sorts raw draws, which numpy keeps the same over its versions, unlike shuffles."""
     return draw.random_raw(n).argsort(kind="stable").tolist()
 

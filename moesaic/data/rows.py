@@ -98,7 +98,7 @@ def _messages(row: Mapping[str, Any]) -> Read:
             raise _wrong(at, "{role, content}", message)
         role, text = _text(message, "role", at=at), _text(message, "content", at=at)
         if role not in ROLES:
-            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=role)
+            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
         if role == "assistant" and asked:
             pairs.append(("\n".join(texts), text))
         asked |= role == "user"
@@ -134,7 +134,7 @@ def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
         near = next((keys for keys in SHAPES if row.keys() & {*keys}), None)
         missing = next(key for key in near if key not in row) if near else None
         what = "missing" if near else "unknown shape of row"
-        raise DataError(what, field=missing, expected=KNOWN, got=", ".join(row) or "no keys")
+        raise DataError(what, field=missing, expected=KNOWN, got=", ".join(map(repr, row)) or "no keys")
     return SHAPES[found[0]]
 
 
@@ -171,8 +171,8 @@ def _row(path: Path, number: int, line: bytes) -> list[Example]:
         got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
         raise DataError("not UTF-8", path=path, line=number, got=got, hint=hint) from None
     except JSONDecodeError as error:
-        what = f"not JSON: {error.msg} at column {error.colno}"
-        raise DataError(what, path=path, line=number, got=error.doc.strip(), hint=hint) from None
+        what = f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
+        raise DataError(what, path=path, line=number, got=repr(error.doc[:200]), hint=hint) from None
     except ValueError as error:
         raise DataError(f"not a row: {error}", path=path, line=number) from None
     return examples_of(row, path, number)

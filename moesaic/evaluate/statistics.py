@@ -6,7 +6,7 @@ Knows nothing about models, nor what a contender is: numbers per row come in, es
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Real
@@ -85,7 +85,7 @@ class Means:
         seed: int = 0,
         resamples: int = 2000,
         level: float = 0.95,
-    ) -> Self:
+    ) -> "Means":
         """Resamples groups with replacement inside each domain; a mean is sum nats / sum tokens, a ratio estimator.
 
         A group that spans two domains counts as one group in each. The cluster bootstrap of Field and Welsh (2007),
@@ -104,7 +104,7 @@ class Means:
             inside = domains == stratum
             totals += _resampled_sums(_sums_by_group(values[inside], groups[inside]), resamples, generator)
         draws = totals[:, :-1] / totals[:, -1:]
-        return cls(
+        return Means(
             {name: mean_nats(scores, domain) for name, scores in contenders.items()},
             {name: draws[:, column] for column, name in enumerate(contenders)},
             level,

@@ -205,10 +205,10 @@ def _gap_closed(trained: Means, best_part: dict[str, Any] | None) -> dict[str, A
         return _unknown(f"no {' and no '.join(sorted(missing))}")
     name = best_part["name"]
     gap = trained.difference(name, "oracle")
-    if gap.mean <= 0:
+    if gap.mean <= NEGLIGIBLE:
         return _unknown(f"there is no gap to close: the oracle is no better than {name}")
     value = trained.difference(name, "router").mean / gap.mean
-    if not gap.low > 0:
+    if gap.low <= NEGLIGIBLE:
         reason = f"no interval: that of the gap itself, {gap.low:.3f} to {gap.high:.3f}, is not above 0"
         return {"value": value, "interval": None, "reason": reason}
     part, router, oracle = (trained.draws[key] for key in (name, "router", "oracle"))
@@ -224,13 +224,14 @@ def _unknown(reason: str) -> dict[str, Any]:
 def _verdict(
     trained: Means, unseen: Means | None, costs: Mapping[str, Cost], within: float, groups: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What to use: the cheapest of the usable contenders within 1% (relative mean nats) of the best of them.
+    """What to use: the cheapest of the usable contenders within `within` (relative mean nats) of the best of them.
 
-    Cheapest is fewest active bytes, which bound both memory and speed when decoding; equal bytes, or unknown ones of
-    any candidate, leave it to the order of `USABLE`: a dense model before an adapter, one adapter before many.
+    Cheapest is fewest active bytes, which bound the speed of decoding; equal bytes, or unknown ones of any candidate,
+    leave it to the order of `USABLE`: one dense model before an expert beside it, one expert before many.
     """
     nats = trained.value
-    usable = sorted((name for name in nats if _kind(name) in USABLE), key=lambda name: (_rank(name), nats[name]))
+    rank = list(USABLE).index
+    usable = sorted((name for name in nats if _kind(name) in USABLE), key=lambda name: (rank(_kind(name)), nats[name]))
     best = min(usable, key=nats.__getitem__)
     close = [name for name in usable if nats[name] <= nats[best] * (1 + within)]
     sizes = {name: costs.get(name, {}).get("bytes") for name in close}
@@ -256,10 +257,6 @@ def _verdict(
             *_on_the_evidence(groups),
         ],
     }
-
-
-def _rank(name: str) -> int:
-    return list(USABLE).index(_kind(name))
 
 
 def _called(name: str) -> str:
@@ -309,7 +306,7 @@ def _size(count: int) -> str:
 
 def _who_is_close(close: list[str], best: str, nats: float, within: float) -> str:
     others = ", ".join(name for name in close if name != best) or "nothing else"
-    return f"Within {within:.0%} of the best, {best} at {nats:.3f}: {others}."
+    return f"Within {100 * within:g}% of the best, {best} at {nats:.3f}: {others}."
 
 
 def _why_cheapest(close: list[str], sizes: Mapping[str, int | None]) -> tuple[str, list[str]]:

@@ -102,7 +102,7 @@ class AdapterMixture(nn.Module):
             routing = self.selection(self.router(pool(x, prompts.lengths, self.feature)))
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
-        gates = Gates.of(routing.weights)
+        gates = Gates.of(routing.weights.to(x.dtype))
         x, _ = decoder.run(x, cache, range(depth, layers), gates)
         cache.advance(prompts.lengths)
         last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]

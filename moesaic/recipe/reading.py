@@ -123,6 +123,10 @@ def _override(document: Document, override: str) -> None:
         node = node[step]
     document.marks = {place: mark for place, mark in document.marks.items() if place[: len(loc)] != loc}
     document.marks[loc] = BEHIND_ALL
+    if key == "data_root" and isinstance(value, str):
+        value = os.path.abspath(
+            os.path.expanduser(value)
+        )  # typed by someone who stands here, not in the recipe's folder
     if value is None and isinstance(node, dict):
         node.pop(step, None)  # what is not written has its default
     else:

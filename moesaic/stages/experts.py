@@ -16,7 +16,7 @@ from moesaic.adapters.lora import detach
 from moesaic.data.batches import Schedule, Tokens, pad
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
-from moesaic.errors import CompatibilityError, RecipeError
+from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Train, layer_range
 from moesaic.routing import Gates
@@ -102,15 +102,17 @@ def train_one(address: tuple[str, str], name: str, key: str, report: Report) -> 
     workshop = at_address(*address)
     plan = plan_of(workshop, name)
     report.begin(steps_of(plan.settings))
-    outcomes: dict[str, float] = {}
-    best: tuple[Trained, float] | None = None
+    outcomes: dict[str, float | None] = {}
+    tried: list[tuple[Trained, float]] = []
     for turn, lr in enumerate(grid(plan.settings)):
-        trained = train_at(workshop, plan, lr, turn, report)
-        outcomes[f"{lr:g}"] = trained.best
-        if best is None or trained.best < best[0].best:
-            best = trained, lr
-    assert best is not None
-    trained, lr = best
+        try:
+            tried.append((train_at(workshop, plan, lr, turn, report), lr))
+            outcomes[f"{lr:g}"] = tried[-1][0].best
+        except NonFiniteError:
+            if not tried and turn + 1 == len(grid(plan.settings)):
+                raise
+            outcomes[f"{lr:g}"] = None  # a rate that diverges has lost, as long as another one has not
+    trained, lr = min(tried, key=lambda one: one[0].best)
     decoder = adapted(workshop, plan)
     decoder.load_state_dict(trained.state, strict=False)
     facts = {

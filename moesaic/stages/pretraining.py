@@ -81,7 +81,7 @@ def corpus(workshop: Workshop, base: NewBase) -> tuple[list[Example], list[Examp
     """Training and validation text of a base, and the hash of where it comes from."""
     if base.pretrain.data == "experts":
         domains = workshop.domains
-        train = [example for domain in domains.values() for example in domain.train]
+        train = [example for domain in domains.values() for example in longest(domain.train)]
         validation = [example for domain in domains.values() for example in take(domain.validation, VALIDATION_ROWS)]
         return train, validation, workshop.key("corpus", domains=[domain.digest for domain in domains.values()])
     texts = load_source(base.pretrain.data, workshop.recipe.resolve)
@@ -89,6 +89,16 @@ def corpus(workshop: Workshop, base: NewBase) -> tuple[list[Example], list[Examp
     groups = {example.group for example in held_out}
     train = [example for example in texts if example.group not in groups]
     return train, held_out, workshop.key("corpus", groups=sorted(example.group for example in texts))
+
+
+def longest(examples: list[Example]) -> list[Example]:
+    """One example of each group: of a conversation the last turn, whose prompt holds all that came before."""
+    found: dict[str, Example] = {}
+    for example in examples:
+        kept = found.setdefault(example.group, example)
+        if len(text_of(example)) > len(text_of(kept)):
+            found[example.group] = example
+    return list(found.values())
 
 
 def text_of(example: Example) -> str:

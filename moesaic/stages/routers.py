@@ -3,6 +3,7 @@
 Knows nothing about how experts were trained: a prompt's label is the expert whose text it is.
 """
 
+import sys
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from moesaic.weights.router import StoredRouter, save_router
 
 INFO = "training_info.json"
 BATCH = 32
+VALIDATION_PROMPTS = 400  # of each expert: what calibration and the choice of an epoch rest on
 
 
 def label_of(spec: RouterSpec) -> str:
@@ -53,8 +55,10 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     if not wanted:
         return
     features = sorted({spec.feature for spec in wanted.values()})
+    # No more prompts are read than the hungriest router asks for; each takes the first of them, in hash order.
+    most = max(spec.examples or sys.maxsize for spec in wanted.values())
     parts = {
-        f"features {split} {expert}": partial(read_features, workshop.address, expert, split, features)
+        f"features {split} {expert}": partial(read_features, workshop.address, expert, split, features, most)
         for split in ("train", "validation")
         for expert in workshop.recipe.experts
     }
@@ -142,17 +146,17 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
     spec = workshop.recipe.experts[expert]
     if spec.data:
         return getattr(workshop.domains[expert], split)
-    given = take(load_source(spec.examples or [], workshop.recipe.resolve), 1 << 30)
+    given = take(load_source(spec.examples or [], workshop.recipe.resolve), sys.maxsize)
     held_out = max(1, len(given) // 5)
     return given[:held_out] if split == "validation" else given[held_out:]
 
 
 def read_features(
-    address: tuple[str, str], expert: str, split: str, features: list[str], report: Report
+    address: tuple[str, str], expert: str, split: str, features: list[str], most: int, report: Report
 ) -> list[torch.Tensor | list[str]]:
     """Each feature of the prompts of one expert's split, in the hash order of the texts so that a limit is unbiased."""
     workshop = at_address(*address)
-    examples = take(prompts_of(workshop, expert, split), 1 << 30)
+    examples = take(prompts_of(workshop, expert, split), most if split == "train" else VALIDATION_PROMPTS)
     rows = workshop.encoded(examples, workshop.recipe.train.length)
     report.begin(len(rows))
     found = features_of(workshop, rows, features, report)

@@ -170,7 +170,12 @@ def test_a_schedule_is_a_function_of_seed_and_step():
 
 def test_the_order_is_the_same_in_every_version():
     schedule = Schedule(rows_of([3] * 12), 4, 0)
-    assert [groups(schedule(step)) for step in range(4)] == PINNED
+    assert [groups(schedule(step)) for step in range(4)] == [
+        ["11", "6", "8", "2"],
+        ["0", "3", "9", "7"],
+        ["1", "10", "4", "5"],
+        ["2", "9", "3", "1"],
+    ]
 
 
 def test_batches_of_similar_length_come_in_no_order_of_length():
@@ -234,6 +239,3 @@ def test_little_text_makes_smaller_batches_and_too_little_is_refused():
         Packed(numbered([8]), 8, 4, 0)
     with pytest.raises(DataError):
         Packed([], 8, 4, 0)
-
-
-PINNED = None

@@ -47,7 +47,7 @@ def test_other_keys_are_allowed_and_change_nothing():
 
 def test_a_group_is_the_hash_of_the_rows_texts():
     group = examples_of({"prompt": "ask", "response": "say"})[0].group
-    assert group == "2a3fd5bbc5eb1a2e"
+    assert group == "bf6a3deca1fdbebd"
     for same in ({"prompt": "ask", "completion": "say"}, {"instruction": "ask", "output": "say", "input": ""}):
         assert examples_of(same)[0].group == group
     assert examples_of(said(user="ask", assistant="say"))[0].group == group
@@ -89,7 +89,7 @@ def test_good_rows_come_back_unchanged(tmp_path_factory, drawn, ascii_only, end,
 # Defects: each stands in line 3 of a file of five lines
 
 DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
-    "not json": (b"prompt: ask", None, "not JSON: Expecting value at column 1: prompt: ask"),
+    "not json": (b"prompt: ask", None, "not JSON: Expecting value at column 1: 'prompt: ask"),
     "two objects": (GOOD.strip() + b",", None, "not JSON: Extra data at column 37"),
     "a list": (b'["ask", "say"]', None, "expected an object"),
     "a number": (b"3", None, "expected an object"),
@@ -107,10 +107,10 @@ DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
     "a blank line": (b" \t", None, "a blank line between rows"),
     "too long a line": (b'{"text": "' + b"a" * rows.LINE_LIMIT + b'"}', None, "expected at most 16,777,216 bytes"),
     "no keys": (b"{}", None, f"unknown shape of row; expected {SHAPES}; got no keys"),
-    "unknown keys": (b'{"question": "a"}', None, f"unknown shape of row; expected {SHAPES}; got question"),
+    "unknown keys": (b'{"question": "a"}', None, f"unknown shape of row; expected {SHAPES}; got 'question'"),
     "several shapes": (b'{"prompt": "a", "response": "b", "text": "c"}', None, "{prompt, response} and {text} at once"),
     "two responses": (b'{"prompt": "a", "response": "b", "completion": "b"}', None, "ambiguous"),
-    "no response": (b'{"prompt": "a"}', "response", f"missing; expected {SHAPES}; got prompt"),
+    "no response": (b'{"prompt": "a"}', "response", f"missing; expected {SHAPES}; got 'prompt'"),
     "no prompt": (b'{"response": "a"}', "prompt", "missing"),
     "no output": (b'{"instruction": "a", "input": "b"}', "output", "missing"),
     "null text": (b'{"text": null}', "text", "wrong type; expected text; got null"),
@@ -127,6 +127,11 @@ DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
     "no user": (b'{"messages": [{"role": "assistant", "content": "a"}]}', "messages", "no assistant message follows"),
     "a message of text": (b'{"messages": ["a"]}', "messages[0]", "expected {role, content}"),
     "an unknown role": (b'{"messages": [{"role": "bot", "content": "a"}]}', "messages[0].role", "unknown role"),
+    "a role that would colour the terminal": (
+        b'{"messages": [{"role": "\\u001b[31m", "content": "a"}]}',
+        "messages[0].role",
+        r"got '\x1b[31m'",
+    ),
     "a missing role": (b'{"messages": [{"content": "a"}]}', "messages[0].role", "missing"),
     "null content": (
         b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": null}]}',

@@ -130,7 +130,7 @@ def test_the_counts_add_up(tmp_path_factory, train, validation, test, carve):
 @pytest.mark.parametrize(
     ("rows", "validation", "split", "says"),
     [
-        ({"train": [1, 2], "test": [1, 2]}, 0.5, "validation", "also in test"),
+        ({"train": [1, 2], "test": [1, 2]}, 0.5, "train", "also in test"),
         ({"train": [1, 2], "val": [3], "test": [1, 2, 2]}, "val", "train", "test: repeated: 1 rows, train: also in"),
         ({"train": [1, 2], "val": [3], "test": [3]}, "val", "validation", "validation: also in test: 1 rows"),
         ({"train": [1], "test": [2]}, 0.001, "validation", "change the share"),
@@ -173,6 +173,7 @@ def test_the_demo_data_is_split_already(monkeypatch):
         load_domain("books", DemoData(demo="code"), Path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", ["code", "prose", "math", "dialogue"])
 def test_each_demo_domain_loads(domain):
     loaded = load_domain(domain, DemoData(demo=domain), Path)

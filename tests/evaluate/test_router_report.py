@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
@@ -57,6 +57,7 @@ def test_even_use_has_the_largest_entropy_and_one_expert_none():
     assert router_report([0] * 3, [1] * 3, certain([1] * 3), NAMES)["utilisation_entropy"] == 0
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 2), st.integers(-1, 2)), min_size=1, max_size=40))
 def test_against_scikit_learn(rows: list[tuple[int, int]]):
     labels, chosen = [label for label, _ in rows], [choice for _, choice in rows]
@@ -70,6 +71,7 @@ def test_against_scikit_learn(rows: list[tuple[int, int]]):
     assert sum(report["utilisation"].values()) == pytest.approx(1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-1, 1), st.integers(-1, 1), st.floats(0, 1)), min_size=1, max_size=40))
 def test_calibration_against_a_naive_loop(rows: list[tuple[int, int, float]]):
     labels, chosen = [row[0] for row in rows], [row[1] for row in rows]

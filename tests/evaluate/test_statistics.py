@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesaic.errors import CompatibilityError, DataError
@@ -169,6 +169,7 @@ def test_clear_is_an_interval_without_zero():
     assert not Difference(1, -0.5, 2).clear
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=50), st.floats(0.1, 0.99))
 def test_bounds_are_quantiles(values: list[float], level: float):
     low, high = bounds(np.array(values), level)
@@ -177,6 +178,7 @@ def test_bounds_are_quantiles(values: list[float], level: float):
     assert outside <= (1 - level) * (len(values) - 1) + 1e-6 + 2
 
 
+@settings(deadline=None)
 @given(st.integers(0, 50), st.floats(0.5, 3), st.floats(-2, 2))
 def test_differences_shift_and_turn_around(seed: int, scale: float, shift: float):
     a = simulated(np.random.default_rng(seed), groups=5)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesaic.errors import CompatibilityError, DataError
@@ -36,8 +36,18 @@ def typical(**changes: Scores) -> dict[str, Scores]:
     return parts | changes
 
 
+def barely(better: float) -> Scores:
+    """Better than `contender(0, 0)` by exactly so much on the trained domains, and far less than it varies by."""
+    noise = np.random.default_rng(7).normal(0, 1, len(DOMAINS))
+    noise -= np.average(noise[:60], weights=TOKENS[:60]) + better
+    return replace(contender(0, 0), nats=(HARD + noise) * TOKENS)
+
+
 def rows(nats: list[list[float]], domains: list[str]) -> list[Scores]:
-    return [Scores(np.array(one), np.ones(len(one)), domains, [str(row) for row in range(len(one))]) for one in nats]
+    return [
+        Scores(np.array(one, dtype=np.float64), np.ones(len(one)), domains, [str(row) for row in range(len(one))])
+        for one in nats
+    ]
 
 
 def test_every_number_by_hand():
@@ -69,7 +79,7 @@ def test_the_layout_is_plain_json_in_the_plans_order():
     shuffled = dict(sorted(scores.items(), reverse=True))
     result = judge(shuffled, costs={"router": {"parameters": 5, "bytes": 20, "tokens_per_second": None}})
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-    assert list(result)[0] == "verdict"
+    assert next(iter(result)) == "verdict"
     assert [name for name in result["controls"] if not name.startswith("expert:")] == [
         *("base", "joint", "joint_wide", "average", "uniform", "random", "keyword"),
         *("router", "oracle", "oracle_best"),
@@ -95,6 +105,7 @@ def test_intervals_are_the_paired_ones():
     )
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 4).flatmap(
         lambda experts: st.lists(
@@ -124,10 +135,8 @@ def test_identities(table: list[list[float]]):
 
 def test_all_of_the_gap_or_none_of_it():
     scores = typical()
-    oracle = replace(
-        scores["base"],
-        nats=np.where(np.array(DOMAINS) == "code", *(scores[f"expert:{name}"].nats for name in ("code", "math"))),
-    )
+    code, math = scores["expert:code"].nats, scores["expert:math"].nats
+    oracle = replace(scores["base"], nats=np.where(np.array(DOMAINS) == "code", code, math))
     perfect = judge(scores | {"router": oracle})
     assert perfect["gap_closed"]["value"] == pytest.approx(1)
     assert perfect["gap_closed"]["interval"] == pytest.approx([1, 1])
@@ -147,18 +156,16 @@ def test_where_there_is_no_gap_it_says_so():
     useless = {"base": contender(0, 0), "expert:code": contender(0.1, 0), "expert:math": contender(0, 0.1)}
     gap = judge({**useless, "router": contender(0, 0)})["gap_closed"]
     assert gap["value"] is None and gap["interval"] is None and "no gap to close" in gap["reason"]
-    unsure = {
+    lead, lost, code = barely(0.01), contender(9, 9), np.array(DOMAINS) == "code"
+    scores = {
         "base": contender(0, 0),
-        "expert:code": contender(-0.001, 9, noise=4),
-        "expert:math": contender(9, 0.0, noise=5),
+        "expert:code": replace(lead, nats=np.where(code, lead.nats, lost.nats)),
+        "expert:math": replace(lead, nats=np.where(code, lost.nats, lead.nats)),
+        "router": contender(0.1, 0.1),
     }
-    oracle = judge(unsure)["controls"]["oracle"]["nats"]["all"]
-    if oracle >= mean_nats(unsure["base"]):
-        unsure["base"] = replace(
-            unsure["base"], nats=unsure["base"].nats + (oracle - mean_nats(unsure["base"]) + 1e-4) * TOKENS
-        )
-    gap = judge({**unsure, "router": contender(0, 0)})["gap_closed"]
-    assert gap["value"] is not None and gap["interval"] is None and "is not above 0" in gap["reason"]
+    gap = judge(scores)["gap_closed"]
+    assert gap["value"] == pytest.approx(-10)
+    assert gap["interval"] is None and "is not above 0" in gap["reason"]
 
 
 def test_the_best_part_is_chosen_on_validation_where_that_is_given():
@@ -169,7 +176,7 @@ def test_the_best_part_is_chosen_on_validation_where_that_is_given():
     assert result["best_single"]["name"] == result["best_part"]["name"] == "expert:code"
     assert result["best_single"]["chosen_on"] == "validation"
     assert result["best_single"]["nats"] == mean_nats(scores["expert:code"])
-    with pytest.raises(DataError, match="no validation scores of a part.*none of base"):
+    with pytest.raises(DataError, match=r"no validation scores of a part.*none of base"):
         judge(scores, select_on={name: one for name, one in flipped.items() if name != "base"})
 
 
@@ -272,13 +279,9 @@ def test_equal_contenders_leave_it_to_simplicity():
 
 
 def test_an_unclear_lead_is_called_unclear():
-    lead = contender(-0.05, -0.05)
-    lead = replace(lead, nats=lead.nats + np.random.default_rng(7).normal(0, 1, len(DOMAINS)) * TOKENS)
-    scores = {"base": contender(0, 0), "router": lead}
-    difference = paired(lead, scores["base"])
-    best = "router" if difference.mean < 0 else "base"
-    verdict = judge(scores, within=0)["verdict"]
-    assert not difference.clear and verdict["use"] == best
+    verdict = judge({"base": contender(0, 0), "router": barely(0.05)})["verdict"]
+    assert verdict["use"] == "router"
+    assert "better than the base alone by 0.050 (95% interval -0." in verdict["sentence"]
     assert "which is no clear difference" in verdict["sentence"]
 
 

@@ -125,9 +125,10 @@ def test_base_is_an_id_or_a_folder(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("root", ["data_root=~/x", "data_root=texts", "data_root=null", "data_root=/abs"])
 def test_where_sources_are(file: Path, tmp_path: Path, root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    roots = {"~/x": tmp_path / "home/x", "texts": tmp_path / "texts", "null": tmp_path, "/abs": Path("/abs")}
+    roots = {"~/x": tmp_path / "home/x", "texts": Path.cwd() / "texts", "null": tmp_path, "/abs": Path("/abs")}
     recipe = read(file, [root])
     assert recipe.resolve("a.jsonl") == roots[root.partition("=")[2]] / "a.jsonl"
+    assert read(file).resolve("a.jsonl") == tmp_path / "texts/a.jsonl", "written in the recipe: relative to its folder"
     assert recipe.resolve("/b.jsonl") == Path("/b.jsonl")
     assert recipe.resolve("~/c.jsonl") == tmp_path / "home/c.jsonl"
 

@@ -34,7 +34,7 @@ def solved(problem: Problem, question: str, rng: Random) -> dict:
     slots |= computed(problem, rng)
     lines = [filled(worded(step.saying, rng), slots | {"eq": filled(step.equation, slots)}) for step in problem.steps]
     answer = slots[problem.steps[-1].result]
-    return {"prompt": filled(question, slots) + "\n", "response": "\n".join([*lines, f"Answer: {answer}"])}
+    return {"prompt": filled(question, slots), "response": "\n".join([*lines, f"Answer: {answer}"])}
 
 
 def computed(problem: Problem, rng: Random) -> dict[str, int]:

@@ -63,9 +63,9 @@ POOLS: dict[str, tuple[str, ...]] = {
     "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"),
     "product": ("chairs", "bicycles", "shirts", "clocks", "radios", "kettles", "toys", "backpacks", "umbrellas"),
     "worker": ("baker", "painter", "gardener", "waiter", "carpenter", "tutor", "courier", "photographer", "plumber"),
-    "group": ("school class", "choir", "hiking club", "sports team", "orchestra", "drama group", "chess club"),
-    "field": ("garden", "meadow", "playground", "yard", "field", "orchard", "car park"),
-    "room": ("kitchen", "hall", "bedroom", "workshop", "office", "living room", "library"),
+    "group": ("school class", "choir", "hiking club", "sports team", "brass band", "drama group", "chess club"),
+    "field": ("garden", "meadow", "playground", "yard", "field", "vineyard", "car park"),
+    "room": ("kitchen", "hall", "bedroom", "workshop", "lounge", "living room", "library"),
     "wish": ("bicycle", "guitar", "camera", "tent", "telescope", "skateboard", "violin", "sewing machine", "tablet"),
 }  # fmt: skip
 
@@ -510,7 +510,7 @@ PROBLEMS: tuple[Problem, ...] = (
         (
             "At the {shop} {things} cost {a} {coin} each, on the internet only {b}. How much does {name} save [by "
             "ordering "
-            "|on ]{count}[ of them| {things}] [online|there]?",
+            "|on ]{count}[ of them| {things}] online?",
             "{name} pays {a} {coin} for each of {count} {things}; {other} [finds|gets] the same ones for {b} {coin}. "
             "How much "
             "[more|extra] does {name} pay [in all|altogether]?",

@@ -3,12 +3,11 @@
 Knows nothing about splits; its groups are the topics and the modules, so that neither is on both sides of one.
 """
 
-import ast
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 
-from moesaic.data.demo.stdlib import sources
+from moesaic.data.demo.stdlib import modules
 from moesaic.errors import DataError
 
 SHORT, ROW, LONG = 80, 280, 680  # characters: the least of a paragraph, and the least and the most of a row
@@ -42,20 +41,11 @@ def paragraphs() -> dict[str, list[str]]:
             "this Python does not ship the module pydoc_data.topics", hint="install the full standard library"
         ) from error
     reference = {f"topic {name}": list(natural(topics[name])) for name in sorted(topics)}
-    modules = {
-        f"module {name}": [text for file in files for doc in docstrings(file.tree) for text in natural(doc)]
-        for name, files in sources().items()
+    library = {
+        f"module {name}": [text for docstring in module.docstrings for text in natural(docstring)]
+        for name, module in modules().items()
     }
-    return reference | modules
-
-
-def docstrings(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> Iterator[str]:
-    """The docstrings of `node` and of what it defines; of a function's, not the first lines, which the code quotes."""
-    text = ast.get_docstring(node) or ""
-    yield "\n\n".join(BLANK.split(text)[1:]) if isinstance(node, ast.FunctionDef) else text
-    for child in node.body:
-        if isinstance(child, ast.ClassDef | ast.FunctionDef):
-            yield from docstrings(child)
+    return reference | library
 
 
 def natural(text: str) -> Iterator[str]:

@@ -23,7 +23,7 @@ class Scenario(NamedTuple):
     bye: str = ""
 
 
-HELLO = "[Hello. |Hi, |Hi there, |Good morning. |Good evening. |Excuse me, |Hey, |Good afternoon. |||||]"
+HELLO = "[Hello. |Hi, |Hi there, |Good morning. |Good evening. |Excuse me, |Hey, ||||||]"
 READY = "[Certainly. |Of course. |Sure. |All right. |Okay. ||||]"
 NOTED = "[Thank you. |All right. |I see. |||]"
 GREAT = "[Perfect. |Great. |Thank you. |Wonderful. |All right. |Very well. |That works. |Good news: |||]"
@@ -165,7 +165,8 @@ SCENARIOS: tuple[Scenario, ...] = (
             "dish": ("mushroom risotto", "grilled trout", "lentil curry", "onion soup", "stuffed peppers", "lamb stew"),
         },
         openings=(
-            HELLO + "[I would like to|can I|could I|I want to] [book|reserve] a table for {day}.",
+            HELLO
+            + "[I would like to [book|reserve] a table for {day}.|[can|could] I [book|reserve] a table for {day}?]",
             HELLO + "[do you have|is there] [a|any] table [free|available] for {party} on {day}?",
             HELLO + "[we are looking for|we need] a table for {party} [this week|sometime soon].",
             HELLO
@@ -317,9 +318,9 @@ SCENARIOS: tuple[Scenario, ...] = (
             "shelf": range(2, 40),
         },
         openings=(
-            HELLO + '[I am looking for|do you have|can I borrow|where do I find] [the book |]"{book}"[, please|]?',
+            HELLO + '[do you have|can I borrow|where do I find] [the book |]"{book}"[, please|]?',
             HELLO + "[how can I|can I] [extend|renew] [a loan|my books]?",
-            HELLO + "[I would like to|can I] reserve a book [for {surname}|]?",
+            HELLO + "[is it possible to|can I] reserve a book [for {surname}|]?",
             '[Somebody recommended|I have heard about] "{book}" to [me|my class]. Is it [on the shelf|in the library]?',
         ),
         details={
@@ -367,7 +368,7 @@ SCENARIOS: tuple[Scenario, ...] = (
                 "spare part",
             ),
             "status": (
-                "in the depot in {town}",
+                "in the depot by the harbour",
                 "on the delivery van",
                 "waiting at customs",
                 "at the post office around the corner",
@@ -418,14 +419,15 @@ SCENARIOS: tuple[Scenario, ...] = (
         pools={
             "room": ("single room", "double room", "family room", "quiet room", "room with a balcony"),
             "nights": ("one night", "two nights", "three nights", "four nights", "a week"),
-            "hotel": ("Harbour Inn", "Hotel Linden", "The Old Mill", "Station Hotel", "Villa Aurora"),
+            "hotel": ("Harbour Inn", "Hotel Linden", "Old Mill", "Station Hotel", "Villa Aurora"),
         },
         openings=(
             HELLO
-            + "[I need|I am looking for|do you have] a {room} [from {day} on|for {nights}|for {nights} from {day} "
-            "on][.|, please.]",
+            + "[[I need|I am looking for] a {room}[ from {day} on| for {nights}|], please.|do you have a {room} [for "
+            "{nights}|for {nights} from {day} on]?]",
             HELLO
-            + "[we would like to|can we|could we] stay [at the {hotel}|with you] for {nights}[.|, if there is room.]",
+            + "[we would like to stay [at the {hotel}|with you] for {nights}[.|, if there is room.]|[can|could] we "
+            "stay [at the {hotel}|with you] for {nights}?]",
             "[Is there|Do you still have] a {room} [free|left] on {day}?",
             "My [flight|train] was cancelled, so I need a room [right away|in {place}|tonight][.|, please.]",
         ),
@@ -522,7 +524,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         openings=(
             HELLO
-            + "[I need|can you send|please send] a taxi [to {address}|at {time}|to {address} at {time}][, please|].",
+            + "[I need|I would like|please send] a taxi [to {address}|at {time}|to {address} at {time}][, please|].",
             HELLO + "[how much is|what does it cost to take] a [ride|taxi] to {place}?",
             "[Could someone|Can you] [pick me up|fetch me] at {time}[, please|]? I [have to|need to] [catch a "
             "train|get to {place}].",
@@ -575,7 +577,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "stylist": ("Nora", "Emil", "Saskia", "Tomás", "Ayla"),
         },
         openings=(
-            HELLO + "[I would like|I need|can I get] {cut} [on {day}|at {time}|with {stylist}][, please|].",
+            HELLO + "[I would like|I need|I want] {cut} [on {day}|at {time}|with {stylist}][, please|].",
             HELLO + "[is {stylist}|does {stylist} happen to be] [free|in] on {day}?",
             "[Do you have|Is there] [time|an opening] [for {cut}|on {day}|for {cut} on {day}]?",
         ),
@@ -587,7 +589,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             "day": DAY,
             "time": TIME,
         },
-        check="[So|I have written down:|That is] {cut} on {day} at {time}[, right|, is that correct|]?",
+        check="[So that is|I am noting|That is] {cut} on {day} at {time}. [Right?|Is that correct?|Yes?]",
         done=GREAT
         + "[You are down for {cut} on {day} at {time}.|{stylist} will do {cut} for you on {day} at {time}.|{cut}, "
         "{day} at {time}: it is in the calendar.]",
@@ -628,7 +630,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         },
         openings=(
             HELLO + "[what is on|what are you showing] [on {day}|tonight|this week]?",
-            HELLO + '[I would like|can I have|we need] {seats} for "{film}"[, please|].',
+            HELLO + '[I would like|we need] {seats} for "{film}"[, please|].',
             '[Is|Are you still showing] "{film}" [still on|on {day}|this week]?',
             '[Are there|Do you have] {seats} [left|together] [on {day}|for "{film}"|for the late show]?',
         ),
@@ -678,7 +680,8 @@ SCENARIOS: tuple[Scenario, ...] = (
         openings=(
             HELLO + "my {card} has {event}[. What should I do?|. Can you help me?|.]",
             "[I cannot find|I think I have lost] my {card}[.|. The name is {surname}.|, I last used it in {place}.]",
-            "[Please|Can you] block my {card}[, please|. It has {event}|, quickly].",
+            "[Please block my {card}[. It has {event}|, quickly].|Can you block my {card}[, please|]? [It has "
+            "{event}.|]]",
             HELLO + "[I am travelling in|I am in] {place} and my {card} [is not accepted|does not work].",
         ),
         details={
@@ -768,14 +771,12 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario(
         pools={
             "sport": ("swimming", "yoga", "climbing", "boxing", "rowing", "badminton", "pilates"),
-            "level": ("beginner", "advanced", "mixed"),
+            "level": ("mixed", "relaxed", "demanding", "morning", "weekend"),
             "coach": ("Ilse", "Marek", "Dalia", "Joon"),
         },
         openings=(
-            HELLO
-            + "[I would like to|can I|I want to] [try|start|sign up for] {sport}[.|, is that possible?|. What do I "
-            "need?]",
-            "[Do you offer|Is there] a {sport} [course|class] [on {day}|for a {level}|for older people]?",
+            HELLO + "[I would like to|I want to] [try|start|sign up for] {sport}. [Is that possible?|What do I need?|]",
+            "[Do you offer|Is there] a {sport} [course|class] [on {day}|for beginners|for older people]?",
             HELLO
             + "[my doctor says|my friends say] I should [move|exercise] more. [Which courses do you have?|What do "
             "you suggest?]",
@@ -893,7 +894,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         openings=(
             HELLO + "[may I|can I|could I] order {goods}[ for {day}|]?",
             "[Do you deliver|Is it possible to have groceries brought] to {address}?",
-            HELLO + "[please add|can you put] {goods} [to|on] my [order|list].",
+            HELLO + "[please add {goods} to my [order|list].|can you put {goods} on my [order|list]?]",
             "[I need|We are out of] {goods}. [Can you bring it|Could you deliver] [to {address}|on {day}|to "
             "{address} on {day}]?",
         ),
@@ -1035,7 +1036,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     ),
     Scenario(
         pools={
-            "flat": ("two-room flat", "attic flat", "studio", "flat with a garden", "three-room flat"),
+            "flat": ("two-room flat", "top-floor flat", "studio", "flat with a garden", "three-room flat"),
             "rent": range(480, 1450, 10),
         },
         openings=(

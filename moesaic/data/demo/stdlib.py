@@ -1,11 +1,12 @@
-"""Finds and parses the Python standard library's own source, module by module.
+"""Reads the Python standard library's own source: its functions and its documentation strings, module by module.
 
-Knows nothing about rows, splits, or what the parsed source is used for.
+Knows nothing about rows, splits, or what is made of the source.
 """
 
 import ast
 import sysconfig
 import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -14,35 +15,55 @@ from moesaic.errors import DataError
 
 # What Python 3.11 to 3.14 all have, without tables and what distributions often strip; enough to choose from.
 MODULES = (
-    "_collections_abc", "_pyio", "_strptime", "_weakrefset", "abc", "argparse", "ast", "base64", "bdb", "bisect",
-    "bz2", "calendar", "cmd", "code", "codeop", "collections", "colorsys", "compileall", "concurrent",
-    "configparser", "contextlib", "copy", "copyreg", "cProfile", "csv", "dataclasses", "difflib", "dis", "doctest",
-    "enum", "filecmp", "fileinput", "fnmatch", "fractions", "ftplib", "functools", "genericpath", "getopt",
-    "getpass", "gettext", "glob", "graphlib", "gzip", "hashlib", "heapq", "hmac", "imaplib", "inspect", "ipaddress",
-    "json", "linecache", "logging", "lzma", "mailbox", "mimetypes", "modulefinder", "netrc", "ntpath", "operator",
-    "numbers", "optparse", "os", "pdb", "pickle", "pkgutil", "platform", "plistlib", "poplib", "posixpath",
-    "pprint", "profile", "pstats", "pty", "pyclbr", "py_compile", "pydoc", "queue", "quopri", "random", "re",
-    "reprlib", "rlcompleter", "runpy", "sched", "secrets", "selectors", "shelve", "shlex", "shutil", "smtplib",
-    "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable", "tabnanny", "tarfile",
-    "tempfile", "textwrap", "threading", "timeit", "tokenize", "tomllib", "trace", "traceback", "tracemalloc",
-    "types", "typing", "unittest", "urllib", "uuid", "warnings", "wave", "weakref", "webbrowser", "wsgiref",
-    "zipapp", "zipfile", "zoneinfo",
+    "_collections_abc", "_pyio", "_weakrefset", "abc", "argparse", "ast", "base64", "bdb", "bisect", "bz2",
+    "calendar", "cmd", "code", "codeop", "collections", "colorsys", "concurrent", "configparser", "contextlib",
+    "copy", "copyreg", "cProfile", "dataclasses", "difflib", "dis", "doctest", "filecmp", "fileinput", "fnmatch",
+    "fractions", "ftplib", "functools", "genericpath", "getopt", "getpass", "gettext", "glob", "graphlib", "gzip",
+    "heapq", "hmac", "imaplib", "inspect", "ipaddress", "json", "linecache", "logging", "lzma", "mailbox",
+    "mimetypes", "modulefinder", "netrc", "operator", "optparse", "os", "pdb", "pickle", "pkgutil", "platform",
+    "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pty", "py_compile", "pyclbr", "pydoc",
+    "queue", "quopri", "random", "reprlib", "rlcompleter", "runpy", "sched", "secrets", "selectors", "shelve",
+    "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable",
+    "tabnanny", "tempfile", "textwrap", "threading", "timeit", "tokenize", "tomllib", "trace", "traceback",
+    "tracemalloc", "types", "typing", "unittest", "urllib", "uuid", "warnings", "wave", "weakref", "webbrowser",
+    "wsgiref", "zipapp", "zipfile",
 )  # fmt: skip
 
 
-class Source(NamedTuple):
-    """One file of a module: its lines, and its syntax tree."""
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
-    lines: list[str]
-    tree: ast.Module
+
+class Function(NamedTuple):
+    """One function by its lines: the head with the first line of the docstring, and the body.
+
+    `ends` are the counts of body lines after which a statement is complete, so that text cut there nearly parses.
+    """
+
+    head: list[str]
+    body: list[str]
+    ends: list[int]
+
+
+class Module(NamedTuple):
+    """What a module has to offer: its functions, and the docstrings, of functions without their first paragraph."""
+
+    functions: list[Function]
+    docstrings: list[str]
 
 
 @cache
-def sources() -> dict[str, list[Source]]:
-    """The parsed files of every module, packages with all their submodules; independent of the disk's order."""
+def modules() -> dict[str, Module]:
+    """Every module, packages with all their submodules; independent of the disk's order."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = {name: [parsed(path) for path in files(root, name)] for name in MODULES}
-    if not any(found.values()):
+    found = {name: Module([], []) for name in MODULES}
+    for name, module in found.items():
+        for path in files(root, name):
+            with tokenize.open(path) as file:
+                text = file.read()
+            tree, lines = ast.parse(text), text.splitlines()
+            module.functions.extend(read(node, lines) for node in definitions(tree))
+            module.docstrings.extend(docstrings(tree))
+    if not any(module.functions for module in found.values()):
         raise DataError(
             "no source of the Python standard library found",
             path=root,
@@ -57,7 +78,38 @@ def files(root: Path, name: str) -> list[Path]:
     return [path for path in (root / f"{name}.py", *sorted(package)) if path.is_file()]
 
 
-def parsed(path: Path) -> Source:
-    with tokenize.open(path) as file:
-        text = file.read()
-    return Source(text.splitlines(), ast.parse(text))
+def definitions(node: ast.AST) -> Iterator[Definition]:
+    """The functions and methods under `node`, in the order of the file, but none inside another."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Definition):
+            yield child
+        elif isinstance(child, ast.stmt):
+            yield from definitions(child)
+
+
+def docstrings(node: ast.Module | ast.ClassDef | Definition) -> Iterator[str]:
+    """The docstrings of `node` and of what it defines; a function's without the paragraph that its head may quote."""
+    text = ast.get_docstring(node) or ""
+    yield text.partition("\n\n")[2] if isinstance(node, Definition) else text
+    for child in node.body:
+        if isinstance(child, ast.ClassDef | Definition):
+            yield from docstrings(child)
+
+
+def read(node: Definition, lines: list[str]) -> Function:
+    """The function at `node`, moved to the margin, its docstring shortened to one line."""
+    first, margin = first_line(node), node.col_offset
+    own = [line[margin:] for line in lines[first - 1 : node.end_lineno]]
+    start = first_line(node.body[0]) - first
+    head = own[:start]
+    if docstring := ast.get_docstring(node):
+        summary = docstring.strip().partition("\n")[0]
+        head.append(" " * (node.body[0].col_offset - margin) + f'"""{summary}"""')
+        start = (node.body[0].end_lineno or first) + 1 - first
+    ends = {(child.end_lineno or first) + 1 - first for child in ast.walk(node) if isinstance(child, ast.stmt)}
+    return Function(head, own[start:], sorted(end - start for end in ends if end > start))
+
+
+def first_line(node: ast.stmt) -> int:
+    """The line on which `node` starts, its decorators included."""
+    return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])

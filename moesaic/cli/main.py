@@ -1,0 +1,230 @@
+"""`moesaic`: the verbs, their options, and what an error looks like from outside.
+
+Knows nothing about the work: each verb imports what it calls when it is called, so that --help answers at once.
+"""
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import moesaic
+from moesaic.errors import MoesaicError
+
+if TYPE_CHECKING:
+    from moesaic.stages.progress import Progress
+
+INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports what SIGINT and SIGPIPE have ended
+
+app = typer.Typer(
+    help=moesaic.__doc__,
+    epilog="Start with `moesaic run recipes/demo.yaml`.",
+    add_completion=False,
+    rich_markup_mode=None,  # rich's help takes longer to import than everything else here
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file that says what to make.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the recipe's, as in train.steps=50."),
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder of all run directories; the run's own is OUT/name.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result, but not how it comes about.")]
+Experts = Annotated[
+    list[str] | None, typer.Option("--expert", metavar="NAME", help="Only this expert; may be given again.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text to read.")]
+
+RUNS = Path("runs")
+
+
+@app.callback(invoke_without_command=True)
+def moesaic_itself(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"moesaic {moesaic.__version__}")
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@contextmanager
+def asked(
+    recipe: Path, overrides: list[str] | None, out: Path, quiet: bool
+) -> Iterator[tuple[moesaic.Recipe, Path, "Progress"]]:
+    """What every verb of a recipe works with: the recipe, its run directory, and someone to tell."""
+    from moesaic.cli.progress import shown
+
+    found = moesaic.read_recipe(recipe, overrides or ())
+    with shown(quiet) as progress:
+        yield found, out / found.name, progress
+
+
+@app.command()
+def run(
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
+) -> None:
+    """Make everything a recipe asks for, and judge it. What is finished is skipped."""
+    from moesaic.cli.printing import show_run
+
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        evaluation = moesaic.run(found, root, progress)
+    show_run(evaluation, root)
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
+) -> None:
+    """Make the base."""
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        folder = moesaic.pretrain(found, root, progress)
+    typer.echo(folder)
+
+
+@app.command()
+def train_expert(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    expert: Experts = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Train the experts. The base must stand already."""
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        folders = moesaic.train_expert(found, root, expert or [], progress)
+    for name, folder in folders.items():
+        typer.echo(f"{name}  {folder}")
+
+
+@app.command()
+def verify_expert(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    expert: Experts = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Read trained experts back from disk, and measure them again beside the base."""
+    from moesaic.cli.printing import show_verified
+
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        verified = moesaic.verify_expert(found, root, expert or [], progress)
+    show_verified(verified)
+
+
+@app.command()
+def train_router(
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
+) -> None:
+    """Train the router, and those it is compared with."""
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        folder = moesaic.train_router(found, root, progress)
+    typer.echo(folder)
+
+
+@app.command()
+def compose(
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
+) -> None:
+    """Join base, experts and router into one folder."""
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        folder = moesaic.compose(found, root, progress)
+    typer.echo(folder)
+
+
+@app.command()
+def evaluate(
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
+) -> None:
+    """Judge a composed mixture against its parts and controls."""
+    from moesaic.cli.printing import show_evaluation
+
+    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+        evaluation = moesaic.evaluate(found, root, progress)
+    show_evaluation(evaluation)
+
+
+@app.command()
+def generate(
+    path: Annotated[Path, typer.Argument(help="A run directory, or a mixture's folder.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROMPT]...", help="What to continue; none, or -, reads a prompt from each line of stdin."),
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 128,
+    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw among the most probable tokens that have this share.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw among so many most probable tokens; 0: all.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
+    ] = None,
+    expert: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who answers, in the router's place; `base` for none.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Continue prompts with a mixture, and say who was chosen to."""
+    from moesaic.cli.generating import answer
+
+    sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
+    answer(moesaic.load(path), prompts or ["-"], settings, as_json)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A run directory, mixture, expert, router, base or PEFT adapter.")],
+    text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a folder holds, once its files are found as they were written."""
+    from moesaic.cli.artefacts import show
+
+    show(path, text, as_json)
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a tick mark is no reason to fail
+    if "--debug" not in sys.argv and not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that train
+    sys.exit(status(sys.argv[1:]))
+
+
+def status(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit status, with one line on stderr where it is not 0."""
+    options, dashes, words = _split(arguments)
+    debug = "--debug" in options
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("moesaic", [*(o for o in options if o != "--debug"), *dashes, *words]) as context:
+            command.invoke(context)
+        sys.stdout.flush()
+        return 0
+    except typer.Exit as done:
+        return done.exit_code
+    except typer.TyperException as error:
+        message = error.format_message()
+        return _failed(message[:1].lower() + message[1:].rstrip("."), 2, debug)
+    except MoesaicError as error:
+        return _failed(str(error), error.exit_code, debug)
+    except KeyboardInterrupt:
+        return _failed("interrupted; run the same command to continue", INTERRUPTED, debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        return BROKEN_PIPE
+    except Exception as error:
+        return _failed(f"internal: {type(error).__name__}: {error}; run with --debug and report it", 1, debug)
