@@ -10,36 +10,20 @@ if TYPE_CHECKING:
     from moesaic.generate.sample import Sampling
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
-    from moesaic.stages.run import compose, evaluate, pretrain, run, train_expert, train_router, verify_expert
+    from moesaic.stages import run
 
-# Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch.
+# Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
+# verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
 _HOMES = {
-    "MoesaicError": "moesaic.errors",
     "LoadedMixture": "moesaic.generate.loaded",
-    "load": "moesaic.generate.loaded",
-    "Sampling": "moesaic.generate.sample",
+    "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
+    "Sampling": "moesaic.generate.sample",
+    "load": "moesaic.generate.loaded",
     "read_recipe": "moesaic.recipe:read",
-    **dict.fromkeys(
-        ("run", "pretrain", "train_expert", "verify_expert", "train_router", "compose", "evaluate"),
-        "moesaic.stages.run",
-    ),
+    "run": "moesaic.stages",
 }
-__all__ = [
-    "LoadedMixture",
-    "MoesaicError",
-    "Recipe",
-    "Sampling",
-    "compose",
-    "evaluate",
-    "load",
-    "pretrain",
-    "read_recipe",
-    "run",
-    "train_expert",
-    "train_router",
-    "verify_expert",
-]
+__all__ = ["LoadedMixture", "MoesaicError", "Recipe", "Sampling", "load", "read_recipe", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,13 +27,14 @@ class DecoderConfig:
     tie_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        if not self.head_dim:
-            object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
-        for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size"):
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "context")
+        for field in sizes:
             if getattr(self, field) < 1:
                 raise RecipeError(
                     "a model size must be positive", field=field, expected=">= 1", got=getattr(self, field)
                 )
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
         if self.num_heads % self.num_kv_heads:
             raise RecipeError(
                 "query heads must divide evenly among key/value heads",

@@ -139,7 +139,7 @@ def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None
                 base.add_((weight * expert.scale) * (b.t() @ a).to(base.dtype))
 
 
-def fill(room: Float[Tensor, "r d"], values: Float[Tensor, "q d"], name: str) -> None:
+def fill(room: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:
     """Copy an expert's factor into its padded place; absent ranks stay zero."""
     if values.shape[1] != room.shape[1]:
         raise CompatibilityError(

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ import moesaic
 from moesaic.errors import MoesaicError
 
 if TYPE_CHECKING:
+    from moesaic.recipe import Recipe
     from moesaic.stages.progress import Progress
 
 INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports what SIGINT and SIGPIPE have ended
@@ -33,7 +35,7 @@ app = typer.Typer(
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file that says what to make.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the recipe's, as in train.steps=50."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings in place of the recipe's, as in train.steps=50."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder of all run directories; the run's own is OUT/name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result, but not how it comes about.")]
@@ -46,33 +48,29 @@ RUNS = Path("runs")
 
 
 @app.callback(invoke_without_command=True)
-def moesaic_itself(
-    context: typer.Context,
+def before_any_verb(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")] = False,
 ) -> None:
     if version:
         typer.echo(f"moesaic {moesaic.__version__}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 @contextmanager
 def asked(
     recipe: Path, overrides: list[str] | None, out: Path, quiet: bool
-) -> Iterator[tuple[moesaic.Recipe, Path, "Progress"]]:
+) -> Iterator[tuple["Recipe", Path, "Progress"]]:
     """What every verb of a recipe works with: the recipe, its run directory, and someone to tell."""
+    found = moesaic.read_recipe(recipe, overrides or ())  # what is wrong there is said before torch is imported
     from moesaic.cli.progress import shown
 
-    found = moesaic.read_recipe(recipe, overrides or ())
     with shown(quiet) as progress:
         yield found, out / found.name, progress
 
 
 @app.command()
-def run(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
-) -> None:
+def run(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
     """Make everything a recipe asks for, and judge it. What is finished is skipped."""
     from moesaic.cli.printing import show_run
 
@@ -82,12 +80,12 @@ def run(
 
 
 @app.command()
-def pretrain(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
-) -> None:
+def pretrain(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
     """Make the base."""
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        folder = moesaic.pretrain(found, root, progress)
+        from moesaic import stages
+
+        folder = stages.pretrain(found, root, progress)
     typer.echo(folder)
 
 
@@ -101,7 +99,9 @@ def train_expert(
 ) -> None:
     """Train the experts. The base must stand already."""
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        folders = moesaic.train_expert(found, root, expert or [], progress)
+        from moesaic import stages
+
+        folders = stages.train_expert(found, root, expert or [], progress)
     for name, folder in folders.items():
         typer.echo(f"{name}  {folder}")
 
@@ -114,52 +114,54 @@ def verify_expert(
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
-    """Read trained experts back from disk, and measure them again beside the base."""
+    """Measure trained experts again, beside the base. They are read back from disk."""
     from moesaic.cli.printing import show_verified
 
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        verified = moesaic.verify_expert(found, root, expert or [], progress)
+        from moesaic import stages
+
+        verified = stages.verify_expert(found, root, expert or [], progress)
     show_verified(verified)
 
 
 @app.command()
-def train_router(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
-) -> None:
+def train_router(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
     """Train the router, and those it is compared with."""
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        folder = moesaic.train_router(found, root, progress)
+        from moesaic import stages
+
+        folder = stages.train_router(found, root, progress)
     typer.echo(folder)
 
 
 @app.command()
-def compose(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
-) -> None:
+def compose(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
     """Join base, experts and router into one folder."""
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        folder = moesaic.compose(found, root, progress)
+        from moesaic import stages
+
+        folder = stages.compose(found, root, progress)
     typer.echo(folder)
 
 
 @app.command()
-def evaluate(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False
-) -> None:
+def evaluate(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
     """Judge a composed mixture against its parts and controls."""
     from moesaic.cli.printing import show_evaluation
 
     with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        evaluation = moesaic.evaluate(found, root, progress)
+        from moesaic import stages
+
+        evaluation = stages.evaluate(found, root, progress)
     show_evaluation(evaluation)
 
 
 @app.command()
 def generate(
-    path: Annotated[Path, typer.Argument(help="A run directory, or a mixture's folder.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run directory, or a mixture's folder.")],
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROMPT]...", help="What to continue; none, or -, reads a prompt from each line of stdin."),
+        typer.Argument(metavar="PROMPT", help="What to continue; none, or -, reads a prompt from each line of stdin."),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 128,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.0,
@@ -184,11 +186,13 @@ def generate(
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A run directory, mixture, expert, router, base or PEFT adapter.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter.")
+    ],
     text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a folder holds, once its files are found as they were written."""
+    """Say what a folder holds. Its files are compared with their hashes."""
     from moesaic.cli.artefacts import show
 
     show(path, text, as_json)
@@ -196,35 +200,53 @@ def inspect(
 
 def main() -> None:
     """The console script."""
+    arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a tick mark is no reason to fail
-    if "--debug" not in sys.argv and not sys.warnoptions:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no tick mark is no reason to fail
+    if not debug and not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that train
-    sys.exit(status(sys.argv[1:]))
+    sys.exit(status(arguments, debug))
 
 
-def status(arguments: list[str]) -> int:
-    """Do what the arguments say; the exit status, with one line on stderr where it is not 0."""
-    options, dashes, words = _split(arguments)
-    debug = "--debug" in options
+def without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without --debug, which may stand anywhere before a --, and whether it was there."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*kept, *arguments[end:]], len(kept) < end
+
+
+def status(arguments: list[str], debug: bool = False) -> int:
+    """Do what the arguments say and return the exit status; where it is not 0, one line on stderr says why."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("moesaic", [*(o for o in options if o != "--debug"), *dashes, *words]) as context:
+        with command.make_context("moesaic", arguments or ["--help"]) as context:
             command.invoke(context)
         sys.stdout.flush()
         return 0
     except typer.Exit as done:
         return done.exit_code
-    except typer.TyperException as error:
-        message = error.format_message()
-        return _failed(message[:1].lower() + message[1:].rstrip("."), 2, debug)
-    except MoesaicError as error:
-        return _failed(str(error), error.exit_code, debug)
-    except KeyboardInterrupt:
-        return _failed("interrupted; run the same command to continue", INTERRUPTED, debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain, flushing it at exit
         return BROKEN_PIPE
-    except Exception as error:
-        return _failed(f"internal: {type(error).__name__}: {error}; run with --debug and report it", 1, debug)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        code, message = explained(error)
+        typer.echo(" ".join(message.split()), err=True)
+        return code
+
+
+def explained(error: BaseException) -> tuple[int, str]:
+    """The exit status for an error, and what to say of it."""
+    match error:
+        case MoesaicError():
+            return error.exit_code, f"error: {error}"
+        case typer.TyperException():
+            message = error.format_message()
+            return error.exit_code, f"error: {message[:1].lower()}{message[1:].rstrip('.')}"
+        case KeyboardInterrupt():
+            return INTERRUPTED, "interrupted; run the same command to continue"
+        case _:
+            return 1, f"error: internal: {type(error).__name__}: {error}; run with --debug and report it"

@@ -195,6 +195,9 @@ class Engine:
 
     def read(self, texts: list[str], new: int) -> Prompts:
         """The texts as one batch of tokens, if each has any and leaves room for `new` more."""
+        for index, text in enumerate(texts):
+            if any("\ud800" <= character <= "\udfff" for character in text):
+                raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
         rows, context = [self.tokenizer.encode(text) for text in texts], self.mixture.context
         for index, ids in enumerate(rows):
             if not ids:

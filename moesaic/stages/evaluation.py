@@ -1,6 +1,7 @@
 """Stage 5: the mixture and all its controls on the same test rows, and what that says.
 
-Nothing is chosen here by what the test rows say. Knows nothing about how the parts were trained.
+Nothing of the mixture is chosen here; only the best part is chosen on test rows, which favours the parts. Knows
+nothing about how any of them was trained.
 """
 
 import time

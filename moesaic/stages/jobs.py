@@ -4,12 +4,19 @@ Knows nothing about the work. Each process computes with one thread, so a result
 """
 
 import multiprocessing
+import os
 import queue
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from typing import Any
 
+from moesaic.errors import MoesaicError
 from moesaic.stages.progress import Progress
 
 # A process of the pool knows its line to the parent by this; spawned processes share nothing else.
@@ -27,8 +34,11 @@ class Jobs:
     def __enter__(self) -> "Jobs":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self.pool:
+            if error:  # what still runs is of no use any more
+                for process in multiprocessing.active_children():
+                    process.terminate()
             self.pool.shutdown(cancel_futures=True)
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
@@ -37,16 +47,19 @@ class Jobs:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
             self.pool = ProcessPoolExecutor(self.workers, context, _connect, (self.line,))
-        futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
+        with deaf_to_interrupts():
+            futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
         waiting = set(futures.values())
         while waiting:
             self.drain()
             waiting = {future for future in waiting if not future.done()}
             failed = next((f for f in futures.values() if f.done() and f.exception()), None)
             if failed:
-                for future in waiting:
-                    future.cancel()
-                failed.result()
+                try:
+                    failed.result()
+                except BrokenProcessPool:
+                    hint = "if memory ran out, use workers=1 or a smaller train.batch; then run the same command again"
+                    raise MoesaicError("a process of the pool was killed", got=", ".join(work), hint=hint) from None
         self.drain()
         return {name: future.result() for name, future in futures.items()}
 
@@ -82,12 +95,37 @@ class Report:
         return Report(name, lambda kind, task, what: getattr(progress, kind)(task, what))
 
 
+@contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in here ignore Ctrl-C: it reaches the parent too, which then ends them.
+
+    Python lets only the main thread decide this; runs in other threads get no Ctrl-C anyway.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _connect(line: "Queue[tuple[str, str, Any]]") -> None:
     import torch
 
     global _line
     _line = line
     torch.set_num_threads(1)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+
+
+def _outlive_nobody() -> None:
+    """Leave when the parent is gone, however it went."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
 
 
 def _call(job: Callable[[Report], Any], name: str) -> Any:

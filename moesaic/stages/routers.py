@@ -86,8 +86,8 @@ def train_and_publish(
 
     def record(row: dict[str, Any]) -> None:
         report.row(row)
-        if "validation" in row:
-            curve.append({k: row[k] for k in ("step", "loss", "lr", "validation")})
+        if "score" in row:
+            curve.append({k: row[k] for k in ("step", "loss", "lr", "score")})
 
     router, metrics = train_router(spec, train, validation, words, len(names), workshop.recipe.seed, record)
     stored = StoredRouter(

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -110,7 +111,12 @@ def fit_layers(
         evaluate_every=steps,
         patience=spec.patience,
     )
-    trained = fit(dict(router.named_parameters()), batch, loss, validate, settings, spec.lr, record)
+
+    def scored(row: dict[str, Any]) -> None:
+        # The loop minimises; what a reader of the log wants to see rises.
+        record({**row, "score": -row.pop("validation")} if "validation" in row else row)
+
+    trained = fit(dict(router.named_parameters()), batch, loss, validate, settings, spec.lr, scored)
     router.load_state_dict(trained.state, strict=False)
     return router
 

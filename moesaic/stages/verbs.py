@@ -103,7 +103,6 @@ def evaluate(recipe: Recipe, root: Path, progress: Progress | None = None) -> di
 def opened(recipe: Recipe, root: Path, progress: Progress | None) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
     """A run directory with nobody else in it, and the recipe written down beside what it makes."""
     root = root.absolute()
-    root.mkdir(parents=True, exist_ok=True)
     with lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
         (root / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
         yield Workshop(recipe, root), told, jobs

@@ -1,0 +1,187 @@
+"""`inspect`: what a folder says of itself, read without loading any weights.
+
+Knows nothing about what the facts are for; a folder without a manifest is taken at its word, and that is said.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from moesaic.cli.printing import aligned, routed, size, stdout
+from moesaic.errors import WeightsError
+from moesaic.files import MANIFEST, read_json, read_manifest
+
+FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
+FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
+    "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
+    "Hugging Face model": (
+        *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+        *("max_position_embeddings", "torch_dtype"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder, what it declares, and what it is made of. `verified`: every file was found as it was written."""
+
+    kind: str
+    folder: Path
+    facts: dict[str, Any]
+    verified: bool = True
+    parts: dict[str, "Artefact"] = field(default_factory=dict)
+
+
+def show(path: Path, text: str | None, as_json: bool) -> None:
+    """Print what lies at `path`, and how it would route `text`."""
+    found, routing = examine(path), None
+    if text is not None:
+        import moesaic
+
+        routing = moesaic.load(path).route(text)
+    if as_json:
+        told = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
+        print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print("\n".join(summary(found)))
+    if routing:
+        console.print(f"\nrouted to {routed(routing.chosen, routing.weights)}")
+
+
+def examine(folder: Path, verify: bool = True) -> Artefact:
+    """What lies in a folder, by its manifest if there is one; its files are compared with their hashes."""
+    if not folder.is_dir():
+        raise WeightsError("no such folder", path=folder)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, verify=verify)
+        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
+    if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
+        evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+        parts = {"mixture": examine(folder / "mixture")} if (folder / "mixture").is_dir() else {}
+        return Artefact("run", folder, evaluation, parts=parts)
+    if (folder / "best" / MANIFEST).is_file():
+        return examine(folder / "best")
+    for name, kind in FOREIGN.items():
+        if (folder / name).is_file():
+            return Artefact(kind, folder, read_json(folder / name), verified=False)
+    expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
+    raise WeightsError("nothing to inspect here", path=folder, expected=expected)
+
+
+def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
+    """The parts of a mixture; its own manifest has vouched for their files."""
+    if manifest.get("kind") != "mixture":
+        return {}
+    names = {"base": "base", "router": "router", **{f"expert {n}": f"experts/{n}" for n in manifest["experts"]}}
+    return {label: examine(folder / place, verify=False) for label, place in names.items()}
+
+
+def raw(found: Artefact) -> dict[str, Any]:
+    """Everything that is known, for JSON."""
+    parts = {name: raw(part) for name, part in found.parts.items()}
+    own = {"kind": found.kind, "path": str(found.folder), "verified": found.verified, "facts": found.facts}
+    return own | ({"parts": parts} if parts else {})
+
+
+def summary(found: Artefact, label: str = "", indent: str = "") -> Iterator[str]:
+    """The facts that a person asks for first, and those of the parts, indented."""
+    yield indent + (label or f"{found.kind} {found.facts.get('name', '')}".strip())
+    rows = [*DESCRIBE.get(found.kind, declared)(found), *measured(found)]
+    yield from aligned([*rows, *([] if label else vouched(found))], f"{indent}  ")
+    if not label and (files := found.facts.get("files") if found.verified else sizes(found.folder)):
+        yield f"{indent}  files"
+        yield from aligned(((name, size(facts["bytes"])) for name, facts in files.items()), f"{indent}    ")
+    for name, part in found.parts.items():
+        yield ""
+        yield from summary(part, name if found.kind == "mixture" else "", f"{indent}  ")
+
+
+Rows = Iterator[tuple[str, str]]
+
+
+def run(found: Artefact) -> Rows:
+    facts = found.facts
+    if not facts:
+        yield "evaluated", "not yet"
+        return
+    yield "verdict", facts["verdict"]["sentence"]
+    yield "domains", ", ".join(facts["domains"])
+    yield "accuracy", f"{facts['router']['accuracy']:.1%} of test rows routed to their own expert"
+    stages = facts["timing"].get("stages", {})
+    yield "time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()) or "unknown"
+
+
+def mixture(found: Artefact) -> Rows:
+    facts, parts = found.facts, found.parts
+    yield "experts", ", ".join(parts["router"].facts["experts"])
+    yield "routed", f"{facts['level']} by {facts['level']}, at every {facts['site']} layer with an adapter"
+    experts = sum(parts[f"expert {name}"].facts.get("parameters", 0) for name in facts["experts"])
+    base = parameters(parts["base"])
+    yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
+
+
+def base(found: Artefact) -> Rows:
+    yield "parameters", f"{parameters(found):,}"
+    yield "fingerprint", short(found.facts["fingerprint"])
+
+
+def expert(found: Artefact) -> Rows:
+    facts = found.facts
+    yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
+    yield "targets", ", ".join(facts["targets"])
+    yield "layers", ", ".join(map(str, facts["layers"]))
+    yield "parameters", f"{facts['parameters']:,}"
+    yield "fingerprint", f"{short(facts['fingerprint'])}, over base {short(facts['base_fingerprint'])}"
+
+
+def router(found: Artefact) -> Rows:
+    facts = found.facts
+    selection = facts["selection"]
+    kept = f" of {selection['k']}" if selection["k"] else ""
+    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{kept}"
+    yield "experts", ", ".join(facts["experts"])
+    yield "over base", short(facts["base_fingerprint"])
+
+
+def declared(found: Artefact) -> Rows:
+    """A foreign folder: what its configuration says."""
+    keys = FOREIGN_KEYS.get(found.kind, ())
+    for key in (key for key in keys if found.facts.get(key) is not None):
+        value = found.facts[key]
+        yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def measured(found: Artefact) -> Rows:
+    if found.verified and (metrics := found.facts.get("metrics")):
+        yield "metrics", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+def vouched(found: Artefact) -> Rows:
+    """Who made it, and whether it is still as it was made."""
+    if not found.verified:
+        yield "verified", "no: declared by its configuration, without a manifest to check it against"
+    elif found.kind != "run":
+        seed = found.facts.get("seed")
+        yield "made by", f"moesaic {found.facts['package_version']}" + ("" if seed is None else f", seed {seed}")
+        yield "verified", "yes: every file has the hash it was written with"
+
+
+DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router}
+
+
+def parameters(found: Artefact) -> int:
+    """How many parameters a base has, where its manifest lists its tensors."""
+    return sum(prod(shape) for shape in found.facts.get("shapes", {}).values())
+
+
+def sizes(folder: Path) -> dict[str, dict[str, int]]:
+    """The files of a foreign folder, in the shape of a manifest's."""
+    return {path.name: {"bytes": path.stat().st_size} for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def short(fingerprint: str) -> str:
+    return fingerprint[:12]

@@ -1,0 +1,104 @@
+"""What verbs print on stdout: evaluations, routings, samples, sizes; in colour on a terminal, plain anywhere else.
+
+Knows nothing about how any of it was measured.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from moesaic.errors import clipped
+
+PLAIN_WIDTH = 100
+SAMPLE_LINES = 3
+# Text of models and files may hold what a terminal would obey.
+HARMLESS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {ord(c): c for c in "\n\t"}
+
+
+def stdout() -> Console:
+    """The terminal or file that results go to; nothing in a text is markup."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def width_of(console: Console) -> int:
+    return console.width if console.is_terminal else PLAIN_WIDTH
+
+
+def harmless(text: str) -> str:
+    """`text` without control characters."""
+    return text.translate(HARMLESS)
+
+
+def routed(chosen: str, weights: Mapping[str, float]) -> str:
+    """A routing in words: `math (math 98%, code 2%)`; nobody has a weight where the base answers alone."""
+    shares = sorted(weights.items(), key=lambda item: -item[1])
+    heard = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
+    return f"{chosen} ({heard})" if heard else chosen
+
+
+def size(count: float) -> str:
+    """A number of bytes to read."""
+    for unit, digits in (("bytes", 0), ("kB", 1), ("MB", 1)):
+        if count < 1000:
+            return f"{count:.{digits}f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def aligned(rows: Iterable[tuple[str, str]], indent: str = "") -> list[str]:
+    """Labels and what they say, in two columns."""
+    rows = list(rows)
+    longest = max((len(label) for label, _ in rows), default=0)
+    return [f"{indent}{label:<{longest}}  {text}" for label, text in rows]
+
+
+def show_evaluation(evaluation: Mapping[str, Any]) -> None:
+    """The verdict, and the table of all contenders."""
+    from moesaic.evaluate.table import plain, render
+
+    console = stdout()
+    if console.is_terminal:
+        console.print(render(evaluation, console.width))
+    else:
+        console.print(plain(evaluation, PLAIN_WIDTH))
+
+
+def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
+    """All that a finished run has to say, and what to type next."""
+    console = stdout()
+    show_evaluation(evaluation)
+    if evaluation["samples"]:
+        console.print("\nSamples", style="bold")
+    for sample in evaluation["samples"]:
+        console.print(f"\n{sample['domain']}, routed to {routed(sample['chosen'], sample['weights'])}", style="dim")
+        room = width_of(console) - 2
+        console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
+        for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
+            console.print(f"  {clipped(line, room)}")
+    places = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
+    console.print("\nTime", style="bold")
+    stages = evaluation["timing"]["stages"]
+    for line in aligned(
+        (name, f"{seconds:7.1f} s") for name, seconds in {**stages, "all": sum(stages.values())}.items()
+    ):
+        console.print(line)
+    console.print("\nWhere", style="bold")
+    for line in aligned((name, str(place)) for name, place in places.items()):
+        console.print(line)
+    console.print(f'\nNext: moesaic generate {shlex.quote(str(root))} "..."')
+
+
+def show_verified(experts: list[dict[str, Any]]) -> None:
+    """Experts as they were measured again, beside the base."""
+    longest = max([len("expert"), *(len(expert["name"]) for expert in experts)])
+    lines = [
+        f"{expert['name']:<{longest}}  {expert['validation_nats']:10.3f}  {expert['base']:8.3f}  {expert['gain']:+8.3f}"
+        for expert in experts
+    ]
+    console = stdout()
+    console.print(f"{'expert':<{longest}}  {'validation':>10}  {'base':>8}  {'gain':>8}", style="bold")
+    console.print("\n".join(lines))
+    console.print("validation nats a token, of the expert and of the base alone; all files as they were written")

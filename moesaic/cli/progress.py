@@ -1,0 +1,152 @@
+"""What a run tells while it works, on stderr: bars on a terminal, a line now and then anywhere else.
+
+Knows nothing about stages or tasks but what a Progress hears.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Column
+from rich.text import Text
+
+from moesaic.stages.progress import Progress, Silent
+
+PATIENCE = 10.0  # seconds: what takes longer deserves a line
+
+
+@contextmanager
+def shown(quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
+    """A Progress for the time of the `with` block, as suits the terminal, or the lack of one."""
+    console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if quiet:
+        yield Silent()
+    elif console.is_terminal:
+        bars = Bars(console)
+        with bars.display:
+            yield bars
+    else:
+        yield Lines(console)
+
+
+@dataclass
+class Running:
+    """A task under way: when it began, when a line last told of it, and what it measured."""
+
+    steps: int
+    since: float
+    told: float
+    row: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_now(steps: int) -> "Running":
+        now = time.monotonic()
+        return Running(steps, now, now)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.since
+
+    @property
+    def memorable(self) -> bool:
+        """Whether its end is worth a line: something was trained, or somebody had to wait."""
+        return "loss" in self.row or self.seconds >= PATIENCE
+
+
+class Bars:
+    """A bar for each running task; those that mattered leave a line above."""
+
+    def __init__(self, console: Console):
+        self.console, self.running = console, dict[str, tuple[TaskID, Running]]()
+        # Columns keep their width whatever runs, so that bars do not jump.
+        room = Column(min_width=16, max_width=max(16, console.width // 5), no_wrap=True)
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}", markup=False, table_column=room),
+            BarColumn(None),
+            MofNCompleteColumn(),
+            *([Figures()] if console.width >= 80 else []),
+            TimeRemainingColumn(compact=True),
+        ]
+        # What still runs when an error ends the block is wiped away: the error has the last word.
+        self.display = RichProgress(*columns, console=console, transient=True, expand=True)
+
+    def note(self, text: str) -> None:
+        self.console.print(text, style="dim")
+
+    def begin(self, task: str, steps: int) -> None:
+        self.running[task] = self.display.add_task(task, total=steps, row={}), Running.from_now(steps)
+
+    def row(self, task: str, row: dict[str, Any]) -> None:
+        bar, running = self.running[task]
+        running.row = {**running.row, **row}
+        self.display.update(bar, completed=row["step"], row=running.row)
+
+    def end(self, task: str, text: str) -> None:
+        bar, running = self.running.pop(task)
+        self.display.remove_task(bar)
+        if running.memorable:
+            tick = Text("✓ ", style="green")
+            self.console.print(tick.append(f"{task}  {text}  {running.seconds:.1f} s", style="default"))
+
+
+class Figures(ProgressColumn):
+    """What a task last measured."""
+
+    max_refresh = 0.2
+
+    def __init__(self) -> None:
+        super().__init__(Column(min_width=len("loss 1.234   1.23k tok/s  val 1.234"), no_wrap=True))
+
+    def render(self, task: Task) -> Text:
+        return Text("  ".join(figures(task.fields["row"])))
+
+
+class Lines:
+    """A line for each task that mattered when it ends, and every ten seconds while it runs."""
+
+    def __init__(self, console: Console):
+        self.console, self.running = console, dict[str, Running]()
+
+    def note(self, text: str) -> None:
+        self.say(text)
+
+    def begin(self, task: str, steps: int) -> None:
+        self.running[task] = Running.from_now(steps)
+
+    def row(self, task: str, row: dict[str, Any]) -> None:
+        running = self.running[task]
+        running.row = {**running.row, **row}
+        if time.monotonic() - running.told >= PATIENCE:
+            running.told = time.monotonic()
+            self.say("  ".join([f"{task} {row['step']}/{running.steps}", *figures(running.row)]))
+
+    def end(self, task: str, text: str) -> None:
+        running = self.running.pop(task)
+        if running.memorable:
+            self.say(f"{task}  {text}  {running.seconds:.1f} s")
+
+    def say(self, text: str) -> None:
+        print(text, file=self.console.file, flush=True)
+
+
+def figures(row: Mapping[str, Any]) -> Iterator[str]:
+    """The numbers of a row that a person follows; those that come and go stand last."""
+    if "loss" in row:
+        yield f"loss {row['loss']:.3f}"
+    if "rate" in row:
+        yield f"{amount(row['rate']):>5} tok/s"
+    if "validation" in row:
+        yield f"val {row['validation']:.3f}"
+
+
+def amount(value: float) -> str:
+    """A number in five characters: 873, 12.3k, 4.56M."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"

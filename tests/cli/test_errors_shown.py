@@ -1,0 +1,99 @@
+"""Each wrong input: its exit status and its one line (that it is one, the fixture `moesaic` checks)."""
+
+import subprocess
+import sys
+
+import pytest
+
+from moesaic.cli import main
+from moesaic.errors import CompatibilityError, DataError, GatesError, NonFiniteError, StorageError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["rnu", "small.yaml"], "did you mean 'run'?"),
+        (["run"], "missing argument 'RECIPE'"),
+        (["run", "small.yaml", "--oot", "x"], "no such option: --oot (Possible options: --out)"),
+        (["generate", "x", "--seed", "many"], "invalid value for '--seed'"),
+        (["run", "nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["run", "."], "a folder, not a file"),
+        (["run", "small.yaml", "fast"], "not an override; expected key=value"),
+        (["run", "small.yaml", "train.stepz=3"], "train.stepz: unknown key; did you mean 'steps'?"),
+        (["run", "small.yaml", "router.kind=mpl"], "router.kind: wrong value"),
+        (["train-expert", "small.yaml", "--expert", "brids"], "brids"),
+        (["generate", "nowhere", "hi", "--temperature", "-1"], "temperature: no such way to sample"),
+    ],
+)
+def test_what_was_asked_for_is_wrong(recipe, moesaic, arguments, said):
+    code, out, err = moesaic(*arguments)
+    assert (code, out) == (2, ""), err
+    assert err.startswith("error: ") and said.lower() in err.lower()
+
+
+def test_misspelt_key_in_the_file(recipe, moesaic):
+    recipe.write_text(recipe.read_text().replace("epochs: 2", "epocs: 2"))
+    assert moesaic("run", recipe.name)[::2] == (
+        2,
+        "error: small.yaml:8: router.epocs: unknown key; did you mean 'epochs'?\n",
+    )
+
+
+def test_bad_row(recipe, moesaic):
+    rows = recipe.with_name("sums-train.jsonl")
+    rows.write_text(rows.read_text() + '{"prompt": "cut of')
+    code, _, err = moesaic("pretrain", recipe.name)
+    assert code == 3 and "sums-train.jsonl:25: not JSON" in err
+
+
+def test_missing_data(recipe, moesaic):
+    recipe.with_name("birds-test.jsonl").unlink()
+    code, _, err = moesaic("pretrain", recipe.name, "--quiet")
+    assert code == 3 and "birds-test.jsonl: there is no such file" in err
+
+
+def test_a_run_directory_that_cannot_be(recipe, moesaic):
+    code, _, err = moesaic("pretrain", recipe.name, "--out", recipe)
+    assert code == 6 and "storage failed" in err
+
+
+@pytest.mark.parametrize("verb", ["generate", "inspect"])
+def test_no_such_folder(recipe, moesaic, verb):
+    code, _, err = moesaic(verb, "nowhere", *(["hi"] if verb == "generate" else []))
+    assert code == 4 and "nowhere: no" in err
+
+
+@pytest.mark.parametrize("error", [DataError, CompatibilityError, StorageError, NonFiniteError, GatesError])
+def test_every_error_of_ours_gives_its_own_status(moesaic, monkeypatch, error):
+    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(error("what\nis wrong", path="here")))
+    assert moesaic("inspect", "x") == (error.exit_code, "", "error: here: what is wrong\n")
+
+
+def test_unforeseen(moesaic, monkeypatch, capsys):
+    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(ZeroDivisionError("two\nlines")))
+    line = "error: internal: ZeroDivisionError: two lines; run with --debug and report it\n"
+    assert moesaic("inspect", "x") == (1, "", line)
+    assert main.status(["inspect", "x"], debug=True) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith(line)
+
+
+def test_interrupted(moesaic, monkeypatch):
+    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(KeyboardInterrupt()))
+    assert main.status(["inspect", "x"]) == 130
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    script = "import time; from moesaic.cli import main; main.app.command()(lambda: print('x' * 10**6)); main.main()"
+    command = [sys.executable, "-c", script, "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == main.BROKEN_PIPE
+
+
+def raising(error):
+    def examine(*_):
+        raise error
+
+    return examine

@@ -1,0 +1,72 @@
+"""Is the merged average the mixture with uniform gates, and are the parameters counted that there are?"""
+
+import pytest
+import torch
+
+from moesaic.adapters import attach
+from moesaic.compose import average, count_parameters
+from moesaic.config import Feature
+from moesaic.model.mixture import AdapterMixture
+from moesaic.routing import Gates, Selection, controls
+from moesaic.routing.routers import MLPRouter, Router
+from moesaic.testing import FixedRouter, tiny_decoder, toy_expert
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def mixture(router: Router) -> AdapterMixture:
+    decoder = tiny_decoder()
+    some = [toy_expert(decoder, 1, rank=2), toy_expert(decoder, 2, rank=4, targets=["q_proj"], layers=range(1, 3))]
+    attach(decoder, some)
+    return AdapterMixture(decoder, ("one", "two"), router, Feature.parse("hidden_mean"), Selection(), 0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_experts", [1, 2, 3])
+def test_uniform_gates_equal_the_merged_average(num_experts):
+    """Ranks, scales, targets and layers differ: at site `linear` the identity is exact."""
+    plain = tiny_decoder()
+    some = [
+        toy_expert(plain, 1, rank=3),
+        toy_expert(plain, 2, rank=5, targets=["q_proj", "down_proj"], layers=range(1, 3)),
+        toy_expert(plain, 3, rank=1, targets=["v_proj"]),
+    ][:num_experts]
+    decoder = tiny_decoder()
+    attach(decoder, some)
+    text = torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
+    routed = decoder(text, None, Gates.of(controls.uniform(2, num_experts))).logits
+    merged = average(tiny_decoder(), some)(text).logits
+    assert (routed - merged).abs().max() <= 1e-12 * merged.abs().max()
+    assert (merged - plain(text).logits).abs().max() > 0.1
+
+
+def test_average_changes_the_decoder_it_is_given_and_only_what_experts_touch():
+    decoder, plain = tiny_decoder(), tiny_decoder()
+    assert average(decoder, [toy_expert(plain, 1, targets=["v_proj"], layers=range(1, 2))]) is decoder
+    changed = [name for name, weight in decoder.named_parameters() if not weight.equal(plain.get_parameter(name))]
+    assert changed == ["layers.1.self_attn.v_proj.weight"]
+
+
+def test_parameters_are_counted_by_part():
+    """Base: 61 tied embeddings of 32, 3 blocks, norms. Experts stand in stacks of the larger rank, 4."""
+    counts = count_parameters(mixture(MLPRouter(32, 2, [5])))
+    block = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48 + 2 * 32
+    sizes = {"q_proj": 64, "k_proj": 48, "v_proj": 48, "o_proj": 64, "gate_proj": 80, "up_proj": 80, "down_proj": 80}
+    stacked = 3 * 4 * sum(sizes.values())
+    router = 32 * 5 + 5 + 5 * 2 + 2
+    assert counts == {
+        "total": 61 * 32 + 3 * block + 32 + 2 * stacked + router,
+        "base": 61 * 32 + 3 * block + 32,
+        "experts": 2 * stacked,
+        "router": router,
+        "active": 61 * 32 + 3 * block + 32 + stacked + router,
+    }
+
+
+def test_a_router_without_tensors_has_no_parameters():
+    assert count_parameters(mixture(FixedRouter([[0.0, 0]])))["router"] == 0

@@ -1,0 +1,138 @@
+"""Do routers turn features into the logits that their formulas give, and come back from their shape and tensors?"""
+
+import json
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from moesaic.routing import controls
+from moesaic.routing.routers import ROUTERS, CentroidRouter, KeywordRouter, MLPRouter, Router, TrainedRouter
+
+SILENT = float("-inf")
+
+
+def filled(router: TrainedRouter, seed: int = 0) -> TrainedRouter:
+    """Other values than the fresh ones in every tensor; positive, as deviations and temperatures are."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in router.state_dict().values():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    return router.eval()
+
+
+def routers() -> dict[str, TrainedRouter]:
+    return {
+        "keyword": KeywordRouter([["sum", "add"], ["def"]]),
+        "centroid": filled(CentroidRouter(5, 2)),
+        "linear": filled(MLPRouter(5, 2, [])),
+        "mlp": filled(MLPRouter(5, 2, [7, 3], dropout=0.5)),
+    }
+
+
+FEATURES = {"keyword": ["the sum", "def f", "none"]}
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_router_comes_back_from_its_shape_and_tensors(kind):
+    router = routers()[kind]
+    assert isinstance(router, Router)
+    features = FEATURES.get(kind, torch.randn(3, 5, generator=torch.Generator().manual_seed(1)))
+    again = ROUTERS[kind](**json.loads(json.dumps(router.shape)))
+    again.load_state_dict({name: tensor.clone() for name, tensor in router.state_dict().items()})
+    found = again.eval()(features)
+    assert found.shape == (3, 2) and found.equal(router(features))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("hi", [1.0, 0]),
+        ("this chip hides", [SILENT, SILENT]),
+        ("Hi, HI! hi-hi", [4.0, 0]),
+        ("oh_hi and hi5", [SILENT, SILENT]),
+        ("I like C++ and c++, not C", [0, 2.0]),
+        ("say hi in c++.", [1.0, 1.0]),
+        ("two lines\nhi", [1.0, 0]),
+        ("", [SILENT, SILENT]),
+    ],
+)
+def test_keywords_match_whole_words_in_any_case_or_abstain(text, expected):
+    assert KeywordRouter([["hi"], ["c++", "a.b"]])([text])[0].tolist() == expected
+
+
+def test_keywords_are_no_patterns_and_an_expert_may_have_none():
+    router = KeywordRouter([["a.b"], []])
+    assert router(["axb", "a.b", ""]).tolist() == [[SILENT, SILENT], [1, 0], [SILENT, SILENT]]
+
+
+def test_phrases_count_and_of_two_words_that_overlap_one_does():
+    assert KeywordRouter([["for loop"], ["loop"]])(["a for loop"]).tolist() == [[1, 1]]
+    assert KeywordRouter([["new", "new york"]])(["new york"]).tolist() == [[1]]
+
+
+def test_centroid_is_the_cosine_around_the_centre_over_the_temperature():
+    router = CentroidRouter(2, 3)
+    router.centre.copy_(torch.tensor([1.0, 1.0]))
+    router.centroids.copy_(torch.tensor([[2.0, 0], [0, 5.0], [-1.0, -1.0]]))
+    router.temperature.fill_(0.5)
+    half = math.sqrt(0.5)
+    torch.testing.assert_close(
+        router(torch.tensor([[4.0, 1.0], [2.0, 2.0]])),
+        torch.tensor([[1.0, 0, -half], [half, half, -1.0]]) / 0.5,
+    )
+    assert torch.isfinite(router(router.centre[None])).all(), "the centre itself is no direction"
+
+
+def test_an_mlp_without_hidden_layers_is_exactly_linear():
+    router = filled(MLPRouter(5, 3, [], dropout=0.9)).double()
+    x = torch.randn(4, 5, dtype=torch.float64)
+    slope = router.outer.weight / router.deviation / router.temperature
+    offset = (router.outer.bias - router.outer.weight @ (router.mean / router.deviation)) / router.temperature
+    torch.testing.assert_close(router(x), x @ slope.t() + offset, rtol=1e-12, atol=1e-12)
+    middle = router((x[:2] + x[2:]) / 2)
+    torch.testing.assert_close(middle, (router(x)[:2] + router(x)[2:]) / 2, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_an_mlp_equals_its_formula_one_number_at_a_time():
+    router = filled(MLPRouter(3, 2, [4])).double()
+    x = torch.randn(3, dtype=torch.float64)
+    standard = [(x[i] - router.mean[i]) / router.deviation[i] for i in range(3)]
+    inner = []
+    for o in range(4):
+        z = sum(float(router.inner[0].weight[o, i] * standard[i]) for i in range(3)) + float(router.inner[0].bias[o])
+        inner.append(z * 0.5 * (1 + math.erf(z / math.sqrt(2))))
+    for o in range(2):
+        y = sum(float(router.outer.weight[o, i]) * inner[i] for i in range(4)) + float(router.outer.bias[o])
+        assert router(x[None])[0, o].item() == pytest.approx(y / router.temperature.item(), rel=1e-12)
+
+
+def test_dropout_is_for_training_only():
+    router = filled(MLPRouter(5, 2, [32], dropout=0.5))
+    x = torch.randn(2, 5)
+    assert router(x).equal(router(x))
+    router.train()
+    torch.manual_seed(0)
+    assert not router(x).equal(router(x))
+
+
+def test_features_of_another_width_are_refused():
+    with pytest.raises(RuntimeError):
+        MLPRouter(5, 2, [])(torch.zeros(2, 4))
+
+
+def test_controls_look_at_nothing_or_at_the_answer():
+    assert controls.uniform(2, 4).tolist() == [[0.25] * 4] * 2
+    assert controls.fixed(1, 2, 3).tolist() == [[0, 1, 0]] * 2
+    assert controls.fixed(-1, 2, 3).tolist() == [[0, 0, 0]] * 2
+    assert controls.oracle(torch.tensor([2, -1, 0]), 3).tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
+def test_random_draws_one_expert_a_row_evenly_and_repeatably():
+    draw = controls.random(3000, 3, torch.Generator().manual_seed(0))
+    assert draw.equal(F.one_hot(draw.argmax(-1), 3).float())
+    assert (draw.mean(0) - 1 / 3).abs().max() < 0.05
+    assert draw.equal(controls.random(3000, 3, torch.Generator().manual_seed(0)))
+    assert not draw.equal(controls.random(3000, 3, torch.Generator().manual_seed(1)))

@@ -1,0 +1,317 @@
+"""One small real run, from texts to evaluation, and what happens when it is run again, changed, moved or damaged."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import moesaic
+from moesaic import stages
+from moesaic.data.batches import Tokens
+from moesaic.data.rows import Example
+from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError
+from moesaic.evaluate.statistics import Scores
+from moesaic.files import read_manifest
+from moesaic.recipe import Recipe, parse
+from moesaic.stages import evaluation as evaluation_stage
+from moesaic.stages.experts import even, plan_of, verify_expert
+from moesaic.stages.pretraining import longest
+from moesaic.stages.routers import label_of, specs
+from moesaic.stages.workshop import Workshop
+from moesaic.weights.base import load_base
+
+RECIPE = {
+    "name": "small",
+    "workers": 1,
+    "base": {
+        "size": "nano",
+        "vocab_size": 300,
+        "pretrain": {"steps": 20, "batch": 4, "length": 64, "lr": 1e-2, "evaluate_every": 0},
+    },
+    "train": {"steps": 12, "batch": 4, "length": 64, "lr": [1e-2, 3e-2], "evaluate_every": 0},
+    "experts": {
+        "adds": {"kind": "lora", "rank": 2, "data": {"train": "adds.jsonl", "test": "adds_test.jsonl"}},
+        "says": {
+            "kind": "lora",
+            "rank": 4,
+            "targets": ["q_proj", "down_proj"],
+            "data": {"train": "says.jsonl", "test": "says_test.jsonl"},
+        },
+    },
+    "router": {
+        "kind": "linear",
+        "feature": "embedding_mean",
+        "epochs": 5,
+        "compare": [{"kind": "centroid"}, {"kind": "mlp", "selection": "soft", "epochs": 2, "hidden": [8]}],
+    },
+    "evaluate": {"unseen": "other.jsonl", "samples": 1},
+}
+
+
+class Notes:
+    """A Progress that remembers."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.ended: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def begin(self, task: str, steps: int) -> None: ...
+    def row(self, task: str, row: dict[str, Any]) -> None: ...
+
+    def end(self, task: str, text: str) -> None:
+        self.ended.append(task)
+
+    @property
+    def skipped(self) -> list[str]:
+        return [note.partition(":")[0] for note in self.notes if note.endswith("skipped")]
+
+
+def recipe_in(folder: Path, *overrides: str) -> Recipe:
+    return parse(RECIPE, overrides, folder / "recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+
+    def write(name: str, rows: list[dict[str, Any]]) -> None:
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def sums(start: int, count: int) -> list[dict[str, Any]]:
+        return [
+            {"prompt": f"What is {n} + {n % 7}?", "response": f"It is {n + n % 7}."}
+            for n in range(start, start + count)
+        ]
+
+    words = ["red", "blue", "green", "old", "new", "big", "small"]
+    birds = ["owl", "crow", "wren", "swan", "hawk"]
+
+    def talks(start: int, count: int) -> list[dict[str, Any]]:
+        every = [(a, b, c) for a in words for b in words for c in birds]
+        return [
+            {"text": f"Once a {a} and {b} {c} sat in a tree. The {c} sang all day, and the {b} wind carried it away."}
+            for a, b, c in every[start : start + count]
+        ]
+
+    write("adds.jsonl", sums(0, 60))
+    write("adds_test.jsonl", sums(100, 12))
+    write("says.jsonl", talks(0, 60))
+    write("says_test.jsonl", talks(100, 12))
+    write("other.jsonl", [{"text": f"Line {n} of a log: status ok, took {n * 3} ms, host alpha."} for n in range(8)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def first(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("runs") / "small"
+    recipe = recipe_in(texts)
+    return recipe, root, moesaic.run(recipe, root)
+
+
+def test_the_evaluation_holds_all_that_was_promised(first):
+    _, root, evaluation = first
+    assert evaluation == json.loads((root / "evaluation.json").read_text())
+    names = "base expert:adds expert:says joint joint_wide average uniform random keyword router oracle oracle_best"
+    assert set(evaluation["controls"]) == set(names.split())
+    for control in evaluation["controls"].values():
+        assert set(control["nats"]) == set(control["perplexity"]) == {"adds", "says", "all", "unseen"}
+        low, high = control["interval"]
+        assert low <= control["nats"]["all"] <= high
+        assert control["perplexity"]["all"] == pytest.approx(np.exp(control["nats"]["all"]))
+    assert {"accuracy", "macro_f1", "confusion", "utilisation", "tried"} <= set(evaluation["router"])
+    assert [tried["kind"] for tried in evaluation["router"]["tried"]] == ["linear", "centroid", "mlp", "keyword"]
+    assert {"domains", "best_single", "regret", "gap_closed", "parameters", "verdict", "timing"} <= set(evaluation)
+    assert set(evaluation["timing"]["stages"]) == {"data", "base", "experts", "router", "mixture", "evaluation"}
+    assert {sample["domain"] for sample in evaluation["samples"]} == {"adds", "says", "unseen"}
+
+
+def test_at_site_linear_uniform_is_the_merged_average(first):
+    controls = first[2]["controls"]
+    for domain, nats in controls["uniform"]["nats"].items():
+        assert nats == pytest.approx(controls["average"]["nats"][domain], rel=1e-5)
+
+
+def test_random_is_the_exact_mean_over_the_experts(first):
+    controls = first[2]["controls"]
+    mean = (controls["expert:adds"]["nats"]["all"] + controls["expert:says"]["nats"]["all"]) / 2
+    assert controls["random"]["nats"]["all"] == pytest.approx(mean)
+
+
+def test_a_router_that_picks_one_expert_scores_what_the_experts_score(first):
+    """The mixture was really run for `router`; rivals are looked up in the experts' scores. They must agree."""
+    recipe, root, evaluation = first
+    names = tuple(recipe.experts)
+    workshop = Workshop(recipe, root)
+    rows = workshop.test_rows()
+    decided = evaluation_stage.decide(workshop.address, silent_report())["router"][0]
+    scores = {
+        name: evaluation_stage.score_contender(workshop.address, name, silent_report())
+        for name in ("base", *(f"expert:{n}" for n in names))
+    }
+    looked_up = evaluation_stage.looked_up(scores, names, decided)
+    ran = evaluation_stage.score_weights(workshop.address, decided, silent_report())
+    np.testing.assert_allclose(looked_up.nats, ran.nats, rtol=1e-5)
+    assert len(ran.nats) == sum(map(len, rows.values()))
+    assert evaluation["controls"]["router"]["nats"]["all"] == pytest.approx(
+        ran.nats[ran.rows("all")].sum() / ran.tokens[ran.rows("all")].sum()
+    )
+
+
+def silent_report():
+    from moesaic.stages.jobs import Report
+
+    return Report("test", lambda *message: None)
+
+
+def test_a_row_that_no_router_claims_is_looked_up_in_the_base():
+    base = Scores(np.array([1.0, 2.0]), np.array([1, 1]), ["a", "a"], ["x", "y"])
+    expert = Scores(np.array([5.0, 7.0]), np.array([1, 1]), ["a", "a"], ["x", "y"])
+    found = evaluation_stage.looked_up({"base": base, "expert:a": expert}, ("a",), torch.tensor([[0.0], [1.0]]))
+    assert found.nats.tolist() == [1.0, 7.0]
+    assert evaluation_stage.picks_one(torch.tensor([[0.0], [1.0]]))
+    assert not evaluation_stage.picks_one(torch.tensor([[0.9, 0.0]]))
+    assert not evaluation_stage.picks_one(torch.tensor([[1.0, 1.0]]))
+
+
+def test_every_part_says_what_it_is(first):
+    recipe, root, _ = first
+    base = load_base(root / "base")
+    for name in recipe.experts:
+        manifest = read_manifest(root / "experts" / name / "best", "expert")
+        assert manifest["base_fingerprint"] == base.fingerprint
+        assert set(manifest["grid"]) == {"0.01", "0.03"}
+        assert manifest["metrics"]["validation_nats"] == min(manifest["grid"].values())
+        assert manifest["lr"] == float(min(manifest["grid"], key=manifest["grid"].get))
+    info = json.loads((root / "router" / "training_info.json").read_text())
+    assert info["validation"]["macro_f1"] <= 1 and info["curve"] and info["examples"]["adds"] > 40
+    tasks = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in tasks if row["task"] == "adds"]
+    assert steps == list(range(1, 25)), "both rates of the grid, every step, once"
+
+
+def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first):
+    recipe, root, _ = first
+    workshop = Workshop(recipe, root)
+    adds, joint, wide = (plan_of(workshop, name) for name in ("adds", "joint", "joint_wide"))
+    assert (adds.rank, joint.rank, wide.rank) == (2, 4, 6)
+    assert joint.settings.steps == wide.settings.steps == 2 * adds.settings.steps
+    assert len(joint.train) == 2
+    assert read_manifest(root / "controls/joint_wide/best")["rank"] == 6
+
+
+def test_run_again_skips_what_is_finished_and_a_change_redoes_what_depends_on_it(first, texts):
+    _, root, evaluation = first
+    before = {path: path.resolve().name for path in root.rglob("best")}
+    told = Notes()
+    again = moesaic.run(recipe_in(texts), root, told)
+    everything = {"base", "adds", "says", "joint", "joint_wide", *specs(Workshop(recipe_in(texts), root)), "mixture"}
+    assert set(told.skipped) == everything
+    assert {path: path.resolve().name for path in root.rglob("best")} == before
+    same = {key: value for key, value in again.items() if key != "timing"}
+    assert same == {key: value for key, value in evaluation.items() if key != "timing"}, "equal but for the timing"
+
+    told = Notes()
+    stages.train_expert(recipe_in(texts, "experts.adds.rank=3"), root, ["adds", "says"], told)
+    assert told.skipped == ["says"] and told.ended == ["adds"]
+    assert read_manifest(root / "experts/adds/best")["rank"] == 3
+    with pytest.raises(RecipeError, match="no expert 'add' is trained here"):
+        stages.train_expert(recipe_in(texts), root, ["add"])
+    stages.train_expert(recipe_in(texts), root, ["adds"])
+
+
+def test_the_same_recipe_gives_the_same_bytes(first, texts, tmp_path):
+    _, root, _ = first
+    stages.pretrain(recipe_in(texts), tmp_path / "small")
+    stages.train_expert(recipe_in(texts), tmp_path / "small", ["says"])
+    for part in ("base/model.safetensors", "experts/says/best/adapter_model.safetensors"):
+        assert (tmp_path / "small" / part).read_bytes() == (root / part).read_bytes()
+
+
+def test_a_mixture_moved_elsewhere_answers_the_same(first, tmp_path):
+    _, root, _ = first
+    here = moesaic.load(root)
+    shutil.copytree(root, tmp_path / "moved", symlinks=True)
+    saved = here.save_pretrained(tmp_path / "saved")
+    prompts = ["What is 3 + 4?", "Once a red and old owl"]
+    expected = [(g.ids, g.routing) for g in here.generate(prompts, max_new_tokens=12)]
+    for place in (tmp_path / "moved", saved):
+        there = moesaic.load(place)
+        assert [(g.ids, g.routing) for g in there.generate(prompts, max_new_tokens=12)] == expected
+        ids = torch.tensor([here.stored.tokenizer.encode(prompts[0])])
+        gates = moesaic_gates(here, prompts[0])
+        assert torch.equal(there.stored.model.score(ids, gates), here.stored.model.score(ids, gates))
+    assert here.route(prompts[0]).chosen in here.names
+
+
+def moesaic_gates(mixture, text):
+    from moesaic.model.features import Prompts
+    from moesaic.routing import Gates
+
+    prompts = Prompts.pad([mixture.stored.tokenizer.encode(text)], [text])
+    return Gates.of(mixture.stored.model.route(prompts).weights)
+
+
+def test_verify_reads_back_what_was_published_and_notices_what_changed(first, tmp_path):
+    recipe, root, _ = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    workshop = Workshop(recipe, tmp_path / "small")
+    found = verify_expert(workshop, "adds")
+    assert found["validation_nats"] == pytest.approx(found["manifest"], rel=1e-5)
+    tensors = workshop.part_at("adds").resolve() / "adapter_model.safetensors"
+    data = bytearray(tensors.read_bytes())
+    data[-1] ^= 1
+    tensors.write_bytes(data)
+    with pytest.raises(WeightsError, match=r"adapter_model.safetensors: sha256: not as it was written"):
+        verify_expert(workshop, "adds")
+
+
+def test_an_expert_of_another_base_is_refused(first, texts, tmp_path):
+    recipe, root, _ = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    stages.pretrain(recipe_in(texts, "seed=1"), tmp_path / "small")
+    with pytest.raises(CompatibilityError, match="trained on another base"):
+        stages.compose(recipe, tmp_path / "small")
+
+
+def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, texts, tmp_path, monkeypatch):
+    recipe, root, _ = first
+    from moesaic.stages import experts
+
+    workshop, honest = Workshop(recipe, tmp_path), experts.fit
+    monkeypatch.setattr(Workshop, "base_at", root / "base")
+
+    def only_small_rates(*arguments, **named):
+        if arguments[5] > 0.02:
+            raise NonFiniteError("infinite")
+        return honest(*arguments, **named)
+
+    monkeypatch.setattr(experts, "fit", only_small_rates)
+    monkeypatch.setattr(experts, "at_address", lambda *address: workshop)
+    experts.train_one(("", ""), "adds", "key", silent_report())
+    manifest = read_manifest(tmp_path / "experts/adds/best")
+    assert manifest["lr"] == 0.01 and manifest["grid"]["0.03"] is None
+    monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
+    with pytest.raises(NonFiniteError):
+        experts.train_one(("", ""), "adds", "key", silent_report())
+
+
+def test_small_domains_are_repeated_for_joint_training():
+    a, b, c, d = (Tokens([n, n], 1, "g") for n in range(4))
+    assert even([[a, b, c], [d]]) == [a, b, c, d, d, d]
+
+
+def test_pretraining_reads_a_conversation_once():
+    turns = [Example("hi", "hello", "g"), Example("hi\nhello\nhow are you", "fine", "g"), Example("", "text", "h")]
+    assert longest(turns) == [turns[1], turns[2]]
+
+
+def test_compared_routers_have_names_of_their_own(texts):
+    labels = [label_of(spec) for spec in recipe_in(texts).router.compare]
+    assert labels == ["centroid-hidden_mean", "mlp-hidden_mean-soft"]

@@ -1,0 +1,20 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from moesaic.errors import CompatibilityError, GatesError, MoesaicError, RecipeError
+
+
+@pytest.mark.parametrize("kind", [MoesaicError, RecipeError, CompatibilityError, GatesError])
+def test_an_error_arrives_whole_from_another_process(kind):
+    sent = kind("what", path=Path("file"), line=3, field="a.b", expected=[1, 2], got="three", hint="do this")
+    arrived = pickle.loads(pickle.dumps(sent))
+    assert type(arrived) is kind and str(arrived) == str(sent)
+    assert vars(arrived) == vars(sent) and arrived.exit_code == sent.exit_code
+
+
+def test_what_is_added_on_the_way_arrives_too():
+    error = RecipeError("what")
+    error.path, error.line = "file", 7
+    assert str(pickle.loads(pickle.dumps(error))) == "file:7: what"
