@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
     from moesaic.stages import run
+    from moesaic.weights.artefacts import inspect
 
 # Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
 # verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
@@ -19,11 +20,12 @@ _HOMES = {
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
+    "inspect": "moesaic.weights.artefacts",
     "load": "moesaic.generate.loaded",
     "read_recipe": "moesaic.recipe:read",
     "run": "moesaic.stages",
 }
-__all__ = ["LoadedMixture", "MoesaicError", "Recipe", "Sampling", "load", "read_recipe", "run"]
+__all__ = ["LoadedMixture", "MoesaicError", "Recipe", "Sampling", "inspect", "load", "read_recipe", "run"]
 
 
 def __getattr__(name: str) -> Any:

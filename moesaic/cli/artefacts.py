@@ -1,20 +1,17 @@
-"""`inspect`: what a folder says of itself, read without loading any weights.
+"""`inspect`: what a folder says of itself, as text to read or as JSON.
 
-Knows nothing about what the facts are for; a folder without a manifest is taken at its word, and that is said.
+Knows nothing about how the facts were found: see `weights.artefacts`.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from moesaic.cli.printing import aligned, routed, size, stdout
-from moesaic.errors import WeightsError
-from moesaic.files import MANIFEST, read_json, read_manifest
+from moesaic.weights.artefacts import Artefact, inspect
 
-FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
 FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
     "Hugging Face model": (
@@ -24,20 +21,9 @@ FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is
 }
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """A folder, what it declares, and what it is made of. `verified`: every file was found as it was written."""
-
-    kind: str
-    folder: Path
-    facts: dict[str, Any]
-    verified: bool = True
-    parts: dict[str, "Artefact"] = field(default_factory=dict)
-
-
 def show(path: Path, text: str | None, as_json: bool) -> None:
     """Print what lies at `path`, and how it would route `text`."""
-    found, routing = examine(path), None
+    found, routing = inspect(path), None
     if text is not None:
         import moesaic
 
@@ -50,34 +36,6 @@ def show(path: Path, text: str | None, as_json: bool) -> None:
     console.print("\n".join(summary(found)))
     if routing:
         console.print(f"\nrouted to {routed(routing.chosen, routing.weights)}")
-
-
-def examine(folder: Path, verify: bool = True) -> Artefact:
-    """What lies in a folder, by its manifest if there is one; its files are compared with their hashes."""
-    if not folder.is_dir():
-        raise WeightsError("no such folder", path=folder)
-    if (folder / MANIFEST).is_file():
-        manifest = read_manifest(folder, verify=verify)
-        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
-    if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
-        evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
-        parts = {"mixture": examine(folder / "mixture")} if (folder / "mixture").is_dir() else {}
-        return Artefact("run", folder, evaluation, parts=parts)
-    if (folder / "best" / MANIFEST).is_file():
-        return examine(folder / "best")
-    for name, kind in FOREIGN.items():
-        if (folder / name).is_file():
-            return Artefact(kind, folder, read_json(folder / name), verified=False)
-    expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
-    raise WeightsError("nothing to inspect here", path=folder, expected=expected)
-
-
-def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
-    """The parts of a mixture; its own manifest has vouched for their files."""
-    if manifest.get("kind") != "mixture":
-        return {}
-    names = {"base": "base", "router": "router", **{f"expert {n}": f"experts/{n}" for n in manifest["experts"]}}
-    return {label: examine(folder / place, verify=False) for label, place in names.items()}
 
 
 def raw(found: Artefact) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def fit(
         norm = nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
         if not math.isfinite(total) or not math.isfinite(norm):
             raise NonFiniteError(
-                f"the loss of step {step} is {total / count}, the gradient's norm {norm}",
+                f"the loss of step {step + 1} is {total / count}, the gradient's norm {norm}",
                 hint=f"nothing of this step is kept; lower lr (now {lr:g}) or clip (now {settings.clip:g})",
             )
         optimiser.step()

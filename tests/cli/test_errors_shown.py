@@ -65,12 +65,12 @@ def test_no_such_folder(recipe, moesaic, verb):
 
 @pytest.mark.parametrize("error", [DataError, CompatibilityError, StorageError, NonFiniteError, GatesError])
 def test_every_error_of_ours_gives_its_own_status(moesaic, monkeypatch, error):
-    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(error("what\nis wrong", path="here")))
+    monkeypatch.setattr("moesaic.cli.artefacts.inspect", raising(error("what\nis wrong", path="here")))
     assert moesaic("inspect", "x") == (error.exit_code, "", "error: here: what is wrong\n")
 
 
 def test_unforeseen(moesaic, monkeypatch, capsys):
-    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(ZeroDivisionError("two\nlines")))
+    monkeypatch.setattr("moesaic.cli.artefacts.inspect", raising(ZeroDivisionError("two\nlines")))
     line = "error: internal: ZeroDivisionError: two lines; run with --debug and report it\n"
     assert moesaic("inspect", "x") == (1, "", line)
     assert main.status(["inspect", "x"], debug=True) == 1
@@ -79,7 +79,7 @@ def test_unforeseen(moesaic, monkeypatch, capsys):
 
 
 def test_interrupted(moesaic, monkeypatch):
-    monkeypatch.setattr("moesaic.cli.artefacts.examine", raising(KeyboardInterrupt()))
+    monkeypatch.setattr("moesaic.cli.artefacts.inspect", raising(KeyboardInterrupt()))
     assert main.status(["inspect", "x"]) == 130
 
 
@@ -93,7 +93,7 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 
 def raising(error):
-    def examine(*_):
+    def inspect(*_):
         raise error
 
     return examine

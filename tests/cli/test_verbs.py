@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.cli.artefacts import examine
+from moesaic.weights.artefacts import inspect
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_inspect_a_mixture_names_its_parts(here, moesaic):
     out = moesaic("inspect", "runs/small/mixture")[1]
     assert "linear on embedding_mean, top_1" in out and "lora, rank 2, alpha 4" in out
     assert "experts     sums, birds\n" in out and "base/model.safetensors" in out
-    assert examine(Path("runs/small/mixture")).facts["experts"] == ["sums", "birds"]
+    assert inspect(Path("runs/small/mixture")).facts["experts"] == ["sums", "birds"]
 
 
 def test_inspect_shows_where_a_text_would_go(here, moesaic):

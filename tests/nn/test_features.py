@@ -68,7 +68,9 @@ def test_all_features_in_one_pass_equal_one_by_one_in_the_order_asked(monkeypatc
             close(one, other)
 
 
-@pytest.mark.parametrize(("kinds", "blocks"), [(["text"], []), (["embedding_mean"], []), (["hidden@2", "text"], [0, 1])])
+@pytest.mark.parametrize(
+    ("kinds", "blocks"), [(["text"], []), (["embedding_mean"], []), (["hidden@2", "text"], [0, 1])]
+)
 def test_no_block_is_computed_beyond_the_deepest_feature(kinds, blocks, monkeypatch):
     passed, run = [], Decoder.run
     monkeypatch.setattr(Decoder, "run", lambda s, x, c, layers, g: passed.extend(layers) or run(s, x, c, layers, g))

@@ -88,9 +88,7 @@ def test_a_row_in_which_no_expert_speaks_up_abstains(kind, k, renormalise):
     assert torch.isfinite(x.grad).all()
 
 
-@pytest.mark.parametrize(
-    "settings", [{"kind": "top_k"}, {"kind": "soft", "k": 2}, {"k": 1}, {"kind": "top_k", "k": 0}]
-)
+@pytest.mark.parametrize("settings", [{"kind": "top_k"}, {"kind": "soft", "k": 2}, {"k": 1}, {"kind": "top_k", "k": 0}])
 def test_k_goes_with_top_k_only_and_is_positive(settings):
     with pytest.raises(RecipeError, match="^k: "):
         Selection(**settings)

@@ -1,4 +1,4 @@
-"""Work in processes: results and reports arrive, errors come back whole, the dead are noticed, nobody is left behind."""
+"""Work in processes: results and reports arrive, errors come back whole, nobody who died is waited for or left."""
 
 import os
 import signal
@@ -58,9 +58,9 @@ def test_results_reports_and_errors_come_back():
 
 
 def test_a_killed_process_is_an_error_with_a_way_out():
-    with pytest.raises(MoesaicError, match="a process of the pool was killed: dies; if memory ran out, use workers=1"):
-        with Jobs(1, Silent()) as jobs:
-            jobs.run({"dies": dies})
+    killed = "a process of the pool was killed: dies; if memory ran out, use workers=1"
+    with pytest.raises(MoesaicError, match=killed), Jobs(1, Silent()) as jobs:
+        jobs.run({"dies": dies})
 
 
 def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():

@@ -1,0 +1,54 @@
+"""What a folder says of itself, read without loading any weights: the Python twin of `moesaic inspect`.
+
+Knows nothing about what the facts are for; a folder without a manifest is taken at its word, and that is said.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import WeightsError
+from moesaic.files import MANIFEST, read_json, read_manifest
+
+FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder, what it declares, and what it is made of. `verified`: every file was found as it was written."""
+
+    kind: str
+    folder: Path
+    facts: dict[str, Any]
+    verified: bool = True
+    parts: dict[str, "Artefact"] = field(default_factory=dict)
+
+
+def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
+    """What lies in a folder, by its manifest if there is one; its files are compared with their hashes."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WeightsError("no such folder", path=folder)
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, verify=verify)
+        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
+    if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
+        evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+        parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
+        return Artefact("run", folder, evaluation, parts=parts)
+    if (folder / "best" / MANIFEST).is_file():
+        return inspect(folder / "best")
+    for name, kind in FOREIGN.items():
+        if (folder / name).is_file():
+            return Artefact(kind, folder, read_json(folder / name), verified=False)
+    expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
+    raise WeightsError("nothing to inspect here", path=folder, expected=expected)
+
+
+def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
+    """The parts of a mixture; its own manifest has vouched for their files."""
+    if manifest.get("kind") != "mixture":
+        return {}
+    names = {"base": "base", "router": "router", **{f"expert {n}": f"experts/{n}" for n in manifest["experts"]}}
+    return {label: inspect(folder / place, verify=False) for label, place in names.items()}
