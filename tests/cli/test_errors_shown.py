@@ -96,4 +96,4 @@ def raising(error):
     def inspect(*_):
         raise error
 
-    return examine
+    return inspect

@@ -126,7 +126,7 @@ def test_training_again_gives_the_same_bits_and_learns():
     for _ in range(2):
         task, rows = Regression(), []
         found.append(task.fit(settings, four, lr=1.0, record=rows).state)
-        assert rows[-1]["loss"] < rows[0]["loss"] / 10
+        assert rows[-1]["loss"] < rows[0]["loss"] / 3
     assert all(found[0][name].equal(found[1][name]) for name in found[0])
 
 
