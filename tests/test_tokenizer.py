@@ -18,7 +18,7 @@ def tokenizer() -> Tokenizer:
 @settings(max_examples=100, deadline=None)
 @given(st.text())
 @example("  two  spaces\tand\r\nlines\n\n")
-@example("e\u0301 é 𝔘𝔫𝔦 日本 👩‍👩‍👧 \u200b\x00\ufeff")
+@example("e\u0301 é \U0001d518 日本 👩‍👩‍👧 \u200b\x00\ufeff")
 @example(END)
 def test_every_text_comes_back_exactly(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text

@@ -3,16 +3,13 @@
 Knows nothing about tensors: a feature is a word here.
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from moesaic.config import FEATURES, Feature
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.section import Amount, Count, Distinct, Positive, Section, Whole, refusal
-
-FEATURES = ["text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"]
-DEEP = re.compile(r"hidden@([1-9][0-9]{0,5})(_last)?")
 
 
 class RouterLoss(Section):
@@ -77,16 +74,16 @@ class RouterSpec(Section):
     @property
     def depth(self) -> int | None:
         """Blocks of the base that the feature needs, where it says how many."""
-        match = DEEP.fullmatch(self.feature)
-        return int(match[1]) if match else None
+        return Feature.parse(self.feature).depth or None
 
     @field_validator("feature")
     @classmethod
     def _known(cls, feature: str) -> str:
-        if feature not in FEATURES[:4] and not DEEP.fullmatch(feature):
-            expected = f"one of {', '.join(FEATURES)} (K from 1)"
-            hint = nearest(feature, FEATURES)
-            raise refusal(RecipeError("unknown feature", expected=expected, got=repr(feature), hint=hint))
+        try:
+            Feature.parse(feature)
+        except RecipeError as error:
+            hint = nearest(feature, list(FEATURES))
+            raise refusal(RecipeError(error.what, expected=error.expected, got=repr(feature), hint=hint)) from None
         return feature
 
     @model_validator(mode="after")

@@ -40,7 +40,7 @@ class ExistingBase(Section):
     """A base that is there already."""
 
     path: Text
-    """Hub id (`owner/name` or `owner/name@revision`) or folder."""
+    """Folder of a Llama-shaped model: config.json, model.safetensors, tokenizer.json."""
 
 
 class NewBase(Section):
@@ -83,7 +83,7 @@ class Expert(Section):
     data: Data | None = None
     """What it is trained for and judged by; with `path`, what it is routed to and judged by."""
     path: Text | None = None
-    """PEFT adapter trained elsewhere: hub id or folder."""
+    """Folder of a PEFT adapter trained elsewhere."""
     examples: SomeSources | None = None
     """Prompts to learn the routing from, where there is no data."""
     keywords: Annotated[list[Text], Field(min_length=1), Distinct] | None = None
@@ -197,14 +197,6 @@ class Recipe(Section):
     def resolve(self, path: str) -> Path:
         """Where a source's file is."""
         return Path(self.data_root or "", os.path.expanduser(path))
-
-    @property
-    def shares_prefill(self) -> bool:
-        """Whether the router reads what prefill computes anyway, so that routing costs no second pass.
-
-        Of experts with `path`, only their folder can tell whether they leave those layers alone.
-        """
-        return self.router.depth is not None
 
     @field_validator("experts")
     @classmethod

@@ -61,8 +61,8 @@ class FileData(Section):
     """What settings are chosen by: files, or the share of train that is put aside for it."""
     test: SomeSources
     """What is judged on, and never learned from."""
-    score: Literal["response", "all"] = "response"
-    """Which tokens are learned and scored: those of the response, or all."""
+    score: Literal["response"] = "response"
+    """Which tokens carry loss and are scored: those of the response; a prompt is only read."""
 
 
 def case_by_key(key: str, otherwise: str) -> Discriminator:

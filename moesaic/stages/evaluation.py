@@ -46,6 +46,8 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     wanted = recipe.evaluate.controls
     work: dict[str, Callable[[Report], Any]] = {"decide": partial(decide, workshop.address)}
     for contender in ("base", *(f"expert:{name}" for name in names), "uniform", "average", *CONTROLS):
+        if contender in CONTROLS and not workshop.trained_experts():
+            continue  # nothing was trained here that they could be a control of
         if wanted == "all" or contender.startswith("expert:") or contender in ("base", *wanted):
             work[contender] = partial(score_contender, workshop.address, contender)
     found = jobs.run(work)
@@ -69,6 +71,9 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         kept = {"router", *wanted, *(f"expert:{name}" for name in names)}
         verdict["controls"] = {name: control for name, control in verdict["controls"].items() if name in kept}
     rows = workshop.test_rows()
+    if "perplexity" not in recipe.evaluate.metrics:
+        for control in verdict["controls"].values():
+            del control["perplexity"]
     evaluation = {
         "name": recipe.name,
         "seed": recipe.seed,

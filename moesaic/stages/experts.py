@@ -190,7 +190,7 @@ def verify_expert(workshop: Workshop, name: str) -> dict[str, Any]:
             field="metrics.validation_nats",
             expected=f"{said:.6f}",
             got=f"{found:.6f}" + (f", and {untouched[0]} changes nothing" if untouched else ""),
-            hint=f"train it again: moesaic train-expert ... {name} after removing this folder",
+            hint=f"remove this folder and train it again: moesaic train-expert RECIPE --expert {name}",
         )
     return {
         "name": name,

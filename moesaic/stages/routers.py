@@ -71,6 +71,7 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
 def train_and_publish(
     workshop: Workshop, name: str, spec: RouterSpec, place: int, read: dict[str, Any], report: Report
 ) -> None:
+    """Train one router on features that were read, those at `place` of each part, and publish it with its record."""
     names = tuple(workshop.recipe.experts)
 
     def labelled(split: str, limit: int | None) -> Labelled:

@@ -127,7 +127,8 @@ def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
 
 
 def wanted_controls(workshop: Workshop) -> list[str]:
-    wanted = workshop.recipe.evaluate.controls
+    """The controls to train; without experts that are trained here there is nothing to train them on."""
+    wanted = workshop.recipe.evaluate.controls if workshop.trained_experts() else []
     return [name for name in CONTROLS if wanted == "all" or name in wanted]
 
 
@@ -146,7 +147,7 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     key = workshop.key(
         "mixture",
         base=workshop.base_fingerprint,
-        experts={name: expert.manifest.get("fingerprint") for name, expert in experts.items()},
+        experts={name: expert.fingerprint for name, expert in experts.items()},
         router=router.manifest["files"],
     )
     if workshop.finished(workshop.mixture_at, key):

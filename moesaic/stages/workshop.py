@@ -11,6 +11,7 @@ from typing import Any
 from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source, take
+from moesaic.errors import RecipeError
 from moesaic.files import MANIFEST, digest, publish, read_manifest
 from moesaic.recipe import ExistingBase, Recipe, dump, parse
 from moesaic.weights.base import Base, load_base
@@ -86,8 +87,16 @@ class Workshop:
 
     @cached_property
     def base(self) -> Base:
-        """The base, for reading only: whoever changes a decoder loads one of its own with `load_base`."""
-        return load_base(self.base_at)
+        """The base, for reading only: whoever changes a decoder loads one of its own with `fresh_base`."""
+        base = load_base(self.base_at)
+        context = base.decoder.config.context
+        for name in ("train", *self.trained_experts()):
+            settings = self.recipe.train if name == "train" else self.recipe.train_of(name)
+            if settings.length > context:
+                field = "train.length" if name == "train" else f"experts.{name}.train.length"
+                what = "rows longer than the context of the base"
+                raise RecipeError(what, field=field, expected=f"<= {context}", got=settings.length)
+        return base
 
     def fresh_base(self) -> Base:
         return load_base(self.base_at)

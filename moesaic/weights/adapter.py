@@ -41,6 +41,11 @@ class StoredExpert:
     manifest: dict[str, Any]
 
     @property
+    def fingerprint(self) -> str:
+        """The hash of its matrices, under the names they have on disk."""
+        return fingerprint(tensors_of(self.lora))
+
+    @property
     def base_fingerprint(self) -> str | None:
         """The base it was trained for; None: declared at best, and never verified."""
         return self.manifest.get("base_fingerprint")
@@ -48,10 +53,7 @@ class StoredExpert:
 
 def save_expert(folder: Path, lora: LoRA, base_fingerprint: str, facts: dict[str, Any]) -> None:
     """Write an expert into an empty folder, as PEFT would, with its manifest."""
-    tensors = {}
-    for path, (a, b) in lora.pairs.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = a
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.t()
+    tensors = tensors_of(lora)
     write_tensors(folder / TENSORS, tensors)
     config: dict[str, Any] = {
         "peft_type": "LORA",
@@ -73,6 +75,15 @@ def save_expert(folder: Path, lora: LoRA, base_fingerprint: str, facts: dict[str
     shape = {"adapter": "lora", "rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets, "layers": lora.layers}
     own = {"kind": KIND, "fingerprint": fingerprint(tensors), "base_fingerprint": base_fingerprint}
     write_manifest(folder, {**own, **shape, "parameters": lora.num_parameters, **facts})
+
+
+def tensors_of(lora: LoRA) -> dict[str, torch.Tensor]:
+    """An expert's matrices as PEFT names and lays them out."""
+    tensors = {}
+    for path, (a, b) in lora.pairs.items():
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = a
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.t()
+    return tensors
 
 
 def load_expert(folder: Path, base_fingerprint: str | None = None) -> StoredExpert:

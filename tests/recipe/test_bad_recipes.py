@@ -107,7 +107,7 @@ BAD = [
     ("train: math.jsonl", "demo: math", 15, "experts.math.data.validation", "does not go with 'demo'"),
     ("validation: 0.2", "validation: 1.0", 15, "experts.math.data.validation", "expected less than 1"),
     ("validation: 0.2", "validation: true", 15, "experts.math.data.validation", "expected a number; got True"),
-    ("validation: 0.2", "score: prompt", 15, "experts.math.data.score", "expected 'response' or 'all'"),
+    ("validation: 0.2", "score: prompt", 15, "experts.math.data.score", "expected 'response'"),
     ("test:", "tset:", 16, "experts.math.data.tset", "did you mean 'test'?"),
     ("limit: 9", "limit: 0", 16, "experts.math.data.test[0].limit", "expected 1 or more; got 0"),
     ("    path: someone/adapter", "    rank: 3", 17, "experts.chat", "neither data nor path"),

@@ -49,11 +49,11 @@ def test_train_of() -> None:
         foreign.train_of("joint")
 
 
-def test_prefill_is_shared_when_the_router_reads_the_bare_trunk() -> None:
-    assert not made().shares_prefill
-    assert not made(router={"kind": "linear", "compare": [{"kind": "linear", "feature": "hidden@9"}]}).shares_prefill
+def test_the_router_may_read_the_bare_trunk_but_no_deeper() -> None:
+    assert made().router.depth is None
+    assert made(router={"kind": "linear", "compare": [{"kind": "linear", "feature": "hidden@9"}]}).router.depth is None
     deep = {"one": {"kind": "lora", "layers": "2..", "data": {"demo": "a"}}}
-    assert made(experts=deep, router={"kind": "linear", "feature": "hidden@2_last"}).shares_prefill
+    assert made(experts=deep, router={"kind": "linear", "feature": "hidden@2_last"}).router.depth == 2
     with pytest.raises(RecipeError, match=r"expert 'one' adapts layers from 2, but the router reads hidden@3; set"):
         made(experts=deep, router={"kind": "linear", "feature": "hidden@3"})
 

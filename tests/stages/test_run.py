@@ -280,6 +280,34 @@ def test_an_expert_of_another_base_is_refused(first, texts, tmp_path):
         stages.compose(recipe, tmp_path / "small")
 
 
+def test_experts_and_a_base_from_elsewhere_are_joined_by_a_few_examples(first, texts, tmp_path):
+    """A PEFT folder without our manifest and an expert of ours, over a base that stands: only routers are trained."""
+    _, root, evaluation = first
+    shutil.copytree(root / "experts/adds/best", tmp_path / "foreign")
+    (tmp_path / "foreign" / "manifest.json").unlink()
+    data = {split: str(texts / f"says{suffix}.jsonl") for split, suffix in (("train", ""), ("test", "_test"))}
+    recipe = parse(
+        {
+            "name": "joined",
+            "workers": 1,
+            "base": {"path": str(root / "base")},
+            "train": {"length": 64},
+            "experts": {
+                "adds": {"kind": "lora", "path": str(tmp_path / "foreign"), "examples": str(texts / "adds.jsonl")},
+                "says": {"kind": "lora", "path": str(root / "experts/says/best"), "data": data},
+            },
+            "router": {"kind": "linear", "feature": "embedding_mean", "epochs": 5},
+            "evaluate": {"samples": 0},
+        }
+    )
+    found = moesaic.run(recipe, tmp_path / "joined")
+    assert "joint" not in found["controls"] and found["domains"] == ["says"]
+    assert found["controls"]["expert:says"]["nats"]["says"] == pytest.approx(
+        evaluation["controls"]["expert:says"]["nats"]["says"]
+    )
+    assert moesaic.load(tmp_path / "joined").route("What is 9 + 2?").chosen == "adds"
+
+
 def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, texts, tmp_path, monkeypatch):
     recipe, root, _ = first
     from moesaic.stages import experts

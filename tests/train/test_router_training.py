@@ -119,7 +119,8 @@ def test_metrics_by_hand_and_a_row_that_abstains_is_wrong():
     found = metrics(Fixed([[], [], []]), Labelled([""] * 5, labels), 3)
     accuracy, f1 = by_hand([0, 1, 2, 0, -1], labels.tolist(), 3)
     assert (found["accuracy"], found["macro_f1"]) == (pytest.approx(accuracy), pytest.approx(f1))
-    nats = [math.log(sum(math.exp(v) for v in row)) - row[label] for row, label in zip(logits[:4].tolist(), labels)]
+    spoken = zip(logits[:4].tolist(), labels[:4].tolist(), strict=True)
+    nats = [math.log(sum(math.exp(v) for v in row)) - row[label] for row, label in spoken]
     assert found["nll"] == pytest.approx((sum(nats) + math.log(3)) / 5, rel=1e-5)
 
 
