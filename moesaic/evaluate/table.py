@@ -19,6 +19,7 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
     "kind": "router",
     "feature": "feature",
     "selection": "selection",
+    "examples": "examples",
     "validation_macro_f1": "validation F1",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",

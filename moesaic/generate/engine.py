@@ -127,6 +127,7 @@ class Engine:
     ) -> list[list[Generation]]:
         """n continuations of every prompt, all prompts in one batch; routed once, from the prompt, unless `expert`.
 
+        A continuation has at least one token: the end of text never comes first.
         `stop`: strings that end a text, looked for in `Generation.text`. `expert`: who answers, "base" included.
         Raises RecipeError for an empty prompt, one that does not fit the context, and an unknown expert.
         """
@@ -172,6 +173,7 @@ class Engine:
         """All rows, n side by side for each prompt, after every token; a row that has finished costs nothing more."""
         logits, session = self.mixture.prefill(prompts, max_new_tokens, forced)
         reports = self.reports(session.routing)
+        logits[:, self.tokenizer.eos] = float("-inf")  # whoever asks gets an answer: the end never comes first
         if n > 1:
             logits, session = logits.repeat_interleave(n, 0), session.repeat(n)
         rows = [

@@ -22,7 +22,7 @@ from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
 from moesaic.evaluate.verdict import Cost, judge
-from moesaic.files import write_json
+from moesaic.files import read_json, read_manifest, write_json
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.model.decoder import Decoder
@@ -40,8 +40,12 @@ SAMPLE_TOKENS = 48
 
 
 def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, Any]:
-    """Score everything, judge it, and write evaluation.json."""
-    started, recipe = time.perf_counter(), workshop.recipe
+    """Score everything, judge it, and write evaluation.json; unless it stands, made from the same parts and texts."""
+    started, recipe, at = time.perf_counter(), workshop.recipe, workshop.root / "evaluation.json"
+    key = key_of(workshop)
+    if at.is_file() and (standing := read_json(at)).get("stage_key") == key:
+        progress.note("evaluation: finished, skipped")
+        return standing
     names = tuple(recipe.experts)
     wanted = recipe.evaluate.controls
     work: dict[str, Callable[[Report], Any]] = {"decide": partial(decide, workshop.address)}
@@ -75,6 +79,7 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         for control in verdict["controls"].values():
             del control["perplexity"]
     evaluation = {
+        "stage_key": key,
         "name": recipe.name,
         "seed": recipe.seed,
         "domains": [domain for domain in rows if domain != UNSEEN],
@@ -86,8 +91,22 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
         "timing": {"seconds": round(time.perf_counter() - started, 2)},
     }
-    write_json(workshop.root / "evaluation.json", evaluation)
+    write_json(at, evaluation)
     return evaluation
+
+
+def key_of(workshop: Workshop) -> str:
+    """What the evaluation depends on: the files of mixture and controls, the test rows, how they are judged."""
+    recipe = workshop.recipe
+    rivals = [workshop.rival_at(name) for name in specs(workshop) if name != "router"]
+    trained = [workshop.part_at(name) for name in CONTROLS if workshop.part_at(name).exists()]
+    return workshop.key(
+        "evaluation",
+        parts=[read_manifest(at)["files"] for at in (workshop.mixture_at, *trained, *rivals)],
+        settings=recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
+        texts=[[row.group for row in some] for some in workshop.test_rows().values()],
+        length=recipe.train.length,
+    )
 
 
 # in the pool
@@ -205,6 +224,7 @@ def report_on(
         "kind": spec.kind,
         "feature": spec.feature,
         "selection": spec.selection,
+        "examples": str(spec.examples or "all"),
         "nats": mean_nats(routed[name]),
         "validation_macro_f1": validation["validation_macro_f1"],
     }

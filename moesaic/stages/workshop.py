@@ -89,7 +89,12 @@ class Workshop:
     def base(self) -> Base:
         """The base, for reading only: whoever changes a decoder loads one of its own with `fresh_base`."""
         base = load_base(self.base_at)
-        context = base.decoder.config.context
+        context, blocks = base.decoder.config.context, base.decoder.config.num_layers
+        for place, spec in enumerate([self.recipe.router, *self.recipe.router.compare]):
+            if (spec.depth or 0) > blocks:
+                field = f"router.compare[{place - 1}].feature" if place else "router.feature"
+                what = "the router reads deeper than the base is"
+                raise RecipeError(what, field=field, expected=f"at most hidden@{blocks}", got=spec.feature)
         for name in ("train", *self.trained_experts()):
             settings = self.recipe.train if name == "train" else self.recipe.train_of(name)
             if settings.length > context:

@@ -178,11 +178,11 @@ def test_one_leading_newline_belongs_to_the_prompt(raw, text):
     assert written(raw).text == text == "".join(streamed(raw))
 
 
-TEXT = st.text("aab\n é€😀\ufffd", max_size=14)
+TEXT = st.text("aab\n é€😀\ufffd", min_size=1, max_size=14)
 BYTES = st.one_of(
     TEXT.map(str.encode),
-    st.binary(max_size=12),
-    st.tuples(TEXT, st.binary(max_size=3)).map(lambda p: p[0].encode() + p[1]),
+    st.binary(min_size=1, max_size=12),
+    st.tuples(TEXT, st.binary(min_size=1, max_size=3)).map(lambda p: p[0].encode() + p[1]),
 )
 
 
@@ -294,3 +294,12 @@ def test_a_stream_leaves_the_callers_mode_alone_and_may_be_dropped(engine):
 
 
 _: type[Routed] = AdapterMixture
+
+
+def test_the_end_never_comes_first_so_whoever_asks_gets_something():
+    tokenizer = ByteTokenizer()
+    engine = Engine(mixture(), tokenizer)
+    ((before,),) = engine.generate([PROMPTS[0]], max_new_tokens=4)
+    tokenizer.eos = before.ids[0]  # now the likeliest first token would end the text
+    ((after,),) = engine.generate([PROMPTS[0]], max_new_tokens=4)
+    assert after.ids and after.ids[0] != before.ids[0]

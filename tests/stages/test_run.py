@@ -1,6 +1,7 @@
 """One small real run, from texts to evaluation, and what happens when it is run again, changed, moved or damaged."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,8 @@ def test_run_again_skips_what_is_finished_and_a_change_redoes_what_depends_on_it
     before = {path: path.resolve().name for path in root.rglob("best")}
     told = Notes()
     again = moesaic.run(recipe_in(texts), root, told)
-    everything = {"base", "adds", "says", "joint", "joint_wide", *specs(Workshop(recipe_in(texts), root)), "mixture"}
+    everything = {"base", "adds", "says", "joint", "joint_wide", "mixture", "evaluation"}
+    everything |= {*specs(Workshop(recipe_in(texts), root))}
     assert set(told.skipped) == everything
     assert {path: path.resolve().name for path in root.rglob("best")} == before
     same = {key: value for key, value in again.items() if key != "timing"}
@@ -328,6 +330,20 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
     monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
     with pytest.raises(NonFiniteError):
         experts.train_one(("", ""), "adds", "key", silent_report())
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.length=200", "train.length: rows longer than the context of the base; expected <= 128; got 200"),
+        ("experts.adds.train.length=200", "experts.adds.train.length: rows longer than the context"),
+        ("router.compare[0].feature=hidden@3", "router.compare[0].feature: the router reads deeper than the base is"),
+    ],
+)
+def test_what_does_not_fit_the_base_is_refused_before_any_training(first, texts, tmp_path, override, said):
+    shutil.copytree(first[1], tmp_path / "small", symlinks=True)
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        stages.train_expert(recipe_in(texts, override), tmp_path / "small", ["adds"])
 
 
 def test_small_domains_are_repeated_for_joint_training():

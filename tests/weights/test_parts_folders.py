@@ -225,6 +225,18 @@ def test_a_flipped_byte_in_any_file_of_a_mixture_is_refused_by_name(parts, tmp_p
     load_mixture(folder)
 
 
+def test_a_part_that_is_whole_but_another_is_refused(parts, tmp_path):
+    """Same sizes, its own manifest in order: only the mixture's tells."""
+    folder = shutil.copytree(parts.folder / "mixture", tmp_path / "mixture")
+    shutil.rmtree(folder / "experts" / "one")
+    (folder / "experts" / "one").mkdir()
+    other = toy_expert(parts.decoder, 7, rank=2)
+    save_expert(folder / "experts" / "one", other, parts.fingerprint, {"name": "one"})
+    load_expert(folder / "experts" / "one", parts.fingerprint)
+    with pytest.raises(WeightsError, match=r"experts/one/\S+: sha256: not as it was written"):
+        load_mixture(folder)
+
+
 def test_parts_of_another_base_do_not_make_a_mixture(parts, tmp_path, tokenizer):
     """Same sizes, other values: only the fingerprint tells."""
     decoder = tiny_decoder(4, torch.float32, num_layers=2, vocab_size=tokenizer.vocab_size)

@@ -46,12 +46,13 @@ def test_the_fingerprint_changes_with_any_value_name_type_or_shape():
     seen = {
         whole,
         fingerprint({**tensors, "a": tensors["a"].float()}),
+        fingerprint({**tensors, "b": tensors["b"].view(torch.int32)}),  # the same bytes
         fingerprint({**tensors, "b": tensors["b"].reshape(4, 3)}),
         fingerprint({name: tensor for name, tensor in tensors.items() if name != "a"}),
         fingerprint({("c" if name == "b" else name): tensor for name, tensor in tensors.items()}),
         fingerprint({**tensors, "b": -tensors["b"]}),
     }
-    assert len(seen) == 6
+    assert len(seen) == 7
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
