@@ -25,8 +25,9 @@ from moesaic.evaluate.verdict import Cost, judge
 from moesaic.files import read_json, read_manifest, write_json
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
+from moesaic.generate.speed import tokens_per_second
 from moesaic.model.decoder import Decoder
-from moesaic.routing import controls
+from moesaic.routing import Gates, controls
 from moesaic.stages.experts import CONTROLS
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
@@ -89,7 +90,10 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         "parameters": count_parameters(mixture.model),
         "samples": samples(workshop, mixture, rows),
         "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
-        "timing": {"seconds": round(time.perf_counter() - started, 2)},
+        "timing": {
+            "seconds": round(time.perf_counter() - started, 2),
+            "tokens_per_second": {name: round(rate, 1) for name, rate in rates(workshop, mixture).items()},
+        },
     }
     write_json(at, evaluation)
     return evaluation
@@ -242,6 +246,19 @@ def costs(workshop: Workshop, mixture: StoredMixture) -> dict[str, Cost]:
             lora = load_expert(workshop.part_at(name)).lora
             parameters[name] = counts["base"] + lora.num_parameters
     return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
+
+
+def rates(workshop: Workshop, mixture: StoredMixture) -> dict[str, float]:
+    """Tokens a second of whatever could be used instead of the mixture, one row at a time."""
+    decoder, e = mixture.model.decoder, len(mixture.model.names)
+    found = {
+        "base": tokens_per_second(workshop.base.decoder, None),
+        "router": tokens_per_second(decoder, Gates.one(0, 1, e, decoder.norm.weight)),
+    }
+    for name in CONTROLS:
+        if workshop.part_at(name).exists():
+            found[name] = tokens_per_second(lone(workshop, name), Gates.one(0, 1, 1, decoder.norm.weight))
+    return found
 
 
 def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:

@@ -1,0 +1,29 @@
+"""How fast a decoder decodes here and now, one row at a time: the median step, so that a disturbed one does not count.
+
+Knows nothing about text. What it measures differs from run to run, so it belongs in timings and nowhere else.
+"""
+
+import statistics
+import time
+
+import torch
+
+from moesaic.model.decoder import Decoder
+from moesaic.nn import Cache
+from moesaic.routing import Gates
+
+PROMPT, STEPS = 32, 24
+
+
+@torch.inference_mode()
+def tokens_per_second(decoder: Decoder, gates: Gates | None) -> float:
+    """Greedy tokens a second of one row after a short prompt, the prompt's own pass left out."""
+    cache = Cache.empty(decoder.config, 1, PROMPT + STEPS, decoder.norm.weight)
+    chunk, laps = torch.zeros(1, PROMPT, dtype=torch.long), []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        logits = decoder(chunk, cache, gates).logits
+        cache.advance(chunk.shape[1])
+        chunk = logits[:, -1].argmax(-1)[:, None]
+        laps.append(time.perf_counter() - started)
+    return 1 / statistics.median(laps[1:])
