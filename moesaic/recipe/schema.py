@@ -134,7 +134,7 @@ class Evaluate(Section):
     """What is measured, and beside what."""
 
     metrics: Annotated[list[Metric], Distinct] = Field(default=list(get_args(Metric)), min_length=1)
-    """What is measured."""
+    """What is told beside nats per token and the confusion of the router."""
     controls: Annotated[
         Annotated[Literal["all"], Tag(CASE + "all")] | Annotated[list[Control], Distinct, Tag(CASE + "some")],
         Discriminator(_all_or_some),
