@@ -20,7 +20,7 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
     "feature": "feature",
     "selection": "selection",
     "examples": "examples",
-    "validation_macro_f1": "validation F1",
+    "validation_macro_f1": "val F1",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
     "nats": "nats",

@@ -26,7 +26,7 @@ def evaluation(*domains: str, unseen: bool = True, router: bool = True, tried: b
     }
     routers = [
         {"kind": "mlp", "feature": "hidden_mean", "selection": "top_1", "validation_macro_f1": 0.97, "nats": 3.0},
-        {"kind": "keyword", "feature": "text", "selection": "top_1", "accuracy": 0.7, "macro_f1": 0.69},
+        {"kind": "keyword", "feature": "text", "selection": "top_1", "examples": "600", "accuracy": 0.7, "macro_f1": 0.69},
     ]
     return judge(scores, resamples=50) | ({"router": {"tried": routers}} if tried else {})
 
@@ -66,7 +66,7 @@ def test_numbers_have_three_decimals_and_unknown_ones_a_dash():
     low, high = versus["interval"]
     assert f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in text
     keyword = next(line for line in text.splitlines() if line.startswith("keyword"))
-    assert keyword.split() == ["keyword", "text", "top_1", "-", "0.700", "0.690", "-"]
+    assert keyword.split() == ["keyword", "text", "top_1", "600", "-", "0.700", "0.690", "-"]
     for key in ("regret", "gap_closed"):
         assert f"{key.replace('_', ' ')} {result[key]['value']:.3f}" in " ".join(text.split())
 
