@@ -26,7 +26,14 @@ def evaluation(*domains: str, unseen: bool = True, router: bool = True, tried: b
     }
     routers = [
         {"kind": "mlp", "feature": "hidden_mean", "selection": "top_1", "validation_macro_f1": 0.97, "nats": 3.0},
-        {"kind": "keyword", "feature": "text", "selection": "top_1", "examples": "600", "accuracy": 0.7, "macro_f1": 0.69},
+        {
+            "kind": "keyword",
+            "feature": "text",
+            "selection": "top_1",
+            "examples": "600",
+            "accuracy": 0.7,
+            "macro_f1": 0.69,
+        },
     ]
     return judge(scores, resamples=50) | ({"router": {"tried": routers}} if tried else {})
 
