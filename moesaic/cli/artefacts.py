@@ -68,7 +68,8 @@ def run(found: Artefact) -> Rows:
         return
     yield "verdict", facts["verdict"]["sentence"]
     yield "domains", ", ".join(facts["domains"])
-    yield "accuracy", f"{facts['router']['accuracy']:.1%} of test rows routed to their own expert"
+    if "accuracy" in facts["router"]:
+        yield "accuracy", f"{facts['router']['accuracy']:.1%} of test rows routed to their own expert"
     stages = facts["timing"].get("stages", {})
     yield "time", ", ".join(f"{name} {seconds:.1f} s" for name, seconds in stages.items()) or "unknown"
 

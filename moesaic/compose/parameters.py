@@ -3,24 +3,35 @@
 Knows nothing about files.
 """
 
-from moesaic.adapters import LowRankLinear
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.adapters import LoRA, LowRankLinear
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing.routers import TrainedRouter
 
 
-def count_parameters(mixture: AdapterMixture) -> dict[str, int]:
-    """`total` of everything, of which `base`, `router` and `experts`; `active`: base, router and one expert's rank."""
-    slots = [module for module in mixture.decoder.modules() if isinstance(module, LowRankLinear)]
-    experts = sum(slot.a.numel() + slot.b.numel() for slot in slots)
-    one = sum(slot.a[0].numel() + slot.b[0].numel() for slot in slots)
-    base = sum(weight.numel() for weight in mixture.decoder.parameters()) - experts
-    router = 0
-    if isinstance(mixture.router, TrainedRouter):
-        router = sum(weight.numel() for weight in mixture.router.parameters())
+def count_parameters(mixture: AdapterMixture, experts: list[LoRA], weights: Float[Tensor, "n e"]) -> dict[str, int]:
+    """`total`, of which `base`, `experts` and `router`; `trained`: experts and router.
+
+    `active`: the base, the router and the experts that a request chose, on average over the decisions `weights`.
+    """
+    adapted = {
+        id(weight)
+        for slot in mixture.decoder.modules()
+        if isinstance(slot, LowRankLinear)
+        for weight in (slot.a, slot.b)
+    }
+    base = sum(weight.numel() for weight in mixture.decoder.parameters() if id(weight) not in adapted)
+    router = mixture.router
+    routed = sum(w.numel() for w in router.parameters()) if isinstance(router, TrainedRouter) else 0
+    sizes = [expert.num_parameters for expert in experts]
+    chosen = sum(size * share for size, share in zip(sizes, (weights > 0).double().mean(0).tolist(), strict=True))
     return {
-        "total": base + experts + router,
+        "total": base + sum(sizes) + routed,
         "base": base,
-        "experts": experts,
-        "router": router,
-        "active": base + one + router,
+        "experts": sum(sizes),
+        "router": routed,
+        "trained": sum(sizes) + routed,
+        "active": base + routed + round(chosen),
     }

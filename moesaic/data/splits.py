@@ -5,7 +5,7 @@ Knows nothing about tokens. Whatever it picks, it picks by content hash, so that
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import count
@@ -36,8 +36,15 @@ class Domain:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content of the three splits, whatever the domain is called."""
-        return digest([[[row.prompt, row.response] for row in getattr(self, split)] for split in SPLITS])
+        """Names the content of what is learned from and chosen by, whatever the domain and its files are called."""
+        return digest([[[row.prompt, row.response] for row in some] for some in (self.train, self.validation)])
+
+    def without(self, judged: set[str]) -> "Domain":
+        """The same, but for training rows whose group is among `judged`: rows that another domain is tested on."""
+        kept = [row for row in self.train if row.group not in judged]
+        lost = {row.group for row in self.train} - {row.group for row in kept}
+        dropped = {**self.dropped, "train: in another domain's test": len(lost)} if lost else self.dropped
+        return replace(self, train=kept, dropped=dropped)
 
 
 def load_domain(name: str, data: Data, resolve: Callable[[str], Path]) -> Domain:

@@ -20,6 +20,7 @@ from moesaic.recipe.problems import as_recipe_error, keys_at, unknown_key
 from moesaic.recipe.schema import ExistingBase, Recipe
 
 MOST_BYTES = 2**20
+FOLDER = re.compile(r"data_root|base\.path|experts\..+\.path")  # keys whose values are folders, if they exist
 STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 
@@ -123,7 +124,7 @@ def _override(document: Document, override: str) -> None:
         node = node[step]
     document.marks = {place: mark for place, mark in document.marks.items() if place[: len(loc)] != loc}
     document.marks[loc] = BEHIND_ALL
-    if key == "data_root" and isinstance(value, str):
+    if FOLDER.fullmatch(key) and isinstance(value, str) and (key == "data_root" or os.path.isdir(value)):
         value = os.path.abspath(
             os.path.expanduser(value)
         )  # typed by someone who stands here, not in the recipe's folder

@@ -57,13 +57,13 @@ class RouterSpec(Section):
     patience: Whole = 8
     """Epochs without improvement before training stops; 0: never."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the feature that is dropped in training."""
+    """Share of the mlp's hidden states that is dropped in training."""
 
     def idle(self) -> dict[str, str]:
         """What only an mlp, a trained router or top_k has a use for."""
-        idle = {}
+        idle: dict[str, str] = {}
         if self.kind != "mlp":
-            idle["hidden"] = f"a {self.kind} router has no hidden layers"
+            idle |= dict.fromkeys(("hidden", "dropout"), f"a {self.kind} router has no hidden layers")
         if self.kind in ("keyword", "centroid"):
             trained = ("loss", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
             idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")

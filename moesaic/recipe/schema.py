@@ -22,7 +22,7 @@ Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 Metric = Literal["perplexity", "accuracy"]
 Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
 
-RESERVED = (*get_args(Control), "router")
+RESERVED = (*get_args(Control), "router", "all", "unseen")
 """Words that stand beside the experts' names in every table, so no expert may be called one."""
 
 LEGAL: dict[str, tuple[str, tuple[str, ...]]] = {"lora": ("linear", ("sequence",))}
@@ -134,7 +134,7 @@ class Evaluate(Section):
     """What is measured, and beside what."""
 
     metrics: Annotated[list[Metric], Distinct] = Field(default=list(get_args(Metric)), min_length=1)
-    """What is told beside nats per token and the confusion of the router."""
+    """What is told beside nats per token: perplexity of every contender, accuracy of every router."""
     controls: Annotated[
         Annotated[Literal["all"], Tag(CASE + "all")] | Annotated[list[Control], Distinct, Tag(CASE + "some")],
         Discriminator(_all_or_some),
@@ -162,7 +162,7 @@ class Recipe(Section):
     seed: Whole = 0
     """Where all randomness starts."""
     workers: Count = 2
-    """Trainings side by side."""
+    """Trainings side by side, each with one thread; threads of the base's own training."""
     data_root: Text | None = None
     """Folder that sources are relative to, itself relative to the recipe's; the recipe's where none is given."""
     base: Base

@@ -18,19 +18,22 @@ from torch import Tensor
 from moesaic.adapters import attach
 from moesaic.compose import average, count_parameters
 from moesaic.data.batches import Tokens
+from moesaic.errors import RecipeError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
 from moesaic.evaluate.verdict import Cost, judge
-from moesaic.files import read_json, read_manifest, write_json
+from moesaic.files import MANIFEST, read_json, write_json
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
 from moesaic.model.decoder import Decoder
 from moesaic.routing import Gates, controls
 from moesaic.stages.experts import CONTROLS
+from moesaic.stages.experts import key_of as part_key
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
+from moesaic.stages.routers import done as routers_done
 from moesaic.stages.routers import features_of, specs
 from moesaic.stages.workshop import Workshop, at_address
 from moesaic.weights.adapter import load_expert
@@ -43,18 +46,14 @@ SAMPLE_TOKENS = 48
 def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, Any]:
     """Score everything, judge it, and write evaluation.json; unless it stands, made from the same parts and texts."""
     started, recipe, at = time.perf_counter(), workshop.recipe, workshop.root / "evaluation.json"
+    require_current(workshop, progress)
     key = key_of(workshop)
     if at.is_file() and (standing := read_json(at)).get("stage_key") == key:
         progress.note("evaluation: finished, skipped")
         return standing
-    names = tuple(recipe.experts)
-    wanted = recipe.evaluate.controls
+    names, wanted = tuple(recipe.experts), recipe.evaluate.controls
     work: dict[str, Callable[[Report], Any]] = {"decide": partial(decide, workshop.address)}
-    for contender in ("base", *(f"expert:{name}" for name in names), "uniform", "average", *CONTROLS):
-        if contender in CONTROLS and not workshop.trained_experts():
-            continue  # nothing was trained here that they could be a control of
-        if wanted == "all" or contender.startswith("expert:") or contender in ("base", *wanted):
-            work[contender] = partial(score_contender, workshop.address, contender)
+    work |= {name: partial(score_contender, workshop.address, name) for name in contenders(workshop)}
     found = jobs.run(work)
     decisions = found.pop("decide")
     scores: dict[str, Scores] = found
@@ -71,14 +70,14 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
 
     mixture = load_mixture(workshop.mixture_at)
-    verdict = judge(scores, costs=costs(workshop, mixture), seed=recipe.seed)
+    counts = count_parameters(
+        mixture.model, [expert.lora for expert in mixture.experts.values()], decisions["router"][0]
+    )
+    verdict = judge(scores, costs=costs(workshop, mixture, counts, set(scores)), seed=recipe.seed)
     if wanted != "all":
         kept = {"router", *wanted, *(f"expert:{name}" for name in names)}
         verdict["controls"] = {name: control for name, control in verdict["controls"].items() if name in kept}
     rows = workshop.test_rows()
-    if "perplexity" not in recipe.evaluate.metrics:
-        for control in verdict["controls"].values():
-            del control["perplexity"]
     evaluation = {
         "stage_key": key,
         "name": recipe.name,
@@ -87,7 +86,7 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         **verdict,
         "router": report_on(workshop, "router", decisions, routed, rows)
         | {"tried": [report_on(workshop, name, decisions, routed, rows, brief=True) for name in decisions]},
-        "parameters": count_parameters(mixture.model),
+        "parameters": counts,
         "samples": samples(workshop, mixture, rows),
         "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
         "timing": {
@@ -95,21 +94,49 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
             "tokens_per_second": {name: round(rate, 1) for name, rate in rates(workshop, mixture).items()},
         },
     }
+    for metric, (places, fields) in {
+        "perplexity": ([*evaluation["controls"].values()], ("perplexity",)),
+        "accuracy": ([evaluation["router"], *evaluation["router"]["tried"]], ("accuracy", "macro_f1", "by_length")),
+    }.items():
+        for place in places if metric not in recipe.evaluate.metrics else ():
+            for field in fields:
+                place.pop(field, None)
     write_json(at, evaluation)
     return evaluation
+
+
+def contenders(workshop: Workshop) -> list[str]:
+    """Who is scored without a router: what the recipe asks for, and what everything else is derived from."""
+    recipe = workshop.recipe
+    every = ["base", *(f"expert:{name}" for name in recipe.experts), "uniform", "average"]
+    every += CONTROLS if workshop.trained_experts() else []  # else nothing here that they could be a control of
+    wanted = recipe.evaluate.controls
+    return [name for name in every if wanted == "all" or name == "base" or ":" in name or name in wanted]
+
+
+def require_current(workshop: Workshop, progress: Progress) -> None:
+    """Refuse to judge parts that the recipe, as it is now, would make differently."""
+    for name in (*workshop.trained_experts(), *(n for n in contenders(workshop) if n in CONTROLS)):
+        if not workshop.finished(workshop.part_at(name), part_key(workshop, name), progress):
+            what = f"'{name}' is missing, or was made from another recipe"
+            raise RecipeError(what, path=workshop.part_at(name), hint=f"moesaic train-expert RECIPE --expert {name}")
+    for name, spec in specs(workshop).items():
+        if not routers_done(workshop, name, spec, progress):
+            raise RecipeError(f"{name} is missing, or was made from another recipe", hint="moesaic train-router RECIPE")
+    if not (workshop.mixture_at / MANIFEST).is_file():
+        raise RecipeError("there is no mixture yet", path=workshop.mixture_at, hint="moesaic compose RECIPE")
 
 
 def key_of(workshop: Workshop) -> str:
     """What the evaluation depends on: the files of mixture and controls, the test rows, how they are judged."""
     recipe = workshop.recipe
     rivals = [workshop.rival_at(name) for name in specs(workshop) if name != "router"]
-    trained = [workshop.part_at(name) for name in CONTROLS if workshop.part_at(name).exists()]
+    trained = [workshop.part_at(name) for name in contenders(workshop) if name in CONTROLS]
     return workshop.key(
         "evaluation",
-        parts=[read_manifest(at)["files"] for at in (workshop.mixture_at, *trained, *rivals)],
+        parts=[workshop.identity(at) for at in (workshop.mixture_at, *trained, *rivals)],
         settings=recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
-        texts=[[row.group for row in some] for some in workshop.test_rows().values()],
-        length=recipe.train.length,
+        texts=[[[row.ids, row.prompt] for row in some] for some in workshop.test_rows().values()],
     )
 
 
@@ -235,14 +262,14 @@ def report_on(
     return own | ({key: report[key] for key in ("accuracy", "macro_f1")} if brief else report)
 
 
-def costs(workshop: Workshop, mixture: StoredMixture) -> dict[str, Cost]:
+def costs(workshop: Workshop, mixture: StoredMixture, counts: dict[str, int], scored: set[str]) -> dict[str, Cost]:
     """Parameters and bytes read for one token, of whatever could be used instead of the mixture."""
-    counts, width = count_parameters(mixture.model), mixture.model.decoder.norm.weight.element_size()
+    width = mixture.model.decoder.norm.weight.element_size()
     parameters = {"base": counts["base"], "average": counts["base"], "router": counts["active"]}
     for name, expert in mixture.experts.items():
         parameters[f"expert:{name}"] = counts["base"] + expert.lora.num_parameters
     for name in CONTROLS:
-        if workshop.part_at(name).exists():
+        if name in scored:
             lora = load_expert(workshop.part_at(name)).lora
             parameters[name] = counts["base"] + lora.num_parameters
     return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
@@ -256,7 +283,7 @@ def rates(workshop: Workshop, mixture: StoredMixture) -> dict[str, float]:
         "router": tokens_per_second(decoder, Gates.one(0, 1, e, decoder.norm.weight)),
     }
     for name in CONTROLS:
-        if workshop.part_at(name).exists():
+        if name in contenders(workshop):
             found[name] = tokens_per_second(lone(workshop, name), Gates.one(0, 1, 1, decoder.norm.weight))
     return found
 
@@ -268,7 +295,10 @@ def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tok
     for domain, some in rows.items():
         for row in some[: workshop.recipe.evaluate.samples]:
             prompt = mixture.tokenizer.decode(row.ids[: row.prompt])
-            ((made,),) = engine.generate([prompt], max_new_tokens=SAMPLE_TOKENS, sampling=Sampling())
+            room = mixture.model.context - len(mixture.tokenizer.encode(prompt))
+            if room < 1:
+                continue
+            ((made,),) = engine.generate([prompt], max_new_tokens=min(SAMPLE_TOKENS, room), sampling=Sampling())
             shown.append(
                 {
                     "domain": domain,

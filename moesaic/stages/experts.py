@@ -47,7 +47,8 @@ def plan_of(workshop: Workshop, name: str) -> Plan:
     """An expert as the recipe has it; a control in the experts' shape, on all texts (`joint_wide`: with all ranks)."""
     recipe, settings = workshop.recipe, workshop.recipe.train_of(name)
     names = [name] if name in recipe.experts else workshop.trained_experts()
-    experts, domains = [recipe.experts[n] for n in names], [workshop.domains[n] for n in names]
+    experts = [recipe.experts[n] for n in names]
+    domains = [workshop.domains[name]] if name in recipe.experts else [*workshop.domains.values()]
     rank = sum(e.rank for e in experts) if name == "joint_wide" else max(e.rank for e in experts)
     scale = max((e.alpha or 2.0 * e.rank) / e.rank for e in experts)
     targets: list[str] = sorted({target for e in experts for target in e.targets})
@@ -68,7 +69,7 @@ def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs
     work: dict[str, Callable[[Report], Any]] = {}
     for name in names:
         key = key_of(workshop, name)
-        if workshop.finished(workshop.part_at(name), key):
+        if workshop.finished(workshop.part_at(name), key, progress):
             progress.note(f"{name}: finished, skipped")
         else:
             work[name] = partial(train_one, workshop.address, name, key)
@@ -81,12 +82,17 @@ def key_of(workshop: Workshop, name: str) -> str:
     names = [name] if name in recipe.experts else workshop.trained_experts()
     return workshop.key(
         "expert" if name in recipe.experts else name,
-        experts=[recipe.experts[n].model_dump(mode="json", exclude={"keywords", "train"}) for n in names],
+        experts=[recipe.experts[n].model_dump(mode="json", exclude={"keywords", "train", "data"}) for n in names],
         train=recipe.train_of(name).model_dump(mode="json"),
         prompt_tokens=recipe.router.prompt_tokens,
-        data=[workshop.domains[n].digest for n in names],
+        data=digests(workshop, name),
         base=workshop.base_fingerprint,
     )
+
+
+def digests(workshop: Workshop, name: str) -> list[str]:
+    """The texts a contender learns from: its own domain's, or for a control those of all domains."""
+    return [domain.digest for n, domain in workshop.domains.items() if n == name or name in CONTROLS]
 
 
 def steps_of(settings: Train) -> int:
@@ -119,7 +125,7 @@ def train_one(address: tuple[str, str], name: str, key: str, report: Report) -> 
         "name": name,
         "stage_key": key,
         "seed": workshop.recipe.seed,
-        "data": [workshop.domains[n].digest for n in workshop.domains if n == name or name in CONTROLS],
+        "data": digests(workshop, name),
         "lr": lr,
         "grid": outcomes,
         "metrics": {"validation_nats": trained.best, "step": trained.best_step},
@@ -163,7 +169,7 @@ def adapted(workshop: Workshop, plan: Plan) -> Decoder:
 
 
 def even(domains: list[list[Tokens]]) -> list[Tokens]:
-    """All rows, small domains repeated, so that a joint training sees every domain as often as its expert did."""
+    """All rows, small domains repeated, so that a joint training sees as many rows of every domain."""
     most = max(len(rows) for rows in domains)
     return [rows[i % len(rows)] for rows in domains for i in range(most)]
 

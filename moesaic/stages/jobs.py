@@ -8,6 +8,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +30,8 @@ class Jobs:
     def __init__(self, workers: int, progress: Progress):
         self.workers, self.progress = workers, progress
         self.pool: ProcessPoolExecutor | None = None
+        self.others: set[int | None] = set()  # children of this process that are not ours
+        self.done: set[str] = set()
         self.line: Queue[tuple[str, str, Any]] | None = None
 
     def __enter__(self) -> "Jobs":
@@ -38,7 +41,8 @@ class Jobs:
         if self.pool:
             if error:  # what still runs is of no use any more
                 for process in multiprocessing.active_children():
-                    process.terminate()
+                    if process.pid not in self.others:
+                        process.terminate()
             self.pool.shutdown(cancel_futures=True)
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
@@ -46,6 +50,7 @@ class Jobs:
         if not self.pool:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
+            self.others = {process.pid for process in multiprocessing.active_children()}
             self.pool = ProcessPoolExecutor(self.workers, context, _connect, (self.line,))
         with deaf_to_interrupts():
             futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
@@ -60,18 +65,26 @@ class Jobs:
                 except BrokenProcessPool:
                     hint = "if memory ran out, use workers=1 or a smaller train.batch; then run the same command again"
                     raise MoesaicError("a process of the pool was killed", got=", ".join(work), hint=hint) from None
-        self.drain()
+        for _ in range(50):  # what a process said last may arrive after its result
+            if self.done >= work.keys():
+                break
+            self.drain()
+        self.done -= work.keys()
         return {name: future.result() for name, future in futures.items()}
 
     def drain(self, patience: float = 0.1) -> None:
-        """Hand on what the processes have said, waiting a moment for the first word."""
+        """Hand on what the processes say for a moment."""
         assert self.line is not None
-        try:
-            while True:
-                kind, name, what = self.line.get(timeout=patience)
+        until = time.monotonic() + patience
+        while (left := until - time.monotonic()) > 0:
+            try:
+                kind, name, what = self.line.get(timeout=left)
+            except queue.Empty:
+                return
+            if kind == "done":
+                self.done.add(name)
+            else:
                 getattr(self.progress, kind)(name, what)
-        except queue.Empty:
-            return
 
 
 class Report:
@@ -129,5 +142,8 @@ def _outlive_nobody() -> None:
 
 
 def _call(job: Callable[[Report], Any], name: str) -> Any:
-    assert _line is not None
-    return job(Report(name, lambda *message: _line.put(message)))
+    line = _line
+    assert line is not None
+    result = job(Report(name, lambda *message: line.put(message)))
+    line.put(("done", name, None))
+    return result

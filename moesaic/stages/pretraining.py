@@ -33,11 +33,12 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         return workshop.base_at
     train, validation, source = corpus(workshop, recipe.base)
     key = workshop.key("pretrain", base=recipe.base.model_dump(mode="json"), data=source, threads=recipe.workers)
-    if workshop.finished(workshop.base_at, key):
+    if workshop.finished(workshop.base_at, key, progress):
         progress.note("base: finished, skipped")
         return workshop.base_at
     report = Report.here("base", progress)
-    torch.set_num_threads(recipe.workers)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.workers)  # as many as there will be trainings side by side
     tokenizer = Tokenizer.train((text_of(example) for example in train), recipe.base.vocab_size)
     decoder = Decoder(sized(recipe.base.size, recipe.base.vocab_size))
     initialise(decoder, torch.Generator().manual_seed(recipe.seed))
@@ -53,23 +54,25 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         )
     rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
     held_out, _ = encode_all(take(validation, VALIDATION_ROWS), tokenizer, settings.length, recipe.router.prompt_tokens)
+    packed = Packed(rows, settings.length, settings.batch, recipe.seed)
     report.begin(settings.steps)
     trained = fit(
         dict(decoder.named_parameters()),
-        Packed(rows, settings.length, settings.batch, recipe.seed),
+        packed,
         loss_of(decoder, plain),
         lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
         settings,
         settings.lr,
         report.row,
     )
+    torch.set_num_threads(threads)
     decoder.load_state_dict(trained.state, strict=False)
     facts = {
         "stage_key": key,
         "data": source,
         "seed": recipe.seed,
         "metrics": {"validation_nats": trained.best, "perplexity": math.exp(trained.best), "step": trained.best_step},
-        "tokens_seen": trained.steps * settings.batch * settings.length * settings.accumulate,
+        "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
         "timing": {"seconds": round(trained.seconds, 2)},
     }
     workshop.publish(workshop.base_at, lambda folder: save_base(folder, decoder, tokenizer, facts))
@@ -84,7 +87,8 @@ def corpus(workshop: Workshop, base: NewBase) -> tuple[list[Example], list[Examp
         train = [example for domain in domains.values() for example in longest(domain.train)]
         validation = [example for domain in domains.values() for example in take(domain.validation, VALIDATION_ROWS)]
         return train, validation, workshop.key("corpus", domains=[domain.digest for domain in domains.values()])
-    texts = load_source(base.pretrain.data, workshop.recipe.resolve)
+    judged = {e.group for domain in workshop.domains.values() for e in domain.test} | {e.group for e in workshop.unseen}
+    texts = [e for e in load_source(base.pretrain.data, workshop.recipe.resolve) if e.group not in judged]
     held_out = take(texts, max(1, min(VALIDATION_ROWS, len(texts) // 10)))
     groups = {example.group for example in held_out}
     train = [example for example in texts if example.group not in groups]

@@ -13,7 +13,8 @@ from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.data.splits import load_source, take
-from moesaic.files import write_json
+from moesaic.errors import DataError
+from moesaic.files import digest, write_json
 from moesaic.model.features import Prompts, read_all
 from moesaic.recipe import RouterSpec
 from moesaic.routing import Selection
@@ -21,10 +22,10 @@ from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
 from moesaic.stages.workshop import Workshop, at_address
 from moesaic.train.routers import Labelled, train_router
-from moesaic.weights.router import StoredRouter, save_router
+from moesaic.weights.router import INFO, StoredRouter, save_router
 
-INFO = "training_info.json"
 BATCH = 32
+SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert: what calibration and the choice of an epoch rest on
 
 
@@ -44,12 +45,16 @@ def specs(workshop: Workshop) -> dict[str, RouterSpec]:
     rivals = [*router.compare]
     if all(spec.kind != "keyword" for spec in [own, *rivals]):
         rivals.append(RouterSpec(kind="keyword"))
-    return {"router": own, **{label_of(spec): spec for spec in rivals}}
+    found = {"router": own}
+    for spec in rivals:
+        label = label_of(spec)
+        found[f"{label}-{digest(spec.model_dump())[:6]}" if label in found else label] = spec
+    return found
 
 
 def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     """Train those that are not finished; each split's features are read once for all of them, in parallel."""
-    wanted = {name: spec for name, spec in specs(workshop).items() if not done(workshop, name, spec)}
+    wanted = {name: spec for name, spec in specs(workshop).items() if not done(workshop, name, spec, progress)}
     for name in specs(workshop).keys() - wanted.keys():
         progress.note(f"{name}: finished, skipped")
     if not wanted:
@@ -59,7 +64,7 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     most = max(spec.examples or sys.maxsize for spec in wanted.values())
     parts = {
         f"features {split} {expert}": partial(read_features, workshop.address, expert, split, features, most)
-        for split in ("train", "validation")
+        for split in SPLITS
         for expert in workshop.recipe.experts
     }
     read = jobs.run(parts)
@@ -121,9 +126,9 @@ def train_and_publish(
     report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}")
 
 
-def done(workshop: Workshop, name: str, spec: RouterSpec) -> bool:
+def done(workshop: Workshop, name: str, spec: RouterSpec, progress: Progress) -> bool:
     at = workshop.router_at if name == "router" else workshop.rival_at(name)
-    return workshop.finished(at, key_of(workshop, spec))
+    return workshop.finished(at, key_of(workshop, spec), progress)
 
 
 def key_of(workshop: Workshop, spec: RouterSpec) -> str:
@@ -132,7 +137,7 @@ def key_of(workshop: Workshop, spec: RouterSpec) -> str:
         "router",
         spec=spec.model_dump(mode="json"),
         experts={name: expert.keywords for name, expert in recipe.experts.items()},
-        data={name: [e.group for e in prompts_of(workshop, name, "train")] for name in recipe.experts},
+        data=[[e.prompt, e.response] for n in recipe.experts for s in SPLITS for e in prompts_of(workshop, n, s)],
         length=recipe.train.length,
         prompt_tokens=recipe.router.prompt_tokens,
         base=workshop.base_fingerprint,
@@ -148,6 +153,9 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
     if spec.data:
         return getattr(workshop.domains[expert], split)
     given = take(load_source(spec.examples or [], workshop.recipe.resolve), sys.maxsize)
+    if len(given) < 2:
+        field, hint = f"experts.{expert}.examples", "one to learn from and one to hold out, better ten or more"
+        raise DataError("too few examples", field=field, expected="at least 2", got=len(given), hint=hint)
     held_out = max(1, len(given) // 5)
     return given[:held_out] if split == "validation" else given[held_out:]
 

@@ -64,9 +64,9 @@ def pretrain(recipe: Recipe, root: Path, progress: Progress | None = None) -> Pa
 
 
 def train_expert(recipe: Recipe, root: Path, names: list[str], progress: Progress | None = None) -> dict[str, Path]:
-    """Train the experts named, or all; controls may be named too. Returns their folders."""
+    """Train those named, experts or controls; or all that the recipe asks for. Returns their folders."""
     with opened(recipe, root, progress) as (workshop, told, jobs):
-        chosen = check_names(workshop, names)
+        chosen = check_names(workshop, names) if names else [*workshop.trained_experts(), *wanted_controls(workshop)]
         train_experts(workshop, chosen, told, jobs)
         return {name: workshop.part_at(name) for name in chosen}
 
@@ -115,6 +115,8 @@ def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
         for domain in workshop.domains.values()
         for split in ("train", "validation", "test")
     }
+    if workshop.unseen:
+        texts["unseen", "test"] = [text_of(example) for example in workshop.unseen]
     found = find_duplicates(texts)
     counts = {domain.name: domain.dropped for domain in workshop.domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
@@ -148,9 +150,9 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
         "mixture",
         base=workshop.base_fingerprint,
         experts={name: expert.fingerprint for name, expert in experts.items()},
-        router=router.manifest["files"],
+        router=workshop.identity(workshop.router_at),
     )
-    if workshop.finished(workshop.mixture_at, key):
+    if workshop.finished(workshop.mixture_at, key, progress):
         progress.note("mixture: finished, skipped")
         return
     facts = {

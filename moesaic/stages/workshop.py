@@ -11,9 +11,10 @@ from typing import Any
 from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source, take
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, publish, read_manifest
 from moesaic.recipe import ExistingBase, Recipe, dump, parse
+from moesaic.stages.progress import Progress
 from moesaic.weights.base import Base, load_base
 
 # Enough rows to choose a learning rate by, few enough not to cost more than the training.
@@ -58,9 +59,18 @@ class Workshop:
 
     # what is finished
 
-    def finished(self, at: Path, key: str) -> bool:
-        """Whether a sound version made from the same inputs stands there."""
-        return (at / MANIFEST).is_file() and read_manifest(at, verify=True).get("stage_key") == key
+    def finished(self, at: Path, key: str, progress: Progress) -> bool:
+        """Whether a sound version made from the same inputs stands there; a damaged one is named and not counted."""
+        try:
+            return (at / MANIFEST).is_file() and read_manifest(at).get("stage_key") == key
+        except WeightsError as error:
+            progress.note(f"damaged, to be made anew: {error}")
+            return False
+
+    def identity(self, at: Path) -> list[Any]:
+        """What a finished part is: the inputs it was made from, and the hashes of its files."""
+        manifest = read_manifest(at)
+        return [manifest.get("stage_key"), manifest["files"]]
 
     def publish(self, at: Path, write: Callable[[Path], None]) -> None:
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +84,14 @@ class Workshop:
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """The texts of every expert that has data."""
-        return {
+        """The texts of every expert that has data; nobody learns from what another domain is judged on."""
+        read = {
             name: load_domain(name, expert.data, self.recipe.resolve)
             for name, expert in self.recipe.experts.items()
             if expert.data
         }
+        judged = {example.group for domain in read.values() for example in domain.test}
+        return {name: domain.without(judged) for name, domain in read.items()}
 
     @cached_property
     def unseen(self) -> list[Example]:

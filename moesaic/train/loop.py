@@ -72,6 +72,8 @@ def fit(
         row = {"step": step + 1, "loss": total / count, "lr": lr * factor(step, settings), "norm": norm, "rate": rate}
         if (step + 1) % every == 0 or step + 1 == settings.steps:
             row["validation"] = value = validate()
+            if not math.isfinite(value):
+                raise NonFiniteError(f"the validation of step {step + 1} is {value}", hint=f"lower lr (now {lr:g})")
             if value < best:
                 best, best_step, misses = value, step + 1, 0
                 state = {name: p.detach().clone() for name, p in parameters.items()}
@@ -80,8 +82,6 @@ def fit(
         record(row)
         if settings.patience and misses >= settings.patience:
             break
-    if not state:
-        raise NonFiniteError("validation was never finite", hint=f"lower lr (now {lr:g})")
     return Trained(state, best, best_step, step + 1, time.perf_counter() - started)
 
 

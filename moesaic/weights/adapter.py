@@ -11,11 +11,12 @@ import torch
 
 from moesaic.adapters import LoRA
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.files import MANIFEST, read_json, read_manifest, write_json, write_manifest
+from moesaic.files import MANIFEST, digest, read_json, read_manifest, write_json, write_manifest
 from moesaic.weights.tensors import fingerprint, read_tensors, write_tensors
 
 KIND = "expert"
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+FILES = (CONFIG, TENSORS)
 PREFIX = "base_model.model.model."
 
 # Variants of LoRA that change the sum it computes, with the value that means plain LoRA.
@@ -42,8 +43,8 @@ class StoredExpert:
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its matrices, under the names they have on disk."""
-        return fingerprint(tensors_of(self.lora))
+        """The hash of its matrices, under the names they have on disk, and of their scale."""
+        return digest([fingerprint(tensors_of(self.lora)), self.lora.rank, self.lora.alpha])
 
     @property
     def base_fingerprint(self) -> str | None:
@@ -73,7 +74,11 @@ def save_expert(folder: Path, lora: LoRA, base_fingerprint: str, facts: dict[str
     }
     write_json(folder / CONFIG, config)
     shape = {"adapter": "lora", "rank": lora.rank, "alpha": lora.alpha, "targets": lora.targets, "layers": lora.layers}
-    own = {"kind": KIND, "fingerprint": fingerprint(tensors), "base_fingerprint": base_fingerprint}
+    own = {
+        "kind": KIND,
+        "fingerprint": StoredExpert(lora, {}).fingerprint,
+        "base_fingerprint": base_fingerprint,
+    }
     write_manifest(folder, {**own, **shape, "parameters": lora.num_parameters, **facts})
 
 

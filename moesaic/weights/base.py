@@ -3,7 +3,7 @@
 A folder without a manifest loads too. Knows nothing about experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import WeightsError
-from moesaic.files import MANIFEST, read_json, read_manifest, write_json, write_manifest
+from moesaic.files import MANIFEST, digest, read_json, read_manifest, write_json, write_manifest
 from moesaic.model.decoder import Decoder
 from moesaic.tokenizer import Tokenizer
 from moesaic.weights.tensors import TENSORS, fingerprint, fit, read_tensors, write_tensors
 
 KIND = "base"
+FILES = ("config.json", TENSORS, "tokenizer.json")
 
 # Our size fields <-> the keys of a Llama config.json.
 LLAMA_KEYS = {
@@ -45,7 +46,11 @@ LLAMA_ONLY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Base:
-    """A decoder with the tokenizer it was trained with, and the fingerprint by which experts know it."""
+    """A decoder with the tokenizer it was trained with, and the fingerprint by which experts know it.
+
+    The fingerprint covers the values of all tensors, how they are wired, and the tokenizer: with any of these changed,
+    an expert or a router would mean something else.
+    """
 
     decoder: Decoder
     tokenizer: Tokenizer
@@ -62,6 +67,11 @@ def named(decoder: Decoder) -> dict[str, Tensor]:
     }
 
 
+def identify(decoder: Decoder, tokenizer: Tokenizer) -> str:
+    """The fingerprint of a base."""
+    return digest([fingerprint(named(decoder)), asdict(decoder.config), tokenizer.eos, tokenizer.inner.to_str()])
+
+
 def save_base(folder: Path, decoder: Decoder, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
     """Write a base into an empty folder; `facts` (data hash, metrics, seed, ...) go to its manifest."""
     tensors = named(decoder)
@@ -75,7 +85,7 @@ def save_base(folder: Path, decoder: Decoder, tokenizer: Tokenizer, facts: dict[
         folder / "config.json", {"architectures": ["LlamaForCausalLM"], **only, **sizes, **tokens, "torch_dtype": dtype}
     )
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    write_manifest(folder, {"kind": KIND, "fingerprint": fingerprint(tensors), "shapes": shapes, **facts})
+    write_manifest(folder, {"kind": KIND, "fingerprint": identify(decoder, tokenizer), "shapes": shapes, **facts})
 
 
 def load_base(folder: Path) -> Base:
@@ -99,7 +109,7 @@ def load_base(folder: Path) -> Base:
             expected=f"<= {config.vocab_size}",
             got=tokenizer.vocab_size,
         )
-    return Base(decoder.eval(), tokenizer, fingerprint(named(decoder)))
+    return Base(decoder.eval(), tokenizer, identify(decoder, tokenizer))
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, int]:

@@ -11,9 +11,12 @@ from typing import Any
 
 from moesaic.adapters import attach
 from moesaic.errors import CompatibilityError
-from moesaic.files import read_manifest, write_manifest
+from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.model.mixture import AdapterMixture
 from moesaic.tokenizer import Tokenizer
+from moesaic.weights import adapter as adapter_room
+from moesaic.weights import base as base_room
+from moesaic.weights import router as router_room
 from moesaic.weights.adapter import StoredExpert, load_expert
 from moesaic.weights.base import Base, load_base
 from moesaic.weights.router import StoredRouter, load_router
@@ -45,10 +48,14 @@ def assemble(base: Base, experts: dict[str, StoredExpert], router: StoredRouter)
 
 
 def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Path, facts: dict[str, Any]) -> None:
-    """Copy the parts into an empty folder and describe the whole."""
-    parts = {"base": base, "router": router, **{f"experts/{name}": path for name, path in experts.items()}}
-    for place, source in parts.items():
-        shutil.copytree(os.path.realpath(source), folder / place)
+    """Copy the files of the parts, and nothing else that may lie beside them, into an empty folder."""
+    parts = {"base": (base, base_room.FILES), "router": (router, router_room.FILES)}
+    parts |= {f"experts/{name}": (path, adapter_room.FILES) for name, path in experts.items()}
+    for place, (source, files) in parts.items():
+        (folder / place).mkdir(parents=True)
+        for file in (*files, MANIFEST):
+            if (source / file).is_file():
+                shutil.copyfile(source / file, folder / place / file)
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
 
 

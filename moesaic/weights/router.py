@@ -15,7 +15,8 @@ from moesaic.routing.routers import ROUTERS, TrainedRouter
 from moesaic.weights.tensors import fit, read_tensors, write_tensors
 
 KIND = "router"
-TENSORS = "router.safetensors"
+TENSORS, INFO = "router.safetensors", "training_info.json"
+FILES = (TENSORS, INFO)
 
 
 @dataclass(frozen=True)

@@ -53,20 +53,29 @@ def test_average_changes_the_decoder_it_is_given_and_only_what_experts_touch():
 
 
 def test_parameters_are_counted_by_part():
-    """Base: 61 tied embeddings of 32, 3 blocks, norms. Experts stand in stacks of the larger rank, 4."""
-    counts = count_parameters(mixture(MLPRouter(32, 2, [5])))
+    """Base: 61 tied embeddings of 32, 3 blocks, norms. Experts of rank 3 and 4: themselves, not their padded stacks."""
+    plain = tiny_decoder()
+    experts = [toy_expert(plain, 1, rank=3), toy_expert(plain, 2, rank=4)]
+    decoder = tiny_decoder()
+    attach(decoder, experts)
+    routed = AdapterMixture(
+        decoder, ("one", "two"), MLPRouter(32, 2, [5]), Feature.parse("hidden_mean"), Selection(kind="soft"), 0
+    )
+    decisions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, 0.0]])
+    counts = count_parameters(routed, experts, decisions)
     block = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48 + 2 * 32
     sizes = {"q_proj": 64, "k_proj": 48, "v_proj": 48, "o_proj": 64, "gate_proj": 80, "up_proj": 80, "down_proj": 80}
-    stacked = 3 * 4 * sum(sizes.values())
-    router = 32 * 5 + 5 + 5 * 2 + 2
+    one, two = (3 * rank * sum(sizes.values()) for rank in (3, 4))
+    base, router = 61 * 32 + 3 * block + 32, 32 * 5 + 5 + 5 * 2 + 2
     assert counts == {
-        "total": 61 * 32 + 3 * block + 32 + 2 * stacked + router,
-        "base": 61 * 32 + 3 * block + 32,
-        "experts": 2 * stacked,
+        "total": base + one + two + router,
+        "base": base,
+        "experts": one + two,
         "router": router,
-        "active": 61 * 32 + 3 * block + 32 + stacked + router,
+        "trained": one + two + router,
+        "active": base + router + (one + two) // 2,
     }
 
 
 def test_a_router_without_tensors_has_no_parameters():
-    assert count_parameters(mixture(FixedRouter([[0.0, 0]])))["router"] == 0
+    assert count_parameters(mixture(FixedRouter([[0.0, 0]])), [], torch.zeros(1, 0))["router"] == 0

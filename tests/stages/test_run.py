@@ -19,9 +19,9 @@ from moesaic.evaluate.statistics import Scores
 from moesaic.files import read_manifest
 from moesaic.recipe import Recipe, parse
 from moesaic.stages import evaluation as evaluation_stage
-from moesaic.stages.experts import even, plan_of, verify_expert
+from moesaic.stages.experts import even, key_of, plan_of, verify_expert
 from moesaic.stages.pretraining import longest
-from moesaic.stages.routers import label_of, specs
+from moesaic.stages.routers import done, label_of, specs
 from moesaic.stages.workshop import Workshop
 from moesaic.weights.base import load_base
 
@@ -226,6 +226,75 @@ def test_run_again_skips_what_is_finished_and_a_change_redoes_what_depends_on_it
     with pytest.raises(RecipeError, match="no expert 'add' is trained here"):
         stages.train_expert(recipe_in(texts), root, ["add"])
     stages.train_expert(recipe_in(texts), root, ["adds"])
+
+
+ROUTERS = {"router", "centroid-hidden_mean", "mlp-hidden_mean-soft", "keyword-text"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stale"),
+    [
+        (["evaluate.limit=4", "workers=3", "evaluate.samples=0"], set()),
+        (["evaluate.joint.lr=2e-3"], {"joint"}),
+        (["experts.says.alpha=3"], {"says", "joint", "joint_wide"}),
+        (["experts.adds.train.steps=3"], {"adds", "joint", "joint_wide"}),
+        (["experts.adds.keywords=[what]"], ROUTERS),
+        (["router.loss.balance=0.1"], {"router"}),
+        (["router.renormalise=false"], {"router"}),
+        (["router.compare[0].examples=3"], {"centroid-hidden_mean-3"}),
+        (["router.prompt_tokens=9"], {"adds", "says", "joint", "joint_wide", *ROUTERS}),
+        (["experts.adds.data.validation=0.3"], {"adds", "joint", "joint_wide", *ROUTERS}),
+        (["experts.adds.data.test=says_test.jsonl"], set()),
+        (["seed=1"], {"adds", "says", "joint", "joint_wide", *ROUTERS}),
+    ],
+)
+def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overrides, stale):
+    workshop, told = Workshop(recipe_in(texts, *overrides), first[1]), Notes()
+    parts = {
+        name: workshop.finished(workshop.part_at(name), key_of(workshop, name), told)
+        for name in ("adds", "says", "joint", "joint_wide")
+    }
+    parts |= {name: done(workshop, name, spec, told) for name, spec in specs(workshop).items()}
+    assert {name for name, finished in parts.items() if not finished} == stale
+
+
+def test_a_router_that_was_trained_anew_comes_into_the_mixture(first, texts, tmp_path):
+    """Its files may be the same: what it means stands in its manifest."""
+    shutil.copytree(first[1], tmp_path / "small", symlinks=True)
+    recipe, told = recipe_in(texts, "router.renormalise=false"), Notes()
+    stages.train_router(recipe, tmp_path / "small", told)
+    stages.compose(recipe, tmp_path / "small", told)
+    assert "router" in told.ended and "centroid-hidden_mean" in told.skipped and "mixture" not in told.skipped
+    assert not moesaic.load(tmp_path / "small").stored.model.selection.renormalise
+
+
+def test_stale_parts_are_not_judged(first, texts, tmp_path):
+    shutil.copytree(first[1], tmp_path / "small", symlinks=True)
+    with pytest.raises(RecipeError, match="'joint' is missing, or was made from another recipe.*--expert joint"):
+        stages.evaluate(recipe_in(texts, "evaluate.joint.lr=2e-3"), tmp_path / "small")
+
+
+def test_a_damaged_part_is_named_and_made_anew(first, texts, tmp_path):
+    shutil.copytree(first[1], tmp_path / "small", symlinks=True)
+    tensors = (tmp_path / "small/experts/adds/best").resolve() / "adapter_model.safetensors"
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1])
+    told = Notes()
+    stages.train_expert(recipe_in(texts), tmp_path / "small", ["adds"], told)
+    assert told.ended == ["adds"] and any("damaged" in note and str(tensors) in note for note in told.notes)
+    assert (tmp_path / "small/experts/adds/best/adapter_model.safetensors").read_bytes() == whole
+
+
+def test_what_is_judged_on_is_the_test_split_and_nobody_learns_from_it(first, texts):
+    workshop = Workshop(first[0], first[1])
+    judged = {row.group for some in workshop.test_rows().values() for row in some}
+    for domain in workshop.domains.values():
+        assert {row.group for row in domain.test} <= judged
+        assert not judged & {row.group for row in (*domain.train, *domain.validation)}
+    leaky = recipe_in(texts, "experts.adds.data.train=[adds.jsonl, says_test.jsonl]")
+    adds = Workshop(leaky, first[1]).domains["adds"]
+    assert adds.dropped["train: in another domain's test"] > 0
+    assert not {row.group for row in adds.train} & judged
 
 
 def test_the_same_recipe_gives_the_same_bytes(first, texts, tmp_path):

@@ -45,7 +45,8 @@ def by_hand(found: list[int], labels: list[int], num_experts: int) -> tuple[floa
 
 @pytest.mark.parametrize("kind", ["centroid", "linear", "mlp"])
 def test_separable_features_are_routed_without_a_mistake(kind):
-    trained = {} if kind == "centroid" else {"epochs": 25, "lr": 0.05, "dropout": 0.0}
+    trained = {} if kind == "centroid" else {"epochs": 25, "lr": 0.05}
+    trained |= {"dropout": 0.0} if kind == "mlp" else {}
     spec = RouterSpec(kind=kind, **trained, **({"hidden": [8]} if kind == "mlp" else {}))
     train, validation = clouds([40, 40, 40], 0.2, 0), clouds([9, 9, 9], 0.2, 1)
     router, found = train_router(spec, train, validation, {}, 3, 0, ignore)
@@ -69,7 +70,7 @@ def test_an_expert_with_few_examples_is_learnt_as_well_as_one_with_many():
 
     The validation is so easy that every epoch gets it right: it cannot choose one that happens to be balanced.
     """
-    spec = RouterSpec(kind="linear", epochs=15, lr=0.03, patience=0, dropout=0.0)
+    spec = RouterSpec(kind="linear", epochs=15, lr=0.03, patience=0)
     train, validation = clouds([400, 20], 1.0, 0, distance=1.2), clouds([5, 5], 0.1, 1, distance=9.0)
     router, found = train_router(spec, train, validation, {}, 2, 0, ignore)
     assert found["accuracy"] == 1.0
@@ -83,7 +84,7 @@ def test_an_expert_with_few_examples_is_learnt_as_well_as_one_with_many():
 
 def test_the_epoch_of_best_macro_f1_is_kept():
     """A validation of few rows and a rate too high: epochs differ, and the last is not the best."""
-    spec = RouterSpec(kind="linear", epochs=12, lr=1.0, batch=16, patience=0, dropout=0.0)
+    spec = RouterSpec(kind="linear", epochs=12, lr=1.0, batch=16, patience=0)
     train, validation = clouds([60, 60, 10], 2.0, 0, 2.0), clouds([20, 20, 20], 2.0, 1, 2.0)
     rows: list[dict] = []
     router = fit_layers(spec, train.features, train.labels, validation, 3, 0, rows.append).eval()

@@ -9,8 +9,9 @@ import torch
 from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.testing import tiny_decoder
-from moesaic.weights.base import load_base, named, read_config, save_base
-from moesaic.weights.tensors import TENSORS, fingerprint, read_tensors, write_tensors
+from moesaic.tokenizer import Tokenizer
+from moesaic.weights.base import identify, load_base, named, read_config, save_base
+from moesaic.weights.tensors import TENSORS, read_tensors, write_tensors
 
 IDS = torch.tensor([[5, 17, 3, 260, 8], [9, 9, 1, 0, 2]])
 
@@ -46,11 +47,31 @@ def test_a_base_comes_back_with_the_same_logits(tied, manifest, tmp_path, tokeni
     base = load_base(tmp_path / "elsewhere")
     assert base.decoder.config == decoder.config and not base.decoder.training
     assert base.decoder(IDS).logits.equal(decoder(IDS).logits)
-    assert base.fingerprint == fingerprint(named(decoder))
+    assert base.fingerprint == identify(decoder, tokenizer)
     assert (base.decoder.lm_head.weight is base.decoder.embed_tokens.weight) == tied
     assert ("lm_head.weight" in read_tensors(tmp_path / "elsewhere" / TENSORS)) != tied
     assert base.tokenizer.encode("two + two") == tokenizer.encode("two + two")
     assert base.tokenizer.eos == tokenizer.eos
+
+
+@pytest.mark.parametrize("change", ["value", "wiring", "tokenizer"])
+def test_the_fingerprint_is_of_values_wiring_and_tokenizer(change, tmp_path, tokenizer):
+    decoder = tiny_decoder(1, torch.float32, num_layers=1, vocab_size=tokenizer.vocab_size)
+    save_base(tmp_path, decoder, tokenizer, {})
+    (tmp_path / MANIFEST).unlink()
+    before = load_base(tmp_path).fingerprint
+    if change == "value":
+        decoder.norm.weight.data[3] += 1e-3
+        save_base(tmp_path, decoder, tokenizer, {})
+    elif change == "wiring":
+        config = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, "rope_theta": 20000.0}))
+        (tmp_path / MANIFEST).unlink(missing_ok=True)
+    else:
+        other = Tokenizer.train(["other text altogether, other merges"], tokenizer.vocab_size)
+        other.save(tmp_path)
+    (tmp_path / MANIFEST).unlink(missing_ok=True)
+    assert load_base(tmp_path).fingerprint != before
 
 
 def test_the_manifest_says_what_the_folder_holds(parts):
