@@ -61,6 +61,7 @@ if __name__ == "__main__":
     found = [json.loads((Path(run) / "evaluation.json").read_text()) for run in runs]
     path = Path(__file__).parent / "results" / f"{name}.md"
     top = heading(f"mixtures {name}").replace("-m benchmarks mixtures", "-m benchmarks.mixtures")
-    runs_made = f"Each run: `moesaic run recipes/{name}.yaml name={name}-SEED seed=SEED` (and `data_root=FOLDER` where it reads files)\n\n"
+    command = f"moesaic run recipes/{name}.yaml name={name}-SEED seed=SEED"
+    runs_made = f"Each run: `{command}` (and `data_root=FOLDER` where it reads files)\n\n"
     path.write_text(top + runs_made + report(found))
     print(path.read_text())

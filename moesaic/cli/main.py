@@ -163,7 +163,9 @@ def generate(
         list[str] | None,
         typer.Argument(metavar="PROMPT", help="What to continue; none, or -, reads a prompt from each line of stdin."),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 128,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to write at most; where none are given 128, or half a smaller context.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Draw among the most probable tokens that have this share.")] = 1.0,
     top_k: Annotated[int, typer.Option(help="Draw among so many most probable tokens; 0: all.")] = 0,

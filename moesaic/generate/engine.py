@@ -17,6 +17,7 @@ from moesaic.routing import Routing
 from moesaic.routing.controls import fixed
 
 BASE = "base"
+NEW = 128
 UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
 
 Finish = Literal["stop", "length"]
@@ -119,7 +120,7 @@ class Engine:
         self,
         prompts: list[str],
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         n: int = 1,
         stop: tuple[str, ...] = (),
@@ -131,18 +132,19 @@ class Engine:
         `stop`: strings that end a text, looked for in `Generation.text`. `expert`: who answers, "base" included.
         Raises RecipeError for an empty prompt, one that does not fit the context, and an unknown expert.
         """
-        check(max_new_tokens, n, stop)
+        new = self.asked(max_new_tokens)
+        check(new, n, stop)
         if not prompts:
             return []
-        batch, forced = self.read(prompts, max_new_tokens), self.forced(expert, len(prompts))
-        *_, rows = self.steps(batch, forced, max_new_tokens, sampling, n, stop)
+        forced, batch = self.forced(expert, len(prompts)), self.read(prompts, new)
+        *_, rows = self.steps(batch, forced, new, sampling, n, stop)
         return [[row.generation() for row in rows[start : start + n]] for start in range(0, len(rows), n)]
 
     def stream(
         self,
         prompt: str,
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         stop: tuple[str, ...] = (),
         expert: str | None = None,
@@ -151,9 +153,14 @@ class Engine:
 
         Refuses what `generate` refuses, at the call. Returns the whole Generation to whoever uses `yield from`.
         """
-        check(max_new_tokens, 1, stop)
-        batch, forced = self.read([prompt], max_new_tokens), self.forced(expert, 1)
-        return pieces(self.steps(batch, forced, max_new_tokens, sampling, 1, stop))
+        new = self.asked(max_new_tokens)
+        check(new, 1, stop)
+        forced, batch = self.forced(expert, 1), self.read([prompt], new)
+        return pieces(self.steps(batch, forced, new, sampling, 1, stop))
+
+    def asked(self, new: int | None) -> int:
+        """How many tokens to write: those asked for; else NEW, or half of a context that is small."""
+        return min(NEW, self.mixture.context // 2) if new is None else new
 
     @torch.inference_mode()
     def route(self, texts: list[str]) -> list[RoutingReport]:

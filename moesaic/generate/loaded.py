@@ -32,19 +32,29 @@ class LoadedMixture:
 
     @overload
     def generate(
-        self, prompt: str, *, max_new_tokens: int = ..., sampling: Sampling = ..., stop: tuple[str, ...] = ...,
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = ...,
+        sampling: Sampling = ...,
+        stop: tuple[str, ...] = ...,
         expert: str | None = ...,
-    ) -> Generation: ...  # fmt: skip
+    ) -> Generation: ...
     @overload
     def generate(
-        self, prompt: list[str], *, max_new_tokens: int = ..., sampling: Sampling = ..., stop: tuple[str, ...] = ...,
+        self,
+        prompt: list[str],
+        *,
+        max_new_tokens: int | None = ...,
+        sampling: Sampling = ...,
+        stop: tuple[str, ...] = ...,
         expert: str | None = ...,
-    ) -> list[Generation]: ...  # fmt: skip
+    ) -> list[Generation]: ...
     def generate(
         self,
         prompt: str | list[str],
         *,
-        max_new_tokens: int = 128,
+        max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         stop: tuple[str, ...] = (),
         expert: str | None = None,

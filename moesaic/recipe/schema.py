@@ -48,8 +48,8 @@ class NewBase(Section):
 
     size: str
     """Name of its shape."""
-    vocab_size: Count = 512
-    """Entries of its tokenizer."""
+    vocab_size: Annotated[int, Field(ge=257, le=2**20)] = 512
+    """Entries of its tokenizer: 256 bytes, an end, and what it merges."""
     pretrain: Pretrain
     """How it is pretrained."""
 
@@ -161,7 +161,7 @@ class Recipe(Section):
     """Name of the run, and of its folder."""
     seed: Whole = 0
     """Where all randomness starts."""
-    workers: Count = 2
+    workers: Annotated[Count, Field(le=64)] = 2
     """Trainings side by side, each with one thread; threads of the base's own training."""
     data_root: Text | None = None
     """Folder that sources are relative to, itself relative to the recipe's; the recipe's where none is given."""

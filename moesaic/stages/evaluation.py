@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from moesaic.adapters import attach
 from moesaic.compose import average, count_parameters
 from moesaic.data.batches import Tokens
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, WeightsError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
@@ -48,7 +49,7 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     started, recipe, at = time.perf_counter(), workshop.recipe, workshop.root / "evaluation.json"
     require_current(workshop, progress)
     key = key_of(workshop)
-    if at.is_file() and (standing := read_json(at)).get("stage_key") == key:
+    if (standing := finished(at, progress)).get("stage_key") == key:
         progress.note("evaluation: finished, skipped")
         return standing
     names, wanted = tuple(recipe.experts), recipe.evaluate.controls
@@ -103,6 +104,15 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
                 place.pop(field, None)
     write_json(at, evaluation)
     return evaluation
+
+
+def finished(at: Path, progress: Progress) -> dict[str, Any]:
+    """The evaluation that stands; nothing where there is none, or where it is damaged, which is said."""
+    try:
+        return read_json(at) if at.is_file() else {}
+    except WeightsError as error:
+        progress.note(f"damaged, to be made anew: {error}")
+        return {}
 
 
 def contenders(workshop: Workshop) -> list[str]:

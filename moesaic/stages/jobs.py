@@ -63,7 +63,9 @@ class Jobs:
                 try:
                     failed.result()
                 except BrokenProcessPool:
-                    hint = "if memory ran out, use workers=1 or a smaller train.batch; then run the same command again"
+                    hint = (
+                        "if memory ran out, use workers=1 and run again; a script must be a file and guard its __main__"
+                    )
                     raise MoesaicError("a process of the pool was killed", got=", ".join(work), hint=hint) from None
         for _ in range(50):  # what a process said last may arrive after its result
             if self.done >= work.keys():

@@ -32,7 +32,7 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         progress.note(f"base: {workshop.base_at} ({found.fingerprint[:12]}), as it is")
         return workshop.base_at
     train, validation, source = corpus(workshop, recipe.base)
-    key = workshop.key("pretrain", base=recipe.base.model_dump(mode="json"), data=source, threads=recipe.workers)
+    key = workshop.key("pretrain", base=recipe.base.model_dump(mode="json"), data=source)
     if workshop.finished(workshop.base_at, key, progress):
         progress.note("base: finished, skipped")
         return workshop.base_at

@@ -3,9 +3,11 @@
 These functions are the Python twins of the verbs. Knows nothing about terminals.
 """
 
+import multiprocessing
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from moesaic.weights.mixture import load_mixture, save_mixture
 from moesaic.weights.router import load_router
 
 
-def run(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
+def run(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
     """Make everything the recipe asks for and judge it; what is finished is skipped. Returns the evaluation."""
     seconds: dict[str, float] = {}
     with opened(recipe, root, progress) as (workshop, told, jobs):
@@ -52,18 +54,21 @@ def run(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[st
             compose_stage(workshop, told)
         with stage("evaluation"):
             evaluation = evaluate_stage(workshop, told, jobs)
-    evaluation["timing"] |= {"stages": seconds}
-    write_json(root / "evaluation.json", evaluation)
+    if "stages" not in evaluation["timing"]:  # one that was skipped keeps the times in which it was made
+        evaluation["timing"]["stages"] = seconds
+        write_json(Path(root) / "evaluation.json", evaluation)
     return evaluation
 
 
-def pretrain(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+def pretrain(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
     """Make the base. Returns the folder it lies in."""
     with opened(recipe, root, progress) as (workshop, told, _):
         return pretrain_stage(workshop, told)
 
 
-def train_expert(recipe: Recipe, root: Path, names: list[str], progress: Progress | None = None) -> dict[str, Path]:
+def train_expert(
+    recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
+) -> dict[str, Path]:
     """Train those named, experts or controls; or all that the recipe asks for. Returns their folders."""
     with opened(recipe, root, progress) as (workshop, told, jobs):
         chosen = check_names(workshop, names) if names else [*workshop.trained_experts(), *wanted_controls(workshop)]
@@ -72,37 +77,42 @@ def train_expert(recipe: Recipe, root: Path, names: list[str], progress: Progres
 
 
 def verify_expert(
-    recipe: Recipe, root: Path, names: list[str], progress: Progress | None = None
+    recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Read experts back from disk over a fresh base and measure them again; raises where they are not as they say."""
     with opened(recipe, root, progress) as (workshop, _, _):
         return [verify_stage(workshop, name) for name in check_names(workshop, names)]
 
 
-def train_router(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+def train_router(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
     """Train the router, and those it is compared with. Returns the folder of the mixture's own."""
     with opened(recipe, root, progress) as (workshop, told, jobs):
         train_routers(workshop, told, jobs)
         return workshop.router_at
 
 
-def compose(recipe: Recipe, root: Path, progress: Progress | None = None) -> Path:
+def compose(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
     """Join base, experts and router into one folder. Returns it."""
     with opened(recipe, root, progress) as (workshop, told, _):
         compose_stage(workshop, told)
         return workshop.mixture_at
 
 
-def evaluate(recipe: Recipe, root: Path, progress: Progress | None = None) -> dict[str, Any]:
+def evaluate(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
     """Judge the mixture that stands in the run directory against its controls. Returns the evaluation."""
     with opened(recipe, root, progress) as (workshop, told, jobs):
         return evaluate_stage(workshop, told, jobs)
 
 
 @contextmanager
-def opened(recipe: Recipe, root: Path, progress: Progress | None) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
+def opened(
+    recipe: Recipe, root: str | PathLike[str], progress: Progress | None
+) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
     """A run directory with nobody else in it, and the recipe written down beside what it makes."""
-    root = root.absolute()
+    if multiprocessing.parent_process() is not None:
+        hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
+        raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
+    root = Path(root).absolute()
     with lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
         (root / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
         yield Workshop(recipe, root), told, jobs
@@ -137,6 +147,13 @@ def wanted_controls(workshop: Workshop) -> list[str]:
 def compose_stage(workshop: Workshop, progress: Progress) -> None:
     """Join the parts into the mixture's folder, unless it stands."""
     folders = part_folders(workshop)
+    for name in workshop.trained_experts():
+        if not folders[name].is_dir():
+            hint = f"train it first: moesaic train-expert RECIPE --expert {name}"
+            raise RecipeError(f"there is no expert '{name}' yet", path=folders[name], hint=hint)
+    if not workshop.router_at.is_dir():
+        hint = "train it first: moesaic train-router RECIPE"
+        raise RecipeError("there is no router yet", path=workshop.router_at, hint=hint)
     experts = {name: load_expert(folder, workshop.base_fingerprint) for name, folder in folders.items()}
     router = load_router(workshop.router_at, workshop.base_fingerprint)
     if set(router.names) != set(experts):

@@ -67,10 +67,10 @@ class Workshop:
             progress.note(f"damaged, to be made anew: {error}")
             return False
 
-    def identity(self, at: Path) -> list[Any]:
-        """What a finished part is: the inputs it was made from, and the hashes of its files."""
+    def identity(self, at: Path) -> Any:
+        """What a finished part is: the key of all it was made from; where it has none, the hashes of its files."""
         manifest = read_manifest(at)
-        return [manifest.get("stage_key"), manifest["files"]]
+        return manifest.get("stage_key") or manifest["files"]
 
     def publish(self, at: Path, write: Callable[[Path], None]) -> None:
         at.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +100,8 @@ class Workshop:
     @cached_property
     def base(self) -> Base:
         """The base, for reading only: whoever changes a decoder loads one of its own with `fresh_base`."""
+        if not self.base_at.is_dir() and not isinstance(self.recipe.base, ExistingBase):
+            raise RecipeError("there is no base yet", path=self.base_at, hint="make it first: moesaic pretrain RECIPE")
         base = load_base(self.base_at)
         context, blocks = base.decoder.config.context, base.decoder.config.num_layers
         for place, spec in enumerate([self.recipe.router, *self.recipe.router.compare]):

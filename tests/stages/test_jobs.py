@@ -58,7 +58,7 @@ def test_results_reports_and_errors_come_back():
 
 
 def test_a_killed_process_is_an_error_with_a_way_out():
-    killed = "a process of the pool was killed: dies; if memory ran out, use workers=1"
+    killed = "a process of the pool was killed: dies; if memory ran out, use workers=1 and run again"
     with pytest.raises(MoesaicError, match=killed), Jobs(1, Silent()) as jobs:
         jobs.run({"dies": dies})
 
