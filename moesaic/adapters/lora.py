@@ -89,11 +89,14 @@ class LowRankLinear(nn.Module):
         if gates.sizes is not None and len(gates.present) == 1:
             (expert,) = gates.present
             weights = gates.weights[:, expert] * self.scale[expert]
-            return y + low_rank.single(x, self.a[expert], self.b[expert], weights)
+            return low_rank.single(y, x, self.a[expert], self.b[expert], weights)
         if pairs == gates.weights.numel() or (x.shape[1] == 1 and e * r <= MASKED_LIMIT):
-            return y + low_rank.masked(x, self.a, self.b, gates.weights * self.scale)
+            return low_rank.masked(y, x, self.a, self.b, gates.weights * self.scale)
+        if gates.each is not None:
+            weights = gates.weights.sum(1) * self.scale[gates.each]
+            return low_rank.each(y, x, self.a, self.b, gates.each, weights)
         values = gates.values * self.scale[gates.experts]
-        return y + low_rank.gathered(x, self.a, self.b, gates.rows, gates.experts, values)
+        return low_rank.gathered(y, x, self.a, self.b, gates.rows, gates.experts, values)
 
 
 def attach(decoder: nn.Module, experts: list[LoRA]) -> None:

@@ -1,6 +1,7 @@
-"""Low-rank products for rows that chose different adapters: y[n] = sum_e w[n, e] (x[n] A_e^T) B_e.
+"""Low-rank products for rows that chose different adapters: y[n] + sum_e w[n, e] (x[n] A_e^T) B_e.
 
-Three forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business.
+Four forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business. The last product
+adds onto y as it goes, which saves writing and reading a tensor of y's size.
 Knows nothing about gates or modules. n rows, t tokens, e experts, r rank, i/o in/out, m (row, expert) pairs.
 """
 
@@ -11,13 +12,19 @@ from torch.nn import functional as F
 
 
 def single(
-    x: Float[Tensor, "n t i"], a: Float[Tensor, "r i"], b: Float[Tensor, "r o"], weights: Float[Tensor, " n"]
+    y: Float[Tensor, "n t o"],
+    x: Float[Tensor, "n t i"],
+    a: Float[Tensor, "r i"],
+    b: Float[Tensor, "r o"],
+    weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t o"]:
     """One expert for all rows, each row with its own weight."""
-    return (F.linear(x, a) * weights[:, None, None]) @ b
+    inner = F.linear(x, a) * weights[:, None, None]
+    return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), b).view_as(y)
 
 
 def masked(
+    y: Float[Tensor, "n t o"],
     x: Float[Tensor, "n t i"],
     a: Float[Tensor, "e r i"],
     b: Float[Tensor, "e r o"],
@@ -26,10 +33,24 @@ def masked(
     """All experts side by side in two GEMMs, the weights masking the middle: best when e x r is small."""
     e, r, i = a.shape
     inner = F.linear(x, a.reshape(e * r, i)).unflatten(-1, (e, r)) * weights[:, None, :, None]
-    return inner.flatten(-2) @ b.reshape(e * r, b.shape[2])
+    return torch.addmm(y.flatten(0, 1), inner.flatten(2).flatten(0, 1), b.reshape(e * r, b.shape[2])).view_as(y)
+
+
+def each(
+    y: Float[Tensor, "n t o"],
+    x: Float[Tensor, "n t i"],
+    a: Float[Tensor, "e r i"],
+    b: Float[Tensor, "e r o"],
+    experts: Int[Tensor, " n"],
+    weights: Float[Tensor, " n"],
+) -> Float[Tensor, "n t o"]:
+    """Exactly one expert a row: one batched GEMM pair over the rows as they stand."""
+    inner = torch.bmm(x, a[experts].transpose(1, 2)) * weights[:, None, None]
+    return torch.baddbmm(y, inner, b[experts])
 
 
 def gathered(
+    y: Float[Tensor, "n t o"],
     x: Float[Tensor, "n t i"],
     a: Float[Tensor, "e r i"],
     b: Float[Tensor, "e r o"],
@@ -39,5 +60,4 @@ def gathered(
 ) -> Float[Tensor, "n t o"]:
     """One batched GEMM pair over the (row, expert) pairs that exist, summed back into their rows."""
     inner = torch.bmm(x[rows], a[experts].transpose(1, 2)) * weights[:, None, None]
-    pairs = torch.bmm(inner, b[experts])
-    return x.new_zeros(x.shape[0], x.shape[1], b.shape[2]).index_add(0, rows, pairs)
+    return y.index_add(0, rows, torch.bmm(inner, b[experts]))

@@ -49,20 +49,24 @@ class Gates:
     experts: Int[Tensor, " m"]
     values: Float[Tensor, " m"]
     sizes: tuple[int, ...] | None  # pairs of each expert, known to the host; None: only the device knows
+    each: Int[Tensor, " n"] | None  # the one expert of every row, where every row has exactly one
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
         """Group the rows by expert. Reads the weights on the host: for decisions made once a request."""
         experts, rows = weights.detach().t().nonzero(as_tuple=True)
         sizes = tuple(torch.bincount(experts, minlength=weights.shape[1]).tolist())
-        return Gates(weights, rows, experts, weights[rows, experts], sizes)
+        alone = len(rows) == len(weights) == len(rows.unique())
+        each = experts[rows.argsort()] if alone else None
+        return Gates(weights, rows, experts, weights[rows, experts], sizes, each)
 
     @staticmethod
     def of_choices(experts: Int[Tensor, "n k"], values: Float[Tensor, "n k"], num_experts: int) -> "Gates":
         """Group k choices a row without waiting for the device: for decisions made in every layer."""
         order = experts.flatten().argsort(stable=True)
         weights = values.new_zeros(len(experts), num_experts).scatter_add(1, experts, values)
-        return Gates(weights, order // experts.shape[1], experts.flatten()[order], values.flatten()[order], None)
+        each = experts[:, 0] if experts.shape[1] == 1 else None
+        return Gates(weights, order // experts.shape[1], experts.flatten()[order], values.flatten()[order], None, each)
 
     @staticmethod
     def one(expert: int, num_rows: int, num_experts: int, like: Tensor) -> "Gates":

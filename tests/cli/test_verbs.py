@@ -145,4 +145,10 @@ def test_an_expert_of_another_base_is_refused(here, moesaic, tmp_path):
     foreign = f"experts.sums={{kind: lora, path: runs/small/experts/sums/best, data: {data}}}"
     assert moesaic("pretrain", "small.yaml", *elsewhere)[0] == 0
     code, _, err = moesaic("compose", "small.yaml", foreign, *elsewhere)
+    assert code == 2 and "there is no expert 'birds' yet" in err, "the order of the verbs comes first"
+    assert moesaic("train-expert", "small.yaml", foreign, "--expert", "birds", *elsewhere)[0] == 0
+    code, _, err = moesaic("compose", "small.yaml", foreign, *elsewhere)
+    assert code == 2 and "there is no router yet" in err
+    assert moesaic("train-router", "small.yaml", foreign, *elsewhere)[0] == 0
+    code, _, err = moesaic("compose", "small.yaml", foreign, *elsewhere)
     assert code == 5 and "the expert was trained on another base" in err
