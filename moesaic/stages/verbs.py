@@ -11,10 +11,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError
 from moesaic.files import lock, write_json
-from moesaic.recipe import Recipe, dump
+from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage
@@ -130,7 +131,10 @@ def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
     found = find_duplicates(texts)
     counts = {domain.name: domain.dropped for domain in workshop.domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
-    write_json(workshop.root / "data.json", {"rows": rows, "dropped": counts, "duplicates": summary(found)})
+    demos = {name: e.data.demo for name, e in workshop.recipe.experts.items() if isinstance(e.data, DemoData)}
+    facts = {"rows": rows, "dropped": counts, "duplicates": summary(found)}
+    facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
+    write_json(workshop.root / "data.json", facts)
     for domain in workshop.domains.values():
         sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
         progress.note(f"{domain.name}: {sizes}")
