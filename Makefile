@@ -9,11 +9,11 @@ demo: $(VENV)/ready                ## four domains, no download: a routed mixtur
 	$(BIN)/moesaic run recipes/demo.yaml
 
 test: $(VENV)/ready-to-test        ## all tests that need no other library to compare with
-	$(BIN)/pytest -q -n 2 -m "not compile and not parity and not gpu and not slow"
-	$(BIN)/pytest -q -m compile -o addopts="--strict-markers"
+	$(BIN)/pytest -q -rs -n 2 -m "not compile and not parity and not gpu and not slow"
+	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 
 parity: $(VENV)/ready-to-test      ## against transformers and peft
-	$(BIN)/pytest -q -m parity
+	$(BIN)/pytest -q -rs -m parity
 
 check: $(VENV)/ready-to-test       ## what a change must pass
 	$(BIN)/ruff format --check
