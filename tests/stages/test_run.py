@@ -23,6 +23,7 @@ from moesaic.stages.experts import even, key_of, plan_of, verify_expert
 from moesaic.stages.pretraining import longest
 from moesaic.stages.routers import done, label_of, specs
 from moesaic.stages.workshop import Workshop
+from moesaic.weights.adapter import load_expert, save_expert
 from moesaic.weights.base import load_base
 
 RECIPE = {
@@ -202,6 +203,7 @@ def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first)
     workshop = Workshop(recipe, root)
     adds, joint, wide = (plan_of(workshop, name) for name in ("adds", "joint", "joint_wide"))
     assert (adds.rank, joint.rank, wide.rank) == (2, 4, 6)
+    assert [plan.alpha / plan.rank for plan in (adds, joint, wide)] == [2.0, 2.0, 2.0], "all scaled alike"
     assert joint.settings.steps == wide.settings.steps == 2 * adds.settings.steps
     assert len(joint.train) == 2
     assert read_manifest(root / "controls/joint_wide/best")["rank"] == 6
@@ -340,6 +342,20 @@ def test_verify_reads_back_what_was_published_and_notices_what_changed(first, tm
     data[-1] ^= 1
     tensors.write_bytes(data)
     with pytest.raises(WeightsError, match=r"adapter_model.safetensors: sha256: not as it was written"):
+        verify_expert(workshop, "adds")
+
+
+def test_verify_refuses_an_expert_that_is_whole_but_does_not_do_what_it_says(first, tmp_path):
+    """Its hashes are right: only measuring it again shows that its metrics are another expert's."""
+    recipe, root, _ = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    workshop = Workshop(recipe, tmp_path / "small")
+    stored = load_expert(workshop.part_at("adds"))
+    facts = {"metrics": {"validation_nats": stored.manifest["metrics"]["validation_nats"] * 0.99}}
+    workshop.publish(
+        workshop.part_at("adds"), lambda at: save_expert(at, stored.lora, workshop.base_fingerprint, facts)
+    )
+    with pytest.raises(CompatibilityError, match="does not do what its manifest says"):
         verify_expert(workshop, "adds")
 
 
