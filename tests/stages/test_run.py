@@ -260,6 +260,15 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overri
     assert {name for name, finished in parts.items() if not finished} == stale
 
 
+@pytest.mark.parametrize(
+    "override",
+    ["evaluate.limit=4", "evaluate.samples=0", "experts.adds.data.test=says_test.jsonl", "evaluate.unseen=[]"],
+)
+def test_the_evaluation_depends_on_what_is_judged_and_how(first, texts, override):
+    keys = [evaluation_stage.key_of(Workshop(recipe_in(texts, *some), first[1])) for some in ([], [], [override])]
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_router_that_was_trained_anew_comes_into_the_mixture(first, texts, tmp_path):
     """Its files may be the same: what it means stands in its manifest."""
     shutil.copytree(first[1], tmp_path / "small", symlinks=True)
