@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test check parity bench clean
+.PHONY: demo test test-faults check parity bench clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
 
 test: $(VENV)/ready-to-test        ## all tests that need no other library to compare with
-	$(BIN)/pytest -q -rs -n 2 -m "not compile and not parity and not gpu and not slow"
+	$(BIN)/pytest -q -rs -n 2 -m "not compile and not parity and not gpu and not slow and not faults"
 	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
+
+test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
+	$(BIN)/pytest -q -rs -s -n 2 -m faults
 
 parity: $(VENV)/ready-to-test      ## against transformers and peft
 	$(BIN)/pytest -q -rs -m parity

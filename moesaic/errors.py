@@ -3,6 +3,9 @@
 Knows nothing about terminals or exit: only `cli/` prints these and turns `exit_code` into the process's status.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from os import PathLike
 from typing import Any
@@ -33,11 +36,11 @@ class MoesaicError(Exception):
 
     def __str__(self) -> str:
         where = "" if self.path is None else f"{self.path}:{self.line}: " if self.line else f"{self.path}: "
-        field = f"{self.field}: " if self.field else ""
+        field = f"{clipped(self.field, 300)}: " if self.field else ""
         detail = "" if self.expected is None else f"; expected {self.expected}"
         detail += "" if self.got is None else f"; got {clipped(self.got)}" if detail else f": {clipped(self.got)}"
         hint = f"; {self.hint}" if self.hint else ""
-        return " ".join(f"{where}{field}{self.what}{detail}{hint}".split())
+        return printable(" ".join(f"{where}{field}{clipped(self.what, 500)}{detail}{hint}".split()))
 
 
 class RecipeError(MoesaicError):
@@ -76,14 +79,53 @@ class NonFiniteError(MoesaicError):
     exit_code = 7
 
 
+class MemoryLimitError(MoesaicError):
+    """There is not as much memory as this takes."""
+
+    exit_code = 8
+
+
 class GatesError(MoesaicError, ValueError):
     """A routed layer was called without gates, or with the gates of another batch."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the work. Not one of the family, as it is no error: `except Exception` lets it pass.
+
+    Its argument is the signal's number; the exit code is that of a shell, 130 or 143.
+    """
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.args[0]
+
+
+@contextmanager
+def memory_for(what: str, hint: str) -> Iterator[None]:
+    """Raises MemoryLimitError, with the `hint` which knob to turn, where Python or torch finds no memory for `what`."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if not isinstance(error, MemoryError) and not any(phrase in text for phrase in _NO_MEMORY):
+            raise
+        asked = re.search(r"allocate (\d+ bytes|[\d.]+ [KMGT]iB)", text)
+        raise MemoryLimitError(f"no memory for {what}", got=asked and f"a request of {asked[1]}", hint=hint) from error
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+"""What torch says on a CPU, on Windows, on an accelerator, and the system to any of them."""
 
 
 def clipped(value: Any, limit: int = 120) -> str:
     """`value` as it may be echoed in a message: one line, at most `limit` characters."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey or could not show spelled out: escapes, marks of direction, surrogates."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, known: list[str]) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moesaic.errors import WeightsError
+from moesaic.files import disk
 
 if TYPE_CHECKING:
     import tokenizers
@@ -34,7 +35,7 @@ class Tokenizer:
         return self.inner.decode(ids, skip_special_tokens=True)
 
     def save(self, folder: Path) -> None:
-        (folder / "tokenizer.json").write_text(self.inner.to_str(pretty=True) + "\n", encoding="utf-8")
+        disk.create(folder / "tokenizer.json", f"{self.inner.to_str(pretty=True)}\n".encode())
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":

@@ -18,3 +18,13 @@ def test_what_is_added_on_the_way_arrives_too():
     error = RecipeError("what")
     error.path, error.line = "file", 7
     assert str(pickle.loads(pickle.dumps(error))) == "file:7: what"
+
+
+def test_what_a_terminal_would_obey_or_cannot_show_is_spelled_out():
+    error = MoesaicError("what\x1b[31m", path="a\u202eb", field="é\ud800 \t\n", got="\U0001f600\u2028\0", hint="\x9b")
+    assert str(error) == r"a\u202eb: é\ud800: what\x1b[31m: 😀 \x00; \x9b"
+
+
+def test_an_error_is_no_longer_than_a_person_reads():
+    long = "x" * 10_000
+    assert len(str(MoesaicError(long, field=long, got=long))) < 1000

@@ -9,7 +9,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import aligned, routed, size, stdout
+from moesaic.cli.printing import aligned, harmless, routed, size, stdout
+from moesaic.cli.traces import show_trace
+from moesaic.errors import RecipeError
 from moesaic.weights.artefacts import Artefact, inspect
 
 FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
@@ -23,6 +25,11 @@ FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is
 
 def show(path: Path, text: str | None, as_json: bool) -> None:
     """Print what lies at `path`, and how it would route `text`."""
+    if path.suffix == ".jsonl" and path.is_file():
+        if text is not None:
+            raise RecipeError("a trace routes no text", path=path, field="text", hint="name a mixture's folder")
+        show_trace(path, as_json)
+        return
     found, routing = inspect(path), None
     if text is not None:
         import moesaic
@@ -33,7 +40,7 @@ def show(path: Path, text: str | None, as_json: bool) -> None:
         print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))
         return
     console = stdout()
-    console.print("\n".join(summary(found)))
+    console.print(harmless("\n".join(summary(found))))
     if routing:
         console.print(f"\nrouted to {routed(routing.chosen, routing.weights)}")
 

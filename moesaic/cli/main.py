@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import moesaic
-from moesaic.errors import MoesaicError
+from moesaic.errors import Interrupted, MoesaicError
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -42,6 +42,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result, but
 Experts = Annotated[
     list[str] | None, typer.Option("--expert", metavar="NAME", help="Only this expert; may be given again.")
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Refuse what is damaged; do not make it anew.")]
+Restart = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Drop the half-done training of base, an expert or router; may be given again."),
+]
+BadRows = Annotated[
+    str | None, typer.Option(metavar="stop|skip", help="What a row that cannot be used does; short for bad_rows=...")
+]
+MaxBad = Annotated[str | None, typer.Option(metavar="N", help="Rows to skip at most; short for max_bad=N.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text to read.")]
 
 RUNS = Path("runs")
@@ -59,10 +68,16 @@ def before_any_verb(
 
 @contextmanager
 def asked(
-    recipe: Path, overrides: list[str] | None, out: Path, quiet: bool
+    recipe: Path, overrides: list[str] | None, out: Path, quiet: bool, **shorthands: str | None
 ) -> Iterator[tuple["Recipe", Path, "Progress"]]:
-    """What every verb of a recipe works with: the recipe, its run directory, and someone to tell."""
-    found = moesaic.read_recipe(recipe, overrides or ())  # what is wrong there is said before torch is imported
+    """What every verb of a recipe works with: the recipe, its run directory, and someone to tell.
+
+    `shorthands`: options that are overrides by another name.
+    """
+    written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    found = moesaic.read_recipe(
+        recipe, [*(overrides or ()), *written]
+    )  # what is wrong there is said before torch is imported
     from moesaic.cli.progress import shown
 
     with shown(quiet) as progress:
@@ -70,22 +85,40 @@ def asked(
 
 
 @app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
     """Make everything a recipe asks for, and judge it. What is finished is skipped."""
     from moesaic.cli.printing import show_run
 
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
-        evaluation = moesaic.run(found, root, progress)
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
+        evaluation = moesaic.run(found, root, progress, strict=strict, restart=restart or ())
     show_run(evaluation, root)
 
 
 @app.command()
-def pretrain(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
+def pretrain(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
     """Make the base."""
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
-        folder = stages.pretrain(found, root, progress)
+        folder = stages.pretrain(found, root, progress, strict=strict, restart=restart or ())
     typer.echo(folder)
 
 
@@ -94,14 +127,18 @@ def train_expert(
     recipe: RecipeFile,
     overrides: Overrides = None,
     expert: Experts = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
     """Train the experts. The base must stand already."""
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
-        folders = stages.train_expert(found, root, expert or [], progress)
+        folders = stages.train_expert(found, root, expert or [], progress, strict=strict, restart=restart or ())
     for name, folder in folders.items():
         typer.echo(f"{name}  {folder}")
 
@@ -111,13 +148,15 @@ def verify_expert(
     recipe: RecipeFile,
     overrides: Overrides = None,
     expert: Experts = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
     """Measure trained experts again, beside the base. They are read back from disk."""
     from moesaic.cli.printing import show_verified
 
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
         verified = stages.verify_expert(found, root, expert or [], progress)
@@ -125,19 +164,35 @@ def verify_expert(
 
 
 @app.command()
-def train_router(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
+def train_router(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
     """Train the router, and those it is compared with."""
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
-        folder = stages.train_router(found, root, progress)
+        folder = stages.train_router(found, root, progress, strict=strict, restart=restart or ())
     typer.echo(folder)
 
 
 @app.command()
-def compose(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
+def compose(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
     """Join base, experts and router into one folder."""
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
         folder = stages.compose(found, root, progress)
@@ -145,11 +200,18 @@ def compose(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, qu
 
 
 @app.command()
-def evaluate(recipe: RecipeFile, overrides: Overrides = None, out: Out = RUNS, quiet: Quiet = False) -> None:
+def evaluate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
     """Judge a composed mixture against its parts and controls."""
     from moesaic.cli.printing import show_evaluation
 
-    with asked(recipe, overrides, out, quiet) as (found, root, progress):
+    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
         from moesaic import stages
 
         evaluation = stages.evaluate(found, root, progress)
@@ -176,6 +238,11 @@ def generate(
     expert: Annotated[
         str | None, typer.Option(metavar="NAME", help="Who answers, in the router's place; `base` for none.")
     ] = None,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append every decision to this file.")] = None,
+    trace_texts: Annotated[
+        bool,
+        typer.Option(help="Write prompts to it as they are: replay needs them. Otherwise only their SHA-256."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a mixture, and say who was chosen to."""
@@ -183,13 +250,15 @@ def generate(
 
     sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
-    answer(moesaic.load(path), prompts or ["-"], settings, as_json)
+    with moesaic.load(path, trace=trace, trace_texts=trace_texts) as mixture:
+        answer(mixture, prompts or ["-"], settings, as_json)
 
 
 @app.command()
 def inspect(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter.")
+        Path,
+        typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter; a trace."),
     ],
     text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
     as_json: AsJson = False,
@@ -198,6 +267,46 @@ def inspect(
     from moesaic.cli.artefacts import show
 
     show(path, text, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that has been evaluated.")],
+    other: Annotated[
+        Path | None, typer.Argument(metavar="OTHER", help="Another, to be compared with the first on one page.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there, not in RUN/report.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Tell also of the decisions in this routing trace.")
+    ] = None,
+) -> None:
+    """Write a run as a page for the browser."""
+    from moesaic.report import compare_reports, write_report
+
+    if other and trace:
+        raise typer.BadParameter("a trace is told of on the page of one run", param_hint="--trace")
+    typer.echo(compare_reports(run, other, to) if other else write_report(run, to, trace))
+
+
+@app.command()
+def replay(
+    trace: Annotated[
+        Path, typer.Argument(metavar="TRACE", help="What `generate --trace FILE --trace-texts` has written.")
+    ],
+    router: Annotated[
+        Path, typer.Option(metavar="PATH", help="The router to try: its folder, or a mixture or run that has it.")
+    ],
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="The base that it reads, where that is not in a folder above it."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Try another router on recorded traffic."""
+    from moesaic.cli.traces import show_replay
+    from moesaic.evaluate.replay import replay
+
+    show_replay(replay(trace, router, base), as_json)
 
 
 def main() -> None:
@@ -249,6 +358,7 @@ def explained(error: BaseException) -> tuple[int, str]:
             message = error.format_message()
             return error.exit_code, f"error: {message[:1].lower()}{message[1:].rstrip('.')}"
         case KeyboardInterrupt():
-            return INTERRUPTED, "interrupted; run the same command to continue"
+            code = error.exit_code if isinstance(error, Interrupted) else INTERRUPTED
+            return code, "interrupted; run the same command to continue"
         case _:
             return 1, f"error: internal: {type(error).__name__}: {error}; run with --debug and report it"

@@ -25,13 +25,28 @@ def shown(quiet: bool = False, console: Console | None = None) -> Iterator[Progr
     """A Progress for the time of the `with` block, as suits the terminal, or the lack of one."""
     console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
     if quiet:
-        yield Silent()
+        yield Quiet(console)
     elif console.is_terminal:
         bars = Bars(console)
         with bars.display:
             yield bars
     else:
         yield Lines(console)
+
+
+class Quiet(Silent):
+    """Shows nothing but warnings."""
+
+    def __init__(self, console: Console):
+        self.console = console
+
+    def warn(self, text: str) -> None:
+        warn(self.console, text)
+
+
+def warn(console: Console, text: str) -> None:
+    """What nobody should overlook, whatever else is shown."""
+    console.print(f"warning: {text}", style="bold yellow", soft_wrap=True)
 
 
 @dataclass
@@ -78,6 +93,9 @@ class Bars:
     def note(self, text: str) -> None:
         self.console.print(text, style="dim")
 
+    def warn(self, text: str) -> None:
+        warn(self.console, text)
+
     def begin(self, task: str, steps: int) -> None:
         self.running[task] = self.display.add_task(task, total=steps, row={}), Running.from_now(steps)
 
@@ -114,6 +132,9 @@ class Lines:
 
     def note(self, text: str) -> None:
         self.say(text)
+
+    def warn(self, text: str) -> None:
+        warn(self.console, text)
 
     def begin(self, task: str, steps: int) -> None:
         self.running[task] = Running.from_now(steps)

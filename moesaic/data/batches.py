@@ -4,7 +4,7 @@ Knows nothing about files, splits or models; of a tokenizer only that it encodes
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
@@ -36,12 +36,16 @@ class TokenizerLike(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example as a model reads it: the first `prompt` ids are given, those after them are scored."""
+    """One example as a model reads it: the first `prompt` ids are given, those after them are scored.
+
+    `source` says to people where it was read.
+    """
 
     ids: list[int]
     prompt: int
     group: str
     truncated: bool = False
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.prompt < len(self.ids):
@@ -70,12 +74,13 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
     if not example.prompt:
         text = [*tokenizer.encode(example.response), tokenizer.eos]
         ids = text[:length]
-        return Tokens(ids, max(1, min(prompt_tokens, len(ids) // 2)), example.group, len(text) > length)
+        given = max(1, min(prompt_tokens, len(ids) // 2))
+        return Tokens(ids, given, example.group, len(text) > length, example.source)
     prompt, response = tokenizer.encode(example.prompt), [*tokenizer.encode("\n" + example.response), tokenizer.eos]
     truncated = len(prompt) + len(response) > length
     response = response[: max(length // 2, length - len(prompt))]
     prompt = prompt[len(response) - length :] if truncated else prompt
-    return Tokens(prompt + response, len(prompt), example.group, truncated)
+    return Tokens(prompt + response, len(prompt), example.group, truncated, example.source)
 
 
 def encode_all(
@@ -114,6 +119,10 @@ class Schedule:
         epoch, at = divmod(step, self.steps)
         return [self.rows[i] for i in self._epoch(epoch)[at]]
 
+    def names(self, step: int) -> list[str]:
+        """Where the rows of a batch were read, in its order."""
+        return [row.source for row in self(step)]
+
     def _draw(self, epoch: int) -> list[list[int]]:
         draw, size = _stream(self.seed, epoch), self.batch * WINDOW
         order = _shuffled(draw, len(self.rows))
@@ -131,7 +140,7 @@ class Packed:
     """
 
     def __init__(self, rows: list[Tokens], length: int, batch: int, seed: int):
-        self.ids = [np.asarray(row.ids, dtype=np.int32) for row in rows]
+        self.ids, self.sources = [np.asarray(row.ids, dtype=np.int32) for row in rows], [row.source for row in rows]
         self.length, self.seed = length, seed
         pieces = (sum(len(ids) for ids in self.ids) - 1) // length
         if pieces < 1:
@@ -146,8 +155,19 @@ class Packed:
         ids = self._epoch(epoch)[at * size : (at + 1) * size + 1].long()
         return Batch(ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1))
 
+    def names(self, step: int) -> list[str]:
+        """Where the rows were read of which a batch holds a part, in its order; the last target counts."""
+        epoch, at = divmod(step, self.steps)
+        order, size = self._order(epoch), self.batch * self.length
+        ends = np.cumsum([len(self.ids[i]) for i in order])
+        first, last = np.searchsorted(ends, [at * size, (at + 1) * size], side="right").tolist()
+        return [self.sources[i] for i in order[first : last + 1]]
+
+    def _order(self, epoch: int) -> list[int]:
+        return _shuffled(_stream(self.seed, epoch), len(self.ids))
+
     def _draw(self, epoch: int) -> Int[Tensor, " n"]:
-        order = _shuffled(_stream(self.seed, epoch), len(self.ids))
+        order = self._order(epoch)
         return torch.from_numpy(np.concatenate([self.ids[i] for i in order]))
 
 

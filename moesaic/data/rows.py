@@ -1,16 +1,18 @@
 """One JSON Lines file as rows, each row as the examples in it: what is given, and what is to be said.
 
-Knows nothing about splits, tokens or who asks; what it cannot use it refuses, with file, line and field.
+Knows nothing about splits, tokens or who asks; what it cannot use it refuses or leaves out, with file, line and field.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from json import JSONDecodeError
+from os.path import basename
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.files.plain import decoded
@@ -34,12 +36,13 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 class Example:
     """A text to learn from: a response to a prompt, or plain text, whose prompt is empty.
 
-    Examples of one row share its `group`, a hash of the row's texts.
+    Examples of one row share its `group`, a hash of the row's texts, and its `source`, for people: "math.jsonl:17".
     """
 
     prompt: str
     response: str
     group: str
+    source: str = field(default="", compare=False)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -47,11 +50,25 @@ def read_examples(path: Path) -> list[Example]:
     return [example for row in read_rows(path) for example in row]
 
 
-def read_rows(path: Path) -> list[list[Example]]:
-    """The rows of a file, each as its examples (at least one)."""
-    rows = [_row(path, number, line) for number, line in _lines(path)]
+def read_rows(path: Path, rejects: Rejects | None = None) -> list[list[Example]]:
+    """The rows of a file, each as its examples (at least one); those that cannot be used go to `rejects`.
+
+    A file that is no JSON Lines, or in which no row can be used, is refused.
+    """
+    rejects = rejects or Rejects()
+    rows = []
+    for number, line, defect in _lines(path):
+        try:
+            if defect:
+                raise defect
+            rows.append(_row(path, number, line))
+        except DataError as error:
+            rejects.add(error, path, number, line)
     if not rows:
-        raise DataError("no rows", path=path, expected=KNOWN)
+        left_out = rejects.of(path)
+        got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
+        raise DataError("no rows that can be used" if left_out else "no rows", path=path, expected=KNOWN, got=got)
+    rejects.used(path, len(rows))
     return rows
 
 
@@ -63,7 +80,8 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         error.path, error.line = path, line
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
-    return [Example(prompt, response, group) for prompt, response in pairs]
+    source = f"{basename(path)}:{line}" if path else ""
+    return [Example(prompt, response, group, source) for prompt, response in pairs]
 
 
 # A row's reader gives the texts that make the row what it is, and (prompt, response) of its examples.
@@ -178,29 +196,37 @@ def _row(path: Path, number: int, line: bytes) -> list[Example]:
     return examples_of(row, path, number)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The file's lines with their numbers, blank ones at its end left out."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
+    """The file's lines with their numbers, blank ones at its end left out; with each, what is wrong with it as a line.
+
+    Of a line that is too long only the beginning is given.
+    """
     with disk.errors(path):
         if not path.is_file():
             raise DataError("not a file" if path.exists() else "there is no such file", path=path, expected=KNOWN)
         with path.open("rb") as file:
             blank = None
             for number, line in enumerate(iter(partial(file.readline, LINE_LIMIT + 1), b""), 1):
+                too_long = len(line) > LINE_LIMIT
                 if number == 1:
                     _refuse_foreign(path, line)
                     line = line.removeprefix(BOM)
-                if len(line) > LINE_LIMIT:
-                    expected = f"at most {LINE_LIMIT:,} bytes"
-                    raise DataError("the line is too long", path=path, line=number, expected=expected)
-                if not line.strip():
+                if not too_long and not line.strip():
                     blank = blank or number
-                elif blank:
-                    raise DataError("a blank line between rows", path=path, line=blank, hint="remove it")
+                    continue
+                for empty in range(blank or number, number):
+                    yield empty, b"", DataError("a blank line between rows", path=path, line=empty, hint="remove it")
+                blank = None
+                if too_long:
+                    expected = f"at most {LINE_LIMIT:,} bytes"
+                    yield number, line, DataError("the line is too long", path=path, line=number, expected=expected)
+                    while line and not line.endswith(b"\n"):
+                        line = file.readline(LINE_LIMIT + 1)
                 else:
-                    yield number, line
+                    yield number, line, None
 
 
 def _refuse_foreign(path: Path, start: bytes) -> None:
     kind = next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)
-    if kind or b"\0" in start:
+    if kind or b"\0" in start[:4]:  # of UTF-16 or UTF-32 without a mark; a NUL further on is the defect of one row
         raise DataError("not JSON Lines", path=path, line=1, expected="UTF-8 text", got=kind or "NUL bytes")

@@ -13,6 +13,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from moesaic.data import demo
+from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
 from moesaic.errors import DataError
 from moesaic.files import digest
@@ -47,12 +48,12 @@ class Domain:
         return replace(self, train=kept, dropped=dropped)
 
 
-def load_domain(name: str, data: Data, resolve: Callable[[str], Path]) -> Domain:
+def load_domain(name: str, data: Data, resolve: Callable[[str], Path], rejects: Rejects | None = None) -> Domain:
     """Read a domain's rows and make its splits disjoint: test keeps what it shares, then validation.
 
-    `resolve` finds the file of a source.
+    `resolve` finds the file of a source; rows that cannot be used go to `rejects`.
     """
-    read, dropped = _demo(data.demo) if isinstance(data, DemoData) else _split(data, resolve)
+    read, dropped = _demo(data.demo) if isinstance(data, DemoData) else _split(data, resolve, rejects)
     for split, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
         dropped[f"{split}: also in {other}"] = len(read[split].keys() & read[other].keys())
         read[split] = _without(read[split], read[other])
@@ -70,9 +71,11 @@ def load_domain(name: str, data: Data, resolve: Callable[[str], Path]) -> Domain
     return Domain(name, train, validation, test, dropped)
 
 
-def load_source(sources: Iterable[Source], resolve: Callable[[str], Path]) -> list[Example]:
+def load_source(
+    sources: Iterable[Source], resolve: Callable[[str], Path], rejects: Rejects | None = None
+) -> list[Example]:
     """Read text that belongs to no domain, each row once."""
-    return _flat(_read(sources, resolve)[0])
+    return _flat(_read(sources, resolve, rejects)[0])
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:
@@ -91,11 +94,13 @@ def _demo(domain: str) -> tuple[dict[str, Groups], dict[str, int]]:
     return read, dropped
 
 
-def _split(data: FileData, resolve: Callable[[str], Path]) -> tuple[dict[str, Groups], dict[str, int]]:
+def _split(
+    data: FileData, resolve: Callable[[str], Path], rejects: Rejects | None
+) -> tuple[dict[str, Groups], dict[str, int]]:
     read, dropped, share = {}, {}, data.validation
     given = {"train": data.train, "test": data.test} | ({} if isinstance(share, float) else {"validation": share})
     for split, sources in given.items():
-        read[split], dropped[f"{split}: repeated"] = _read(sources, resolve)
+        read[split], dropped[f"{split}: repeated"] = _read(sources, resolve, rejects)
     if isinstance(share, float):
         # Not by the hash itself, which a limit goes by: the rows of a limited train all have small ones.
         carved = {group: row for group, row in read["train"].items() if _hash(f"validation {group}") < share}
@@ -103,12 +108,12 @@ def _split(data: FileData, resolve: Callable[[str], Path]) -> tuple[dict[str, Gr
     return read, dropped
 
 
-def _read(sources: Iterable[Source], resolve: Callable[[str], Path]) -> tuple[Groups, int]:
+def _read(sources: Iterable[Source], resolve: Callable[[str], Path], rejects: Rejects | None) -> tuple[Groups, int]:
     """The different rows of all sources, and how many there were twice."""
     groups: Groups = {}
     repeated = 0
     for source in sources:
-        own, again = _grouped(read_rows(resolve(source.path)))
+        own, again = _grouped(read_rows(resolve(source.path), rejects))
         kept = sorted(own)[: source.limit]
         repeated += again + sum(group in groups for group in kept)
         groups |= {group: own[group] for group in kept}

@@ -42,35 +42,51 @@ def router_report(
     rows, columns = (known if total[-1] else names for total in (occurring, selected))
     shares = selected[: len(columns)] / len(true)
     used = shares[shares > 0]
+    bins = reliability(labels, chosen, probabilities)
     report: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "macro_f1": float(f1[occurring > 0].mean()),
         "confusion": {"rows": rows, "columns": columns, "counts": counts[: len(rows), : len(columns)].tolist()},
         "utilisation": dict(zip(columns, shares.tolist(), strict=True)),
         "utilisation_entropy": abs(float(-(used * np.log(used)).sum())),
-        "calibration_error": calibration_error(labels, chosen, probabilities),
+        "calibration_error": calibration_error(bins),
+        "reliability": bins,
     }
     if lengths is not None:
         report["by_length"] = accuracy_by_length(labels, chosen, lengths)
     return report
 
 
-def calibration_error(
+def reliability(
     labels: list[int], chosen: list[int], probabilities: Float[np.ndarray, "n e"], bins: int = BINS
-) -> float | None:
-    """Expected calibration error: the mean over rows of |accuracy - mean confidence| of the row's bin.
+) -> list[dict[str, Any]]:
+    """How often a router was right where it was how sure: rows in bins of equal width of their confidence.
 
-    Confidence is the probability of the chosen expert, in bins of equal width. Rows on which the router abstained
-    claim nothing and are left out; None when no others remain. Guo et al. (arXiv 1706.04599), equation 3.
+    Confidence is the probability of the chosen expert; rows on which the router abstained claim nothing and are left
+    out. Each entry: {from, below (of the last, 1 belongs to it), rows, confidence and accuracy (means; None: no rows)}.
     """
     true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
     claims = picked >= 0
-    if not claims.any():
-        return None
     confidence = probabilities[claims, picked[claims]].astype(np.float64)
-    surplus = (true == picked)[claims] - confidence
+    right = (true == picked)[claims]
     index = np.minimum((confidence * bins).astype(np.int64), bins - 1)
-    return float(np.abs(np.bincount(index, surplus, bins)).sum() / len(confidence))
+    report = []
+    for number in range(bins):
+        inside = index == number
+        sure, correct = (float(of[inside].mean()) if inside.any() else None for of in (confidence, right))
+        edges = {"from": number / bins, "below": (number + 1) / bins}
+        report.append({**edges, "rows": int(inside.sum()), "confidence": sure, "accuracy": correct})
+    return report
+
+
+def calibration_error(bins: list[dict[str, Any]]) -> float | None:
+    """Expected calibration error: the mean over rows of |accuracy - confidence| of the row's bin of `reliability`.
+
+    None where no bin has a row. Guo et al. (arXiv 1706.04599), equation 3.
+    """
+    rows = sum(entry["rows"] for entry in bins)
+    off = sum(entry["rows"] * abs(entry["accuracy"] - entry["confidence"]) for entry in bins if entry["rows"])
+    return off / rows if rows else None
 
 
 def accuracy_by_length(

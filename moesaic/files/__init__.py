@@ -7,8 +7,8 @@ from moesaic.files.disk import check_space, sha256_file
 from moesaic.files.locking import lock
 from moesaic.files.log import JsonlWriter, read_jsonl
 from moesaic.files.manifest import MANIFEST, read_manifest, write_manifest
-from moesaic.files.plain import digest, read_json, write_json
-from moesaic.files.publishing import publish
+from moesaic.files.plain import digest, read_json, write_bytes, write_json
+from moesaic.files.publishing import publish, versions
 
 __all__ = [
     "MANIFEST",
@@ -21,6 +21,8 @@ __all__ = [
     "read_jsonl",
     "read_manifest",
     "sha256_file",
+    "versions",
+    "write_bytes",
     "write_json",
     "write_manifest",
 ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from moesaic.errors import StorageError
+from moesaic.files import faults
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -32,6 +33,7 @@ _HINTS = {
 
 def make(folder: Path) -> None:
     """Makes one new folder."""
+    faults.reach("mkdir")
     folder.mkdir()
 
 
@@ -39,14 +41,36 @@ def make_all(folder: Path) -> None:
     """Makes a folder and those above it, where they are missing, to stay."""
     if not folder.is_dir():
         make_all(folder.parent)
+        faults.reach("mkdir")
         folder.mkdir(exist_ok=True)
         sync(folder.parent)
 
 
+def create(path: Path, data: bytes) -> None:
+    """Writes a file, not yet to stay, into a folder that is published whole: whoever publishes or replaces syncs."""
+    with path.open("wb", buffering=0) as file:
+        write(file, data)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Writes a file like another, piece by piece; not yet to stay."""
+    with source.open("rb") as given, target.open("wb", buffering=0) as file:
+        while piece := given.read(1 << 24):
+            write(file, piece)
+
+
 def write(file: IO[bytes], data: bytes) -> None:
     """Writes all of `data`: in one call of the system, unless the disk takes only part of it."""
-    while data:
-        data = data[os.write(file.fileno(), data) :]
+    left = memoryview(data)
+    while left:
+        faults.reach("write")
+        left = left[os.write(file.fileno(), left) :]
+
+
+def truncate(file: IO[bytes], size: int) -> None:
+    """Cuts a file off."""
+    faults.reach("truncate")
+    file.truncate(size)
 
 
 def sync(path: Path) -> None:
@@ -56,6 +80,7 @@ def sync(path: Path) -> None:
         return  # it cannot be opened there, and the system journals names by itself
     fd = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
+        faults.reach("fsync")
         os.fsync(fd)
     finally:
         os.close(fd)
@@ -66,13 +91,16 @@ def sync_tree(folder: Path) -> None:
     readable = folder.stat().st_mode & 0o666
     for root, _, names in os.walk(folder, topdown=False):
         for path in (Path(root, name) for name in names):
-            path.chmod(path.stat().st_mode | readable)
+            if (mode := path.stat().st_mode) | readable != mode:
+                faults.reach("chmod")
+                path.chmod(mode | readable)
             sync(path)
         sync(Path(root))
 
 
 def rename(old: Path, new: Path) -> None:
     """Moves a file, a link or a folder to another name in one step; a file or link of that name is replaced."""
+    faults.reach("rename")
     os.replace(old, new)
 
 
@@ -83,6 +111,7 @@ def link(target: Path, at: Path) -> None:
     """
     if sys.platform == "win32":
         raise StorageError("Windows cannot replace a link to a folder in one step", path=at.parent, hint="use WSL")
+    faults.reach("symlink")
     try:
         os.symlink(target, at)
     except OSError as error:
@@ -92,13 +121,20 @@ def link(target: Path, at: Path) -> None:
         raise StorageError("symbolic links cannot be made here", path=at.parent, hint=hint) from error
 
 
+def unlink(path: Path) -> None:
+    """Removes a file that must not stay, if it is there."""
+    faults.reach("unlink")
+    path.unlink(missing_ok=True)
+
+
 def remove(path: Path) -> None:
     """Removes what nothing points to; what resists is left for the next time."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
+            faults.reach("unlink")
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            unlink(path)
 
 
 @contextmanager

@@ -18,10 +18,13 @@ LIMIT = 16 << 20
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file whole or not at all; NaN and infinity raise ValueError."""
-    data = encoded(value, indent=2)
+    write_bytes(path, encoded(value, indent=2))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces a file whole or not at all."""
     with disk.scratch(path.parent, path) as scratch:
-        with scratch.open("xb", buffering=0) as file:
-            disk.write(file, data)
+        disk.create(scratch, data)
         disk.sync(scratch)
         disk.rename(scratch, path)
         disk.sync(path.parent)

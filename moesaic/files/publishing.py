@@ -24,12 +24,12 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
     folder = at.parent / VERSIONS
     pointed = _pointed(at)
     with disk.scratch(folder, at) as scratch:
-        versions = _versions(folder, at.name)
-        version = folder / f"{at.name}-{max(versions, default=0) + 1:06d}"
-        standing = next((number for number, path in versions.items() if path.name == pointed), None)
+        found = _versions(folder, at.name)
+        version = folder / f"{at.name}-{max(found, default=0) + 1:06d}"
+        standing = next((number for number, path in found.items() if path.name == pointed), None)
         if standing is not None:
-            for number in [number for number in versions if number > standing]:
-                disk.remove(versions.pop(number))  # a crash kept the link from it, and its room may be needed
+            for number in [number for number in found if number > standing]:
+                disk.remove(found.pop(number))  # a crash kept the link from it, and its room may be needed
 
         draft, link = scratch / version.name, scratch / at.name
         disk.make(scratch)
@@ -41,9 +41,16 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
         disk.sync(folder)
         disk.rename(link, at)
         disk.sync(at.parent)
-        for number in sorted(versions)[: max(len(versions) - keep, 0)]:
-            disk.rename(versions[number], scratch / versions[number].name)  # half of one never bears its name
+        for number in sorted(found)[: max(len(found) - keep, 0)]:
+            disk.rename(found[number], scratch / found[number].name)  # half of one never bears its name
     return version
+
+
+def versions(at: Path) -> list[Path]:
+    """The folders that were published as `at` and still stand: the one it links to first, then from new to old."""
+    found = _versions(at.parent / VERSIONS, at.name) if (at.parent / VERSIONS).is_dir() else {}
+    pointed = _pointed(at)
+    return sorted((found[n] for n in sorted(found, reverse=True)), key=lambda path: path.name != pointed)
 
 
 def _pointed(at: Path) -> str | None:

@@ -19,6 +19,7 @@ from moesaic.recipe.schema import (
     NewBase,
     Recipe,
     Target,
+    validate_expert,
 )
 from moesaic.recipe.sources import Data, DemoData, FileData, Source
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
@@ -49,5 +50,6 @@ __all__ = [
     "layer_range",
     "parse",
     "read",
+    "validate_expert",
     "validate_name",
 ]

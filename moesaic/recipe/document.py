@@ -19,7 +19,10 @@ COMMAND_LINE = "<command line>"
 BEHIND_ALL = sys.maxsize
 """The offset of what was written on the command line: behind every file's end."""
 
-MOST_NODES = 100_000
+MOST_NODES = 10_000
+"""Values of a recipe, aliases written out: what reads in a moment. The longest real ones have some hundred."""
+
+TOO_MANY = f"more than {MOST_NODES} values, aliases written out"
 
 TAG = "tag:yaml.org,2002:"
 SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -46,6 +49,15 @@ RESOLVERS = [(TAG + tag, re.compile(rf"(?:{pattern})\Z", re.ASCII)) for tag, (pa
 class _Loader(yaml.SafeLoader):
     # PyYAML's own are those of YAML 1.1.
     yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Stops at a document that is too large while it is read: read whole, it could take any time."""
+        self.composed += 1
+        if self.composed > 2 * MOST_NODES:  # keys are nodes, too
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(problem=TOO_MANY, problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -92,12 +104,18 @@ class Document:
         """The longest part of `loc` whose place is known."""
         return next((loc[:end] for end in range(len(loc), 0, -1) if loc[:end] in self.marks), ())
 
-    def order(self, loc: Loc) -> int:
+    def order(self) -> Callable[[Loc], int]:
         """Sorts places as they were written: what is missing at the end of its section, the command line last."""
-        mark = self.mark(loc)
-        if mark == loc:
-            return self.marks.get(loc, 0)
-        return max((offset for place, offset in self.marks.items() if place[: len(mark)] == mark), default=0)
+        ends: dict[Loc, int] = {}
+        for place, offset in self.marks.items():
+            for end in range(len(place) + 1):
+                ends[place[:end]] = max(offset, ends.get(place[:end], 0))
+
+        def offset_of(loc: Loc) -> int:
+            mark = self.mark(loc)
+            return self.marks.get(loc, 0) if mark == loc else ends.get(mark, 0)
+
+        return offset_of
 
     def located(self, error: RecipeError, loc: Loc) -> RecipeError:
         """`error`, told where it happened."""
@@ -148,7 +166,7 @@ def _build(node: yaml.Node, loc: Loc, marks: dict[Loc, int], built: list[int]) -
     """The value of a node; where its parts are written is put into `marks`."""
     built[0] += 1
     if built[0] > MOST_NODES:
-        raise _refusal(node, f"more than {MOST_NODES} values, aliases written out")
+        raise _refusal(node, TOO_MANY)
     tag = node.tag.removeprefix(TAG)
     if tag not in TAGS[type(node)]:
         raise _refusal(node, f"tag {node.tag} is not allowed here")

@@ -62,7 +62,8 @@ def as_recipe_error(found: ValidationError, model: type[BaseModel], document: Do
     causes = [details for details in found.errors() if details["type"] != "default_factory_not_called"]
     problems = [_problem(details, model, document) for details in causes]
     # Where the order is not known, a misspelt key tells more than the missing one it was meant to be.
-    loc, first = min(problems, key=lambda problem: (document.order(problem[0]), problem[1].what == "missing"))
+    order = document.order()
+    loc, first = min(problems, key=lambda problem: (order(problem[0]), problem[1].what == "missing"))
     if len(problems) > 1:
         first.hint = f"{first.hint or ''} (and {len(problems) - 1} more)".strip()
     return document.located(first, loc)

@@ -14,7 +14,7 @@ from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.layers import layer_bounds
 from moesaic.recipe.names import validate_name
 from moesaic.recipe.routers import Router
-from moesaic.recipe.section import CASE, Count, Distinct, Positive, Section, Text, Whole, refusal
+from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 from moesaic.recipe.sources import Data, SomeSources, Sources, case_by_key
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
@@ -27,6 +27,16 @@ RESERVED = (*get_args(Control), "router", "all", "unseen")
 
 LEGAL: dict[str, tuple[str, tuple[str, ...]]] = {"lora": ("linear", ("sequence",))}
 """Expert kind -> the site where such experts meet, and the levels at which they can be routed there."""
+
+
+def validate_expert(name: str, seen: dict[str, str]) -> None:
+    """Refuse a name that no expert can have beside those `seen` (in lower case -> as written), which it joins."""
+    validate_name(name, "an expert")
+    if name.lower() in RESERVED:
+        raise RecipeError("a reserved name", hint=f"no expert can be called {', '.join(RESERVED)}")
+    if (other := seen.get(name.lower())) is not None:
+        raise RecipeError("given twice" if other == name else f"differs from expert '{other}' only in case")
+    seen[name.lower()] = name
 
 
 def _run_name(name: str) -> str:
@@ -163,6 +173,12 @@ class Recipe(Section):
     """Where all randomness starts."""
     workers: Annotated[Count, Field(le=64)] = 2
     """Trainings side by side, each with one thread; threads of the base's own training."""
+    checkpoint_seconds: Amount = 30.0
+    """Seconds between two saves of a training's state: what a crash loses at most; 0: every step."""
+    bad_rows: Literal["stop", "skip"] = "stop"
+    """What a row that cannot be used does: it stops the run, or it is left out and listed in rejects.jsonl."""
+    max_bad: Whole = 100
+    """Rows of all files that may be left out with `bad_rows: skip`; one more stops the run."""
     data_root: Text | None = None
     """Folder that sources are relative to, itself relative to the recipe's; the recipe's where none is given."""
     base: Base
@@ -177,6 +193,10 @@ class Recipe(Section):
     """How they are mixed."""
     evaluate: Evaluate = Evaluate()
     """How all of it is measured."""
+
+    def idle(self) -> dict[str, str]:
+        """How many bad rows there may be, where the first one stops the run."""
+        return {"max_bad": "it goes with bad_rows: skip"} if self.bad_rows == "stop" else {}
 
     def train_of(self, name: str) -> Train:
         """The settings of one training: an expert's, or those of the control `joint` or `joint_wide`.
@@ -204,16 +224,9 @@ class Recipe(Section):
         seen: dict[str, str] = {}
         for name in experts:
             try:
-                validate_name(name, "an expert")
+                validate_expert(name, seen)
             except RecipeError as error:
                 raise refusal(error, name) from None
-            if name.lower() in RESERVED:
-                raise refusal(
-                    RecipeError("a reserved name", hint=f"no expert can be called {', '.join(RESERVED)}"), name
-                )
-            if name.lower() in seen:
-                raise refusal(RecipeError(f"differs from expert '{seen[name.lower()]}' only in case"), name)
-            seen[name.lower()] = name
         return experts
 
     @model_validator(mode="after")

@@ -61,9 +61,11 @@ class Section(BaseModel):
 
 
 def _distinct(values: list[T]) -> list[T]:
+    seen: set[str] = set()  # of their spelling: a list may be long, and a section in it has no hash
     for index, value in enumerate(values):
-        if value in values[:index]:
-            raise refusal(RecipeError("given twice", got=repr(value)), index)
+        if (spelled := repr(value)) in seen:
+            raise refusal(RecipeError("given twice", got=spelled), index)
+        seen.add(spelled)
     return values
 
 

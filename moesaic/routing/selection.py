@@ -35,14 +35,19 @@ class Selection:
 
     def __call__(self, logits: Float[Tensor, "n e"]) -> Routing:
         """The weights of each row. A row of -inf logits (no expert speaks up) abstains."""
-        silent = torch.isneginf(logits).all(-1, keepdim=True)
-        probabilities = torch.where(silent, 0.0, logits.masked_fill(silent, 0.0).softmax(-1))
+        shares = probabilities(logits)
         if self.kind == "soft":
-            return Routing(probabilities, logits)
+            return Routing(shares, logits)
         k = self.k or 1
         if k > logits.shape[-1]:
             raise RecipeError("more experts chosen than there are", field="k", expected=f"<= {logits.shape[-1]}", got=k)
-        values, experts = probabilities.topk(k, -1)
+        values, experts = shares.topk(k, -1)
         if self.renormalise:
-            values = torch.where(silent, 0.0, values / values.sum(-1, keepdim=True).clamp_min(1e-20))
-        return Routing(torch.zeros_like(probabilities).scatter(-1, experts, values), logits)
+            values = values / values.sum(-1, keepdim=True).clamp_min(1e-20)  # which leaves 0 where a row abstains
+        return Routing(torch.zeros_like(shares).scatter(-1, experts, values), logits)
+
+
+def probabilities(logits: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+    """The softmax of each row; all 0 in a row of -inf logits, where no expert speaks up."""
+    silent = torch.isneginf(logits).all(-1, keepdim=True)
+    return torch.where(silent, 0.0, logits.masked_fill(silent, 0.0).softmax(-1))

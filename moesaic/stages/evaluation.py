@@ -23,6 +23,7 @@ from moesaic.errors import RecipeError, WeightsError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
+from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.evaluate.verdict import Cost, judge
 from moesaic.files import MANIFEST, read_json, write_json
 from moesaic.generate.engine import Engine
@@ -36,7 +37,7 @@ from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
 from moesaic.stages.routers import done as routers_done
 from moesaic.stages.routers import features_of, specs
-from moesaic.stages.workshop import Workshop, at_address
+from moesaic.stages.workshop import Address, Workshop, at_address
 from moesaic.weights.adapter import load_expert
 from moesaic.weights.mixture import StoredMixture, load_mixture
 from moesaic.weights.router import StoredRouter, load_router
@@ -49,7 +50,7 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     started, recipe, at = time.perf_counter(), workshop.recipe, workshop.root / "evaluation.json"
     require_current(workshop, progress)
     key = key_of(workshop)
-    if (standing := finished(at, progress)).get("stage_key") == key:
+    if (standing := finished(at, workshop.strict, progress)).get("stage_key") == key:
         progress.note("evaluation: finished, skipped")
         return standing
     names, wanted = tuple(recipe.experts), recipe.evaluate.controls
@@ -106,12 +107,14 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     return evaluation
 
 
-def finished(at: Path, progress: Progress) -> dict[str, Any]:
+def finished(at: Path, strict: bool, progress: Progress) -> dict[str, Any]:
     """The evaluation that stands; nothing where there is none, or where it is damaged, which is said."""
     try:
         return read_json(at) if at.is_file() else {}
     except WeightsError as error:
-        progress.note(f"damaged, to be made anew: {error}")
+        if strict:
+            raise
+        progress.warn(f"damaged, to be made anew: {error}")
         return {}
 
 
@@ -154,17 +157,17 @@ def key_of(workshop: Workshop) -> str:
 
 
 @lru_cache(maxsize=1)
-def mixture_of(address: tuple[str, str], version: str) -> StoredMixture:
+def mixture_of(address: Address, version: str) -> StoredMixture:
     """The mixture, kept between pieces of work while it is the same version."""
     return load_mixture(at_address(*address).mixture_at)
 
 
-def here(address: tuple[str, str]) -> tuple[Workshop, StoredMixture]:
+def here(address: Address) -> tuple[Workshop, StoredMixture]:
     workshop = at_address(*address)
     return workshop, mixture_of(address, str(workshop.mixture_at.resolve()))
 
 
-def score_contender(address: tuple[str, str], name: str, report: Report) -> Scores:
+def score_contender(address: Address, name: str, report: Report) -> Scores:
     """The nats of one contender that needs no router."""
     workshop, stored = here(address)
     rows, batch = workshop.test_rows(), workshop.recipe.evaluate.batch
@@ -185,7 +188,7 @@ def score_contender(address: tuple[str, str], name: str, report: Report) -> Scor
     return scores
 
 
-def score_weights(address: tuple[str, str], weights: Float[Tensor, "n e"], report: Report) -> Scores:
+def score_weights(address: Address, weights: Float[Tensor, "n e"], report: Report) -> Scores:
     """The nats of the mixture under given decisions."""
     workshop, stored = here(address)
     report.begin(1)
@@ -195,7 +198,7 @@ def score_weights(address: tuple[str, str], weights: Float[Tensor, "n e"], repor
 
 
 @torch.inference_mode()
-def decide(address: tuple[str, str], report: Report) -> dict[str, tuple[Tensor, Tensor]]:
+def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]:
     """The decisions of all routers on the test rows, from one reading of their features: weights and logits."""
     workshop, stored = here(address)
     rows = [row for some in workshop.test_rows().values() for row in some]
@@ -318,6 +321,19 @@ def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tok
                     "chosen": made.routing.chosen,
                     "weights": made.routing.weights,
                     "reference": mixture.tokenizer.decode(row.ids[row.prompt :]),
+                    "tokens": owned(mixture, row),
                 }
             )
     return shown
+
+
+def owned(mixture: StoredMixture, row: Tokens) -> list[list[Any]]:
+    """Of each token of a row: its text, who predicts it best, the nats of that part and of the base.
+
+    The texts join to the prompt and the reference as they are decoded, each by itself.
+    """
+    texts = pieces(mixture.tokenizer.decode, row.ids[: row.prompt])
+    texts += pieces(mixture.tokenizer.decode, row.ids[row.prompt :])
+    owners = token_owners(mixture.model.decoder, row.ids, tuple(mixture.model.names))
+    rounded = ((who, *(nats and round(nats, 4) for nats in both)) for who, *both in owners)
+    return [[text, *owner] for text, owner in zip(texts, rounded, strict=True)]

@@ -22,7 +22,8 @@ from moesaic.recipe import Train, layer_range
 from moesaic.routing import Gates
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
-from moesaic.stages.workshop import VALIDATION_ROWS, Workshop, at_address
+from moesaic.stages.training import drop_logs, forget, training
+from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import Trained, fit
 from moesaic.weights.adapter import load_expert, save_expert
@@ -68,26 +69,30 @@ def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs
     """Train those of the contenders that are not finished, longest first."""
     work: dict[str, Callable[[Report], Any]] = {}
     for name in names:
-        key = key_of(workshop, name)
-        if workshop.finished(workshop.part_at(name), key, progress):
+        if workshop.finished(workshop.part_at(name), key_of(workshop, name), progress):
+            forget(workshop, workshop.part_at(name))
             progress.note(f"{name}: finished, skipped")
         else:
-            work[name] = partial(train_one, workshop.address, name, key)
+            work[name] = partial(train_one, workshop.address, name)
     longest = sorted(work, key=lambda name: -steps_of(workshop.recipe.train_of(name)))
     jobs.run({name: work[name] for name in longest})
 
 
 def key_of(workshop: Workshop, name: str) -> str:
+    return workshop.key("expert" if name in workshop.recipe.experts else name, **inputs_of(workshop, name))
+
+
+def inputs_of(workshop: Workshop, name: str) -> dict[str, Any]:
+    """All that a contender's training depends on, as plain data."""
     recipe = workshop.recipe
     names = [name] if name in recipe.experts else workshop.trained_experts()
-    return workshop.key(
-        "expert" if name in recipe.experts else name,
-        experts=[recipe.experts[n].model_dump(mode="json", exclude={"keywords", "train", "data"}) for n in names],
-        train=recipe.train_of(name).model_dump(mode="json"),
-        prompt_tokens=recipe.router.prompt_tokens,
-        data=digests(workshop, name),
-        base=workshop.base_fingerprint,
-    )
+    return {
+        "experts": {n: recipe.experts[n].model_dump(mode="json", exclude={"keywords", "train", "data"}) for n in names},
+        "train": recipe.train_of(name).model_dump(mode="json"),
+        "router": {"prompt_tokens": recipe.router.prompt_tokens},
+        "data": digests(workshop, name),
+        "base": workshop.base_fingerprint,
+    }
 
 
 def digests(workshop: Workshop, name: str) -> list[str]:
@@ -103,16 +108,17 @@ def grid(settings: Train) -> list[float]:
     return settings.lr if isinstance(settings.lr, list) else [settings.lr]
 
 
-def train_one(address: tuple[str, str], name: str, key: str, report: Report) -> None:
+def train_one(address: Address, name: str, report: Report) -> None:
     """Train one contender at each learning rate of its grid and publish the best by validation."""
     workshop = at_address(*address)
-    plan = plan_of(workshop, name)
+    plan, part = plan_of(workshop, name), workshop.part_at(name)
+    drop_logs(workshop, part, grid(plan.settings))
     report.begin(steps_of(plan.settings))
     outcomes: dict[str, float | None] = {}
     tried: list[tuple[Trained, float]] = []
     for turn, lr in enumerate(grid(plan.settings)):
         try:
-            tried.append((train_at(workshop, plan, lr, turn, report), lr))
+            tried.append((train_at(workshop, name, plan, lr, turn, report), lr))
             outcomes[f"{lr:g}"] = tried[-1][0].best
         except NonFiniteError:
             if not tried and turn + 1 == len(grid(plan.settings)):
@@ -123,7 +129,7 @@ def train_one(address: tuple[str, str], name: str, key: str, report: Report) -> 
     decoder.load_state_dict(trained.state, strict=False)
     facts = {
         "name": name,
-        "stage_key": key,
+        "stage_key": key_of(workshop, name),
         "seed": workshop.recipe.seed,
         "data": digests(workshop, name),
         "lr": lr,
@@ -132,25 +138,32 @@ def train_one(address: tuple[str, str], name: str, key: str, report: Report) -> 
         "timing": {"seconds": round(trained.seconds, 2)},
     }
     lora = detach(decoder, plan.rank, plan.alpha)
-    workshop.publish(workshop.part_at(name), lambda folder: save_expert(folder, lora, workshop.base_fingerprint, facts))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in trained.state.values())
+    workshop.publish(part, lambda folder: save_expert(folder, lora, workshop.base_fingerprint, facts), size)
+    forget(workshop, part)
     report.end(f"validation {trained.best:.3f} nats a token at lr {lr:g}")
 
 
-def train_at(workshop: Workshop, plan: Plan, lr: float, turn: int, report: Report) -> Trained:
+def train_at(workshop: Workshop, name: str, plan: Plan, lr: float, turn: int, report: Report) -> Trained:
     """One training of one contender at one learning rate; every rate starts from the same weights and data order."""
     settings, decoder = plan.settings, adapted(workshop, plan)
     rows = even([workshop.encoded(texts, settings.length) for texts in plan.train])
     held_out = [row for texts in plan.validation for row in workshop.encoded(texts, settings.length)]
     schedule = Schedule(rows, settings.batch, workshop.recipe.seed)
-    return fit(
-        {name: p for name, p in decoder.named_parameters() if p.requires_grad},
-        lambda step: pad(schedule(step)),
-        loss_of(decoder, alone),
-        lambda: mean_nats(decoder, alone, held_out, settings.batch),
-        settings,
-        lr,
-        lambda row: report.row({**row, "step": row["step"] + turn * settings.steps, "peak": lr}),
-    )
+    part, inputs = workshop.part_at(name), inputs_of(workshop, name)
+    with training(workshop, part, lr, inputs, report, turn * settings.steps) as (keeper, record):
+        return fit(
+            {name: p for name, p in decoder.named_parameters() if p.requires_grad},
+            lambda step: pad(schedule(step)),
+            loss_of(decoder, alone),
+            lambda: mean_nats(decoder, alone, held_out, settings.batch),
+            settings,
+            lr,
+            record,
+            workshop.recipe.seed,
+            keeper,
+            schedule.names,
+        )
 
 
 def alone(rows: int) -> Gates:

@@ -10,15 +10,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from typing import Any
 
 from moesaic.errors import MoesaicError
 from moesaic.stages.progress import Progress
+from moesaic.stages.stopping import SIGNALS, heed, mood, obey, stopping
 
 # A process of the pool knows its line to the parent by this; spawned processes share nothing else.
 _line: "Queue[tuple[str, str, Any]] | None" = None
@@ -39,10 +41,9 @@ class Jobs:
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self.pool:
-            if error:  # what still runs is of no use any more
-                for process in multiprocessing.active_children():
-                    if process.pid not in self.others:
-                        process.terminate()
+            if error:  # what still runs is of no use any more, and what it was writing is published whole or not at all
+                for process in self.children():
+                    process.kill()
             self.pool.shutdown(cancel_futures=True)
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
@@ -52,27 +53,43 @@ class Jobs:
             self.line = context.Queue()
             self.others = {process.pid for process in multiprocessing.active_children()}
             self.pool = ProcessPoolExecutor(self.workers, context, _connect, (self.line,))
-        with deaf_to_interrupts():
+        with undisturbed():
             futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
-        waiting = set(futures.values())
-        while waiting:
-            self.drain()
-            waiting = {future for future in waiting if not future.done()}
-            failed = next((f for f in futures.values() if f.done() and f.exception()), None)
-            if failed:
-                try:
-                    failed.result()
-                except BrokenProcessPool:
-                    hint = (
-                        "if memory ran out, use workers=1 and run again; a script must be a file and guard its __main__"
-                    )
-                    raise MoesaicError("a process of the pool was killed", got=", ".join(work), hint=hint) from None
+        with mood("patient"):
+            self.wait(futures)
+        heed()
         for _ in range(50):  # what a process said last may arrive after its result
             if self.done >= work.keys():
                 break
             self.drain()
         self.done -= work.keys()
         return {name: future.result() for name, future in futures.items()}
+
+    def wait(self, futures: Mapping[str, "Future[Any]"]) -> None:
+        """Until all is done, or the first error; where somebody asks to stop, until every process has come to that."""
+        waiting, told = set(futures.values()), False
+        while waiting:
+            self.drain()
+            if stopping() and not told:
+                told = True
+                for future in waiting:
+                    future.cancel()
+                for process in self.children():
+                    process.terminate()
+            waiting = {future for future in waiting if not future.done()}
+            failed = next((f for f in futures.values() if f.done() and not f.cancelled() and f.exception()), None)
+            if failed and not told:
+                try:
+                    failed.result()
+                except BrokenProcessPool:
+                    hint = (
+                        "if memory ran out, use workers=1 and run again; a script must be a file and guard its __main__"
+                    )
+                    raise MoesaicError("a process of the pool was killed", got=", ".join(futures), hint=hint) from None
+
+    def children(self) -> list[BaseProcess]:
+        """The processes of the pool."""
+        return [process for process in multiprocessing.active_children() if process.pid not in self.others]
 
     def drain(self, patience: float = 0.1) -> None:
         """Hand on what the processes say for a moment."""
@@ -85,6 +102,8 @@ class Jobs:
                 return
             if kind == "done":
                 self.done.add(name)
+            elif kind == "warn":
+                self.progress.warn(f"{name}: {what}")
             else:
                 getattr(self.progress, kind)(name, what)
 
@@ -104,26 +123,27 @@ class Report:
     def end(self, text: str) -> None:
         self.tell("end", self.name, text)
 
+    def warn(self, text: str) -> None:
+        self.tell("warn", self.name, text)
+
     @staticmethod
     def here(name: str, progress: Progress) -> "Report":
         """A report of work in this process."""
-        return Report(name, lambda kind, task, what: getattr(progress, kind)(task, what))
+
+        def tell(kind: str, task: str, what: Any) -> None:
+            progress.warn(f"{task}: {what}") if kind == "warn" else getattr(progress, kind)(task, what)
+
+        return Report(name, tell)
 
 
 @contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here ignore Ctrl-C: it reaches the parent too, which then ends them.
-
-    Python lets only the main thread decide this; runs in other threads get no Ctrl-C anyway.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait in here, and in processes that are started in here until those can hear them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def _connect(line: "Queue[tuple[str, str, Any]]") -> None:
@@ -132,6 +152,9 @@ def _connect(line: "Queue[tuple[str, str, Any]]") -> None:
     global _line
     _line = line
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which then tells us
+    signal.signal(signal.SIGTERM, obey)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
 
 
@@ -146,6 +169,8 @@ def _outlive_nobody() -> None:
 def _call(job: Callable[[Report], Any], name: str) -> Any:
     line = _line
     assert line is not None
-    result = job(Report(name, lambda *message: line.put(message)))
+    with mood("hasty"):
+        heed()
+        result = job(Report(name, lambda *message: line.put(message)))
     line.put(("done", name, None))
     return result

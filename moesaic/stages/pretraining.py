@@ -5,18 +5,20 @@ Knows nothing about experts but that their texts may be what the base is trained
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from moesaic.config import sized
 from moesaic.data.batches import Packed, encode_all
 from moesaic.data.rows import Example
-from moesaic.data.splits import load_source, take
+from moesaic.data.splits import take
 from moesaic.errors import RecipeError
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import ExistingBase, NewBase
 from moesaic.stages.jobs import Report
 from moesaic.stages.progress import Progress
+from moesaic.stages.training import drop_logs, forget, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.language import loss_of, mean_nats, plain
@@ -32,8 +34,10 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         progress.note(f"base: {workshop.base_at} ({found.fingerprint[:12]}), as it is")
         return workshop.base_at
     train, validation, source = corpus(workshop, recipe.base)
-    key = workshop.key("pretrain", base=recipe.base.model_dump(mode="json"), data=source)
+    inputs: dict[str, Any] = {"base": recipe.base.model_dump(mode="json"), "data": source}
+    key = workshop.key("pretrain", **inputs)
     if workshop.finished(workshop.base_at, key, progress):
+        forget(workshop, workshop.base_at)
         progress.note("base: finished, skipped")
         return workshop.base_at
     report = Report.here("base", progress)
@@ -56,15 +60,21 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
     held_out, _ = encode_all(take(validation, VALIDATION_ROWS), tokenizer, settings.length, recipe.router.prompt_tokens)
     packed = Packed(rows, settings.length, settings.batch, recipe.seed)
     report.begin(settings.steps)
-    trained = fit(
-        dict(decoder.named_parameters()),
-        packed,
-        loss_of(decoder, plain),
-        lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
-        settings,
-        settings.lr,
-        report.row,
-    )
+    drop_logs(workshop, workshop.base_at, [settings.lr])
+    inputs["workers"] = recipe.workers  # other numbers of threads add up in other orders
+    with training(workshop, workshop.base_at, settings.lr, inputs, report) as (keeper, record):
+        trained = fit(
+            dict(decoder.named_parameters()),
+            packed,
+            loss_of(decoder, plain),
+            lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
+            settings,
+            settings.lr,
+            record,
+            recipe.seed,
+            keeper,
+            packed.names,
+        )
     torch.set_num_threads(threads)
     decoder.load_state_dict(trained.state, strict=False)
     facts = {
@@ -75,7 +85,9 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
         "timing": {"seconds": round(trained.seconds, 2)},
     }
-    workshop.publish(workshop.base_at, lambda folder: save_base(folder, decoder, tokenizer, facts))
+    size = sum(p.numel() * p.element_size() for p in decoder.parameters())
+    workshop.publish(workshop.base_at, lambda folder: save_base(folder, decoder, tokenizer, facts), size)
+    forget(workshop, workshop.base_at)
     report.end(f"validation {trained.best:.3f} nats a token")
     return workshop.base_at
 
@@ -88,7 +100,7 @@ def corpus(workshop: Workshop, base: NewBase) -> tuple[list[Example], list[Examp
         validation = [example for domain in domains.values() for example in take(domain.validation, VALIDATION_ROWS)]
         return train, validation, workshop.key("corpus", domains=[domain.digest for domain in domains.values()])
     judged = {e.group for domain in workshop.domains.values() for e in domain.test} | {e.group for e in workshop.unseen}
-    texts = [e for e in load_source(base.pretrain.data, workshop.recipe.resolve) if e.group not in judged]
+    texts = [e for e in workshop.texts(base.pretrain.data) if e.group not in judged]
     held_out = take(texts, max(1, min(VALIDATION_ROWS, len(texts) // 10)))
     groups = {example.group for example in held_out}
     train = [example for example in texts if example.group not in groups]

@@ -3,6 +3,7 @@
 Knows nothing about how it is shown.
 """
 
+import warnings
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -12,6 +13,9 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Something worth a line: a stage skipped, rows dropped, where a file lies."""
+
+    def warn(self, text: str) -> None:
+        """Something went wrong that the run survives, and that nobody should overlook."""
 
     def begin(self, task: str, steps: int) -> None:
         """A task of that many steps starts."""
@@ -24,9 +28,13 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Shows nothing."""
+    """Shows nothing; warnings are Python's."""
 
     def note(self, text: str) -> None: ...
+
+    def warn(self, text: str) -> None:
+        warnings.warn(text, stacklevel=2)
+
     def begin(self, task: str, steps: int) -> None: ...
     def row(self, task: str, row: dict[str, Any]) -> None: ...
     def end(self, task: str, text: str) -> None: ...

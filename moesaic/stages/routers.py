@@ -5,6 +5,7 @@ Knows nothing about how experts were trained: a prompt's label is the expert who
 
 import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +13,16 @@ import torch
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
-from moesaic.data.splits import load_source, take
+from moesaic.data.splits import take
 from moesaic.errors import DataError
-from moesaic.files import digest, write_json
+from moesaic.files import digest, read_jsonl, write_json
 from moesaic.model.features import Prompts, read_all
 from moesaic.recipe import RouterSpec
 from moesaic.routing import Selection
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
-from moesaic.stages.workshop import Workshop, at_address
+from moesaic.stages.training import drop_logs, forget, training
+from moesaic.stages.workshop import Address, Workshop, at_address
 from moesaic.train.routers import Labelled, train_router
 from moesaic.weights.router import INFO, StoredRouter, save_router
 
@@ -56,6 +58,7 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     """Train those that are not finished; each split's features are read once for all of them, in parallel."""
     wanted = {name: spec for name, spec in specs(workshop).items() if not done(workshop, name, spec, progress)}
     for name in specs(workshop).keys() - wanted.keys():
+        forget(workshop, at(workshop, name))
         progress.note(f"{name}: finished, skipped")
     if not wanted:
         return
@@ -87,15 +90,13 @@ def train_and_publish(
 
     train, validation = labelled("train", spec.examples), labelled("validation", None)
     words = {i: e.keywords for i, e in enumerate(workshop.recipe.experts.values()) if e.keywords}
-    curve: list[dict[str, Any]] = []
     report.begin(spec.epochs * -(-len(train.labels) // spec.batch))
-
-    def record(row: dict[str, Any]) -> None:
-        report.row(row)
-        if "score" in row:
-            curve.append({k: row[k] for k in ("step", "loss", "lr", "score")})
-
-    router, metrics = train_router(spec, train, validation, words, len(names), workshop.recipe.seed, record)
+    part, seed = at(workshop, name), workshop.recipe.seed
+    drop_logs(workshop, part, [spec.lr])
+    with training(workshop, part, spec.lr, inputs_of(workshop, spec), report) as (keeper, record):
+        router, metrics = train_router(spec, train, validation, words, len(names), seed, record, keeper)
+    log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
+    curve = [{key: row[key] for key in ("step", "loss", "lr", "score")} for row in log if "score" in row]
     stored = StoredRouter(
         router,
         spec.kind,
@@ -122,26 +123,35 @@ def train_and_publish(
         write_json(folder / INFO, info)
         save_router(folder, stored, workshop.base_fingerprint, facts)
 
-    workshop.publish(workshop.router_at if name == "router" else workshop.rival_at(name), write)
+    workshop.publish(part, write, sum(t.numel() * t.element_size() for t in router.state_dict().values()))
+    forget(workshop, part)
     report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}")
 
 
 def done(workshop: Workshop, name: str, spec: RouterSpec, progress: Progress) -> bool:
-    at = workshop.router_at if name == "router" else workshop.rival_at(name)
-    return workshop.finished(at, key_of(workshop, spec), progress)
+    return workshop.finished(at(workshop, name), key_of(workshop, spec), progress)
+
+
+def at(workshop: Workshop, name: str) -> Path:
+    """Where a router lies: the mixture's own, or one that is only compared."""
+    return workshop.router_at if name == "router" else workshop.rival_at(name)
 
 
 def key_of(workshop: Workshop, spec: RouterSpec) -> str:
+    return workshop.key("router", **inputs_of(workshop, spec))
+
+
+def inputs_of(workshop: Workshop, spec: RouterSpec) -> dict[str, Any]:
+    """All that a router's training depends on, as plain data."""
     recipe = workshop.recipe
-    return workshop.key(
-        "router",
-        spec=spec.model_dump(mode="json"),
-        experts={name: expert.keywords for name, expert in recipe.experts.items()},
-        data=[[e.prompt, e.response] for n in recipe.experts for s in SPLITS for e in prompts_of(workshop, n, s)],
-        length=recipe.train.length,
-        prompt_tokens=recipe.router.prompt_tokens,
-        base=workshop.base_fingerprint,
-    )
+    texts = [[e.prompt, e.response] for n in recipe.experts for s in SPLITS for e in prompts_of(workshop, n, s)]
+    return {
+        "router": {**spec.model_dump(mode="json"), "prompt_tokens": recipe.router.prompt_tokens},
+        "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
+        "train": {"length": recipe.train.length},
+        "data": digest(texts),
+        "base": workshop.base_fingerprint,
+    }
 
 
 def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
@@ -152,7 +162,7 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
     spec = workshop.recipe.experts[expert]
     if spec.data:
         return getattr(workshop.domains[expert], split)
-    given = take(load_source(spec.examples or [], workshop.recipe.resolve), sys.maxsize)
+    given = take(workshop.texts(spec.examples or []), sys.maxsize)
     if len(given) < 2:
         field, hint = f"experts.{expert}.examples", "one to learn from and one to hold out, better ten or more"
         raise DataError("too few examples", field=field, expected="at least 2", got=len(given), hint=hint)
@@ -161,7 +171,7 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
 
 
 def read_features(
-    address: tuple[str, str], expert: str, split: str, features: list[str], most: int, report: Report
+    address: Address, expert: str, split: str, features: list[str], most: int, report: Report
 ) -> list[torch.Tensor | list[str]]:
     """Each feature of the prompts of one expert's split, in the hash order of the texts so that a limit is unbiased."""
     workshop = at_address(*address)

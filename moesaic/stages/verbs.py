@@ -5,7 +5,7 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -13,8 +13,8 @@ from typing import Any
 
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
-from moesaic.errors import RecipeError
-from moesaic.files import lock, write_json
+from moesaic.errors import RecipeError, memory_for, nearest
+from moesaic.files import lock, write_bytes, write_json
 from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
@@ -24,17 +24,32 @@ from moesaic.stages.pretraining import pretrain as pretrain_stage
 from moesaic.stages.pretraining import text_of
 from moesaic.stages.progress import Progress, Silent
 from moesaic.stages.record import Recorder
-from moesaic.stages.routers import train_routers
+from moesaic.stages.routers import at as router_at
+from moesaic.stages.routers import specs, train_routers
+from moesaic.stages.stopping import listening
+from moesaic.stages.texts import take_stock
+from moesaic.stages.training import forget
 from moesaic.stages.workshop import Workshop
 from moesaic.weights.adapter import load_expert
 from moesaic.weights.mixture import load_mixture, save_mixture
 from moesaic.weights.router import load_router
 
 
-def run(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
-    """Make everything the recipe asks for and judge it; what is finished is skipped. Returns the evaluation."""
+def run(
+    recipe: Recipe,
+    root: str | PathLike[str],
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
+    restart: Collection[str] = (),
+) -> dict[str, Any]:
+    """Make everything the recipe asks for and judge it; what is finished is skipped. Returns the evaluation.
+
+    `strict`: a damaged part or saved state is refused, not made anew or passed over. `restart`: names of trainings
+    (base, an expert, a control, router) whose half-done states are dropped. The same in all verbs that train.
+    """
     seconds: dict[str, float] = {}
-    with opened(recipe, root, progress) as (workshop, told, jobs):
+    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
 
         @contextmanager
         def stage(name: str) -> Iterator[None]:
@@ -61,17 +76,30 @@ def run(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = N
     return evaluation
 
 
-def pretrain(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
+def pretrain(
+    recipe: Recipe,
+    root: str | PathLike[str],
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
+    restart: Collection[str] = (),
+) -> Path:
     """Make the base. Returns the folder it lies in."""
-    with opened(recipe, root, progress) as (workshop, told, _):
+    with opened(recipe, root, progress, strict, restart) as (workshop, told, _):
         return pretrain_stage(workshop, told)
 
 
 def train_expert(
-    recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
+    recipe: Recipe,
+    root: str | PathLike[str],
+    names: list[str],
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
+    restart: Collection[str] = (),
 ) -> dict[str, Path]:
     """Train those named, experts or controls; or all that the recipe asks for. Returns their folders."""
-    with opened(recipe, root, progress) as (workshop, told, jobs):
+    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
         chosen = check_names(workshop, names) if names else [*workshop.trained_experts(), *wanted_controls(workshop)]
         train_experts(workshop, chosen, told, jobs)
         return {name: workshop.part_at(name) for name in chosen}
@@ -85,16 +113,23 @@ def verify_expert(
         return [verify_stage(workshop, name) for name in check_names(workshop, names)]
 
 
-def train_router(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
+def train_router(
+    recipe: Recipe,
+    root: str | PathLike[str],
+    progress: Progress | None = None,
+    *,
+    strict: bool = False,
+    restart: Collection[str] = (),
+) -> Path:
     """Train the router, and those it is compared with. Returns the folder of the mixture's own."""
-    with opened(recipe, root, progress) as (workshop, told, jobs):
+    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
         train_routers(workshop, told, jobs)
         return workshop.router_at
 
 
 def compose(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
     """Join base, experts and router into one folder. Returns it."""
-    with opened(recipe, root, progress) as (workshop, told, _):
+    with opened(recipe, root, progress, reads=False) as (workshop, told, _):
         compose_stage(workshop, told)
         return workshop.mixture_at
 
@@ -107,16 +142,40 @@ def evaluate(recipe: Recipe, root: str | PathLike[str], progress: Progress | Non
 
 @contextmanager
 def opened(
-    recipe: Recipe, root: str | PathLike[str], progress: Progress | None
+    recipe: Recipe,
+    root: str | PathLike[str],
+    progress: Progress | None,
+    strict: bool = False,
+    restart: Collection[str] = (),
+    reads: bool = True,
 ) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
-    """A run directory with nobody else in it, and the recipe written down beside what it makes."""
+    """A run directory with nobody else in it, and the recipe written down beside what it makes.
+
+    `reads`: whether texts will be read.
+    """
     if multiprocessing.parent_process() is not None:
         hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
         raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
-        (root / "recipe.yaml").write_text(dump(recipe), encoding="utf-8")
-        yield Workshop(recipe, root), told, jobs
+    with listening(), lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
+        write_bytes(root / "recipe.yaml", dump(recipe).encode())
+        workshop = Workshop(recipe, root, strict)
+        for name in restart:
+            forget(workshop, part_of(workshop, name))
+        if reads:
+            take_stock(workshop, told)
+        with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
+            yield workshop, told, jobs
+
+
+def part_of(workshop: Workshop, name: str) -> Path:
+    """Where what a training is called on the command line will lie."""
+    parts = {"base": workshop.root / "base", **{name: router_at(workshop, name) for name in specs(workshop)}}
+    parts |= {name: workshop.part_at(name) for name in (*workshop.trained_experts(), *CONTROLS)}
+    if name not in parts:
+        hint = nearest(name, [*parts])
+        raise RecipeError("no such training", field="restart", expected=" or ".join(parts), got=name, hint=hint)
+    return parts[name]
 
 
 def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
@@ -132,7 +191,7 @@ def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
     counts = {domain.name: domain.dropped for domain in workshop.domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: e.data.demo for name, e in workshop.recipe.experts.items() if isinstance(e.data, DemoData)}
-    facts = {"rows": rows, "dropped": counts, "duplicates": summary(found)}
+    facts = {"files": workshop.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(workshop.root / "data.json", facts)
     for domain in workshop.domains.values():
@@ -186,5 +245,11 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     workshop.publish(
         workshop.mixture_at,
         lambda folder: save_mixture(folder, workshop.base_at, folders, workshop.router_at, facts),
+        sum(size_of(part) for part in (workshop.base_at, workshop.router_at, *folders.values())),
     )
     load_mixture(workshop.mixture_at)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.resolve().rglob("*") if path.is_file())

@@ -3,34 +3,39 @@
 Knows nothing about training. Opened once a process; what it reads from disk it keeps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from moesaic.data.batches import Tokens, encode_all
+from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source, take
 from moesaic.errors import RecipeError, WeightsError
-from moesaic.files import MANIFEST, digest, publish, read_manifest
-from moesaic.recipe import ExistingBase, Recipe, dump, parse
+from moesaic.files import MANIFEST, check_space, digest, disk, publish, read_manifest
+from moesaic.recipe import ExistingBase, NewBase, Recipe, Source, dump, parse
 from moesaic.stages.progress import Progress
 from moesaic.weights.base import Base, load_base
 
 # Enough rows to choose a learning rate by, few enough not to cost more than the training.
 VALIDATION_ROWS = 100
 
+Address = tuple[str, str, bool]
+"""A recipe's text, a run directory, and whether damage is refused."""
+
 
 class Workshop:
-    """Everything that stages share about one run."""
+    """Everything that stages share about one run. `strict`: what is damaged is refused rather than made anew."""
 
-    def __init__(self, recipe: Recipe, root: Path):
-        self.recipe, self.root = recipe, root
+    def __init__(self, recipe: Recipe, root: Path, strict: bool = False):
+        self.recipe, self.root, self.strict = recipe, root, strict
+        self.rejects = Rejects(recipe.max_bad if recipe.bad_rows == "skip" else None, self.rejects_at)
 
     @property
-    def address(self) -> tuple[str, str]:
+    def address(self) -> Address:
         """What another process needs to open the same workshop with `at_address`."""
-        return dump(self.recipe), str(self.root)
+        return dump(self.recipe), str(self.root), self.strict
 
     # where parts lie
 
@@ -57,6 +62,11 @@ class Workshop:
     def mixture_at(self) -> Path:
         return self.root / "mixture"
 
+    @property
+    def rejects_at(self) -> Path:
+        """The list of rows that were left out."""
+        return self.root / "rejects.jsonl"
+
     # what is finished
 
     def finished(self, at: Path, key: str, progress: Progress) -> bool:
@@ -64,7 +74,9 @@ class Workshop:
         try:
             return (at / MANIFEST).is_file() and read_manifest(at).get("stage_key") == key
         except WeightsError as error:
-            progress.note(f"damaged, to be made anew: {error}")
+            if self.strict:
+                raise
+            progress.warn(f"damaged, to be made anew: {error}")
             return False
 
     def identity(self, at: Path) -> Any:
@@ -72,8 +84,10 @@ class Workshop:
         manifest = read_manifest(at)
         return manifest.get("stage_key") or manifest["files"]
 
-    def publish(self, at: Path, write: Callable[[Path], None]) -> None:
-        at.parent.mkdir(parents=True, exist_ok=True)
+    def publish(self, at: Path, write: Callable[[Path], None], needed_bytes: int) -> None:
+        """Put a part in its place, if there is room for it."""
+        disk.make_all(at.parent)
+        check_space(at, needed_bytes, at.relative_to(self.root).as_posix())
         publish(at, write)
 
     def key(self, stage: str, **inputs: Any) -> str:
@@ -86,7 +100,7 @@ class Workshop:
     def domains(self) -> dict[str, Domain]:
         """The texts of every expert that has data; nobody learns from what another domain is judged on."""
         read = {
-            name: load_domain(name, expert.data, self.recipe.resolve)
+            name: load_domain(name, expert.data, self.recipe.resolve, self.rejects)
             for name, expert in self.recipe.experts.items()
             if expert.data
         }
@@ -95,7 +109,23 @@ class Workshop:
 
     @cached_property
     def unseen(self) -> list[Example]:
-        return load_source(self.recipe.evaluate.unseen, self.recipe.resolve)
+        return self.texts(self.recipe.evaluate.unseen)
+
+    def texts(self, sources: Iterable[Source]) -> list[Example]:
+        """Text that belongs to no domain."""
+        return load_source(sources, self.recipe.resolve, self.rejects)
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """Of every file that the recipe names, the rows read, used, and skipped by reason; all of them are read."""
+        base, experts = self.recipe.base, self.recipe.experts.values()
+        apart = [expert.examples for expert in experts if expert.examples and not expert.data]
+        if isinstance(base, NewBase) and base.pretrain.data != "experts":
+            apart.append(base.pretrain.data)
+        _ = self.domains, self.unseen
+        for sources in apart:
+            self.texts(sources)
+        return self.rejects.files()
 
     @cached_property
     def base(self) -> Base:
@@ -139,8 +169,8 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def at_address(recipe: str, root: str) -> Workshop:
+def at_address(recipe: str, root: str, strict: bool) -> Workshop:
     """The workshop of another process's run, kept between pieces of work."""
     import yaml
 
-    return Workshop(parse(yaml.safe_load(recipe)), Path(root))
+    return Workshop(parse(yaml.safe_load(recipe)), Path(root), strict)

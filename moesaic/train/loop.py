@@ -1,22 +1,44 @@
 """The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, the best kept.
 
-Knows nothing about models or data: it is handed parameters, a batch for every step number, a loss and a validation.
+Knows nothing about models, data or disks: it is handed parameters, a batch for every step number, a loss, a validation,
+and a keeper of its state.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from moesaic.errors import NonFiniteError
+from moesaic.errors import NonFiniteError, memory_for
+from moesaic.files import faults
 from moesaic.recipe import Train
+from moesaic.train.checkpoint import State
 
 B = TypeVar("B")
 Record = Callable[[dict[str, Any]], None]
+
+SHOWN = 8  # rows named in an error: a person looks at no more
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """Who keeps a training's state, so that it can be taken up again: see `checkpoint`."""
+
+    @property
+    def at(self) -> Any:
+        """Where it is kept."""
+
+    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
+        """The state to go on from, once parameters and moments are what they were."""
+
+    def after(
+        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
+    ) -> None:
+        """A step was made and recorded; may save, and may raise to end the training."""
 
 
 @dataclass(frozen=True)
@@ -38,51 +60,73 @@ def fit(
     settings: Train,
     lr: float,
     record: Record,
+    seed: int = 0,
+    keeper: Keeper | None = None,
+    names: Callable[[int], list[str]] = lambda micro: [],
 ) -> Trained:
     """Train `parameters` for `settings.steps` steps and return their best state by validation (lower is better).
 
     `batch(i)` is micro-batch i, a pure function of i; step s uses `accumulate` of them. `loss` gives the sum over a
     batch and how many things were summed, so that a step's mean weighs every token alike whatever batch it was in.
+    What `loss` draws at random depends on `seed` and the step alone, so a training that is taken up draws the same.
+    `names(i)`: the rows of micro-batch i, for messages.
     """
     optimiser = torch.optim.AdamW(
         parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
     )
-    started, best, best_step, state, misses = time.perf_counter(), math.inf, 0, {}, 0
+    state = keeper.begin(parameters, optimiser) if keeper else State()
     every = settings.evaluate_every or settings.steps
-    for step in range(settings.steps):
+
+    def over() -> bool:
+        return state.step >= settings.steps or bool(settings.patience and state.misses >= settings.patience)
+
+    def stopped(what: str) -> NonFiniteError:
+        first = state.step * settings.accumulate
+        rows = [name for micro in range(first, first + settings.accumulate) for name in names(micro)]
+        shown = f", of rows {', '.join(rows[:SHOWN])}" + (", ..." if rows[SHOWN:] else "") if rows else ""
+        kept = f"; the last state saved is in {keeper.at}" if keeper else ""
+        hint = f"nothing of this step is kept; lower lr (now {lr:g}) or clip (now {settings.clip:g}){kept}"
+        return NonFiniteError(f"the {what}{shown}", hint=hint)
+
+    while not over():
         lap = time.perf_counter()
         for group in optimiser.param_groups:
-            group["lr"] = lr * factor(step, settings)
-        total, count = 0.0, 0
-        for micro in range(settings.accumulate):
-            summed, terms = loss(batch(step * settings.accumulate + micro))
-            summed.backward()
-            total, count = total + summed.item(), count + terms
-        grads = [p.grad for p in parameters.values() if p.grad is not None]
-        torch._foreach_div_(grads, float(count))
-        norm = nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
+            group["lr"] = lr * factor(state.step, settings)
+        with memory_for(f"step {state.step + 1}", knobs(settings)), torch.random.fork_rng(devices=[]):
+            faults.reach("step")
+            torch.manual_seed(seed * 1_000_003 + state.step)
+            total, count = 0.0, 0
+            for micro in range(settings.accumulate):
+                summed, terms = loss(batch(state.step * settings.accumulate + micro))
+                summed.backward()
+                total, count = total + summed.item(), count + terms
+            grads = [p.grad for p in parameters.values() if p.grad is not None]
+            torch._foreach_div_(grads, float(count))
+            norm = nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
+        total = float(faults.reach("loss") or total)
         if not math.isfinite(total) or not math.isfinite(norm):
-            raise NonFiniteError(
-                f"the loss of step {step + 1} is {total / count}, the gradient's norm {norm}",
-                hint=f"nothing of this step is kept; lower lr (now {lr:g}) or clip (now {settings.clip:g})",
-            )
+            raise stopped(f"loss of step {state.step + 1} is {total / count}, the gradient's norm {norm}")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         rate = count / (time.perf_counter() - lap)
-        row = {"step": step + 1, "loss": total / count, "lr": lr * factor(step, settings), "norm": norm, "rate": rate}
-        if (step + 1) % every == 0 or step + 1 == settings.steps:
-            row["validation"] = value = validate()
+        row = {"step": state.step + 1, "loss": total / count, "lr": lr * factor(state.step, settings), "norm": norm}
+        row["rate"] = rate
+        if (state.step + 1) % every == 0 or state.step + 1 == settings.steps:
+            with memory_for("a validation", knobs(settings)):
+                row["validation"] = value = validate()
             if not math.isfinite(value):
-                raise NonFiniteError(f"the validation of step {step + 1} is {value}", hint=f"lower lr (now {lr:g})")
-            if value < best:
-                best, best_step, misses = value, step + 1, 0
-                state = {name: p.detach().clone() for name, p in parameters.items()}
+                raise stopped(f"validation of step {state.step + 1} is {value}")
+            if value < state.best:
+                state.best, state.best_step, state.misses = value, state.step + 1, 0
+                state.kept = {name: p.detach().clone() for name, p in parameters.items()}
             else:
-                misses += 1
+                state.misses += 1
+        state.step += 1
+        state.seconds += time.perf_counter() - lap
         record(row)
-        if settings.patience and misses >= settings.patience:
-            break
-    return Trained(state, best, best_step, step + 1, time.perf_counter() - started)
+        if keeper:
+            keeper.after(state, parameters, optimiser, over())
+    return Trained(state.kept, state.best, state.best_step, state.step, state.seconds)
 
 
 def factor(step: int, settings: Train) -> float:
@@ -91,3 +135,11 @@ def factor(step: int, settings: Train) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(settings.steps - warm, 1)))
+
+
+def knobs(settings: Train) -> str:
+    """What to turn where a training needs more memory than there is."""
+    return (
+        f"halve batch (now {settings.batch}) and double accumulate (now {settings.accumulate}), shorten length "
+        f"(now {settings.length}), or train fewer side by side (workers)"
+    )

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from moesaic.ops.losses import load_balancing, router_z
 from moesaic.recipe import RouterSpec, Train
 from moesaic.routing.routers import CentroidRouter, KeywordRouter, MLPRouter, TrainedRouter
-from moesaic.train.loop import Record, fit
+from moesaic.train.loop import Keeper, Record, fit
 
 WORDS = 20
 
@@ -38,6 +38,7 @@ def train_router(
     num_experts: int,
     seed: int,
     record: Record,
+    keeper: Keeper | None = None,
 ) -> tuple[TrainedRouter, dict[str, float]]:
     """A router of the kind asked for, at its best by validation macro-F1, calibrated; and its validation metrics.
 
@@ -50,7 +51,7 @@ def train_router(
     if spec.kind == "centroid":
         router = fit_centroids(train.features, train.labels, num_experts)
     else:
-        router = fit_layers(spec, train.features, train.labels, validation, num_experts, seed, record)
+        router = fit_layers(spec, train.features, train.labels, validation, num_experts, seed, record, keeper)
     router.eval()
     before = metrics(router, validation, num_experts)
     router.get_buffer("temperature").fill_(best_temperature(router(validation.features), validation.labels))
@@ -75,11 +76,13 @@ def fit_layers(
     num_experts: int,
     seed: int,
     record: Record,
+    keeper: Keeper | None = None,
 ) -> MLPRouter:
     """A linear or mlp router by class-weighted cross-entropy: an expert with few examples weighs as much as any."""
-    torch.manual_seed(seed)
     hidden = spec.hidden if spec.kind == "mlp" else []
-    router = MLPRouter(features.shape[1], num_experts, hidden, spec.dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        router = MLPRouter(features.shape[1], num_experts, hidden, spec.dropout)
     router.mean.copy_(features.mean(0))
     router.deviation.copy_(features.std(0).clamp_min(1e-6))
     counts = torch.bincount(labels, minlength=num_experts).clamp_min(1)
@@ -116,7 +119,8 @@ def fit_layers(
         # The loop minimises; what a reader of the log wants to see rises.
         record({**row, "score": -row.pop("validation")} if "validation" in row else row)
 
-    trained = fit(dict(router.named_parameters()), batch, loss, validate, settings, spec.lr, scored)
+    parameters = dict(router.named_parameters())
+    trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, keeper)
     router.load_state_dict(trained.state, strict=False)
     return router
 

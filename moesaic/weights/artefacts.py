@@ -10,6 +10,7 @@ from typing import Any
 
 from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, read_json, read_manifest
+from moesaic.weights.names import expert_names
 
 FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
 
@@ -32,6 +33,8 @@ def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
         raise WeightsError("no such folder", path=folder)
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, verify=verify)
+        if "experts" in manifest:
+            expert_names(folder, manifest)
         return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
     if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
         evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
@@ -50,5 +53,9 @@ def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
     """The parts of a mixture; its own manifest has vouched for their files."""
     if manifest.get("kind") != "mixture":
         return {}
-    names = {"base": "base", "router": "router", **{f"expert {n}": f"experts/{n}" for n in manifest["experts"]}}
+    names = {
+        "base": "base",
+        "router": "router",
+        **{f"expert {n}": f"experts/{n}" for n in expert_names(folder, manifest)},
+    }
     return {label: inspect(folder / place, verify=False) for label, place in names.items()}

@@ -4,14 +4,13 @@ Knows nothing about text in or out: `generate/` asks the mixture that stands her
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moesaic.adapters import attach
 from moesaic.errors import CompatibilityError
-from moesaic.files import MANIFEST, read_manifest, write_manifest
+from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
 from moesaic.model.mixture import AdapterMixture
 from moesaic.tokenizer import Tokenizer
 from moesaic.weights import adapter as adapter_room
@@ -19,6 +18,7 @@ from moesaic.weights import base as base_room
 from moesaic.weights import router as router_room
 from moesaic.weights.adapter import StoredExpert, load_expert
 from moesaic.weights.base import Base, load_base
+from moesaic.weights.names import expert_names
 from moesaic.weights.router import StoredRouter, load_router
 
 KIND = "mixture"
@@ -52,10 +52,10 @@ def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Pat
     parts = {"base": (base, base_room.FILES), "router": (router, router_room.FILES)}
     parts |= {f"experts/{name}": (path, adapter_room.FILES) for name, path in experts.items()}
     for place, (source, files) in parts.items():
-        (folder / place).mkdir(parents=True)
+        disk.make_all(folder / place)
         for file in (*files, MANIFEST):
             if (source / file).is_file():
-                shutil.copyfile(source / file, folder / place / file)
+                disk.copy(source / file, folder / place / file)
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
 
 
@@ -63,7 +63,8 @@ def load_mixture(folder: Path) -> StoredMixture:
     """Read a mixture; all of its files are checked against their hashes, and the parts against each other."""
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
+    names = expert_names(folder, manifest)
     base = load_base(folder / "base")
-    experts = {name: load_expert(folder / "experts" / name, base.fingerprint) for name in manifest["experts"]}
+    experts = {name: load_expert(folder / "experts" / name, base.fingerprint) for name in names}
     router = load_router(folder / "router", base.fingerprint)
     return StoredMixture(assemble(base, experts, router), base.tokenizer, experts, manifest, folder)

@@ -12,6 +12,7 @@ from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import read_manifest, write_manifest
 from moesaic.routing import Selection
 from moesaic.routing.routers import ROUTERS, TrainedRouter
+from moesaic.weights.names import expert_names
 from moesaic.weights.tensors import fit, read_tensors, write_tensors
 
 KIND = "router"
@@ -55,7 +56,7 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
             got=manifest["base_fingerprint"][:12],
             hint="train the router again",
         )
-    names, kind = tuple(manifest["experts"]), manifest["router"]
+    names, kind = expert_names(folder, manifest), manifest["router"]
     if kind not in ROUTERS:
         raise WeightsError("unknown kind of router", path=folder, field="router", got=kind)
     router = ROUTERS[kind](**manifest["shape"])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from moesaic.errors import WeightsError
+from moesaic.files import disk
 
 TENSORS = "model.safetensors"
 
@@ -20,7 +21,7 @@ TENSORS = "model.safetensors"
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors, sorted, as they are; the folder they go to is published whole by the caller."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
-    path.write_bytes(save(ready, metadata={"format": "pt"}))
+    disk.create(path, save(ready, metadata={"format": "pt"}))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

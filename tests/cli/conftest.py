@@ -69,7 +69,7 @@ def moesaic(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Answer]]:
     """The folder in which `moesaic run small.yaml` was called, and what it answered."""
     folder = tmp_path_factory.mktemp("finished")

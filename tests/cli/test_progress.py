@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from moesaic.cli import progress
-from moesaic.cli.progress import Bars, Lines, amount, shown
+from moesaic.cli.progress import Bars, Lines, Quiet, amount, shown
 from moesaic.stages.progress import Progress, Silent
 
 
@@ -43,7 +43,7 @@ def tell(listener, clock):
 
 def test_chosen_by_the_terminal():
     assert isinstance(Silent(), Progress)
-    for terminal, quiet, kind in ((True, False, Bars), (False, False, Lines), (True, True, Silent)):
+    for terminal, quiet, kind in ((True, False, Bars), (False, False, Lines), (True, True, Quiet)):
         with shown(quiet, console(terminal)[0]) as listener:
             assert type(listener) is kind and isinstance(listener, Progress)
 

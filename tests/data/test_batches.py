@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from itertools import chain, pairwise
 
 import pytest
@@ -192,6 +193,22 @@ def test_little_is_padding():
     assert 1 - real / sum(pad(rows).ids.numel() for rows in batches) < 0.15
 
 
+def test_a_schedule_names_the_rows_of_a_batch_in_its_order():
+    rows = [Tokens([1, 2, 3], 1, "same", source=f"a.jsonl:{line}") for line in range(1, 24)]
+    schedule = Schedule(rows, 4, 0)
+    for step in (0, 5, 6, 13):
+        assert schedule.names(step) == [row.source for row in schedule(step)]
+    assert sorted(name for step in range(6) for name in schedule.names(step)) == sorted(row.source for row in rows)
+
+
+def test_where_a_row_was_read_travels_with_its_tokens_and_changes_nothing():
+    for prompt in ("", "ask"):
+        here, there = (replace(example(prompt, "say"), source=f"a.jsonl:{line}") for line in (1, 2))
+        tokens = [encode(one, TOKENIZER, 20, 2) for one in (here, there)]
+        assert [one.source for one in tokens] == ["a.jsonl:1", "a.jsonl:2"]
+        assert tokens[0] == tokens[1]
+
+
 def test_no_rows_are_refused():
     with pytest.raises(DataError, match="no rows"):
         Schedule([], 4, 0)
@@ -220,6 +237,17 @@ def test_a_packed_epoch_scores_every_token_once_but_the_first_and_the_last_few()
     assert len(targets.unique()) == len(targets) == (sum(lengths) - 1) // 32 * 32
     starts = {row.ids[0] for row in numbered(lengths)}
     assert all(b == a + 1 or b in starts for a, b in zip(inputs.tolist(), targets.tolist(), strict=True))
+
+
+@given(st.lists(st.integers(2, 40), min_size=12, max_size=30), st.integers(1, 4), st.integers(4, 12))
+def test_packing_names_the_rows_that_a_batch_holds_a_part_of(lengths, batch, length):
+    rows = [replace(row, source=row.group) for row in numbered(lengths)]
+    packed = Packed(rows, length, batch, 1)
+    home = {number: row.source for row in rows for number in row.ids}
+    for step in range(2 * packed.steps):
+        drawn = packed(step)
+        held = [*drawn.ids.flatten().tolist(), drawn.targets.flatten().tolist()[-1]]
+        assert packed.names(step) == list(dict.fromkeys(home[number] for number in held))
 
 
 def test_packing_is_a_function_of_seed_and_step():

@@ -92,6 +92,7 @@ DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
     "not json": (b"prompt: ask", None, "not JSON: Expecting value at column 1: 'prompt: ask"),
     "two objects": (GOOD.strip() + b",", None, "not JSON: Extra data at column 37"),
     "a list": (b'["ask", "say"]', None, "expected an object"),
+    "an empty list": (b"[]", None, "expected an object"),
     "a number": (b"3", None, "expected an object"),
     "null": (b"null", None, "expected an object"),
     "a key twice": (b'{"prompt": "a", "prompt": "b", "response": "c"}', None, "the key 'prompt' stands twice"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix, f1_score
 
 from moesaic.errors import DataError
-from moesaic.evaluate.routers import accuracy_by_length, calibration_error, router_report
+from moesaic.evaluate.routers import accuracy_by_length, calibration_error, reliability, router_report
 
 NAMES = ["math", "code", "chat"]
 
@@ -87,16 +87,31 @@ def test_calibration_against_a_naive_loop(rows: list[tuple[int, int, float]]):
         if inside:
             confidence, accuracy = np.mean([p for p, _ in inside]), np.mean([right for _, right in inside])
             expected += len(inside) / len(claims) * abs(accuracy - confidence)
-    measured = calibration_error(labels, chosen, probabilities)
+    measured = calibration_error(reliability(labels, chosen, probabilities))
     assert measured == (pytest.approx(expected, abs=1e-12) if claims else None)
 
 
 def test_calibration_by_hand():
     chosen = [0] * 10
     labels = [0] * 8 + [1] * 2
-    assert calibration_error(labels, chosen, certain(chosen, 0.8, experts=2)) == pytest.approx(0)
-    assert calibration_error(labels, chosen, certain(chosen, 1.0, experts=2)) == pytest.approx(0.2)
-    assert calibration_error([0], [-1], certain([-1])) is None
+    assert calibration_error(reliability(labels, chosen, certain(chosen, 0.8, experts=2))) == pytest.approx(0)
+    assert calibration_error(reliability(labels, chosen, certain(chosen, 1.0, experts=2))) == pytest.approx(0.2)
+    assert calibration_error(reliability([0], [-1], certain([-1]))) is None
+
+
+def test_bins_of_confidence_by_hand():
+    labels, chosen = [0, 1, 0, 0, 0], [0, 0, 0, -1, 1]
+    probabilities = np.array([[0.95, 0.05], [1.0, 0.0], [0.62, 0.38], [0.0, 0.0], [0.9, 0.1]])
+    bins = reliability(labels, chosen, probabilities)
+    assert [(entry["from"], entry["below"]) for entry in bins] == [(n / 10, (n + 1) / 10) for n in range(10)]
+    filled = {round(entry["from"], 1): entry for entry in bins if entry["rows"]}
+    assert [entry["rows"] for entry in filled.values()] == [1, 1, 2]
+    assert (filled[0.9]["confidence"], filled[0.9]["accuracy"]) == (pytest.approx(0.975), 0.5)
+    assert (filled[0.1]["confidence"], filled[0.1]["accuracy"]) == (0.1, 0)
+    assert {(entry["confidence"], entry["accuracy"]) for entry in bins if not entry["rows"]} == {(None, None)}
+    report = router_report(labels, chosen, probabilities, ["one", "two"])
+    assert report["reliability"] == bins
+    assert report["calibration_error"] == pytest.approx((0.1 + 0.38 + 2 * 0.475) / 4)
 
 
 def test_accuracy_by_length():

@@ -1,12 +1,16 @@
 """Every wrong recipe is one error that names its line, its field, what was expected and what to do."""
 
 import re
+import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moesaic.cli.main import status
 from moesaic.errors import RecipeError
 from moesaic.recipe import read
 
@@ -56,7 +60,24 @@ BAD = [
     ("name: four-domains", "seed: -1\nname: x", 1, "seed", "expected 0 or more; got -1"),
     ("name: four-domains", "seed: true\nname: x", 1, "seed", "expected a whole number; got True"),
     ("name: four-domains", "name: x\nworkers: 0", 2, "workers", "expected 1 or more; got 0"),
+    ("name: four-domains", "name: x\nbad_rows: ignore", 2, "bad_rows", "expected 'stop' or 'skip'; got 'ignore'"),
+    ("name: four-domains", "name: x\nmax_bad: 3", 2, "max_bad", "has no effect here; it goes with bad_rows: skip"),
+    ("name: four-domains", "name: x\nbad_rows: skip\nmax_bad: -1", 3, "max_bad", "expected 0 or more; got -1"),
+    ("name: four-domains", "name: x\nbad_rows: skip\nmax_bad: 1.0", 3, "max_bad", "expected a whole number"),
     ("name: four-domains", "name: x\nname: y", 2, None, "key 'name' is written twice"),
+    ("  steps: 50", "  steps: 50\n  steps: 50", 7, None, "key 'steps' is written twice"),
+    ("    rank: 4", "    rank: 4\n    rank: 4", 12, None, "key 'rank' is written twice"),
+    ("    rank: 4", '    rank: 4\n    "rank": 4', 12, None, "key 'rank' is written twice"),
+    ("limit: 9", "limit: 9, limit: 9", 16, None, "key 'limit' is written twice"),
+    ("{balance: 1e-2}", "{balance: 1e-2, balance: 1}", 25, None, "key 'balance' is written twice"),
+    ("feature: hidden_last}", "feature: hidden_last, kind: mlp}", 28, None, "key 'kind' is written twice"),
+    ("  steps: 50", "  <<: {steps: 3}\n  steps: 50", 6, "train.<<", "unknown key; expected one of"),
+    ("train:\n", "pretraining: &a {steps: 9}\ntrain:\n  <<: *a\n", 5, "pretraining", "unknown key"),
+    ("  steps: 50", "  steps: " + "9" * 5000, 6, "train.steps", "expected a whole number; got '999"),
+    ("  steps: 50", "  steps: 9223372036854775808", 6, "train.steps", "expected 9223372036854775807 or less"),
+    ("  steps: 50", "  clip: 1" + "0" * 5000 + ".0", 6, "train.clip", "expected a finite number"),
+    ("  steps: 50", "  steps: 0x10", 6, "train.steps", "expected a whole number; got '0x10'"),
+    ("  steps: 50", "  steps:\t50", 6, None, "found character '\\t'"),
     ("  size: nano", "  size: nanno", 3, "base.size", "unknown size; expected one of nano"),
     ("  size: nano", "  size: nano\n  path: a/b", 4, "base.path", "does not go with 'size', 'pretrain'"),
     ("  size: nano", "  szie: nano", 3, "base.szie", "did you mean 'size'?"),
@@ -165,6 +186,16 @@ def refused(folder: Path, text: str | bytes) -> RecipeError:
     return caught.value
 
 
+def told(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command says of the recipe in a folder: one line, with exit status 2, before anything is made."""
+    capsys.readouterr()
+    assert status(["run", str(folder / "recipe.yaml"), "--out", str(folder / "runs")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err[:-1].isprintable() and len(err) < 1500
+    assert not (folder / "runs").exists()
+    return err
+
+
 def test_the_good_recipe_is_good(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(GOOD)
     read(tmp_path / "recipe.yaml")
@@ -172,11 +203,14 @@ def test_the_good_recipe_is_good(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("part", "instead", "line", "field", "phrase"), BAD, ids=[repr(row[1]) for row in BAD])
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_bad(tmp_path: Path, part: str, instead: str, line: int, field: str | None, phrase: str, newline: str) -> None:
+def test_bad(
+    tmp_path: Path, part: str, instead: str, line: int, field: str | None, phrase: str, newline: str, capsys: Any
+) -> None:
     assert GOOD.count(part) >= 1
     error = refused(tmp_path, GOOD.replace(part, instead, 1).replace("\n", newline))
     assert (error.line, error.field) == (line, field), str(error)
     assert phrase in str(error)
+    assert told(tmp_path, capsys) == f"error: {error}\n"
 
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -194,14 +228,84 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"name: \xff\n", ":1: not UTF-8"),
         (b"seed: 1\nname: \xe4\n", ":2: not UTF-8"),
         (b"#" * (2**20 + 1), "too large"),
-        (BOMB, "more than 100000 values"),
+        (BOMB, "more than 10000 values"),
         ("a: &a [*a]", "nested too deeply"),
         ("[" * 10_000, "nested too deeply"),
+        (GOOD.encode("utf-16"), ":1: not UTF-8; save the file as UTF-8"),
+        (GOOD.encode("utf-16-be"), ":1: not YAML: a character that may not stand in it: '\\x00'"),
+        (b"\x1f\x8b\x08\x00", ":1: not UTF-8"),
+        ("name: x\n\ufffe: 3\n", ":2: not YAML: a character that may not stand in it"),
     ],
-    ids=range(10),
+    ids=range(14),
 )
-def test_not_a_recipe(tmp_path: Path, text: str | bytes, phrase: str) -> None:
+def test_not_a_recipe(tmp_path: Path, text: str | bytes, phrase: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert phrase in str(refused(tmp_path, text))
+    told(tmp_path, capsys)
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert read(tmp_path / "recipe.yaml").name == "four-domains"
+
+
+SIZE = 2**20 - 4000
+
+
+def filled(unit: str, size: int = SIZE) -> str:
+    return unit * (size // len(unit))
+
+
+def lines(line: str, count: int) -> str:
+    return "".join(line.format(n) for n in range(count))
+
+
+HOSTILE = {
+    # as large as a recipe may be
+    "laughs": BOMB,
+    "quadratic aliases": "a: &a [" + "x, " * 9_000 + "x]\nb: [" + "*a, " * 200_000 + "*a]\n",
+    "aliases": "- &a [x, x, x]\n" + filled("- *a\n"),
+    "merge keys": "a: &a {k: 1}\n" + lines("b{}: {{<<: *a}}\n", 40_000),
+    "nested mappings": filled("{a: "),
+    "empty keys": filled("?\n"),
+    "equal keys": filled("a: 1\n"),
+    "keys": lines("k{}: 1\n", 90_000),
+    "numbers": GOOD.replace("[1e-3, 3e-3]", f"[{lines('1.{}, ', 90_000)}1]"),
+    "blank lines": filled("\n"),
+    "a long name": GOOD.replace("four-domains", "x" * (SIZE - len(GOOD))),
+    "a name on many lines": GOOD.replace("four-domains", filled("x\n  ", SIZE - len(GOOD))),
+    "a long key": f"? {'k' * SIZE}\n: 1\n",
+    # below the limit of values, so that all of it is checked
+    "many unknown keys": GOOD + lines("k{}: 1\n", 4_000),
+    "many experts without a kind": GOOD.replace("experts:\n", "experts:\n" + lines("  e{}: {{}}\n", 4_900)),
+    "many targets": GOOD.replace("    rank: 4", f"    targets: [{'x, ' * 3_000}x]"),
+    "many rates": GOOD.replace("[1e-3, 3e-3]", f"[{lines('1.5{}, ', 9_000)}0]"),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_recipe_is_one_line_and_soon(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    assert len(text) <= 2**20
+    started = time.process_time()
+    assert str(tmp_path / "recipe.yaml") in told(tmp_path, capsys)
+    assert time.process_time() - started < 4  # twice the longest, as other tests run beside this one
+
+
+def test_of_a_file_that_is_far_too_large_only_the_beginning_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "recipe.yaml").open("wb") as file:
+        file.truncate(50 << 20)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RecipeError, match="too large for a recipe; expected at most 1048576 bytes"):
+            read(tmp_path / "recipe.yaml")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_missing_beside_an_alias_is_missing_where_the_alias_stands(tmp_path: Path) -> None:
+    text = "train: &t {steps: 5}\nseed: x\nname: y\nexperts: {one: {data: {demo: math}, train: *t}}\n"
+    assert refused(tmp_path, text).field == "seed", "the first problem, as the anchor before it is none"
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ class Notes:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
+    def warn(self, text: str) -> None:
+        self.notes.append(text)
+
     def begin(self, task: str, steps: int) -> None: ...
     def row(self, task: str, row: dict[str, Any]) -> None: ...
 
@@ -193,9 +196,9 @@ def test_every_part_says_what_it_is(first):
         assert manifest["lr"] == float(min(manifest["grid"], key=manifest["grid"].get))
     info = json.loads((root / "router" / "training_info.json").read_text())
     assert info["validation"]["macro_f1"] <= 1 and info["curve"] and info["examples"]["adds"] > 40
-    tasks = [json.loads(line) for line in (root / "metrics.jsonl").read_text().splitlines()]
-    steps = [row["step"] for row in tasks if row["task"] == "adds"]
-    assert steps == list(range(1, 25)), "both rates of the grid, every step, once"
+    for rate in ("0.01", "0.03"):
+        log = (root / f"metrics/experts/adds/lr-{rate}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in log] == list(range(1, 13)), "every step, once"
 
 
 def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first):
@@ -237,6 +240,7 @@ ROUTERS = {"router", "centroid-hidden_mean", "mlp-hidden_mean-soft", "keyword-te
     ("overrides", "stale"),
     [
         (["evaluate.limit=4", "workers=3", "evaluate.samples=0"], set()),
+        (["bad_rows=skip", "max_bad=3"], set()),
         (["evaluate.joint.lr=2e-3"], {"joint"}),
         (["experts.says.alpha=3"], {"says", "joint", "joint_wide"}),
         (["experts.adds.train.steps=3"], {"adds", "joint", "joint_wide"}),
@@ -362,7 +366,7 @@ def test_verify_refuses_an_expert_that_is_whole_but_does_not_do_what_it_says(fir
     stored = load_expert(workshop.part_at("adds"))
     facts = {"metrics": {"validation_nats": stored.manifest["metrics"]["validation_nats"] * 0.99}}
     workshop.publish(
-        workshop.part_at("adds"), lambda at: save_expert(at, stored.lora, workshop.base_fingerprint, facts)
+        workshop.part_at("adds"), lambda at: save_expert(at, stored.lora, workshop.base_fingerprint, facts), 0
     )
     with pytest.raises(CompatibilityError, match="does not do what its manifest says"):
         verify_expert(workshop, "adds")
@@ -418,12 +422,12 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
 
     monkeypatch.setattr(experts, "fit", only_small_rates)
     monkeypatch.setattr(experts, "at_address", lambda *address: workshop)
-    experts.train_one(("", ""), "adds", "key", silent_report())
+    experts.train_one(("", "", False), "adds", silent_report())
     manifest = read_manifest(tmp_path / "experts/adds/best")
     assert manifest["lr"] == 0.01 and manifest["grid"]["0.03"] is None
     monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
     with pytest.raises(NonFiniteError):
-        experts.train_one(("", ""), "adds", "key", silent_report())
+        experts.train_one(("", "", False), "adds", silent_report())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""Replay: the prompts of a routing trace through another router, and whether it would have decided better.
+
+Knows nothing about who wrote the trace, nor what anybody answered: only who was chosen to.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from moesaic.errors import DataError, WeightsError
+from moesaic.evaluate.statistics import Scores, paired
+from moesaic.files import MANIFEST, read_manifest
+from moesaic.generate.engine import BASE
+from moesaic.generate.trace import Decision, mean, read_trace, utilisation
+from moesaic.model.features import Prompts
+from moesaic.model.mixture import AdapterMixture
+from moesaic.routing.selection import probabilities
+from moesaic.weights import base as base_room
+from moesaic.weights import router as router_room
+from moesaic.weights.base import Base, load_base
+from moesaic.weights.router import StoredRouter, load_router
+
+BATCH = 32
+Choice = tuple[str, float | None]
+"""Whom a router chose, and the probability it gave them; None: it abstained, which leaves the row to the base."""
+
+
+def replay(
+    trace: str | os.PathLike[str],
+    router: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score another router on the traffic of a trace, ready for JSON; `seed`: of the bootstrap.
+
+    `router`: its folder, or that of a mixture or run whose router is meant. `base`: the folder of the base that it
+    reads; where none is given, the one that stands with the router is found by its fingerprint.
+    The result is that of `compare`, with `trace`, `router`, `base` (folders), `rows` (all of the trace), and
+    `left_out` (rows not replayed, by reason). DataError where no row can be replayed: a trace without texts cannot.
+    """
+    path, at = Path(trace), router_at(Path(router))
+    decisions = list(enumerate(read_trace(path), 1))
+    found = Path(base) if base is not None else base_of(at)
+    reads = load_base(found)
+    stored = load_router(at, reads.fingerprint)
+
+    encoded = {line: reads.tokenizer.encode(one.prompt) for line, one in decisions if one.prompt and not one.forced}
+    context = reads.decoder.config.context
+    reasons = {line: reason_against(one, encoded.get(line, []), context) for line, one in decisions}
+    left_out = {reason: count for reason, count in Counter(reasons.values()).items() if reason}
+    rows = {line: one for line, one in decisions if not reasons[line]}
+    if not rows:
+        got = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no rows"
+        hint = "record texts too: moesaic generate --trace FILE --trace-texts"
+        raise DataError("nothing to replay", path=path, got=got, hint=hint)
+    texts = [one.prompt for one in rows.values() if one.prompt]
+    choices = choose(reads, stored, texts, [encoded[line] for line in rows])
+    places = {"trace": str(path), "router": str(at), "base": str(found)}
+    counts = {"rows": len(decisions), "left_out": left_out}
+    return {**places, **counts, **compare(rows, choices, stored.names, seed)}
+
+
+def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
+    """Why a row cannot be replayed; None: it can."""
+    if one.forced:
+        return "forced"
+    if one.prompt is None:
+        return "without text"
+    if not ids:
+        return "without tokens"
+    return "longer than the context" if len(ids) > context else None
+
+
+@torch.inference_mode()
+def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[list[int]]) -> list[Choice]:
+    """What the router decides about each prompt, all of which it reads, as in a mixture. Rows of like length share a
+    batch, which changes nothing but the time.
+    """
+    mixture = AdapterMixture(base.decoder, stored.names, stored.router, stored.reads, stored.selection, 0)
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    choices: list[Choice] = [(BASE, None)] * len(texts)
+    for start in range(0, len(order), BATCH):
+        some = order[start : start + BATCH]
+        routing = mixture.route(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
+        for i, best, shares in zip(some, routing.best.tolist(), probabilities(routing.logits).tolist(), strict=True):
+            if best >= 0:
+                choices[i] = stored.names[best], shares[best]
+    return choices
+
+
+def compare(rows: dict[int, Decision], choices: list[Choice], names: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
+    """The recorded decisions beside those of a router over `names`. `rows`: by their line in the trace.
+
+    {compared (rows), agreement (share of them with the same choice), recorded and replayed ({utilisation, confidence:
+    its mean over rows where an expert was chosen}), only_recorded and only_replayed (experts that only one of the two
+    knows), corrected (see there), differing (rows of another choice: line, prompt, recorded, replayed, correction)}.
+    """
+    known = list(dict.fromkeys(name for one in rows.values() for name in one.weights))
+    recorded, replayed = [one.chosen for one in rows.values()], [chosen for chosen, _ in choices]
+    sure = [one.confidence for one in rows.values()], [confidence for _, confidence in choices]
+    pairs = list(zip(rows.items(), replayed, strict=True))
+    differing = [
+        {"line": line, "prompt": one.prompt, "recorded": one.chosen, "replayed": other, "correction": one.correction}
+        for (line, one), other in pairs
+        if one.chosen != other
+    ]
+    both = zip(("recorded", "replayed"), (known, names), (recorded, replayed), sure, strict=True)
+    return {
+        "compared": len(pairs),
+        "agreement": 1 - len(differing) / len(pairs),
+        **{
+            which: {"utilisation": utilisation(chosen, own), "confidence": mean([x for x in some if x is not None])}
+            for which, own, chosen, some in both
+        },
+        "only_recorded": [name for name in known if name not in names],
+        "only_replayed": [name for name in names if name not in known],
+        "corrected": corrected([(one, other) for (_, one), other in pairs if one.correction], {*known, *names}, seed),
+        "differing": differing,
+    }
+
+
+def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> dict[str, Any] | None:
+    """Both routers on rows of which somebody knows better; None where there are no such rows.
+
+    {rows, prompts (different ones: rows of one prompt are drawn together), recorded and replayed (accuracy),
+    difference (replayed - recorded), interval (95%, paired bootstrap), unknown (corrections that neither knows)}.
+    """
+    if not pairs:
+        return None
+    groups = [one.prompt or "" for one, _ in pairs]
+
+    def errors(chosen: list[str]) -> Scores:
+        """A wrong choice counts 1: the bootstrap averages whatever a row has lost."""
+        wrong = [choice != one.correction for (one, _), choice in zip(pairs, chosen, strict=True)]
+        return Scores(np.array(wrong, np.float64), np.ones(len(wrong)), ["corrected"] * len(wrong), groups)
+
+    recorded, replayed = errors([one.chosen for one, _ in pairs]), errors([other for _, other in pairs])
+    difference = paired(recorded, replayed, seed=seed)
+    return {
+        "rows": len(pairs),
+        "prompts": len(set(groups)),
+        "recorded": 1 - float(recorded.nats.mean()),
+        "replayed": 1 - float(replayed.nats.mean()),
+        "difference": difference.mean,
+        "interval": [difference.low, difference.high],
+        "unknown": sorted({one.correction for one, _ in pairs if one.correction} - {*known, BASE}),
+    }
+
+
+# where things lie
+
+
+def router_at(folder: Path) -> Path:
+    """The folder of the router that is meant by one of its own, by a mixture or by a run directory."""
+    for candidate in (folder / "mixture" / "router", folder / "router", folder):
+        if (candidate / MANIFEST).is_file():
+            return candidate
+    expected = "a router's folder, a mixture or a run directory"
+    raise WeightsError("no router here", path=folder, expected=expected)
+
+
+def base_of(router: Path) -> Path:
+    """The base that a router reads, from the folders that it lies in; WeightsError where none of them holds it."""
+    wanted, others = read_manifest(router, router_room.KIND, verify=False)["base_fingerprint"], []
+    for candidate in bases_around(router):
+        described = (candidate / MANIFEST).is_file()
+        own = (
+            read_manifest(candidate, verify=False).get("fingerprint") if described else load_base(candidate).fingerprint
+        )
+        if own == wanted:
+            return candidate
+        others.append(f"another one in {candidate}")
+    raise WeightsError(
+        "the base that the router reads is not in the folders around it",
+        path=router,
+        field="base_fingerprint",
+        expected=wanted[:12],
+        got="; ".join(others) or None,
+        hint="name its folder with --base",
+    )
+
+
+def bases_around(router: Path) -> Iterator[Path]:
+    """The folders of bases that stand beside the router, or beside a folder above it."""
+    around = [*Path(os.path.abspath(router)).parents, *Path(os.path.realpath(router)).parents]
+    for above in dict.fromkeys(around):
+        for candidate in (above / "base", above / "mixture" / "base"):
+            if all((candidate / file).is_file() for file in base_room.FILES):
+                yield candidate

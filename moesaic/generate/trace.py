@@ -1,0 +1,252 @@
+"""The routing trace: a JSON Lines file of what a mixture decided, one row for each prompt that it routed and answered.
+
+    {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
+     "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null}
+
+`prompt` stands in place of `prompt_sha256` where texts are kept. `probabilities` is null where the router gave none: it
+abstained, or was not asked because a caller named the expert (`forced`). `correction` is for whoever knows better: the
+expert that should have answered, or "base"; nothing here ever fills it in. People and programs edit it into the file,
+while no mixture is writing there. Knows nothing about models, nor about who reads the file.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import DataError, MoesaicError, NonFiniteError, nearest
+from moesaic.files import JsonlWriter, read_jsonl
+from moesaic.generate.engine import BASE
+from moesaic.model.features import Prompts
+from moesaic.recipe.names import validate_name
+from moesaic.routing import Routing
+from moesaic.routing.selection import probabilities
+
+WRITTEN_BY = "a routing trace is what `moesaic generate --trace` writes"
+EXCESS = 1e-2  # how far from 1 shares may sum: they come from bfloat16 at worst
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A row of a trace: what was decided about one prompt. Of `prompt` and `prompt_sha256` exactly one is there."""
+
+    time: datetime
+    prompt: str | None
+    prompt_sha256: str | None
+    tokens: int
+    probabilities: dict[str, float] | None
+    weights: dict[str, float]
+    chosen: str
+    forced: bool
+    mixture: str
+    correction: str | None = None
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability of the chosen expert; None where none was chosen by a router."""
+        return None if self.probabilities is None or self.chosen == BASE else self.probabilities[self.chosen]
+
+
+KEYS = tuple(field.name for field in fields(Decision))
+START = b'{"time": "'  # of every row as it is written
+
+
+class Trace:
+    """Appends the decisions of one mixture to a file; each is there before anything is answered.
+
+    `names`: the experts, in the router's order. `mixture`: 12 hex digits that say which mixture decides. `texts`:
+    whether prompts are written; otherwise only their SHA-256, which hides a prompt from those who cannot guess it.
+    Several processes may write to one file. A file that is not a trace is refused and left as it is.
+    """
+
+    def __init__(self, path: Path, names: tuple[str, ...], mixture: str, texts: bool = False):
+        refuse_another_kind(path)
+        for name in names:
+            validate_name(name, "an expert")  # as whoever reads the trace will
+        self.names, self.mixture, self.texts = names, mixture, texts
+        self.log = JsonlWriter(path)
+
+    def record(self, prompts: Prompts, routing: Routing, forced: bool) -> None:
+        """Append a row for each prompt. `forced`: a caller decided, not the router."""
+        time, shares = datetime.now(UTC), probabilities(routing.logits)
+        if not shares.isfinite().all():
+            raise NonFiniteError("the router's probabilities are not finite", field="probabilities")
+        columns = (prompts.texts, prompts.lengths, shares, routing.weights, routing.best)
+        some = (column if isinstance(column, list) else column.tolist() for column in columns)
+        for text, tokens, share, weights, best in zip(*some, strict=True):
+            decision = Decision(
+                time=time,
+                prompt=text if self.texts else None,
+                prompt_sha256=None if self.texts else hashlib.sha256(text.encode()).hexdigest(),
+                tokens=tokens,
+                probabilities=None if forced or not any(share) else dict(zip(self.names, share, strict=True)),
+                weights=dict(zip(self.names, weights, strict=True)),
+                chosen=self.names[best] if best >= 0 else BASE,
+                forced=forced,
+                mixture=self.mixture,
+            )
+            self.log.append(row_of(decision))
+
+    def close(self) -> None:
+        """End the trace, its rows on the disk."""
+        self.log.close()
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def row_of(decision: Decision) -> dict[str, Any]:
+    """A decision as it is written."""
+    row = asdict(decision) | {"time": decision.time.isoformat(timespec="milliseconds")}
+    del row["prompt" if decision.prompt is None else "prompt_sha256"]
+    return row
+
+
+def refuse_another_kind(path: Path) -> None:
+    """Raise DataError for a file that holds something else: opening it to append may cut off its last line."""
+    try:
+        if not path.is_file() or next(read_trace(path), None):
+            return
+    except DataError as error:
+        error.hint = error.hint or WRITTEN_BY
+        raise
+    with path.open("rb") as file:
+        head = file.read(len(START))
+    if not START.startswith(head):
+        raise DataError("not a routing trace", path=path, line=1, hint=WRITTEN_BY)
+
+
+def read_trace(path: Path) -> Iterator[Decision]:
+    """The decisions of a trace, from its first line on; what follows the last line break is still being written.
+
+    Raises DataError with line and field for a row that is no decision, or one that contradicts itself.
+    """
+    for line, row in read_jsonl(path):
+        try:
+            yield decision_of(row)
+        except DataError as error:
+            error.path, error.line = path, line
+            raise
+
+
+def decision_of(row: dict[str, Any]) -> Decision:
+    """A row as a value, once every field of it holds together; DataError names the field that does not."""
+    named = next((key for key in ("prompt", "prompt_sha256") if key in row), "prompt")
+    expected = [key for key in KEYS if key not in ("prompt", "prompt_sha256") or key == named]
+    for key in (key for key in row if key not in expected):
+        hint = "a row has one of prompt and prompt_sha256" if key == "prompt_sha256" else nearest(key, expected)
+        field = key if key.isidentifier() else repr(key)
+        raise DataError("unknown key", field=field, hint=hint or WRITTEN_BY)
+    for key in (key for key in expected if key not in row):
+        raise DataError("is missing", field=key, hint=WRITTEN_BY)
+
+    def require(field: str, holds: object, expected: str) -> None:
+        if not holds:
+            raise DataError("wrong value", field=field, expected=expected, got=repr(row[field]))
+
+    if named == "prompt":
+        text = row["prompt"]
+        require("prompt", isinstance(text, str) and text, "a text that is not empty")
+        require("prompt", not re.search("[\ud800-\udfff]", text), "Unicode text")
+    else:
+        require("prompt_sha256", is_hex(row["prompt_sha256"], 64), "64 hexadecimal digits in lower case")
+    require("tokens", type(row["tokens"]) is int and row["tokens"] > 0, "a count from 1")
+    require("forced", isinstance(row["forced"], bool), "true or false")
+    require("mixture", is_hex(row["mixture"], 12), "12 hexadecimal digits in lower case")
+
+    weights, shares, chosen = row["weights"], row["probabilities"], row["chosen"]
+    require("weights", is_shares(weights) and weights, "{name: weight from 0 to 1}")
+    for name in weights:
+        checked("weights", name)
+    require("weights", BASE not in weights, f"experts only: {BASE} is what answers where all weights are 0")
+    require("weights", sum(weights.values()) <= 1 + EXCESS, "weights that sum to at most 1")
+    if shares is not None:
+        require("probabilities", is_shares(shares), "null or {name: probability}")
+        require("probabilities", shares.keys() == weights.keys(), f"those of {', '.join(weights)}")
+        require("probabilities", abs(sum(shares.values()) - 1) <= EXCESS, "probabilities that sum to 1")
+        require("probabilities", not row["forced"], "null, as the router was not asked")
+    require("chosen", isinstance(chosen, str), "a name")
+    require("chosen", chosen in weights or chosen == BASE, f"{', '.join(weights)} or {BASE}")
+    heaviest = max(weights.values())
+    fits = weights[chosen] == heaviest > 0 if chosen in weights else heaviest == 0
+    require("chosen", fits, "the expert of largest weight, the base where all are 0")
+    if row["correction"] is not None:
+        require("correction", isinstance(row["correction"], str), "null or a name")
+        checked("correction", row["correction"])
+    return Decision(**{"prompt": None, "prompt_sha256": None, **row, "time": moment(row["time"])})
+
+
+def moment(text: Any) -> datetime:
+    """A time in UTC from its ISO 8601 text."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        time = None
+    if time is None or time.utcoffset() != timedelta():
+        raise DataError(
+            "wrong value", field="time", expected="ISO 8601 in UTC, as 2026-01-31T12:00:00Z", got=repr(text)
+        )
+    return time.astimezone(UTC)
+
+
+def checked(field: str, name: str) -> None:
+    """Refuse what can be no expert's name: a trace may come from anywhere."""
+    try:
+        validate_name(name, "an expert")
+    except MoesaicError as error:
+        raise DataError(error.what, field=field, expected=error.expected, got=error.got, hint=error.hint) from error
+
+
+def is_hex(value: Any, digits: int) -> bool:
+    return isinstance(value, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", value) is not None
+
+
+def is_shares(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(x) in (int, float) and 0 <= x <= 1 + EXCESS for x in value.values())
+
+
+def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
+    """What a trace comes to, ready for JSON; every share is None where there is no row that it is a share of.
+
+    {rows, forced, texts (rows with their prompt's text), mixtures ({id: rows}), first and last (times), utilisation
+    (share of the rows that the router decided for each expert, and the base where it took any), abstained (rows),
+    confidence (the mean over rows where the router chose an expert), corrected (decided rows with a correction),
+    accuracy (share of these that agree with it), unknown (corrections to names that no row has weights for)}.
+    """
+    every = list(decisions)
+    decided = [one for one in every if not one.forced]
+    corrected = [one for one in decided if one.correction is not None]
+    names = list(dict.fromkeys(name for one in every for name in one.weights))
+    times = [one.time.isoformat(timespec="milliseconds") for one in every]
+    return {
+        "rows": len(every),
+        "forced": len(every) - len(decided),
+        "texts": sum(one.prompt is not None for one in every),
+        "mixtures": dict(Counter(one.mixture for one in every)),
+        "first": min(times, default=None),
+        "last": max(times, default=None),
+        "utilisation": utilisation([one.chosen for one in decided], names),
+        "abstained": sum(one.chosen == BASE for one in decided),
+        "confidence": mean([one.confidence for one in decided if one.confidence is not None]),
+        "corrected": len(corrected),
+        "accuracy": mean([float(one.chosen == one.correction) for one in corrected]),
+        "unknown": sorted({one.correction for one in corrected if one.correction} - {*names, BASE}),
+    }
+
+
+def utilisation(chosen: list[str], names: Iterable[str]) -> dict[str, float | None]:
+    """The share of rows of each expert, and of the base where it took any."""
+    counts = Counter(chosen)
+    known = [*names, *([BASE] if counts[BASE] else [])]
+    return {name: counts[name] / len(chosen) if chosen else None for name in known}
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None

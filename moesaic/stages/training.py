@@ -1,0 +1,83 @@
+"""One training of a run: where its state and its log lie, how it is taken up again and who hears of it.
+
+Knows nothing about what is trained.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moesaic.files import disk
+from moesaic.stages.jobs import Report
+from moesaic.stages.stopping import heed, mood, stopping
+from moesaic.stages.workshop import Workshop
+from moesaic.train.checkpoint import Checkpoint
+from moesaic.train.loop import Record
+
+
+@contextmanager
+def training(
+    workshop: Workshop, part: Path, lr: float, inputs: Mapping[str, Any], report: Report, before: int = 0
+) -> Iterator[tuple[Checkpoint, Record]]:
+    """The keeper of one training of what will lie at `part`, and where its steps are recorded.
+
+    `inputs`: what it depends on beside the seed, as plain data. `before`: steps of others that the report has told of.
+    """
+    state, log = states_at(workshop, part), logs_at(workshop, part)
+    checkpoint = Checkpoint(
+        at=state / f"lr-{lr!r}",
+        log_at=log / f"lr-{lr!r}.jsonl",
+        inputs={"seed": workshop.recipe.seed, **inputs},
+        every=workshop.recipe.checkpoint_seconds,
+        restart=f"start it anew with --restart {name_of(workshop, part)}",
+        warn=report.warn,
+        strict=workshop.strict,
+        stopping=stopping,
+        heed=heed,
+    )
+
+    def record(row: dict[str, Any]) -> None:
+        checkpoint.log.append(row)
+        report.row({**row, "step": row["step"] + before})
+
+    try:
+        with mood("patient"):
+            yield checkpoint, record
+        heed()  # a signal in the last step has waited until it was saved
+    finally:
+        checkpoint.close()
+
+
+def place_of(workshop: Workshop, part: Path) -> Path:
+    """The part of the run directory that belongs to a part, as a relative path: `experts/math`, `router`."""
+    place = part.relative_to(workshop.root)
+    return place.parent if place.name == "best" else place
+
+
+def name_of(workshop: Workshop, part: Path) -> str:
+    """What a part's training is called on the command line."""
+    return place_of(workshop, part).name
+
+
+def states_at(workshop: Workshop, part: Path) -> Path:
+    """Where the states of a part's trainings are kept, as long as it is not finished."""
+    return workshop.root / "checkpoints" / place_of(workshop, part)
+
+
+def logs_at(workshop: Workshop, part: Path) -> Path:
+    """Where the steps of a part's trainings are logged, a file for each learning rate."""
+    return workshop.root / "metrics" / place_of(workshop, part)
+
+
+def forget(workshop: Workshop, part: Path) -> None:
+    """Drop the states of a part's trainings: it is finished, or shall begin anew."""
+    disk.remove(states_at(workshop, part))
+
+
+def drop_logs(workshop: Workshop, part: Path, rates: list[float]) -> None:
+    """Drop what was logged at learning rates that are not tried any more."""
+    for log in logs_at(workshop, part).glob("lr-*.jsonl"):
+        if log.name not in {f"lr-{lr!r}.jsonl" for lr in rates}:
+            with disk.errors(log):
+                disk.unlink(log)

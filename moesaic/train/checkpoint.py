@@ -1,0 +1,190 @@
+"""A training's state on disk: saved every so often and when asked to stop, taken up again bit by bit.
+
+Knows nothing about models or rows: named parameters, an optimiser's moments, a few numbers, and the log beside them.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moesaic.errors import NonFiniteError, RecipeError, WeightsError, clipped
+from moesaic.files import JsonlWriter, check_space, disk, publish, read_manifest, versions, write_manifest
+from moesaic.weights.tensors import read_tensors, write_tensors
+
+KIND = "checkpoint"
+TENSORS = "state.safetensors"
+COPIES = 4  # of the parameters: themselves, two moments, the best; what else is saved is small
+
+
+@dataclass
+class State:
+    """Where a training stands between two steps. `kept`: the parameters as they were when validation was best."""
+
+    step: int = 0
+    best: float = math.inf
+    best_step: int = 0
+    misses: int = 0
+    seconds: float = 0.0
+    kept: dict[str, Tensor] = field(default_factory=dict)
+
+
+def never() -> None:
+    """Nobody asks to stop."""
+
+
+@dataclass
+class Checkpoint:
+    """The saved state of one training, at `at`, with its log; two versions of it stand, should one be damaged.
+
+    `inputs`: all that the training depends on; where it differs from what a half-done training was begun with, the
+    training is refused. `every`: seconds between two saves. `heed`: raises where somebody asked to stop.
+    """
+
+    at: Path
+    log_at: Path
+    inputs: Mapping[str, Any]
+    every: float
+    restart: str
+    """What to type to begin anew, where the training cannot be taken up."""
+    warn: Callable[[str], None]
+    strict: bool = False
+    stopping: Callable[[], bool] = bool
+    heed: Callable[[], None] = never
+
+    def __post_init__(self) -> None:
+        self._log: JsonlWriter | None = None
+
+    @property
+    def log(self) -> JsonlWriter:
+        """The rows of the steps so far."""
+        assert self._log, "the training has begun"
+        return self._log
+
+    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
+        """The state to go on from: parameters and moments are filled in, the log is cut to the same step."""
+        size = sum(p.numel() * p.element_size() for p in parameters.values())
+        found = self.sound()
+        if found is None:
+            # Old and new state stand side by side while one takes the other's place, and so may a third.
+            check_space(self.at, 3 * COPIES * size, "the states of this training")
+            state, rows = State(), 0
+        else:
+            folder, manifest = found
+            self.compare(manifest)
+            state, rows = restored(folder, manifest, parameters, optimiser), manifest["log_bytes"]
+        self._log = JsonlWriter(self.log_at)
+        if not self._log.cut(rows):
+            self.warn(f"{self.log_at}: rows of the steps up to {state.step} are missing")
+        self.saved = time.monotonic()
+        return state
+
+    def sound(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest saved state that is as it was written."""
+        for folder in versions(self.at):
+            try:
+                return folder, read_manifest(folder, KIND)
+            except WeightsError as error:
+                if self.strict:
+                    raise
+                self.warn(
+                    f"damaged: {error}. The state saved before it is taken, or the first step where there is none"
+                )
+                disk.remove(folder)
+        return None
+
+    def compare(self, manifest: Mapping[str, Any]) -> None:
+        """Refuse to go on with other settings, naming them."""
+        now = {**self.inputs, **made_with()}
+        differing = list(differences(manifest["inputs"], now))
+        if differing:
+            name, old, new = differing[0]
+            more = f"; differs too: {', '.join(name for name, _, _ in differing[1:])}" if differing[1:] else ""
+            what = "a half-done training was begun with other settings"
+            raise RecipeError(
+                what, path=self.at, field=name, expected=old, got=new, hint=f"put it back, or {self.restart}{more}"
+            )
+
+    def after(
+        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
+    ) -> None:
+        """Between two steps: save where it is time or the training is done; raise where somebody asked to stop."""
+        stop = self.stopping()
+        if done or stop or time.monotonic() - self.saved >= self.every:
+            self.save(state, parameters, optimiser, done)
+            self.saved = time.monotonic()
+        if stop and not done:
+            self.heed()
+
+    def save(
+        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
+    ) -> None:
+        """Put the state on disk. Of a training that is done only its best is of use any more."""
+        tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
+        if not done:
+            for name, p in parameters.items():
+                moments = {f"optimiser.{name}.{key}": value for key, value in optimiser.state[p].items()}
+                tensors |= {f"parameters.{name}": p.detach(), **moments}
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise NonFiniteError(f"after step {state.step} there is no saving {name}: it is not finite")
+        numbers = {"step": state.step, "best": state.best if math.isfinite(state.best) else None}
+        numbers |= {"best_step": state.best_step, "misses": state.misses}
+        self.log.sync()
+        facts = {"kind": KIND, "inputs": {**self.inputs, **made_with()}, "state": numbers, "done": done}
+        facts |= {"log_bytes": self.log_at.stat().st_size, "timing": {"seconds": round(state.seconds, 2)}}
+
+        def write(folder: Path) -> None:
+            write_tensors(folder / TENSORS, tensors)
+            write_manifest(folder, facts)
+
+        check_space(self.at, sum(t.numel() * t.element_size() for t in tensors.values()), "the state of this training")
+        publish(self.at, write, keep=1)
+
+    def close(self) -> None:
+        if self._log:
+            self._log.close()
+
+
+def restored(
+    folder: Path, manifest: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+) -> State:
+    """The state in a folder; parameters and moments are put where they belong."""
+    numbers, tensors = manifest["state"], read_tensors(folder / TENSORS)
+    kept = {name.removeprefix("kept."): t.clone() for name, t in tensors.items() if name.startswith("kept.")}
+    best = math.inf if numbers["best"] is None else numbers["best"]
+    if not manifest["done"]:
+        for name, p in parameters.items():
+            with torch.no_grad():
+                p.copy_(tensors[f"parameters.{name}"])
+            prefix = f"optimiser.{name}."
+            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+            if moments:
+                optimiser.state[p] = {key: value.clone() for key, value in moments.items()}
+    seconds = manifest["timing"]["seconds"]
+    return State(numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept)
+
+
+def made_with() -> dict[str, str]:
+    """The programs whose arithmetic a training continues."""
+    from moesaic import __version__
+
+    return {"moesaic": __version__, "torch": str(torch.__version__)}
+
+
+def differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two values of plain data differ: the place, and both as text."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)
+    elif isinstance(old, list) and isinstance(new, list):
+        for index, (one, other) in enumerate(zip_longest(old, new)):
+            yield from differences(one, other, f"{at}[{index}]")
+    elif old != new:
+        yield at, clipped(old), clipped(new)
