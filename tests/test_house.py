@@ -106,6 +106,46 @@ def test_the_search_for_it_knows_what_is_harmless() -> None:
     assert not {found for found in called(ast.parse(harmless)) if UNSAFE.fullmatch(found)}
 
 
+CHANGES_DISK = {"write_bytes", "write_text", "mkdir", "makedirs", "touch", "unlink", "rmdir", "rmtree", "symlink_to"}
+CHANGES_DISK |= {
+    "copyfile",
+    "copytree",
+    "copy2",
+    "move",
+    "chmod",
+    "truncate",
+    "NamedTemporaryFile",
+    "mkstemp",
+    "mkdtemp",
+}
+
+
+def written(tree: ast.Module) -> Iterator[str]:
+    """Every call of a module that would change the disk, but those of `moesaic.files`."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        modes = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant)]
+        opened = name.endswith("open") and any(re.fullmatch(r"[rbt]*[wax+][rwbt+]*", str(mode)) for mode in modes)
+        if opened or (name.rpartition(".")[2] in CHANGES_DISK and not name.startswith(("disk.", "files."))):
+            yield name
+
+
+def test_only_the_room_of_files_changes_the_disk() -> None:
+    """Where every call can be broken on purpose, and where what is written is synced, hashed and published."""
+    outside = [path for path in FILES if PACKAGE / "files" not in path.parents]
+    imported = re.compile(r"write_bytes|truncate")  # functions of files, used without its name
+    found = {(str(path), name) for path in outside for name in written(tree_of(path)) if not imported.fullmatch(name)}
+    assert not found
+
+
+@pytest.mark.parametrize("source", ["open('file', 'w')", "path.open(mode='r+b')", "path.write_text('x')", "os.mkdir('x')"])
+def test_the_search_for_writing_finds_it(source: str) -> None:
+    assert list(written(ast.parse(source)))
+    assert not list(written(ast.parse("open('file'); open('file', 'rb'); disk.unlink(path); files.copy(a, b)")))
+
+
 def test_every_file_says_what_it_is() -> None:
     """In one sentence where it only gathers the names of a room; elsewhere also what it does not know."""
     assert not [str(path) for path in FILES if sentences(path) < (1 if gathers(path) else 2)]

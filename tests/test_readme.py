@@ -188,7 +188,7 @@ def test_the_verbs_are_those_of_the_command_line() -> None:
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
     family = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
-    known: dict[int, set[str]] = {0: set(), cli.INTERRUPTED: set(), cli.BROKEN_PIPE: set()}
+    known: dict[int, set[str]] = {0: set(), cli.INTERRUPTED: set(), cli.BROKEN_PIPE: set(), cli.TERMINATED: set()}
     for error in family:
         known.setdefault(error.exit_code, set()).add(error.__name__)  # type: ignore[attr-defined]
     told = {int(code): {*re.findall(r"\w+", names)} for code, names, _ in rows("exit code")}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from moesaic.recipe import Recipe
     from moesaic.stages.progress import Progress
 
-INTERRUPTED, BROKEN_PIPE = 130, 141  # as a shell reports what SIGINT and SIGPIPE have ended
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports what SIGINT, SIGPIPE and SIGTERM have ended
 
 app = typer.Typer(
     help=moesaic.__doc__,

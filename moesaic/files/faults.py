@@ -56,6 +56,7 @@ def reach(point: str) -> str | None:
 
 
 def strike(fault: Fault, point: str) -> str | None:
+    """What `reach` does where a fault is armed."""
     if point != fault.point and not (fault.point == "disk" and point in DISK):
         return None
     fault.visits += 1

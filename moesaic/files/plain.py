@@ -14,6 +14,8 @@ from moesaic.errors import WeightsError, clipped
 from moesaic.files import disk
 
 LIMIT = 16 << 20
+SEALED_LIMIT = 256 << 20
+"""Our own evaluations hold text, and every token's nats."""
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -43,6 +45,21 @@ def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
         return decoded(data)
     except ValueError as error:
         raise WeightsError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Replaces a JSON file that no manifest vouches for: it carries its own digest."""
+    write_json(path, {**value, "digest": digest(value)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Reads what `write_sealed` wrote, without the digest, once it is found as it was written."""
+    value = read_json(path, SEALED_LIMIT)
+    said, found = value.pop("digest", None), digest(value)
+    if said != found:
+        what, hint = "the file was changed after it was written", "make it again"
+        raise WeightsError(what, path=path, field="digest", expected=found, got=said, hint=hint)
+    return value
 
 
 def digest(value: Any) -> str:

@@ -25,7 +25,7 @@ from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.evaluate.verdict import Cost, judge
-from moesaic.files import MANIFEST, read_json, write_json
+from moesaic.files import MANIFEST, read_sealed, write_sealed
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
@@ -103,14 +103,14 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         for place in places if metric not in recipe.evaluate.metrics else ():
             for field in fields:
                 place.pop(field, None)
-    write_json(at, evaluation)
+    write_sealed(at, evaluation)
     return evaluation
 
 
 def finished(at: Path, strict: bool, progress: Progress) -> dict[str, Any]:
     """The evaluation that stands; nothing where there is none, or where it is damaged, which is said."""
     try:
-        return read_json(at) if at.is_file() else {}
+        return read_sealed(at) if at.is_file() else {}
     except WeightsError as error:
         if strict:
             raise

@@ -113,12 +113,13 @@ def train_one(address: Address, name: str, report: Report) -> None:
     workshop = at_address(*address)
     plan, part = plan_of(workshop, name), workshop.part_at(name)
     drop_logs(workshop, part, grid(plan.settings))
+    train, held_out = rows_of(workshop, plan)
     report.begin(steps_of(plan.settings))
     outcomes: dict[str, float | None] = {}
     tried: list[tuple[Trained, float]] = []
     for turn, lr in enumerate(grid(plan.settings)):
         try:
-            tried.append((train_at(workshop, name, plan, lr, turn, report), lr))
+            tried.append((train_at(workshop, name, plan, train, held_out, lr, turn, report), lr))
             outcomes[f"{lr:g}"] = tried[-1][0].best
         except NonFiniteError:
             if not tried and turn + 1 == len(grid(plan.settings)):
@@ -132,6 +133,11 @@ def train_one(address: Address, name: str, report: Report) -> None:
         "stage_key": key_of(workshop, name),
         "seed": workshop.recipe.seed,
         "data": digests(workshop, name),
+        "rows": {
+            "train": sum(map(len, train)),
+            "validation": len(held_out),
+            "truncated": sum(row.truncated for rows in (*train, held_out) for row in rows),
+        },
         "lr": lr,
         "grid": outcomes,
         "metrics": {"validation_nats": trained.best, "step": trained.best_step},
@@ -144,12 +150,26 @@ def train_one(address: Address, name: str, report: Report) -> None:
     report.end(f"validation {trained.best:.3f} nats a token at lr {lr:g}")
 
 
-def train_at(workshop: Workshop, name: str, plan: Plan, lr: float, turn: int, report: Report) -> Trained:
+def rows_of(workshop: Workshop, plan: Plan) -> tuple[list[list[Tokens]], list[Tokens]]:
+    """What a training learns from, by domain, and what it is chosen by."""
+    length = plan.settings.length
+    held_out = [row for texts in plan.validation for row in workshop.encoded(texts, length)]
+    return [workshop.encoded(texts, length) for texts in plan.train], held_out
+
+
+def train_at(
+    workshop: Workshop,
+    name: str,
+    plan: Plan,
+    train: list[list[Tokens]],
+    held_out: list[Tokens],
+    lr: float,
+    turn: int,
+    report: Report,
+) -> Trained:
     """One training of one contender at one learning rate; every rate starts from the same weights and data order."""
     settings, decoder = plan.settings, adapted(workshop, plan)
-    rows = even([workshop.encoded(texts, settings.length) for texts in plan.train])
-    held_out = [row for texts in plan.validation for row in workshop.encoded(texts, settings.length)]
-    schedule = Schedule(rows, settings.batch, workshop.recipe.seed)
+    schedule = Schedule(even(train), settings.batch, workshop.recipe.seed)
     part, inputs = workshop.part_at(name), inputs_of(workshop, name)
     with training(workshop, part, lr, inputs, report, turn * settings.steps) as (keeper, record):
         return fit(

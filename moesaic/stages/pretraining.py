@@ -57,7 +57,8 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
             got=settings.length,
         )
     rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
-    held_out, _ = encode_all(take(validation, VALIDATION_ROWS), tokenizer, settings.length, recipe.router.prompt_tokens)
+    chosen_by = take(validation, VALIDATION_ROWS)
+    held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
     packed = Packed(rows, settings.length, settings.batch, recipe.seed)
     report.begin(settings.steps)
     drop_logs(workshop, workshop.base_at, [settings.lr])
@@ -82,6 +83,7 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         "data": source,
         "seed": recipe.seed,
         "metrics": {"validation_nats": trained.best, "perplexity": math.exp(trained.best), "step": trained.best_step},
+        "rows": {"train": len(rows), "validation": len(held_out), "truncated": cut},  # packed rows are never cut
         "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
         "timing": {"seconds": round(trained.seconds, 2)},
     }

@@ -14,8 +14,9 @@ from typing import Any
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError, memory_for, nearest
-from moesaic.files import lock, write_bytes, write_json
+from moesaic.files import lock, write_bytes, write_json, write_sealed
 from moesaic.recipe import DemoData, Recipe, dump
+from moesaic.report import write_report
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage
@@ -70,9 +71,10 @@ def run(
             compose_stage(workshop, told)
         with stage("evaluation"):
             evaluation = evaluate_stage(workshop, told, jobs)
-    if "stages" not in evaluation["timing"]:  # one that was skipped keeps the times in which it was made
-        evaluation["timing"]["stages"] = seconds
-        write_json(Path(root) / "evaluation.json", evaluation)
+        if "stages" not in evaluation["timing"]:  # one that was skipped keeps the times in which it was made
+            evaluation["timing"]["stages"] = seconds
+            write_sealed(workshop.root / "evaluation.json", evaluation)
+        told.note(f"report: {write_report(workshop.root)}")
     return evaluation
 
 

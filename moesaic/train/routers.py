@@ -117,7 +117,8 @@ def fit_layers(
 
     def scored(row: dict[str, Any]) -> None:
         # The loop minimises; what a reader of the log wants to see rises.
-        record({**row, "score": -row.pop("validation")} if "validation" in row else row)
+        row = dict(row)
+        record(row | {"score": -row.pop("validation")} if "validation" in row else row)
 
     parameters = dict(router.named_parameters())
     trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, keeper)

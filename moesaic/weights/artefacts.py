@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import WeightsError
-from moesaic.files import MANIFEST, read_json, read_manifest
+from moesaic.files import MANIFEST, read_json, read_manifest, read_sealed
 from moesaic.weights.names import expert_names
 
 FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
@@ -37,7 +37,7 @@ def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
             expert_names(folder, manifest)
         return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
     if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
-        evaluation = read_json(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+        evaluation = read_sealed(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
         parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
         return Artefact("run", folder, evaluation, parts=parts)
     if (folder / "best" / MANIFEST).is_file():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rehearsal import PARTS, Order, copy, newest, trace
 
+from moesaic.cli.main import INTERRUPTED, TERMINATED
 from moesaic.errors import Interrupted
 from moesaic.files import read_jsonl, read_manifest
 from moesaic.stages import stopping
@@ -58,6 +59,7 @@ def test_a_second_signal_does_not_wait_for_the_step():
         with pytest.raises(Interrupted):
             stopping.heed()
     assert not stopping.stopping()
+    assert [Interrupted(number).exit_code for number in stopping.SIGNALS] == [INTERRUPTED, TERMINATED]
 
 
 def test_what_is_not_training_ends_at_once_and_handlers_are_put_back():

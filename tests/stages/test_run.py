@@ -16,7 +16,7 @@ from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError
 from moesaic.evaluate.statistics import Scores
-from moesaic.files import read_manifest
+from moesaic.files import read_manifest, read_sealed
 from moesaic.recipe import Recipe, parse
 from moesaic.stages import evaluation as evaluation_stage
 from moesaic.stages.experts import even, key_of, plan_of, verify_expert
@@ -122,7 +122,7 @@ def first(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe
 
 def test_the_evaluation_holds_all_that_was_promised(first):
     _, root, evaluation = first
-    assert evaluation == json.loads((root / "evaluation.json").read_text())
+    assert evaluation == read_sealed(root / "evaluation.json")
     names = "base expert:adds expert:says joint joint_wide average uniform random keyword router oracle oracle_best"
     assert set(evaluation["controls"]) == set(names.split())
     for control in evaluation["controls"].values():

@@ -88,7 +88,7 @@ def test_the_epoch_of_best_macro_f1_is_kept():
     train, validation = clouds([60, 60, 10], 2.0, 0, 2.0), clouds([20, 20, 20], 2.0, 1, 2.0)
     rows: list[dict] = []
     router = fit_layers(spec, train.features, train.labels, validation, 3, 0, rows.append).eval()
-    scores = [row["validation"] for row in rows if "validation" in row]
+    scores = [-row["score"] for row in rows if "score" in row]
     assert len(scores) == 12 and len(set(scores)) > 6
     found = router(validation.features).argmax(-1).tolist()
     f1 = by_hand(found, validation.labels.tolist(), 3)[1]

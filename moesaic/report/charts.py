@@ -1,0 +1,204 @@
+"""Charts as inline SVG that takes its colours and its font from the page, the same bytes for the same numbers.
+
+Knows nothing about runs: bins and curves come in. In a chart stand only numbers; names are in the page's legend.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colours that no chart has otherwise, in whose place the page's own are put.
+INK, FAINT, PAPER = "#010203", "#010204", "#010205"
+VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
+COLOURS = 12
+SERIES = [f"#0102{0x10 + number:02x}" for number in range(COLOURS)]
+VARIABLES |= {colour: f"var(--c{number})" for number, colour in enumerate(SERIES)}
+DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)))
+
+WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: as wide as a phone, so that a chart's text is never much smaller
+POINTS = 400
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart: x, y, and where it is marked; `number` gives its colour and dashes."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    marks: Sequence[tuple[float, float]]
+    number: int
+
+
+def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
+    """Accuracy against confidence, bin by bin, beside the diagonal of one that is right as often as it is sure."""
+    figure, (top, low) = _figure(rows=[3, 1])
+    filled = [entry for entry in bins if entry["rows"]]
+    width = max((entry["below"] - entry["from"] for entry in bins), default=0.1)
+    middles = [(entry["from"] + entry["below"]) / 2 for entry in filled]
+    top.bar(middles, [entry["accuracy"] for entry in filled], width * 0.92, color=SERIES[0], alpha=0.35, linewidth=0)
+    top.plot([0, 1], [0, 1], color=INK, linewidth=1, dashes=(3, 3))
+    top.plot(
+        [entry["confidence"] for entry in filled],
+        [entry["accuracy"] for entry in filled],
+        "o",
+        color=SERIES[0],
+        markersize=5,
+        clip_on=False,
+        zorder=3,
+    )
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    top.tick_params(labelbottom=False)
+    low.bar(middles, [entry["rows"] for entry in filled], width * 0.92, color=INK, alpha=0.5, linewidth=0)
+    low.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
+    low.set_ylim(0, max((entry["rows"] for entry in filled), default=1) * 1.05)
+    low.locator_params(axis="y", nbins=2, integer=True)
+    return _svg(figure, name)
+
+
+def by_length(entries: list[dict[str, Any]], name: str) -> Markup:
+    """Accuracy of rows by the length of their prompt, with the number of rows under each bar."""
+    figure, (axes,) = _figure()
+    filled = [(place, entry) for place, entry in enumerate(entries) if entry["rows"]]
+    axes.bar(
+        [at for at, _ in filled],
+        [entry["accuracy"] for _, entry in filled],
+        0.6,
+        color=SERIES[0],
+        alpha=0.5,
+        linewidth=0,
+    )
+    for at, entry in filled:
+        axes.annotate(
+            f"{entry['accuracy']:.0%}",
+            (at, entry["accuracy"]),
+            (0, 3),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=INK,
+            fontsize=10,
+        )
+    axes.set(
+        xlim=(-0.6, len(entries) - 0.4), ylim=(0, 1.12), yticks=[0, 0.5, 1], xlabel="tokens of the prompt, and rows"
+    )
+    axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+    axes.set_xticks(range(len(entries)), [f"{span(entry)}\n({entry['rows']:,})" for entry in entries])
+    axes.tick_params(axis="x", length=0)
+    return _svg(figure, name)
+
+
+def span(entry: dict[str, Any]) -> str:
+    """A bin of lengths in words: `8–15`, `128+`."""
+    return f"{entry['from']}+" if entry["below"] is None else f"{entry['from']}\N{EN DASH}{entry['below'] - 1}"
+
+
+def histogram(bins: list[dict[str, Any]], label: str, name: str) -> Markup:
+    """Rows in bins between 0 and 1."""
+    figure, (axes,) = _figure()
+    middles = [(entry["from"] + entry["below"]) / 2 for entry in bins]
+    widths = [(entry["below"] - entry["from"]) * 0.92 for entry in bins]
+    axes.bar(middles, [entry["rows"] for entry in bins], widths, color=SERIES[0], linewidth=0)
+    axes.set(xlim=(0, 1), xlabel=label, ylabel="decisions")
+    axes.locator_params(axis="y", nbins=4, integer=True)
+    return _svg(figure, name)
+
+
+def curves(lines: list[Curve], ylabel: str, name: str) -> Markup:
+    """Lines over the steps of a training."""
+    figure, (axes,) = _figure()
+    for line in lines:
+        colour, dashes = SERIES[line.number % COLOURS], DASHES[dash_of(line.number)]
+        axes.plot(*thinned(line.x, line.y), linewidth=1.3, alpha=0.9, color=colour, linestyle=dashes)
+        if line.marks:
+            axes.plot(
+                *zip(*line.marks, strict=True),
+                "o",
+                color=colour,
+                markeredgecolor=PAPER,
+                markersize=6,
+                zorder=3,
+            )
+    axes.set(xlabel="step", ylabel=ylabel)
+    axes.set_ylim(*_framed(lines))
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.margins(x=0.03)
+    return _svg(figure, name)
+
+
+def dash_of(number: int) -> int:
+    """The dashes of the line with that number: lines of neighbouring colours differ in them, too."""
+    return (number + number // COLOURS) % len(DASHES)
+
+
+def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most some hundred points of a curve, evenly chosen, its last among them."""
+    step = max(1, -(-len(x) // POINTS))
+    chosen = [*range(len(x) - 1, -1, -step)][::-1]
+    return [x[i] for i in chosen], [y[i] for i in chosen]
+
+
+def smoothed(values: Sequence[float]) -> tuple[list[float], int]:
+    """The running mean over the last twentieth of a curve's steps, and how many steps these are."""
+    window = max(1, len(values) // 20)
+    sums = [0.0]
+    for value in values:
+        sums.append(sums[-1] + value)
+    starts = [max(0, end - window) for end in range(1, len(sums))]
+    return [(sums[end] - sums[start]) / (end - start) for end, start in enumerate(starts, 1)], window
+
+
+def _framed(lines: list[Curve]) -> tuple[float, float]:
+    """Limits that show what is learned: the first twentieth of a curve may run out of the frame at the top."""
+    seen = [value for line in lines for value in (*line.y[len(line.y) // 20 :], *(y for _, y in line.marks))]
+    if not seen:
+        return 0.0, 1.0
+    low, high = min(seen), max(seen)
+    room = (high - low or abs(high) or 1.0) * 0.08
+    return low - room, high + room
+
+
+def _figure(rows: Sequence[int] = (1,)) -> tuple["Figure", list["Axes"]]:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02))
+    axes = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw={"height_ratios": list(rows)})[:, 0]
+    for one in axes:
+        one.set_facecolor("none")
+        one.grid(axis="y", color=FAINT, linewidth=0.8)
+        one.set_axisbelow(True)
+        one.spines[["top", "right", "left"]].set_visible(False)
+        one.spines["bottom"].set_color(FAINT)
+        one.tick_params(colors=INK, labelsize=10, length=3, width=0.8, color=FAINT)
+        one.tick_params(axis="y", length=0)
+        one.xaxis.label.set(color=INK, size=10)
+        one.yaxis.label.set(color=INK, size=10)
+    return figure, list(axes)
+
+
+def _svg(figure: "Figure", name: str) -> Markup:
+    """The figure as one SVG element: no prolog, no date, no ids but those it needs, its colours the page's."""
+    from matplotlib import rc_context
+
+    out = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style type=.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'(<svg)[^>]*?( viewBox="[^"]*")[^>]*>', r'\1\2 aria-hidden="true" focusable="false">', text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    for colour, variable in VARIABLES.items():
+        text = text.replace(colour, variable)
+    return Markup(re.sub(r"\s*\n\s*", "\n", text).strip())

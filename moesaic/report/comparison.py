@@ -1,0 +1,74 @@
+"""Two runs side by side: which contenders both have, and where their recipes differ.
+
+Knows nothing about HTML, and judges nothing: whether a difference is clear was not measured across runs.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from markupsafe import Markup
+
+from moesaic.errors import RecipeError
+from moesaic.evaluate.statistics import ALL
+from moesaic.recipe import document
+from moesaic.report.figures import Figures, number_at
+from moesaic.report.reading import Run
+
+IGNORED = ("name", "workers", "data_root")
+"""Settings that change nothing about the result."""
+
+
+class Side:
+    """One of two runs, and its numbers, marked with its letter."""
+
+    def __init__(self, run: Run, letter: str):
+        self.run, self.letter, self.evaluation = run, letter, run.evaluation
+        self.name = run.folder.resolve().name
+        self.figure = Figures(run.evaluation, letter)
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages whose times are known."""
+        return list(self.evaluation.get("timing", {}).get("stages", {}))
+
+    def minus(self, other: "Side", style: str, *path: str | int) -> Markup:
+        """This run's number minus the other's, at the same place."""
+        mine, its = number_at(self.evaluation, path), number_at(other.evaluation, path)
+        value = None if mine is None or its is None else mine - its
+        return Figures(None, f"{self.letter}-{other.letter}").markup(style, value, path)
+
+
+def shared_contenders(a: Run, b: Run) -> list[str]:
+    """All contenders of either run, the best of `a` first, then those that only `b` has."""
+    nats = {name: control["nats"][ALL] for name, control in a.evaluation["controls"].items()}
+    return merged(sorted(nats, key=nats.__getitem__), b.evaluation["controls"])
+
+
+def merged(*some: Iterable[str]) -> list[str]:
+    """All names of both, in the order in which they come."""
+    return list(dict.fromkeys(name for names in some for name in names))
+
+
+def recipe_differences(a: Run, b: Run) -> list[tuple[str, str | None, str | None]] | str:
+    """Every setting that differs, with its value in each; or, where a recipe is missing, why nothing can be said."""
+    for run in (a, b):
+        if run.recipe is None:
+            return f"{run.folder.resolve().name}: {run.missing['recipe.yaml']}"
+    try:
+        mine, its = (dict(flattened(document.load(run.recipe or "").value)) for run in (a, b))
+    except RecipeError as error:
+        return f"A recipe cannot be read: {error.what}."
+    keys = [key for key in merged(mine, its) if mine.get(key) != its.get(key) and key not in IGNORED]
+    return [(key, mine.get(key), its.get(key)) for key in keys]
+
+
+def flattened(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting by its place, as in `router.compare[0].kind`; a list of plain values is one setting."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from flattened(inner, f"{place}.{key}".removeprefix("."))
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        for number, inner in enumerate(value):
+            yield from flattened(inner, f"{place}[{number}]")
+    else:
+        yield place, document.dump(value).removesuffix("\n...\n").strip()

@@ -1,0 +1,103 @@
+"""Pages out of a run directory: one self-contained HTML file, without scripts, that loads nothing from anywhere.
+
+Knows nothing about models: numbers come from evaluation.json, and what text it holds is shown as text.
+"""
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from moesaic.errors import MoesaicError, WeightsError
+from moesaic.files import write_bytes
+from moesaic.report import charts
+from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders
+from moesaic.report.figures import Figures, harmless, shown
+from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
+from moesaic.report.sections import contenders, domains_of, experts_of, heat, samples, text_rows
+from moesaic.report.tracing import Told, told_of
+from moesaic.report.training import panels
+
+FOLDER, PAGE = "report", "index.html"
+
+
+def write_report(
+    run: str | PathLike[str], to: str | PathLike[str] | None = None, trace: str | PathLike[str] | None = None
+) -> Path:
+    """Write a run's page and return where it lies: `report/index.html` in the run directory, unless `to` says else.
+
+    `trace`: a file of routing decisions, as `generate --trace` writes it, to be told of as well.
+    """
+    found = read_run(run)
+    path = Path(to) if to else found.folder / FOLDER / PAGE
+    write_bytes(path, report(found, None if trace is None else told_of(Path(trace))).encode())
+    return path
+
+
+def compare_reports(a: str | PathLike[str], b: str | PathLike[str], to: str | PathLike[str] | None = None) -> Path:
+    """Write a page that holds run `b` against `a`, and return where it lies: in a's `report`, unless `to` says else."""
+    one, other = read_run(a), read_run(b)
+    path = Path(to) if to else one.folder / FOLDER / f"vs-{other.folder.resolve().name}.html"
+    write_bytes(path, comparison(one, other).encode())
+    return path
+
+
+def report(run: Run, trace: Told | None = None) -> str:
+    """The page of one run."""
+    return filled_in(
+        "report.html",
+        run.folder / EVALUATION,
+        evaluation=run.evaluation,
+        router=run.evaluation.get("router", {}),
+        figure=Figures(run.evaluation),
+        of_data=Figures(run.data, "data.json"),
+        run=run,
+        trace=trace,
+        contenders=contenders,
+        domains_of=domains_of,
+        experts_of=experts_of,
+        heat=heat,
+        panels=panels,
+        samples=samples,
+        text_rows=text_rows,
+        charts=charts,
+    )
+
+
+def comparison(a: Run, b: Run) -> str:
+    """The page of two runs."""
+    return filled_in(
+        "comparison.html",
+        f"{a.folder / EVALUATION} or {b.folder / EVALUATION}",
+        a=Side(a, "a"),
+        b=Side(b, "b"),
+        shared_contenders=shared_contenders,
+        domains_of=domains_of,
+        merged=merged,
+        recipe=recipe_differences(a, b),
+    )
+
+
+def filled_in(template: str, source: str | Path, **context: Any) -> str:
+    """A template filled in. Every text goes through `harmless` and is escaped; a missing value is an error."""
+    from jinja2 import PackageLoader, StrictUndefined, UndefinedError
+    from jinja2.sandbox import SandboxedEnvironment
+
+    environment = SandboxedEnvironment(
+        autoescape=True,
+        finalize=lambda value: value if isinstance(value, Markup) else harmless(value),
+        loader=PackageLoader("moesaic.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    try:
+        return environment.get_template(template).render(**context)
+    except MoesaicError as error:
+        error.path = error.path or source
+        raise
+    except (UndefinedError, LookupError, TypeError, ValueError, AttributeError) as error:
+        got = f"{type(error).__name__}: {error}"
+        raise WeightsError("not what an evaluation holds", path=source, got=got, hint=ANEW) from error

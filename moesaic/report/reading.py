@@ -1,0 +1,130 @@
+"""What a run directory says of itself: evaluation, data, recipe and training logs, as plain values.
+
+Knows nothing about pages. Only the evaluation must be there; of everything else it is told why it is missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from json import JSONDecodeError
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import DataError, MoesaicError, WeightsError, clipped
+from moesaic.files import read_json, read_jsonl, read_sealed
+
+EVALUATION, DATA, RECIPE, METRICS = "evaluation.json", "data.json", "recipe.yaml", "metrics"
+LACKING = {
+    DATA: "There is no data.json in this run.",
+    RECIPE: "There is no recipe.yaml in this run.",
+    METRICS: "There are no training logs in this run: it has no folder metrics.",
+}
+HINT = "moesaic evaluate RECIPE makes it"
+ANEW = f"remove it; {HINT} anew"
+
+Rows = list[dict[str, Any]]
+Logs = dict[str, dict[str, Rows]]
+"""Place, as in `experts/math` -> learning rate, as it is written -> the steps."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run; `missing` says of each part that is None or empty why it is."""
+
+    folder: Path
+    evaluation: dict[str, Any]
+    data: dict[str, Any] | None
+    recipe: str | None
+    logs: Logs
+    missing: dict[str, str]
+
+
+def read_run(path: str | PathLike[str]) -> Run:
+    """Read a run directory; without a sound evaluation.json it raises, saying what to type."""
+    folder, missing = Path(path), dict[str, str]()
+
+    def optional(name: str, read: Callable[[Path], Any]) -> Any:
+        if not (folder / name).exists():
+            missing[name] = LACKING[name]
+            return None
+        try:
+            return read(folder / name)
+        except (MoesaicError, OSError, UnicodeError) as error:
+            missing[name] = f"{name} cannot be read: {told(error, folder)}."
+            return None
+
+    return Run(
+        folder,
+        read_evaluation(folder),
+        optional(DATA, read_data),
+        optional(RECIPE, lambda at: at.read_text(encoding="utf-8")),
+        optional(METRICS, read_logs) or {},
+        missing,
+    )
+
+
+def read_evaluation(folder: Path) -> dict[str, Any]:
+    """evaluation.json, as far as nothing can be shown without it; what is wrong with it is said with its line."""
+    at = folder / EVALUATION
+    if not folder.is_dir():
+        raise WeightsError("there is no such run directory", path=folder, hint="moesaic run RECIPE makes one")
+    if not at.is_file():
+        raise WeightsError("this run has not been evaluated", path=at, hint=HINT)
+    try:
+        found = read_sealed(at)
+    except WeightsError as error:
+        cause = error.__cause__
+        error.line = cause.lineno if isinstance(cause, JSONDecodeError) else None
+        error.hint = ANEW
+        raise
+    for key in ("verdict", "controls"):
+        if not (isinstance(found.get(key), dict) and found[key]):
+            got = clipped(found[key]) if key in found else "nothing"
+            raise WeightsError("wrong value", path=at, field=key, expected="an object", got=got, hint=ANEW)
+    return found
+
+
+def read_data(at: Path) -> dict[str, Any]:
+    """data.json, what it says of each thing by its name; of most in parts that have names of their own."""
+    found = read_json(at)
+    for key, parted in {"files": True, "rows": False, "dropped": True, "duplicates": True, "provenance": False}.items():
+        value = found.get(key, {})
+        if not isinstance(value, dict) or (parted and not all(isinstance(part, dict) for part in value.values())):
+            raise DataError("wrong value", path=at, field=key, got=clipped(value))
+    return found
+
+
+def read_logs(folder: Path) -> Logs:
+    """All training logs: `metrics/<place>/lr-<rate>.jsonl`, the rates of each place from low to high."""
+    logs: Logs = {}
+    for at in sorted(folder.rglob("lr-*.jsonl")):
+        place = at.parent.relative_to(folder).as_posix()
+        logs.setdefault(place, {})[at.stem.removeprefix("lr-")] = [
+            checked(row, at, line) for line, row in read_jsonl(at)
+        ]
+    return {place: dict(sorted(rates.items(), key=lambda one: _number(one[0]))) for place, rates in logs.items()}
+
+
+def checked(row: dict[str, Any], at: Path, line: int) -> dict[str, Any]:
+    """A row of a log, once what is drawn of it are numbers."""
+    for key, absent in {"step": None, "loss": 0, "validation": 0, "score": 0}.items():
+        if not isinstance(row.get(key, absent), int | float):
+            raise DataError("not a number", path=at, line=line, field=key, got=clipped(row.get(key)))
+    return row
+
+
+def told(error: Exception, folder: Path) -> str:
+    """An error in a few words that name no folder of this machine."""
+    if not isinstance(error, MoesaicError):
+        return type(error).__name__
+    at = Path(error.path) if error.path else None
+    where = at.relative_to(folder).as_posix() if at and at.is_relative_to(folder) else ""
+    where += f":{error.line}" if where and error.line else ""
+    return ": ".join(part for part in (where, error.field, error.what) if part)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("inf")

@@ -1,0 +1,223 @@
+"""What each section of a report shows, in its order and with its places on a scale, ready for the template.
+
+Knows nothing about HTML, and rounds nothing: numbers are named by their place in evaluation.json.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moesaic.evaluate.statistics import ALL, UNSEEN
+from moesaic.evaluate.tokens import BASE
+from moesaic.report.figures import number_at
+
+MEANINGS = {
+    "base": "the model that the experts share, alone",
+    "expert:": "one expert for every row, whatever its domain",
+    "joint": "one adapter trained on all domains together",
+    "joint_wide": "the same, with the rank of all experts together",
+    "average": "all experts merged into one model by their mean",
+    "uniform": "all experts with equal weights",
+    "random": "the mean over the experts: one drawn evenly for each row",
+    "keyword": "a router that only counts words",
+    "router": "the mixture: the router chooses from the prompt",
+    "oracle": "the expert of each row's own domain, the base where there is none",
+    "oracle_best": "for each row whoever does best on it: a bound, nothing to be used",
+}
+BOUNDS = ("random", "oracle", "oracle_best")
+STRENGTHS = (0.1, 0.4, 1.0)
+"""Nats by which an owner is better than the base, at which a token's colour gets stronger."""
+
+HEAD, TAIL = 480, 320
+"""Characters of a reference's beginning and of a prompt's end that are shown at once; the rest is folded."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A row of the first table. `forest`: low, mean and high of the difference from the router, in percent."""
+
+    name: str
+    notes: list[str]
+    chosen: bool
+    bound: bool
+    forest: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """The first table: best first. `zero` is where the router stands on the scale of differences, in percent."""
+
+    rows: list[Contender]
+    domains: list[str]
+    zero: float
+    meanings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """`weight`: how far from the base, 0 to 100 for the farthest; `best`: no other expert does better there."""
+
+    domain: str
+    weight: float
+    better: bool
+    best: bool
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A token, or text that nobody was asked about. `owner` is its expert's number, None for the base or nobody."""
+
+    text: str
+    owner: int | None = None
+    strength: int = 0
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One prompt. The parts of its text that are long are folded: the prompt's beginning, the reference's end."""
+
+    number: int
+    folded_prompt: list[Piece]
+    prompt: list[Piece]
+    reference: list[Piece]
+    folded_reference: list[Piece]
+    owners: list[tuple[str, float]]
+    weights: list[tuple[str, int | None]]
+
+
+def experts_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """The experts in the order of the evaluation; a place in it is a colour."""
+    return [name.partition(":")[2] for name in evaluation["controls"] if name.startswith("expert:")]
+
+
+def domains_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """The domains in the recipe's order, then those that only the scores know, `unseen` the last."""
+    scored = [name for control in evaluation["controls"].values() for name in control["nats"] if name != ALL]
+    named = [name for name in evaluation.get("domains", []) if name in scored]
+    return sorted(dict.fromkeys([*named, *scored]), key=lambda name: name == UNSEEN)
+
+
+def contenders(evaluation: Mapping[str, Any]) -> Contenders:
+    """Everything that was scored, the best first, each with its place on one scale of differences from the router."""
+    controls, verdict = evaluation["controls"], evaluation["verdict"]
+    spans = {name: versus for name, control in controls.items() if (versus := control.get("versus_router"))}
+    ends = [0.0, *(number_at(spans, (name, "interval", end)) or 0.0 for name in spans for end in (0, 1))]
+    low, high = min(ends), max(ends)
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / ((high - low) or 1.0), 2)
+
+    def forest(name: str) -> tuple[float, float, float] | None:
+        if name not in spans:
+            return None
+        left, right = spans[name]["interval"]
+        return place(left), place(spans[name]["difference"]), place(right)
+
+    def notes(name: str) -> Iterator[str]:
+        if name == verdict["use"]:
+            yield "use this"
+        elif name in verdict.get("within", []):
+            yield "as good"
+        if name in BOUNDS:
+            yield "bound"
+
+    rows = [
+        Contender(name, list(notes(name)), name == verdict["use"], name in BOUNDS, forest(name))
+        for name in sorted(controls, key=lambda name: controls[name]["nats"][ALL])
+    ]
+    known = {name.partition(":")[0] + (":" if ":" in name else "") for name in controls}
+    meanings = {
+        key + ("\N{HORIZONTAL ELLIPSIS}" if key.endswith(":") else ""): text
+        for key, text in MEANINGS.items()
+        if key in known
+    }
+    return Contenders(rows, domains_of(evaluation), place(0.0), meanings)
+
+
+def heat(evaluation: Mapping[str, Any]) -> dict[str, list[HeatCell]]:
+    """Of each expert and the router, how far from the base it is on each domain; empty without base or experts."""
+    controls, domains = evaluation["controls"], domains_of(evaluation)
+    names = [*(name for name in controls if name.startswith("expert:")), *(["router"] if "router" in controls else [])]
+    if "base" not in controls or not experts_of(evaluation):
+        return {}
+    nats = {name: {d: number_at(controls, (name, "nats", d)) or 0.0 for d in domains} for name in ("base", *names)}
+    off = {name: {d: nats[name][d] - nats["base"][d] for d in domains} for name in names}
+    most = max(abs(value) for row in off.values() for value in row.values()) or 1.0
+    least = {d: min(off[name][d] for name in names if name != "router") for d in domains}
+    return {
+        name: [
+            HeatCell(d, round(100 * abs(value) / most, 1), value < 0, name != "router" and value == least[d])
+            for d, value in row.items()
+        ]
+        for name, row in off.items()
+    }
+
+
+def samples(evaluation: Mapping[str, Any]) -> list[Sample]:
+    numbers = {name: number for number, name in enumerate(experts_of(evaluation))}
+    return [_sample(sample, number, numbers) for number, sample in enumerate(evaluation.get("samples", []))]
+
+
+def _sample(sample: Mapping[str, Any], number: int, numbers: Mapping[str, int]) -> Sample:
+    prompt, reference = _pieces(sample, numbers)
+    if reference and reference[0].text.startswith("\n"):  # a response begins with one
+        reference[0] = replace(reference[0], text=reference[0].text[1:])
+    cut = _reach([len(piece.text) for piece in reversed(prompt)], TAIL)
+    keep = _reach([len(piece.text) for piece in reference], HEAD)
+    scored = [token[1] for token in sample.get("tokens", []) if token[1] is not None]
+    owners = [(name, count / len(scored)) for name, count in Counter(scored).most_common()]
+    heard = sorted(sample["weights"].items(), key=lambda item: -item[1])
+    return Sample(
+        number,
+        prompt[: len(prompt) - cut],
+        prompt[len(prompt) - cut :],
+        reference[:keep],
+        reference[keep:],
+        owners,
+        [(name, numbers.get(name)) for name, weight in heard if weight >= 0.005],
+    )
+
+
+def _pieces(sample: Mapping[str, Any], numbers: Mapping[str, int]) -> tuple[list[Piece], list[Piece]]:
+    """The prompt and the reference, in tokens where their owners are known."""
+    if not sample.get("tokens"):
+        return _words(sample["prompt"]), _words(sample["reference"])
+    prompt, reference, read = list[Piece](), list[Piece](), 0
+    for text, owner, nats, base in sample["tokens"]:
+        (prompt if read < len(sample["prompt"]) else reference).append(_piece(text, owner, nats, base, numbers))
+        read += len(text)
+    return prompt, reference
+
+
+def _piece(text: str, owner: str | None, nats: float | None, base: float | None, numbers: Mapping[str, int]) -> Piece:
+    if owner is None or nats is None or base is None:
+        return Piece(text)
+    if owner == BASE:
+        return Piece(text, title=f"base {base:.2f}")
+    strength = sum(base - nats >= limit for limit in STRENGTHS)
+    return Piece(text, numbers.get(owner), strength, f"{owner} {nats:.2f}, base {base:.2f}")
+
+
+def _words(text: str) -> list[Piece]:
+    return [Piece(part) for part in text.splitlines(keepends=True)]
+
+
+def _reach(lengths: list[int], limit: int) -> int:
+    """How many of the first pieces there are up to `limit` characters: one at least, and all if that leaves out few."""
+    total, count = 0, 0
+    for length in lengths:
+        if count and total + length > limit and sum(lengths) > limit * 1.25:
+            return count
+        total, count = total + length, count + 1
+    return count
+
+
+def text_rows(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Domain -> split -> the key of its count of rows in data.json."""
+    found: dict[str, dict[str, str]] = {}
+    for key in data.get("rows", {}):
+        domain, _, split = key.rpartition("/")
+        found.setdefault(domain, {})[split] = key
+    return found
