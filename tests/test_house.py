@@ -140,7 +140,9 @@ def test_only_the_room_of_files_changes_the_disk() -> None:
     assert not found
 
 
-@pytest.mark.parametrize("source", ["open('file', 'w')", "path.open(mode='r+b')", "path.write_text('x')", "os.mkdir('x')"])
+@pytest.mark.parametrize(
+    "source", ["open('file', 'w')", "path.open(mode='r+b')", "path.write_text('x')", "os.mkdir('x')"]
+)
 def test_the_search_for_writing_finds_it(source: str) -> None:
     assert list(written(ast.parse(source)))
     assert not list(written(ast.parse("open('file'); open('file', 'rb'); disk.unlink(path); files.copy(a, b)")))
