@@ -79,6 +79,7 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
             console.print(f"  {clipped(line, room)}")
     places = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
+    places["report"] = root / "report" / "index.html"
     console.print("\nTime", style="bold")
     stages = evaluation["timing"]["stages"]
     for line in aligned(

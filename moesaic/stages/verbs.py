@@ -14,7 +14,7 @@ from typing import Any
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError, memory_for, nearest
-from moesaic.files import lock, write_bytes, write_json, write_sealed
+from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
 from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.report import write_report
 from moesaic.stages.evaluation import evaluate as evaluate_stage
@@ -168,6 +168,8 @@ def opened(
             take_stock(workshop, told)
         with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield workshop, told, jobs
+        if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
+            disk.remove(root / "checkpoints")
 
 
 def part_of(workshop: Workshop, name: str) -> Path:
