@@ -130,3 +130,13 @@ def test_kill_9_loses_no_row_and_tears_none(ram, crash):
         JsonlWriter(path).close()
         assert [row["step"] for _, row in read_jsonl(path)] == steps
         path.unlink()
+
+
+def test_it_is_cut_to_what_a_state_knows_of(tmp_path):
+    with JsonlWriter(tmp_path / "log.jsonl") as log:
+        log.append({"step": 1})
+        size = (tmp_path / "log.jsonl").stat().st_size
+        log.append({"step": 2})
+        assert log.cut(size) and not log.cut(size + 1)
+        log.append({"step": 3})
+    assert [row["step"] for _, row in read_jsonl(tmp_path / "log.jsonl")] == [1, 3]

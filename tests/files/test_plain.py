@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesaic.errors import StorageError, WeightsError
-from moesaic.files import digest, read_json, write_json
+from moesaic.files import digest, read_json, read_sealed, write_json, write_sealed
 from moesaic.files.plain import decoded, encoded
 
 plain = st.recursive(
@@ -116,3 +116,27 @@ def test_at_every_call_a_fault_leaves_the_old_or_the_new_file(ram, crash, fault)
     bad = -9 if fault == "kill" else 6
     before, after = [(bad, "old")] * 3, [(bad, "new")]  # write, sync, replace | sync the folder, tidy up
     assert outcomes == before + after + [(-9 if fault == "kill" else 0, "new")]
+
+
+def test_a_sealed_file_comes_back_or_says_that_it_was_changed(tmp_path):
+    path, value = tmp_path / "evaluation.json", {"nats": 0.1 + 0.2, "by": {"b": [1, None], "a": "ü\u2028"}}
+    write_sealed(path, value)
+    assert read_sealed(path) == value
+    good = path.read_bytes()
+    for place in range(len(good)):
+        changed = bytearray(good)
+        changed[place] ^= 1 << place % 7
+        path.write_bytes(changed)
+        if json_or_none(bytes(changed)) != json.loads(good):  # white space is nobody's figure
+            with pytest.raises(WeightsError, match=r"evaluation\.json"):
+                read_sealed(path)
+    path.write_text('{"nats": 1}')
+    with pytest.raises(WeightsError, match="digest: the file was changed after it was written"):
+        read_sealed(path)
+
+
+def json_or_none(data: bytes) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None

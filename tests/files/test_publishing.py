@@ -10,6 +10,7 @@ import pytest
 
 from moesaic.errors import StorageError
 from moesaic.files import publish, read_manifest, write_manifest
+from moesaic.files import versions as listed
 
 
 def fill(text: str) -> Callable[[Path], None]:
@@ -226,3 +227,13 @@ def test_a_name_that_is_too_long_or_a_file_in_the_way_is_a_storage_error(tmp_pat
     for at in tmp_path / ("x" * 255), tmp_path / "file" / "best":
         with pytest.raises(StorageError):
             publish(at, fill("new"))
+
+
+def test_the_versions_that_stand_are_listed_the_linked_one_first(tmp_path):
+    assert listed(tmp_path / "best") == []
+    for text in "abc":
+        publish(tmp_path / "best", fill(text), keep=2)
+    assert [path.name for path in listed(tmp_path / "best")] == ["best-000003", "best-000002", "best-000001"]
+    (tmp_path / "best").unlink()
+    (tmp_path / "best").symlink_to(".versions/best-000002")
+    assert [path.name for path in listed(tmp_path / "best")] == ["best-000002", "best-000003", "best-000001"]

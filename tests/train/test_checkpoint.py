@@ -1,0 +1,145 @@
+"""A state taken up again is the state that was saved; the disasters around it are in tests/faults."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from moesaic.errors import NonFiniteError, RecipeError
+from moesaic.files import read_manifest
+from moesaic.recipe import Train
+from moesaic.train.checkpoint import Checkpoint, State, differences
+from moesaic.train.loop import fit
+
+
+class Stop(Exception): ...
+
+
+def checkpoint(folder: Path, inputs: dict | None = None, stop_after: int | None = None) -> Checkpoint:
+    def stopping() -> bool:
+        return stop_after is not None and made.log_at.read_bytes().count(b"\n") >= stop_after
+
+    def heed() -> None:
+        raise Stop
+
+    made = Checkpoint(
+        folder / "state", folder / "log.jsonl", inputs or {"lr": 0.1}, 0, "restart", pytest.fail, False, stopping, heed
+    )
+    return made
+
+
+def train(keeper: Checkpoint | None, steps: int = 9, noise: float = 1.0) -> tuple[dict, list]:
+    """A training whose loss draws at random, and whose validation is worst at its end."""
+    torch.manual_seed(0)
+    parameters = {"w": nn.Parameter(torch.ones(3)), "idle": nn.Parameter(torch.ones(2))}
+    rows: list = []
+
+    def record(row: dict) -> None:
+        rows.append((row["step"], row["loss"].hex(), row.get("validation")))
+        if keeper:
+            keeper.log.append(row)
+
+    def loss(batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return ((parameters["w"] + noise * torch.randn(3) - batch) ** 2).sum(), 3
+
+    settings = Train(steps=steps, evaluate_every=2, warmup=0.0)
+    try:
+        trained = fit(
+            parameters,
+            lambda step: torch.full((3,), float(step)),
+            loss,
+            lambda: parameters["w"][0].item(),
+            settings,
+            0.1,
+            record,
+            seed=3,
+            keeper=keeper,
+        )
+    finally:
+        if keeper:
+            keeper.close()
+    return {**trained.state, "best": trained.best, "step": trained.best_step}, rows
+
+
+@pytest.mark.parametrize("stop_after", range(1, 10))
+def test_stopped_after_any_step_it_ends_in_the_same_bits(stop_after, tmp_path):
+    whole, curve = train(None)
+    assert 0 < whole["step"] < 9, "the best is not the last"
+    first = checkpoint(tmp_path, stop_after=stop_after)
+    if stop_after < 9:
+        with pytest.raises(Stop):
+            train(first)
+    else:
+        train(first)
+    torch.rand(stop_after)  # what else is drawn in between does not matter
+    found, rest = train(checkpoint(tmp_path))
+    assert [row[:2] for row in rest] == [row[:2] for row in curve[stop_after:]]
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(torch.as_tensor(found[name]), torch.as_tensor(whole[name])) for name in whole)
+
+
+def drawn(steps: int, seed: int) -> list[float]:
+    """What the steps of a training draw at random."""
+    found: list[float] = []
+
+    def loss(batch: int) -> tuple[torch.Tensor, int]:
+        found.append(torch.rand(1).item())
+        return parameters["w"].sum(), 1
+
+    parameters = {"w": nn.Parameter(torch.ones(1))}
+    fit(parameters, lambda i: i, loss, lambda: 0.0, Train(steps=steps), 0.1, lambda row: None, seed)
+    return found
+
+
+def test_the_randomness_of_the_caller_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    drawn(2, seed=0)
+    assert torch.rand(1) == expected
+
+
+def test_every_step_of_every_seed_draws_anew_and_always_the_same():
+    assert len({*drawn(3, seed=0), *drawn(3, seed=1)}) == 6
+    torch.rand(7)
+    assert drawn(3, seed=0) == drawn(3, seed=0)
+
+
+def test_what_is_not_finite_is_never_saved(tmp_path):
+    keeper = checkpoint(tmp_path)
+    parameter = nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW([parameter])
+    state = keeper.begin({"w": parameter}, optimiser)
+    state.step, state.kept = 4, {"w": torch.tensor([1.0, math.inf])}
+    with pytest.raises(NonFiniteError, match=r"after step 4 there is no saving kept\.w"):
+        keeper.save(state, {"w": parameter}, optimiser, done=False)
+    keeper.close()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_finished_state_holds_the_best_alone(tmp_path):
+    train(checkpoint(tmp_path))
+    manifest = read_manifest(tmp_path / "state")
+    assert manifest["done"] and manifest["state"]["step"] == 9
+    assert (tmp_path / "state/state.safetensors").stat().st_size < 400
+
+
+def test_other_settings_are_named_all_of_them(tmp_path):
+    with pytest.raises(Stop):
+        train(checkpoint(tmp_path, {"lr": 0.1, "train": {"steps": 9, "rates": [1, 2]}}, stop_after=3))
+    with pytest.raises(RecipeError) as caught:
+        train(checkpoint(tmp_path, {"lr": 0.1, "train": {"steps": 8, "rates": [1]}, "more": True}))
+    error = caught.value
+    assert (error.field, error.expected, error.got) == ("train.steps", "9", "8")
+    assert "restart; differs too: train.rates[1], more" in str(error)
+
+
+def test_differences_are_places_with_both_values():
+    assert list(differences({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": None})) == [("a[1].b", "2", "3")]
+    assert list(differences([1], [1, 2], "x")) == [("x[1]", "None", "2")]
+
+
+def test_a_state_begins_with_nothing():
+    assert State() == State(0, math.inf, 0, 0, 0.0, {})
