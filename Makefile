@@ -13,7 +13,7 @@ test: $(VENV)/ready-to-test        ## all tests that need no other library to co
 	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
-	$(BIN)/pytest -q -rs -s -n 2 -m faults
+	$(BIN)/pytest -q -rsP -n 2 -m faults
 
 parity: $(VENV)/ready-to-test      ## against transformers and peft
 	$(BIN)/pytest -q -rs -m parity

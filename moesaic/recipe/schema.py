@@ -174,7 +174,7 @@ class Recipe(Section):
     workers: Annotated[Count, Field(le=64)] = 2
     """Trainings side by side, each with one thread; threads of the base's own training."""
     checkpoint_seconds: Amount = 30.0
-    """Seconds between two saves of a training's state: what a crash loses at most; 0: every step."""
+    """Seconds between two saves of a training's state, more where saving takes long; 0: every step."""
     bad_rows: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: it stops the run, or it is left out and listed in rejects.jsonl."""
     max_bad: Whole = 100

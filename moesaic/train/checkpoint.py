@@ -20,6 +20,7 @@ from moesaic.weights.tensors import read_tensors, write_tensors
 
 KIND = "checkpoint"
 TENSORS = "state.safetensors"
+SHARE = 0.05  # of the time that saving may take: a large state is saved less often
 COPIES = 4  # of the parameters: themselves, two moments, the best; what else is saved is small
 
 
@@ -44,7 +45,8 @@ class Checkpoint:
     """The saved state of one training, at `at`, with its log; two versions of it stand, should one be damaged.
 
     `inputs`: all that the training depends on; where it differs from what a half-done training was begun with, the
-    training is refused. `every`: seconds between two saves. `heed`: raises where somebody asked to stop.
+    training is refused. `every`: seconds between two saves, more where they take long; 0: every step. `heed`: raises
+    where somebody asked to stop.
     """
 
     at: Path
@@ -60,6 +62,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         self._log: JsonlWriter | None = None
+        self.pause = self.every
 
     @property
     def log(self) -> JsonlWriter:
@@ -115,10 +118,11 @@ class Checkpoint:
         self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
     ) -> None:
         """Between two steps: save where it is time or the training is done; raise where somebody asked to stop."""
-        stop = self.stopping()
-        if done or stop or time.monotonic() - self.saved >= self.every:
+        stop, started = self.stopping(), time.monotonic()
+        if done or stop or started - self.saved >= self.pause:
             self.save(state, parameters, optimiser, done)
             self.saved = time.monotonic()
+            self.pause = max(self.every, (self.saved - started) / SHARE) if self.every else 0.0
         if stop and not done:
             self.heed()
 

@@ -119,6 +119,28 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     assert not (tmp_path / "state").exists()
 
 
+def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
+    clock, saves = [0.0], []
+    keeper = checkpoint(tmp_path)
+    keeper.every = keeper.pause = 30.0
+    parameter = nn.Parameter(torch.ones(2))
+    optimiser = torch.optim.AdamW([parameter])
+    state = keeper.begin({"w": parameter}, optimiser)
+    keeper.saved = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
+    def save(*_: object) -> None:
+        saves.append(clock[0])
+        clock[0] += 4.0
+
+    monkeypatch.setattr(keeper, "save", save)
+    while len(saves) < 3:
+        keeper.after(state, {"w": parameter}, optimiser, False)
+        clock[0] += 1.0
+    keeper.close()
+    assert saves[0] == 30.0 and 80 <= saves[1] - saves[0] - 4 <= 81 and 80 <= saves[2] - saves[1] - 4 <= 81
+
+
 def test_a_finished_state_holds_the_best_alone(tmp_path):
     train(checkpoint(tmp_path))
     manifest = read_manifest(tmp_path / "state")
