@@ -22,7 +22,7 @@ from moesaic.recipe import Train, layer_range
 from moesaic.routing import Gates
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
-from moesaic.stages.training import drop_logs, forget, training
+from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import Trained, fit
@@ -73,6 +73,7 @@ def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs
             forget(workshop, workshop.part_at(name))
             progress.note(f"{name}: finished, skipped")
         else:
+            refuse_changed(workshop, workshop.part_at(name), inputs_of(workshop, name), progress.warn)
             work[name] = partial(train_one, workshop.address, name)
     longest = sorted(work, key=lambda name: -steps_of(workshop.recipe.train_of(name)))
     jobs.run({name: work[name] for name in longest})

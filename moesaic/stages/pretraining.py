@@ -18,7 +18,7 @@ from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import ExistingBase, NewBase
 from moesaic.stages.jobs import Report
 from moesaic.stages.progress import Progress
-from moesaic.stages.training import drop_logs, forget, training
+from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.language import loss_of, mean_nats, plain
@@ -40,6 +40,8 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
         forget(workshop, workshop.base_at)
         progress.note("base: finished, skipped")
         return workshop.base_at
+    inputs["workers"] = recipe.workers  # other numbers of threads add up in other orders
+    refuse_changed(workshop, workshop.base_at, inputs, progress.warn)
     report = Report.here("base", progress)
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.workers)  # as many as there will be trainings side by side
@@ -62,7 +64,6 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
     packed = Packed(rows, settings.length, settings.batch, recipe.seed)
     report.begin(settings.steps)
     drop_logs(workshop, workshop.base_at, [settings.lr])
-    inputs["workers"] = recipe.workers  # other numbers of threads add up in other orders
     with training(workshop, workshop.base_at, settings.lr, inputs, report) as (keeper, record):
         trained = fit(
             dict(decoder.named_parameters()),

@@ -21,7 +21,7 @@ from moesaic.recipe import RouterSpec
 from moesaic.routing import Selection
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
-from moesaic.stages.training import drop_logs, forget, training
+from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import Address, Workshop, at_address
 from moesaic.train.routers import Labelled, train_router
 from moesaic.weights.router import INFO, StoredRouter, save_router
@@ -60,6 +60,8 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     for name in specs(workshop).keys() - wanted.keys():
         forget(workshop, at(workshop, name))
         progress.note(f"{name}: finished, skipped")
+    for name, spec in wanted.items():
+        refuse_changed(workshop, at(workshop, name), inputs_of(workshop, spec), progress.warn)
     if not wanted:
         return
     features = sorted({spec.feature for spec in wanted.values()})

@@ -3,7 +3,7 @@
 Knows nothing about what is trained.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,7 @@ def training(
 
     `inputs`: what it depends on beside the seed, as plain data. `before`: steps of others that the report has told of.
     """
-    state, log = states_at(workshop, part), logs_at(workshop, part)
-    checkpoint = Checkpoint(
-        at=state / f"lr-{lr!r}",
-        log_at=log / f"lr-{lr!r}.jsonl",
-        inputs={"seed": workshop.recipe.seed, **inputs},
-        every=workshop.recipe.checkpoint_seconds,
-        restart=f"start it anew with --restart {name_of(workshop, part)}",
-        warn=report.warn,
-        strict=workshop.strict,
-        stopping=stopping,
-        heed=heed,
-    )
+    checkpoint = checkpoint_at(workshop, part, f"lr-{lr!r}", inputs, report.warn)
 
     def record(row: dict[str, Any]) -> None:
         checkpoint.log.append(row)
@@ -49,15 +38,33 @@ def training(
         checkpoint.close()
 
 
+def refuse_changed(workshop: Workshop, part: Path, inputs: Mapping[str, Any], warn: Callable[[str], None]) -> None:
+    """Refuse to go on with a half-done training of a part with other settings, before anything is made."""
+    for state in sorted(states_at(workshop, part).glob("lr-*")):
+        checkpoint_at(workshop, part, state.name, inputs, warn).refuse_changed()
+
+
+def checkpoint_at(
+    workshop: Workshop, part: Path, rate: str, inputs: Mapping[str, Any], warn: Callable[[str], None]
+) -> Checkpoint:
+    """The keeper of a part's training at one learning rate."""
+    return Checkpoint(
+        at=states_at(workshop, part) / rate,
+        log_at=logs_at(workshop, part) / f"{rate}.jsonl",
+        inputs={"seed": workshop.recipe.seed, **inputs},
+        every=workshop.recipe.checkpoint_seconds,
+        restart=f"start it anew with --restart {place_of(workshop, part).name}",
+        warn=warn,
+        strict=workshop.strict,
+        stopping=stopping,
+        heed=heed,
+    )
+
+
 def place_of(workshop: Workshop, part: Path) -> Path:
     """The part of the run directory that belongs to a part, as a relative path: `experts/math`, `router`."""
     place = part.relative_to(workshop.root)
     return place.parent if place.name == "best" else place
-
-
-def name_of(workshop: Workshop, part: Path) -> str:
-    """What a part's training is called on the command line."""
-    return place_of(workshop, part).name
 
 
 def states_at(workshop: Workshop, part: Path) -> Path:

@@ -6,6 +6,7 @@ Knows nothing about models or rows: named parameters, an optimiser's moments, a 
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -101,6 +102,13 @@ class Checkpoint:
                 )
                 disk.remove(folder)
         return None
+
+    def refuse_changed(self) -> None:
+        """Refuse other settings before anything else is done; damage is for `begin` to find."""
+        for folder in versions(self.at)[:1]:
+            with suppress(WeightsError):
+                manifest = read_manifest(folder, KIND, verify=False)
+                self.compare(manifest)
 
     def compare(self, manifest: Mapping[str, Any]) -> None:
         """Refuse to go on with other settings, naming them."""

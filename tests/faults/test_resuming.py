@@ -81,6 +81,7 @@ def test_a_log_that_lost_rows_is_told(ram, order, ready):
 CHANGES = [
     ("pretrain", "seed=7", "seed", "0", "7"),
     ("pretrain", "workers=2", "workers", "1", "2"),
+    ("pretrain", "base.pretrain.lr=0.02", "base.pretrain.lr", "0.01", "0.02"),
     ("pretrain", "base.pretrain.batch=3", "base.pretrain.batch", "2", "3"),
     ("pretrain", "base.pretrain.weight_decay=0.5", "base.pretrain.weight_decay", "0.0", "0.5"),
     ("pretrain", "base.vocab_size=301", "base.vocab_size", "300", "301"),
@@ -95,6 +96,7 @@ CHANGES = [
     ("expert", "router.prompt_tokens=9", "router.prompt_tokens", "64", "9"),
     ("expert", "experts.adds.data.validation=0.5", "data[0]", None, None),
     ("router", "seed=7", "seed", "0", "7"),
+    ("router", "router.lr=0.02", "router.lr", "0.001", "0.02"),
     ("router", "router.dropout=0.1", "router.dropout", "0.5", "0.1"),
     ("router", "router.hidden=[8]", "router.hidden[0]", "16", "8"),
     ("router", "router.epochs=5", "router.epochs", "4", "5"),
@@ -112,6 +114,13 @@ def test_with_other_settings_it_is_refused_by_their_name(verb, change, field, ol
     assert f"put it back, or start it anew with --restart {name}" in answer["error"]
     assert order(verb, root, overrides=[change], restart=[name])["status"] == 0
     assert standing(part(root, PARTS[verb]))
+
+
+def test_a_rate_that_is_not_tried_any_more_is_a_change_and_nothing_is_trained_before_it_is_refused(ram, order, ready):
+    root = half_done("expert", ram, order, ready)
+    answer = order("expert", root, overrides=["train.lr=0.05"], experts=["says", "adds"], fault="step:9999:kill")
+    assert answer["status"] == 2 and "train.lr" in answer["error"]
+    assert standing(part(root, "experts/says")) is None
 
 
 def test_what_changes_no_bit_may_change(ram, order, ready, unbroken):
