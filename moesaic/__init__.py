@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
     from moesaic.stages import run
+    from moesaic.stages.adopting import adopt, amend
     from moesaic.weights.artefacts import inspect
+    from moesaic.weights.pretrained import load_model
 
 # Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
 # verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
@@ -20,12 +22,27 @@ _HOMES = {
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
+    "adopt": "moesaic.stages.adopting",
+    "amend": "moesaic.stages.adopting",
     "inspect": "moesaic.weights.artefacts",
     "load": "moesaic.generate.loaded",
+    "load_model": "moesaic.weights.pretrained",
     "read_recipe": "moesaic.recipe:read",
     "run": "moesaic.stages",
 }
-__all__ = ["LoadedMixture", "MoesaicError", "Recipe", "Sampling", "inspect", "load", "read_recipe", "run"]
+__all__ = [
+    "LoadedMixture",
+    "MoesaicError",
+    "Recipe",
+    "Sampling",
+    "adopt",
+    "amend",
+    "inspect",
+    "load",
+    "load_model",
+    "read_recipe",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,18 +1,44 @@
-"""How big a model is: one frozen dataclass, and the named sizes as data.
+"""How big a model is and how it is wired: one frozen dataclass, and the named sizes as data.
 
 Knows nothing about torch, files or other people's config keys (`weights/` translates those).
 """
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
 
 from moesaic.errors import RecipeError
+
+Activation = Literal["silu", "gelu_tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions reach beyond the context they were trained for: slower turns, by `factor`.
+
+    `linear` slows all frequencies; `llama3` the low ones, those that turn fewer than `low_freq_factor` times in the
+    `original_context`, leaves those of more than `high_freq_factor` turns, and blends between.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.original_context < 1 or not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise RecipeError(
+                "rotary positions cannot be scaled so",
+                field="rope_scaling",
+                expected="factor >= 1, 0 < low_freq_factor < high_freq_factor",
+                got=str(asdict(self)),
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The size and wiring of a Llama-shaped decoder."""
+    """The size and wiring of a decoder. Every family is this with other values; nothing computes by its name."""
 
     vocab_size: int
     hidden_size: int
@@ -25,6 +51,23 @@ class DecoderConfig:
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    family: str = "llama"  # whose files it came from and goes to: see TRAITS
+    rope_scaling: RopeScaling | None = None
+    activation: Activation = "silu"
+    qkv_bias: bool = False
+    qk_norm: bool = False  # queries and keys are normalised, each head by itself, before they are turned
+    query_scalar: int = 0  # scores are divided by its root; 0: head_dim
+    norm_offset: float = 0.0  # added to the weights of every norm
+    sandwich_norms: bool = False  # a norm behind attention and ffn too
+    scaled_embedding: bool = False  # embeddings times the root of hidden_size
+    window: int = 0  # how many tokens, itself included, a token sees in the local layers
+    local_layers: tuple[int, ...] = ()
+    local_rope_theta: float = 0.0  # 0: local layers turn as the others do
+    num_experts: int = 0  # 0: the ffn is dense
+    experts_per_token: int = 0
+    expert_size: int = 0  # inner size of one expert; 0: intermediate_size
+    dense_layers: tuple[int, ...] = ()  # whose ffn is dense all the same
+    renormalise: bool = True  # the weights of the chosen experts sum to 1
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "context")
@@ -44,9 +87,64 @@ class DecoderConfig:
             )
         if self.head_dim % 2:
             raise RecipeError("rotary positions need an even head_dim", field="head_dim", got=self.head_dim)
+        for field, known in (("family", tuple(TRAITS)), ("activation", get_args(Activation))):
+            if getattr(self, field) not in known:
+                raise RecipeError("unknown", field=field, expected=" or ".join(known), got=getattr(self, field))
+        for field in ("local_layers", "dense_layers"):
+            if not set(getattr(self, field)) <= set(range(self.num_layers)):
+                raise RecipeError(
+                    "not layers of this model",
+                    field=field,
+                    expected=f"0 to {self.num_layers - 1}",
+                    got=getattr(self, field),
+                )
+        if self.window < 0 or (self.window > 0) != bool(self.local_layers):
+            raise RecipeError(
+                "a window and the layers that have it go together", field="window", expected=">= 1", got=self.window
+            )
+        if not (self.num_experts == self.experts_per_token == 0 or 1 <= self.experts_per_token <= self.num_experts):
+            raise RecipeError(
+                "as many experts as there are, or fewer, are chosen",
+                field="experts_per_token",
+                expected=f"1 to num_experts = {self.num_experts}",
+                got=self.experts_per_token,
+            )
+
+    @property
+    def wiring(self) -> dict[str, Any]:
+        """All fields as plain data, for fingerprints: those that came later only where they have a say.
+
+        So a model keeps the fingerprint that it had before they came.
+        """
+        later = {field.name: field.default for field in fields(self) if field.name not in FIRST_FIELDS}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
-# hidden, layers, heads, kv heads, ffn, context
+FIRST_FIELDS = (
+    *("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size", "context"),
+    *("head_dim", "rope_theta", "norm_eps", "tie_embeddings"),
+)
+"""What a fingerprint has always covered."""
+
+TRAITS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {"qkv_bias": True},
+    "qwen3": {"qk_norm": True},
+    "gemma3_text": {
+        "activation": "gelu_tanh",
+        "qk_norm": True,
+        "norm_offset": 1.0,
+        "sandwich_norms": True,
+        "scaled_embedding": True,
+    },
+    "mixtral": {},
+    "qwen3_moe": {"qk_norm": True},
+}
+"""Family, as `model_type` names it -> the wiring that all its models have."""
+
+
+# Sizes to pretrain from nothing. hidden, layers, heads, kv heads, ffn, context
 SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
     "nano": (32, 2, 4, 2, 64, 128),
     "micro": (96, 3, 6, 2, 256, 256),
@@ -69,6 +167,48 @@ def sized(name: str, vocab_size: int) -> DecoderConfig:
     )
 
 
+_LLAMA3 = {"rope_theta": 5e5, "tie_embeddings": False}
+_LLAMA32 = {"rope_theta": 5e5, "rope_scaling": RopeScaling(kind="llama3", factor=32.0)}
+_GEMMA3 = {"rope_theta": 1e6, "norm_eps": 1e-6, "head_dim": 256, "query_scalar": 256, "local_rope_theta": 1e4}
+_MISTRAL = {"tie_embeddings": False, "window": 4096, "local_layers": tuple(range(32))}
+_MIXTRAL = {"rope_theta": 1e6, "tie_embeddings": False, "num_experts": 8, "experts_per_token": 2}
+
+
+def _local(layers: int) -> dict[str, Any]:
+    return {"window": 512, "local_layers": tuple(layer for layer in range(layers) if (layer + 1) % 6)}
+
+
+# Models that people have. family, (vocabulary, hidden, layers, heads, kv heads, ffn, context), what else is its own
+PUBLISHED: dict[str, tuple[str, tuple[int, int, int, int, int, int, int], dict[str, Any]]] = {
+    "llama-3.2-1b": ("llama", (128256, 2048, 16, 32, 8, 8192, 131072), _LLAMA32),
+    "llama-3.2-3b": ("llama", (128256, 3072, 28, 24, 8, 8192, 131072), _LLAMA32),
+    "llama-3-8b": ("llama", (128256, 4096, 32, 32, 8, 14336, 8192), _LLAMA3),
+    "llama-3-70b": ("llama", (128256, 8192, 80, 64, 8, 28672, 8192), _LLAMA3),
+    "qwen2-0.5b": ("qwen2", (151936, 896, 24, 14, 2, 4864, 131072), {"rope_theta": 1e6, "norm_eps": 1e-6}),
+    "gemma-3-270m": ("gemma3_text", (262144, 640, 18, 4, 1, 2048, 32768), _GEMMA3 | _local(18)),
+    "gemma-3-1b": ("gemma3_text", (262144, 1152, 26, 4, 1, 6912, 32768), _GEMMA3 | _local(26)),
+    "mistral-7b": ("mistral", (32000, 4096, 32, 32, 8, 14336, 32768), _MISTRAL),
+    "mixtral-8x7b": ("mixtral", (32000, 4096, 32, 32, 8, 14336, 32768), _MIXTRAL),
+}
+
+
+def published(name: str) -> DecoderConfig:
+    """The configuration of a published model, by name."""
+    family, (vocab, hidden, layers, heads, kv_heads, ffn, context), own = PUBLISHED[name]
+    return DecoderConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        intermediate_size=ffn,
+        context=context,
+        family=family,
+        **TRAITS[family],
+        **own,
+    )
+
+
 FEATURES = ("text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last")
 
 
@@ -77,9 +217,10 @@ class Feature:
     """What a router reads: the text itself, or states of the base after `depth` blocks, pooled over the prompt.
 
     `depth` 0 is the embedding, None the state after all blocks and the final norm.
+    `PROJECTIONS` is no word of a recipe: a router reads it that is made from the experts' weights.
     """
 
-    source: Literal["text", "state"]
+    source: Literal["text", "state", "projection"]
     depth: int | None
     pool: Literal["mean", "last"]
 
@@ -94,3 +235,83 @@ class Feature:
             if (depth is None) != (pool is None) or pool == "_last":
                 return Feature("state", int(depth) if depth else None, "last" if pool == "_last" else "mean")
         raise RecipeError("unknown feature", field="feature", expected=f"one of {', '.join(FEATURES)}", got=kind)
+
+
+PROJECTIONS = Feature("projection", None, "mean")
+
+
+Head = Literal["none", "pooler", "mlm", "classification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """The size and wiring of an encoder, a BERT or a RoBERTa, and which head it has."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    intermediate_size: int
+    context: int  # tokens of a text at most, those that begin and end it included
+    family: str = "bert"  # whose files it came from and goes to: see ENCODER_TRAITS
+    token_types: int = 2
+    norm_eps: float = 1e-12
+    pad: int = 0
+    positions_skip_padding: bool = False  # they count the tokens that are not `pad`, from pad + 1 on
+    head: Head = "none"
+    labels: tuple[str, ...] = ()  # of the classification head, in the order of its logits
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context", "token_types")
+        for field in sizes:
+            if getattr(self, field) < 1:
+                raise RecipeError(
+                    "a model size must be positive", field=field, expected=">= 1", got=getattr(self, field)
+                )
+        if self.hidden_size % self.num_heads:
+            expected = f"a divisor of hidden_size = {self.hidden_size}"
+            raise RecipeError(
+                "heads share the hidden size evenly", field="num_heads", expected=expected, got=self.num_heads
+            )
+        if self.family not in ENCODER_TRAITS:
+            raise RecipeError("unknown", field="family", expected=" or ".join(ENCODER_TRAITS), got=self.family)
+        if not 0 <= self.pad < self.vocab_size:
+            raise RecipeError("no such token", field="pad", expected=f"0 to {self.vocab_size - 1}", got=self.pad)
+        if (self.head == "classification") != bool(self.labels):
+            raise RecipeError("labels and the classification head go together", field="labels", got=self.labels)
+
+    @property
+    def num_positions(self) -> int:
+        """Rows of the table of positions."""
+        return self.context + (self.pad + 1 if self.positions_skip_padding else 0)
+
+
+ENCODER_TRAITS: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"token_types": 1, "norm_eps": 1e-5, "pad": 1, "positions_skip_padding": True},
+}
+"""Family, as `model_type` names it -> the wiring that its models have where they say nothing else."""
+
+# family, (vocabulary, hidden, layers, heads, ffn, context)
+ENCODERS: dict[str, tuple[str, tuple[int, int, int, int, int, int]]] = {
+    "bert-base": ("bert", (30522, 768, 12, 12, 3072, 512)),
+    "roberta-base": ("roberta", (50265, 768, 12, 12, 3072, 512)),
+    "minilm-l6": ("bert", (30522, 384, 6, 12, 1536, 512)),
+}
+
+
+def published_encoder(name: str, head: Head = "none", labels: tuple[str, ...] = ()) -> EncoderConfig:
+    """The configuration of a published encoder, by name, with a head."""
+    family, (vocab, hidden, layers, heads, ffn, context) = ENCODERS[name]
+    return EncoderConfig(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        num_layers=layers,
+        num_heads=heads,
+        intermediate_size=ffn,
+        context=context,
+        family=family,
+        head=head,
+        labels=labels,
+        **ENCODER_TRAITS[family],
+    )

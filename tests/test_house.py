@@ -24,7 +24,19 @@ PACKAGE = ROOT / "moesaic"
 FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
-PUBLIC = ["LoadedMixture", "MoesaicError", "Recipe", "Sampling", "inspect", "load", "read_recipe", "run"]
+PUBLIC = [
+    "LoadedMixture",
+    "MoesaicError",
+    "Recipe",
+    "Sampling",
+    "adopt",
+    "amend",
+    "inspect",
+    "load",
+    "load_model",
+    "read_recipe",
+    "run",
+]
 VERBS = ["compose", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
 
 MEANINGLESS = {"utils", "util", "helpers", "helper", "common", "misc", "lib", "stuff"}

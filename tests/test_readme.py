@@ -46,6 +46,7 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("experts.NAME.data.", "DemoData"),
     ("SOURCE.", "Source"),
     ("router.", "Router"),
+    ("router.feature.", "EncoderFeature"),
     ("router.loss.", "RouterLoss"),
     ("mixture.", "Mixture"),
     ("evaluate.", "Evaluate"),

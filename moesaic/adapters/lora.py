@@ -5,35 +5,48 @@ expert does not touch counts as zero. Knows nothing about files, training or who
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moesaic.errors import CompatibilityError
-from moesaic.nn import Linear
+from moesaic.nn import Linear, SparseFFN
 from moesaic.ops import low_rank
 from moesaic.routing import Gates, require
 
 # Up to this many inner columns, two dense GEMMs with a mask beat gathering each row's own pair (one token a row).
 MASKED_LIMIT = 128
 
+SPARSE = "the matrices of a sparse ffn's experts cannot be adapted yet"
+
 
 @dataclass(frozen=True)
 class LoRA:
-    """One expert: for each module path, A (r, i) and B (r, o); the change is x A^T B * alpha / rank.
+    """One expert: for each module path, A (r, i) and B (r, o); the change is x A^T B * alpha / r.
 
     B is kept as (r, o), the transpose of how PEFT stores it, so that stacks of experts multiply without a copy.
+    `rank` and `alpha` are what most modules have. A pair of another rank says so by its shape; `alphas` are those of
+    the modules that have another.
     """
 
     rank: int
     alpha: float
     pairs: Mapping[str, tuple[Float[Tensor, "r i"], Float[Tensor, "r o"]]]
+    alphas: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+    def rank_of(self, path: str) -> int:
+        """The rank of one module's pair."""
+        return self.pairs[path][0].shape[0]
+
+    def scale_of(self, path: str) -> float:
+        """What one module's product is multiplied by; modules that the expert does not touch add nothing."""
+        return self.alphas.get(path, self.alpha) / self.rank_of(path) if path in self.pairs else 0.0
 
     @property
     def targets(self) -> list[str]:
@@ -54,8 +67,8 @@ class LoRA:
     ) -> "LoRA":
         """An expert that changes nothing yet: A uniform as in the paper's code, B zero."""
         pairs = {}
-        for path, linear in module.named_modules():
-            if isinstance(linear, Linear) and path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers:
+        for path, linear in linears(module).items():
+            if path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers:
                 a = linear.weight.new_empty(rank, linear.in_features)
                 bound = linear.in_features**-0.5
                 pairs[path] = (
@@ -66,7 +79,16 @@ class LoRA:
             raise CompatibilityError(
                 "no linear of the base matches", field="targets", got=f"{targets} in layers {layers}"
             )
-        return LoRA(rank, alpha, pairs)
+        expert = LoRA(rank, alpha, pairs)
+        if missing := sorted(set(targets) - set(expert.targets)):
+            raise CompatibilityError(
+                "the base has no such linear to adapt",
+                field="targets",
+                expected=f"some of {', '.join(sorted({path.rsplit('.', 1)[-1] for path in linears(module)}))}",
+                got=", ".join(missing),
+                hint=SPARSE if any(isinstance(part, SparseFFN) for part in module.modules()) else None,
+            )
+        return expert
 
 
 class LowRankLinear(nn.Module):
@@ -99,8 +121,16 @@ class LowRankLinear(nn.Module):
         return low_rank.gathered(y, x, self.a, self.b, gates.rows, gates.experts, values)
 
 
+def linears(module: nn.Module) -> dict[str, Linear]:
+    """The linears that adapters can stand beside, by path: all but those in sparse experts, which see no gates."""
+    sparse = tuple(f"{path}.experts." for path, part in module.named_modules() if isinstance(part, SparseFFN))
+    found = {path: part for path, part in module.named_modules() if isinstance(part, Linear)}
+    return {path: linear for path, linear in found.items() if not path.startswith(sparse)}
+
+
 def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
     """Put the experts, in this order, beside the linears of `decoder` that any of them touches."""
+    adaptable = linears(decoder)
     for path in sorted({path for expert in experts for path in expert.pairs}):
         try:
             base = decoder.get_submodule(path)
@@ -108,14 +138,16 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
             raise CompatibilityError("the base has no such module", field=path) from None
         if not isinstance(base, Linear):
             raise CompatibilityError("the module already carries experts or is no linear", field=path)
-        rank = max(expert.rank for expert in experts)
+        if path not in adaptable:
+            raise CompatibilityError("this linear cannot be adapted", field=path, hint=SPARSE)
+        rank = max(expert.rank_of(path) for expert in experts if path in expert.pairs)
         a = base.weight.new_zeros(len(experts), rank, base.in_features)
         b = base.weight.new_zeros(len(experts), rank, base.out_features)
         for index, expert in enumerate(experts):
             if path in expert.pairs:
                 fill(a[index], expert.pairs[path][0], f"{path}.lora_A")
                 fill(b[index], expert.pairs[path][1], f"{path}.lora_B")
-        scale = base.weight.new_tensor([expert.scale for expert in experts])
+        scale = base.weight.new_tensor([expert.scale_of(path) for expert in experts])
         parent, _, name = path.rpartition(".")
         setattr(decoder.get_submodule(parent), name, LowRankLinear(base, a, b, scale))
 
@@ -139,7 +171,7 @@ def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None
         for expert, weight in zip(experts, weights, strict=True):
             for path, (a, b) in expert.pairs.items():
                 base = decoder.get_parameter(f"{path}.weight")
-                base.add_((weight * expert.scale) * (b.t() @ a).to(base.dtype))
+                base.add_((weight * expert.scale_of(path)) * (b.t() @ a).to(base.dtype))
 
 
 def fill(room: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:

@@ -85,6 +85,8 @@ def mixture(found: Artefact) -> Rows:
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
     yield "routed", f"{facts['level']} by {facts['level']}, at every {facts['site']} layer with an adapter"
+    if disabled := facts.get("disabled"):
+        yield "disabled", f"{', '.join(disabled)}: never chosen, but answering who asks for it by name"
     experts = sum(parts[f"expert {name}"].facts.get("parameters", 0) for name in facts["experts"])
     base = parameters(parts["base"])
     yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"

@@ -309,6 +309,34 @@ def replay(
     show_replay(replay(trace, router, base), as_json)
 
 
+@app.command()
+def adopt(
+    experts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]PATH", help="A PEFT adapter, or a fine-tuned model of the same base."),
+    ] = None,
+    base: Annotated[Path | None, typer.Option(metavar="PATH", help="The model that the experts share.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Make a mixture there.")] = None,
+    into: Annotated[Path | None, typer.Option(metavar="DIR", help="Change the mixture that was adopted there.")] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="What an expert is to answer: lines, or rows of a .jsonl; ten will do."),
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Remove this expert.")] = None,
+    disable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Keep this expert, but from work.")] = None,
+    enable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let it work again.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the expert that a fine-tuned model becomes; else 16.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the mixture is called; else as its folder.")] = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a mixture of adapters that you have, or change one. It takes seconds."""
+    from moesaic.cli.adopting import adopted
+
+    changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
+    adopted(experts or [], base, out, into, prompts or [], changes, rank, name, quiet, as_json)
+
+
 def main() -> None:
     """The console script."""
     arguments, debug = without_debug(sys.argv[1:])

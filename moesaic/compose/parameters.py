@@ -8,13 +8,16 @@ from torch import Tensor
 
 from moesaic.adapters import LoRA, LowRankLinear
 from moesaic.model.mixture import AdapterMixture
+from moesaic.model.sentences import SentenceRouter
 from moesaic.routing.routers import TrainedRouter
 
 
 def count_parameters(mixture: AdapterMixture, experts: list[LoRA], weights: Float[Tensor, "n e"]) -> dict[str, int]:
-    """`total`, of which `base`, `experts` and `router`; `trained`: experts and router.
+    """`total`, of which `base`, `experts` and `router`; `trained`: experts and router. An encoder that the router reads
+    is counted as `encoder`.
 
-    `active`: the base, the router and the experts that a request chose, on average over the decisions `weights`.
+    `active`: the base, the router with its encoder, and the experts that a request chose, on average over the decisions
+    `weights`.
     """
     adapted = {
         id(weight)
@@ -23,15 +26,19 @@ def count_parameters(mixture: AdapterMixture, experts: list[LoRA], weights: Floa
         for weight in (slot.a, slot.b)
     }
     base = sum(weight.numel() for weight in mixture.decoder.parameters() if id(weight) not in adapted)
-    router = mixture.router
+    router, encoder = mixture.router, 0
+    if isinstance(router, SentenceRouter):
+        encoder = sum(w.numel() for w in router.sentences.parameters())
+        router = router.router
     routed = sum(w.numel() for w in router.parameters()) if isinstance(router, TrainedRouter) else 0
     sizes = [expert.num_parameters for expert in experts]
     chosen = sum(size * share for size, share in zip(sizes, (weights > 0).double().mean(0).tolist(), strict=True))
     return {
-        "total": base + sum(sizes) + routed,
+        "total": base + sum(sizes) + routed + encoder,
         "base": base,
         "experts": sum(sizes),
         "router": routed,
+        **({"encoder": encoder} if encoder else {}),
         "trained": sum(sizes) + routed,
-        "active": base + routed + round(chosen),
+        "active": base + routed + encoder + round(chosen),
     }

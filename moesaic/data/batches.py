@@ -1,6 +1,6 @@
 """Token ids of examples, padded or packed into batches, in an order that is a pure function of (seed, step).
 
-Knows nothing about files, splits or models; of a tokenizer only that it encodes text and has an end.
+Knows nothing about files, splits or models; of a tokenizer only how it begins a sequence, answers and ends.
 """
 
 from collections.abc import Iterable
@@ -17,6 +17,7 @@ from torch import Tensor
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED
+from moesaic.tokenizer import Conversation
 
 WINDOW = 16
 """Batches whose rows are sorted by length together: more pads less, fewer mixes better."""
@@ -30,8 +31,15 @@ class TokenizerLike(Protocol):
     def eos(self) -> int:
         """The token that ends a text."""
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of the text alone, nothing added."""
+    @property
+    def start(self) -> tuple[int, ...]:
+        """What stands before the first token of every sequence."""
+
+    def begin(self, prompt: str | Conversation) -> list[int]:
+        """Ids of what a sequence begins with, `start` among them."""
+
+    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
+        """Ids of a response to it, and of what ends it."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +75,26 @@ class Batch:
 def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_tokens: int) -> Tokens:
     """Turn an example into at most `length` ids, the last of them the end unless it was cut.
 
-    Of plain text the first `prompt_tokens` are its prompt, but never more than half. Otherwise the response starts
-    with a line break. Where both do not fit, the response keeps half of `length`, or all that the prompt leaves free;
-    the prompt keeps its end.
+    Of plain text the first `prompt_tokens` are its prompt, but never more than half. Where prompt and response do not
+    both fit, the response keeps half of `length`, or all that the prompt leaves free; the prompt keeps its end, and
+    what starts every sequence.
     """
     if not example.prompt:
-        text = [*tokenizer.encode(example.response), tokenizer.eos]
+        text = [*tokenizer.begin(example.response), tokenizer.eos]
         ids = text[:length]
         given = max(1, min(prompt_tokens, len(ids) // 2))
         return Tokens(ids, given, example.group, len(text) > length, example.source)
-    prompt, response = tokenizer.encode(example.prompt), [*tokenizer.encode("\n" + example.response), tokenizer.eos]
+    asked = example.messages or example.prompt
+    try:
+        prompt, response = tokenizer.begin(asked), tokenizer.answer(asked, example.response)
+    except DataError as error:  # a chat template does not take every conversation
+        error.path = example.source or None
+        raise
     truncated = len(prompt) + len(response) > length
     response = response[: max(length // 2, length - len(prompt))]
-    prompt = prompt[len(response) - length :] if truncated else prompt
+    if truncated:
+        start = list(tokenizer.start) if prompt[: len(tokenizer.start)] == list(tokenizer.start) else []
+        prompt = start + prompt[len(prompt) + len(response) - length + len(start) :]
     return Tokens(prompt + response, len(prompt), example.group, truncated, example.source)
 
 

@@ -16,6 +16,7 @@ from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.files.plain import decoded
+from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain
 
 LINE_LIMIT = 16 << 20
 BOM = b"\xef\xbb\xbf"
@@ -29,20 +30,21 @@ FOREIGN = {
 }
 """First bytes of what is often taken for JSON Lines."""
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-
 
 @dataclass(frozen=True)
 class Example:
     """A text to learn from: a response to a prompt, or plain text, whose prompt is empty.
 
     Examples of one row share its `group`, a hash of the row's texts, and its `source`, for people: "math.jsonl:17".
+    `messages` are the conversation that is answered; `prompt` has it as a text, which a base with a chat template
+    does not read.
     """
 
     prompt: str
     response: str
     group: str
     source: str = field(default="", compare=False)
+    messages: Conversation = ()
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -81,11 +83,16 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
     source = f"{basename(path)}:{line}" if path else ""
-    return [Example(prompt, response, group, source) for prompt, response in pairs]
+    return [
+        Example(prompt, response, group, source)
+        if isinstance(prompt, str)
+        else Example(plain(prompt), response, group, source, prompt)
+        for prompt, response in pairs
+    ]
 
 
 # A row's reader gives the texts that make the row what it is, and (prompt, response) of its examples.
-Read = tuple[list[str], list[tuple[str, str]]]
+Read = tuple[list[str], list[tuple[str | Conversation, str]]]
 
 
 def _answer(key: str) -> Callable[[Mapping[str, Any]], Read]:
@@ -107,8 +114,8 @@ def _messages(row: Mapping[str, Any]) -> Read:
     messages = row["messages"]
     if not isinstance(messages, list):
         raise _wrong("messages", "a list of {role, content}", messages)
-    texts: list[str] = []
-    pairs = []
+    said: list[Message] = []
+    pairs: list[tuple[str | Conversation, str]] = []
     asked = False
     for index, message in enumerate(messages):
         at = f"messages[{index}]"
@@ -118,12 +125,12 @@ def _messages(row: Mapping[str, Any]) -> Read:
         if role not in ROLES:
             raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
         if role == "assistant" and asked:
-            pairs.append(("\n".join(texts), text))
+            pairs.append((tuple(said), text))
         asked |= role == "user"
-        texts.append(text)
+        said.append(Message(role, text))
     if not pairs:
         raise DataError("no assistant message follows a user message", field="messages")
-    return texts, pairs
+    return [message.content for message in said], pairs
 
 
 def _plain(row: Mapping[str, Any]) -> Read:

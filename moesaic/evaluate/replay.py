@@ -49,7 +49,7 @@ def replay(
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)
 
-    encoded = {line: reads.tokenizer.encode(one.prompt) for line, one in decisions if one.prompt and not one.forced}
+    encoded = {line: reads.tokenizer.begin(one.prompt) for line, one in decisions if one.prompt and not one.forced}
     context = reads.decoder.config.context
     reasons = {line: reason_against(one, encoded.get(line, []), context) for line, one in decisions}
     left_out = {reason: count for reason, count in Counter(reasons.values()).items() if reason}
@@ -81,7 +81,7 @@ def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[lis
     """What the router decides about each prompt, all of which it reads, as in a mixture. Rows of like length share a
     batch, which changes nothing but the time.
     """
-    mixture = AdapterMixture(base.decoder, stored.names, stored.router, stored.reads, stored.selection, 0)
+    mixture = AdapterMixture(base.decoder, stored.names, stored.decides, stored.reads, stored.selection, 0)
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     choices: list[Choice] = [(BASE, None)] * len(texts)
     for start in range(0, len(order), BATCH):

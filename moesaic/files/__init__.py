@@ -7,7 +7,7 @@ from moesaic.files.disk import check_space, sha256_file
 from moesaic.files.locking import lock
 from moesaic.files.log import JsonlWriter, read_jsonl
 from moesaic.files.manifest import MANIFEST, read_manifest, write_manifest
-from moesaic.files.plain import digest, read_json, read_sealed, write_bytes, write_json, write_sealed
+from moesaic.files.plain import digest, read_json, read_json_list, read_sealed, write_bytes, write_json, write_sealed
 from moesaic.files.publishing import publish, versions
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "lock",
     "publish",
     "read_json",
+    "read_json_list",
     "read_jsonl",
     "read_manifest",
     "read_sealed",

@@ -11,6 +11,7 @@ from typing import Any
 from moesaic.errors import WeightsError
 from moesaic.files import disk
 from moesaic.files.plain import digest, read_json, write_json
+from moesaic.files.regular import blobs
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
@@ -60,9 +61,15 @@ def _facts(path: Path, hashed: bool = True) -> dict[str, Any]:
     return {"sha256": disk.sha256_file(path), **size} if hashed else size
 
 
+def _inside(folder: Path, path: Path) -> bool:
+    """By its name, and once links are followed; what was downloaded may lie in the blobs of its cache."""
+    named, at = Path(os.path.normpath(path)), Path(os.path.realpath(path))
+    return named.is_relative_to(folder) and any(at.is_relative_to(place) for place in (folder, *blobs(folder)))
+
+
 def _check(folder: Path, name: str, facts: dict[str, Any], verify: bool) -> None:
     path = folder / name
-    if "\0" in name or len(name) > 1000 or not Path(os.path.realpath(path)).is_relative_to(folder):
+    if "\0" in name or len(name) > 1000 or not _inside(folder, path):
         raise WeightsError("names no file inside its folder", path=folder / MANIFEST, field="files", got=name)
     if not os.path.isfile(path):
         raise WeightsError("the file is missing", path=path, hint="copy the whole folder again")

@@ -7,11 +7,14 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moesaic.errors import WeightsError, clipped
 from moesaic.files import disk
+
+T = TypeVar("T")
 
 LIMIT = 16 << 20
 SEALED_LIMIT = 256 << 20
@@ -34,6 +37,15 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
     """Reads a JSON object of at most `limit` bytes: no key twice, no NaN, no infinity."""
+    return _read(path, limit, decoded)
+
+
+def read_json_list(path: Path, limit: int = LIMIT) -> list[dict[str, Any]]:
+    """Reads a JSON list of objects as strictly as `read_json` an object."""
+    return _read(path, limit, _decoded_list)
+
+
+def _read(path: Path, limit: int, decode: Callable[[bytes], T]) -> T:
     with disk.errors(path):
         if not path.is_file():
             raise WeightsError("there is no such file", path=path)
@@ -42,7 +54,7 @@ def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
     if len(data) > limit:
         raise WeightsError("the file is too large", path=path, expected=f"at most {limit:,} bytes")
     try:
-        return decoded(data)
+        return decode(data)
     except ValueError as error:
         raise WeightsError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
 
@@ -79,6 +91,13 @@ def decoded(data: bytes) -> dict[str, Any]:
     value = _parse(data.decode("utf-8"))
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _decoded_list(data: bytes) -> list[dict[str, Any]]:
+    value = _parse(data.decode("utf-8"))
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ValueError("expected a list of objects")
     return value
 
 

@@ -3,7 +3,7 @@
 Knows nothing about experts, files, chat templates or HTTP; what it asks of a mixture is `Routed`, of text `Tokenizing`.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -21,17 +21,19 @@ NEW = 128
 UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
 
 Finish = Literal["stop", "length"]
+Prompt = str | list[int]
+"""A text; or ids that a sequence begins with, such as a tokenizer's of a conversation."""
 Listener = Callable[[Prompts, Routing, bool], None]
 """Who is told of decisions: about which prompts, what was decided, and whether a caller did, not the router."""
 
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """Text <-> ids; the token `eos` ends a text."""
+    """Text <-> ids: `begin` is what a sequence starts with, any of `ends` ends it."""
 
     @property
-    def eos(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
+    def ends(self) -> tuple[int, ...]: ...
+    def begin(self, prompt: str) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
 
 
@@ -47,7 +49,8 @@ class RoutingReport:
 class Generation:
     """One continuation. `text` is without the newline that starts a response, and ends before a stop string.
 
-    `ids`: all tokens written, those of the stop string included, the end token not.
+    What was the space between prompt and continuation starts it. `ids`: all tokens written, those of the stop string
+    included, the end token not.
     `finish`: "stop" at the end token or a stop string, "length" where the tokens asked for ran out.
     """
 
@@ -62,6 +65,7 @@ class Row:
     """One continuation as it grows: ids in, text out, until `finish` says why it is over."""
 
     tokenizer: Tokenizing
+    given: list[int]  # the ids that are continued
     stop: tuple[str, ...]
     limit: int
     generator: torch.Generator
@@ -71,12 +75,12 @@ class Row:
     shown: str = ""  # the part of `text` that nothing to come can change
     finish: Finish | None = None
     whole: str = ""  # the text of ids[:read], which ends between two characters; so does that of ids[:context]
-    context: int = 0
+    context: int | None = None  # None: of what is given
     read: int = 0
 
     def add(self, id: int) -> None:
         """Take the next token."""
-        if id == self.tokenizer.eos:
+        if id in self.tokenizer.ends:
             self.finish = "stop"
         else:
             self.ids.append(id)
@@ -91,8 +95,9 @@ class Row:
 
     def decoded(self) -> str:
         """The text of all ids, decoding only the latest: after a few that are known, as a decoder may trim a start."""
-        known = self.tokenizer.decode(self.ids[self.context : self.read])
-        latest = self.tokenizer.decode(self.ids[self.context :])[len(known) :]
+        before = self.given if self.context is None else []
+        known = self.tokenizer.decode(before + self.ids[self.context : self.read])
+        latest = self.tokenizer.decode(before + self.ids[self.context :])[len(known) :]
         text = self.whole + latest
         if latest and not latest.endswith(UNKNOWN):
             self.whole, self.context, self.read = text, self.read, len(self.ids)
@@ -122,7 +127,7 @@ class Engine:
 
     def generate(
         self,
-        prompts: list[str],
+        prompts: Sequence[Prompt],
         *,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
@@ -146,7 +151,7 @@ class Engine:
 
     def stream(
         self,
-        prompt: str,
+        prompt: Prompt,
         *,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
@@ -167,9 +172,9 @@ class Engine:
         return min(NEW, self.mixture.context // 2) if new is None else new
 
     @torch.inference_mode()
-    def route(self, texts: list[str]) -> list[RoutingReport]:
-        """Who would answer each text."""
-        return self.reports(self.mixture.route(self.read(texts, 0))) if texts else []
+    def route(self, prompts: Sequence[Prompt]) -> list[RoutingReport]:
+        """Who would answer each prompt."""
+        return self.reports(self.mixture.route(self.read(prompts, 0))) if prompts else []
 
     @torch.inference_mode()
     def steps(
@@ -186,12 +191,12 @@ class Engine:
         reports = self.reports(session.routing)
         if self.listener:
             self.listener(prompts, session.routing, forced is not None)
-        logits[:, self.tokenizer.eos] = float("-inf")  # whoever asks gets an answer: the end never comes first
+        logits[:, list(self.tokenizer.ends)] = float("-inf")  # whoever asks gets an answer: the end never comes first
         if n > 1:
             logits, session = logits.repeat_interleave(n, 0), session.repeat(n)
         rows = [
-            Row(self.tokenizer, stop, max_new_tokens, generator, report)
-            for report in reports
+            Row(self.tokenizer, given[:length], stop, max_new_tokens, generator, report)
+            for given, length, report in zip(prompts.ids.tolist(), prompts.lengths.tolist(), reports, strict=True)
             for generator in sampling.generators(n)
         ]
         going = rows
@@ -208,14 +213,16 @@ class Engine:
                 session = session.select(torch.tensor(stay, device=logits.device))
             logits = self.mixture.decode(ids.to(logits.device), session)
 
-    def read(self, texts: list[str], new: int) -> Prompts:
-        """The texts as one batch of tokens, if each has any and leaves room for `new` more."""
-        for index, text in enumerate(texts):
-            if any("\ud800" <= character <= "\udfff" for character in text):
+    def read(self, prompts: Sequence[Prompt], new: int) -> Prompts:
+        """The prompts as one batch of tokens, if each has any and leaves room for `new` more."""
+        for index, text in enumerate(prompts):
+            if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
-        rows, context = [self.tokenizer.encode(text) for text in texts], self.mixture.context
-        for index, ids in enumerate(rows):
-            if not ids:
+        rows = [self.tokenizer.begin(one) if isinstance(one, str) else one for one in prompts]
+        texts = [one if isinstance(one, str) else self.tokenizer.decode(one) for one in prompts]
+        context = self.mixture.context
+        for index, (one, ids) in enumerate(zip(prompts, rows, strict=True)):
+            if not one or not ids:
                 raise RecipeError("the prompt is empty", field=f"prompts[{index}]")
             if len(ids) + new > context:
                 raise RecipeError(

@@ -1,4 +1,4 @@
-"""The one decoder: raw PyTorch, Llama-shaped, with slots where experts go in.
+"""The one decoder: raw PyTorch, with slots where experts go in. Families differ in the fields of its config.
 
 Knows nothing about experts, routers, tokenizers or files. Gates go down as an argument, Routing comes up as a
 return value; the cache is an argument, so cached and uncached are one model.
@@ -7,19 +7,22 @@ return value; the cache is an argument, so cached and uncached are one model.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig
-from moesaic.nn import Attention, Cache, Linear, RMSNorm, Rope, Span, SwiGLU
+from moesaic.errors import CompatibilityError
+from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, embedding, ffn, norm
 from moesaic.routing import Gates, Routing
 
 
 class Output(NamedTuple):
-    """Next-token logits, and the decisions of layers that route by themselves (None: the layer does not)."""
+    """Next-token logits, the decisions of layers that route by themselves (None: the layer does not), and the state
+    behind the last norm, which the logits are read from."""
 
     logits: Float[Tensor, "b t v"]
     routings: list[Routing | None]
+    hidden: Float[Tensor, "b t d"]
 
 
 class Decoder(nn.Module):
@@ -28,37 +31,77 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.embed_tokens = embedding(config)
+        block = SandwichBlock if config.sandwich_norms else Block
+        self.layers = nn.ModuleList(block(config, layer) for layer in range(config.num_layers))
+        self.norm = norm(config, config.hidden_size)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.rope = Rope(config.head_dim, config.context, config.rope_theta)
-        if config.tie_embeddings:
+        self.rope = Rope(config.head_dim, config.context, config.rope_theta, config.rope_scaling)
+        self.local_rope = self.rope
+        if config.local_rope_theta:
+            self.local_rope = Rope(config.head_dim, config.context, config.local_rope_theta)
+        self.tie()
+
+    def tie(self) -> None:
+        """Make the head the embedding itself, where they are one."""
+        if self.config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # type: ignore[assignment]  # torch types it as Tensor
 
-    def forward(self, ids: Int[Tensor, "b t"], cache: Cache | None = None, gates: Gates | None = None) -> Output:
-        """Logits after every token. With a cache the tokens follow those in it; the caller advances it."""
-        x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates)
-        return Output(self.head(x, gates), routings)
+    def forward(
+        self,
+        ids: Int[Tensor, "b t"],
+        cache: Cache | None = None,
+        gates: Gates | None = None,
+        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> Output:
+        """Logits after every token. With a cache the tokens follow those in it; the caller advances it.
+
+        `mask`: 0 where a token is padding, on either side. Real tokens get what they get without it.
+        """
+        x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
+        hidden = self.norm(x)
+        return Output(self.lm_head(hidden, gates), routings, hidden)
 
     def run(
-        self, x: Float[Tensor, "b t d"], cache: Cache | None, layers: range, gates: Gates | None
+        self,
+        x: Float[Tensor, "b t d"],
+        cache: Cache | None,
+        layers: range,
+        gates: Gates | None,
+        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
     ) -> tuple[Float[Tensor, "b t d"], list[Routing | None]]:
         """Pass a chunk through a range of blocks."""
-        span, routings = self.span(x, cache), []
+        near, routings = self.config.local_layers, []
+        span = self.span(x, cache, mask)
+        local = self.span(x, cache, mask, local=True) if near else span
         for layer in layers:
-            x, routing = self.layers[layer](x, span, cache, gates)
+            x, routing = self.layers[layer](x, local if layer in near else span, cache, gates)
             routings.append(routing)
         return x, routings
 
     def head(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.lm_head(self.norm(x), gates)
 
-    def span(self, x: Float[Tensor, "b t d"], cache: Cache | None) -> Span:
-        if cache is None:
-            return self.rope.span(torch.arange(x.shape[1], device=x.device)[None], None)
-        positions = cache.positions(x.shape[1])
-        return self.rope.span(positions, cache.visible(positions))
+    def span(
+        self,
+        x: Float[Tensor, "b t d"],
+        cache: Cache | None,
+        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+        local: bool = False,
+    ) -> Span:
+        """Where the tokens of a chunk stand and what they see; `local`: in the layers that have a window."""
+        t, (rope, window) = x.shape[1], (self.local_rope, self.config.window) if local else (self.rope, 0)
+        rope.reserve(t if cache is None else cache.capacity, x)
+        if cache is not None and mask is not None:
+            hint = "pad on the right and advance the cache by each row's length"
+            raise CompatibilityError("a cache takes no mask", field="mask", hint=hint)
+        if cache is not None:
+            positions = cache.positions(t)
+            return rope.span(positions, cache.visible(positions, window))
+        if mask is None and not 0 < window < t:
+            return rope.span(torch.arange(t, device=x.device)[None], None)
+        real = torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask.bool()
+        return rope.span(*beside_padding(real, window))
 
 
 class Block(nn.Module):
@@ -66,10 +109,10 @@ class Block(nn.Module):
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.input_layernorm = norm(config, config.hidden_size)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
-        self.mlp = SwiGLU(config)
+        self.post_attention_layernorm = norm(config, config.hidden_size)
+        self.mlp = ffn(config, layer)
 
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
@@ -77,6 +120,26 @@ class Block(nn.Module):
         x = x + self.self_attn(self.input_layernorm(x), span, cache, gates)
         y, routing = self.mlp(self.post_attention_layernorm(x), gates)
         return x + y, routing
+
+
+class SandwichBlock(nn.Module):
+    """x + norm(attention(norm(x))), then x + norm(ffn(norm(x))). Named as in checkpoints: the second is not Block's."""
+
+    def __init__(self, config: DecoderConfig, layer: int):
+        super().__init__()
+        self.input_layernorm = norm(config, config.hidden_size)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = norm(config, config.hidden_size)
+        self.pre_feedforward_layernorm = norm(config, config.hidden_size)
+        self.mlp = ffn(config, layer)
+        self.post_feedforward_layernorm = norm(config, config.hidden_size)
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
+    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+        x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), span, cache, gates))
+        y, routing = self.mlp(self.pre_feedforward_layernorm(x), gates)
+        return x + self.post_feedforward_layernorm(y), routing
 
 
 def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:
@@ -88,5 +151,5 @@ def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:
                 residual = name.endswith(("o_proj.weight", "down_proj.weight"))
                 weight.normal_(0.0, residual_std if residual else 0.02, generator=generator)
             else:
-                weight.fill_(1.0)
+                weight.fill_(0.0 if name.endswith("bias") else 1.0 - decoder.config.norm_offset)
     return decoder

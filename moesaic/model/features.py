@@ -3,11 +3,16 @@
 Knows nothing about routers. Padding never counts: a row alone and in a batch read the same.
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from threading import get_ident
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.model.decoder import Decoder
@@ -55,3 +60,42 @@ def pool(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], feature: Feature
         return x[torch.arange(len(x), device=x.device), lengths - 1]
     real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     return (x * real[..., None]).sum(1) / lengths[:, None]
+
+
+def project(
+    decoder: Decoder, num_experts: int, prompts: Prompts, prototypes: Mapping[str, Float[Tensor, "e i"]]
+) -> Float[Tensor, "b d"]:
+    """Mean over each prompt's own tokens of |x . v|: x the input of a linear, v the prototypes looked for there.
+
+    Linear-major (b, linears x e); a pass of the base alone, no deeper than the deepest of the linears.
+    """
+    found: dict[str, Tensor] = {}
+    real = torch.arange(prompts.ids.shape[1], device=prompts.ids.device) < prompts.lengths[:, None]
+
+    def note(path: str, x: Tensor) -> None:
+        sizes = (x @ prototypes[path].to(x.dtype).t()).abs() * real[..., None]
+        found[path] = sizes.sum(1) / prompts.lengths[:, None]
+
+    x = decoder.embed_tokens(prompts.ids)
+    with ExitStack() as stack:
+        for path in prototypes:
+            stack.enter_context(listening(decoder.get_submodule(path), partial(note, path)))
+        deepest = max(int(path.split(".")[1]) for path in prototypes)
+        decoder.run(x, None, range(deepest + 1), Gates.one(-1, len(x), num_experts, x))
+    return torch.stack([found[path] for path in prototypes], 1).flatten(1)
+
+
+@contextmanager
+def listening(module: nn.Module, note: Callable[[Tensor], None]) -> Iterator[None]:
+    """Tells `note` what a module is called with by this thread."""
+    here = get_ident()
+
+    def heard(_: nn.Module, given: tuple[Any, ...]) -> None:
+        if get_ident() == here:
+            note(given[0])
+
+    handle = module.register_forward_pre_hook(heard)
+    try:
+        yield
+    finally:
+        handle.remove()

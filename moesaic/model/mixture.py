@@ -4,6 +4,7 @@ Knows nothing about text, files or how experts were trained. Between calls all s
 the caller holds: rows join, leave and multiply by `select`, `repeat` and `join`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, pool, read
+from moesaic.model.features import Prompts, pool, project, read
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Routing, Selection
-from moesaic.routing.routers import Router
+from moesaic.routing.routers import ArrowRouter, Router
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class AdapterMixture(nn.Module):
     """Adapters on one shared base, chosen per sequence: site `linear`, level `sequence`.
 
     `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
-    prompt's own pass.
+    prompt's own pass. `disabled`: experts that the router never chooses; who names one is still answered by it.
     """
 
     def __init__(
@@ -68,10 +69,13 @@ class AdapterMixture(nn.Module):
         feature: Feature,
         selection: Selection,
         trunk: int,
+        disabled: Collection[str] = (),
     ):
         super().__init__()
         self.decoder, self.names, self.router = decoder, names, router
         self.feature, self.selection, self.trunk = feature, selection, trunk
+        self.prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
+        self.disabled = [place for place, name in enumerate(names) if name in disabled]
 
     @property
     def context(self) -> int:
@@ -80,7 +84,15 @@ class AdapterMixture(nn.Module):
 
     def route(self, prompts: Prompts) -> Routing:
         """Decide for each prompt, by itself, from a pass of the base."""
-        return self.selection(self.router(read(self.feature, self.decoder, len(self.names), prompts)))
+        if self.feature.source == "projection":
+            return self.decide(project(self.decoder, len(self.names), prompts, self.prototypes))
+        return self.decide(read(self.feature, self.decoder, len(self.names), prompts))
+
+    def decide(self, features: Float[Tensor, "n d"] | list[str]) -> Routing:
+        """Features to weights; with all experts disabled, every row abstains."""
+        logits = self.router(features)
+        disabled = torch.tensor(self.disabled, dtype=torch.long, device=logits.device)
+        return self.selection(logits.index_fill(1, disabled, float("-inf")))
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates."""
@@ -99,7 +111,7 @@ class AdapterMixture(nn.Module):
         depth = self.feature.depth if forced is None and self.feature.source == "state" else None
         if depth is not None and depth <= self.trunk:
             x, _ = decoder.run(x, cache, range(depth), None)
-            routing = self.selection(self.router(pool(x, prompts.lengths, self.feature)))
+            routing = self.decide(pool(x, prompts.lengths, self.feature))
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
         gates = Gates.of(routing.weights.to(x.dtype))

@@ -1,10 +1,27 @@
-"""The parts of a transformer: the linear slot, norm, rotary positions, attention with its cache, the dense ffn."""
+"""The parts of a transformer: the linear slot, norms, rotary positions, attention with its cache, the ffn slot."""
 
 from moesaic.nn.attention import Attention
 from moesaic.nn.cache import Cache
-from moesaic.nn.ffn import SwiGLU
+from moesaic.nn.embedding import embedding
+from moesaic.nn.ffn import GLU
 from moesaic.nn.linear import Linear, LinearSlot
-from moesaic.nn.norm import RMSNorm
-from moesaic.nn.rope import Rope, Span
+from moesaic.nn.norm import OffsetRMSNorm, RMSNorm, norm
+from moesaic.nn.rope import Rope, Span, beside_padding
+from moesaic.nn.sparse import SparseFFN, ffn
 
-__all__ = ["Attention", "Cache", "Linear", "LinearSlot", "RMSNorm", "Rope", "Span", "SwiGLU"]
+__all__ = [
+    "GLU",
+    "Attention",
+    "Cache",
+    "Linear",
+    "LinearSlot",
+    "OffsetRMSNorm",
+    "RMSNorm",
+    "Rope",
+    "Span",
+    "SparseFFN",
+    "beside_padding",
+    "embedding",
+    "ffn",
+    "norm",
+]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from moesaic.config import DecoderConfig
 from moesaic.nn.cache import Cache
 from moesaic.nn.linear import Linear
+from moesaic.nn.norm import norm
 from moesaic.nn.rope import Span
 from moesaic.routing import Gates
 
@@ -20,22 +21,28 @@ class Attention(nn.Module):
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
         self.layer, self.head_dim, self.grouped = layer, config.head_dim, config.num_heads != config.num_kv_heads
+        self.scale = config.query_scalar**-0.5 if config.query_scalar else None
         inner, inner_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, inner)
-        self.k_proj = Linear(config.hidden_size, inner_kv)
-        self.v_proj = Linear(config.hidden_size, inner_kv)
+        self.q_proj = Linear(config.hidden_size, inner, config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, inner_kv, config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, inner_kv, config.qkv_bias)
         self.o_proj = Linear(inner, config.hidden_size)
+        self.q_norm = norm(config, config.head_dim) if config.qk_norm else None
+        self.k_norm = norm(config, config.head_dim) if config.qk_norm else None
 
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
     ) -> Float[Tensor, "b t d"]:
-        q = span.rotate(self.heads(self.q_proj(x, gates)))
-        k = span.rotate(self.heads(self.k_proj(x, gates)))
+        q = self.heads(self.q_proj(x, gates))
+        k = self.heads(self.k_proj(x, gates))
         v = self.heads(self.v_proj(x, gates))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = span.rotate(q), span.rotate(k)
         if cache is not None:
             k, v = cache.write(self.layer, k, v, span.positions)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=span.mask, is_causal=span.mask is None, enable_gqa=self.grouped
+            q, k, v, attn_mask=span.mask, is_causal=span.mask is None, enable_gqa=self.grouped, scale=self.scale
         )
         return self.o_proj(y.transpose(1, 2).flatten(2), gates)
 

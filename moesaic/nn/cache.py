@@ -35,10 +35,11 @@ class Cache:
         """Where the next t tokens of each row will stand."""
         return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
 
-    def visible(self, positions: Int[Tensor, "b t"]) -> Bool[Tensor, "b 1 t s"]:
-        """Which slots a token at each position may see: those up to its own."""
+    def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
+        """Which slots a token at each position may see: those up to its own, or of these the last `window`."""
         slots = torch.arange(self.capacity, device=positions.device)
-        return slots <= positions[:, None, :, None]
+        own = positions[:, None, :, None]
+        return (slots <= own) & (slots > own - window) if window else slots <= own
 
     def write(
         self, layer: int, k: Float[Tensor, "b h t hd"], v: Float[Tensor, "b h t hd"], positions: Int[Tensor, "b t"]

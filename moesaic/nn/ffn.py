@@ -3,6 +3,9 @@
 Knows nothing about attention or about who routes.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,15 +14,19 @@ from moesaic.config import DecoderConfig
 from moesaic.nn.linear import Linear
 from moesaic.routing import Gates, Routing
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
-class SwiGLU(nn.Module):
-    """down(silu(gate(x)) * up(x)). GLU Variants Improve Transformer (arXiv 2002.05202), equation 6."""
 
-    def __init__(self, config: DecoderConfig):
+class GLU(nn.Module):
+    """down(act(gate(x)) * up(x)): SwiGLU or GeGLU. GLU Variants Improve Transformer (arXiv 2002.05202), equation 6."""
+
+    def __init__(self, config: DecoderConfig, inner: int = 0):
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
+        inner = inner or config.intermediate_size
+        self.act = ACTIVATIONS[config.activation]
+        self.gate_proj = Linear(config.hidden_size, inner)
+        self.up_proj = Linear(config.hidden_size, inner)
+        self.down_proj = Linear(inner, config.hidden_size)
 
     def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
-        return self.down_proj(F.silu(self.gate_proj(x, gates)) * self.up_proj(x, gates), gates), None
+        return self.down_proj(self.act(self.gate_proj(x, gates)) * self.up_proj(x, gates), gates), None

@@ -21,11 +21,12 @@ class LinearSlot(Protocol):
 
 
 class Linear(nn.Module):
-    """y = W x, the same for all rows. `gates`: ignored, the slot's signature."""
+    """y = W x, or W x + b, the same for all rows. `gates`: ignored, the slot's signature."""
 
-    def __init__(self, in_features: int, out_features: int):
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_features, in_features))
+        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
 
     @property
     def in_features(self) -> int:
@@ -36,4 +37,4 @@ class Linear(nn.Module):
         return self.weight.shape[0]
 
     def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
-        return F.linear(x, self.weight)
+        return F.linear(x, self.weight, self.bias)

@@ -1,9 +1,11 @@
-"""RMSNorm. Knows nothing about what it normalises."""
+"""RMSNorm, in its two forms. Knows nothing about what it normalises."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from moesaic.config import DecoderConfig
 
 
 class RMSNorm(nn.Module):
@@ -16,3 +18,24 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class OffsetRMSNorm(nn.Module):
+    """x / rms(x) * (weight + offset), all in float32 at least and rounded once, at the end (arXiv 2403.08295)."""
+
+    def __init__(self, size: int, eps: float, offset: float):
+        super().__init__()
+        self.eps, self.offset = eps, offset
+        self.weight = nn.Parameter(torch.full((size,), 1.0 - offset))
+
+    def forward(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
+        exact = torch.promote_types(x.dtype, torch.float32)
+        weight = self.weight.to(exact) + self.offset
+        return F.rms_norm(x.to(exact), weight.shape, weight, self.eps).to(x.dtype)
+
+
+def norm(config: DecoderConfig, size: int) -> RMSNorm | OffsetRMSNorm:
+    """The norm of a model, over vectors of `size`."""
+    if config.norm_offset:
+        return OffsetRMSNorm(size, config.norm_eps, config.norm_offset)
+    return RMSNorm(size, config.norm_eps)

@@ -6,7 +6,7 @@ Knows nothing about torch, rows of text or run directories: it is plain data tha
 from moesaic.recipe.layers import layer_range
 from moesaic.recipe.names import validate_name
 from moesaic.recipe.reading import dump, parse, read
-from moesaic.recipe.routers import Router, RouterLoss, RouterSpec
+from moesaic.recipe.routers import EncoderFeature, Router, RouterLoss, RouterSpec
 from moesaic.recipe.schema import (
     LEGAL,
     RESERVED,
@@ -31,6 +31,7 @@ __all__ = [
     "Control",
     "Data",
     "DemoData",
+    "EncoderFeature",
     "Evaluate",
     "ExistingBase",
     "Expert",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -17,10 +17,14 @@ from moesaic.errors import RecipeError, nearest
 from moesaic.recipe import document as yaml
 from moesaic.recipe.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
 from moesaic.recipe.problems import as_recipe_error, keys_at, unknown_key
+from moesaic.recipe.routers import RouterSpec
 from moesaic.recipe.schema import ExistingBase, Recipe
 
+Spec = TypeVar("Spec", bound=RouterSpec)
+
 MOST_BYTES = 2**20
-FOLDER = re.compile(r"data_root|base\.path|experts\..+\.path")  # keys whose values are folders, if they exist
+# Keys whose values are folders, if they exist.
+FOLDER = re.compile(r"data_root|base\.path|experts\..+\.path|router\..*feature\.model")
 STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 
@@ -87,7 +91,19 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
         name: expert.model_copy(update={"path": expert.path and _folder_or_id(expert.path, folder)})
         for name, expert in recipe.experts.items()
     }
-    return recipe.model_copy(update={"data_root": root, "base": base, "experts": experts})
+    rivals = [_settled_router(spec, folder) for spec in recipe.router.compare]
+    router = _settled_router(recipe.router, folder)
+    if rivals:
+        router = router.model_copy(update={"compare": rivals})
+    return recipe.model_copy(update={"data_root": root, "base": base, "experts": experts, "router": router})
+
+
+def _settled_router(spec: Spec, folder: Path) -> Spec:
+    """A router's section with the folder of the encoder that it reads, if it reads one, made absolute."""
+    if isinstance(spec.feature, str):
+        return spec
+    feature = spec.feature.model_copy(update={"model": _folder_or_id(spec.feature.model, folder)})
+    return spec.model_copy(update={"feature": feature})
 
 
 def _folder_or_id(path: str, folder: Path) -> str:

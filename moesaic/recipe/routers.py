@@ -3,13 +3,14 @@
 Knows nothing about tensors: a feature is a word here.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from moesaic.config import FEATURES, Feature
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.section import Amount, Count, Distinct, Positive, Section, Whole, refusal
+from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
 
 class RouterLoss(Section):
@@ -23,6 +24,28 @@ class RouterLoss(Section):
     """Weight of the router z-loss."""
 
 
+class EncoderFeature(Section):
+    """A vector of the prompt's text, made by an encoder that is no part of the base."""
+
+    kind: Literal["encoder"]
+    """That it is one."""
+    model: Text
+    """Folder of a BERT or RoBERTa: config.json, model.safetensors, tokenizer.json; how it pools, where it says so."""
+
+    def __str__(self) -> str:
+        return self.kind
+
+
+def _word_or_encoder(value: Any) -> str:
+    return CASE + ("encoder" if isinstance(value, Mapping | EncoderFeature) else "word")
+
+
+FeatureSpec = Annotated[
+    Annotated[str, Tag(CASE + "word")] | Annotated[EncoderFeature, Tag(CASE + "encoder")],
+    Discriminator(_word_or_encoder),
+]
+
+
 def _usual_feature(section: dict[str, Any]) -> str:
     return "text" if section.get("kind") == "keyword" else "hidden_mean"
 
@@ -32,8 +55,9 @@ class RouterSpec(Section):
 
     kind: Literal["keyword", "centroid", "linear", "mlp"]
     """How a feature becomes logits."""
-    feature: str = Field(default_factory=_usual_feature)
-    """What it reads: text, embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks)."""
+    feature: FeatureSpec = Field(default_factory=_usual_feature)
+    """What it reads: text, embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks); or
+    `{kind: encoder, model: FOLDER}`."""
     hidden: list[Count] = Field(default=[256], min_length=1)
     """Widths of the mlp's hidden layers."""
     selection: Literal["soft", "top_k", "top_1"] = "top_1"
@@ -74,15 +98,18 @@ class RouterSpec(Section):
     @property
     def depth(self) -> int | None:
         """Blocks of the base that the feature needs, where it says how many."""
-        return Feature.parse(self.feature).depth or None
+        return Feature.parse(self.feature).depth or None if isinstance(self.feature, str) else None
 
     @field_validator("feature")
     @classmethod
-    def _known(cls, feature: str) -> str:
+    def _known(cls, feature: str | EncoderFeature) -> str | EncoderFeature:
+        if not isinstance(feature, str):
+            return feature
         try:
             Feature.parse(feature)
         except RecipeError as error:
-            hint = nearest(feature, list(FEATURES))
+            written = "write {kind: encoder, model: FOLDER}" if feature == "encoder" else None
+            hint = written or nearest(feature, list(FEATURES))
             raise refusal(RecipeError(error.what, expected=error.expected, got=repr(feature), hint=hint)) from None
         return feature
 

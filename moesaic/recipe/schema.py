@@ -50,7 +50,7 @@ class ExistingBase(Section):
     """A base that is there already."""
 
     path: Text
-    """Folder of a Llama-shaped model: config.json, model.safetensors, tokenizer.json."""
+    """Folder of a model: config.json, its safetensors and its tokenizer."""
 
 
 class NewBase(Section):

@@ -5,6 +5,7 @@ Nothing here reads models, trains or selects. A row of -inf logits means that no
 
 import re
 from abc import abstractmethod
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -103,9 +104,53 @@ class MLPRouter(TrainedRouter):
         return self.outer(x) / self.temperature
 
 
+class ArrowRouter(TrainedRouter):
+    """How much more than usual a prompt reacts to what each expert acts on: made from weights, without any prompts.
+
+    Arrow (arXiv 2405.11157): an expert's prototype at a linear is the unit direction v of inputs that its change of the
+    weights acts on most, and |x . v| says how much x is its own. Here the mean over a prompt decides, once for all
+    layers, and each mean is standardised by what it is on texts of the base: neither a large adapter wins by its size
+    nor one whose direction is common to all texts.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    adapts: Tensor
+    spread: Tensor
+
+    def __init__(self, widths: dict[str, int], num_experts: int):
+        super().__init__()
+        self.widths, self.num_experts = widths, num_experts
+        for place, width in enumerate(widths.values()):
+            self.register_buffer(f"prototypes_{place}", torch.zeros(num_experts, width))
+        shape = (len(widths), num_experts)
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("deviation", torch.ones(shape))
+        self.register_buffer("adapts", torch.ones(shape))  # 0 where an expert does not touch a linear
+        self.register_buffer("spread", torch.ones(num_experts))
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"widths": self.widths, "num_experts": self.num_experts}
+
+    @property
+    def prototypes(self) -> Mapping[str, Float[Tensor, "e i"]]:
+        """The directions that are to be looked for in the inputs of each linear, by its path."""
+        return {path: self.get_buffer(f"prototypes_{place}") for place, path in enumerate(self.widths)}
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        return self.reaction(features) / self.spread
+
+    def reaction(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        """Mean over the linears that an expert adapts of the standardised projections; features are linear-major."""
+        scores = (features.unflatten(-1, self.mean.shape) - self.mean) / self.deviation
+        return (scores * self.adapts).sum(1) / self.adapts.sum(0)
+
+
 ROUTERS: dict[str, type[TrainedRouter]] = {
     "keyword": KeywordRouter,
     "centroid": CentroidRouter,
     "linear": MLPRouter,
     "mlp": MLPRouter,
+    "arrow": ArrowRouter,
 }

@@ -203,12 +203,12 @@ def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]
     workshop, stored = here(address)
     rows = [row for some in workshop.test_rows().values() for row in some]
     routers = {name: stored_router(workshop, name) for name in specs(workshop)}
-    features = sorted({router.feature for router in routers.values()})
-    report.begin(len(rows))
+    wanted = specs(workshop)
+    features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
     read = dict(zip(features, features_of(workshop, rows, features, report), strict=True))
     decisions = {}
     for name, router in routers.items():
-        routing = router.selection(router.router(read[router.feature]))
+        routing = router.selection(router.router(read[wanted[name].feature]))
         order = [router.names.index(expert) for expert in stored.model.names]
         decisions[name] = routing.weights[:, order].float(), routing.logits[:, order]
     report.end(f"{len(routers)} routers")
@@ -266,7 +266,7 @@ def report_on(
     validation = stored_router(workshop, name).manifest["metrics"]
     own = {
         "kind": spec.kind,
-        "feature": spec.feature,
+        "feature": str(spec.feature),
         "selection": spec.selection,
         "examples": str(spec.examples or "all"),
         "nats": mean_nats(routed[name]),
@@ -308,10 +308,11 @@ def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tok
     for domain, some in rows.items():
         for row in some[: workshop.recipe.evaluate.samples]:
             prompt = mixture.tokenizer.decode(row.ids[: row.prompt])
-            room = mixture.model.context - len(mixture.tokenizer.encode(prompt))
+            room = mixture.model.context - row.prompt
             if room < 1:
                 continue
-            ((made,),) = engine.generate([prompt], max_new_tokens=min(SAMPLE_TOKENS, room), sampling=Sampling())
+            new, given = min(SAMPLE_TOKENS, room), row.ids[: row.prompt]
+            ((made,),) = engine.generate([given], max_new_tokens=new, sampling=Sampling())
             shown.append(
                 {
                     "domain": domain,

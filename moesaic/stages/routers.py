@@ -6,7 +6,7 @@ Knows nothing about how experts were trained: a prompt's label is the expert who
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,7 +17,8 @@ from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.files import digest, read_jsonl, write_json
 from moesaic.model.features import Prompts, read_all
-from moesaic.recipe import RouterSpec
+from moesaic.recipe import EncoderFeature, RouterSpec
+from moesaic.recipe.routers import FeatureSpec
 from moesaic.routing import Selection
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
@@ -35,7 +36,7 @@ def label_of(spec: RouterSpec) -> str:
     """The name of a compared router, for folders and tables."""
     few = f"-{spec.examples}" if spec.examples else ""
     kept = f"-{spec.selection}" if spec.selection != "top_1" else ""
-    return f"{spec.kind}-{spec.feature.replace('@', '_at_')}{few}{kept}"
+    return f"{spec.kind}-{str(spec.feature).replace('@', '_at_')}{few}{kept}"
 
 
 def specs(workshop: Workshop) -> dict[str, RouterSpec]:
@@ -64,7 +65,7 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
         refuse_changed(workshop, at(workshop, name), inputs_of(workshop, spec), progress.warn)
     if not wanted:
         return
-    features = sorted({spec.feature for spec in wanted.values()})
+    features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
     # No more prompts are read than the hungriest router asks for; each takes the first of them, in hash order.
     most = max(spec.examples or sys.maxsize for spec in wanted.values())
     parts = {
@@ -79,13 +80,13 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
 
 
 def train_and_publish(
-    workshop: Workshop, name: str, spec: RouterSpec, place: int, read: dict[str, Any], report: Report
+    workshop: Workshop, name: str, spec: RouterSpec, place: int, read: dict[str, "Read"], report: Report
 ) -> None:
     """Train one router on features that were read, those at `place` of each part, and publish it with its record."""
     names = tuple(workshop.recipe.experts)
 
     def labelled(split: str, limit: int | None) -> Labelled:
-        parts = [read[f"features {split} {expert}"][place][:limit] for expert in names]
+        parts: list[Any] = [read[f"features {split} {expert}"].features[place][:limit] for expert in names]
         labels = torch.cat([torch.full((len(part),), label) for label, part in enumerate(parts)])
         texts = spec.feature == "text"
         return Labelled([text for part in parts for text in part] if texts else torch.cat(parts), labels)
@@ -99,13 +100,15 @@ def train_and_publish(
         router, metrics = train_router(spec, train, validation, words, len(names), seed, record, keeper)
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
     curve = [{key: row[key] for key in ("step", "loss", "lr", "score")} for row in log if "score" in row]
+    encoder = None if isinstance(spec.feature, str) else workshop.encoder(spec.feature)
     stored = StoredRouter(
         router,
         spec.kind,
         names,
-        spec.feature,
+        str(spec.feature),
         Selection(kind=spec.selection, k=spec.k, renormalise=spec.renormalise),
         {},
+        encoder,
     )
     facts = {
         "stage_key": key_of(workshop, spec),
@@ -120,12 +123,17 @@ def train_and_publish(
         "validation": metrics,
         "curve": curve,
     }
+    sizes = [*router.state_dict().values()]
+    if encoder:
+        cut = {split: sum(read[f"features {split} {n}"].truncated[place] for n in names) for split in SPLITS}
+        info["truncated"] = cut  # texts of which the encoder reads the beginning only
+        sizes += encoder.sentences.state_dict().values()
 
     def write(folder: Any) -> None:
         write_json(folder / INFO, info)
         save_router(folder, stored, workshop.base_fingerprint, facts)
 
-    workshop.publish(part, write, sum(t.numel() * t.element_size() for t in router.state_dict().values()))
+    workshop.publish(part, write, sum(t.numel() * t.element_size() for t in sizes))
     forget(workshop, part)
     report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}")
 
@@ -147,8 +155,13 @@ def inputs_of(workshop: Workshop, spec: RouterSpec) -> dict[str, Any]:
     """All that a router's training depends on, as plain data."""
     recipe = workshop.recipe
     texts = [[e.prompt, e.response] for n in recipe.experts for s in SPLITS for e in prompts_of(workshop, n, s)]
+    feature = spec.feature if isinstance(spec.feature, str) else {"encoder": workshop.encoder(spec.feature).fingerprint}
     return {
-        "router": {**spec.model_dump(mode="json"), "prompt_tokens": recipe.router.prompt_tokens},
+        "router": {
+            **spec.model_dump(mode="json"),
+            "feature": feature,
+            "prompt_tokens": recipe.router.prompt_tokens,
+        },
         "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
         "train": {"length": recipe.train.length},
         "data": digest(texts),
@@ -172,24 +185,62 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
     return given[:held_out] if split == "validation" else given[held_out:]
 
 
+class Read(NamedTuple):
+    """Each feature of some prompts, and of how many prompts that feature is of the beginning only."""
+
+    features: list[torch.Tensor | list[str]]
+    truncated: list[int]
+
+
 def read_features(
-    address: Address, expert: str, split: str, features: list[str], most: int, report: Report
-) -> list[torch.Tensor | list[str]]:
+    address: Address, expert: str, split: str, features: list[FeatureSpec], most: int, report: Report
+) -> Read:
     """Each feature of the prompts of one expert's split, in the hash order of the texts so that a limit is unbiased."""
     workshop = at_address(*address)
     examples = take(prompts_of(workshop, expert, split), most if split == "train" else VALIDATION_PROMPTS)
     rows = workshop.encoded(examples, workshop.recipe.train.length)
-    report.begin(len(rows))
     found = features_of(workshop, rows, features, report)
-    report.end("read")
-    return found
+    texts = texts_of(workshop, rows)
+    encoders = [None if isinstance(feature, str) else workshop.encoder(feature) for feature in features]
+    cut = [encoder.sentences.truncated(texts) if encoder else 0 for encoder in encoders]
+    report.end(f"read; {max(cut)} texts are longer than the encoder reads" if any(cut) else "read")
+    return Read(found, cut)
 
 
 @torch.no_grad()
 def features_of(
+    workshop: Workshop, rows: list[Tokens], features: list[FeatureSpec], report: Report
+) -> list[torch.Tensor | list[str]]:
+    """Features of rows in their order: those of the base from one pass of it, each encoder's from one of its own."""
+    of_base = [feature for feature in features if isinstance(feature, str)]
+    encoders = [feature for feature in features if not isinstance(feature, str)]
+    report.begin(len(rows) * (bool(of_base) + len(encoders)))
+    found: dict[FeatureSpec, torch.Tensor | list[str]] = {}
+    if of_base:
+        found |= zip(of_base, states_of(workshop, rows, of_base, report), strict=True)
+    for place, feature in enumerate(encoders, bool(of_base)):
+        found[feature] = sentences_of(workshop, rows, feature, len(rows) * place, report)
+    return [found[feature] for feature in features]
+
+
+def sentences_of(
+    workshop: Workshop, rows: list[Tokens], feature: EncoderFeature, reported: int, report: Report
+) -> torch.Tensor:
+    """The encoder's vector of each row's prompt; a text that comes again is not computed again."""
+    texts, sentences = texts_of(workshop, rows), workshop.encoder(feature).sentences
+    once = sorted(set(texts), key=lambda text: (len(text), text))
+    known: dict[str, torch.Tensor] = {}
+    for start in range(0, len(once), BATCH):
+        some = once[start : start + BATCH]
+        known |= zip(some, sentences(some), strict=True)
+        report.row({"step": reported + len(known)})
+    return torch.stack([known[text] for text in texts])
+
+
+def states_of(
     workshop: Workshop, rows: list[Tokens], features: list[str], report: Report
 ) -> list[torch.Tensor | list[str]]:
-    """Features of rows in their order, computed in batches of like length."""
+    """What the base makes of rows, in their order, computed in batches of like length."""
     parsed, base = [Feature.parse(feature) for feature in features], workshop.base
     order = sorted(range(len(rows)), key=lambda i: rows[i].prompt)
     chunks: list[list[torch.Tensor | list[str]]] = []
@@ -211,5 +262,9 @@ def features_of(
 
 def prompts(workshop: Workshop, rows: list[Tokens]) -> Prompts:
     """The prompts of rows, as a router reads them."""
-    ids = [row.ids[: row.prompt] for row in rows]
-    return Prompts.pad(ids, [workshop.base.tokenizer.decode(some) for some in ids])
+    return Prompts.pad([row.ids[: row.prompt] for row in rows], texts_of(workshop, rows))
+
+
+def texts_of(workshop: Workshop, rows: list[Tokens]) -> list[str]:
+    """The prompts of rows, as text."""
+    return [workshop.base.tokenizer.decode(row.ids[: row.prompt]) for row in rows]

@@ -221,7 +221,8 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     if not workshop.router_at.is_dir():
         hint = "train it first: moesaic train-router RECIPE"
         raise RecipeError("there is no router yet", path=workshop.router_at, hint=hint)
-    experts = {name: load_expert(folder, workshop.base_fingerprint) for name, folder in folders.items()}
+    base = workshop.base
+    experts = {name: load_expert(folder, base.fingerprint, base.decoder) for name, folder in folders.items()}
     router = load_router(workshop.router_at, workshop.base_fingerprint)
     if set(router.names) != set(experts):
         raise RecipeError(

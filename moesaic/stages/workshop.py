@@ -14,9 +14,10 @@ from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source, take
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, check_space, digest, disk, publish, read_manifest
-from moesaic.recipe import ExistingBase, NewBase, Recipe, Source, dump, parse
+from moesaic.recipe import EncoderFeature, ExistingBase, NewBase, Recipe, Source, dump, parse
 from moesaic.stages.progress import Progress
 from moesaic.weights.base import Base, load_base
+from moesaic.weights.sentences import StoredEncoder, load_sentences
 
 # Enough rows to choose a learning rate by, few enough not to cost more than the training.
 VALIDATION_ROWS = 100
@@ -30,6 +31,7 @@ class Workshop:
 
     def __init__(self, recipe: Recipe, root: Path, strict: bool = False):
         self.recipe, self.root, self.strict = recipe, root, strict
+        self.encoders: dict[str, StoredEncoder] = {}
         self.rejects = Rejects(recipe.max_bad if recipe.bad_rows == "skip" else None, self.rejects_at)
 
     @property
@@ -146,6 +148,12 @@ class Workshop:
                 what = "rows longer than the context of the base"
                 raise RecipeError(what, field=field, expected=f"<= {context}", got=settings.length)
         return base
+
+    def encoder(self, feature: EncoderFeature) -> StoredEncoder:
+        """The encoder that a router reads, for reading only."""
+        if feature.model not in self.encoders:
+            self.encoders[feature.model] = load_sentences(Path(feature.model))
+        return self.encoders[feature.model]
 
     def fresh_base(self) -> Base:
         return load_base(self.base_at)

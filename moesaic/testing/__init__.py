@@ -1,11 +1,14 @@
-"""Test doubles, shipped: a tiny decoder, toy experts, a byte tokenizer, a fixed router. Imported by tests only."""
+"""Test doubles, shipped: tiny models, toy experts, a byte tokenizer, a fixed router. Imported by tests only."""
 
 import torch
 
 from moesaic.adapters import LoRA
-from moesaic.config import DecoderConfig
+from moesaic.config import ENCODER_TRAITS, DecoderConfig, EncoderConfig, Head
 from moesaic.model.decoder import Decoder, initialise
+from moesaic.model.encoder import Encoder
 from moesaic.routing.routers import Router
+from moesaic.tokenizer import Conversation
+from moesaic.tokenizer.conversation import plain
 
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -31,7 +34,7 @@ def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: i
 
 
 def toy_expert(
-    decoder: Decoder, seed: int, rank: int = 3, targets: list[str] = ALL_TARGETS, layers: range = range(99)
+    decoder: Decoder | Encoder, seed: int, rank: int = 3, targets: list[str] = ALL_TARGETS, layers: range = range(99)
 ) -> LoRA:
     """A random LoRA expert that changes every output it touches."""
     generator = torch.Generator().manual_seed(seed)
@@ -39,6 +42,30 @@ def toy_expert(
     for _, b in expert.pairs.values():
         b.normal_(0, 0.3, generator=generator)
     return expert
+
+
+def tiny_encoder(
+    family: str = "bert", head: Head = "none", seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = 61
+) -> Encoder:
+    """A random encoder, three labels where it classifies, in which every tensor matters."""
+    config = EncoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=48,
+        context=20,
+        family=family,
+        head=head,
+        labels=("no", "perhaps", "yes") if head == "classification" else (),
+        **ENCODER_TRAITS[family],
+    )
+    encoder = Encoder(config).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in encoder.named_parameters():
+            weight.normal_(float(name.endswith("LayerNorm.weight")), 0.3, generator=generator)
+    return encoder.eval()
 
 
 class FixedRouter:
@@ -54,10 +81,20 @@ class FixedRouter:
 class ByteTokenizer:
     """Bytes as tokens: no files, no merges. Ids 0-255 are bytes, 256 ends a text."""
 
-    vocab_size, eos = 257, 256
+    vocab_size, eos, start = 257, 256, ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        return (self.eos,)
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
+
+    def begin(self, prompt: str | Conversation) -> list[int]:
+        return self.encode(prompt if isinstance(prompt, str) else plain(prompt))
+
+    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
+        return [*self.encode("\n" + response), self.eos]
 
     def decode(self, ids: list[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")

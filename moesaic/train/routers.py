@@ -143,16 +143,17 @@ def metrics(router: TrainedRouter, rows: Labelled, num_experts: int) -> dict[str
 
 
 @torch.no_grad()
-def best_temperature(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"]) -> float:
+def best_temperature(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"], smoothing: float = 0.0) -> float:
     """The temperature of lowest validation loss, by golden section on its logarithm: the loss is convex in 1/T.
 
-    On Calibration of Modern Neural Networks (arXiv 1706.04599), section 4.2.
+    On Calibration of Modern Neural Networks (arXiv 1706.04599), section 4.2. `smoothing`: the share of each label that
+    is spread evenly over all experts, without which a few rows that are all right would ask for certainty.
     """
     ratio, low, high = (math.sqrt(5) - 1) / 2, math.log(1e-3), math.log(1e3)
     logits = logits.double()
 
     def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits / math.exp(log_temperature), labels).item()
+        return F.cross_entropy(logits / math.exp(log_temperature), labels, label_smoothing=smoothing).item()
 
     for _ in range(60):
         left, right = high - ratio * (high - low), low + ratio * (high - low)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import WeightsError
-from moesaic.files import MANIFEST, read_json, read_manifest, read_sealed
+from moesaic.files import MANIFEST, read_manifest, read_sealed
+from moesaic.weights.config_file import read_settings
 from moesaic.weights.names import expert_names
+from moesaic.weights.router import ENCODER
 
 FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
 
@@ -44,7 +46,7 @@ def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
         return inspect(folder / "best")
     for name, kind in FOREIGN.items():
         if (folder / name).is_file():
-            return Artefact(kind, folder, read_json(folder / name), verified=False)
+            return Artefact(kind, folder, read_settings(folder / name), verified=False)
     expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
     raise WeightsError("nothing to inspect here", path=folder, expected=expected)
 
@@ -58,4 +60,6 @@ def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
         "router": "router",
         **{f"expert {n}": f"experts/{n}" for n in expert_names(folder, manifest)},
     }
+    if (folder / "router" / ENCODER).is_dir():
+        names["encoder"] = f"router/{ENCODER}"
     return {label: inspect(folder / place, verify=False) for label, place in names.items()}

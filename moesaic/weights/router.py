@@ -7,17 +7,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moesaic.config import Feature
+from moesaic.config import PROJECTIONS, Feature
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.files import read_manifest, write_manifest
+from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
+from moesaic.model.sentences import SentenceRouter
 from moesaic.routing import Selection
-from moesaic.routing.routers import ROUTERS, TrainedRouter
+from moesaic.routing.routers import ROUTERS, Router, TrainedRouter
+from moesaic.weights import sentences as sentences_room
 from moesaic.weights.names import expert_names
+from moesaic.weights.sentences import StoredEncoder, load_sentences, save_sentences
 from moesaic.weights.tensors import fit, read_tensors, write_tensors
 
 KIND = "router"
-TENSORS, INFO = "router.safetensors", "training_info.json"
-FILES = (TENSORS, INFO)
+TENSORS, INFO, FEATURES = "router.safetensors", "training_info.json", "features.safetensors"
+ENCODER = "encoder"
+"""The folder, in that of the router, of an encoder that it reads: a copy, so that the router can be moved."""
+
+FILES = (TENSORS, INFO, FEATURES, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
+# the last only of routers that experts may join later: see `stages.adopting`
 
 
 @dataclass(frozen=True)
@@ -30,10 +37,19 @@ class StoredRouter:
     feature: str
     selection: Selection
     manifest: dict[str, Any]
+    encoder: StoredEncoder | None = None
 
     @property
     def reads(self) -> Feature:
-        return Feature.parse(self.feature)
+        """What a mixture hands to `decides`: the text, where an encoder of its own reads that."""
+        if self.encoder:
+            return Feature.parse("text")
+        return PROJECTIONS if self.feature == "projections" else Feature.parse(self.feature)
+
+    @property
+    def decides(self) -> Router:
+        """What `reads` -> logits, the encoder included."""
+        return SentenceRouter(self.encoder.sentences, self.router) if self.encoder else self.router
 
 
 def save_router(folder: Path, stored: StoredRouter, base_fingerprint: str, facts: dict[str, Any]) -> None:
@@ -41,6 +57,10 @@ def save_router(folder: Path, stored: StoredRouter, base_fingerprint: str, facts
     write_tensors(folder / TENSORS, stored.router.state_dict())
     own = {"kind": KIND, "router": stored.kind, "experts": list(stored.names), "feature": stored.feature}
     how = {"selection": asdict(stored.selection), "shape": stored.router.shape}
+    if stored.encoder:
+        own["encoder_fingerprint"] = stored.encoder.fingerprint
+        disk.make_all(folder / ENCODER)
+        save_sentences(folder / ENCODER, stored.encoder)
     write_manifest(folder, {**own, **how, "base_fingerprint": base_fingerprint, **facts})
 
 
@@ -62,4 +82,20 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
     router = ROUTERS[kind](**manifest["shape"])
     fit(router, read_tensors(folder / TENSORS), folder / TENSORS)
     selection = Selection(**manifest["selection"])
-    return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest)
+    encoder = load_own_encoder(folder, manifest["encoder_fingerprint"]) if "encoder_fingerprint" in manifest else None
+    return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder)
+
+
+def load_own_encoder(folder: Path, expected: str) -> StoredEncoder:
+    """The encoder that lies in a router's folder; it must be the one that the router was trained on."""
+    encoder = load_sentences(folder / ENCODER)
+    if encoder.fingerprint != expected:
+        raise CompatibilityError(
+            "the router was trained on another encoder",
+            path=folder / ENCODER,
+            field="encoder_fingerprint",
+            expected=expected[:12],
+            got=encoder.fingerprint[:12],
+            hint="train the router again",
+        )
+    return encoder

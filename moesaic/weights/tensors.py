@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from moesaic.errors import WeightsError
 from moesaic.files import disk
+from moesaic.weights.opening import opened
 
 TENSORS = "model.safetensors"
 
@@ -25,17 +25,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, memory-mapped; refuses what is no safetensors file or holds a value that is not finite."""
-    if not path.is_file():
-        raise WeightsError("the file is missing", path=path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError("not a readable safetensors file", path=path, got=str(error)) from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WeightsError("the tensor holds NaN or infinity", path=path, field=name)
-    return tensors
+    """All tensors of a file, in memory of their own; refuses all that `opened` and its `read` refuse."""
+    with opened(path) as file:
+        return {name: file.read(name) for name in sorted(file.names)}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

@@ -186,6 +186,25 @@ def test_every_change_of_every_layer_and_target_reaches_its_layers_output():
         decoder.get_submodule(path).b.copy_(b[None])
 
 
+@torch.no_grad()
+def test_modules_with_ranks_and_scales_of_their_own_add_what_their_formula_says_attached_and_merged():
+    small, large = (toy_expert(tiny_decoder(), seed, rank=rank) for seed, rank in ((1, 2), (2, 5)))
+    up, q = "layers.1.mlp.up_proj", "layers.0.self_attn.q_proj"
+    mixed = LoRA(2, 4.0, {**small.pairs, up: large.pairs[up]}, {up: 7.0, q: 1.5})
+    expected = dense([small], [1.0])
+    for path, scale in ((up, 7 / 5), (q, 1.5 / 2)):
+        a, b = mixed.pairs[path]
+        weight = tiny_decoder().get_submodule(path).weight
+        expected.get_submodule(path).weight.copy_(weight + scale * torch.einsum("ro,ri->oi", b, a))
+    assert (mixed.rank_of(up), mixed.scale_of(up), mixed.scale_of(q), mixed.scale) == (5, 7 / 5, 0.75, 2.0)
+    merged = tiny_decoder()
+    merge(merged, [mixed], [1.0])
+    logits = expected(ids(1, 5)).logits
+    close(merged(ids(1, 5)).logits, logits)
+    other = toy_expert(tiny_decoder(), 3, rank=9, targets=["q_proj"])
+    close(adapted([other, mixed])(ids(1, 5), None, Gates.of(torch.tensor([[0.0, 1.0]]))).logits, logits)
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,10 @@ from moesaic.adapters import attach
 from moesaic.compose import average, count_parameters
 from moesaic.config import Feature
 from moesaic.model.mixture import AdapterMixture
+from moesaic.model.sentences import SentenceEncoder, SentenceRouter
 from moesaic.routing import Gates, Selection, controls
 from moesaic.routing.routers import MLPRouter, Router
-from moesaic.testing import FixedRouter, tiny_decoder, toy_expert
+from moesaic.testing import FixedRouter, tiny_decoder, tiny_encoder, toy_expert
 
 
 @pytest.fixture(autouse=True)
@@ -75,6 +76,16 @@ def test_parameters_are_counted_by_part():
         "trained": one + two + router,
         "active": base + router + (one + two) // 2,
     }
+
+
+def test_an_encoder_that_the_router_reads_is_counted_as_no_part_of_what_was_trained():
+    encoder, inner = tiny_encoder(), MLPRouter(32, 2, [5])
+    plain = count_parameters(mixture(inner), [], torch.zeros(1, 0))
+    counts = count_parameters(
+        mixture(SentenceRouter(SentenceEncoder(encoder, lambda text: [1, 2], 20), inner)), [], torch.zeros(1, 0)
+    )
+    size = sum(weight.numel() for weight in encoder.parameters())
+    assert counts == plain | {"encoder": size, "total": plain["total"] + size, "active": plain["active"] + size}
 
 
 def test_a_router_without_tensors_has_no_parameters():

@@ -36,7 +36,10 @@ def test_each_shape():
 
 def test_a_conversation_is_an_example_for_each_answer_to_a_user():
     row = said(system="be kind", assistant="hello", user="a?", assistant_="a!", tool="t", assistant__="b!", user_="c?")
-    assert pairs(row) == [("be kind\nhello\na?", "a!"), ("be kind\nhello\na?\na!\nt", "b!")]
+    first = "System:\nbe kind\nAssistant:\nhello\nUser:\na?\nAssistant:"
+    assert pairs(row) == [(first, "a!"), (f"{first}\na!\nTool:\nt\nAssistant:", "b!")]
+    roles = [[message.role for message in example.messages] for example in examples_of(row)]
+    assert roles == [["system", "assistant", "user"], ["system", "assistant", "user", "assistant", "tool"]]
     assert len({example.group for example in examples_of(row)}) == 1
 
 
@@ -64,7 +67,10 @@ single = st.one_of(
     st.builds(lambda i, o: ({"instruction": i, "output": o}, [(i, o)]), text, text),
     st.builds(lambda u, a: (said(user=u, assistant=a), [(u, a)]), text, text),
     st.builds(
-        lambda u, a, v, b: (said(user=u, assistant=a, user_=v, assistant_=b), [(u, a), (f"{u}\n{a}\n{v}", b)]),
+        lambda u, a, v, b: (
+            said(user=u, assistant=a, user_=v, assistant_=b),
+            [(u, a), (f"User:\n{u}\nAssistant:\n{a}\nUser:\n{v}\nAssistant:", b)],
+        ),
         *[text] * 4,
     ),
 )

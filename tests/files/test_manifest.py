@@ -135,3 +135,22 @@ def test_a_file_name_that_no_disk_takes_is_an_error_of_ours(folder):
 def test_a_copy_is_as_good(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     assert read_manifest(tmp_path / "copy") == read_manifest(folder)
+
+
+def test_a_folder_in_the_cache_of_the_hub_is_verified_through_its_links(folder, tmp_path):
+    """By its name every file lies in the folder; only what it links to may lie in the blobs of the same cache."""
+    repository = tmp_path / "hub" / "models--org--name"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    snapshot = shutil.copytree(folder, repository / "snapshots" / "abc")
+    shutil.move(snapshot / "weights.bin", repository / "blobs" / "12")
+    (snapshot / "weights.bin").symlink_to("../../blobs/12")
+    facts = read_manifest(snapshot)["files"]
+    forge(snapshot, files={**facts, "../../blobs/12": facts["weights.bin"]})
+    with pytest.raises(WeightsError, match="names no file inside its folder: ../../blobs/12"):
+        read_manifest(snapshot)
+    forge(snapshot, files=facts)
+    (snapshot / "weights.bin").unlink()
+    (snapshot / "weights.bin").symlink_to(folder / "weights.bin")
+    with pytest.raises(WeightsError, match=r"names no file inside its folder: weights\.bin"):
+        read_manifest(snapshot)

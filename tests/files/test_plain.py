@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesaic.errors import StorageError, WeightsError
-from moesaic.files import digest, read_json, read_sealed, write_json, write_sealed
+from moesaic.files import digest, read_json, read_json_list, read_sealed, write_json, write_sealed
 from moesaic.files.plain import decoded, encoded
 
 plain = st.recursive(
@@ -116,6 +116,24 @@ def test_at_every_call_a_fault_leaves_the_old_or_the_new_file(ram, crash, fault)
     bad = -9 if fault == "kill" else 6
     before, after = [(bad, "old")] * 3, [(bad, "new")]  # write, sync, replace | sync the folder, tidy up
     assert outcomes == before + after + [(-9 if fault == "kill" else 0, "new")]
+
+
+def test_a_list_of_objects_is_read_as_strictly_as_an_object(tmp_path):
+    path = tmp_path / "modules.json"
+    path.write_text('[{"type": "a"}, {"type": "b"}]')
+    assert read_json_list(path) == [{"type": "a"}, {"type": "b"}]
+    for bad, why in {
+        '{"type": "a"}': "expected a list of objects",
+        '[{"type": "a"}, 3]': "expected a list of objects",
+        '[{"type": "a", "type": "b"}]': "the key 'type' stands twice",
+        '[{"type": NaN}]': "not a finite number",
+        "[" * 100_000: "nested too deeply",
+    }.items():
+        path.write_text(bad)
+        with pytest.raises(WeightsError, match=rf"modules\.json: not usable as JSON: .*{why}"):
+            read_json_list(path)
+    with pytest.raises(WeightsError, match="the file is too large"):
+        read_json_list(path, limit=9)
 
 
 def test_a_sealed_file_comes_back_or_says_that_it_was_changed(tmp_path):

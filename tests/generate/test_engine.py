@@ -236,10 +236,10 @@ def test_what_may_begin_a_stop_string_is_held_back():
 class Pieces:
     """Tokens are words; as in sentencepiece, a text loses the space it would start with."""
 
-    eos, words = 0, ("", " Hello", " world", "", "!")
+    ends, words = (0,), ("", " Hello", " world", "", "!")
 
-    def encode(self, text):
-        return [1]
+    def begin(self, text):
+        return [4]
 
     def decode(self, ids):
         return "".join(self.words[i] for i in ids).removeprefix(" ")
@@ -247,8 +247,8 @@ class Pieces:
 
 def test_spaces_between_words_survive_a_tokenizer_that_trims_the_start():
     engine = Engine(Script({"p": bytes([1, 2, 3, 2, 4])}), Pieces())
-    assert engine.generate(["p"], max_new_tokens=5)[0][0].text == "Hello world world!"
-    assert list(engine.stream("p", max_new_tokens=5)) == ["Hello", " world", " world", "!"]
+    assert engine.generate(["p"], max_new_tokens=5)[0][0].text == " Hello world world!"
+    assert list(engine.stream("p", max_new_tokens=5)) == [" Hello", " world", " world", "!"]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

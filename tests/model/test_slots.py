@@ -17,7 +17,7 @@ from moesaic.errors import GatesError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture, Session
-from moesaic.nn import Cache, Linear, SwiGLU
+from moesaic.nn import GLU, Cache, Linear
 from moesaic.routing import Gates, Routing, Selection
 from moesaic.testing import FixedRouter, tiny_config, tiny_decoder, toy_expert
 
@@ -41,8 +41,8 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def swiglu(seed: int) -> SwiGLU:
-    ffn = SwiGLU(tiny_config())
+def swiglu(seed: int) -> GLU:
+    ffn = GLU(tiny_config())
     generator = torch.Generator().manual_seed(seed)
     for weight in ffn.parameters():
         nn.init.normal_(weight, 0, 0.2, generator=generator)
@@ -89,7 +89,7 @@ class StackedSparseFFN(nn.Module):
 class TokenLoRAFFN(nn.Module):
     """Token-level LoRA: makes its own Gates over b x t rows and hands them to ordinary linear slots."""
 
-    def __init__(self, ffn: SwiGLU, adapters: int):
+    def __init__(self, ffn: GLU, adapters: int):
         super().__init__()
         self.ffn, self.router = ffn, nn.Linear(32, adapters, bias=False)
         for name in ("gate_proj", "up_proj", "down_proj"):
@@ -323,7 +323,11 @@ def test_hidden_at_k_shares_the_prefill_with_the_cache(feature, monkeypatch):
     model = mixture([[1.0, 0], [0, 1.0]], feature, layers=range(2, 3))
     batch, passes = prompts(4, 7), []
     run = Decoder.run
-    monkeypatch.setattr(Decoder, "run", lambda s, x, c, layers, g: passes.append(layers) or run(s, x, c, layers, g))
+
+    def counted(s, x, c, layers, g, m=None):
+        return passes.append(layers) or run(s, x, c, layers, g, m)
+
+    monkeypatch.setattr(Decoder, "run", counted)
     seen = []
     monkeypatch.setattr(FixedRouter, "__call__", lambda self, features: seen.append(features) or self.logits)
     logits, session = model.prefill(batch, 4)

@@ -1,12 +1,14 @@
 """Do routers read each prompt as it would stand alone: the states of the base, pooled over its own tokens?"""
 
+from threading import Thread
+
 import pytest
 import torch
 
 from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, read, read_all
+from moesaic.model.features import Prompts, listening, project, read, read_all
 from moesaic.testing import tiny_decoder, toy_expert
 
 KINDS = ["embedding_mean", "hidden@1", "hidden@2_last", "hidden@3", "hidden_mean", "hidden_last"]
@@ -111,3 +113,49 @@ def test_hidden_mean_is_the_mean_of_transformers_last_hidden_state():
         # Its rotary table is computed in float32.
         torch.testing.assert_close(mean[row], states.mean(0), rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(last[row], states[-1], rtol=1e-5, atol=1e-6)
+
+
+# --- projections ------------------------------------------------------------------------------------------------------
+
+
+def prototypes(decoder: Decoder) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    paths = ["layers.1.mlp.down_proj", "layers.0.self_attn.q_proj"]
+    return {p: torch.randn(2, decoder.get_submodule(p).weight.shape[1], generator=generator) for p in paths}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("adapted", [False, True])
+def test_projections_are_of_each_prompt_alone_what_each_linear_is_given_along_each_prototype(adapted):
+    decoder, plain = tiny_decoder(), tiny_decoder()
+    if adapted:
+        attach(decoder, [toy_expert(decoder, 1)])
+    found = project(decoder, 1, batch(), prototypes(plain))
+    for row, ids in enumerate(ROWS):
+        x = plain.embed_tokens(torch.tensor([ids]))
+        span = plain.span(x, None)
+        q = plain.layers[0].input_layernorm(x)
+        x, _ = plain.layers[0](x, span, None, None)
+        block = plain.layers[1]
+        x = x + block.self_attn(block.input_layernorm(x), span, None, None)
+        y = block.post_attention_layernorm(x)
+        down = torch.nn.functional.silu(block.mlp.gate_proj(y, None)) * block.mlp.up_proj(y, None)
+        given = {"layers.1.mlp.down_proj": down, "layers.0.self_attn.q_proj": q}
+        expected = [(given[path][0] @ v).abs().mean() for path, some in prototypes(plain).items() for v in some]
+        close(found[row], torch.stack(expected))
+
+
+@torch.no_grad()
+def test_projecting_leaves_nothing_behind_and_does_not_hear_other_threads():
+    decoder = tiny_decoder()
+    expected = project(decoder, 1, batch(), prototypes(decoder))
+    assert not any(module._forward_pre_hooks for module in decoder.modules())
+    heard = []
+    with listening(decoder.layers[0].mlp.down_proj, heard.append):
+        other = Thread(target=lambda: decoder(torch.tensor([[1, 2]])))
+        other.start()
+        other.join()
+        assert not heard
+        decoder(torch.tensor([[1, 2, 3]]))
+    assert [x.shape[1] for x in heard] == [3]
+    assert project(decoder, 1, batch(), prototypes(decoder)).equal(expected)

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from moesaic.nn import Attention, Cache, Linear, RMSNorm, Rope, SwiGLU
+from moesaic.nn import GLU, Attention, Cache, Linear, RMSNorm, Rope
 from moesaic.nn.linear import LinearSlot
 from moesaic.testing import tiny_config
 
@@ -126,7 +126,7 @@ def test_rms_norm_equals_its_formula_in_any_shape():
 
 @torch.no_grad()
 def test_swiglu_equals_its_formula_and_routes_nothing():
-    ffn, x = random_weights(SwiGLU(CONFIG)), torch.randn(2, 3, 32)
+    ffn, x = random_weights(GLU(CONFIG)), torch.randn(2, 3, 32)
     y, routing = ffn(x, None)
     assert routing is None
     gate, up, down = (getattr(ffn, f"{name}_proj").weight for name in ("gate", "up", "down"))

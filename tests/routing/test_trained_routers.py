@@ -8,7 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from moesaic.routing import controls
-from moesaic.routing.routers import ROUTERS, CentroidRouter, KeywordRouter, MLPRouter, Router, TrainedRouter
+from moesaic.routing.routers import (
+    ROUTERS,
+    ArrowRouter,
+    CentroidRouter,
+    KeywordRouter,
+    MLPRouter,
+    Router,
+    TrainedRouter,
+)
 
 SILENT = float("-inf")
 
@@ -28,10 +36,14 @@ def routers() -> dict[str, TrainedRouter]:
         "centroid": filled(CentroidRouter(5, 2)),
         "linear": filled(MLPRouter(5, 2, [])),
         "mlp": filled(MLPRouter(5, 2, [7, 3], dropout=0.5)),
+        "arrow": filled(ArrowRouter({"layers.0.self_attn.q_proj": 4, "layers.0.mlp.down_proj": 6}, 2)),
     }
 
 
-FEATURES = {"keyword": ["the sum", "def f", "none"]}
+FEATURES = {
+    "keyword": ["the sum", "def f", "none"],
+    "arrow": torch.randn(3, 2 * 2, generator=torch.Generator().manual_seed(1)),
+}
 
 
 @pytest.mark.parametrize("kind", ROUTERS)
@@ -136,3 +148,14 @@ def test_random_draws_one_expert_a_row_evenly_and_repeatably():
     assert (draw.mean(0) - 1 / 3).abs().max() < 0.05
     assert draw.equal(controls.random(3000, 3, torch.Generator().manual_seed(0)))
     assert not draw.equal(controls.random(3000, 3, torch.Generator().manual_seed(1)))
+
+
+def test_arrow_averages_what_an_expert_reacts_with_over_the_linears_that_it_adapts():
+    router = ArrowRouter({"layers.0.self_attn.q_proj": 4, "layers.0.mlp.down_proj": 6}, 2)
+    router.mean.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    router.deviation.copy_(torch.tensor([[0.5, 1.0], [2.0, 1.0]]))
+    router.adapts[1, 1] = 0.0
+    router.spread.copy_(torch.tensor([1.0, 2.0]))
+    found = router(torch.tensor([[2.0, 5.0, 7.0, 99.0]]))  # q_proj of both experts, then down_proj of both
+    expected = torch.tensor([[(1 / 0.5 + 4 / 2.0) / 2, (3 / 1.0) / 2.0]])
+    torch.testing.assert_close(found, expected)

@@ -86,19 +86,6 @@ def test_a_pretrained_model_gives_its_golden_logits_and_greedy_ids_through_the_c
         assert found == expected
 
 
-class FromStart:
-    """Its tokenizer with the token that begins every story put first."""
-
-    def __init__(self, inner):
-        self.inner, self.eos = inner, inner.eos
-
-    def encode(self, text: str) -> list[int]:
-        return [1, *self.inner.encode(text)]
-
-    def decode(self, ids: list[int]) -> str:
-        return self.inner.decode(ids)
-
-
 @needs_stories
 def test_the_engine_writes_the_golden_stories_all_in_one_batch():
     """Prompts of unequal length; the base answers, beside an expert that no row chose."""
@@ -106,8 +93,8 @@ def test_the_engine_writes_the_golden_stories_all_in_one_batch():
     attach(base.decoder, [toy_expert(base.decoder, 1, targets=["q_proj"])])
     router = FixedRouter([[float("-inf")]] * len(golden), dtype=torch.float32)
     mixture = AdapterMixture(base.decoder, ("toy",), router, Feature.parse("text"), Selection(), 0)
-    tokenizer = FromStart(base.tokenizer)
-    assert [tokenizer.encode(row["prompt"]) for row in golden] == [row["input_ids"] for row in golden]
+    tokenizer = base.tokenizer
+    assert [tokenizer.begin(row["prompt"]) for row in golden] == [row["input_ids"] for row in golden]
     written = Engine(mixture, tokenizer).generate([row["prompt"] for row in golden], max_new_tokens=60)
     for row, (generation,) in zip(golden, written, strict=True):
         assert generation.routing.chosen == "base"

@@ -15,8 +15,9 @@ from moesaic.model.features import Prompts
 from moesaic.routing import Gates, Selection
 from moesaic.routing.routers import CentroidRouter, KeywordRouter, MLPRouter
 from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.tokenizer import Message, Special, Template, Tokenizer
 from moesaic.weights.adapter import load_expert, save_expert
-from moesaic.weights.base import load_base, save_base
+from moesaic.weights.base import identify, load_base, save_base
 from moesaic.weights.mixture import assemble, load_mixture, save_mixture
 from moesaic.weights.router import StoredRouter, load_router, save_router
 from moesaic.weights.tensors import read_tensors, write_tensors
@@ -79,13 +80,13 @@ def test_an_expert_of_another_base_is_refused_and_a_foreign_one_is_unverified(on
         ({"peft_type": "IA3"}, "peft_type"),
         ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern"),
-        ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern"),
+        ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": [2]}}, "alpha_pattern"),
         ({"lora_bias": True}, "lora_bias"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"r": None}, "r, lora_alpha"),
-        ({"lora_alpha": "16"}, "r, lora_alpha"),
+        ({"lora_alpha": "16"}, "lora_alpha"),
     ],
 )
 def test_an_adapter_that_is_not_plain_lora_is_refused_by_its_field(change, field, one):
@@ -266,3 +267,23 @@ def test_a_folder_of_one_kind_is_not_another(parts):
     for load, name in ((load_mixture, "base"), (load_router, "one"), (load_expert, "base"), (load_base, "one")):
         with pytest.raises(MoesaicError, match=r"kind: |config\.json"):
             load(parts.folder / name)
+
+
+def test_a_mixture_reads_conversations_as_its_base_does(parts, tmp_path):
+    special = Special(0, (0, 7), bos=5, start=(5,), names=(("bos_token", parts.tokenizer.inner.id_to_token(5)),))
+    template = Template("{{ bos_token }}{% for m in messages %}{{ m.content }};{% endfor %}", special.names)
+    tokenizer = Tokenizer(parts.tokenizer.inner, special, template)
+    for name in ("base", "one", "two", "router", "mixture"):
+        (tmp_path / name).mkdir()
+    save_base(tmp_path / "base", parts.decoder, tokenizer, {})
+    fingerprint = load_base(tmp_path / "base").fingerprint
+    silent = [Tokenizer(tokenizer.inner, special), Tokenizer(tokenizer.inner, Special(0), template)]
+    assert len({fingerprint, *(identify(parts.decoder, one) for one in silent)}) == 3
+    for name, lora in parts.experts.items():
+        save_expert(tmp_path / name, lora, fingerprint, {})
+    save_router(tmp_path / "router", load_router(parts.folder / "router", parts.fingerprint), fingerprint, {})
+    where = {name: tmp_path / name for name in parts.experts}
+    save_mixture(tmp_path / "mixture", tmp_path / "base", where, tmp_path / "router", {})
+    found = load_mixture(tmp_path / "mixture").tokenizer
+    assert (found.special, found.template) == (special, template)
+    assert found.begin((Message("user", "two"),)) == tokenizer.begin((Message("user", "two"),))

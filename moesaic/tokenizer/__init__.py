@@ -1,0 +1,10 @@
+"""Text <-> token ids: tokenizers trained here or published, and the templates that make a conversation a text."""
+
+from moesaic.tokenizer.comparing import Difference, compare
+from moesaic.tokenizer.conversation import Conversation, Message
+from moesaic.tokenizer.published import FILES
+from moesaic.tokenizer.special import Special
+from moesaic.tokenizer.templates import Template
+from moesaic.tokenizer.tokenizer import END, Tokenizer
+
+__all__ = ["END", "FILES", "Conversation", "Difference", "Message", "Special", "Template", "Tokenizer", "compare"]

@@ -1,0 +1,243 @@
+"""Older forms of a tokenizer -> the text of a tokenizer.json. What is wrong with one is a ValueError.
+
+Knows nothing about folders: it is run in a guarded process, on bytes.
+"""
+
+import base64
+import binascii
+import json
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from moesaic.files.plain import decoded
+
+# Before merging, a text is cut at these places (after OpenAI's cl100k); Llama 3 keeps up to three digits together.
+_CUT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+_CUT += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+
+LLAMA_3_RANKS = 128_000
+LLAMA_3_SPECIAL = [
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|reserved_special_token_0|>",
+    "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>",
+    "<|step_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eom_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+    "<|image|>",
+]
+
+WORD, CONTROL, UNKNOWN, USER, BYTE = 1, 3, 2, 4, 6
+"""Types of a SentencePiece piece (sentencepiece_model.proto)."""
+LONGEST = 512  # characters of a piece; those of Gemma have at most 31
+
+
+def from_merges(given: bytes) -> bytes:
+    """vocab.json and merges.txt, of a byte-level BPE, with the class in whose manner a text is cut."""
+    maker, vocabulary, merges = given.split(b"\0", 2)
+    vocab = decoded(vocabulary)
+    lines = merges.decode().split("\n")
+    pairs = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line.strip()]
+    if bad := next((pair for pair in pairs if len(pair) != 2), None):
+        raise ValueError(f"not a merge of two tokens: {bad}")
+    model = {"type": "BPE", "vocab": vocab, "merges": pairs}
+    match maker.decode().removesuffix("Fast").removesuffix("Tokenizer"):
+        case "Roberta":
+            ends = {"sep": ["</s>", vocab["</s>"]], "cls": ["<s>", vocab["<s>"]]}
+            frame = {"type": "RobertaProcessing", **ends, "trim_offsets": True, "add_prefix_space": False}
+            names = [name for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if name in vocab]
+            added = [_added(vocab[name], name, lstrip=name == "<mask>") for name in names]
+            return _written(model, added, pre_tokenizer=_BYTES, post_processor=frame, decoder=_BYTES)
+        case "GPT2":
+            added = [_added(vocab["<|endoftext|>"], "<|endoftext|>")] if "<|endoftext|>" in vocab else []
+            return _written(model, added, pre_tokenizer=_BYTES, decoder=_BYTES)
+        case "Qwen2":
+            return _written(model, [], normalizer={"type": "NFC"}, pre_tokenizer=_cut(""), decoder=_BYTES)
+        case other:
+            expected = "GPT2Tokenizer, Qwen2Tokenizer or RobertaTokenizer"
+            raise ValueError(f"how its texts are cut is not known: tokenizer_class is {other!r}, not {expected}")
+
+
+def from_model(given: bytes) -> bytes:
+    """tokenizer.model: of SentencePiece, or of Llama 3, which are the ranks of tiktoken."""
+    return _of_ranks(given) if given[:1].isalnum() else _of_pieces(given)
+
+
+def _of_ranks(given: bytes) -> bytes:
+    """Lines of a token's bytes, in base64, and its rank."""
+    ranks: dict[bytes, int] = {}
+    try:
+        for line in given.splitlines():
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+    except (ValueError, binascii.Error) as error:
+        raise ValueError(f"not a token and its rank: {line[:80]!r}") from error
+    if len(ranks) != LLAMA_3_RANKS or sorted(ranks.values()) != list(range(LLAMA_3_RANKS)):
+        raise ValueError(f"{len(ranks)} ranks; only the {LLAMA_3_RANKS} of Llama 3 are known")
+    if len(longest := max(ranks, key=len)) > LONGEST:
+        raise ValueError(f"a token of {len(longest)} bytes")
+    spelled = {token: "".join(map(_LETTERS.__getitem__, token)) for token in ranks}
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):  # whatever makes a token may, those of the lowest ranks first
+        halves = ((token[:at], token[at:]) for at in range(1, len(token)))
+        pairs = [(ranks[a], ranks[b], a, b) for a, b in halves if a in ranks and b in ranks]
+        merges += [[spelled[a], spelled[b]] for _, _, a, b in sorted(pairs)]
+    model = {
+        "type": "BPE",
+        "ignore_merges": True,
+        "vocab": {text: ranks[token] for token, text in spelled.items()},
+        "merges": merges,
+    }
+    named = LLAMA_3_SPECIAL + [f"<|reserved_special_token_{n}|>" for n in range(2, 256 - len(LLAMA_3_SPECIAL) + 2)]
+    added = [_added(LLAMA_3_RANKS + at, name) for at, name in enumerate(named)]
+    frame = _begins_with(named[0], LLAMA_3_RANKS)
+    return _written(model, added, pre_tokenizer=_cut("{1,3}"), post_processor=frame, decoder=_BYTES)
+
+
+def _of_pieces(given: bytes) -> bytes:
+    """A ModelProto of SentencePiece: pieces (1), how it was trained (2) and how it normalises (3)."""
+    fields = list(_fields(given))
+    pieces = [_piece(value) for number, value in fields if number == 1]
+    trained, normal = (
+        dict(field for number, value in fields if number == place for field in _fields(value)) for place in (2, 3)
+    )
+    kind = {1: "Unigram", 2: "BPE"}.get(trained.get(3, 1))
+    if kind is None or not pieces:
+        raise ValueError("a SentencePiece model of words or characters" if pieces else "no SentencePiece model")
+    prefix, charsmap = bool(normal.get(3, 1)), normal.get(2, b"")
+    collapses = bool(normal.get(4, 1))
+    texts = [text for text, _, _ in pieces]
+    if len({*texts}) < len(texts):
+        raise ValueError("a piece stands twice")
+    unknown = next((at for at, (_, _, type) in enumerate(pieces) if type == UNKNOWN), None)
+    fallback = any(type == BYTE for _, _, type in pieces)
+    model: dict[str, Any]
+    if kind == "BPE":
+        model = {
+            "type": "BPE",
+            "unk_token": None if unknown is None else texts[unknown],
+            "fuse_unk": True,
+            "byte_fallback": fallback,
+            "vocab": {text: at for at, text in enumerate(texts)},
+            "merges": _merges(pieces),
+        }
+    else:
+        scored = [[text, score] for text, score, _ in pieces]
+        model = {"type": "Unigram", "unk_id": unknown, "byte_fallback": fallback, "vocab": scored}
+    steps: list[dict[str, Any]] = (
+        [{"type": "Precompiled", "precompiled_charsmap": _base64(charsmap)}] if charsmap else []
+    )
+    if collapses:
+        steps += [
+            {"type": "Strip", "strip_left": True, "strip_right": True},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        ]
+    steps += [{"type": "Prepend", "prepend": "▁"}] if prefix else []
+    steps += [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]
+    decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
+    decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
+    added = [
+        _added(at, text, special=type != USER)
+        for at, (text, _, type) in enumerate(pieces)
+        if type in (2, CONTROL, USER)
+    ]
+    return _written(
+        model,
+        added,
+        normalizer={"type": "Sequence", "normalizers": steps},
+        decoder={"type": "Sequence", "decoders": decoders},
+    )
+
+
+def _merges(pieces: list[tuple[str, float, int]]) -> list[list[str]]:
+    """Pairs of pieces that make a piece, those of the best score first."""
+    scores = {text: score for text, score, type in pieces if type in (WORD, USER)}
+    found = []
+    for at, (text, score, type) in enumerate(pieces):
+        if type == WORD:
+            halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            found += [
+                (-score, at, cut, pair) for cut, pair in enumerate(halves) if pair[0] in scores and pair[1] in scores
+            ]
+    return [list(pair) for *_, pair in sorted(found)]
+
+
+def _piece(value: Any) -> tuple[str, float, int]:
+    fields = dict(_fields(value))
+    text = bytes(fields.get(1, b"")).decode()
+    if not 0 < len(text) <= LONGEST:
+        raise ValueError(f"a piece of {len(text)} characters")
+    return text, struct.unpack("<f", fields.get(2, b"\0\0\0\0"))[0], fields.get(3, WORD)
+
+
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: numbers, and the bytes of texts, messages and floats."""
+    if not isinstance(message, bytes):
+        raise ValueError("not a message")
+    at = 0
+    while at < len(message):
+        key, at = _number(message, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _number(message, at)
+            yield key >> 3, value
+            continue
+        if kind not in (1, 2, 5):
+            raise ValueError(f"no SentencePiece model: a field of type {kind} at byte {at}")
+        size, at = _number(message, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+        if at + size > len(message):
+            raise ValueError(f"the file ends within a field at byte {at}")
+        yield key >> 3, message[at : at + size]
+        at += size
+
+
+def _number(message: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for place, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 127) << 7 * place
+        if byte < 128:
+            return value, at + place + 1
+    raise ValueError(f"the file ends within a number at byte {at}")
+
+
+def _letters() -> Iterable[str]:
+    """The letter that stands for each byte in a byte-level BPE: itself if it can be seen, else one from 256 on."""
+    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = iter(range(256, 512))
+    return (chr(byte if byte in seen else next(hidden)) for byte in range(256))
+
+
+_LETTERS = list(_letters())
+
+
+def _cut(digits: str) -> dict[str, Any]:
+    split = {"type": "Split", "pattern": {"Regex": _CUT.format(digits=digits)}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, {**_BYTES, "use_regex": False}]}
+
+
+def _added(id: int, content: str, lstrip: bool = False, special: bool = True) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": lstrip, "rstrip": False, "normalized": False, "special": special}
+    return {"id": id, "content": content, **flags}
+
+
+def _begins_with(token: str, id: int) -> dict[str, Any]:
+    first, single = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    known = {token: {"id": token, "ids": [id], "tokens": [token]}}
+    pair = [first, single, {"Sequence": {"id": "B", "type_id": 1}}]
+    return {"type": "TemplateProcessing", "single": [first, single], "pair": pair, "special_tokens": known}
+
+
+def _written(model: dict[str, Any], added: list[dict[str, Any]], **parts: Any) -> bytes:
+    steps = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
+    return json.dumps({"version": "1.0", "added_tokens": added, **steps, **parts, "model": model}).encode()
+
+
+def _base64(data: Any) -> str:
+    return base64.b64encode(data).decode()

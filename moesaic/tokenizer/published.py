@@ -1,0 +1,135 @@
+"""Tokenizers as they are published: tokenizer.json; vocab.json with merges.txt; tokenizer.model. All become the first.
+
+Knows nothing about special ids or chat templates.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moesaic.errors import WeightsError
+from moesaic.files import disk, read_json
+from moesaic.tokenizer.conversion import from_merges, from_model
+from moesaic.tokenizer.guard import Limits, guarded
+from moesaic.tokenizer.probe import require_sound
+from moesaic.tokenizer.special import ROLES
+
+if TYPE_CHECKING:
+    import tokenizers
+
+LIMIT = 64 << 20
+JSON, VOCABULARY, MERGES, MODEL = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
+CONFIG, NAMES, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+FILES = (JSON, VOCABULARY, MERGES, MODEL, CONFIG, NAMES, ADDED, "generation_config.json", "chat_template.jinja")
+"""All that is read of a folder beside config.json; some of them are enough."""
+
+CONVERSION = Limits(20, 2048)  # a vocabulary of 262,144 pieces takes 6 seconds
+
+
+def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
+    """The tokenizer of a folder, probed, with the tokens that were added beside it; it neither cuts nor pads.
+
+    `config` is its tokenizer_config.json. WeightsError names the file that is missing, unknown, damaged or hostile.
+    """
+    from tokenizers import Tokenizer as Inner
+
+    data, path = _as_json(folder, config)
+    lost = require_sound(data, path)
+    if lost:
+        shown = " ".join(lost)
+        warnings.warn(f"{path}: the tokenizer drops some characters without a trace, such as {shown}", stacklevel=2)
+    inner = Inner.from_buffer(data)
+    inner.no_truncation()
+    inner.no_padding()
+    _add(inner, folder, config)
+    return inner
+
+
+def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
+    """The bytes of a tokenizer.json, and the file that they come from."""
+    if (folder / JSON).is_file():
+        return _bytes(folder / JSON), folder / JSON
+    if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
+        path, work = folder / MERGES, from_merges
+        maker = str(config.get("tokenizer_class", ""))
+        parts = [maker.encode(), _bytes(folder / VOCABULARY), _bytes(folder / MERGES)]
+    elif (folder / MODEL).is_file():
+        path, work, parts = folder / MODEL, from_model, [_bytes(folder / MODEL)]
+    else:
+        hint = f"the base's folder must hold a {JSON}, a {VOCABULARY} with its {MERGES}, or a {MODEL}"
+        raise WeightsError("no tokenizer here", path=folder / JSON, hint=hint)
+    try:
+        return guarded(work, b"\0".join(parts), CONVERSION), path
+    except ValueError as error:
+        raise WeightsError("not a readable tokenizer", path=path, got=str(error)) from error
+
+
+def _bytes(path: Path) -> bytes:
+    with disk.errors(path), path.open("rb") as file:
+        data = file.read(LIMIT + 1)
+    if len(data) > LIMIT:
+        raise WeightsError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
+    return data
+
+
+def _add(inner: "tokenizers.Tokenizer", folder: Path, config: dict[str, Any]) -> None:
+    """Add the tokens that the files beside the tokenizer give an id and it does not know, each at that id.
+
+    A token that is already there is made special where those files name it so.
+    """
+    from tokenizers import AddedToken
+
+    path = folder / CONFIG
+    given: dict[int, AddedToken] = {}
+    for key, facts in _table(config.get("added_tokens_decoder"), path).items():
+        if (
+            not re.fullmatch("[0-9]{1,9}", key)
+            or not isinstance(facts, dict)
+            or not isinstance(facts.get("content"), str)
+        ):
+            raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=f"{key}: {facts}")
+        flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+        given[int(key)] = AddedToken(facts["content"], **{flag: bool(facts.get(flag)) for flag in flags})
+    special = {*_spellings(config)}
+    if (folder / ADDED).is_file():
+        path = folder / ADDED
+        for text, number in read_json(path).items():
+            if not isinstance(number, int):
+                raise WeightsError("not a table of tokens", path=path, field=text, expected="an id", got=number)
+            given.setdefault(number, AddedToken(text, normalized=False, special=text in special))
+    known = inner.get_added_tokens_decoder()
+    for id, token in sorted(given.items()):
+        if id not in known or known[id].content != token.content:
+            (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+        if inner.token_to_id(token.content) != id:
+            got = inner.token_to_id(token.content)
+            raise WeightsError("a token has two ids", path=path, field=token.content, expected=id, got=got)
+    inner.add_special_tokens(
+        [AddedToken(text, normalized=False) for text in sorted(special) if _merely_known(inner, text)]
+    )
+
+
+def _merely_known(inner: "tokenizers.Tokenizer", text: str) -> bool:
+    """Whether a text is an entry of the vocabulary that nothing says is more than a piece of text."""
+    id = inner.token_to_id(text)
+    return id is not None and id not in inner.get_added_tokens_decoder()
+
+
+def _spellings(config: dict[str, Any]) -> Iterable[str]:
+    """The tokens that a configuration names, by their role or as further ones."""
+    for value in (*(config.get(role) for role in ROLES), *(config.get("additional_special_tokens") or ())):
+        text = value.get("content") if isinstance(value, dict) else value
+        if isinstance(text, str):
+            yield text
+
+
+def _table(value: Any, path: Path) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        got = json.dumps(value)
+        raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=got)
+    return value

@@ -1,0 +1,39 @@
+"""Where a text spells a token: found in one pass, however many tokens there are and whatever the text is.
+
+Knows nothing about ids, nor whether the spelling is meant.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+
+class Spellings:
+    """Finds tokens by their text, the longest that begins at a place. Those of one character are never found."""
+
+    def __init__(self, tokens: Iterable[str]):
+        self.tokens = {token for token in tokens if len(token) > 1}
+        self.sizes = sorted({len(token) for token in self.tokens}, reverse=True)
+        starts = sorted({re.escape(token[:2]) for token in self.tokens})
+        self.starts = re.compile(f"(?={'|'.join(starts)})" if starts else "(?!)")
+
+    def places(self, text: str) -> Iterator[tuple[int, str]]:
+        """Every place and the token that begins there, also where two overlap."""
+        for match in self.starts.finditer(text):
+            at = match.start()
+            found = (text[at : at + size] for size in self.sizes)
+            if token := next((some for some in found if some in self.tokens), None):
+                yield at, token
+
+    def cut(self, text: str) -> list[tuple[str, bool]]:
+        """The pieces of a text, those that are tokens True; joined they are the text."""
+        pieces, end = [], 0
+        for at, token in self.places(text):
+            if at >= end:
+                pieces += [(text[end:at], False), (token, True)]
+                end = at + len(token)
+        return [(piece, known) for piece, known in [*pieces, (text[end:], False)] if piece]
+
+    def broken(self, text: str, mark: str) -> str:
+        """`text` with a mark inside of everything that spells a token."""
+        inside = [at + 1 for at, _ in self.places(text)]
+        return mark.join(text[a:b] for a, b in zip([0, *inside], [*inside, len(text)], strict=True))

@@ -1,0 +1,193 @@
+"""Chat templates of published models: Jinja, rendered in a sandbox, and only those that proved to end in time.
+
+Knows nothing about token ids. Templates come from the base's own folder, never from a request.
+"""
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moesaic.errors import DataError, WeightsError, clipped
+from moesaic.files import disk
+from moesaic.tokenizer.conversation import Conversation, Message
+from moesaic.tokenizer.guard import Limits, guarded
+from moesaic.tokenizer.spellings import Spellings
+
+if TYPE_CHECKING:
+    import jinja2
+
+FILE = "chat_template.jinja"
+LIMITS = Limits(2, 512)
+SIZE = 1 << 18  # characters of a template
+MESSAGES, CHARACTERS = 512, 1 << 19
+"""The largest conversation that is rendered; that a template can bear it is tried when it is read."""
+OUTPUT = 1 << 20  # characters that a short conversation may become; of a long one, as many beyond its own
+
+DAY = datetime(2024, 7, 26)
+"""What a template is told when it asks for the date, so that a conversation is the same ids on any day: the one that
+the templates of Llama 3 fall back to."""
+
+# Noncharacters of Unicode: one that no message has breaks up what only spells a special token.
+MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat template. `names`: the special tokens it may ask for, such as ("bos_token", "<s>")."""
+
+    source: str
+    names: tuple[tuple[str, str], ...] = ()
+    path: Path | None = field(default=None, compare=False)
+
+    @cached_property
+    def compiled(self) -> "jinja2.Template":
+        return _compiled(self.source)
+
+    def render(self, conversation: Conversation, reply: bool) -> str:
+        """The text of a conversation; with `reply`, up to where the assistant is to speak.
+
+        DataError where the template refuses it, as many do where user and assistant do not take turns.
+        """
+        _require_short(conversation)
+        return self._text(conversation, reply)
+
+    def _text(self, conversation: Conversation, reply: bool) -> str:
+        try:
+            return _rendered(self.compiled, conversation, reply, dict(self.names))
+        except Exception as error:  # whatever the template's own expressions come to
+            hint = "system messages and the order of roles are what templates differ in"
+            what = "the base's chat template does not take this conversation"
+            raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
+
+    def pieces(self, conversation: Conversation, reply: bool, special: Spellings) -> list[tuple[str, bool]]:
+        """The text cut at the special tokens that the template itself writes, which are True; joined it is `render`.
+
+        What a message spells is text, whatever it spells.
+        """
+        _require_short(conversation)
+        mark = next((mark for mark in MARKS if not any(mark in message.content for message in conversation)), None)
+        if mark is None:
+            raise DataError("the conversation has all noncharacters of Unicode", field="messages")
+        harmless = tuple(Message(role, special.broken(content, mark)) for role, content in conversation)
+        cut = special.cut(self._text(harmless, reply))
+        return [(text if known else text.replace(mark, ""), known) for text, known in cut]
+
+
+def _require_short(conversation: Conversation) -> None:
+    size = sum(len(message.content) for message in conversation)
+    if len(conversation) > MESSAGES or size > CHARACTERS:
+        expected, got = f"{MESSAGES} messages of {CHARACTERS:,} characters", f"{len(conversation)} of {size:,}"
+        raise DataError("the conversation is too long", field="messages", expected=f"at most {expected}", got=got)
+
+
+def read_template(folder: Path, config: dict[str, Any], names: tuple[tuple[str, str], ...]) -> Template | None:
+    """The chat template of a folder, tried; None where it has none. A file of its own counts before the configuration.
+
+    Of several, the one named "default". WeightsError for one that cannot be used, or takes too much of anything.
+    """
+    path, source = folder / FILE, config.get("chat_template")
+    if path.is_file():
+        with disk.errors(path), path.open("rb") as file:
+            source = file.read(4 * SIZE + 1).decode("utf-8", "replace")
+    else:
+        path = folder / "tokenizer_config.json"
+    if isinstance(source, list):
+        named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+        if "default" not in named:
+            known = ", ".join(map(str, named))
+            raise WeightsError("no chat template is the default", path=path, field="chat_template", got=known)
+        source = named["default"]
+    if source is None:
+        return None
+    if not isinstance(source, str) or len(source) > SIZE:
+        expected = f"text of at most {SIZE:,} characters"
+        raise WeightsError("not a chat template", path=path, field="chat_template", expected=expected)
+    template = Template(source, names, path)
+    require_bounded(template)
+    return template
+
+
+_bounded: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # the templates that proved so
+
+
+def require_bounded(template: Template) -> None:
+    """Refuse a template that does not render, or not within LIMITS."""
+    if (template.source, template.names) in _bounded:
+        return
+    try:
+        guarded(rehearse, json.dumps([template.source, template.names]).encode(), LIMITS)
+    except ValueError as error:
+        what = "not a usable chat template"
+        raise WeightsError(what, path=template.path, field="chat_template", got=clipped(str(error), 300)) from error
+    _bounded.add((template.source, template.names))
+
+
+def rehearse(given: bytes) -> bytes:
+    """The work of the guarded process: short conversations, then the largest. Only the first two must be taken."""
+    source, names = json.loads(given)
+    compiled, known = _compiled(source), dict(names)
+    ask, answer = Message("user", "What is 3 + 4?"), Message("assistant", "It is 7.")
+    system = Message("system", "Be kind.")
+    long = tuple(Message("user" if at % 2 == 0 else "assistant", "a b") for at in range(MESSAGES - 1))
+    text = "a\n<b></think> " * (CHARACTERS // 28)
+    wide = (Message("user", text), Message("assistant", text), ask)
+    for index, conversation in enumerate([(ask,), (ask, answer, ask), (system, ask), long, wide]):
+        for reply in (True, False):
+            limit = OUTPUT + sum(len(message.content) for message in conversation)
+            try:
+                written = len(_rendered(compiled, conversation, reply, known))
+            except Refusal:
+                if index < 2:
+                    raise
+                continue
+            if written > limit:
+                raise ValueError(f"it writes {written:,} characters, more than {limit:,}")
+    return b""
+
+
+class Refusal(Exception):
+    """A template has called `raise_exception`."""
+
+
+def _rendered(compiled: "jinja2.Template", conversation: Conversation, reply: bool, names: dict[str, str]) -> str:
+    messages = [{"role": role, "content": content} for role, content in conversation]
+    nothing: dict[str, Any] = {"tools": None, "documents": None}
+    return compiled.render(messages=messages, add_generation_prompt=reply, **nothing, **names)
+
+
+def _compiled(source: str) -> "jinja2.Template":
+    """With the settings and names that published templates are written for, those of transformers."""
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what the assistant has said; here it is what it encloses."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[nodes.Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    def refuse(message: str) -> None:
+        raise Refusal(message)
+
+    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
+    sandbox.filters["tojson"] = tojson
+    sandbox.globals["raise_exception"] = refuse
+    sandbox.globals["strftime_now"] = DAY.strftime
+    return sandbox.from_string(source)

@@ -1,0 +1,72 @@
+"""An Arrow router (arXiv 2405.11157): from the weights of base and experts alone, where there are no prompts.
+
+Knows nothing about files or text: what inputs usually look like it learns from ids that the base writes itself.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from moesaic.adapters import LoRA
+from moesaic.model.decoder import Decoder
+from moesaic.model.features import Prompts, project
+from moesaic.nn import Cache
+from moesaic.routing.routers import ArrowRouter
+
+ROWS, TOKENS = 64, 32
+"""How many texts the base writes, and how long they are."""
+
+
+@torch.no_grad()
+def fit_arrow(decoder: Decoder, experts: list[LoRA], start: tuple[int, ...], eos: int, seed: int) -> ArrowRouter:
+    """The router of these experts, in their order, over the plain decoder of their base.
+
+    `start`: ids that every text of the base begins with; where it has none, one begins after the end of another, `eos`.
+    """
+    paths = sorted({path for expert in experts for path in expert.pairs})
+    widths = {path: next(x.pairs[path][0].shape[1] for x in experts if path in x.pairs) for path in paths}
+    router = ArrowRouter(widths, len(experts))
+    for place, path in enumerate(paths):
+        for index, expert in enumerate(experts):
+            if path in expert.pairs:
+                router.prototypes[path][index] = direction(*expert.pairs[path])
+            else:
+                router.adapts[place, index] = 0.0
+    usual = project(decoder, 1, written(decoder, start, eos, seed), router.prototypes)
+    scores = usual.unflatten(-1, router.mean.shape)
+    router.mean.copy_(scores.mean(0))
+    router.deviation.copy_(scores.std(0).clamp_min(1e-6))
+    router.spread.copy_(router.reaction(usual).std(0).clamp_min(1e-6))
+    return router.eval()
+
+
+def direction(a: Float[Tensor, "r i"], b: Float[Tensor, "r o"]) -> Float[Tensor, " i"]:
+    """The unit input that B A enlarges most: its first right singular vector, from a matrix no larger than A."""
+    _, triangle = torch.linalg.qr(b.t())
+    _, _, right = torch.linalg.svd(triangle @ a, full_matrices=False)
+    return right[0]
+
+
+def overlaps(router: ArrowRouter) -> Float[Tensor, "e e"]:
+    """How alike the prototypes of two experts are, on average over the linears that both adapt: 0 to 1, if equal."""
+    total = torch.zeros(router.num_experts, router.num_experts)
+    for vectors in router.prototypes.values():
+        total += (F.normalize(vectors, dim=-1) @ F.normalize(vectors, dim=-1).t()).abs()
+    return total / (router.adapts.t() @ router.adapts).clamp_min(1)
+
+
+def written(decoder: Decoder, start: tuple[int, ...], eos: int, seed: int) -> Prompts:
+    """Texts as the base writes them when nothing is asked: each token drawn by its probability."""
+    generator = torch.Generator().manual_seed(seed)
+    first = start or (eos,)
+    tokens = min(TOKENS, decoder.config.context - len(first))
+    new: Int[Tensor, "n t"] = torch.tensor([first] * ROWS)
+    ids = new if start else new[:, :0]
+    cache = Cache.empty(decoder.config, ROWS, len(first) + tokens, like=decoder.norm.weight)
+    for _ in range(tokens):
+        logits = decoder(new, cache).logits[:, -1]
+        cache.advance(new.shape[1])
+        new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
+        ids = torch.cat([ids, new], 1)
+    return Prompts(ids, torch.full((ROWS,), ids.shape[1]), [""] * ROWS)

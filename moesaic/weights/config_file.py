@@ -1,0 +1,151 @@
+"""config.json and adapter_config.json of other people: small, strict, and within bounds in every field that is known.
+
+Whoever reads one calls `read_settings` in place of `read_json`. Knows nothing about which fields a model needs.
+"""
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moesaic.config import ENCODER_TRAITS, TRAITS
+from moesaic.errors import WeightsError
+from moesaic.files.plain import decoded
+from moesaic.files.regular import open_regular
+
+LIMIT = 1 << 20
+DEPTH = 8
+"""Tables in tables; models need three."""
+
+CODE = re.compile(r"auto_map|trust_remote_code|custom_\w+|use_kernels|kernel_config|_?(attn|experts)_implementation\w*")
+"""Keys by which a folder asks for code of its own, or from elsewhere, to be run."""
+
+HARMLESS = "_attn_implementation_autoset"
+"""Says that transformers chose by itself; stands in many folders."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field may hold: in words, and as a question."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def whole(low: int, high: int) -> Kind:
+    return Kind(f"a whole number from {low:,} to {high:,}", lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float, high: float) -> Kind:
+    def holds(value: Any) -> bool:
+        return type(value) in (int, float) and low <= value <= high
+
+    return Kind(f"a number from {low:g} to {high:g}", holds)
+
+
+def listed(kind: Kind) -> Kind:
+    return Kind(f"a list, each {kind.expected}", lambda value: isinstance(value, list) and all(map(kind.holds, value)))
+
+
+def either(one: Kind, other: Kind) -> Kind:
+    return Kind(f"{one.expected}, or {other.expected}", lambda value: one.holds(value) or other.holds(value))
+
+
+TRUTH = Kind("true or false", lambda value: isinstance(value, bool))
+TEXT = Kind("text", lambda value: isinstance(value, str))
+TABLE = Kind("a table", lambda value: isinstance(value, dict))
+
+LAYERS, HEADS, EXPERTS = whole(0, 1000), whole(1, 4096), whole(0, 4096)
+POSITIONS, TOKEN = whole(1, 1 << 28), whole(-1, 1 << 24)  # -1: none, in the first folders of Llama
+ROTATION, SHARE = number(1e-3, 1e15), number(0, 1)
+
+FIELDS: dict[str, Kind] = {
+    "model_type": TEXT,
+    "architectures": listed(TEXT),
+    **dict.fromkeys(("torch_dtype", "dtype", "hidden_act", "hidden_activation"), TEXT),
+    "vocab_size": whole(1, 1 << 24),
+    "hidden_size": whole(1, 1 << 17),
+    **dict.fromkeys(("intermediate_size", "moe_intermediate_size"), whole(1, 1 << 20)),
+    "num_hidden_layers": whole(1, 1000),
+    **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), HEADS),
+    **dict.fromkeys(("head_dim", "query_pre_attn_scalar"), whole(1, 1 << 17)),
+    **dict.fromkeys(("max_position_embeddings", "original_max_position_embeddings"), POSITIONS),
+    "sliding_window": whole(0, 1 << 28),
+    **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"), LAYERS),
+    "layer_types": listed(TEXT),
+    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), EXPERTS),
+    "decoder_sparse_step": LAYERS,
+    "mlp_only_layers": listed(LAYERS),
+    "type_vocab_size": whole(0, 1 << 16),
+    "num_labels": whole(0, 1 << 20),
+    **dict.fromkeys(("bos_token_id", "pad_token_id"), TOKEN),
+    "eos_token_id": either(TOKEN, listed(TOKEN)),
+    **dict.fromkeys(("rope_scaling", "rope_parameters", "id2label", "label2id"), TABLE),
+    **dict.fromkeys(("rope_theta", "rope_local_base_freq"), ROTATION),
+    **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), number(0, 1e6)),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "attention_dropout", "lora_dropout"), SHARE),
+    **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), TRUTH),
+    **dict.fromkeys(("norm_topk_prob", "is_decoder", "use_rslora"), TRUTH),
+    "r": whole(1, 1 << 16),
+    "lora_alpha": number(-1e6, 1e6),
+    **dict.fromkeys(("rank_pattern", "alpha_pattern"), TABLE),
+}
+"""Fields that are read somewhere -> what they may hold, at whatever depth they stand. `null` is as good as absence."""
+
+NAMES = {"id2label", "label2id", "rank_pattern", "alpha_pattern", "task_specific_params"}
+"""Tables whose keys are other people's words."""
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """A config.json or adapter_config.json of at most 1 MiB, without the keys that ask for code: none is ever run.
+
+    Raises WeightsError that names the field, before anything is built from it. Where the family is known here, the
+    model is built without the code that the file asks for, and a Python warning tells it once; where it is not known,
+    the file is refused.
+    """
+    with open_regular(path) as file:
+        data = file.read(LIMIT + 1)
+    if len(data) > LIMIT:
+        raise WeightsError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
+    try:
+        found = decoded(data)
+    except ValueError as error:
+        raise WeightsError(f"not usable as JSON: {error}", path=path) from error
+    check(path, found)
+    heads, groups = found.get("num_attention_heads"), found.get("num_key_value_heads")
+    if heads and groups and heads % groups:
+        expected = f"a divisor of num_attention_heads = {heads}"
+        raise WeightsError("heads do not divide", path=path, field="num_key_value_heads", expected=expected, got=groups)
+    return without_code(path, found)
+
+
+def check(path: Path, found: dict[str, Any], above: tuple[str, ...] = ()) -> None:
+    """Refuses a value that is not of its field's kind, in this table and in the tables in it."""
+    for name, value in found.items():
+        if value is not None and name in FIELDS and not FIELDS[name].holds(value):
+            field, expected = ".".join((*above, name)), FIELDS[name].expected
+            raise WeightsError("a value that no model has", path=path, field=field, expected=expected, got=repr(value))
+        if isinstance(value, dict) and name not in NAMES:
+            if len(above) == DEPTH:
+                raise WeightsError("tables in tables", path=path, field=above[0], expected=f"at most {DEPTH} deep")
+            check(path, value, (*above, name))
+
+
+def without_code(path: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The same without what asks for code, which is told, or refused where no family is there to do without it."""
+    asking = [key for key, value in found.items() if CODE.fullmatch(key) and key != HARMLESS and value]
+    if not asking:
+        return found
+    known = (*TRAITS, *ENCODER_TRAITS)
+    if (family := found.get("model_type")) not in known:
+        raise WeightsError(
+            f"the model needs code that is never run: {', '.join(asking)}",
+            path=path,
+            field="model_type",
+            expected=f"one of {', '.join(known)}",
+            got=repr(family),
+        )
+    warnings.warn(f"{path}: ignored, as code is never run: {', '.join(asking)}", stacklevel=1)
+    return {key: value for key, value in found.items() if key not in asking}

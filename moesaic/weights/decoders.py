@@ -1,0 +1,112 @@
+"""A folder of config.json and safetensors <-> a Decoder, for every family in the table.
+
+Knows nothing about tokenizers, manifests or experts.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from moesaic.errors import WeightsError
+from moesaic.files import write_json
+from moesaic.model.decoder import Decoder
+from moesaic.nn.rope import FIRST
+from moesaic.weights.configs import TOKENS, config_json, read_config
+from moesaic.weights.families import SKIPPED, Source, sources, stored_name
+from moesaic.weights.shards import SHARD_BYTES, TensorFiles, write_shards
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def read_decoder(
+    folder: Path, dtype: Callable[[torch.dtype], torch.dtype], mapped: bool = False
+) -> tuple[Decoder, dict[str, Any]]:
+    """A decoder, and its config.json as it stands.
+
+    `dtype`: the type as stored -> the type to compute in. `mapped`: tensors that stay as stored are views of the files.
+    """
+    config, found = read_config(folder / CONFIG)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    names = [name for name in decoder.state_dict() if not (config.tie_embeddings and name == HEAD)]
+    with TensorFiles(folder, mapped) as files:
+        at = sources(config.family, names, files.keys())
+        check_names(files, at, config.tie_embeddings, stored_name(config.family, EMBEDDING))
+        check_shapes(files, {name: (at[name], list(decoder.get_parameter(name).shape)) for name in names})
+        for stored, inside in groupby(at, key=lambda name: at[name].name):
+            tensor = files[stored].to(dtype(files.dtype(stored)))
+            for name in inside:
+                place(decoder, name, at[name].part(tensor))
+    for doubt in files.doubts:
+        warnings.warn(doubt, stacklevel=2)
+    decoder.tie()
+    for rope in (decoder.rope, decoder.local_rope):
+        rope.reserve(FIRST, decoder.norm.weight)
+    return decoder.eval(), found
+
+
+def check_names(files: TensorFiles, at: Mapping[str, Source], tied: bool, embedding: str) -> None:
+    """Exactly the tensors that the model has; a head that is tied may be stored once more."""
+    wanted = {source.name for source in at.values()}
+    for name in sorted(wanted - files.keys())[:1]:
+        raise WeightsError("a tensor is missing", path=files.path(name), field=name)
+    for name in sorted(files.keys() - wanted):
+        if tied and name == HEAD:
+            if not files[name].equal(files[embedding]):
+                what = "the head is not the embedding, which the config ties it to"
+                raise WeightsError(what, path=files.path(name), field=name, hint="set tie_word_embeddings to false")
+        elif not SKIPPED.search(name):
+            raise WeightsError("a tensor that the model has no place for", path=files.path(name), field=name)
+
+
+def check_shapes(files: TensorFiles, wanted: Mapping[str, tuple[Source, list[int]]]) -> None:
+    """Every tensor has the shape that the model wants, and is made of numbers that a model is trained in."""
+    for source, shape in wanted.values():
+        name, path, stored, dtype = (
+            source.name,
+            files.path(source.name),
+            files.shape(source.name),
+            files.dtype(source.name),
+        )
+        if source.shape(stored) != shape:
+            of = "" if source.expert is None else f": expert {source.expert} of it"
+            raise WeightsError(f"a tensor of another shape{of}", path=path, field=name, expected=shape, got=str(stored))
+        if dtype not in DTYPES:
+            expected = ", ".join(str(known).removeprefix("torch.") for known in DTYPES)
+            raise WeightsError("numbers of another type", path=path, field=name, expected=expected, got=str(dtype))
+
+
+def place(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make a tensor the parameter of that name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, nn.Parameter(tensor))
+
+
+def named(decoder: Decoder) -> dict[str, Tensor]:
+    """The decoder's tensors under the names of its family; a tied head is not stored twice."""
+    tied, family = decoder.config.tie_embeddings, decoder.config.family
+    return {
+        stored_name(family, name): tensor
+        for name, tensor in decoder.state_dict().items()
+        if not (tied and name == HEAD)
+    }
+
+
+def write_config(folder: Path, decoder: Decoder, tokens: Mapping[str, Any]) -> None:
+    """The config.json of a decoder; `tokens`: the ids of bos, eos and pad."""
+    dtype = str(decoder.norm.weight.dtype).removeprefix("torch.")
+    write_json(folder / CONFIG, config_json(decoder.config, tokens, dtype))
+
+
+def write_decoder(folder: Path, decoder: Decoder, tokens: Mapping[str, Any], limit: int = SHARD_BYTES) -> None:
+    """All that `transformers` needs to open the decoder; no file of weights is larger than `limit` bytes."""
+    write_config(folder, decoder, tokens)
+    write_json(folder / GENERATION, {key: tokens[key] for key in TOKENS if tokens.get(key) is not None})
+    write_shards(folder, named(decoder), limit)

@@ -1,0 +1,224 @@
+"""Families of decoders: how each names its sizes, its wiring and its tensors. One row each, read in both directions.
+
+Knows nothing about files or text; `configs.py` reads and writes config.json with this table, `decoders.py` the tensors.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",)}
+NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False, None)}
+
+KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "intermediate_size": "intermediate_size",
+    "context": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""Our fields <-> the keys that every family has."""
+
+ABSENT: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
+"""What a key means that a config.json leaves out."""
+
+REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None), "quantization_config": (None,)}
+"""What no family may have, with the values that mean nothing."""
+
+Found = Mapping[str, Any]
+
+
+def nowhere(found: Found, layers: range) -> list[int]:
+    return []
+
+
+def everywhere(found: Found, layers: range) -> list[int]:
+    return list(layers) if found.get("sliding_window") else []
+
+
+def everywhere_if_used(found: Found, layers: range) -> list[int]:
+    return everywhere(found, layers) if found.get("use_sliding_window") else []
+
+
+def above_if_used(found: Found, layers: range) -> list[int]:
+    return [layer for layer in everywhere_if_used(found, layers) if layer >= found["max_window_layers"]]
+
+
+def all_but_each(found: Found, layers: range) -> list[int]:
+    pattern = found.get("sliding_window_pattern") or found["_sliding_window_pattern"]
+    return [layer for layer in layers if (layer + 1) % pattern]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What is a family's own: `architecture` as transformers calls it, and how its config.json and tensors speak."""
+
+    architecture: str
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Our fields <-> keys, beside KEYS."""
+    absent: Mapping[str, Any] = field(default_factory=dict)
+    """What a key means that is left out, where ABSENT does not say it."""
+    only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Wiring that this decoder has in one form only: the values that mean it, the first of them to be written."""
+    local: Callable[[Found, range], list[int]] = nowhere
+    """Which layers see a window, where the config.json has no `layer_types`."""
+    windows: tuple[str, ...] = ()
+    """The keys that say so."""
+    local_rope: bool = False
+    """Whether local layers have rotary positions of their own."""
+    dense_layers: bool = False
+    """Whether some layers of a sparse model may be dense."""
+    pieces: tuple[tuple[str, str], ...] = ()
+    """Pieces of our tensors' names -> theirs."""
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family("LlamaForCausalLM", only=SILU | NO_BIAS | {"mlp_bias": (False, None)}),
+    "mistral": Family(
+        "MistralForCausalLM",
+        absent={"num_key_value_heads": 8, "sliding_window": 4096},
+        only=SILU | NO_BIAS,
+        local=everywhere,
+        windows=("sliding_window",),
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        absent={"sliding_window": 4096, "max_window_layers": 28},
+        only=SILU,
+        local=above_if_used,
+        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
+    ),
+    "qwen3": Family(
+        "Qwen3ForCausalLM",
+        absent={"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
+        only=SILU | NO_BIAS,
+        local=above_if_used,
+        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        keys={"query_scalar": "query_pre_attn_scalar"},
+        absent={
+            "head_dim": 256,
+            "query_pre_attn_scalar": 256,
+            "num_key_value_heads": 4,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+            "sliding_window": 4096,
+            "_sliding_window_pattern": 6,
+            "tie_word_embeddings": True,
+        },
+        only={
+            "hidden_activation": ("gelu_pytorch_tanh", None),
+            "attn_logit_softcapping": (None,),
+            "final_logit_softcapping": (None,),
+            "use_bidirectional_attention": (False, None),
+        }
+        | NO_BIAS,
+        local=all_but_each,
+        windows=("sliding_window", "layer_types"),
+        local_rope=True,
+    ),
+    "mixtral": Family(
+        "MixtralForCausalLM",
+        keys={"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
+        absent={
+            "num_key_value_heads": 8,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+        },
+        only=SILU | NO_BIAS,
+        local=everywhere,
+        windows=("sliding_window",),
+        pieces=(
+            (".mlp.", ".block_sparse_moe."),
+            (".gate_proj.", ".w1."),
+            (".up_proj.", ".w3."),
+            (".down_proj.", ".w2."),
+        ),
+    ),
+    "qwen3_moe": Family(
+        "Qwen3MoeForCausalLM",
+        keys={
+            "num_experts": "num_local_experts",
+            "experts_per_token": "num_experts_per_tok",
+            "expert_size": "moe_intermediate_size",
+            "renormalise": "norm_topk_prob",
+        },
+        absent={
+            "num_local_experts": 128,
+            "norm_topk_prob": False,
+            "num_experts_per_tok": 8,
+            "moe_intermediate_size": 768,
+            "decoder_sparse_step": 1,
+        },
+        only=SILU | NO_BIAS,
+        local=everywhere_if_used,
+        windows=("sliding_window", "use_sliding_window"),
+        dense_layers=True,
+    ),
+}
+"""`model_type` -> its row. The wiring that all models of a family share is in `config.TRAITS`."""
+
+SKIPPED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$")
+"""Tensors that some files hold and no model needs: what they say follows from the config."""
+
+_EXPERT = re.compile(r"(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+_HALVES = {"gate": 0, "up": 1, "down": None}
+
+
+class Source(NamedTuple):
+    """Where a tensor of ours is stored: under a name, or as one expert's part of what is packed under it."""
+
+    name: str
+    expert: int | None = None
+    half: int | None = None
+
+    def shape(self, stored: list[int]) -> list[int]:
+        """The shape of the part, from that of the whole; [] where the whole cannot hold such a part."""
+        if self.expert is None:
+            return stored
+        if len(stored) != 3 or self.expert >= stored[0] or (self.half is not None and stored[1] % 2):
+            return []
+        return [stored[1] if self.half is None else stored[1] // 2, stored[2]]
+
+    def part(self, stored: Tensor) -> Tensor:
+        """The part itself: a view."""
+        if self.expert is None:
+            return stored
+        whole = stored[self.expert]
+        return whole if self.half is None else whole.chunk(2)[self.half]
+
+
+def stored_name(family: str, name: str) -> str:
+    """Ours -> theirs, every matrix by itself."""
+    if name.startswith("lm_head."):
+        return name
+    for ours, theirs in FAMILIES[family].pieces:
+        name = name.replace(ours, theirs)
+    return f"model.{name}"
+
+
+def sources(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Source]:
+    """Where each of our tensors is among those stored: one by one, or the experts of a layer packed in two tensors."""
+    packed = any(name.endswith(".mlp.experts.gate_up_proj") for name in stored)
+    found = {name: packed_source(name) if packed else Source(stored_name(family, name)) for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1].name))
+
+
+def packed_source(name: str) -> Source:
+    """Where a tensor is in the layout that transformers has in memory, alike for all sparse families."""
+    if not (match := _EXPERT.fullmatch(name)):
+        return Source(stored_name("llama", name))
+    block, expert, kind = match.groups()
+    return Source(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])

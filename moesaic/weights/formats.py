@@ -1,0 +1,51 @@
+"""The formats of weights that are not read, as opening them may run code or needs a program of theirs; and the way out.
+
+Knows nothing about what is in any of them: they are never opened.
+"""
+
+from pathlib import Path
+
+from moesaic.errors import WeightsError
+
+SAFETENSORS = ".safetensors"
+
+_CONVERT = (
+    'if you trust whoever made it, convert it there: python -c "import torch; '
+    "from safetensors.torch import save_file; "
+    "save_file({{k: v.clone().contiguous() for k, v in torch.load('{old}', weights_only=True).items()}}, '{new}', "
+    "metadata={{'format': 'pt'}})\""
+)
+_GGUF = (
+    'convert it with transformers: python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('.', gguf_file='{old}').save_pretrained('converted')\""
+)
+_FLAX = "convert it with a transformers of version 4: from_pretrained('.', {how}=True).save_pretrained('converted')"
+_UNPACK = "unpack it yourself, and name the folder with the {new} that was in it"
+
+WAYS_OUT = {
+    **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), _CONVERT),
+    ".gguf": _GGUF,
+    ".msgpack": _FLAX.format(how="from_flax"),
+    ".h5": _FLAX.format(how="from_tf"),
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"), _UNPACK),
+}
+"""Suffix -> what to do; `{old}` is the file that was found, `{new}` the one that is wanted."""
+
+
+def require_safetensors(path: Path) -> None:
+    """Refuses a file of another format, and one that is missing where only other formats stand in its folder."""
+    if path.suffix in WAYS_OUT:
+        raise _refused(path, path.with_suffix(SAFETENSORS).name)
+    if not path.exists() and path.parent.is_dir():
+        for other in sorted(path.parent.iterdir()):
+            if other.suffix in WAYS_OUT and other.stem not in NO_WEIGHTS:
+                raise _refused(other, path.name)
+
+
+NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
+"""What trainers leave beside weights."""
+
+
+def _refused(path: Path, new: str) -> WeightsError:
+    hint = WAYS_OUT[path.suffix].format(old=path.name.replace("'", ""), new=new)
+    return WeightsError("weights of a format that is never opened", path=path, expected=new, hint=hint)

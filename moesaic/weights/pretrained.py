@@ -1,0 +1,107 @@
+"""Any model that people have, by folder or hub id, as one thing to call and to save: `moesaic.load_model`.
+
+Knows nothing about tokenizers, experts or routers.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+
+from moesaic.config import DecoderConfig
+from moesaic.errors import StorageError, WeightsError, nearest
+from moesaic.files import disk
+from moesaic.model.decoder import Decoder, Output
+from moesaic.weights.config_file import read_settings
+from moesaic.weights.decoders import CONFIG, read_decoder, write_decoder
+from moesaic.weights.encoder import ARCHITECTURES, load_pretrained
+from moesaic.weights.families import FAMILIES
+from moesaic.weights.places import locate
+from moesaic.weights.shards import SHARD_BYTES
+
+
+class LoadedDecoder(nn.Module):
+    """A decoder with what its config.json said: callable as models of transformers are, and saved as they are."""
+
+    def __init__(self, decoder: Decoder, found: dict[str, Any]):
+        super().__init__()
+        self.decoder, self.found = decoder, found
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self.decoder.config
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> Output:
+        """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 where a token is padding, left or right."""
+        return self.decoder(input_ids, mask=attention_mask)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
+        """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors."""
+        target = Path(folder)
+        if target.exists():
+            raise StorageError("there is something already", path=target, hint="name a folder that does not exist")
+        disk.check_space(target, sum(p.numel() * p.element_size() for p in self.parameters()), "the model")
+        with disk.scratch(target.parent, target) as draft:
+            disk.make_all(draft)
+            write_decoder(draft, self.decoder, self.found, max_shard_bytes)
+            disk.sync_tree(draft)
+            disk.rename(draft, target)
+            disk.sync(target.parent)
+        return target
+
+
+def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
+    """A decoder on the CPU, its tensors views of the files; of another type than stored, in memory of its own."""
+
+    upcast = False
+
+    def computed(stored: torch.dtype) -> torch.dtype:
+        nonlocal upcast
+        if dtype is None and stored == torch.float16:
+            upcast = True
+            return torch.float32
+        return dtype or stored
+
+    decoder, found = read_decoder(folder, computed, mapped=True)
+    if upcast:
+        warnings.warn(f"{folder}: float16 is read as float32, which a CPU computes in", stacklevel=3)
+    return LoadedDecoder(decoder, found).eval()
+
+
+READERS: dict[str, Callable[[Path, torch.dtype | None], nn.Module]] = {
+    **dict.fromkeys(FAMILIES, load_decoder),
+    **dict.fromkeys(ARCHITECTURES, load_pretrained),
+}
+"""`model_type` -> what reads such a folder."""
+
+
+def load_model(
+    folder_or_hub_id: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
+) -> nn.Module:
+    """Read a model from a folder, or from the Hugging Face hub and its cache, ready to be called.
+
+    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `revision`: of the hub.
+    """
+    folder = locate(folder_or_hub_id, revision)
+    path = folder / CONFIG
+    name = read_settings(path).get("model_type")
+    if name not in READERS:
+        known = list(READERS)
+        raise WeightsError(
+            "no family of models that is known here",
+            path=path,
+            field="model_type",
+            expected=f"one of {', '.join(known)}",
+            got=str(name),
+            hint=nearest(str(name), known),
+        )
+    return READERS[name](folder, dtype)

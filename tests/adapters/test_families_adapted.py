@@ -1,0 +1,69 @@
+"""Can every family be adapted by the names that its linears have, and is what cannot be adapted refused by name?"""
+
+import pytest
+import torch
+
+from moesaic.adapters import LoRA, attach, merge
+from moesaic.adapters.lora import linears
+from moesaic.config import TRAITS, DecoderConfig
+from moesaic.errors import CompatibilityError
+from moesaic.model.decoder import Decoder, initialise
+from moesaic.routing import Gates
+from moesaic.testing import ALL_TARGETS, toy_expert
+
+SIZES = {"vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "context": 32}
+SPARSE = {"num_experts": 3, "experts_per_token": 2}
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+
+
+def decoder(family: str, **changes) -> Decoder:
+    own = {**TRAITS[family], **(SPARSE if family in ("mixtral", "qwen3_moe") else {}), **changes}
+    config = DecoderConfig(**SIZES, intermediate_size=48, family=family, **own)
+    made = initialise(Decoder(config), torch.Generator().manual_seed(0)).double().eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.mul_(5 if weight.ndim > 1 else 1)
+    return made
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", TRAITS)
+def test_a_family_is_adapted_by_the_names_of_its_linears_and_merged_says_the_same(family):
+    base = decoder(family)
+    targets = ATTENTION if base.config.num_experts else ALL_TARGETS
+    expert = toy_expert(base, 1, targets=targets)
+    assert expert.targets == sorted(targets) and len(expert.pairs) == 2 * len(targets)
+    plain = base(IDS).logits
+    attach(base, [expert])
+    off, on = Gates.one(-1, 2, 1, plain), Gates.one(0, 2, 1, plain)
+    assert base(IDS, None, off).logits.equal(plain)
+    adapted = base(IDS, None, on).logits
+    assert (adapted - plain).abs().max() > 0.1
+    merged = decoder(family)
+    merge(merged, [expert], [1.0])
+    torch.testing.assert_close(merged(IDS).logits, adapted, rtol=1e-9, atol=1e-9)
+
+
+def test_a_target_that_a_base_does_not_have_is_refused_by_name():
+    generator = torch.Generator().manual_seed(0)
+    with pytest.raises(CompatibilityError, match=r"targets: .*some of .*k_proj.*; got c_attn, w1$"):
+        LoRA.fresh(decoder("llama"), 2, 4.0, ["q_proj", "w1", "c_attn"], range(9), generator)
+
+
+def test_the_matrices_of_sparse_experts_are_refused_by_name():
+    base, generator = decoder("mixtral"), torch.Generator().manual_seed(0)
+    assert {path.rsplit(".", 1)[-1] for path in linears(base)} == {*ATTENTION, "gate", "lm_head"}
+    with pytest.raises(
+        CompatibilityError, match=r"got up_proj; the matrices of a sparse ffn's experts cannot be adapt"
+    ):
+        LoRA.fresh(base, 2, 4.0, ["q_proj", "up_proj"], range(9), generator)
+    path = "layers.0.mlp.experts.1.up_proj"
+    foreign = LoRA(2, 4.0, {path: (torch.zeros(2, 32), torch.zeros(2, 48))})
+    with pytest.raises(CompatibilityError, match=rf"{path}: this linear cannot be adapted; .*sparse"):
+        attach(base, [foreign])
+
+
+def test_dense_layers_among_sparse_ones_are_adapted():
+    base = decoder("qwen3_moe", dense_layers=(1,))
+    assert list(toy_expert(base, 1, targets=["down_proj"]).pairs) == ["layers.1.mlp.down_proj"]

@@ -1,0 +1,120 @@
+"""`moesaic adopt` as a user types it: made, changed, asked and inspected; and every wrong line of it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from moesaic.cli.adopting import files, folders
+from moesaic.errors import RecipeError
+from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.tokenizer import Tokenizer
+from moesaic.weights.adapter import save_expert
+from moesaic.weights.base import load_base, save_base
+
+NAMES = ("sums", "birds", "more")
+WORDS = {"sums": "one two three four five six seven", "birds": "wren owl finch hawk crow lark swan"}
+
+
+def in_process(folder, *arguments):
+    command = [sys.executable, "-c", "from moesaic.cli.main import main; main()", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def spent() -> float:
+    """Seconds of a processor that finished child processes have used."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with a base, three adapters and prompts for two of them."""
+    folder = tmp_path_factory.mktemp("adopting")
+    for name, words in WORDS.items():
+        some = words.split()
+        lines = [f"{some[i % 7]} {some[(i * 3) % 7]} {some[(i * 5) % 7]}" for i in range(10)]
+        (folder / f"{name}.txt").write_text("\n".join(dict.fromkeys(lines)))
+    tokenizer = Tokenizer.train(WORDS.values(), 270)
+    decoder = tiny_decoder(1, torch.float32, num_layers=2, vocab_size=tokenizer.vocab_size)
+    for name in ("model", *NAMES):
+        (folder / name).mkdir()
+    save_base(folder / "model", decoder, tokenizer, {})
+    fingerprint = load_base(folder / "model").fingerprint
+    for seed, name in enumerate(NAMES):
+        save_expert(folder / name, toy_expert(decoder, seed), fingerprint, {"name": name})
+    return folder
+
+
+PROMPTS = ("--prompts", "sums=sums.txt", "--prompts", "birds=birds.txt")
+
+
+def test_adopted_from_the_command_line_it_answers_within_ten_seconds(here):
+    """In a process of its own, imports included; of its own seconds, as other tests may share the machine."""
+    before = spent()
+    made, out, err = in_process(here, "adopt", "sums", "birds", "--base", "model", "--out", "mine", *PROMPTS)
+    assert spent() - before < 10
+    asked, told, _ = in_process(here, "generate", "mine", "wren owl", "--max-new-tokens", "3", "--json")
+    assert (made, asked, err) == (0, 0, "")
+    assert out.startswith("adopted sums, birds\n") and "\nrouter: linear on hidden_mean\n" in out
+    assert "prompts that it was made without" in out and out.endswith('Next: moesaic generate mine "..."\n')
+    assert json.loads(told)["chosen"] in ("sums", "birds")
+
+
+def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out = tmp_path / "out"
+    code, said, _ = moesaic("adopt", "one=sums", "birds", "--base", "model", "--out", out)
+    assert code == 0 and "not tested" in said and "the most alike experts are one and birds" in said
+    code, said, _ = moesaic("adopt", "more", "--into", out, "--disable", "birds")
+    assert code == 0 and said.startswith("adopted one, birds, more\n")
+    (birds,) = (line for line in said.splitlines() if line.startswith("  birds"))
+    assert birds.endswith(", disabled")
+    code, said, _ = moesaic("inspect", out)
+    assert code == 0 and "disabled    birds: never chosen" in said and "router     arrow on projections" in said
+    code, said, _ = moesaic("adopt", "--into", out, "--enable", "birds", "--drop", "one", "--json")
+    made = json.loads(said)
+    assert code == 0 and made["names"] == ["birds", "more"] and made["disabled"] == []
+    code, said, _ = moesaic("generate", out, "wren", "--max-new-tokens", 2)
+    assert code == 0 and ("[birds" in said or "[more" in said)
+
+
+WRONG = [
+    (["sums", "birds"], 2, "--out, --into: one of the two is needed"),
+    (["sums", "birds", "--out", "x", "--into", "y"], 2, "one of the two is needed"),
+    (["sums", "birds", "--out", "x"], 2, "--base: missing"),
+    (["--base", "model", "--out", "x"], 2, "no experts"),
+    (["sums", "birds", "--base", "model", "--out", "x", "--drop", "sums"], 2, "--drop: has no meaning with --out"),
+    (["sums", "--into", "x", "--base", "model"], 2, "--base: has no meaning with --into"),
+    (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums.txt"], 2, "--prompts: not prompts of an"),
+    (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums=no.txt"], 3, "no.txt: there is no such"),
+    (["a=sums", "a=birds", "--base", "model", "--out", "x"], 2, "a: given twice"),
+    (["a/b=sums", "birds", "--base", "model", "--out", "x"], 2, "give it a name: NAME=PATH"),
+    (["a b=sums", "birds", "--base", "model", "--out", "x"], 2, "not a name for an expert"),
+    (["sums", "model", "--base", "model", "--out", "x"], 5, "no linear differs"),
+    (["sums", "nowhere", "--base", "model", "--out", "x"], 4, "nowhere: no such expert folder"),
+    (["sums", "birds", "--base", "nowhere", "--out", "x"], 4, "nowhere: no such base folder"),
+    (["sums", "--into", "nowhere"], 4, "no mixture here"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), WRONG)
+def test_a_wrong_line_is_refused_with_its_status(here, moesaic, monkeypatch, arguments, status, said):
+    monkeypatch.chdir(here)
+    code, out, err = moesaic("adopt", *arguments)
+    assert (code, out) == (status, "") and said in err, err
+    assert not (here / "x" / "mixture").exists()
+
+
+def test_a_folder_that_is_there_is_never_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert folders(["a=b", "c"]) == ["a=b", "c"]
+    assert folders(["a=b", "x=c"]) == {"a=b": "a=b", "x": "c"}
+    assert folders(["x=c/d=e", "runs/chat/best"]) == {"x": "c/d=e", "chat": "runs/chat/best"}
+    with pytest.raises(RecipeError, match="given twice"):
+        files(["a=x", "a=y"])

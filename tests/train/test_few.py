@@ -1,0 +1,65 @@
+"""Is the router of a few prompts the discriminant that it says, and its accuracy that of prompts it has not seen?"""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.covariance import ledoit_wolf_shrinkage
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from moesaic.train.few import discriminant, few_shot
+
+
+def clouds(n: int, d: int, apart: float, experts: int = 3, seed: int = 0) -> list[torch.Tensor]:
+    """Points around a centre for each expert; they lie along a common direction more than along any other."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = apart * torch.randn(experts, d, generator=generator) / d**0.5
+    stretch = torch.ones(d)
+    stretch[0] = 5
+    return [centre + torch.randn(n, d, generator=generator) * stretch for centre in centres]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("n", "d"), [(10, 6), (10, 200), (40, 40)])
+def test_it_is_the_discriminant_of_scikit_learn_with_as_much_shrinkage(n, d):
+    points = clouds(n, d, 3.0)
+    inside = torch.cat([rows - rows.mean(0) for rows in points]).double().numpy()
+    shrinkage = ledoit_wolf_shrinkage(inside, assume_centered=True)
+    reference = LinearDiscriminantAnalysis("lsqr", shrinkage=shrinkage, priors=np.full(3, 1 / 3))
+    reference.fit(torch.cat(points).double().numpy(), np.repeat(range(3), n))
+    others = torch.randn(7, d) * 3
+    found = discriminant(points)(others).log_softmax(-1)
+    torch.testing.assert_close(
+        found.double(), torch.tensor(reference.predict_log_proba(others.double().numpy())), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_accuracy_is_that_of_prompts_it_has_not_seen():
+    """With more states than prompts it knows every prompt that it was made from."""
+    points = clouds(10, 400, 0.0)
+    router, judged = few_shot(points)
+    assert all((router(rows).argmax(-1) == label).all() for label, rows in enumerate(points)), "known by heart"
+    assert judged.of == [10, 10, 10] and 0.1 < judged.accuracy < 0.6, "and yet no better than chance"
+    assert few_shot(clouds(10, 400, 60.0))[1].accuracy == 1
+
+
+def test_experts_count_alike_however_many_prompts_they_have():
+    few, many = clouds(40, 8, 0.0, experts=2)
+    _, judged = few_shot([few[:2], many])
+    assert judged.of == [2, 40]
+    assert judged.accuracy == pytest.approx((judged.right[0] / 2 + judged.right[1] / 40) / 2)
+
+
+@torch.no_grad()
+def test_a_few_prompts_that_are_all_right_do_not_make_it_certain():
+    points = clouds(10, 50, 200.0)
+    router, judged = few_shot(points)
+    sure = router(torch.cat(points)).softmax(-1).max(-1).values
+    assert judged.accuracy == 1 and 0.8 < sure.mean() < 0.99
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("points", [[torch.ones(2, 3), torch.zeros(2, 3)], [torch.eye(3)[:2], torch.eye(3)[1:] * 2]])
+def test_prompts_that_are_all_the_same_are_no_division_by_zero(points):
+    router, _ = few_shot(points)
+    assert all(value.isfinite().all() for value in router.state_dict().values())
+    assert [int(router(rows[:1]).argmax()) for rows in points] == [0, 1]
