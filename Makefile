@@ -8,15 +8,15 @@ BIN    := $(VENV)/bin
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
 
-test: $(VENV)/ready-to-test        ## all tests that need no other library to compare with
-	$(BIN)/pytest -q -rs -n 2 -m "not compile and not parity and not gpu and not slow and not faults"
+test: $(VENV)/ready-to-test        ## what is quick and needs no other library to compare with
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
 	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
 	$(BIN)/pytest -q -rsP -n 2 -m faults
 
-parity: $(VENV)/ready-to-test      ## against transformers and peft
-	$(BIN)/pytest -q -rs -m parity
+parity: $(VENV)/ready-to-test      ## against transformers and peft, and what takes more than a few seconds
+	$(BIN)/pytest -q -rs -n 2 -m "parity or slow"
 
 check: $(VENV)/ready-to-test       ## what a change must pass
 	$(BIN)/ruff format --check

@@ -134,6 +134,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return said
 
 
+@pytest.mark.slow
 def test_your_own_data_runs_as_written(played: dict[str, str]) -> None:
     assert played["shell"].startswith("Use ")
     assert "gap closed" in played["shell"] or "regret" in played["shell"]

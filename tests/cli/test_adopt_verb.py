@@ -53,6 +53,7 @@ def here(tmp_path_factory):
 PROMPTS = ("--prompts", "sums=sums.txt", "--prompts", "birds=birds.txt")
 
 
+@pytest.mark.slow
 def test_adopted_from_the_command_line_it_answers_within_ten_seconds(here):
     """In a process of its own, imports included; of its own seconds, as other tests may share the machine."""
     before = spent()

@@ -75,6 +75,7 @@ def test_a_module_a_topic_or_a_wording_is_in_one_split_only(domain: str) -> None
     assert all(len(names) > 5 for names in splits)
 
 
+@pytest.mark.slow
 def test_all_of_it_is_small_quick_and_the_same_in_another_process() -> None:
     runs = []
     for hash_seed in ("1", "2"):
@@ -209,6 +210,7 @@ def test_dialogues_are_many_and_begin_in_many_ways() -> None:
     assert lengths.keys() == {4, 6, 8, 10}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", [arithmetic, dialogue])
 def test_a_generator_repeats_itself_for_the_same_seed_only(generator: ModuleType) -> None:
     assert generator.groups(7) == generator.groups(7) != generator.groups(8)

@@ -91,6 +91,7 @@ def test_summary_counts_by_pair_of_keys_and_can_be_written_as_json() -> None:
     assert summary([]) == {}
 
 
+@pytest.mark.slow
 def test_twenty_thousand_rows_take_seconds() -> None:
     rng = random.Random(0)
     words = [f"{number:05}" for number in range(5000)]

@@ -85,6 +85,7 @@ def test_columns_stand_in_line():
     assert ends == {len(lines[rule])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("domains", [FIVE[:2], FIVE, tuple(f"{name}{n}" for name in FIVE for n in range(4))])
 def test_nothing_is_wider_than_the_page_and_nothing_is_lost(domains: tuple[str, ...], width: int):

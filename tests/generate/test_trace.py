@@ -198,6 +198,7 @@ for opening in range(20):
 """
 
 
+@pytest.mark.slow
 def test_two_processes_may_write_to_one_trace_and_every_row_of_both_is_whole(path):
     """Opening cuts off a torn line, and a row of several pages looks torn while another process writes it."""
     command = [sys.executable, "-c", WRITE, str(path)]

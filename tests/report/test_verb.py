@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from moesaic.cli.main import status
 
 
@@ -28,6 +30,7 @@ def test_what_cannot_be_reported_is_said_in_one_line(make_run, tmp_path, capsys)
     )
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_model(make_run, tmp_path):
     run = make_run(tmp_path / "a")
     script = "import sys; from moesaic.report import write_report; write_report(sys.argv[1]); print(*sys.modules)"

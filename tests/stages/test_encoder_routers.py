@@ -40,6 +40,8 @@ WEATHER = ["Oslo", "Lima", "Cairo", "Perth", "Quito"], ["rain", "snow", "thunder
 LONG = "How do I keep my soup warm? " * 20
 ASKED = ["How long do I bake a potato?", "Is a storm coming to Rome?", "salt", "Nach Regen kommt Sonne."]
 
+pytestmark = pytest.mark.slow  # a run of its own over real MiniLM weights
+
 
 def silent() -> Report:
     return Report("test", lambda *message: None)

@@ -63,6 +63,7 @@ def test_a_killed_process_is_an_error_with_a_way_out():
         jobs.run({"dies": dies})
 
 
+@pytest.mark.slow
 def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():
     started = time.monotonic()
     with pytest.raises(DataError), Jobs(2, Silent()) as jobs:

@@ -51,6 +51,7 @@ def test_a_published_tokenizer_gives_its_own_ids_and_texts(name, shared):
     assert require_vectors(tokenizer, folder, [2] if name == "roberta" else []) >= 19
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama-3", "llama-2", "qwen2", "roberta"])
 def test_the_older_forms_give_the_same_ids(name, shared, tmp_path):
     folder = shared / "models" / "tokenizers" / name

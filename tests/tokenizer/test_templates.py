@@ -323,6 +323,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_is_refused_by_name_when_it_is_read(source, ours, tmp_path, capfd):
     started = time.perf_counter()
@@ -352,6 +353,7 @@ def test_a_conversation_is_bounded_and_refused_with_the_templates_own_words():
         template.pieces(said(("user", "".join(templates.MARKS))), True, Spellings([]))
 
 
+@pytest.mark.slow
 def test_the_longest_message_of_nothing_but_tokens_is_done_soon(ours, tmp_path):
     tokenizer = chatty(ours, tmp_path, CHATML)
     spellings = Spellings([f"<unused{i}>" for i in range(6000)] + SPECIAL)

@@ -62,6 +62,7 @@ def test_what_a_trainer_leaves_is_no_weights(tmp_path):
         opened(tmp_path / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_the_command_that_is_given_for_a_pickle_converts_it(tmp_path):
     shared = torch.arange(6.0).view(2, 3)
     torch.save({"a": shared, "b": shared[:, 0], "c": shared.t()}, tmp_path / "pytorch_model.bin")

@@ -186,6 +186,7 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network_by_branch_and_by_comm
         assert [float(line) for line in done.stdout.split()] == [expected] * max(1, len(revisions))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "words"), [(["someone/other"], "someone/other"), (["someone/toy", "v9"], "v9")])
 def test_what_is_not_in_the_cache_is_an_error_that_says_what_to_check(arguments, words, folder, tmp_path):
     cached(tmp_path / "home", folder)
@@ -194,6 +195,7 @@ def test_what_is_not_in_the_cache_is_an_error_that_says_what_to_check(arguments,
     assert done.returncode and "WeightsError" in last and words in last and "HF_HUB_OFFLINE" in last
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_an_error_and_no_traceback_of_the_client(tmp_path):
     done = hub(tmp_path / "home", "someone/toy", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     last = done.stderr.strip().splitlines()[-1]
