@@ -9,7 +9,7 @@ from rehearsal import PARTS, Order, copy, part, standing, trace
 from moesaic.errors import StorageError
 
 FAULTS = ("kill", "ENOSPC", "EIO")
-SHORT = 5  # so many of the calls are broken by each fault in a short test
+SHORT = 3  # so many of the calls are broken by each fault in a short test
 
 
 def overrides(verb: str) -> list[str]:
