@@ -10,13 +10,13 @@ demo: $(VENV)/ready                ## four domains, no download: a routed mixtur
 
 test: $(VENV)/ready-to-test        ## what is quick and needs no other library to compare with
 	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
-	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
 	$(BIN)/pytest -q -rsP -n 2 -m faults
 
 parity: $(VENV)/ready-to-test      ## against transformers and peft, and what takes more than a few seconds
-	$(BIN)/pytest -q -rs -n 2 -m "parity or slow"
+	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "parity or slow"
+	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 
 check: $(VENV)/ready-to-test       ## what a change must pass
 	$(BIN)/ruff format --check

@@ -36,10 +36,12 @@ def besieged(tmp_path_factory):
         server.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_good_folder_opens_in_the_same_bounds(besieged):
     assert besieged(None)["status"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile.CASES)
 def test_it_is_refused_by_name_soon_and_in_little_memory(name, besieged):
     case, found = hostile.CASES[name], besieged(name)
