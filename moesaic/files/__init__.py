@@ -8,7 +8,7 @@ from moesaic.files.locking import lock
 from moesaic.files.log import JsonlWriter, read_jsonl
 from moesaic.files.manifest import MANIFEST, read_manifest, write_manifest
 from moesaic.files.plain import digest, read_json, read_json_list, read_sealed, write_bytes, write_json, write_sealed
-from moesaic.files.publishing import publish, versions
+from moesaic.files.publishing import publish, versions, write_new
 
 __all__ = [
     "MANIFEST",
@@ -27,5 +27,6 @@ __all__ = [
     "write_bytes",
     "write_json",
     "write_manifest",
+    "write_new",
     "write_sealed",
 ]

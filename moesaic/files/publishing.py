@@ -46,6 +46,23 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
     return version
 
 
+def write_new(target: Path, write: Callable[[Path], None], needed_bytes: int, what: str) -> Path:
+    """Puts what `write` puts into an empty folder where nothing is yet, whole or not at all, and returns `target`.
+
+    `needed_bytes` must be free for `what`, as messages call it.
+    """
+    if target.exists():
+        raise StorageError("there is something already", path=target, hint="name a folder that does not exist")
+    disk.check_space(target, needed_bytes, what)
+    with disk.scratch(target.parent, target) as draft:
+        disk.make(draft)
+        write(draft)
+        disk.sync_tree(draft)
+        disk.rename(draft, target)
+        disk.sync(target.parent)
+    return target
+
+
 def versions(at: Path) -> list[Path]:
     """The folders that were published as `at` and still stand: the one it links to first, then from new to old."""
     found = _versions(at.parent / VERSIONS, at.name) if (at.parent / VERSIONS).is_dir() else {}

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import overload
 
-from moesaic.errors import RecipeError, StorageError, WeightsError
-from moesaic.files import digest, disk
+from moesaic.errors import RecipeError, WeightsError
+from moesaic.files import digest, disk, write_new
 from moesaic.generate.engine import Engine, Generation, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.trace import Trace
@@ -95,21 +95,16 @@ class LoadedMixture:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
-        target = Path(folder)
-        if target.exists():
-            raise StorageError("there is something already", path=target, hint="name a folder that does not exist")
         files = [path for path in self.stored.folder.rglob("*") if path.is_file()]
-        disk.check_space(target, sum(path.stat().st_size for path in files), "the mixture")
-        with disk.scratch(target.parent, target) as draft:
+
+        def write(draft: Path) -> None:
             for path in files:
                 copy = draft / path.relative_to(self.stored.folder)
                 disk.make_all(copy.parent)
                 disk.copy(path, copy)
             load_mixture(draft)
-            disk.sync_tree(draft)
-            disk.rename(draft, target)
-            disk.sync(target.parent)
-        return target
+
+        return write_new(Path(folder), write, sum(path.stat().st_size for path in files), "the mixture")
 
 
 def load(

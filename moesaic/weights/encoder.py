@@ -13,8 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from moesaic.config import ENCODER_TRAITS, EncoderConfig, Head
-from moesaic.errors import RecipeError, StorageError, WeightsError
-from moesaic.files import digest, disk, write_json
+from moesaic.errors import RecipeError, WeightsError
+from moesaic.files import digest, write_json, write_new
 from moesaic.model.encoder import Encoder, Output
 from moesaic.weights.config_file import read_settings
 from moesaic.weights.encoder_names import NAMES, TIED, WORDS, is_unread, prefixed, renamed, table
@@ -224,17 +224,8 @@ class LoadedEncoder(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write a new folder that `transformers` opens: config.json and model.safetensors."""
-        target = Path(folder)
-        if target.exists():
-            raise StorageError("there is something already", path=target, hint="name a folder that does not exist")
-        disk.check_space(target, sum(p.numel() * p.element_size() for p in self.parameters()), "the model")
-        with disk.scratch(target.parent, target) as draft:
-            disk.make_all(draft)
-            save_encoder(draft, self.encoder)
-            disk.sync_tree(draft)
-            disk.rename(draft, target)
-            disk.sync(target.parent)
-        return target
+        size = sum(p.numel() * p.element_size() for p in self.parameters())
+        return write_new(Path(folder), lambda draft: save_encoder(draft, self.encoder), size, "the model")
 
 
 def load_pretrained(folder: Path, dtype: torch.dtype | None) -> LoadedEncoder:

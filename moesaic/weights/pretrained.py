@@ -14,8 +14,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig
-from moesaic.errors import StorageError, WeightsError, nearest
-from moesaic.files import disk
+from moesaic.errors import WeightsError, nearest
+from moesaic.files import write_new
 from moesaic.model.decoder import Decoder, Output
 from moesaic.weights.config_file import read_settings
 from moesaic.weights.decoders import CONFIG, read_decoder, write_decoder
@@ -46,17 +46,13 @@ class LoadedDecoder(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
         """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors."""
-        target = Path(folder)
-        if target.exists():
-            raise StorageError("there is something already", path=target, hint="name a folder that does not exist")
-        disk.check_space(target, sum(p.numel() * p.element_size() for p in self.parameters()), "the model")
-        with disk.scratch(target.parent, target) as draft:
-            disk.make_all(draft)
-            write_decoder(draft, self.decoder, self.found, max_shard_bytes)
-            disk.sync_tree(draft)
-            disk.rename(draft, target)
-            disk.sync(target.parent)
-        return target
+        size = sum(p.numel() * p.element_size() for p in self.parameters())
+        return write_new(
+            Path(folder),
+            lambda draft: write_decoder(draft, self.decoder, self.found, max_shard_bytes),
+            size,
+            "the model",
+        )
 
 
 def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
