@@ -10,10 +10,8 @@ from moesaic.errors import WeightsError
 SAFETENSORS = ".safetensors"
 
 _CONVERT = (
-    'if you trust whoever made it, convert it there: python -c "import torch; '
-    "from safetensors.torch import save_file; "
-    "save_file({{k: v.clone().contiguous() for k, v in torch.load('{old}', weights_only=True).items()}}, '{new}', "
-    "metadata={{'format': 'pt'}})\""
+    "if you trust whoever made it, save it again with the library it came from; a model of transformers: python -c "
+    "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('converted')\""
 )
 _GGUF = (
     'convert it with transformers: python -c "from transformers import AutoModelForCausalLM as M; '
