@@ -56,16 +56,21 @@ def report() -> str:
     return "\n".join(lines) + "\n"
 
 
-def both(experts: int, rows: int, tokens: int) -> tuple[LowRankLinear, nn.Module, torch.Tensor, list[int]]:
-    """Our filling and PEFT's layer with equal weights, an input, and the expert of each row."""
+def both(
+    experts: int, rows: int, tokens: int, pairs: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> tuple[LowRankLinear, nn.Module, torch.Tensor, list[int]]:
+    """Our filling and PEFT's layer with equal weights, an input, and the expert of each row.
+
+    `pairs`: A (e, r, i) and B (e, r, o) with the scale in B; random ones where none are given.
+    """
     torch.manual_seed(0)
-    a, b = torch.randn(experts, RANK, SIZE) * 0.02, torch.randn(experts, RANK, SIZE) * 0.02
+    a, b = pairs or (torch.randn(experts, RANK, SIZE) * 0.02, torch.randn(experts, RANK, SIZE) * 0.02)
     base = Linear(SIZE, SIZE)
     nn.init.normal_(base.weight, 0, 0.02)
     ours = LowRankLinear(base, a.clone(), b.clone(), torch.ones(experts))
     model: nn.Module = nn.Sequential(nn.Linear(SIZE, SIZE, bias=False))
     for expert in range(experts):
-        config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=["0"])
+        config = LoraConfig(r=a.shape[1], lora_alpha=a.shape[1], target_modules=["0"])
         model = inject_adapter_in_model(config, model, adapter_name=f"e{expert}")
     layer = model[0]
     with torch.no_grad():

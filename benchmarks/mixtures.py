@@ -1,21 +1,33 @@
-"""`python -m benchmarks.mixtures NAME RUN...`: the evaluations of several seeds of one recipe -> results/NAME.md.
+"""`python -m benchmarks.mixtures RECIPE RUN...`: the evaluations of several seeds of one recipe -> results/NAME.md.
 
-Reads evaluation.json of each run directory; makes nothing itself.
+NAME is the recipe's own. Reads evaluation.json and the manifests of each run directory; makes nothing itself.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import heading
+from moesaic.files import MANIFEST, read_json
+from moesaic.recipe import ExistingBase, FileData, Recipe
+from moesaic.recipe import read as read_recipe
 
 SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "router", "oracle", "oracle_best")
 
 
-def report(evaluations: list[dict[str, Any]]) -> str:
+TRAINED_ALIKE = ("joint",)
+"""The controls, beside every expert, that a mixture must beat to be worth its parts."""
+
+
+def report(runs: list[Path]) -> str:
+    evaluations = [read_json(run / "evaluation.json") for run in runs]
     seeds = [str(evaluation["seed"]) for evaluation in evaluations]
     lines = [
+        *(
+            f"- Seed {seed}: {evaluation['verdict']['sentence']}"
+            for seed, evaluation in zip(seeds, evaluations, strict=True)
+        ),
+        "",
         "Nats per token on the test rows of all domains, by seed; in brackets the contender minus the router with its",
         "paired 95% interval (bootstrap over source rows, stratified by domain).",
         "",
@@ -30,12 +42,65 @@ def report(evaluations: list[dict[str, Any]]) -> str:
         "regret": [bracketed(evaluation["regret"]) for evaluation in evaluations],
         "router accuracy": [f"{evaluation['router']['accuracy']:.3f}" for evaluation in evaluations],
         "router macro-F1": [f"{evaluation['router']['macro_f1']:.3f}" for evaluation in evaluations],
+        f"better than every expert and {', '.join(TRAINED_ALIKE)}": [beaten(evaluation) for evaluation in evaluations],
         "verdict": [evaluation["verdict"]["use"] for evaluation in evaluations],
         "unseen: base / router": [unseen(evaluation) for evaluation in evaluations],
         "seconds": [f"{sum(evaluation['timing']['stages'].values()):.0f}" for evaluation in evaluations],
     }
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    lines += ["", *by_domain(evaluations), "", *rates(runs)]
     return "\n".join(lines) + "\n"
+
+
+def beaten(evaluation: dict[str, Any]) -> str:
+    """Whether the whole interval of each of these minus the router is above 0, and the smallest lower end."""
+    controls = evaluation["controls"]
+    rivals = [name for name in controls if name.startswith("expert:") or name in TRAINED_ALIKE]
+    lows = {name: controls[name]["versus_router"]["interval"][0] for name in rivals}
+    nearest = min(lows, key=lambda name: lows[name])
+    return f"{'yes' if lows[nearest] > 0 else 'no'}: {nearest} from {lows[nearest]:+.3f}"
+
+
+def by_domain(evaluations: list[dict[str, Any]]) -> list[str]:
+    """The table of each domain's nats, of those contenders that say what a part gains and what sharing costs."""
+    controls = evaluations[0]["controls"]
+    experts = [name for name in controls if name.startswith("expert:")]
+    domains = [
+        name.removeprefix("expert:") for name in experts if name.removeprefix("expert:") in controls[name]["nats"]
+    ]
+    lines = ["Nats per token by domain, the seeds side by side.", "", f"| contender | {' | '.join(domains)} |"]
+    lines.append("|---" * (len(domains) + 1) + "|")
+    for name in ("base", *experts, "joint", "joint_wide", "router", "oracle"):
+        found = [
+            " / ".join(f"{evaluation['controls'][name]['nats'][domain]:.3f}" for evaluation in evaluations)
+            for domain in domains
+        ]
+        lines.append(f"| {name} | {' | '.join(found)} |")
+    return lines
+
+
+def rates(runs: list[Path]) -> list[str]:
+    """The table of the learning rates that were chosen on validation, where a contender had several to choose from."""
+    lines = ["Learning rates chosen on validation, of those in brackets with their validation nats per token.", ""]
+    lines += [f"| contender | {' | '.join(run.name for run in runs)} |", "|---" * (len(runs) + 1) + "|"]
+    parts = sorted(path.parent for path in runs[0].glob("*/*/best/manifest.json"))
+    for part in parts:
+        found = [read_json(run / part.relative_to(runs[0]) / MANIFEST) for run in runs]
+        lines.append(f"| {part.parent.name} | {' | '.join(chosen(manifest) for manifest in found)} |")
+    return lines
+
+
+def chosen(manifest: dict[str, Any]) -> str:
+    tried = ", ".join(f"{lr}: {'diverged' if nats is None else f'{nats:.3f}'}" for lr, nats in manifest["grid"].items())
+    return f"**{manifest['lr']:g}** ({tried})"
+
+
+def command(path: Path, recipe: Recipe) -> str:
+    """How one seed is run; folders that a recipe cannot know are named."""
+    places = ["base.path=FOLDER"] if isinstance(recipe.base, ExistingBase) else []
+    if any(isinstance(expert.data, FileData) for expert in recipe.experts.values()):
+        places.append("data_root=FOLDER")
+    return " ".join(["moesaic run", f"recipes/{path.name}", f"name={recipe.name}-SEED", "seed=SEED", *places])
 
 
 def cell(control: dict[str, Any]) -> str:
@@ -56,12 +121,18 @@ def unseen(evaluation: dict[str, Any]) -> str:
     return "none given" if nats["base"] is None else f"{nats['base']:.3f} / {nats['router']:.3f}"
 
 
-if __name__ == "__main__":
-    name, *runs = sys.argv[1:]
-    found = [json.loads((Path(run) / "evaluation.json").read_text()) for run in runs]
-    path = Path(__file__).parent / "results" / f"{name}.md"
-    top = heading(f"mixtures {name}").replace("-m benchmarks mixtures", "-m benchmarks.mixtures")
-    command = f"moesaic run recipes/{name}.yaml name={name}-SEED seed=SEED"
-    runs_made = f"Each run: `{command}` (and `data_root=FOLDER` where it reads files)\n\n"
-    path.write_text(top + runs_made + report(found))
+def main(recipe_at: Path, runs: list[Path]) -> None:
+    recipe = read_recipe(recipe_at)
+    again = f"mixtures recipes/{recipe_at.name} RUN..."
+    top = (
+        heading(again)
+        .replace(f"# {again}", f"# {recipe.name}")
+        .replace("-m benchmarks mixtures", "-m benchmarks.mixtures")
+    )
+    path = Path(__file__).parent / "results" / f"{recipe.name}.md"
+    path.write_text(f"{top}Each run: `{command(recipe_at, recipe)}`\n\n{report(runs)}")
     print(path.read_text())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), [Path(run) for run in sys.argv[2:]])

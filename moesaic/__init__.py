@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from moesaic.adapters.published import published_ttlora
+    from moesaic.compose.averaging import merge
+    from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
     from moesaic.generate.loaded import LoadedMixture, load
     from moesaic.generate.sample import Sampling
@@ -27,6 +30,9 @@ _HOMES = {
     "inspect": "moesaic.weights.artefacts",
     "load": "moesaic.generate.loaded",
     "load_model": "moesaic.weights.pretrained",
+    "merge": "moesaic.compose.averaging",
+    "plan": "moesaic.compose.plan",
+    "published_ttlora": "moesaic.adapters.published",
     "read_recipe": "moesaic.recipe:read",
     "run": "moesaic.stages",
 }
@@ -40,6 +46,9 @@ __all__ = [
     "inspect",
     "load",
     "load_model",
+    "merge",
+    "plan",
+    "published_ttlora",
     "read_recipe",
     "run",
 ]

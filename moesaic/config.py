@@ -55,6 +55,8 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     activation: Activation = "silu"
     qkv_bias: bool = False
+    attention_bias: bool = False  # of queries, keys and values, and behind them
+    mlp_bias: bool = False
     qk_norm: bool = False  # queries and keys are normalised, each head by itself, before they are turned
     query_scalar: int = 0  # scores are divided by its root; 0: head_dim
     norm_offset: float = 0.0  # added to the weights of every norm
@@ -209,31 +211,38 @@ def published(name: str) -> DecoderConfig:
     )
 
 
-FEATURES = ("text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last")
+FEATURES = (
+    *("text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"),
+    *("embedding_tokens", "hidden_tokens", "hidden@K_tokens"),
+)
+
+
+POOLS: dict[str | None, Literal["last", "none"]] = {"_last": "last", "_tokens": "none"}
+"""How a feature's name ends -> how states become one; the mean where it ends otherwise."""
 
 
 @dataclass(frozen=True)
 class Feature:
     """What a router reads: the text itself, or states of the base after `depth` blocks, pooled over the prompt.
 
-    `depth` 0 is the embedding, None the state after all blocks and the final norm.
+    `depth` 0 is the embedding, None the state after all blocks and the final norm; `pool` none leaves every token's.
     `PROJECTIONS` is no word of a recipe: a router reads it that is made from the experts' weights.
     """
 
     source: Literal["text", "state", "projection"]
     depth: int | None
-    pool: Literal["mean", "last"]
+    pool: Literal["mean", "last", "none"]
 
     @staticmethod
     def parse(kind: str) -> "Feature":
         if kind == "text":
             return Feature("text", 0, "mean")
-        if kind == "embedding_mean":
-            return Feature("state", 0, "mean")
-        if match := re.fullmatch(r"hidden(?:@([1-9]\d*))?(_mean|_last)?", kind):
+        if match := re.fullmatch(r"embedding_(mean|tokens)", kind):
+            return Feature("state", 0, "mean" if match[1] == "mean" else "none")
+        if match := re.fullmatch(r"hidden(?:@([1-9]\d*))?(_mean|_last|_tokens)?", kind):
             depth, pool = match.groups()
-            if (depth is None) != (pool is None) or pool == "_last":
-                return Feature("state", int(depth) if depth else None, "last" if pool == "_last" else "mean")
+            if (depth is None) != (pool is None) or pool in ("_last", "_tokens"):
+                return Feature("state", int(depth) if depth else None, POOLS.get(pool, "mean"))
         raise RecipeError("unknown feature", field="feature", expected=f"one of {', '.join(FEATURES)}", got=kind)
 
 

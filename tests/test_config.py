@@ -71,6 +71,9 @@ def test_named_sizes_grow():
         ("hidden@1", "state", 1, "mean"),
         ("hidden@12", "state", 12, "mean"),
         ("hidden@3_last", "state", 3, "last"),
+        ("embedding_tokens", "state", 0, "none"),
+        ("hidden_tokens", "state", None, "none"),
+        ("hidden@2_tokens", "state", 2, "none"),
     ],
 )
 def test_features_are_read(kind, source, depth, pool):
@@ -79,7 +82,20 @@ def test_features_are_read(kind, source, depth, pool):
 
 @pytest.mark.parametrize(
     "kind",
-    ["", "hidden", "hidden@", "hidden@0", "hidden@01", "hidden@2_mean", "hidden_first", "Text", "hidden@K", "text "],
+    [
+        "",
+        "hidden",
+        "embedding",
+        "tokens",
+        "hidden@",
+        "hidden@0",
+        "hidden@01",
+        "hidden@2_mean",
+        "hidden_first",
+        "Text",
+        "hidden@K",
+        "text ",
+    ],
 )
 def test_what_is_no_feature_is_refused_with_those_there_are(kind):
     with pytest.raises(RecipeError, match=r"^feature: unknown feature; expected one of text, .*hidden@K_last"):

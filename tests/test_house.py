@@ -34,6 +34,9 @@ PUBLIC = [
     "inspect",
     "load",
     "load_model",
+    "merge",
+    "plan",
+    "published_ttlora",
     "read_recipe",
     "run",
 ]
@@ -213,10 +216,10 @@ def test_the_public_names_are_these_and_all_are_there() -> None:
 
 
 @pytest.mark.parametrize("start", ["text", "embedding", "hidden", "hidden@0", "hidden@1", "hidden@23", "hidden@", "x"])
-@pytest.mark.parametrize("end", ["", "_mean", "_last", "_max", "@1"])
+@pytest.mark.parametrize("end", ["", "_mean", "_last", "_tokens", "_max", "@1"])
 def test_the_recipe_takes_the_features_that_the_model_reads(start: str, end: str) -> None:
     feature = start + end
-    kind = "keyword" if feature == "text" else "linear"
+    kind = "keyword" if feature == "text" else "attention" if end == "_tokens" else "linear"
 
     def takes(read: Callable[[], object]) -> bool:
         try:

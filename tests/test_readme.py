@@ -42,14 +42,18 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("base.pretrain.", "Pretrain"),
     ("train.", "Train"),
     ("experts.NAME.", "Expert"),
+    ("experts.NAME.sweep.", "Sweep"),
     ("experts.NAME.data.", "FileData"),
+    ("experts.NAME.data.", "LabelledData"),
     ("experts.NAME.data.", "DemoData"),
     ("SOURCE.", "Source"),
     ("router.", "Router"),
     ("router.feature.", "EncoderFeature"),
     ("router.loss.", "RouterLoss"),
+    ("router.exploration.", "Exploration"),
     ("mixture.", "Mixture"),
     ("evaluate.", "Evaluate"),
+    ("evaluate.generate.", "Texts"),
 ]
 WITHIN = {"RouterSpec": "Router", "TrainOverride": "Train"}  # sections whose keys are all among another's
 
@@ -90,7 +94,8 @@ def recipe_table() -> str:
             if name == "Pretrain" and key in inherited:
                 continue
             shown = default(key, field, section.get("required", []))
-            lines.append(f"| `{place}{key}` | {shown} | {field['description']} |".replace("||", "| |"))
+            what = " ".join(field["description"].split())  # a table has no line breaks
+            lines.append(f"| `{place}{key}` | {shown} | {what} |".replace("||", "| |"))
         if name == "Pretrain":
             lines.append(f"| `{place}KEY` | as in `train` | Every key of `train`. |")
     return "\n".join(lines)
@@ -189,7 +194,9 @@ def test_the_verbs_are_those_of_the_command_line() -> None:
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    family = [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, Exception)]
+    family = [
+        error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.MoesaicError)
+    ]
     known: dict[int, set[str]] = {0: set(), cli.INTERRUPTED: set(), cli.BROKEN_PIPE: set(), cli.TERMINATED: set()}
     for error in family:
         known.setdefault(error.exit_code, set()).add(error.__name__)  # type: ignore[attr-defined]

@@ -4,8 +4,8 @@
 expert does not touch counts as zero. Knows nothing about files, training or who chose the experts.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -51,15 +51,19 @@ class LoRA:
     @property
     def targets(self) -> list[str]:
         """The linears touched, by their last name, in a fixed order."""
-        return sorted({path.rsplit(".", 1)[-1] for path in self.pairs})
+        return targets_in(self.pairs)
 
     @property
     def layers(self) -> list[int]:
-        return sorted({layer_of(path) for path in self.pairs})
+        return layers_in(self.pairs)
 
     @property
     def num_parameters(self) -> int:
         return sum(a.numel() + b.numel() for a, b in self.pairs.values())
+
+    def lora(self) -> "LoRA":
+        """Itself: every kind of adapter has its pairs under this name."""
+        return self
 
     @staticmethod
     def fresh(
@@ -67,28 +71,14 @@ class LoRA:
     ) -> "LoRA":
         """An expert that changes nothing yet: A uniform as in the paper's code, B zero."""
         pairs = {}
-        for path, linear in linears(module).items():
-            if path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers:
-                a = linear.weight.new_empty(rank, linear.in_features)
-                bound = linear.in_features**-0.5
-                pairs[path] = (
-                    a.uniform_(-bound, bound, generator=generator),
-                    linear.weight.new_zeros(rank, linear.out_features),
-                )
-        if not pairs:
-            raise CompatibilityError(
-                "no linear of the base matches", field="targets", got=f"{targets} in layers {layers}"
+        for path, linear in targeted(module, targets, layers).items():
+            a = linear.weight.new_empty(rank, linear.in_features)
+            bound = linear.in_features**-0.5
+            pairs[path] = (
+                a.uniform_(-bound, bound, generator=generator),
+                linear.weight.new_zeros(rank, linear.out_features),
             )
-        expert = LoRA(rank, alpha, pairs)
-        if missing := sorted(set(targets) - set(expert.targets)):
-            raise CompatibilityError(
-                "the base has no such linear to adapt",
-                field="targets",
-                expected=f"some of {', '.join(sorted({path.rsplit('.', 1)[-1] for path in linears(module)}))}",
-                got=", ".join(missing),
-                hint=SPARSE if any(isinstance(part, SparseFFN) for part in module.modules()) else None,
-            )
-        return expert
+        return LoRA(rank, alpha, pairs)
 
 
 class LowRankLinear(nn.Module):
@@ -115,7 +105,7 @@ class LowRankLinear(nn.Module):
         if pairs == gates.weights.numel() or (x.shape[1] == 1 and e * r <= MASKED_LIMIT):
             return low_rank.masked(y, x, self.a, self.b, gates.weights * self.scale)
         if gates.each is not None:
-            weights = gates.weights.sum(1) * self.scale[gates.each]
+            weights = gates.weights.gather(1, gates.each[:, None])[:, 0] * self.scale[gates.each]
             return low_rank.each(y, x, self.a, self.b, gates.each, weights)
         values = gates.values * self.scale[gates.experts]
         return low_rank.gathered(y, x, self.a, self.b, gates.rows, gates.experts, values)
@@ -128,18 +118,31 @@ def linears(module: nn.Module) -> dict[str, Linear]:
     return {path: linear for path, linear in found.items() if not path.startswith(sparse)}
 
 
+def targeted(module: nn.Module, targets: list[str], layers: range) -> dict[str, Linear]:
+    """The linears of these last names in these layers, by path; each name must be found in one of them."""
+    adaptable = linears(module)
+    found = {
+        path: linear
+        for path, linear in adaptable.items()
+        if path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers
+    }
+    if not found:
+        raise CompatibilityError("no linear of the base matches", field="targets", got=f"{targets} in layers {layers}")
+    if missing := sorted(set(targets) - set(targets_in(found))):
+        raise CompatibilityError(
+            "the base has no such linear to adapt",
+            field="targets",
+            expected=f"some of {', '.join(targets_in(adaptable))}",
+            got=", ".join(missing),
+            hint=SPARSE if any(isinstance(part, SparseFFN) for part in module.modules()) else None,
+        )
+    return found
+
+
 def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
     """Put the experts, in this order, beside the linears of `decoder` that any of them touches."""
-    adaptable = linears(decoder)
-    for path in sorted({path for expert in experts for path in expert.pairs}):
-        try:
-            base = decoder.get_submodule(path)
-        except AttributeError:
-            raise CompatibilityError("the base has no such module", field=path) from None
-        if not isinstance(base, Linear):
-            raise CompatibilityError("the module already carries experts or is no linear", field=path)
-        if path not in adaptable:
-            raise CompatibilityError("this linear cannot be adapted", field=path, hint=SPARSE)
+
+    def stacked(path: str, base: Linear) -> LowRankLinear:
         rank = max(expert.rank_of(path) for expert in experts if path in expert.pairs)
         a = base.weight.new_zeros(len(experts), rank, base.in_features)
         b = base.weight.new_zeros(len(experts), rank, base.out_features)
@@ -147,22 +150,36 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
             if path in expert.pairs:
                 fill(a[index], expert.pairs[path][0], f"{path}.lora_A")
                 fill(b[index], expert.pairs[path][1], f"{path}.lora_B")
-        scale = base.weight.new_tensor([expert.scale_of(path) for expert in experts])
+        return LowRankLinear(base, a, b, base.weight.new_tensor([expert.scale_of(path) for expert in experts]))
+
+    wrap(decoder, {path for expert in experts for path in expert.pairs}, stacked)
+
+
+def standing(decoder: nn.Module, expert: LoRA, place: int) -> LoRA:
+    """The expert that `attach` put in this place, by what stands there now; its tensors are those of the stacks."""
+    slots = dict(decoder.named_modules())
+    pairs = {
+        path: (slot.a[place, :rank].detach(), slot.b[place, :rank].detach())
+        for path in expert.pairs
+        if isinstance(slot := slots[path], LowRankLinear) and (rank := expert.rank_of(path))
+    }
+    return replace(expert, pairs=pairs)
+
+
+def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear], nn.Module]) -> None:
+    """Replace the linears at these paths by fillings of their slots, each made around the linear."""
+    adaptable = linears(module)
+    for path in sorted(paths):
+        try:
+            base = module.get_submodule(path)
+        except AttributeError:
+            raise CompatibilityError("the base has no such module", field=path) from None
+        if not isinstance(base, Linear):
+            raise CompatibilityError("the module already carries experts or is no linear", field=path)
+        if path not in adaptable:
+            raise CompatibilityError("this linear cannot be adapted", field=path, hint=SPARSE)
         parent, _, name = path.rpartition(".")
-        setattr(decoder.get_submodule(parent), name, LowRankLinear(base, a, b, scale))
-
-
-def detach(decoder: nn.Module, rank: int, alpha: float) -> LoRA:
-    """The single expert that stands in a decoder, as a value; what `attach(decoder, [expert])` put there."""
-    return LoRA(
-        rank,
-        alpha,
-        {
-            path: (module.a[0].detach().clone(), module.b[0].detach().clone())
-            for path, module in decoder.named_modules()
-            if isinstance(module, LowRankLinear)
-        },
-    )
+        setattr(module.get_submodule(parent), name, filling(path, base))
 
 
 def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None:
@@ -191,3 +208,12 @@ def layer_of(path: str) -> int:
     """The block a module path belongs to; -1 outside the blocks (the head)."""
     parts = path.split(".")
     return int(parts[1]) if parts[0] == "layers" else -1
+
+
+def targets_in(paths: Iterable[str]) -> list[str]:
+    """The last names of module paths, each once, in a fixed order."""
+    return sorted({path.rsplit(".", 1)[-1] for path in paths})
+
+
+def layers_in(paths: Iterable[str]) -> list[int]:
+    return sorted({layer_of(path) for path in paths})

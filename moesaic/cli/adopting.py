@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesaic.cli.printing import aligned, harmless, stdout
 from moesaic.errors import RecipeError
+from moesaic.recipe.places import name_at
 
 if TYPE_CHECKING:
     from moesaic.stages.adopting import Adoption
@@ -21,12 +22,14 @@ NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 
 def adopted(
     experts: list[str],
-    base: Path | None,
+    base: str | None,
     out: Path | None,
     into: Path | None,
     prompts: list[str],
     changes: dict[str, list[str]],
+    kind: str | None,
     rank: int | None,
+    ignore_rest: bool,
     name: str | None,
     quiet: bool,
     as_json: bool,
@@ -38,15 +41,17 @@ def adopted(
     if (out is None) == (into is None):
         hint = "--base BASE --out DIR makes a mixture, --into DIR changes one"
         raise RecipeError("one of the two is needed", field="--out, --into", hint=hint)
-    wrong = {"--base": base, "--name": name} if into else {f"--{one}": some for one, some in changes.items()}
+    wrong: dict[str, Any] = {f"--{one}": some for one, some in changes.items()}
+    wrong = {"--base": base, "--name": name, "--kind": kind} if into else wrong
     if idle := [option for option, value in wrong.items() if value]:
         raise RecipeError(f"has no meaning with {'--into' if into else '--out'}", field=", ".join(idle))
     found: dict[str, Any] = {"experts": folders(experts), "prompts": files(prompts)}
     found |= {} if rank is None else {"rank": rank}
+    found |= {"ignore_rest": True} if ignore_rest else {}
     if out and base is None:
-        raise RecipeError("missing", field="--base", expected="the folder of the model that the experts share")
+        raise RecipeError("missing", field="--base", expected="the place of the model that the experts share")
     if out and not experts:
-        raise RecipeError("no experts", expected="folders of adapters or of fine-tuned models, as PATH or NAME=PATH")
+        raise RecipeError("no experts", expected="adapters or fine-tuned models, as PATH or NAME=PATH")
 
     import moesaic
     from moesaic.cli.progress import shown
@@ -56,11 +61,24 @@ def adopted(
             drop, disable, enable = (changes[one] for one in ("drop", "disable", "enable"))
             made = moesaic.amend(into, **found, drop=drop, disable=disable, enable=enable, progress=progress)
         else:
-            made = moesaic.adopt(**found, base=base or Path(), out=out or Path(), name=name, progress=progress)
+            found |= {} if kind is None else {"kind": kind}
+            made = moesaic.adopt(**found, base=base or "", out=out or Path(), name=name, progress=progress)
     if as_json:
         print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2, ensure_ascii=False))
     else:
         stdout().print(harmless("\n".join(summary(made, into or out or Path()))))
+
+
+def merged(models: list[str], weights: str | None, only: str | None) -> Path:
+    """Average models into the folder that is named last."""
+    *some, out = models
+    try:
+        given = None if weights is None else [float(weight) for weight in weights.split(",")]
+    except ValueError:
+        raise RecipeError("not numbers", field="--weights", expected="as 1,1,2", got=weights) from None
+    import moesaic
+
+    return moesaic.merge(some, out, weights=given, only=only)
 
 
 def folders(experts: list[str]) -> dict[str, str] | list[str]:
@@ -71,8 +89,7 @@ def folders(experts: list[str]) -> dict[str, str] | list[str]:
     for one in experts:
         match = None if Path(one).exists() else NAMED.fullmatch(one)
         path = match[2] if match else one
-        whole = Path(path).absolute()
-        name = match[1] if match else (whole.parent if whole.name == "best" else whole).name
+        name = match[1] if match else name_at(path)
         if name in found:
             raise RecipeError("given twice", field=name, hint="give each expert a name of its own: NAME=PATH")
         found[name] = path
@@ -113,11 +130,14 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
 
 def described(facts: dict[str, Any], disabled: bool) -> str:
     """An expert's facts on one line."""
-    parts = [facts["from"], f"rank {facts['rank']}", f"{facts['parameters']:,} parameters"]
+    rank = [f"rank {facts['rank']}"] if "rank" in facts else []
+    parts = [facts["from"], *rank, f"{facts['parameters']:,} parameters"]
     if "kept" in facts:
         parts.append(
             f"{facts['kept']:.1%} of the change in the linears kept, {facts['outside']:.1%} of it lies outside"
         )
+    if facts.get("ignored"):
+        parts.append(f"{facts['ignored']} tensors that differ elsewhere ignored")
     if not facts["verified"]:
         parts.append("declared, unverified")
     if disabled:

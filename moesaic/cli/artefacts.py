@@ -13,9 +13,11 @@ from moesaic.cli.printing import aligned, harmless, routed, size, stdout
 from moesaic.cli.traces import show_trace
 from moesaic.errors import RecipeError
 from moesaic.weights.artefacts import Artefact, inspect
+from moesaic.weights.places import origins_in
 
 FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
+    "TT-LoRA adapter": ("rank", "alpha"),
     "Hugging Face model": (
         *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
         *("max_position_embeddings", "torch_dtype"),
@@ -23,18 +25,19 @@ FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is
 }
 
 
-def show(path: Path, text: str | None, as_json: bool) -> None:
-    """Print what lies at `path`, and how it would route `text`."""
+def show(place: str, text: str | None, as_json: bool) -> None:
+    """Print what lies at `place`, and how it would route `text`."""
+    path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
         if text is not None:
             raise RecipeError("a trace routes no text", path=path, field="text", hint="name a mixture's folder")
         show_trace(path, as_json)
         return
-    found, routing = inspect(path), None
+    found, routing = inspect(place), None
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(path).route(text)
+        routing = moesaic.load(place).route(text)
     if as_json:
         told = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))
@@ -62,10 +65,16 @@ def summary(found: Artefact, label: str = "", indent: str = "") -> Iterator[str]
         yield from aligned(((name, size(facts["bytes"])) for name, facts in files.items()), f"{indent}    ")
     for name, part in found.parts.items():
         yield ""
-        yield from summary(part, name if found.kind == "mixture" else "", f"{indent}  ")
+        yield from summary(part, "" if found.kind == "run" else name, f"{indent}  ")
 
 
 Rows = Iterator[tuple[str, str]]
+WHERE = {
+    "linear": "at every linear layer with an adapter",
+    "ffn": "at every feed-forward block",
+    "model": "between whole models",
+}
+OWN = {"ffn": "feed-forward blocks", "model": "a whole model"}
 
 
 def run(found: Artefact) -> Rows:
@@ -82,14 +91,18 @@ def run(found: Artefact) -> Rows:
 
 
 def mixture(found: Artefact) -> Rows:
+    """Who is in it, who decides, how large it is, and where the parts are from that are not from here."""
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
-    yield "routed", f"{facts['level']} by {facts['level']}, at every {facts['site']} layer with an adapter"
+    yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen, but answering who asks for it by name"
-    experts = sum(parts[f"expert {name}"].facts.get("parameters", 0) for name in facts["experts"])
+    told = [parts[f"expert {name}"].facts for name in facts["experts"]]
+    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in told)
     base = parameters(parts["base"])
     yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
+    for name, origin in origins_in(facts, found.folder).items():
+        yield f"{name} from", " at ".join(origin.values())
 
 
 def base(found: Artefact) -> Rows:
@@ -98,11 +111,22 @@ def base(found: Artefact) -> Rows:
 
 
 def expert(found: Artefact) -> Rows:
+    """An adapter by its size and place; feed-forward blocks and whole models by what they are."""
     facts = found.facts
-    yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
-    yield "targets", ", ".join(facts["targets"])
-    yield "layers", ", ".join(map(str, facts["layers"]))
+    if "rank" in facts:
+        yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
+        yield "targets", ", ".join(facts["targets"])
+    else:
+        yield "kind", OWN[facts["adapter"]]
+    if "layers" in facts:
+        yield "layers", ", ".join(map(str, facts["layers"]))
     yield "parameters", f"{facts['parameters']:,}"
+    if head := facts.get("head"):
+        labels, how = head["labels"], "as it was drawn" if head.get("trained") is False else "trained"
+        shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+        yield "head", f"{head['parameters']:,} parameters, {how}; says {shown}"
+    if shared := facts.get("shared"):
+        yield "shared", f"{len(shared)} of its tensors are the base's"
     yield "fingerprint", f"{short(facts['fingerprint'])}, over base {short(facts['base_fingerprint'])}"
 
 
@@ -113,6 +137,16 @@ def router(found: Artefact) -> Rows:
     yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{kept}"
     yield "experts", ", ".join(facts["experts"])
     yield "over base", short(facts["base_fingerprint"])
+
+
+def encoder(found: Artefact) -> Rows:
+    facts = found.facts
+    if "family" in facts:
+        pooled = {"mean": "the mean of its states", "cls": "the state of its first token"}[facts["pool"]]
+        unit = " at unit length" if facts["normalise"] else ""
+        yield "encoder", f"{facts['family']}, {pooled}{unit}, of {facts['limit']} tokens at most"
+        yield "parameters", f"{facts['parameters']:,}"
+    yield "fingerprint", short(facts["fingerprint"])
 
 
 def declared(found: Artefact) -> Rows:
@@ -138,7 +172,7 @@ def vouched(found: Artefact) -> Rows:
         yield "verified", "yes: every file has the hash it was written with"
 
 
-DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router}
+DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router, "encoder": encoder}
 
 
 def parameters(found: Artefact) -> int:

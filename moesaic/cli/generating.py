@@ -5,18 +5,23 @@ Knows nothing about sampling or routing but how to show them.
 
 import json
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from moesaic.cli.printing import harmless, routed, stdout
 from moesaic.errors import DataError, MoesaicError, clipped
+from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
-from moesaic.generate.loaded import LoadedMixture
+from moesaic.generate.loaded import LoadedMixture, conversation_of
+from moesaic.tokenizer import Conversation
 
 STDIN = "<stdin>"
 
 
-def answer(mixture: LoadedMixture, prompts: list[str], settings: dict[str, Any], as_json: bool) -> None:
+def answer(
+    mixture: LoadedMixture, prompts: Sequence[str | Conversation], settings: dict[str, Any], as_json: bool
+) -> None:
     """Continue the prompts, all of them at once; those of stdin (`-`) one after the other, as they come in."""
     terminal = stdout().is_terminal and not as_json
     if prompts == ["-"]:
@@ -30,8 +35,29 @@ def answer(mixture: LoadedMixture, prompts: list[str], settings: dict[str, Any],
     elif len(prompts) == 1 and terminal:
         sign(streamed(mixture.engine.stream(prompts[0], **settings)))
     else:
-        for prompt, made in zip(prompts, mixture.generate(prompts, **settings), strict=True):
-            show(made, prompt, as_json)
+        for asked, (made,) in zip(prompts, mixture.engine.generate(prompts, **settings), strict=True):
+            show(made, asked, as_json)
+
+
+def conversation(file: str) -> Conversation:
+    """The conversation in a JSON file, a list of {role, content}; of stdin where it is called `-`."""
+    path = STDIN if file == "-" else file
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(LIMIT + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                data = opened.read(LIMIT + 1)
+        if len(data) > LIMIT:
+            raise DataError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
+        return conversation_of(decoded_list(data))
+    except OSError as error:
+        raise DataError("the file cannot be read", path=path, got=str(error)) from error
+    except ValueError as error:
+        raise DataError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
+    except DataError as error:
+        error.path = path
+        raise
 
 
 def lines() -> Iterator[tuple[int, str]]:
@@ -57,15 +83,17 @@ def streamed(pieces: Generator[str, None, Generation]) -> Generation:
             return end.value
 
 
-def show(made: Generation, prompt: str, as_json: bool) -> None:
-    """One prompt and what was made of it."""
+def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
+    """One prompt, of a conversation its last message, and what was made of it."""
     if as_json:
         routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
-        facts = {"prompt": prompt, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
+        asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
+        facts = {**asked, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
         print(json.dumps(facts, ensure_ascii=False), flush=True)
     else:
         console = stdout()
-        console.print(f"> {clipped(harmless(prompt))}", style="cyan")
+        last = prompt if isinstance(prompt, str) else prompt[-1].content
+        console.print(f"> {clipped(harmless(last))}", style="cyan")
         console.print(harmless(made.text))
         sign(made)
         console.file.flush()

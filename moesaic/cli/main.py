@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import moesaic
-from moesaic.errors import Interrupted, MoesaicError
+from moesaic.errors import Interrupted, MoesaicError, MoesaicWarning, printable
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -38,7 +38,7 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings in place of the recipe's, as in train.steps=50."),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder of all run directories; the run's own is OUT/name.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result, but not how it comes about.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result and warnings, not how it comes about.")]
 Experts = Annotated[
     list[str] | None, typer.Option("--expert", metavar="NAME", help="Only this expert; may be given again.")
 ]
@@ -220,10 +220,16 @@ def evaluate(
 
 @app.command()
 def generate(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A run directory, or a mixture's folder.")],
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="A run directory, a mixture's folder, or org/name of the hub.")
+    ],
     prompts: Annotated[
         list[str] | None,
         typer.Argument(metavar="PROMPT", help="What to continue; none, or -, reads a prompt from each line of stdin."),
+    ] = None,
+    messages: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Answer the conversation in this file, a JSON list of {role, content}."),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Tokens to write at most; where none are given 128, or half a smaller context.")
@@ -246,18 +252,35 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a mixture, and say who was chosen to."""
-    from moesaic.cli.generating import answer
+    from moesaic.cli.generating import answer, conversation
 
+    if messages and prompts:
+        raise typer.BadParameter("prompts and a conversation are not answered at once", param_hint="--messages")
+    asked = [conversation(messages)] if messages else prompts or ["-"]
     sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
     with moesaic.load(path, trace=trace, trace_texts=trace_texts) as mixture:
-        answer(mixture, prompts or ["-"], settings, as_json)
+        answer(mixture, asked, settings, as_json)
+
+
+@app.command()
+def classify(
+    path: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a mixture's folder.")],
+    text: Annotated[str, typer.Argument(help="What is to get a label.")],
+    second: Annotated[str | None, typer.Argument(help="The second text, where the task is about two.")] = None,
+    expert: Annotated[str | None, typer.Option(metavar="NAME", help="Who answers, in the router's place.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Label a text, or two, and say who was chosen to."""
+    from moesaic.cli.classifying import label
+
+    label(moesaic.load(path).classify((text,) if second is None else (text, second), expert=expert), as_json)
 
 
 @app.command()
 def inspect(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter; a trace."),
     ],
     text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
@@ -267,6 +290,17 @@ def inspect(
     from moesaic.cli.artefacts import show
 
     show(path, text, as_json)
+
+
+@app.command()
+def export(
+    expert: Annotated[Path, typer.Argument(metavar="EXPERT", help="An expert's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+) -> None:
+    """Write an expert as an adapter of PEFT. Tensor trains become LoRA."""
+    from moesaic.weights.adapter import export_peft
+
+    typer.echo(export_peft(expert, out))
 
 
 @app.command()
@@ -297,7 +331,7 @@ def replay(
         Path, typer.Option(metavar="PATH", help="The router to try: its folder, or a mixture or run that has it.")
     ],
     base: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="PATH", help="The base that it reads, where that is not in a folder above it."),
     ] = None,
     as_json: AsJson = False,
@@ -313,9 +347,13 @@ def replay(
 def adopt(
     experts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME=]PATH", help="A PEFT adapter, or a fine-tuned model of the same base."),
+        typer.Argument(
+            metavar="[NAME=]PATH", help="A PEFT adapter, or a fine-tuned model of the same base: a folder, or org/name."
+        ),
     ] = None,
-    base: Annotated[Path | None, typer.Option(metavar="PATH", help="The model that the experts share.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The model that the experts share: a folder, or org/name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Make a mixture there.")] = None,
     into: Annotated[Path | None, typer.Option(metavar="DIR", help="Change the mixture that was adopted there.")] = None,
     prompts: Annotated[
@@ -325,16 +363,129 @@ def adopt(
     drop: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Remove this expert.")] = None,
     disable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Keep this expert, but from work.")] = None,
     enable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let it work again.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the expert that a fine-tuned model becomes; else 16.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lora|ffn|model",
+            help="What a fine-tuned model becomes: an adapter, its feed-forward blocks, an expert as it is; else lora.",
+        ),
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapter that a fine-tuned model becomes; else 16.")] = None,
+    ignore_rest: Annotated[
+        bool, typer.Option("--ignore-rest", help="Of kind ffn: ignore what differs outside the feed-forward blocks.")
+    ] = False,
     name: Annotated[str | None, typer.Option(help="What the mixture is called; else as its folder.")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a mixture of adapters that you have, or change one. It takes seconds."""
+    """Make a mixture of experts that you have, or change one. It takes seconds."""
     from moesaic.cli.adopting import adopted
 
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
-    adopted(experts or [], base, out, into, prompts or [], changes, rank, name, quiet, as_json)
+    adopted(experts or [], base, out, into, prompts or [], changes, kind, rank, ignore_rest, name, quiet, as_json)
+
+
+@app.command()
+def merge(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL... OUT", help="Models of one shape, and the new folder of their mean.")
+    ],
+    weights: Annotated[
+        str | None, typer.Option(metavar="W,W,...", help="What each model counts; else all count the same.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="shared", help="Average all but the feed-forward blocks, which stay the first model's."),
+    ] = None,
+) -> None:
+    """Average models into one dense base."""
+    from moesaic.cli.adopting import merged
+
+    typer.echo(merged(models, weights, only))
+
+
+@app.command()
+def plan(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL", help="Folders of models or adapters, or sizes such as llama-3-8b; a recipe or a mixture."
+        ),
+    ],
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What they share; else the first of them.")] = None,
+    site: Annotated[
+        str | None, typer.Option(metavar="model|ffn|linear", help="Where they meet; else model, or linear of adapters.")
+    ] = None,
+    vram: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Memory of all devices, as 17GB; or of each, as 9GB,8GB.")
+    ] = None,
+    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of the host, as 32GB.")] = None,
+    devices: Annotated[int, typer.Option(help="Devices that share the memory evenly.")] = 1,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of a row; else 4096, or the model's context if shorter.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Rows at once.")] = 1,
+    training: Annotated[bool, typer.Option("--training", help="Count what training an expert takes.")] = False,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="TYPE", help="Compute in float32, bfloat16, ...; else as loading does.")
+    ] = None,
+    active: Annotated[int | None, typer.Option(help="Experts that answer a row; else as the router selects.")] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(metavar="SIZE,SIZE", help="A second, from memory and from disk; else 12GB,2GB.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell whether models fit each other and a budget of memory. Nothing is loaded."""
+    from moesaic.cli.planning import show_plan
+
+    settings = {
+        "base": base,
+        "site": site,
+        "vram": vram,
+        "ram": ram,
+        "devices": devices,
+        "context": context,
+        "batch": batch,
+        "training": training,
+        "dtype": dtype,
+        "active": active,
+    }
+    show_plan(models, settings, bandwidth, as_json)
+
+
+@app.command()
+def push(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A run directory, or a mixture's folder.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub; created if it is missing.")],
+    private: Annotated[
+        bool | None, typer.Option(help="Who may see it, if it is created; else as its owner's are.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(metavar="BRANCH", help="Where; created if it is missing; else main.")
+    ] = None,
+    license: Annotated[str | None, typer.Option(metavar="ID", help="For its card, as the hub spells it.")] = None,
+) -> None:
+    """Put a mixture on the Hugging Face hub.
+
+    With a card that tells of it. Log in first: hf auth login.
+    """
+    typer.echo(moesaic.load(path).push_to_hub(repository, private=private, revision=revision, license=license))
+
+
+@app.command()
+def recipe_from(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The JSON config of a gated pair of models.")],
+    train: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="Rows that model1 or model2 is for; may be given again."),
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(metavar="NAME=FILE", help="Rows that it is judged on.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the run is called; else as the config.")] = None,
+) -> None:
+    """Print the recipe that a gated pair's config means."""
+    from moesaic.cli.translating import show_recipe
+
+    show_recipe(config, train or [], test or [], name)
 
 
 def main() -> None:
@@ -343,10 +494,20 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no tick mark is no reason to fail
+    if not sys.stderr.isatty() or {"-q", "--quiet"} & {*arguments}:
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
     if not debug and not sys.warnoptions:
-        warnings.simplefilter("ignore")
-        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that train
+        show_own_warnings()
     sys.exit(status(arguments, debug))
+
+
+def show_own_warnings() -> None:
+    """Of Python's warnings show ours alone, each once, as a line on stderr; whatever else is quiet."""
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("once", MoesaicWarning)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(str(message))}", file=sys.stderr)
+    # The processes that train are silent: whatever they read of other people's files is read here, too.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def without_debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -95,7 +95,13 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
 
 
 def show_verified(experts: list[dict[str, Any]]) -> None:
-    """Experts as they were measured again, beside the base."""
+    """Experts as they were measured again, those that write beside the base."""
+    if "metrics" in experts[0]:
+        for expert in experts:
+            figures = ((key.removeprefix("validation_"), f"{value:.4f}") for key, value in expert["metrics"].items())
+            stdout().print("\n".join([expert["name"], *aligned(figures, "  ")]))
+        stdout().print("on validation, bit for bit as the manifests say; all files as they were written")
+        return
     longest = max([len("expert"), *(len(expert["name"]) for expert in experts)])
     lines = [
         f"{expert['name']:<{longest}}  {expert['validation_nats']:10.3f}  {expert['base']:8.3f}  {expert['gain']:+8.3f}"

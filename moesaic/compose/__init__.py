@@ -1,6 +1,6 @@
 """Joining parts: what a mixture is made of, and the one dense model that its experts merge into."""
 
 from moesaic.compose.merge import average
-from moesaic.compose.parameters import count_parameters
+from moesaic.compose.parameters import asleep, count_parameters
 
-__all__ = ["average", "count_parameters"]
+__all__ = ["asleep", "average", "count_parameters"]

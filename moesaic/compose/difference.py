@@ -4,15 +4,19 @@ Knows nothing about files. What changed outside the linears cannot be held, and 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.adapters import LoRA
+from moesaic.adapters.lora import linears
+from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
-from moesaic.nn import Linear
+from moesaic.tokenizer import Tokenizer, compare
+from moesaic.weights.base import Base
 
 SMALL = 1024
 """Up to this side all singular values are computed; of larger matrices only the largest."""
@@ -41,13 +45,13 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     inside = kept = outside = 0.0
     changed: dict[str, float] = {}
-    linears = {f"{path}.weight" for path, m in base.named_modules() if isinstance(m, Linear) and path != "lm_head"}
+    adaptable = {f"{path}.weight" for path in linears(base) if path != "lm_head"}
     for name, before in base.named_parameters():  # a tied head is there once, as the embedding
         change = tuned.get_parameter(name).float() - before.float()
         energy = change.double().square().sum().item()
         if not energy:
             continue
-        if name in linears:
+        if name in adaptable:
             pair, held = truncated(change, rank)
             pairs[name.removesuffix(".weight")] = pair
             inside, kept = inside + energy, kept + held
@@ -60,6 +64,23 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     return Difference(
         LoRA(rank, float(rank), pairs, scales(pairs, rank)), kept / inside, outside / (inside + outside), changed
     )
+
+
+def require_variant(base: Base, config: DecoderConfig, tokenizer: Tokenizer, path: Path) -> None:
+    """Refuse what cannot be a fine-tuned version of the base: it has another shape, or reads text otherwise."""
+    require_shape(base.decoder.config, config, path, "the model is not a fine-tuned version of the base: its shape")
+    texts = [one for one in compare(base.tokenizer, tokenizer) if one.what not in ("templates", "special ids")]
+    if texts:
+        raise CompatibilityError("the model reads text otherwise than the base", path=path, got=str(texts[0]))
+
+
+def require_shape(config: DecoderConfig, other: DecoderConfig, path: Path, what: str) -> None:
+    """Refuse a model of another size or wiring by the first field that differs; `what` differs, as messages call it."""
+    if other != config:
+        mine, yours = config.wiring, other.wiring
+        field = next(key for key in [*mine, *yours] if mine.get(key) != yours.get(key))
+        expected, got = mine.get(field), str(yours.get(field))
+        raise CompatibilityError(f"{what} is another", path=path, field=field, expected=expected, got=got)
 
 
 def truncated(change: Float[Tensor, "o i"], rank: int) -> tuple[tuple[Tensor, Tensor], float]:

@@ -3,21 +3,28 @@
 Knows nothing about files.
 """
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor
 
-from moesaic.adapters import LoRA, LowRankLinear
+from moesaic.adapters import Adapter, LowRankLinear
+from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.sentences import SentenceRouter
+from moesaic.nn import SparseFFN
 from moesaic.routing.routers import TrainedRouter
 
 
-def count_parameters(mixture: AdapterMixture, experts: list[LoRA], weights: Float[Tensor, "n e"]) -> dict[str, int]:
+def count_parameters(
+    mixture: AdapterMixture, experts: Sequence[Adapter], weights: Float[Tensor, "n e"]
+) -> dict[str, int]:
     """`total`, of which `base`, `experts` and `router`; `trained`: experts and router. An encoder that the router reads
     is counted as `encoder`.
 
-    `active`: the base, the router with its encoder, and the experts that a request chose, on average over the decisions
-    `weights`.
+    `active`: the base but for what is `asleep` in it, the router with its encoder, and the experts that a request
+    chose, on average over the decisions `weights`. An expert counts as it was trained and is stored: a tensor train by
+    its cores.
     """
     adapted = {
         id(weight)
@@ -40,5 +47,12 @@ def count_parameters(mixture: AdapterMixture, experts: list[LoRA], weights: Floa
         "router": routed,
         **({"encoder": encoder} if encoder else {}),
         "trained": sum(sizes) + routed,
-        "active": base + routed + encoder + round(chosen),
+        "active": base - asleep(mixture.decoder) + routed + encoder + round(chosen),
     }
+
+
+def asleep(decoder: Decoder) -> int:
+    """Parameters of a base that a token does not meet: of a sparse one, the experts that are not among the chosen."""
+    sparse = [part for part in decoder.modules() if isinstance(part, SparseFFN)]
+    sizes = [sum(weight.numel() for weight in part.experts.parameters()) // len(part.experts) for part in sparse]
+    return sum(size * (len(part.experts) - part.chosen) for size, part in zip(sizes, sparse, strict=True))

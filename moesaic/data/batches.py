@@ -6,7 +6,7 @@ Knows nothing about files, splits or models; of a tokenizer only how it begins a
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol, runtime_checkable
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,7 @@ class Tokens:
         if not 0 < self.prompt < len(self.ids):
             raise DataError(
                 "an example is too short, or cut too short, to be scored",
+                path=self.source or None,
                 expected="at least one token of prompt and one after it",
                 got=f"{self.prompt} of {len(self.ids)}",
             )
@@ -117,20 +118,33 @@ def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:
     return Batch(ids, targets)
 
 
-class Schedule:
+@runtime_checkable
+class RowLike(Protocol):
+    """A row that can be scheduled: what it is as ids, and where it was read."""
+
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def source(self) -> str: ...
+
+
+R = TypeVar("R", bound=RowLike)
+
+
+class Schedule(Generic[R]):
     """The rows of every training step: each row once an epoch, in batches of similar length.
 
     One batch of an epoch is smaller where the rows do not divide evenly.
     """
 
-    def __init__(self, rows: list[Tokens], batch: int, seed: int):
+    def __init__(self, rows: list[R], batch: int, seed: int):
         if not rows:
             raise DataError("there are no rows to train on")
         self.rows, self.batch, self.seed = rows, batch, seed
         self.steps = -(-len(rows) // batch)  # of an epoch
         self._epoch = lru_cache(maxsize=1)(self._draw)
 
-    def __call__(self, step: int) -> list[Tokens]:
+    def __call__(self, step: int) -> list[R]:
         epoch, at = divmod(step, self.steps)
         return [self.rows[i] for i in self._epoch(epoch)[at]]
 

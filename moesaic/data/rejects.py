@@ -5,11 +5,15 @@ Knows nothing about what makes a row bad, nor where the list of them is written.
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moesaic.errors import DataError
+
+if TYPE_CHECKING:
+    from moesaic.data.rows import Example
 
 TEXT_LIMIT = 2000
 """Characters of a row that are kept of it."""
@@ -41,11 +45,17 @@ class Reject:
 class Rejects:
     """Collects bad rows, at most `most` over all files; None allows none, and the first is raised as what it is.
 
-    A file that is read again is not counted again. `listed_at`: where a person will find the list of them.
+    A file that is read again is not counted again. `listed_at`: where a person will find the list of them. `refuse`
+    raises DataError for the examples of a row that reads well and cannot be used all the same, as whoever asks knows.
     """
 
-    def __init__(self, most: int | None = None, listed_at: Path | None = None):
-        self.most, self.listed_at = most, listed_at
+    def __init__(
+        self,
+        most: int | None = None,
+        listed_at: Path | None = None,
+        refuse: Callable[[list["Example"]], None] = lambda row: None,
+    ):
+        self.most, self.listed_at, self.refuse = most, listed_at, refuse
         self._found: dict[tuple[str, int], Reject] = {}
         self._used: dict[str, int] = {}
 

@@ -3,20 +3,22 @@
 Knows nothing about splits, tokens or who asks; what it cannot use it refuses or leaves out, with file, line and field.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from json import JSONDecodeError
 from os.path import basename
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.files.plain import decoded
 from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain
+
+R = TypeVar("R")
 
 LINE_LIMIT = 16 << 20
 BOM = b"\xef\xbb\xbf"
@@ -37,7 +39,8 @@ class Example:
 
     Examples of one row share its `group`, a hash of the row's texts, and its `source`, for people: "math.jsonl:17".
     `messages` are the conversation that is answered; `prompt` has it as a text, which a base with a chat template
-    does not read.
+    does not read. `texts` are those of a row with a label, which is the response; `prompt` has them line by line.
+    `correct`, `incorrect`: other answers that are right, and known wrong ones, for scores of generated text.
     """
 
     prompt: str
@@ -45,6 +48,9 @@ class Example:
     group: str
     source: str = field(default="", compare=False)
     messages: Conversation = ()
+    texts: tuple[str, ...] = ()
+    correct: tuple[str, ...] = field(default=(), compare=False)
+    incorrect: tuple[str, ...] = field(default=(), compare=False)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -57,19 +63,40 @@ def read_rows(path: Path, rejects: Rejects | None = None) -> list[list[Example]]
 
     A file that is no JSON Lines, or in which no row can be used, is refused.
     """
-    rejects = rejects or Rejects()
+
+    def read(number: int, line: bytes) -> list[Example]:
+        return examples_of(parsed(path, number, line), path, number)
+
+    return usable(path, lines(path), read, rejects or Rejects(), KNOWN)
+
+
+def usable(
+    path: Path,
+    given: Iterable[tuple[int, R, DataError | None]],
+    read: Callable[[int, R], list[Example]],
+    rejects: Rejects,
+    expected: str,
+) -> list[list[Example]]:
+    """What `read` makes of rows that are given with their numbers and defects; bad ones go to `rejects`.
+
+    Where none can be used, the file is refused; `expected` says what should have stood there.
+    """
     rows = []
-    for number, line, defect in _lines(path):
+    for number, given_row, defect in given:
         try:
             if defect:
                 raise defect
-            rows.append(_row(path, number, line))
+            row = read(number, given_row)
+            rejects.refuse(row)
+            rows.append(row)
         except DataError as error:
-            rejects.add(error, path, number, line)
+            error.path, error.line = path, number
+            raw = given_row if isinstance(given_row, bytes) else repr(given_row).encode("utf-8", "backslashreplace")
+            rejects.add(error, path, number, raw)
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
-        raise DataError("no rows that can be used" if left_out else "no rows", path=path, expected=KNOWN, got=got)
+        raise DataError("no rows that can be used" if left_out else "no rows", path=path, expected=expected, got=got)
     rejects.used(path, len(rows))
     return rows
 
@@ -78,17 +105,26 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
     """The examples in a row, whatever its shape; `path` and `line` are where errors say it stands."""
     try:
         texts, pairs = _shape(row)(row)
+        correct, incorrect = (_answers(row, key) for key in ("correct_answers", "incorrect_answers"))
     except DataError as error:
         error.path, error.line = path, line
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
     source = f"{basename(path)}:{line}" if path else ""
     return [
-        Example(prompt, response, group, source)
+        Example(prompt, response, group, source, correct=correct, incorrect=incorrect)
         if isinstance(prompt, str)
-        else Example(plain(prompt), response, group, source, prompt)
+        else Example(plain(prompt), response, group, source, prompt, correct=correct, incorrect=incorrect)
         for prompt, response in pairs
     ]
+
+
+def _answers(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """A row's list of texts under `key`; most rows have none."""
+    found = row.get(key) or []
+    if not isinstance(found, list):
+        raise _wrong(key, "a list of texts", found)
+    return tuple(text_at({key: one}, key) for one in found)
 
 
 # A row's reader gives the texts that make the row what it is, and (prompt, response) of its examples.
@@ -97,44 +133,50 @@ Read = tuple[list[str], list[tuple[str | Conversation, str]]]
 
 def _answer(key: str) -> Callable[[Mapping[str, Any]], Read]:
     def read(row: Mapping[str, Any]) -> Read:
-        prompt, response = _text(row, "prompt"), _text(row, key)
+        prompt, response = text_at(row, "prompt"), text_at(row, key)
         return [prompt, response], [(prompt, response)]
 
     return read
 
 
 def _instruction(row: Mapping[str, Any]) -> Read:
-    prompt, response = _text(row, "instruction"), _text(row, "output")
-    if more := _text(row, "input", default=""):
+    prompt, response = text_at(row, "instruction"), text_at(row, "output")
+    if more := text_at(row, "input", default=""):
         prompt += "\n\n" + more
     return [prompt, response], [(prompt, response)]
 
 
 def _messages(row: Mapping[str, Any]) -> Read:
-    messages = row["messages"]
-    if not isinstance(messages, list):
-        raise _wrong("messages", "a list of {role, content}", messages)
-    said: list[Message] = []
+    said = messages_of(row["messages"])
     pairs: list[tuple[str | Conversation, str]] = []
     asked = False
-    for index, message in enumerate(messages):
-        at = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            raise _wrong(at, "{role, content}", message)
-        role, text = _text(message, "role", at=at), _text(message, "content", at=at)
-        if role not in ROLES:
-            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
+    for index, (role, text) in enumerate(said):
         if role == "assistant" and asked:
-            pairs.append((tuple(said), text))
+            pairs.append((said[:index], text))
         asked |= role == "user"
-        said.append(Message(role, text))
     if not pairs:
         raise DataError("no assistant message follows a user message", field="messages")
     return [message.content for message in said], pairs
 
 
+def messages_of(found: Any) -> Conversation:
+    """The conversation in a list of {role, content}, as JSON has it; DataError names the message that is none."""
+    if not isinstance(found, list):
+        raise _wrong("messages", "a list of {role, content}", found)
+    said: list[Message] = []
+    for index, message in enumerate(found):
+        at = f"messages[{index}]"
+        if not isinstance(message, Mapping):
+            raise _wrong(at, "{role, content}", message)
+        role, text = text_at(message, "role", at=at), text_at(message, "content", at=at)
+        if role not in ROLES:
+            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
+        said.append(Message(role, text))
+    return tuple(said)
+
+
 def _plain(row: Mapping[str, Any]) -> Read:
-    text = _text(row, "text")
+    text = text_at(row, "text")
     return [text], [("", text)]
 
 
@@ -163,7 +205,7 @@ def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
     return SHAPES[found[0]]
 
 
-def _text(row: Mapping[str, Any], key: str, at: str = "", default: str | None = None) -> str:
+def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None = None) -> str:
     """The text under `key`; with a default, it may be missing or blank."""
     field = f"{at}.{key}" if at else key
     if key not in row and default is None:
@@ -188,10 +230,11 @@ def _wrong(field: str, expected: str, got: Any) -> DataError:
     return DataError("wrong type", field=field, expected=expected, got="null" if got is None else got)
 
 
-def _row(path: Path, number: int, line: bytes) -> list[Example]:
+def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """The row that a line of JSON Lines holds."""
     hint = None if line.endswith(b"\n") else "the file ends in this line: was it cut off?"
     try:
-        row = decoded(line)
+        return decoded(line)
     except UnicodeDecodeError as error:
         got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
         raise DataError("not UTF-8", path=path, line=number, got=got, hint=hint) from None
@@ -200,10 +243,9 @@ def _row(path: Path, number: int, line: bytes) -> list[Example]:
         raise DataError(what, path=path, line=number, got=repr(error.doc[:200]), hint=hint) from None
     except ValueError as error:
         raise DataError(f"not a row: {error}", path=path, line=number) from None
-    return examples_of(row, path, number)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
+def lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
     """The file's lines with their numbers, blank ones at its end left out; with each, what is wrong with it as a line.
 
     Of a line that is too long only the beginning is given.

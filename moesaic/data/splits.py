@@ -13,27 +13,34 @@ from operator import itemgetter
 from pathlib import Path
 
 from moesaic.data import demo
+from moesaic.data.labelled import labels_of, place_of, read_labelled
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
 from moesaic.errors import DataError
 from moesaic.files import digest
-from moesaic.recipe import Data, DemoData, FileData, Source
+from moesaic.recipe import Data, DemoData, FileData, LabelledData, Source
 
 SPLITS = ("train", "validation", "test")
 
 Groups = dict[str, list[Example]]
 """Different rows by their hash, each as its examples."""
 
+Reader = Callable[[Source], list[list[Example]]]
+
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain's examples, sorted by the hash of their row; `dropped` counts the rows left out, by reason."""
+    """One domain's examples, sorted by the hash of their row; `dropped` counts the rows left out, by reason.
+
+    `labels`: of rows that have one, all there are, in their order.
+    """
 
     name: str
     train: list[Example]
     validation: list[Example]
     test: list[Example]
     dropped: dict[str, int]
+    labels: tuple[str, ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -53,7 +60,12 @@ def load_domain(name: str, data: Data, resolve: Callable[[str], Path], rejects: 
 
     `resolve` finds the file of a source; rows that cannot be used go to `rejects`.
     """
-    read, dropped = _demo(data.demo) if isinstance(data, DemoData) else _split(data, resolve, rejects)
+    labels: tuple[str, ...] = ()
+    if isinstance(data, DemoData):
+        read, dropped = _demo(data.demo)
+    else:
+        reader, labels = _reader(data, resolve, rejects)
+        read, dropped = _split(data, reader)
     for split, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
         dropped[f"{split}: also in {other}"] = len(read[split].keys() & read[other].keys())
         read[split] = _without(read[split], read[other])
@@ -68,14 +80,14 @@ def load_domain(name: str, data: Data, resolve: Callable[[str], Path], rejects: 
                 hint="give it more rows, that no other split has, or change the share that validation takes",
             )
     train, validation, test = (_flat(read[split]) for split in SPLITS)
-    return Domain(name, train, validation, test, dropped)
+    return Domain(name, train, validation, test, dropped, labels)
 
 
 def load_source(
     sources: Iterable[Source], resolve: Callable[[str], Path], rejects: Rejects | None = None
 ) -> list[Example]:
     """Read text that belongs to no domain, each row once."""
-    return _flat(_read(sources, resolve, rejects)[0])
+    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects))[0])
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:
@@ -94,13 +106,21 @@ def _demo(domain: str) -> tuple[dict[str, Groups], dict[str, int]]:
     return read, dropped
 
 
-def _split(
-    data: FileData, resolve: Callable[[str], Path], rejects: Rejects | None
-) -> tuple[dict[str, Groups], dict[str, int]]:
+def _reader(
+    data: FileData | LabelledData, resolve: Callable[[str], Path], rejects: Rejects | None
+) -> tuple[Reader, tuple[str, ...]]:
+    """What reads a source of these data, and the labels that its rows may have."""
+    if not isinstance(data, LabelledData):
+        return lambda source: read_rows(resolve(source.path), rejects), ()
+    labels, collected = labels_of(data, resolve, rejects), rejects or Rejects()
+    return lambda source: read_labelled(source, data, labels, resolve, collected), labels.names
+
+
+def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:
     read, dropped, share = {}, {}, data.validation
     given = {"train": data.train, "test": data.test} | ({} if isinstance(share, float) else {"validation": share})
     for split, sources in given.items():
-        read[split], dropped[f"{split}: repeated"] = _read(sources, resolve, rejects)
+        read[split], dropped[f"{split}: repeated"] = _read(sources, reader)
     if isinstance(share, float):
         # Not by the hash itself, which a limit goes by: the rows of a limited train all have small ones.
         carved = {group: row for group, row in read["train"].items() if _hash(f"validation {group}") < share}
@@ -108,12 +128,12 @@ def _split(
     return read, dropped
 
 
-def _read(sources: Iterable[Source], resolve: Callable[[str], Path], rejects: Rejects | None) -> tuple[Groups, int]:
+def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
     """The different rows of all sources, and how many there were twice."""
     groups: Groups = {}
     repeated = 0
     for source in sources:
-        own, again = _grouped(read_rows(resolve(source.path), rejects))
+        own, again = _grouped(reader(source))
         kept = sorted(own)[: source.limit]
         repeated += again + sum(group in groups for group in kept)
         groups |= {group: own[group] for group in kept}
@@ -143,7 +163,11 @@ def _files(data: Data, resolve: Callable[[str], Path]) -> dict[str, str]:
         return dict.fromkeys(SPLITS, f"demo {data.demo}")
     validation = data.train if isinstance(data.validation, float) else data.validation
     sources = dict(zip(SPLITS, (data.train, validation, data.test), strict=True))
-    return {split: ", ".join(str(resolve(source.path)) for source in some) for split, some in sources.items()}
+
+    def place(source: Source) -> str:
+        return str(place_of(source, data, resolve) if isinstance(data, LabelledData) else resolve(source.path))
+
+    return {split: ", ".join(map(place, some)) for split, some in sources.items()}
 
 
 def _hash(text: str) -> float:

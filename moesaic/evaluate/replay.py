@@ -20,9 +20,9 @@ from moesaic.generate.trace import Decision, mean, read_trace, utilisation
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing.selection import probabilities
-from moesaic.weights import base as base_room
 from moesaic.weights import router as router_room
-from moesaic.weights.base import Base, load_base
+from moesaic.weights.base import Base, is_base, load_base
+from moesaic.weights.places import locate
 from moesaic.weights.router import StoredRouter, load_router
 
 BATCH = 32
@@ -38,18 +38,18 @@ def replay(
 ) -> dict[str, Any]:
     """Score another router on the traffic of a trace, ready for JSON; `seed`: of the bootstrap.
 
-    `router`: its folder, or that of a mixture or run whose router is meant. `base`: the folder of the base that it
+    `router`: its folder, or that of a mixture or run whose router is meant. `base`: the place of the base that it
     reads; where none is given, the one that stands with the router is found by its fingerprint.
     The result is that of `compare`, with `trace`, `router`, `base` (folders), `rows` (all of the trace), and
     `left_out` (rows not replayed, by reason). DataError where no row can be replayed: a trace without texts cannot.
     """
     path, at = Path(trace), router_at(Path(router))
     decisions = list(enumerate(read_trace(path), 1))
-    found = Path(base) if base is not None else base_of(at)
+    found = locate(base).folder if base is not None else base_of(at)
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)
 
-    encoded = {line: reads.tokenizer.begin(one.prompt) for line, one in decisions if one.prompt and not one.forced}
+    encoded = {line: reads.tokenizer.begin(one.asked) for line, one in decisions if one.asked and not one.forced}
     context = reads.decoder.config.context
     reasons = {line: reason_against(one, encoded.get(line, []), context) for line, one in decisions}
     left_out = {reason: count for reason, count in Counter(reasons.values()).items() if reason}
@@ -58,7 +58,7 @@ def replay(
         got = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no rows"
         hint = "record texts too: moesaic generate --trace FILE --trace-texts"
         raise DataError("nothing to replay", path=path, got=got, hint=hint)
-    texts = [one.prompt for one in rows.values() if one.prompt]
+    texts = [one.prompt or reads.tokenizer.decode(encoded[line]) for line, one in rows.items()]
     choices = choose(reads, stored, texts, [encoded[line] for line in rows])
     places = {"trace": str(path), "router": str(at), "base": str(found)}
     counts = {"rows": len(decisions), "left_out": left_out}
@@ -69,7 +69,7 @@ def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
     """Why a row cannot be replayed; None: it can."""
     if one.forced:
         return "forced"
-    if one.prompt is None:
+    if one.asked is None:
         return "without text"
     if not ids:
         return "without tokens"
@@ -105,7 +105,7 @@ def compare(rows: dict[int, Decision], choices: list[Choice], names: tuple[str, 
     sure = [one.confidence for one in rows.values()], [confidence for _, confidence in choices]
     pairs = list(zip(rows.items(), replayed, strict=True))
     differing = [
-        {"line": line, "prompt": one.prompt, "recorded": one.chosen, "replayed": other, "correction": one.correction}
+        {"line": line, "prompt": one.text, "recorded": one.chosen, "replayed": other, "correction": one.correction}
         for (line, one), other in pairs
         if one.chosen != other
     ]
@@ -132,7 +132,7 @@ def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> 
     """
     if not pairs:
         return None
-    groups = [one.prompt or "" for one, _ in pairs]
+    groups = [one.text or "" for one, _ in pairs]
 
     def errors(chosen: list[str]) -> Scores:
         """A wrong choice counts 1: the bootstrap averages whatever a row has lost."""
@@ -190,5 +190,5 @@ def bases_around(router: Path) -> Iterator[Path]:
     around = [*Path(os.path.abspath(router)).parents, *Path(os.path.realpath(router)).parents]
     for above in dict.fromkeys(around):
         for candidate in (above / "base", above / "mixture" / "base"):
-            if all((candidate / file).is_file() for file in base_room.FILES):
+            if is_base(candidate):
                 yield candidate

@@ -4,14 +4,15 @@ Knows nothing about models, nor what a contender is: numbers per row come in, es
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from moesaic.errors import CompatibilityError, DataError, nearest
+from moesaic.evaluate.units import NATS, Unit
 
 ALL, UNSEEN = "all", "unseen"
 DRAWS_AT_ONCE = 1 << 19
@@ -43,6 +44,47 @@ class Scores:
             row = int(np.argmax(self.tokens <= 0))
             raise DataError("a row has no scored token", got=f"row {row}", hint="leave such rows out")
 
+    @property
+    def unit(self) -> Unit:
+        return NATS
+
+    def columns(self, domain: str) -> Float[np.ndarray, "_ 2"]:
+        """What is summed over the rows of a domain: nats and tokens."""
+        rows = self.rows(domain)
+        return np.stack([self.nats[rows], self.tokens[rows]], 1).astype(np.float64)
+
+    def loss(self, sums: Mapping[str, Float[np.ndarray, "r 2"]]) -> Float[np.ndarray, " r"]:
+        """Nats per token of all domains together, from sums of their columns: a ratio estimator."""
+        total = np.sum([*sums.values()], 0)
+        return total[:, 0] / total[:, 1]
+
+    def mean(self, domain: str = ALL) -> float:
+        """The loss on the rows of a domain."""
+        return mean_nats(self, domain)
+
+    def same_rows(self, other: "Scores") -> bool:
+        alike = self.domains == other.domains and self.groups == other.groups
+        return alike and np.array_equal(self.tokens, other.tokens)
+
+    @property
+    def merit(self) -> Float[np.ndarray, " n"]:
+        """What a row's contender is to be chosen by: the lower the better."""
+        return self.nats
+
+    def picked(self, parts: "Sequence[Scores]", which: Int[np.ndarray, " n"]) -> "Scores":
+        """Every row from the part that is said for it."""
+        return replace(self, nats=np.stack([part.nats for part in parts])[which, np.arange(len(which))])
+
+    def blended(self, parts: "Sequence[Scores]") -> "Scores":
+        """The mean of the parts: the exact expectation of drawing one evenly for every row."""
+        return replace(self, nats=np.stack([part.nats for part in parts]).mean(0))
+
+    def figures(self) -> dict[str, Any]:
+        """Nats per token and perplexity, by domain and of all that were trained for."""
+        nats = {domain: mean_nats(self, domain) for domain in sorted(set(self.domains) - {UNSEEN})}
+        nats |= {ALL: mean_nats(self)} | ({UNSEEN: mean_nats(self, UNSEEN)} if UNSEEN in self.domains else {})
+        return {"nats": nats, "perplexity": {domain: perplexity(value) for domain, value in nats.items()}}
+
     def rows(self, domain: str = ALL) -> Bool[np.ndarray, " n"]:
         """Which rows are of `domain`; `all`: every row but the unseen ones. No such row raises DataError."""
         names = np.asarray(self.domains)
@@ -51,6 +93,32 @@ class Scores:
             known = sorted(set(self.domains))
             raise DataError("no row of this domain", expected=known, got=domain, hint=nearest(domain, known))
         return found
+
+
+@runtime_checkable
+class Judged(Protocol):
+    """What one contender did on every row, as far as contenders are compared by it: `Scores`, or grades of answers.
+
+    What is compared is a loss, computed from sums of columns over the rows of each domain, so that sums over resampled
+    rows give that of the resample.
+    """
+
+    @property
+    def groups(self) -> list[str]: ...
+    @property
+    def unit(self) -> Unit: ...
+    @property
+    def domains(self) -> list[str]: ...
+    def rows(self, domain: str = ALL) -> Bool[np.ndarray, " n"]: ...
+    def columns(self, domain: str) -> Float[np.ndarray, "_ c"]: ...
+    def loss(self, sums: Mapping[str, Float[np.ndarray, "r c"]]) -> Float[np.ndarray, " r"]: ...
+    def mean(self, domain: str = ALL) -> float: ...
+    def same_rows(self, other: Any) -> bool: ...
+    @property
+    def merit(self) -> Float[np.ndarray, " n"]: ...
+    def picked(self, parts: Sequence[Any], which: Int[np.ndarray, " n"]) -> Any: ...
+    def blended(self, parts: Sequence[Any]) -> Any: ...
+    def figures(self) -> dict[str, Any]: ...
 
 
 class Difference(NamedTuple):
@@ -80,33 +148,33 @@ class Means:
     @classmethod
     def of(
         cls,
-        contenders: Mapping[str, Scores],
+        contenders: Mapping[str, Judged],
         domain: str = ALL,
         seed: int = 0,
         resamples: int = 2000,
         level: float = 0.95,
     ) -> "Means":
-        """Resamples groups with replacement inside each domain; a mean is sum nats / sum tokens, a ratio estimator.
+        """Resamples groups with replacement inside each domain; a mean of nats is a ratio of sums, nats / tokens.
 
         A group that spans two domains counts as one group in each. The cluster bootstrap of Field and Welsh (2007),
         stratified; with fewer than some ten groups in a domain its intervals are too narrow.
         """
         first = next(iter(contenders.values()))
-        if not all(_same_rows(first, other) for other in contenders.values()):
+        if not all(first.same_rows(other) for other in contenders.values()):
             raise CompatibilityError("the contenders were not scored on the same rows", got=list(contenders))
-        rows = first.rows(domain)
-        values = np.stack([*(scores.nats for scores in contenders.values()), first.tokens], 1, dtype=np.float64)[rows]
-        domains, groups = np.asarray(first.domains)[rows], np.asarray(first.groups)[rows]
+        domains, groups = np.asarray(first.domains)[first.rows(domain)], np.asarray(first.groups)
 
         generator = np.random.default_rng(seed)
-        totals = np.zeros((resamples, values.shape[1]))
-        for stratum in np.unique(domains):
-            inside = domains == stratum
-            totals += _resampled_sums(_sums_by_group(values[inside], groups[inside]), resamples, generator)
-        draws = totals[:, :-1] / totals[:, -1:]
+        sums: dict[str, dict[str, np.ndarray]] = {name: {} for name in contenders}
+        for stratum in map(str, np.unique(domains)):
+            every = [scores.columns(stratum) for scores in contenders.values()]
+            own = _sums_by_group(np.concatenate(every, 1), groups[first.rows(stratum)])
+            parts = np.split(_resampled_sums(own, resamples, generator), len(every), 1)
+            for name, part in zip(contenders, parts, strict=True):
+                sums[name][stratum] = part
         return Means(
-            {name: mean_nats(scores, domain) for name, scores in contenders.items()},
-            {name: draws[:, column] for column, name in enumerate(contenders)},
+            {name: scores.mean(domain) for name, scores in contenders.items()},
+            {name: scores.loss(sums[name]) for name, scores in contenders.items()},
             level,
         )
 
@@ -151,10 +219,6 @@ def bounds(draws: Float[np.ndarray, " r"], level: float) -> tuple[float, float]:
     """The percentile interval: what lies between the (1 - level) / 2 and the (1 + level) / 2 quantile."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _same_rows(a: Scores, b: Scores) -> bool:
-    return a.domains == b.domains and a.groups == b.groups and np.array_equal(a.tokens, b.tokens)
 
 
 def _sums_by_group(values: Float[np.ndarray, "n c"], groups: np.ndarray) -> Float[np.ndarray, "g c"]:

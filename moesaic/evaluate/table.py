@@ -9,6 +9,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from moesaic.evaluate.statistics import ALL, UNSEEN
+from moesaic.evaluate.units import ranked, unit_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -19,11 +20,12 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
     "kind": "router",
     "feature": "feature",
     "selection": "selection",
+    "loss": "loss",
     "examples": "examples",
     "validation_macro_f1": "val F1",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
-    "nats": "nats",
+    "utilisation_entropy": "entropy",
 }
 
 
@@ -80,29 +82,33 @@ def _opening(evaluation: Mapping[str, Any], width: int) -> list[str]:
 def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
     yield from _fitted(_contenders(evaluation), width)
     if tried := evaluation.get("router", {}).get("tried"):
-        rows = [[_cell(router.get(key)) for key in TRIED] for router in tried]
-        yield from _fitted(Grid("Routers tried", list(TRIED.values()), rows, words=3), width)
+        columns = TRIED | {unit_of(evaluation).key: unit_of(evaluation).key}
+        rows = [[_cell(router.get(key)) for key in columns] for router in tried]
+        yield from _fitted(Grid("Routers tried", list(columns.values()), rows, words=4), width)
 
 
 def _contenders(evaluation: Mapping[str, Any]) -> Grid:
     """Worst to best, the router marked. What matters most stands first, should the domains not fit beside it."""
-    controls = sorted(evaluation["controls"].items(), key=lambda item: -item[1]["nats"][ALL])
-    names = [name for name, _ in controls]
-    versus = ["minus router"] if "router" in names else []
-    seen = [UNSEEN] if UNSEEN in controls[0][1]["nats"] else []
-    domains = [domain for domain in controls[0][1]["nats"] if domain not in (ALL, UNSEEN)]
+    unit = unit_of(evaluation)
+    names = ranked(evaluation)[::-1]
+    controls = [(name, evaluation["controls"][name]) for name in names]
+    versus = ["router ahead" if unit.rises else "minus router"] if "router" in names else []
+    seen = [UNSEEN] if UNSEEN in controls[0][1][unit.key] else []
+    domains = [domain for domain in controls[0][1][unit.key] if domain not in (ALL, UNSEEN)]
+    pooled = ["accuracy"] if "accuracy" in controls[0][1] else []
     rows = [
         [
             f"{name} <--" if name == "router" else name,
-            _cell(control["nats"][ALL]),
+            _cell(control[unit.key][ALL]),
             *([_difference(control["versus_router"])] if versus else []),
-            *(_cell(control["nats"][domain]) for domain in [*seen, *domains]),
+            *(_cell(control["accuracy"]["value"]) for _ in pooled),
+            *(_cell(control[unit.key][domain]) for domain in [*seen, *domains]),
         ]
         for name, control in controls
     ]
     return Grid(
-        "Nats per token, from the worst to the best",
-        ["contender", ALL, *versus, *seen, *domains],
+        f"{unit.words.capitalize()}, from the worst to the best",
+        ["contender", ALL, *versus, *pooled, *seen, *domains],
         rows,
         words=1,
         marked=names.index("router") if versus else None,
@@ -114,7 +120,13 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     level, part = evaluation["intervals"]["level"], evaluation["best_part"]
     parts = []
     if "router" in evaluation["controls"]:
-        parts.append(f"minus router: above 0 the router is better, with its {level:.0%} interval")
+        column = "router ahead" if unit_of(evaluation).rises else "minus router"
+        parts.append(f"{column}: above 0 the router is better, with its {level:.0%} interval")
+    if "accuracy" in next(iter(evaluation["controls"].values())):
+        parts.append("accuracy: of all rows of all tasks")
+    if product := evaluation.get("router", {}).get("accuracy_x_score"):
+        right, oracle = evaluation["router"]["accuracy"], evaluation["controls"]["oracle"]["score"][ALL]
+        parts.append(f"routed right {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
     parts += [
         f"{name} {_estimate(evaluation[key])}"
         for name, key in (("regret", "regret"), ("gap closed", "gap_closed"))

@@ -5,7 +5,6 @@ Knows nothing about models or devices: scores per row and costs come in, a dict 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -16,12 +15,11 @@ from moesaic.evaluate.statistics import (
     NEGLIGIBLE,
     UNSEEN,
     Difference,
+    Judged,
     Means,
-    Scores,
     bounds,
-    mean_nats,
-    perplexity,
 )
+from moesaic.evaluate.units import NATS, Unit
 
 ORDER = (
     *("base", "expert", "joint", "joint_wide", "average", "uniform"),
@@ -52,9 +50,9 @@ class Cost(TypedDict, total=False):
 
 
 def judge(
-    scores: Mapping[str, Scores],
+    scores: Mapping[str, Judged],
     *,
-    select_on: Mapping[str, Scores] | None = None,
+    select_on: Mapping[str, Judged] | None = None,
     costs: Mapping[str, Cost] | None = None,
     within: float = 0.01,
     seed: int = 0,
@@ -68,15 +66,16 @@ def judge(
     the choice is made on the test rows, and `chosen_on` says so. All intervals are paired percentile bootstraps.
     """
     _require_known(scores)
-    contenders = {**scores, **_derived(scores)}
-    contenders = {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
+    contenders = with_derived(scores)
+    unit = next(iter(contenders.values())).unit
     rows = Counter(next(iter(contenders.values())).domains)
     trained = Means.of(contenders, ALL, seed, resamples, level)
     unseen = Means.of(contenders, UNSEEN, seed, resamples, level) if UNSEEN in rows else None
     best_single, best_part = _best_parts(scores, select_on)
     groups = _groups(contenders)
     return {
-        "verdict": _verdict(trained, unseen, costs or {}, within, groups),
+        "verdict": _verdict(trained, unseen, costs or {}, within, groups, unit),
+        "measure": unit.key,
         "controls": {
             name: _control(name, contenders[name], trained, unseen, (costs or {}).get(name)) for name in contenders
         },
@@ -90,7 +89,13 @@ def judge(
     }
 
 
-def _require_known(scores: Mapping[str, Scores]) -> None:
+def with_derived(scores: Mapping[str, Judged]) -> dict[str, Judged]:
+    """All contenders in the order of tables, those among them that follow from the others' scores."""
+    contenders = {**scores, **_derived(scores)}
+    return {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
+
+
+def _require_known(scores: Mapping[str, Judged]) -> None:
     for name in scores:
         kind, _, expert = name.partition(":")
         if kind not in ORDER or kind in DERIVED or (kind == "expert") != bool(expert) or expert in (ALL, UNSEEN):
@@ -108,7 +113,7 @@ def _experts(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith("expert:")]
 
 
-def _derived(scores: Mapping[str, Scores]) -> dict[str, Scores]:
+def _derived(scores: Mapping[str, Judged]) -> dict[str, Judged]:
     """The controls that need no model of their own.
 
     `random`: each row's mean over the experts, the exact expectation of drawing one evenly. `oracle`: the expert of
@@ -117,35 +122,29 @@ def _derived(scores: Mapping[str, Scores]) -> dict[str, Scores]:
     experts, base = _experts(scores), scores.get("base")
     if not experts:
         return {}
-    first = scores[experts[0]]
-    everyone = np.stack([scores[name].nats for name in experts])
-    parts = everyone if base is None else np.stack([base.nats, *everyone])
-    derived = {
-        "random": replace(first, nats=everyone.mean(0)),
-        "oracle_best": replace(first, nats=parts.min(0)),
+    first, everyone = scores[experts[0]], [scores[name] for name in experts]
+    parts = everyone if base is None else [base, *everyone]
+    derived: dict[str, Judged] = {
+        "random": first.blended(everyone),
+        "oracle_best": first.picked(parts, np.stack([part.merit for part in parts]).argmin(0)),
     }
-    at_home = {domain: scores.get(f"expert:{domain}", base) for domain in set(first.domains)}
-    homes = {domain: part.nats for domain, part in at_home.items() if part is not None}
-    if len(homes) == len(at_home):
-        nats = np.array([homes[domain][row] for row, domain in enumerate(first.domains)])
-        derived["oracle"] = replace(first, nats=nats)
+    places = {f"expert:{domain}": place for place, domain in enumerate(name.partition(":")[2] for name in experts)}
+    at_home = {d: places.get(f"expert:{d}", -1 if base is None else len(everyone)) for d in set(first.domains)}
+    if min(at_home.values()) >= 0:
+        which = np.array([at_home[domain] for domain in first.domains])
+        derived["oracle"] = first.picked([*everyone, *([] if base is None else [base])], which)
     return derived
 
 
-def _groups(contenders: Mapping[str, Scores]) -> dict[str, int]:
+def _groups(contenders: Mapping[str, Judged]) -> dict[str, int]:
     first = next(iter(contenders.values()))
     return dict(sorted(Counter(domain for domain, _ in set(zip(first.domains, first.groups, strict=True))).items()))
 
 
-def _control(name: str, scores: Scores, trained: Means, unseen: Means | None, cost: Cost | None) -> dict[str, Any]:
-    domains = sorted(set(scores.domains) - {UNSEEN})
-    nats = {domain: mean_nats(scores, domain) for domain in domains} | {ALL: trained.value[name]}
-    if unseen is not None:
-        nats[UNSEEN] = unseen.value[name]
+def _control(name: str, scores: Judged, trained: Means, unseen: Means | None, cost: Cost | None) -> dict[str, Any]:
     return {
-        "nats": nats,
-        "perplexity": {domain: perplexity(value) for domain, value in nats.items()},
-        "interval": list(trained.interval(name)),
+        **scores.figures(),
+        "interval": sorted(map(scores.unit.figure, trained.interval(name))),
         "versus_router": _versus_router(name, trained),
         **({} if unseen is None else {"versus_router_unseen": _versus_router(name, unseen)}),
         **({} if cost is None else {"cost": dict(cost)}),
@@ -164,7 +163,7 @@ def _plain(difference: Difference) -> dict[str, Any]:
 
 
 def _best_parts(
-    scores: Mapping[str, Scores], select_on: Mapping[str, Scores] | None
+    scores: Mapping[str, Judged], select_on: Mapping[str, Judged] | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """The best single expert, and the better of it and the base: chosen on `select_on`, reported on the test rows."""
     experts = _experts(scores)
@@ -176,10 +175,11 @@ def _best_parts(
     def best(names: list[str]) -> dict[str, Any] | None:
         if not names:
             return None
-        name = min(names, key=lambda name: mean_nats(judged_on[name]))
+        name = min(names, key=lambda name: judged_on[name].mean())
+        unit = scores[name].unit
         return {
             "name": name,
-            "nats": mean_nats(scores[name]),
+            unit.key: unit.figure(scores[name].mean()),
             "chosen_on": "test" if select_on is None else "validation",
         }
 
@@ -222,18 +222,24 @@ def _unknown(reason: str) -> dict[str, Any]:
 
 
 def _verdict(
-    trained: Means, unseen: Means | None, costs: Mapping[str, Cost], within: float, groups: Mapping[str, int]
+    trained: Means,
+    unseen: Means | None,
+    costs: Mapping[str, Cost],
+    within: float,
+    groups: Mapping[str, int],
+    unit: Unit,
 ) -> dict[str, Any]:
-    """What to use: the cheapest of the usable contenders within `within` (relative mean nats) of the best of them.
+    """What to use: the cheapest of the usable contenders within `within` (a share of the figure) of the best of them.
 
     Cheapest is fewest active bytes, which bound the speed of decoding; equal bytes, or unknown ones of any candidate,
     leave it to the order of `USABLE`: one dense model before an expert beside it, one expert before many.
     """
     nats = trained.value
     rank = list(USABLE).index
-    usable = sorted((name for name in nats if _kind(name) in USABLE), key=lambda name: (rank(_kind(name)), nats[name]))
+    known = [name for name in nats if _kind(name) in USABLE and (unit is NATS or name != "base")]
+    usable = sorted(known, key=lambda name: (rank(_kind(name)), nats[name]))
     best = min(usable, key=nats.__getitem__)
-    close = [name for name in usable if nats[name] <= nats[best] * (1 + within)]
+    close = [name for name in usable if unit.close(nats[name], nats[best], within)]
     sizes = {name: costs.get(name, {}).get("bytes") for name in close}
     if None not in sizes.values():
         close.sort(key=lambda name: sizes[name] or 0)  # stable: equal bytes keep the order
@@ -243,14 +249,14 @@ def _verdict(
     versus = None if runner_up is None else {"name": runner_up, **_plain(trained.difference(use, runner_up))}
     return {
         "use": use,
-        "sentence": _sentence(trained, use, runner_up, cost, cheaper),
+        "sentence": _sentence(trained, use, runner_up, cost, cheaper, unit),
         "within": close,
         "best": best,
         "runner_up": versus,
         "bytes": cost.get("bytes"),
         "tokens_per_second": cost.get("tokens_per_second"),
         "reasons": [
-            _who_is_close(close, best, nats[best], within),
+            _who_is_close(close, best, unit.figure(nats[best]), within),
             *why,
             *_on_the_mixture(trained, use, runner_up),
             *_on_the_unseen(unseen, use),
@@ -264,9 +270,9 @@ def _called(name: str) -> str:
     return USABLE[kind].format(expert)
 
 
-def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheaper: str) -> str:
+def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheaper: str, unit: Unit) -> str:
     nats, other = trained.value, runner_up and _called(runner_up)
-    parts = [f"Use {_called(use)}: {nats[use]:.3f} nats per token"]
+    parts = [f"Use {_called(use)}: {unit.shown(nats[use])}"]
     if runner_up is None:
         parts.append("; nothing else was measured")
     else:
@@ -274,7 +280,7 @@ def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheap
         if abs(difference.mean) <= NEGLIGIBLE:
             parts.append(f", {cheaper} than {other} and just as good")
         elif difference.mean > 0:
-            share = f"{difference.mean / nats[runner_up]:.1%}"
+            share = f"{unit.share(difference.mean, nats[runner_up]):.1%}"
             parts.append(f", {cheaper} than {other} and only {share} worse, by {_amount(difference, trained.level)}")
         else:
             parts.append(f", better than {other} by {_amount(difference, trained.level)}")

@@ -8,13 +8,15 @@ from moesaic.files.locking import lock
 from moesaic.files.log import JsonlWriter, read_jsonl
 from moesaic.files.manifest import MANIFEST, read_manifest, write_manifest
 from moesaic.files.plain import digest, read_json, read_json_list, read_sealed, write_bytes, write_json, write_sealed
-from moesaic.files.publishing import publish, versions, write_new
+from moesaic.files.publishing import gather, is_published, publish, versions, write_new
 
 __all__ = [
     "MANIFEST",
     "JsonlWriter",
     "check_space",
     "digest",
+    "gather",
+    "is_published",
     "lock",
     "publish",
     "read_json",

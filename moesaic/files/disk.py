@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,6 +58,18 @@ def copy(source: Path, target: Path) -> None:
     with source.open("rb") as given, target.open("wb", buffering=0) as file:
         while piece := given.read(1 << 24):
             write(file, piece)
+
+
+def share(source: Path, target: Path) -> bool:
+    """Makes `target` another name of a file; False where the disk has no such links, or the two are not on one disk."""
+    faults.reach("link")
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (*_NO_LINKS, errno.EXDEV, errno.EMLINK):
+            raise
+        return False
+    return True
 
 
 def write(file: IO[bytes], data: bytes) -> None:
@@ -151,6 +164,17 @@ def scratch(folder: Path, target: Path) -> Iterator[Path]:
             yield path
     finally:
         remove(path)
+
+
+@contextmanager
+def private() -> Iterator[Path]:
+    """A new folder among the system's temporary ones that no other user can look into; removed in the end."""
+    at = Path(tempfile.gettempdir())
+    with errors(at):
+        faults.reach("mkdir")
+        held = tempfile.TemporaryDirectory(prefix="moesaic-")
+    with held as folder:
+        yield Path(folder)
 
 
 def _alive(pid: int) -> bool:

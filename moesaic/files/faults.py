@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from moesaic.errors import RecipeError
 
 VARIABLE = "MOESAIC_FAULT"
-DISK = ("mkdir", "write", "fsync", "rename", "symlink", "chmod", "truncate", "unlink")
+DISK = ("mkdir", "write", "fsync", "rename", "link", "symlink", "chmod", "truncate", "unlink")
 POINTS = (*DISK, "disk", "step", "loss")
 """Where a fault can strike: a call that changes the disk, any of them, the start of a training step, its loss."""
 

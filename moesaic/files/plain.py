@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from moesaic.errors import WeightsError, clipped
 from moesaic.files import disk
+from moesaic.files.regular import open_regular
 
 T = TypeVar("T")
 
@@ -36,20 +37,23 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
-    """Reads a JSON object of at most `limit` bytes: no key twice, no NaN, no infinity."""
+    """Reads a JSON object of at most `limit` bytes: no key twice, no NaN, no infinity.
+
+    It is a regular file that lies in its folder, or in the hub cache of that: see `regular.py`.
+    """
     return _read(path, limit, decoded)
 
 
 def read_json_list(path: Path, limit: int = LIMIT) -> list[dict[str, Any]]:
     """Reads a JSON list of objects as strictly as `read_json` an object."""
-    return _read(path, limit, _decoded_list)
+    return _read(path, limit, decoded_list)
 
 
 def _read(path: Path, limit: int, decode: Callable[[bytes], T]) -> T:
     with disk.errors(path):
         if not path.is_file():
             raise WeightsError("there is no such file", path=path)
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     if len(data) > limit:
         raise WeightsError("the file is too large", path=path, expected=f"at most {limit:,} bytes")
@@ -94,7 +98,8 @@ def decoded(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _decoded_list(data: bytes) -> list[dict[str, Any]]:
+def decoded_list(data: bytes) -> list[dict[str, Any]]:
+    """The one list of objects that JSON text holds; anything else raises ValueError."""
     value = _parse(data.decode("utf-8"))
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError("expected a list of objects")

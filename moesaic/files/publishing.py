@@ -5,7 +5,7 @@ Knows nothing about what the folder holds, nor whether that is right: see `manif
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from moesaic.errors import StorageError
@@ -44,6 +44,25 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
         for number in sorted(found)[: max(len(found) - keep, 0)]:
             disk.rename(found[number], scratch / found[number].name)  # half of one never bears its name
     return version
+
+
+def gather(files: Mapping[str, Path], folder: Path) -> None:
+    """Puts those of the files that are there into a folder that is being written, under these names.
+
+    One of a published version is there twice then and on the disk once, where that has hard links: nobody ever writes
+    into one. Any other is copied.
+    """
+    disk.make_all(folder)
+    for name, source in files.items():
+        if source.is_file():
+            disk.make_all((folder / name).parent)
+            if not (is_published(source) and disk.share(Path(os.path.realpath(source)), folder / name)):
+                disk.copy(source, folder / name)
+
+
+def is_published(path: Path) -> bool:
+    """Whether a file is part of a published version."""
+    return VERSIONS.name in Path(os.path.realpath(path)).parts
 
 
 def write_new(target: Path, write: Callable[[Path], None], needed_bytes: int, what: str) -> Path:

@@ -9,22 +9,24 @@ from typing import Literal, Protocol, runtime_checkable
 
 import torch
 
-from moesaic.errors import RecipeError, nearest
+from moesaic.errors import DataError, RecipeError, nearest
 from moesaic.generate.sample import GREEDY, Sampling, choose
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import Routed
 from moesaic.routing import Routing
 from moesaic.routing.controls import fixed
+from moesaic.tokenizer import Conversation
 
 BASE = "base"
 NEW = 128
 UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
 
 Finish = Literal["stop", "length"]
-Prompt = str | list[int]
-"""A text; or ids that a sequence begins with, such as a tokenizer's of a conversation."""
-Listener = Callable[[Prompts, Routing, bool], None]
-"""Who is told of decisions: about which prompts, what was decided, and whether a caller did, not the router."""
+Prompt = str | Conversation | list[int]
+"""A text; a conversation that the assistant is to continue; or ids that a sequence begins with."""
+Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool], None]
+"""Who is told of decisions: what was asked, what was read of it, what was decided, and whether by a caller, not by the
+router."""
 
 
 @runtime_checkable
@@ -33,7 +35,7 @@ class Tokenizing(Protocol):
 
     @property
     def ends(self) -> tuple[int, ...]: ...
-    def begin(self, prompt: str) -> list[int]: ...
+    def begin(self, prompt: str | Conversation) -> list[int]: ...
     def decode(self, ids: list[int]) -> str: ...
 
 
@@ -146,7 +148,7 @@ class Engine:
         if not prompts:
             return []
         forced, batch = self.forced(expert, len(prompts)), self.read(prompts, new)
-        *_, rows = self.steps(batch, forced, new, sampling, n, stop)
+        *_, rows = self.steps(prompts, batch, forced, new, sampling, n, stop)
         return [[row.generation() for row in rows[start : start + n]] for start in range(0, len(rows), n)]
 
     def stream(
@@ -165,7 +167,7 @@ class Engine:
         new = self.asked(max_new_tokens)
         check(new, 1, stop)
         forced, batch = self.forced(expert, 1), self.read([prompt], new)
-        return pieces(self.steps(batch, forced, new, sampling, 1, stop))
+        return pieces(self.steps([prompt], batch, forced, new, sampling, 1, stop))
 
     def asked(self, new: int | None) -> int:
         """How many tokens to write: those asked for; else NEW, or half of a context that is small."""
@@ -179,6 +181,7 @@ class Engine:
     @torch.inference_mode()
     def steps(
         self,
+        asked: Sequence[Prompt],
         prompts: Prompts,
         forced: Routing | None,
         max_new_tokens: int,
@@ -190,7 +193,7 @@ class Engine:
         logits, session = self.mixture.prefill(prompts, max_new_tokens, forced)
         reports = self.reports(session.routing)
         if self.listener:
-            self.listener(prompts, session.routing, forced is not None)
+            self.listener(asked, prompts, session.routing, forced is not None)
         logits[:, list(self.tokenizer.ends)] = float("-inf")  # whoever asks gets an answer: the end never comes first
         if n > 1:
             logits, session = logits.repeat_interleave(n, 0), session.repeat(n)
@@ -218,8 +221,9 @@ class Engine:
         for index, text in enumerate(prompts):
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
-        rows = [self.tokenizer.begin(one) if isinstance(one, str) else one for one in prompts]
-        texts = [one if isinstance(one, str) else self.tokenizer.decode(one) for one in prompts]
+        rows = [one if isinstance(one, list) else self.begin(one, index) for index, one in enumerate(prompts)]
+        both = zip(prompts, rows, strict=True)
+        texts = [one if isinstance(one, str) else self.tokenizer.decode(ids) for one, ids in both]
         context = self.mixture.context
         for index, (one, ids) in enumerate(zip(prompts, rows, strict=True)):
             if not one or not ids:
@@ -233,6 +237,14 @@ class Engine:
                     hint="shorten the prompt, or ask for fewer new tokens",
                 )
         return Prompts.pad(rows, texts, self.device)
+
+    def begin(self, prompt: str | Conversation, index: int) -> list[int]:
+        """The ids of a prompt; a conversation that the base's template refuses is named by its `index`."""
+        try:
+            return self.tokenizer.begin(prompt)
+        except DataError as error:
+            error.field = f"prompts[{index}].{error.field}"
+            raise
 
     def forced(self, expert: str | None, rows: int) -> Routing | None:
         """The decision that a caller makes in the router's place."""

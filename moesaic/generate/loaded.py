@@ -4,15 +4,28 @@ Knows nothing about how it was made.
 """
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
-from moesaic.errors import RecipeError, WeightsError
+from moesaic.data.rows import messages_of
+from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsError
 from moesaic.files import digest, disk, write_new
+from moesaic.generate.classify import Classification, classified, routed
 from moesaic.generate.engine import Engine, Generation, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
+from moesaic.tokenizer import Conversation, Message
+from moesaic.tokenizer.conversation import plain
+from moesaic.weights.classifier import classifies, load_classifier
 from moesaic.weights.mixture import load_mixture
+from moesaic.weights.places import locate
+
+Turns = Sequence[Mapping[str, Any]] | Conversation
+"""A conversation as a caller has it: messages of a role and a content."""
+
+Several = list[str] | Sequence[Turns] | list[str | Turns]
 
 
 class LoadedMixture:
@@ -27,6 +40,12 @@ class LoadedMixture:
     """
 
     def __init__(self, folder: Path, trace: Path | None = None, trace_texts: bool = False):
+        self.evaluation_at = folder.parent / "evaluation.json"
+        self.classifier = load_classifier(folder) if classifies(folder) else None
+        if self.classifier:
+            if trace:
+                raise RecipeError("decisions of a mixture that classifies are not traced", field="trace")
+            return
         self.stored = load_mixture(folder)
         self.trace = Trace(trace, self.names, digest(self.stored.manifest)[:12], trace_texts) if trace else None
         self.engine = Engine(
@@ -36,12 +55,20 @@ class LoadedMixture:
     @property
     def names(self) -> tuple[str, ...]:
         """The experts, in the router's order."""
-        return self.stored.model.names
+        return (self.classifier or self.stored).model.names
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Reached for what a mixture that classifies does not have."""
+            if name in ("stored", "engine", "trace"):
+                raise CompatibilityError("this mixture answers with labels and writes nothing", hint="use classify")
+            raise AttributeError(name)
 
     @overload
     def generate(
         self,
-        prompt: str,
+        prompt: str | Turns,
         *,
         max_new_tokens: int | None = ...,
         sampling: Sampling = ...,
@@ -51,7 +78,7 @@ class LoadedMixture:
     @overload
     def generate(
         self,
-        prompt: list[str],
+        prompt: Several,
         *,
         max_new_tokens: int | None = ...,
         sampling: Sampling = ...,
@@ -60,31 +87,53 @@ class LoadedMixture:
     ) -> list[Generation]: ...
     def generate(
         self,
-        prompt: str | list[str],
+        prompt: str | Turns | Several,
         *,
         max_new_tokens: int | None = None,
         sampling: Sampling = GREEDY,
         stop: tuple[str, ...] = (),
         expert: str | None = None,
     ) -> Generation | list[Generation]:
-        """What the mixture writes after a prompt, or after each of several. `expert`: who answers, "base" included."""
-        prompts = [prompt] if isinstance(prompt, str) else prompt
+        """What the mixture writes after a prompt, or after each of several. `expert`: who answers, "base" included.
+
+        A prompt is a text, or a conversation, [{"role": "user", "content": "..."}, ...], that the assistant is to
+        continue: it is written with the base's chat template, and the router reads all of it.
+        """
+        prompts, alone = asked(prompt)
         made = self.engine.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
         first = [row[0] for row in made]
-        return first[0] if isinstance(prompt, str) else first
+        return first[0] if alone else first
 
     @overload
-    def route(self, text: str) -> RoutingReport: ...
+    def classify(self, text: str | tuple[str, ...], *, expert: str | None = ...) -> Classification: ...
     @overload
-    def route(self, text: list[str]) -> list[RoutingReport]: ...
-    def route(self, text: str | list[str]) -> RoutingReport | list[RoutingReport]:
-        """Who would answer a text, or each of several."""
-        reports = self.engine.route([text] if isinstance(text, str) else text)
-        return reports[0] if isinstance(text, str) else reports
+    def classify(self, text: list[str | tuple[str, ...]], *, expert: str | None = ...) -> list[Classification]: ...
+    def classify(
+        self, text: str | tuple[str, ...] | list[str | tuple[str, ...]], *, expert: str | None = None
+    ) -> Classification | list[Classification]:
+        """The label of a text, or of each of several; a tuple of two texts is one row. `expert`: who answers."""
+        if self.classifier is None:
+            raise CompatibilityError("this mixture writes and knows no labels", hint="use generate")
+        texts = text if isinstance(text, list) else [text]
+        found = classified(self.classifier, [(one,) if isinstance(one, str) else one for one in texts], expert)
+        return found if isinstance(text, list) else found[0]
+
+    @overload
+    def route(self, text: str | Turns) -> RoutingReport: ...
+    @overload
+    def route(self, text: Several) -> list[RoutingReport]: ...
+    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
+        """Who would answer a text or a conversation, or each of several."""
+        prompts, alone = asked(text)
+        if self.classifier:
+            reports = routed(self.classifier, [(one if isinstance(one, str) else plain(one),) for one in prompts])
+        else:
+            reports = self.engine.route(prompts)
+        return reports[0] if alone else reports
 
     def close(self) -> None:
         """End the trace, if one is kept: its rows are on the disk then."""
-        if self.trace:
+        if not self.classifier and self.trace:
             self.trace.close()
 
     def __enter__(self) -> "LoadedMixture":
@@ -95,29 +144,65 @@ class LoadedMixture:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
-        files = [path for path in self.stored.folder.rglob("*") if path.is_file()]
+        source = (self.classifier or self.stored).folder
+        files = [path for path in source.rglob("*") if path.is_file()]
 
         def write(draft: Path) -> None:
             for path in files:
-                copy = draft / path.relative_to(self.stored.folder)
+                copy = draft / path.relative_to(source)
                 disk.make_all(copy.parent)
                 disk.copy(path, copy)
-            load_mixture(draft)
+            (load_classifier if self.classifier else load_mixture)(draft)
 
         return write_new(Path(folder), write, sum(path.stat().st_size for path in files), "the mixture")
 
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
+
+        The arguments are those of a model that `load_model` gives. The card tells the verdict of the evaluation that
+        stands beside the mixture in its run directory, if that is of this mixture.
+        """
+        folder = (self.classifier or self.stored).folder
+        return push_mixture(folder, self.evaluation_at, repository, private, revision, token, license)
+
+
+def asked(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool]:
+    """The prompts that a caller gives, and whether it is one by itself. DataError names the message that is none."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    if isinstance(next(iter(prompt), None), Mapping | Message):
+        return [conversation_of(prompt)], True
+    return [one if isinstance(one, str) else conversation_of(one) for one in prompt], False
+
+
+def conversation_of(turns: Any) -> Conversation:
+    """Messages that the assistant is to answer, as whoever asks has them."""
+    said = messages_of([turn._asdict() if isinstance(turn, Message) else turn for turn in turns])
+    if said and said[-1].role == "assistant":
+        raise DataError("nothing is asked", field="messages", expected="a last message that the assistant can answer")
+    return said
+
 
 def load(
-    path: str | os.PathLike[str], *, trace: str | os.PathLike[str] | None = None, trace_texts: bool = False
+    place: str | os.PathLike[str], *, trace: str | os.PathLike[str] | None = None, trace_texts: bool = False
 ) -> LoadedMixture:
-    """Read a mixture from its own folder, or from the run directory that it was made in.
+    """Read a mixture from its own folder, from the run directory that it was made in, or from `org/name@revision` of
+    the hub.
 
     `trace`: a file to which every decision that a text is generated by is appended (see `generate.trace`), the prompt
     as its SHA-256, or with `trace_texts` as it is. Queries of `route` are not recorded.
     """
     if trace_texts and trace is None:
         raise RecipeError("there is no trace to write texts to", field="trace_texts", hint="name the trace's file")
-    folder = Path(path)
+    folder = locate(place).folder
     for candidate in (folder / "mixture", folder):
         if (candidate / "manifest.json").is_file():
             return LoadedMixture(candidate, None if trace is None else Path(trace), trace_texts)

@@ -3,28 +3,32 @@
     {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
      "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null}
 
-`prompt` stands in place of `prompt_sha256` where texts are kept. `probabilities` is null where the router gave none: it
-abstained, or was not asked because a caller named the expert (`forced`). `correction` is for whoever knows better: the
-expert that should have answered, or "base"; nothing here ever fills it in. People and programs edit it into the file,
-while no mixture is writing there. Knows nothing about models, nor about who reads the file.
+Where texts are kept `prompt` stands in place of `prompt_sha256`, or of a conversation `messages`. `probabilities` is
+null where the router gave none: it abstained, or was not asked because a caller named the expert (`forced`).
+`correction` is for whoever knows better: the expert that should have answered, or "base"; nothing here ever fills it
+in. People and programs edit it into the file, while no mixture is writing there. Knows nothing about models, nor
+about who reads the file.
 """
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.rows import messages_of
 from moesaic.errors import DataError, MoesaicError, NonFiniteError, nearest
 from moesaic.files import JsonlWriter, read_jsonl
-from moesaic.generate.engine import BASE
+from moesaic.generate.engine import BASE, Prompt
 from moesaic.model.features import Prompts
 from moesaic.recipe.names import validate_name
 from moesaic.routing import Routing
 from moesaic.routing.selection import probabilities
+from moesaic.tokenizer import Conversation
+from moesaic.tokenizer.conversation import plain
 
 WRITTEN_BY = "a routing trace is what `moesaic generate --trace` writes"
 EXCESS = 1e-2  # how far from 1 shares may sum: they come from bfloat16 at worst
@@ -32,10 +36,11 @@ EXCESS = 1e-2  # how far from 1 shares may sum: they come from bfloat16 at worst
 
 @dataclass(frozen=True)
 class Decision:
-    """A row of a trace: what was decided about one prompt. Of `prompt` and `prompt_sha256` exactly one is there."""
+    """A row of a trace: what was decided about one prompt. Of what tells it (TOLD) exactly one is there."""
 
     time: datetime
     prompt: str | None
+    messages: Conversation | None
     prompt_sha256: str | None
     tokens: int
     probabilities: dict[str, float] | None
@@ -46,12 +51,23 @@ class Decision:
     correction: str | None = None
 
     @property
+    def asked(self) -> str | Conversation | None:
+        """The prompt as it was given; None where only its hash was kept."""
+        return self.prompt if self.messages is None else self.messages
+
+    @property
+    def text(self) -> str | None:
+        """The prompt as people read it."""
+        return self.prompt if self.messages is None else plain(self.messages)
+
+    @property
     def confidence(self) -> float | None:
         """The probability of the chosen expert; None where none was chosen by a router."""
         return None if self.probabilities is None or self.chosen == BASE else self.probabilities[self.chosen]
 
 
 KEYS = tuple(field.name for field in fields(Decision))
+TOLD = ("prompt", "messages", "prompt_sha256")
 START = b'{"time": "'  # of every row as it is written
 
 
@@ -70,17 +86,19 @@ class Trace:
         self.names, self.mixture, self.texts = names, mixture, texts
         self.log = JsonlWriter(path)
 
-    def record(self, prompts: Prompts, routing: Routing, forced: bool) -> None:
-        """Append a row for each prompt. `forced`: a caller decided, not the router."""
+    def record(self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool) -> None:
+        """Append a row for each prompt, as it was `asked`. `forced`: a caller decided, not the router."""
         time, shares = datetime.now(UTC), probabilities(routing.logits)
         if not shares.isfinite().all():
             raise NonFiniteError("the router's probabilities are not finite", field="probabilities")
         columns = (prompts.texts, prompts.lengths, shares, routing.weights, routing.best)
         some = (column if isinstance(column, list) else column.tolist() for column in columns)
-        for text, tokens, share, weights, best in zip(*some, strict=True):
+        for given, text, tokens, share, weights, best in zip(asked, *some, strict=True):
+            talk = given if isinstance(given, tuple) else None
             decision = Decision(
                 time=time,
-                prompt=text if self.texts else None,
+                prompt=text if self.texts and talk is None else None,
+                messages=talk if self.texts else None,
                 prompt_sha256=None if self.texts else hashlib.sha256(text.encode()).hexdigest(),
                 tokens=tokens,
                 probabilities=None if forced or not any(share) else dict(zip(self.names, share, strict=True)),
@@ -105,8 +123,9 @@ class Trace:
 def row_of(decision: Decision) -> dict[str, Any]:
     """A decision as it is written."""
     row = asdict(decision) | {"time": decision.time.isoformat(timespec="milliseconds")}
-    del row["prompt" if decision.prompt is None else "prompt_sha256"]
-    return row
+    if decision.messages is not None:
+        row["messages"] = [message._asdict() for message in decision.messages]
+    return {key: value for key, value in row.items() if key not in TOLD or value is not None}
 
 
 def refuse_another_kind(path: Path) -> None:
@@ -138,10 +157,10 @@ def read_trace(path: Path) -> Iterator[Decision]:
 
 def decision_of(row: dict[str, Any]) -> Decision:
     """A row as a value, once every field of it holds together; DataError names the field that does not."""
-    named = next((key for key in ("prompt", "prompt_sha256") if key in row), "prompt")
-    expected = [key for key in KEYS if key not in ("prompt", "prompt_sha256") or key == named]
+    named = next((key for key in TOLD if key in row), "prompt")
+    expected = [key for key in KEYS if key not in TOLD or key == named]
     for key in (key for key in row if key not in expected):
-        hint = "a row has one of prompt and prompt_sha256" if key == "prompt_sha256" else nearest(key, expected)
+        hint = f"a row has one of {', '.join(TOLD)}" if key in TOLD else nearest(key, expected)
         field = key if key.isidentifier() else repr(key)
         raise DataError("unknown key", field=field, hint=hint or WRITTEN_BY)
     for key in (key for key in expected if key not in row):
@@ -155,6 +174,9 @@ def decision_of(row: dict[str, Any]) -> Decision:
         text = row["prompt"]
         require("prompt", isinstance(text, str) and text, "a text that is not empty")
         require("prompt", not re.search("[\ud800-\udfff]", text), "Unicode text")
+    elif named == "messages":
+        row = {**row, "messages": messages_of(row["messages"])}
+        require("messages", row["messages"], "one message or more")
     else:
         require("prompt_sha256", is_hex(row["prompt_sha256"], 64), "64 hexadecimal digits in lower case")
     require("tokens", type(row["tokens"]) is int and row["tokens"] > 0, "a count from 1")
@@ -180,7 +202,7 @@ def decision_of(row: dict[str, Any]) -> Decision:
     if row["correction"] is not None:
         require("correction", isinstance(row["correction"], str), "null or a name")
         checked("correction", row["correction"])
-    return Decision(**{"prompt": None, "prompt_sha256": None, **row, "time": moment(row["time"])})
+    return Decision(**{**dict.fromkeys(TOLD), **row, "time": moment(row["time"])})
 
 
 def moment(text: Any) -> datetime:
@@ -228,7 +250,7 @@ def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
     return {
         "rows": len(every),
         "forced": len(every) - len(decided),
-        "texts": sum(one.prompt is not None for one in every),
+        "texts": sum(one.asked is not None for one in every),
         "mixtures": dict(Counter(one.mixture for one in every)),
         "first": min(times, default=None),
         "last": max(times, default=None),

@@ -79,6 +79,20 @@ class Decoder(nn.Module):
             routings.append(routing)
         return x, routings
 
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+        """`types`: ignored, an encoder's have a meaning."""
+        return self.embed_tokens(ids)
+
+    def blocks(
+        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "b t d"]:
+        """Blocks without a cache. `real`: ignored, as no token sees the padding behind it."""
+        return self.run(x, None, layers, gates)[0]
+
+    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """The states that logits are read from."""
+        return self.norm(x)
+
     def head(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.lm_head(self.norm(x), gates)
 

@@ -62,6 +62,21 @@ class Encoder(nn.Module):
         logits = None if self.head is None else self.head(x, gates)
         return Output(x, logits, None if self.pooler is None else self.pooler(x, gates))
 
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+        return self.embeddings(ids, types)
+
+    def blocks(
+        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "b t d"]:
+        """A range of blocks; `real`: where there is a token."""
+        for layer in layers:
+            x = self.layers[layer](x, real[:, None, None], gates)
+        return x
+
+    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """The last block's states as they are: its norm stands in it."""
+        return x
+
 
 class Embeddings(nn.Module):
     """norm(word + position + token type); token type 0 where none are given."""

@@ -6,7 +6,7 @@ the caller holds: rows join, leave and multiply by `select`, `repeat` and `join`
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -15,29 +15,33 @@ from torch import Tensor, nn
 from moesaic.config import Feature
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, pool, project, read
+from moesaic.model.readings import Readings
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Routing, Selection
-from moesaic.routing.routers import ArrowRouter, Router
+from moesaic.routing.routers import ArrowRouter, Features, Router
+
+Read = TypeVar("Read", Cache, Readings)
 
 
 @dataclass(frozen=True)
-class Session:
+class Session(Generic[Read]):
     """Rows in flight: what they chose, grouped for the layers, and what they have read so far."""
 
     routing: Routing
     gates: Gates
-    cache: Cache
+    cache: Read
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Session":
+    def select(self, rows: Int[Tensor, " g"]) -> "Session[Read]":
         return Session(self.routing[rows], self.gates.select(rows), self.cache.select(rows))
 
-    def repeat(self, n: int) -> "Session":
+    def repeat(self, n: int) -> "Session[Read]":
         return self.select(torch.arange(self.gates.num_rows, device=self.gates.rows.device).repeat_interleave(n))
 
     @staticmethod
-    def join(parts: list["Session"]) -> "Session":
+    def join(parts: list["Session[Read]"]) -> "Session[Read]":
         gates = Gates.of(torch.cat([part.gates.weights for part in parts]))
-        return Session(Routing.cat([p.routing for p in parts]), gates, Cache.join([p.cache for p in parts]))
+        read = [part.cache for part in parts]
+        return Session(Routing.cat([part.routing for part in parts]), gates, type(read[0]).join(read))
 
 
 @runtime_checkable
@@ -50,12 +54,21 @@ class Routed(Protocol):
     def context(self) -> int: ...
     def route(self, prompts: Prompts) -> Routing: ...
     def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]: ...
-    def prefill(self, prompts: Prompts, room: int, forced: Routing | None) -> tuple[Float[Tensor, "b v"], Session]: ...
-    def decode(self, ids: Int[Tensor, " b"], session: Session) -> Float[Tensor, "b v"]: ...
+    def prefill(
+        self, prompts: Prompts, room: int, forced: Routing | None
+    ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Any]) -> Float[Tensor, "b v"]: ...
+
+
+def decided(router: Router, features: Features, selection: Selection, disabled: list[int]) -> Routing:
+    """Features to weights; with all experts disabled, every row abstains."""
+    logits = router(features)
+    silent = torch.tensor(disabled, dtype=torch.long, device=logits.device)
+    return selection(logits.index_fill(1, silent, float("-inf")))
 
 
 class AdapterMixture(nn.Module):
-    """Adapters on one shared base, chosen per sequence: site `linear`, level `sequence`.
+    """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
 
     `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
     prompt's own pass. `disabled`: experts that the router never chooses; who names one is still answered by it.
@@ -88,11 +101,9 @@ class AdapterMixture(nn.Module):
             return self.decide(project(self.decoder, len(self.names), prompts, self.prototypes))
         return self.decide(read(self.feature, self.decoder, len(self.names), prompts))
 
-    def decide(self, features: Float[Tensor, "n d"] | list[str]) -> Routing:
-        """Features to weights; with all experts disabled, every row abstains."""
-        logits = self.router(features)
-        disabled = torch.tensor(self.disabled, dtype=torch.long, device=logits.device)
-        return self.selection(logits.index_fill(1, disabled, float("-inf")))
+    def decide(self, features: Features) -> Routing:
+        """Features to weights."""
+        return decided(self.router, features, self.selection, self.disabled)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates."""
@@ -100,7 +111,7 @@ class AdapterMixture(nn.Module):
 
     def prefill(
         self, prompts: Prompts, room: int, forced: Routing | None = None
-    ) -> tuple[Float[Tensor, "b v"], Session]:
+    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read the prompts, decide (unless `forced`), and return the logits after each prompt's last token.
 
         `room`: how many tokens may follow.
@@ -120,7 +131,7 @@ class AdapterMixture(nn.Module):
         last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
         return decoder.head(last, gates)[:, 0], Session(routing, gates, cache)
 
-    def decode(self, ids: Int[Tensor, " b"], session: Session) -> Float[Tensor, "b v"]:
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> Float[Tensor, "b v"]:
         """Read one more token of each row and return the logits after it; never re-routes."""
         logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
         session.cache.advance(1)

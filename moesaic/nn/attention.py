@@ -23,10 +23,11 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.grouped = layer, config.head_dim, config.num_heads != config.num_kv_heads
         self.scale = config.query_scalar**-0.5 if config.query_scalar else None
         inner, inner_kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        self.q_proj = Linear(config.hidden_size, inner, config.qkv_bias)
-        self.k_proj = Linear(config.hidden_size, inner_kv, config.qkv_bias)
-        self.v_proj = Linear(config.hidden_size, inner_kv, config.qkv_bias)
-        self.o_proj = Linear(inner, config.hidden_size)
+        bias = config.qkv_bias or config.attention_bias
+        self.q_proj = Linear(config.hidden_size, inner, bias)
+        self.k_proj = Linear(config.hidden_size, inner_kv, bias)
+        self.v_proj = Linear(config.hidden_size, inner_kv, bias)
+        self.o_proj = Linear(inner, config.hidden_size, config.attention_bias)
         self.q_norm = norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = norm(config, config.head_dim) if config.qk_norm else None
 

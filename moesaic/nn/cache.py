@@ -58,6 +58,12 @@ class Cache:
         """Some of the rows, in the order given (a row may be taken more than once)."""
         return Cache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.lengths[rows])
 
+    def put(self, rows: Int[Tensor, " g"], part: "Cache") -> None:
+        """Write back what `select(rows)` gave, each row once, after it has read on."""
+        for own, new in zip((*self.keys, *self.values), (*part.keys, *part.values), strict=True):
+            own[rows] = new
+        self.lengths = self.lengths.index_copy(0, rows, part.lengths)
+
     def repeat(self, n: int) -> "Cache":
         """n copies of each row, side by side."""
         return self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(n))

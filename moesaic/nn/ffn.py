@@ -24,9 +24,9 @@ class GLU(nn.Module):
         super().__init__()
         inner = inner or config.intermediate_size
         self.act = ACTIVATIONS[config.activation]
-        self.gate_proj = Linear(config.hidden_size, inner)
-        self.up_proj = Linear(config.hidden_size, inner)
-        self.down_proj = Linear(inner, config.hidden_size)
+        self.gate_proj = Linear(config.hidden_size, inner, config.mlp_bias)
+        self.up_proj = Linear(config.hidden_size, inner, config.mlp_bias)
+        self.down_proj = Linear(inner, config.hidden_size, config.mlp_bias)
 
     def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
         return self.down_proj(self.act(self.gate_proj(x, gates)) * self.up_proj(x, gates), gates), None

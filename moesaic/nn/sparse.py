@@ -16,7 +16,7 @@ from moesaic.routing import Gates, Routing
 class SparseFFN(nn.Module):
     """sum over the k experts of largest p, of p_e expert_e(x), with p = softmax(gate(x)). arXiv 2401.04088, section 2.
 
-    `gates`: ignored, those of the sequences; the tokens make their own. An expert without a token is not computed.
+    `gates`: those of the sequences, for `gate`; the tokens make their own. An expert without a token is not computed.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -27,7 +27,7 @@ class SparseFFN(nn.Module):
 
     def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> tuple[Float[Tensor, "b t d"], Routing | None]:
         tokens = x.flatten(0, 1)
-        logits = self.gate(x, None).flatten(0, 1)
+        logits = self.gate(x, gates).flatten(0, 1)
         exact = torch.promote_types(x.dtype, torch.float32)
         values, chosen = logits.softmax(-1, dtype=exact).topk(self.chosen, -1)
         if self.renormalise:

@@ -6,7 +6,7 @@ Knows nothing about torch, rows of text or run directories: it is plain data tha
 from moesaic.recipe.layers import layer_range
 from moesaic.recipe.names import validate_name
 from moesaic.recipe.reading import dump, parse, read
-from moesaic.recipe.routers import EncoderFeature, Router, RouterLoss, RouterSpec
+from moesaic.recipe.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
 from moesaic.recipe.schema import (
     LEGAL,
     RESERVED,
@@ -21,7 +21,8 @@ from moesaic.recipe.schema import (
     Target,
     validate_expert,
 )
-from moesaic.recipe.sources import Data, DemoData, FileData, Source
+from moesaic.recipe.sources import Data, DemoData, FileData, LabelledData, Source
+from moesaic.recipe.texts import Texts
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
 __all__ = [
@@ -35,7 +36,9 @@ __all__ = [
     "Evaluate",
     "ExistingBase",
     "Expert",
+    "Exploration",
     "FileData",
+    "LabelledData",
     "Mixture",
     "NewBase",
     "Pretrain",
@@ -45,6 +48,7 @@ __all__ = [
     "RouterSpec",
     "Source",
     "Target",
+    "Texts",
     "Train",
     "TrainOverride",
     "dump",

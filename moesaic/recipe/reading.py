@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe import document as yaml
 from moesaic.recipe.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
+from moesaic.recipe.places import is_folder, settled
 from moesaic.recipe.problems import as_recipe_error, keys_at, unknown_key
 from moesaic.recipe.routers import RouterSpec
 from moesaic.recipe.schema import ExistingBase, Recipe
@@ -82,13 +83,13 @@ def _checked(document: Document, overrides: Sequence[str], folder: Path) -> Reci
 
 
 def _settled(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its folders made absolute, so that it means the same wherever it is copied to."""
+    """The recipe with its folders made absolute and its ids with their revisions, to mean the same wherever it lies."""
     root = os.path.abspath(folder / os.path.expanduser(recipe.data_root or ""))
     base = recipe.base
     if isinstance(base, ExistingBase):
-        base = base.model_copy(update={"path": _folder_or_id(base.path, folder)})
+        base = base.model_copy(update={"path": settled(base.path, folder)})
     experts = {
-        name: expert.model_copy(update={"path": expert.path and _folder_or_id(expert.path, folder)})
+        name: expert.model_copy(update={"path": expert.path and settled(expert.path, folder)})
         for name, expert in recipe.experts.items()
     }
     rivals = [_settled_router(spec, folder) for spec in recipe.router.compare]
@@ -102,14 +103,8 @@ def _settled_router(spec: Spec, folder: Path) -> Spec:
     """A router's section with the folder of the encoder that it reads, if it reads one, made absolute."""
     if isinstance(spec.feature, str):
         return spec
-    feature = spec.feature.model_copy(update={"model": _folder_or_id(spec.feature.model, folder)})
+    feature = spec.feature.model_copy(update={"model": settled(spec.feature.model, folder)})
     return spec.model_copy(update={"feature": feature})
-
-
-def _folder_or_id(path: str, folder: Path) -> str:
-    """A folder made absolute; what is no folder is a hub id, and stays."""
-    candidate = os.path.abspath(folder / os.path.expanduser(path))
-    return candidate if os.path.isdir(candidate) else path
 
 
 def _override(document: Document, override: str) -> None:
@@ -140,7 +135,7 @@ def _override(document: Document, override: str) -> None:
         node = node[step]
     document.marks = {place: mark for place, mark in document.marks.items() if place[: len(loc)] != loc}
     document.marks[loc] = BEHIND_ALL
-    if FOLDER.fullmatch(key) and isinstance(value, str) and (key == "data_root" or os.path.isdir(value)):
+    if FOLDER.fullmatch(key) and isinstance(value, str) and (key == "data_root" or is_folder(value)):
         value = os.path.abspath(
             os.path.expanduser(value)
         )  # typed by someone who stands here, not in the recipe's folder

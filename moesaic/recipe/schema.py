@@ -4,6 +4,8 @@ Knows nothing about YAML, files' contents or tensors; no section is ever changed
 """
 
 import os
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,19 +15,21 @@ from moesaic.config import SIZES
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.layers import layer_bounds
 from moesaic.recipe.names import validate_name
-from moesaic.recipe.routers import Router
+from moesaic.recipe.routers import EncoderFeature, Router
 from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
-from moesaic.recipe.sources import Data, SomeSources, Sources, case_by_key
+from moesaic.recipe.sources import Data, LabelledData, SomeSources, Sources, case_by_key
+from moesaic.recipe.texts import Texts
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
-Target = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+OfDecoders = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Target = Literal[OfDecoders, "query", "key", "value"]
 Metric = Literal["perplexity", "accuracy"]
 Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
 
 RESERVED = (*get_args(Control), "router", "all", "unseen")
 """Words that stand beside the experts' names in every table, so no expert may be called one."""
 
-LEGAL: dict[str, tuple[str, tuple[str, ...]]] = {"lora": ("linear", ("sequence",))}
+LEGAL: dict[str, tuple[str, tuple[str, ...]]] = dict.fromkeys(("lora", "tt_lora"), ("linear", ("sequence",)))
 """Expert kind -> the site where such experts meet, and the levels at which they can be routed there."""
 
 
@@ -50,7 +54,10 @@ class ExistingBase(Section):
     """A base that is there already."""
 
     path: Text
-    """Folder of a model: config.json, its safetensors and its tokenizer."""
+    """A folder with config.json, safetensors and a tokenizer; or `org/name@revision` of the hub; or `shipped:tiny`."""
+    pool: Literal["first", "mean", "last"] | None = None
+    """Which state of a row a label is read from: of the first token, as in encoders, through the pooler of a BERT that
+    has one; of the last, as in decoders; or the mean over all tokens. Where none is given, as is usual for the base."""
 
 
 class NewBase(Section):
@@ -77,35 +84,98 @@ Base = Annotated[
 ]
 
 
+def _named_or_own(value: Any) -> str:
+    return CASE + ("own" if isinstance(value, Mapping) else "named")
+
+
+Side = Annotated[list[Annotated[Count, Field(le=2**20)]], Field(min_length=1, max_length=32)]
+Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]
+
+
+class Sweep(Section):
+    """What is tried, in every combination, in place of an expert's own value; one setting at least."""
+
+    rank: Annotated[list[Count], Field(min_length=1), Distinct] | None = None
+    """Ranks."""
+    alpha: Annotated[list[Positive], Field(min_length=1), Distinct] | None = None
+    """Values of alpha."""
+    lr: Annotated[list[Positive], Field(min_length=1), Distinct] | None = None
+    """Learning rates."""
+    targets: (
+        Annotated[list[Annotated[list[Target], Field(min_length=1), Distinct]], Field(min_length=1), Distinct] | None
+    ) = None
+    """Sets of linear layers."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "Sweep":
+        if not any(value for _, value in self):
+            raise refusal(RecipeError("nothing to try", hint="give values of rank, alpha, lr or targets"))
+        return self
+
+
 class Expert(Section):
     """A trained contribution: trained here from data, or a PEFT adapter folder trained elsewhere."""
 
-    kind: Literal["lora"]
-    """What it is made of."""
+    kind: Literal["lora", "tt_lora"]
+    """What it is made of: pairs of thin matrices, or the cores of tensor trains."""
     rank: Count = 8
     """Rank of its adapters."""
     alpha: Positive | None = None
-    """Its adapters are scaled by alpha / rank; twice the rank where none is given."""
-    targets: Annotated[list[Target], Distinct] = Field(default=list(get_args(Target)), min_length=1)
+    """What multiplies its adapters: of lora alpha / rank, of tt_lora alpha itself; where none is given, 2 and 8."""
+    targets: Annotated[list[Target], Distinct] = Field(default=list(get_args(OfDecoders)), min_length=1)
     """Linear layers that it adapts."""
+    factors: Annotated[
+        Annotated[Literal["auto", "published"], Tag(CASE + "named")] | Annotated[dict[str, Sides], Tag(CASE + "own")],
+        Discriminator(_named_or_own),
+    ] = "auto"
+    """Of tt_lora, how sizes are cut: auto, as published for such matrices, or `[[inputs], [outputs]]` by target."""
+    init: Literal["zero", "published"] = "zero"
+    """Of tt_lora, how it starts: without changing anything, or with cores of norm 1."""
     layers: str | None = None
     """Blocks that it adapts, as `2..`, `2..6` (2, 3, 4, 5) or `..4`; all where none are given."""
     data: Data | None = None
     """What it is trained for and judged by; with `path`, what it is routed to and judged by."""
     path: Text | None = None
-    """Folder of a PEFT adapter trained elsewhere."""
+    """A PEFT adapter trained elsewhere: its folder, or `org/name@revision` of the hub."""
     examples: SomeSources | None = None
     """Prompts to learn the routing from, where there is no data."""
     keywords: Annotated[list[Text], Field(min_length=1), Distinct] | None = None
     """Words that the keyword router looks for."""
+    head: Literal["trained", "frozen"] = "trained"
+    """Of rows with labels: whether the head learns, or stays as it is drawn."""
+    sweep: Sweep | None = None
+    """Values that are tried; the best on validation is kept."""
     train: TrainOverride = TrainOverride()
     """Training settings of this expert only."""
 
     def idle(self) -> dict[str, str]:
         """What a trained adapter's folder says already, and examples beside data."""
-        of_folder = ("rank", "alpha", "targets", "layers", "train") if self.path else ()
-        idle = dict.fromkeys(of_folder, "an expert with path is trained already: its folder says this")
+        of_trains = ("factors", "init") if self.kind != "tt_lora" else ()
+        idle = dict.fromkeys(of_trains, "it goes with kind: tt_lora")
+        of_folder = ("rank", "alpha", "targets", "factors", "init", "layers", "train", "sweep") if self.path else ()
+        idle |= dict.fromkeys(of_folder, "an expert with path is trained already: its folder says this")
+        if not isinstance(self.data, LabelledData):
+            idle["head"] = "only experts that classify have a head"
+        elif self.path:
+            idle["head"] = "an expert with path is trained already: its folder holds its head"
+        for key in ("rank", "alpha", "targets"):
+            if self.sweep and getattr(self.sweep, key):
+                idle[key] = f"sweep.{key} stands in its place"
         return idle | ({"examples": "the router learns from data"} if self.data else {})
+
+    @property
+    def trials(self) -> list["Expert"]:
+        """The expert with every combination of what its sweep tries, but for learning rates; itself without a sweep."""
+        tried = {key: value for key, value in self.sweep or () if value and key != "lr"}
+        combinations = product(*tried.values())
+        return [self.model_copy(update=dict(zip(tried, values, strict=True))) for values in combinations]
+
+    @property
+    def scale(self) -> float:
+        """What multiplies the product of its adapters."""
+        if self.kind == "tt_lora":
+            return 8.0 if self.alpha is None else self.alpha
+        return 2.0 if self.alpha is None else self.alpha / self.rank
 
     @field_validator("layers")
     @classmethod
@@ -115,6 +185,21 @@ class Expert(Section):
         except RecipeError as error:
             raise refusal(error) from None
         return layers
+
+    @model_validator(mode="after")
+    def _factorised(self) -> "Expert":
+        if isinstance(self.factors, str):
+            return self
+        if self.sweep and self.sweep.targets:
+            error = RecipeError("factors by target do not go with targets that are tried", expected="auto or published")
+            raise refusal(error, "factors")
+        for target in self.factors:
+            if target not in self.targets:
+                error = RecipeError("no target of this expert", expected=f"one of {', '.join(self.targets)}")
+                raise refusal(error, "factors", target)
+        if missing := [target for target in self.targets if target not in self.factors]:
+            raise refusal(RecipeError(f"no factors for {', '.join(missing)}", hint="name all targets"), "factors")
+        return self
 
     @model_validator(mode="after")
     def _origin(self) -> "Expert":
@@ -162,6 +247,8 @@ class Evaluate(Section):
     """Training settings of the control `joint_wide` only."""
     samples: Whole = 2
     """Generations that the report shows of a domain."""
+    generate: Texts | None = None
+    """What is written after test prompts, and scored."""
 
 
 class Recipe(Section):
@@ -214,6 +301,17 @@ class Recipe(Section):
         override = self.evaluate.joint if name == "joint" else self.evaluate.joint_wide
         return override.over(self.train.model_copy(update={"steps": steps}))
 
+    @property
+    def places(self) -> dict[str, str]:
+        """Where the models that it names lie, by the key that says so."""
+        found = {"base.path": self.base.path} if isinstance(self.base, ExistingBase) else {}
+        found |= {f"experts.{name}.path": expert.path for name, expert in self.experts.items() if expert.path}
+        for index, spec in enumerate([self.router, *self.router.compare]):
+            if isinstance(spec.feature, EncoderFeature):
+                key = f"router.compare[{index - 1}]" if index else "router"
+                found[f"{key}.feature.model"] = spec.feature.model
+        return found
+
     def resolve(self, path: str) -> Path:
         """Where a source's file is."""
         return Path(self.data_root or "", os.path.expanduser(path))
@@ -240,6 +338,33 @@ class Recipe(Section):
             if self.mixture.level not in levels:
                 error = RecipeError(f"{what} at level {self.mixture.level}", expected=f"level {' or '.join(levels)}")
                 raise refusal(error, "mixture", "level")
+        return self
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its experts classify; otherwise all of them write."""
+        return any(isinstance(expert.data, LabelledData) for expert in self.experts.values())
+
+    @model_validator(mode="after")
+    def _alike(self) -> "Recipe":
+        """Experts that classify and experts that write cannot be mixed, nor is text judged beside labels."""
+        if not self.labelled:
+            if isinstance(self.base, ExistingBase) and self.base.pool:
+                error = RecipeError("has no effect here", hint="it goes with rows that have labels")
+                raise refusal(error, "base", "pool")
+            return self
+        for name, expert in self.experts.items():
+            if not isinstance(expert.data, LabelledData):
+                other = next(n for n, e in self.experts.items() if isinstance(e.data, LabelledData))
+                what = f"'{other}' classifies rows with labels, and '{name}' has none"
+                hint = "give all experts data with task, or with columns and label, or none of them"
+                raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
+        if isinstance(self.base, NewBase):
+            hint = "name a trained encoder or decoder: base: {path: ...}"
+            raise refusal(RecipeError("a base for rows with labels is not pretrained here", hint=hint), "base", "size")
+        if self.evaluate.unseen:
+            error = RecipeError("text without labels cannot be judged beside rows that have some")
+            raise refusal(error, "evaluate", "unseen")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import RecipeError
-from moesaic.evaluate.statistics import ALL
+from moesaic.evaluate.units import Unit, ranked, unit_of
 from moesaic.recipe import document
 from moesaic.report.figures import Figures, number_at
 from moesaic.report.reading import Run
@@ -40,8 +40,16 @@ class Side:
 
 def shared_contenders(a: Run, b: Run) -> list[str]:
     """All contenders of either run, the best of `a` first, then those that only `b` has."""
-    nats = {name: control["nats"][ALL] for name, control in a.evaluation["controls"].items()}
-    return merged(sorted(nats, key=nats.__getitem__), b.evaluation["controls"])
+    return merged(ranked(a.evaluation), b.evaluation["controls"])
+
+
+def shared_unit(a: Run, b: Run) -> Unit:
+    """What both were compared in; runs that write and runs that classify cannot be held against each other."""
+    unit, other = unit_of(a.evaluation), unit_of(b.evaluation)
+    if unit is not other:
+        what = "two runs that are not judged alike"
+        raise RecipeError(what, path=b.folder, expected=unit.words, got=other.words, hint="compare runs of one kind")
+    return unit
 
 
 def merged(*some: Iterable[str]) -> list[str]:

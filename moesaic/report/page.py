@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import MoesaicError, WeightsError
+from moesaic.evaluate.units import unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
-from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders
+from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders, shared_unit
 from moesaic.report.figures import Figures, harmless, shown
 from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
 from moesaic.report.sections import contenders, domains_of, experts_of, heat, samples, text_rows
@@ -50,6 +51,7 @@ def report(run: Run, trace: Told | None = None) -> str:
         run.folder / EVALUATION,
         evaluation=run.evaluation,
         router=run.evaluation.get("router", {}),
+        unit=unit_of(run.evaluation),
         figure=Figures(run.evaluation),
         of_data=Figures(run.data, "data.json"),
         run=run,
@@ -73,6 +75,7 @@ def comparison(a: Run, b: Run) -> str:
         a=Side(a, "a"),
         b=Side(b, "b"),
         shared_contenders=shared_contenders,
+        unit=shared_unit(a, b),
         domains_of=domains_of,
         merged=merged,
         recipe=recipe_differences(a, b),

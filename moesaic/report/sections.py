@@ -10,6 +10,7 @@ from typing import Any
 
 from moesaic.evaluate.statistics import ALL, UNSEEN
 from moesaic.evaluate.tokens import BASE
+from moesaic.evaluate.units import ranked, unit_of
 from moesaic.report.figures import number_at
 
 MEANINGS = {
@@ -24,6 +25,12 @@ MEANINGS = {
     "router": "the mixture: the router chooses from the prompt",
     "oracle": "the expert of each row's own domain, the base where there is none",
     "oracle_best": "for each row whoever does best on it: a bound, nothing to be used",
+}
+OF_LABELS = {
+    "base": "the most frequent label of the row\N{RIGHT SINGLE QUOTATION MARK}s task, which is told",
+    "joint": "one adapter trained on all tasks together, with one head over all labels",
+    "average": "all adapters merged into one model by their mean, answering by the mean of all heads",
+    "random": "the mean over the experts: one drawn evenly for each row",
 }
 BOUNDS = ("random", "oracle", "oracle_best")
 STRENGTHS = (0.1, 0.4, 1.0)
@@ -94,7 +101,8 @@ def experts_of(evaluation: Mapping[str, Any]) -> list[str]:
 
 def domains_of(evaluation: Mapping[str, Any]) -> list[str]:
     """The domains in the recipe's order, then those that only the scores know, `unseen` the last."""
-    scored = [name for control in evaluation["controls"].values() for name in control["nats"] if name != ALL]
+    key = unit_of(evaluation).key
+    scored = [name for control in evaluation["controls"].values() for name in control[key] if name != ALL]
     named = [name for name in evaluation.get("domains", []) if name in scored]
     return sorted(dict.fromkeys([*named, *scored]), key=lambda name: name == UNSEEN)
 
@@ -125,12 +133,13 @@ def contenders(evaluation: Mapping[str, Any]) -> Contenders:
 
     rows = [
         Contender(name, list(notes(name)), name == verdict["use"], name in BOUNDS, forest(name))
-        for name in sorted(controls, key=lambda name: controls[name]["nats"][ALL])
+        for name in ranked(evaluation)
     ]
+    told = MEANINGS | (OF_LABELS if unit_of(evaluation).rises else {})
     known = {name.partition(":")[0] + (":" if ":" in name else "") for name in controls}
     meanings = {
         key + ("\N{HORIZONTAL ELLIPSIS}" if key.endswith(":") else ""): text
-        for key, text in MEANINGS.items()
+        for key, text in told.items()
         if key in known
     }
     return Contenders(rows, domains_of(evaluation), place(0.0), meanings)
@@ -142,8 +151,10 @@ def heat(evaluation: Mapping[str, Any]) -> dict[str, list[HeatCell]]:
     names = [*(name for name in controls if name.startswith("expert:")), *(["router"] if "router" in controls else [])]
     if "base" not in controls or not experts_of(evaluation):
         return {}
-    nats = {name: {d: number_at(controls, (name, "nats", d)) or 0.0 for d in domains} for name in ("base", *names)}
-    off = {name: {d: nats[name][d] - nats["base"][d] for d in domains} for name in names}
+    unit = unit_of(evaluation)
+    said = {name: {d: number_at(controls, (name, unit.key, d)) or 0.0 for d in domains} for name in ("base", *names)}
+    sign = -1 if unit.rises else 1
+    off = {name: {d: sign * (said[name][d] - said["base"][d]) for d in domains} for name in names}
     most = max(abs(value) for row in off.values() for value in row.values()) or 1.0
     least = {d: min(off[name][d] for name in names if name != "router") for d in domains}
     return {

@@ -45,18 +45,23 @@ def panels(logs: Logs, experts: list[str]) -> list[Panel]:
 
 
 def _part(place: str, rates: dict[str, Rows]) -> Panel:
-    lines, reached, window = [], [], 1
+    lines, reached, scores, window = [], list[float | None](), list[float | None](), 1
     for number, rows in enumerate(rates.values()):
         loss, window = _smooth(rows, "loss")
         marks = [(row["step"], row["validation"]) for row in rows if row.get("validation") is not None]
+        scores.append(max((row["score"] for row in rows if "score" in row), default=None))
         lines.append(Curve([row["step"] for row in rows if "loss" in row], loss, marks, number))
         reached.append(min((nats for _, nats in marks), default=None))
-    best = min((nats for nats in reached if nats is not None), default=None)
+    if any(score is not None for score in scores):  # of an expert that classifies: its loss has another scale
+        reached, choose, words, measure = scores, max, "nats per row", "score"
+    else:
+        choose, words, measure = min, "nats per token", "validation"
+    best = choose((value for value in reached if value is not None), default=None)
     legend = [
         Line(f"rate {rate}", number, dash_of(number), nats, nats is not None and nats == best)
         for number, (rate, nats) in enumerate(zip(rates, reached, strict=True))
     ]
-    return Panel(place.rpartition("/")[2], curves(lines, "nats per token", place), legend, "validation", window)
+    return Panel(place.rpartition("/")[2], curves(lines, words, place), legend, measure, window)
 
 
 def _routers(places: dict[str, dict[str, Rows]]) -> Iterator[Panel]:

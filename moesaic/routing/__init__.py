@@ -2,5 +2,6 @@
 
 from moesaic.routing.gates import Gates, Routing, require
 from moesaic.routing.selection import Selection
+from moesaic.routing.states import States
 
-__all__ = ["Gates", "Routing", "Selection", "require"]
+__all__ = ["Gates", "Routing", "Selection", "States", "require"]

@@ -5,13 +5,16 @@ n rows, e experts, m (row, expert) pairs with a weight.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.errors import GatesError
+
+ROUNDING = 1e-6
+"""How far from 1 weights may sum that are meant to: decisions are made in float32."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Gates:
     values: Float[Tensor, " m"]
     sizes: tuple[int, ...] | None  # pairs of each expert, known to the host; None: only the device knows
     each: Int[Tensor, " n"] | None  # the one expert of every row, where every row has exactly one
+    _beside: dict[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
@@ -59,6 +63,14 @@ class Gates:
         alone = len(rows) == len(weights) == len(rows.unique())
         each = experts[rows.argsort()] if alone else None
         return Gates(weights, rows, experts, weights[rows, experts], sizes, each)
+
+    @staticmethod
+    def dense(weights: Float[Tensor, "n e"]) -> "Gates":
+        """Every expert for every row, those of weight 0 too: a gradient then reaches the weights of all of them."""
+        n, e = weights.shape
+        rows = torch.arange(n, device=weights.device)
+        experts = torch.arange(e, device=weights.device).repeat_interleave(n)
+        return Gates(weights, rows.repeat(e), experts, weights.t().flatten(), (n,) * e, None)
 
     @staticmethod
     def of_choices(experts: Int[Tensor, "n k"], values: Float[Tensor, "n k"], num_experts: int) -> "Gates":
@@ -104,6 +116,19 @@ class Gates:
             if size:
                 yield expert, self.rows[start : start + size], self.values[start : start + size]
             start += size
+
+    def with_base(self, experts: tuple[int, ...]) -> "Gates":
+        """The weights of these experts and, as the last column, what each row leaves of 1: the base's own share.
+
+        What rounding leaves is none. Made once for all layers that hold the same experts.
+        """
+        if experts not in self._beside:
+            chosen = self.weights[:, list(experts)]
+            left = 1 - chosen.sum(-1, keepdim=True)
+            rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
+            left = left.masked_fill(left.abs() <= rounding, 0.0)
+            self._beside[experts] = Gates.of(torch.cat([chosen, left], -1))
+        return self._beside[experts]
 
     def select(self, rows: Int[Tensor, " g"]) -> "Gates":
         """The gates of some of the rows, in the order given."""

@@ -14,12 +14,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moesaic.errors import RecipeError
+from moesaic.routing.states import States
+
+Features = Float[Tensor, "_ _"] | States | list[str]
+"""What n prompts are to a router: a vector of each, the states of its tokens, or its text."""
+
 
 @runtime_checkable
 class Router(Protocol):
-    """What decides: pooled states (n, d), or n texts, in; logits (n, e) out."""
+    """What decides: features of n prompts in, logits (n, e) out."""
 
-    def __call__(self, features: Float[Tensor, "n d"] | list[str]) -> Float[Tensor, "n e"]: ...
+    def __call__(self, features: Features) -> Float[Tensor, "n e"]: ...
 
 
 class TrainedRouter(nn.Module):
@@ -75,14 +81,37 @@ class CentroidRouter(TrainedRouter):
         return cosine / self.temperature
 
 
-class MLPRouter(TrainedRouter):
-    """Standardised features through hidden layers of the given sizes; with none of them it is a linear router."""
+class LayeredRouter(TrainedRouter):
+    """What routers that are trained by gradient share: features are standardised, logits divided by a temperature.
+
+    `noise` is for training alone (see `exploration`), and no part of deciding: from the mean of a prompt's states,
+    standardised, to how far each logit is spread, before the softplus.
+    """
 
     mean: Tensor
     deviation: Tensor
     temperature: Tensor
+    outer: nn.Linear
+    noise: nn.Linear | None
 
-    def __init__(self, num_features: int, num_experts: int, hidden: list[int], dropout: float = 0.0):
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the arguments, those of later versions, where they are not what they were before there was a choice."""
+        return ({} if self.outer.bias is not None else {"bias": False}) | ({"noise": True} if self.noise else {})
+
+
+class MLPRouter(LayeredRouter):
+    """Standardised features through hidden layers of the given sizes; with none of them it is a linear router."""
+
+    def __init__(
+        self,
+        num_features: int,
+        num_experts: int,
+        hidden: list[int],
+        dropout: float = 0.0,
+        bias: bool = True,
+        noise: bool = False,
+    ):
         super().__init__()
         self.hidden = hidden
         self.register_buffer("mean", torch.zeros(num_features))
@@ -90,18 +119,70 @@ class MLPRouter(TrainedRouter):
         self.register_buffer("temperature", torch.ones(()))
         sizes = [num_features, *hidden]
         self.inner = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
-        self.outer = nn.Linear(sizes[-1], num_experts)
+        self.outer = nn.Linear(sizes[-1], num_experts, bias=bias)
+        self.noise = nn.Linear(num_features, num_experts) if noise else None
         self.dropout = nn.Dropout(dropout)
 
     @property
     def shape(self) -> dict[str, Any]:
-        return {"num_features": len(self.mean), "num_experts": self.outer.out_features, "hidden": self.hidden}
+        sizes = {"num_features": len(self.mean), "num_experts": self.outer.out_features, "hidden": self.hidden}
+        return sizes | self.options
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         x = (features - self.mean) / self.deviation
         for layer in self.inner:
             x = self.dropout(F.gelu(layer(x)))
         return self.outer(x) / self.temperature
+
+
+class AttentionRouter(LayeredRouter):
+    """A prompt's tokens pooled by what learned queries attend to: one query a head, no other mixing of tokens.
+
+    x = relu(W s + b) of each standardised state s; each head's query q scores every token by q . (K x) / sqrt(w / h),
+    and the softmax of that over the prompt's own tokens weighs their V x; the heads side by side give the logits
+    through a matrix. It is multi-head attention (arXiv 1706.03762, section 3.2.2) with one query for all prompts, less
+    the two products that it makes superfluous: those of the query and of what comes out.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        num_experts: int,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        noise: bool = False,
+    ):
+        super().__init__()
+        if width % heads:
+            raise RecipeError(
+                "heads share the width evenly", field="heads", expected=f"a divisor of {width}", got=heads
+            )
+        self.heads = heads
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.ones(num_features))
+        self.register_buffer("temperature", torch.ones(()))
+        self.inner = nn.Linear(num_features, width)
+        self.query = nn.Parameter(torch.randn(heads, width // heads))
+        self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
+        self.outer = nn.Linear(width, num_experts)
+        self.noise = nn.Linear(num_features, num_experts) if noise else None
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        sizes = {"num_features": len(self.mean), "num_experts": self.outer.out_features}
+        return {**sizes, "width": self.inner.out_features, "heads": self.heads, **self.options}
+
+    def forward(self, features: States) -> Float[Tensor, "n e"]:
+        return self.outer(self.dropout(self.pooled(features))) / self.temperature
+
+    def pooled(self, features: States) -> Float[Tensor, "n w"]:
+        """What the heads found in each prompt, side by side."""
+        x = torch.relu(self.inner((features.values - self.mean) / self.deviation))
+        keys, values = (part(x).unflatten(-1, self.query.shape) for part in (self.key, self.value))
+        shares = features.shares((keys * self.query).sum(-1) * self.query.shape[1] ** -0.5)
+        return features.added(shares[..., None] * values).flatten(1)
 
 
 class ArrowRouter(TrainedRouter):
@@ -152,5 +233,6 @@ ROUTERS: dict[str, type[TrainedRouter]] = {
     "centroid": CentroidRouter,
     "linear": MLPRouter,
     "mlp": MLPRouter,
+    "attention": AttentionRouter,
     "arrow": ArrowRouter,
 }

@@ -5,7 +5,7 @@ The Python twins of `moesaic adopt`. Knows nothing about terminals, nor about ho
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,26 @@ from typing import Any
 import torch
 
 from moesaic.adapters import LoRA
-from moesaic.compose.difference import difference
 from moesaic.config import Feature
 from moesaic.data.prompts import read_prompts
-from moesaic.errors import CompatibilityError, DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
+from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.model.features import Prompts, read
 from moesaic.recipe import validate_expert, validate_name
+from moesaic.recipe.places import name_at
 from moesaic.routing import Selection
 from moesaic.routing.routers import TrainedRouter
+from moesaic.stages.members import SITE_OF, Kind, Member, Terms, expert_of, experts_at, kind_of, member, written
 from moesaic.stages.progress import Progress, Silent
-from moesaic.tokenizer import Conversation, compare
+from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps
 from moesaic.train.few import few_shot
 from moesaic.weights import router as router_room
-from moesaic.weights.adapter import load_expert, save_expert
 from moesaic.weights.base import Base, load_base
-from moesaic.weights.mixture import KIND, disabled_in, load_mixture, save_mixture
+from moesaic.weights.mixture import KIND, SITES, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.weights.names import expert_names
 from moesaic.weights.peft import CONFIG
+from moesaic.weights.places import Located, Origins, locate, origins_in
 from moesaic.weights.router import StoredRouter, save_router
 from moesaic.weights.tensors import read_tensors, write_tensors
 
@@ -40,8 +41,6 @@ KEPT = 100
 """Prompts of one expert that are used at most; ten are enough."""
 BATCH = 32
 FEATURE = "hidden_mean"
-OUTSIDE_LIMIT = 0.5
-"""The share of what fine-tuning changed that may lie where no LoRA expert can hold it."""
 SEED = 0
 
 Where = str | PathLike[str]
@@ -64,31 +63,27 @@ class Adoption:
     experts: dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class Member:
-    """An expert of the mixture to be. `folder`: of its files, None: to be written; `features`: of its prompts."""
-
-    lora: LoRA
-    folder: Path | None
-    facts: dict[str, Any]
-    features: torch.Tensor | None
-
-
 def adopt(
     experts: Mapping[str, Where] | Sequence[Where],
     base: Where,
     out: Where,
     *,
     prompts: Mapping[str, Where] | None = None,
+    kind: str = "lora",
     rank: int = RANK,
+    ignore_rest: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Adoption:
-    """Make a mixture in `out` of adapters of one base: PEFT folders, or fine-tuned models as experts of `rank`.
+    """Make a mixture in `out` of experts of one base: adapters, or what a fine-tuned model is as an expert of `kind`.
 
-    `experts`: folders by name; without names they are called as their folders. `prompts`: for every expert a file of
-    what it is to answer, and the router tells them apart by `hidden_mean`; for none, and the router is made from
-    the weights alone, and cannot be tested. `name`: of the mixture; otherwise it is called as `out`.
+    `lora`: its change, as far as `rank` holds it. `ffn`: its feed-forward blocks; one that differs elsewhere is
+    refused, unless the rest is ignored. `model`: all of it; such models need share only the tokenizer. The last two are
+    told apart by prompts alone.
+    `experts`: places by name, folders or `org/name@revision` of the hub; without names they are called as those.
+    `base`: its place. `prompts`: for every expert a file of what it is to answer, and the router tells them apart by
+    `hidden_mean`; for none, and the router is made from the weights alone, and cannot be tested. `name`: of the
+    mixture; otherwise it is called as `out`.
     Raises RecipeError for names that do not go together, and what reading the parts raises.
     """
     root, told = Path(out).absolute(), progress or Silent()
@@ -97,12 +92,14 @@ def adopt(
         raise StorageError("there is a mixture already", path=root / "mixture", hint=hint)
     called = validate_name(root.name if name is None else name, "a mixture")
     found, given = named(experts, {}), prompts_of(prompts or {})
-    require_prompts(given, [*found], told_by_prompts=bool(given))
+    terms = Terms(kind_of(kind), rank, ignore_rest)
+    require_prompts(given, [*found], told_by_prompts=bool(given) or terms.kind != "lora")
     with memory_for("this mixture", "use a smaller base"):
-        parts = load_base(Path(base))
-        members = {one: member(parts, path, rank, given.get(one), told, one) for one, path in found.items()}
+        base_at = locate(base)
+        parts = load_base(base_at.folder, base_at.origin)
+        members = {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
         with lock(root):
-            return finish(root, Path(base), parts, members, (), called, None)
+            return finish(root, base_at.folder, parts, members, terms.kind, (), called, None)
 
 
 def amend(
@@ -114,6 +111,7 @@ def amend(
     disable: Collection[str] = (),
     enable: Collection[str] = (),
     rank: int = RANK,
+    ignore_rest: bool = False,
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in its place: add `experts`, with `prompts` if the others have any, or `drop` some.
@@ -143,33 +141,34 @@ def amend(
         for field, some in (("disable", disable), ("enable", enable)):
             for one in some:
                 require_known(one, [*stay, *found], field)
-        parts = load_base(at / "base")
-        members = standing(at, manifest, stay, parts)
-        members |= {one: member(parts, path, rank, given.get(one), told, one) for one, path in found.items()}
+        origins = origins_in(manifest, at)
+        parts = load_base(at / "base", origins.get("base"))
+        members = standing(at, manifest, origins, stay, parts)
+        terms = Terms(experts_at(manifest), rank, ignore_rest)
+        members |= {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, at / "base", parts, members, silent, manifest["name"], ready)
+        return finish(root, at / "base", parts, members, terms.kind, silent, manifest["name"], ready)
 
 
 # --- who is to be adopted ---------------------------------------------------------------------------------------------
 
 
-def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) -> dict[str, Path]:
-    """The folders by valid names, none of which is among those `seen` (in lower case -> as written)."""
-    pairs = experts.items() if isinstance(experts, Mapping) else ((None, path) for path in experts)
+def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) -> dict[str, Located]:
+    """Where they lie by valid names, none of which is among those `seen` (in lower case -> as written)."""
+    pairs = experts.items() if isinstance(experts, Mapping) else ((None, place) for place in experts)
     found = {}
-    for name, given in pairs:
-        path = Path(given)
-        path = path / "best" if (path / "best").is_dir() and not (path / CONFIG).is_file() else path
-        whole = Path(os.path.abspath(path))
-        own = name or (whole.parent if whole.name == "best" else whole).name
+    for name, place in pairs:
+        own = name or name_at(place)
         try:
             validate_expert(own, seen)
         except RecipeError as error:
-            error.path, error.hint = path, error.hint or "give it a name: NAME=PATH"
+            error.path, error.hint = place, error.hint or "give it a name: NAME=PATH"
             raise
-        found[own] = path
+        at = locate(place)
+        best = at.folder / "best"
+        found[own] = replace(at, folder=best) if best.is_dir() and not (at.folder / CONFIG).is_file() else at
     return found
 
 
@@ -189,7 +188,7 @@ def require_prompts(given: Collection[str], names: list[str], told_by_prompts: b
         require_known(name, names, "prompts")
     missing = [name for name in names if name not in given]
     if told_by_prompts and missing:
-        hint = "give prompts for all experts, or for none of them"
+        hint = "give prompts for all experts" + (", or for none of them" if given else "")
         raise RecipeError("no prompts for some of the experts", field="prompts", got=", ".join(missing), hint=hint)
     if given and not told_by_prompts:
         what = "the mixture's router was made from weights and takes no prompts"
@@ -202,65 +201,24 @@ def require_known(name: str, known: list[str], field: str) -> None:
         raise RecipeError("no such expert", field=field, expected=expected, got=name, hint=hint)
 
 
-def member(
-    base: Base, path: Path, rank: int, prompts: list[str | Conversation] | None, told: Progress, name: str
+def joined(
+    base: Base, at: Located, terms: Terms, prompts: list[str | Conversation] | None, told: Progress, name: str
 ) -> Member:
-    """One expert to be adopted, whatever its folder holds, held against the base."""
+    """An expert that is to join, held against the base, with what the router reads of its prompts."""
     features = None if prompts is None else features_of(base, prompts, name)
-    if not (path / CONFIG).is_file() and (path / "config.json").is_file():
-        lora, facts = from_model(base, path, rank, told, name)
-        return Member(lora, None, facts, features)
-    stored = load_expert(path, base.fingerprint, base.decoder)
-    made = "expert" if stored.manifest else "PEFT adapter"
-    facts = {"from": made, "verified": bool(stored.manifest), "rank": stored.lora.rank}
-    return Member(stored.lora, path, {**facts, "parameters": stored.lora.num_parameters}, features)
+    return replace(member(base, at, terms, told, name), features=features)
 
 
-def from_model(base: Base, path: Path, rank: int, told: Progress, name: str) -> tuple[LoRA, dict[str, Any]]:
-    """A fine-tuned model's difference to the base as an expert; what it loses is told, and too much is refused."""
-    if rank < 1:
-        raise RecipeError("no rank", field="rank", expected=">= 1", got=rank)
-    tuned = load_base(path)
-    if tuned.decoder.config != base.decoder.config:
-        mine, other = base.decoder.config.wiring, tuned.decoder.config.wiring
-        field = next(key for key in [*mine, *other] if mine.get(key) != other.get(key))
-        what = "the model is not a fine-tuned version of the base: its shape is another"
-        raise CompatibilityError(what, path=path, field=field, expected=mine.get(field), got=str(other.get(field)))
-    texts = [one for one in compare(base.tokenizer, tuned.tokenizer) if one.what not in ("templates", "special ids")]
-    if texts:
-        raise CompatibilityError("the model reads text otherwise than the base", path=path, got=str(texts[0]))
-    try:
-        found = difference(base.decoder, tuned.decoder, rank)
-    except CompatibilityError as error:
-        error.path = path
-        raise
-    far = ", ".join(f"{part} by {moved:.2%}" for part, moved in sorted(found.changed.items(), key=lambda x: -x[1])[:3])
-    if found.outside > OUTSIDE_LIMIT:
-        hint = "fine-tune only linears, or train an adapter"
-        raise CompatibilityError(
-            "most of what fine-tuning changed lies outside the linears",
-            path=path,
-            expected=f"at most {OUTSIDE_LIMIT:.0%} of the change's energy",
-            got=f"{found.outside:.1%}: {far}",
-            hint=hint,
-        )
-    if found.changed:
-        more = f" and {len(found.changed) - 3} more" if len(found.changed) > 3 else ""
-        told.warn(f"{name}: {found.outside:.1%} of the change is lost, as it lies outside the linears: {far}{more}")
-    told.note(f"{name}: rank {rank} keeps {found.kept:.1%} of what changed in the linears")
-    facts = {"from": "fine-tuned model", "verified": True, "rank": rank, "kept": found.kept, "outside": found.outside}
-    return found.lora, {**facts, "parameters": found.lora.num_parameters}
-
-
-def standing(at: Path, manifest: dict[str, Any], names: list[str], base: Base) -> dict[str, Member]:
+def standing(at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base) -> dict[str, Member]:
     """The experts of a mixture that stands, with what its router has read of their prompts."""
     path = at / "router" / router_room.FEATURES
     features = read_tensors(path) if path.is_file() else {}
     return {
         name: Member(
-            load_expert(at / "experts" / name, base.fingerprint, base.decoder).lora,
+            expert_of(SITES[manifest["site"]].read(at / "experts" / name, base)),
             at / "experts" / name,
             manifest["adopted"]["experts"][name],
+            origins.get(name, {}),
             features.get(name),
         )
         for name in names
@@ -270,9 +228,10 @@ def standing(at: Path, manifest: dict[str, Any], names: list[str], base: Base) -
 @torch.no_grad()
 def features_of(base: Base, prompts: list[str | Conversation], name: str) -> torch.Tensor:
     """What the router reads of an expert's prompts (n, d), by themselves: no other expert's have a say in it."""
-    rows = [base.tokenizer.begin(prompt)[: base.decoder.config.context] for prompt in prompts]
-    if not all(rows):
-        raise DataError("a prompt without any token", field=f"prompts.{name}[{[*map(len, rows)].index(0)}]")
+    rows = [
+        begun(base, prompt, f"prompts.{name}[{place}]")[: base.decoder.config.context]
+        for place, prompt in enumerate(prompts)
+    ]
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
     found: list[torch.Tensor] = []
     for start in range(0, len(order), BATCH):
@@ -283,6 +242,18 @@ def features_of(base: Base, prompts: list[str | Conversation], name: str) -> tor
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
+def begun(base: Base, prompt: str | Conversation, field: str) -> list[int]:
+    """The ids of a prompt, one at least; the base's chat template may refuse a conversation."""
+    try:
+        ids = base.tokenizer.begin(prompt)
+    except DataError as error:
+        error.field = field
+        raise
+    if not ids:
+        raise DataError("a prompt without any token", field=field)
+    return ids
+
+
 # --- the mixture ------------------------------------------------------------------------------------------------------
 
 
@@ -291,6 +262,7 @@ def finish(
     base_at: Path,
     base: Base,
     members: dict[str, Member],
+    kind: Kind,
     disabled: tuple[str, ...],
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
@@ -305,15 +277,16 @@ def finish(
         router_at, told = router or made_router(scratch / "router", base, members)
         folders = {one: made.folder or written(scratch / one, one, made, base) for one, made in members.items()}
         experts = {one: made.facts for one, made in members.items()}
-        facts: dict[str, Any] = {"name": name, "site": "linear", "level": "sequence", "disabled": list(disabled)}
+        facts: dict[str, Any] = {"name": name, "site": SITE_OF[kind], "level": "sequence", "disabled": list(disabled)}
         facts["adopted"] = {"router": told, "experts": experts}
+        origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
+        facts["origins"] = {one: origin for one, origin in origins.items() if origin}
 
         def write(folder: Path) -> None:
             save_mixture(folder, base_at, folders, router_at, facts)
             load_mixture(folder)
 
-        needed = sum(size_of(part) for part in (base_at, router_at, *folders.values()))
-        check_space(root / "mixture", needed, "the mixture")
+        check_space(root / "mixture", room_for(base_at, folders.values(), router_at), "the mixture")
         publish(root / "mixture", write)
     return Adoption(root / "mixture", tuple(members), disabled, told, experts)
 
@@ -331,7 +304,8 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
         made: TrainedRouter = router
     else:
-        arrow = fit_arrow(base.decoder, [one.lora for one in members.values()], *begins(base), SEED)
+        loras = [one.expert for one in members.values() if isinstance(one.expert, LoRA)]
+        arrow = fit_arrow(base.decoder, loras, *begins(base), SEED)
         alike = overlaps(arrow).fill_diagonal_(-1.0)
         one, other = divmod(int(alike.argmax()), len(names))
         told = {"kind": "arrow", "feature": "projections", "alike": [names[one], names[other]]}
@@ -339,22 +313,10 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         metrics, made = {"overlap": metrics_overlap}, arrow
     write_json(folder / router_room.INFO, {"adopted": told})
     stored = StoredRouter(made, told["kind"], names, told["feature"], Selection(), {})
-    save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED})
+    save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, told
 
 
 def begins(base: Base) -> tuple[tuple[int, ...], int]:
     """What stands before every text of a base, and what ends one."""
     return tuple(base.tokenizer.start), base.tokenizer.eos
-
-
-def written(folder: Path, name: str, made: Member, base: Base) -> Path:
-    """The folder of an expert that was made here."""
-    disk.make_all(folder)
-    save_expert(folder, made.lora, base.fingerprint, {"name": name, **made.facts})
-    return folder
-
-
-def size_of(folder: Path) -> int:
-    """Bytes of a folder's files, those in folders of it left out."""
-    return sum(path.stat().st_size for path in folder.resolve().iterdir() if path.is_file())

@@ -5,24 +5,25 @@ nothing about how any of them was trained.
 """
 
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.adapters import attach
-from moesaic.compose import average, count_parameters
+from moesaic.compose import asleep, average, count_parameters
+from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
 from moesaic.errors import RecipeError, WeightsError
+from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.score import score
-from moesaic.evaluate.statistics import UNSEEN, Scores, mean_nats
+from moesaic.evaluate.statistics import ALL, UNSEEN, Judged, mean_nats
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.evaluate.verdict import Cost, judge
 from moesaic.files import MANIFEST, read_sealed, write_sealed
@@ -31,15 +32,18 @@ from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
 from moesaic.model.decoder import Decoder
 from moesaic.routing import Gates, controls
+from moesaic.stages import grading
 from moesaic.stages.experts import CONTROLS
 from moesaic.stages.experts import key_of as part_key
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
 from moesaic.stages.routers import done as routers_done
-from moesaic.stages.routers import features_of, specs
+from moesaic.stages.routers import features_of, specs, terms_of
 from moesaic.stages.workshop import Address, Workshop, at_address
+from moesaic.stages.writing import written
 from moesaic.weights.adapter import load_expert
-from moesaic.weights.mixture import StoredMixture, load_mixture
+from moesaic.weights.classifier import load_classifier
+from moesaic.weights.mixture import StoredAdapters, load_adapters
 from moesaic.weights.router import StoredRouter, load_router
 
 SAMPLE_TOKENS = 48
@@ -58,44 +62,46 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     work |= {name: partial(score_contender, workshop.address, name) for name in contenders(workshop)}
     found = jobs.run(work)
     decisions = found.pop("decide")
-    scores: dict[str, Scores] = found
+    scores: dict[str, Judged] = found
     second: dict[str, Callable[[Report], Any]] = {
         name: partial(score_weights, workshop.address, weights)
         for name, (weights, _) in decisions.items()
         if name == "router" or not picks_one(weights)
     }
     routed = jobs.run(second)
+    nobody = grading.nobody(workshop) if recipe.labelled else None
     routed |= {
-        name: looked_up(scores, names, weights) for name, (weights, _) in decisions.items() if name not in routed
+        name: looked_up(scores, names, weights, nobody)
+        for name, (weights, _) in decisions.items()
+        if name not in routed
     }
     keyword = next(name for name in decisions if specs(workshop)[name].kind == "keyword")
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
 
-    mixture = load_mixture(workshop.mixture_at)
-    counts = count_parameters(
-        mixture.model, [expert.lora for expert in mixture.experts.values()], decisions["router"][0]
-    )
-    verdict = judge(scores, costs=costs(workshop, mixture, counts, set(scores)), seed=recipe.seed)
+    told = (told_of_labels if recipe.labelled else told_of_texts)(workshop, scores, decisions["router"][0])
+    verdict = judge(scores, costs=told.costs, seed=recipe.seed)
+    for name, figures in told.controls.items():
+        verdict["controls"][name] |= figures
     if wanted != "all":
         kept = {"router", *wanted, *(f"expert:{name}" for name in names)}
         verdict["controls"] = {name: control for name, control in verdict["controls"].items() if name in kept}
-    rows = workshop.test_rows()
+    rows = rows_of(workshop)
     evaluation = {
         "stage_key": key,
+        "mixture": workshop.identity(workshop.mixture_at),
         "name": recipe.name,
         "seed": recipe.seed,
         "domains": [domain for domain in rows if domain != UNSEEN],
         **verdict,
         "router": report_on(workshop, "router", decisions, routed, rows)
         | {"tried": [report_on(workshop, name, decisions, routed, rows, brief=True) for name in decisions]},
-        "parameters": counts,
-        "samples": samples(workshop, mixture, rows),
+        **told.facts,
         "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
-        "timing": {
-            "seconds": round(time.perf_counter() - started, 2),
-            "tokens_per_second": {name: round(rate, 1) for name, rate in rates(workshop, mixture).items()},
-        },
+        "timing": {"seconds": round(time.perf_counter() - started, 2), **told.timing},
     }
+    if recipe.labelled and "oracle" in verdict["controls"]:
+        expected = evaluation["router"]["accuracy"] * verdict["controls"]["oracle"]["score"][ALL]
+        evaluation["router"]["accuracy_x_score"] = expected
     for metric, (places, fields) in {
         "perplexity": ([*evaluation["controls"].values()], ("perplexity",)),
         "accuracy": ([evaluation["router"], *evaluation["router"]["tried"]], ("accuracy", "macro_f1", "by_length")),
@@ -105,6 +111,41 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
                 place.pop(field, None)
     write_sealed(at, evaluation)
     return evaluation
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told beside the verdict: costs that it rests on, more of each control, facts, how long things take."""
+
+    costs: dict[str, Cost]
+    controls: dict[str, dict[str, Any]]
+    facts: dict[str, Any]
+    timing: dict[str, Any]
+
+
+def told_of_texts(workshop: Workshop, scores: dict[str, Judged], weights: Float[Tensor, "n e"]) -> Told:
+    """Of a mixture that writes: what it writes, and how fast. `weights`: the router's decisions."""
+    mixture = load_adapters(workshop.mixture_at)
+    counts = count_parameters(mixture.model, [expert.adapter for expert in mixture.experts.values()], weights)
+    facts = {"parameters": counts, "samples": samples(workshop, mixture, workshop.test_rows())}
+    facts |= written(workshop, Engine(mixture.model, mixture.tokenizer))
+    speeds = {name: round(rate, 1) for name, rate in rates(workshop, mixture).items()}
+    return Told(costs(workshop, mixture, counts, set(scores)), {}, facts, {"tokens_per_second": speeds})
+
+
+def told_of_labels(workshop: Workshop, scores: dict[str, Judged], weights: Float[Tensor, "n e"]) -> Told:
+    """Of a mixture that classifies: what it answers, and how it does on all rows alike."""
+    mixture = load_classifier(workshop.mixture_at)
+    counts = grading.counted(workshop, mixture, weights)
+    grades = {name: one for name, one in scores.items() if isinstance(one, Grades)}
+    pooled = {name: {"accuracy": one} for name, one in grading.pooled(grades, workshop.recipe.seed).items()}
+    facts = {"parameters": counts, "samples": grading.samples(workshop, mixture)}
+    return Told(grading.costs(workshop, mixture, counts, set(scores)), pooled, facts, {})
+
+
+def rows_of(workshop: Workshop) -> Mapping[str, Sequence[Tokens | LabelledTokens]]:
+    """The rows that everything is judged on, by domain."""
+    return workshop.labelled_test_rows() if workshop.recipe.labelled else workshop.test_rows()
 
 
 def finished(at: Path, strict: bool, progress: Progress) -> dict[str, Any]:
@@ -149,26 +190,36 @@ def key_of(workshop: Workshop) -> str:
         "evaluation",
         parts=[workshop.identity(at) for at in (workshop.mixture_at, *trained, *rivals)],
         settings=recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
-        texts=[[[row.ids, row.prompt] for row in some] for some in workshop.test_rows().values()],
+        texts=[[judged_by(row) for row in some] for some in rows_of(workshop).values()],
     )
+
+
+def judged_by(row: Tokens | LabelledTokens) -> list[Any]:
+    """What a row is judged by: its tokens, from where they are scored, and its label."""
+    return [row.ids, row.prompt, *([row.label] if isinstance(row, LabelledTokens) else [])]
 
 
 # in the pool
 
 
 @lru_cache(maxsize=1)
-def mixture_of(address: Address, version: str) -> StoredMixture:
+def mixture_of(address: Address, version: str) -> StoredAdapters:
     """The mixture, kept between pieces of work while it is the same version."""
-    return load_mixture(at_address(*address).mixture_at)
+    return load_adapters(at_address(*address).mixture_at)
 
 
-def here(address: Address) -> tuple[Workshop, StoredMixture]:
+def here(address: Address) -> tuple[Workshop, StoredAdapters]:
     workshop = at_address(*address)
     return workshop, mixture_of(address, str(workshop.mixture_at.resolve()))
 
 
-def score_contender(address: Address, name: str, report: Report) -> Scores:
-    """The nats of one contender that needs no router."""
+def score_contender(address: Address, name: str, report: Report) -> Judged:
+    """The nats, or the answers, of one contender that needs no router."""
+    if at_address(*address).recipe.labelled:
+        report.begin(1)
+        grades = grading.grade_contender(address, name)
+        report.end(grades.unit.shown(grades.mean()))
+        return grades
     workshop, stored = here(address)
     rows, batch = workshop.test_rows(), workshop.recipe.evaluate.batch
     n, e = sum(map(len, rows.values())), len(stored.model.names)
@@ -188,8 +239,13 @@ def score_contender(address: Address, name: str, report: Report) -> Scores:
     return scores
 
 
-def score_weights(address: Address, weights: Float[Tensor, "n e"], report: Report) -> Scores:
-    """The nats of the mixture under given decisions."""
+def score_weights(address: Address, weights: Float[Tensor, "n e"], report: Report) -> Judged:
+    """The nats, or the answers, of the mixture under given decisions."""
+    if at_address(*address).recipe.labelled:
+        report.begin(1)
+        grades = grading.grade_weights(address, weights)
+        report.end(grades.unit.shown(grades.mean()))
+        return grades
     workshop, stored = here(address)
     report.begin(1)
     scores = score(stored.model.decoder, workshop.test_rows(), weights, workshop.recipe.evaluate.batch)
@@ -200,8 +256,8 @@ def score_weights(address: Address, weights: Float[Tensor, "n e"], report: Repor
 @torch.inference_mode()
 def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]:
     """The decisions of all routers on the test rows, from one reading of their features: weights and logits."""
-    workshop, stored = here(address)
-    rows = [row for some in workshop.test_rows().values() for row in some]
+    workshop = at_address(*address)
+    rows = [row for some in rows_of(workshop).values() for row in some]
     routers = {name: stored_router(workshop, name) for name in specs(workshop)}
     wanted = specs(workshop)
     features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
@@ -209,7 +265,7 @@ def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]
     decisions = {}
     for name, router in routers.items():
         routing = router.selection(router.router(read[wanted[name].feature]))
-        order = [router.names.index(expert) for expert in stored.model.names]
+        order = [router.names.index(expert) for expert in workshop.recipe.experts]
         decisions[name] = routing.weights[:, order].float(), routing.logits[:, order]
     report.end(f"{len(routers)} routers")
     return decisions
@@ -235,20 +291,21 @@ def picks_one(weights: Float[Tensor, "n e"]) -> bool:
     return bool(((weights == 0) | (weights == 1)).all() and (weights.sum(-1) <= 1).all())
 
 
-def looked_up(scores: dict[str, Scores], names: tuple[str, ...], weights: Float[Tensor, "n e"]) -> Scores:
-    """The nats of decisions that take one expert a row, from the experts' own."""
+def looked_up(
+    scores: Mapping[str, Judged], names: tuple[str, ...], weights: Float[Tensor, "n e"], nobody: Judged | None = None
+) -> Judged:
+    """What decisions that take one expert a row lead to, from the experts' own; without one `nobody`, else the base."""
     base = scores["base"]
-    table = np.stack([scores[f"expert:{name}"].nats for name in names] + [base.nats])
     chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names)).numpy()
-    return replace(base, nats=table[chosen, np.arange(len(chosen))])
+    return base.picked([*(scores[f"expert:{name}"] for name in names), nobody or base], chosen)
 
 
 def report_on(
     workshop: Workshop,
     name: str,
     decisions: dict[str, tuple[Tensor, Tensor]],
-    routed: dict[str, Scores],
-    rows: dict[str, list[Tokens]],
+    routed: Mapping[str, Judged],
+    rows: Mapping[str, Sequence[Tokens | LabelledTokens]],
     brief: bool = False,
 ) -> dict[str, Any]:
     """How a router decided on the test rows of domains that have an expert, and what that cost."""
@@ -269,26 +326,29 @@ def report_on(
         "feature": str(spec.feature),
         "selection": spec.selection,
         "examples": str(spec.examples or "all"),
-        "nats": mean_nats(routed[name]),
+        "loss": terms_of(spec),
+        routed[name].unit.key: routed[name].unit.figure(routed[name].mean()),
         "validation_macro_f1": validation["validation_macro_f1"],
     }
-    return own | ({key: report[key] for key in ("accuracy", "macro_f1")} if brief else report)
+    told = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy")
+    return own | ({key: report[key] for key in told} if brief else report)
 
 
-def costs(workshop: Workshop, mixture: StoredMixture, counts: dict[str, int], scored: set[str]) -> dict[str, Cost]:
+def costs(workshop: Workshop, mixture: StoredAdapters, counts: dict[str, int], scored: set[str]) -> dict[str, Cost]:
     """Parameters and bytes read for one token, of whatever could be used instead of the mixture."""
     width = mixture.model.decoder.norm.weight.element_size()
-    parameters = {"base": counts["base"], "average": counts["base"], "router": counts["active"]}
+    base = counts["base"] - asleep(mixture.model.decoder)
+    parameters = {"base": base, "average": base, "router": counts["active"]}
     for name, expert in mixture.experts.items():
-        parameters[f"expert:{name}"] = counts["base"] + expert.lora.num_parameters
+        parameters[f"expert:{name}"] = base + expert.adapter.num_parameters
     for name in CONTROLS:
         if name in scored:
-            lora = load_expert(workshop.part_at(name)).lora
-            parameters[name] = counts["base"] + lora.num_parameters
+            control = load_expert(workshop.part_at(name)).adapter
+            parameters[name] = base + control.num_parameters
     return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
 
 
-def rates(workshop: Workshop, mixture: StoredMixture) -> dict[str, float]:
+def rates(workshop: Workshop, mixture: StoredAdapters) -> dict[str, float]:
     """Tokens a second of whatever could be used instead of the mixture, one row at a time."""
     decoder, e = mixture.model.decoder, len(mixture.model.names)
     found = {
@@ -301,7 +361,7 @@ def rates(workshop: Workshop, mixture: StoredMixture) -> dict[str, float]:
     return found
 
 
-def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:
+def samples(workshop: Workshop, mixture: StoredAdapters, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:
     """A few prompts of each domain, how the mixture routed them and what it wrote."""
     engine = Engine(mixture.model, mixture.tokenizer)
     shown = []
@@ -328,7 +388,7 @@ def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tok
     return shown
 
 
-def owned(mixture: StoredMixture, row: Tokens) -> list[list[Any]]:
+def owned(mixture: StoredAdapters, row: Tokens) -> list[list[Any]]:
     """Of each token of a row: its text, who predicts it best, the nats of that part and of the base.
 
     The texts join to the prompt and the reference as they are decoded, each by itself.

@@ -4,65 +4,125 @@ Every contender has the same recipe of data order, schedule and choice: the lear
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-
-from moesaic.adapters import LoRA, LowRankLinear, attach
-from moesaic.adapters.lora import detach
-from moesaic.data.batches import Schedule, Tokens, pad
-from moesaic.data.rows import Example
+from moesaic.adapters import Design, Factors
 from moesaic.data.splits import take
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError
-from moesaic.model.decoder import Decoder
-from moesaic.recipe import Train, layer_range
-from moesaic.routing import Gates
+from moesaic.model.encoder import Encoder
+from moesaic.recipe import Expert, Train, layer_range
+from moesaic.stages import classifying, language
+from moesaic.stages.classifying import LabelCourse
+from moesaic.stages.courses import Course, Plan
 from moesaic.stages.jobs import Jobs, Report
+from moesaic.stages.language import TextCourse
 from moesaic.stages.progress import Progress
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
-from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import Trained, fit
 from moesaic.weights.adapter import load_expert, save_expert
 
 CONTROLS = ("joint", "joint_wide")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What one contender is: the shape of its adapter, its texts, its training settings."""
+CLASSIFIED_ROWS = 500
+"""Rows with labels that settings are chosen by, at most: each says less than the many tokens of a text."""
 
-    rank: int
-    alpha: float
-    targets: list[str]
-    layers: str | None
-    train: list[list[Example]]  # by domain
-    validation: list[list[Example]]
-    settings: Train
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a contender: its plan, its rate, what its state is called, and what it tries in words."""
+
+    plan: Plan
+    lr: float
+    name: str
+    told: str
 
 
 def plan_of(workshop: Workshop, name: str) -> Plan:
-    """An expert as the recipe has it; a control in the experts' shape, on all texts (`joint_wide`: with all ranks)."""
+    """An expert as the recipe has it; a control in the experts' shape, on all texts, its head learning if one does."""
     recipe, settings = workshop.recipe, workshop.recipe.train_of(name)
     names = [name] if name in recipe.experts else workshop.trained_experts()
     experts = [recipe.experts[n] for n in names]
-    domains = [workshop.domains[name]] if name in recipe.experts else [*workshop.domains.values()]
-    rank = sum(e.rank for e in experts) if name == "joint_wide" else max(e.rank for e in experts)
-    scale = max((e.alpha or 2.0 * e.rank) / e.rank for e in experts)
-    targets: list[str] = sorted({target for e in experts for target in e.targets})
+    domains = {n: workshop.domains[n] for n in ([name] if name in recipe.experts else workshop.domains)}
     layers = experts[0].layers if len({e.layers for e in experts}) == 1 else None
+    design = design_of(experts[0]) if name in recipe.experts else joint_design(workshop, name, experts, layers)
+    most = CLASSIFIED_ROWS if recipe.labelled else VALIDATION_ROWS
     return Plan(
-        rank,
-        scale * rank,
-        targets,
+        design,
         layers,
-        [domain.train for domain in domains],
-        [take(domain.validation, VALIDATION_ROWS) for domain in domains],
+        {n: domain.train for n, domain in domains.items()},
+        {n: take(domain.validation, most) for n, domain in domains.items()},
         settings,
+        all(e.head == "frozen" for e in experts),
     )
+
+
+def trials_of(workshop: Workshop, name: str) -> list[Trial]:
+    """Every combination of what is tried: learning rates, and for an expert what its sweep says."""
+    plan, expert = plan_of(workshop, name), workshop.recipe.experts.get(name)
+    sweep = expert.sweep if expert else None
+    rates = (sweep and sweep.lr) or grid(plan.settings)
+    tried = [key for key, values in sweep or () if values and key != "lr"]
+    found = []
+    for lr in rates:
+        for one in expert.trials if expert else [None]:
+            values = [(key, shown(getattr(one, key))) for key in tried]
+            name_of, told = (
+                [start, *(join.join(pair) for pair in values)]
+                for start, join in ((f"lr-{lr!r}", "-"), (f"{lr:g}", " "))
+            )
+            own = plan if one is None else replace(plan, design=design_of(one))
+            found.append(Trial(own, lr, "_".join(name_of), ", ".join(told)))
+    return found
+
+
+def shown(value: Any) -> str:
+    """A setting that is tried, as part of a file's name."""
+    return "+".join(value) if isinstance(value, list) else f"{value:g}"
+
+
+def course_of(workshop: Workshop, plan: Plan) -> Course:
+    """How a contender is taught: by what its rows are."""
+    return (LabelCourse if workshop.recipe.labelled else TextCourse)(workshop, plan)
+
+
+def design_of(expert: Expert) -> Design:
+    """What the recipe says of an expert's adapter."""
+    own = expert.factors
+    factors = own if isinstance(own, str) else {target: Factors(*map(tuple, sides)) for target, sides in own.items()}
+    return Design(expert.kind, expert.rank, expert.scale, [*expert.targets], factors, expert.init)
+
+
+def joint_design(workshop: Workshop, name: str, experts: list[Expert], layers: str | None) -> Design:
+    """The adapter of a control: of the experts' kind, or lora where they have several, and of the largest rank tried.
+
+    `joint_wide` has as many parameters as all experts together: of lora the sum of their ranks; where there are tensor
+    trains the smallest rank with no fewer parameters, its factors found for it, as given ones may not admit the rank.
+    """
+    experts = [max(e.trials, key=lambda trial: trial.rank) for e in experts]
+    kinds = {e.kind for e in experts}
+    kind: Literal["lora", "tt_lora"] = "tt_lora" if kinds == {"tt_lora"} else "lora"
+    own = [design_of(e) for e in experts]
+    joint = Design(
+        kind,
+        max(e.rank for e in experts),
+        max(e.scale for e in experts),
+        sorted({target for e in experts for target in e.targets}),
+        own[0].factors if all(one.factors == own[0].factors for one in own) else "auto",
+        own[0].init if len({one.init for one in own}) == 1 else "zero",
+    )
+    if name == "joint":
+        return joint
+    if kinds == {"lora"}:
+        return replace(joint, rank=sum(e.rank for e in experts))
+    body = workshop.body
+    depth = body.config.num_layers
+    room = sum(one.num_parameters(body, layer_range(e.layers, depth)) for one, e in zip(own, experts, strict=True))
+    return replace(joint, factors="auto").of_size(room, body, layer_range(layers, depth))
 
 
 def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs: Jobs) -> None:
@@ -75,7 +135,7 @@ def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs
         else:
             refuse_changed(workshop, workshop.part_at(name), inputs_of(workshop, name), progress.warn)
             work[name] = partial(train_one, workshop.address, name)
-    longest = sorted(work, key=lambda name: -steps_of(workshop.recipe.train_of(name)))
+    longest = sorted(work, key=lambda name: -steps_of(workshop, name))
     jobs.run({name: work[name] for name in longest})
 
 
@@ -93,7 +153,15 @@ def inputs_of(workshop: Workshop, name: str) -> dict[str, Any]:
         "router": {"prompt_tokens": recipe.router.prompt_tokens},
         "data": digests(workshop, name),
         "base": workshop.base_fingerprint,
+        **({"labels": labelled(workshop, name)} if recipe.labelled else {}),
     }
+
+
+def labelled(workshop: Workshop, name: str) -> dict[str, Any]:
+    """What beside texts decides on an expert that classifies: labels and metrics of its tasks, the state it reads."""
+    tasks = [n for n in workshop.domains if n == name or name in CONTROLS]
+    own = {n: [workshop.domains[n].labels, classifying.metrics_of(workshop, n)] for n in tasks}
+    return {"tasks": own, "pool": workshop.pool}
 
 
 def digests(workshop: Workshop, name: str) -> list[str]:
@@ -101,8 +169,9 @@ def digests(workshop: Workshop, name: str) -> list[str]:
     return [domain.digest for n, domain in workshop.domains.items() if n == name or name in CONTROLS]
 
 
-def steps_of(settings: Train) -> int:
-    return settings.steps * len(grid(settings))
+def steps_of(workshop: Workshop, name: str) -> int:
+    """Steps of all trainings of a contender together."""
+    return workshop.recipe.train_of(name).steps * len(trials_of(workshop, name))
 
 
 def grid(settings: Train) -> list[float]:
@@ -110,136 +179,85 @@ def grid(settings: Train) -> list[float]:
 
 
 def train_one(address: Address, name: str, report: Report) -> None:
-    """Train one contender at each learning rate of its grid and publish the best by validation."""
+    """Train one contender with everything that is tried and publish the best by validation."""
     workshop = at_address(*address)
-    plan, part = plan_of(workshop, name), workshop.part_at(name)
-    drop_logs(workshop, part, grid(plan.settings))
-    train, held_out = rows_of(workshop, plan)
-    report.begin(steps_of(plan.settings))
+    trials, part = trials_of(workshop, name), workshop.part_at(name)
+    drop_logs(workshop, part, [trial.name for trial in trials])
+    course = course_of(workshop, trials[0].plan)
+    report.begin(steps_of(workshop, name))
     outcomes: dict[str, float | None] = {}
-    tried: list[tuple[Trained, float]] = []
-    for turn, lr in enumerate(grid(plan.settings)):
+    tried: list[tuple[Trained, Trial]] = []
+    for turn, trial in enumerate(trials):
         try:
-            tried.append((train_at(workshop, name, plan, train, held_out, lr, turn, report), lr))
-            outcomes[f"{lr:g}"] = tried[-1][0].best
+            tried.append((train_at(workshop, name, course, trial, turn, report), trial))
+            outcomes[trial.told] = course.outcome(tried[-1][0].best)
         except NonFiniteError:
-            if not tried and turn + 1 == len(grid(plan.settings)):
+            if not tried and turn + 1 == len(trials):
                 raise
-            outcomes[f"{lr:g}"] = None  # a rate that diverges has lost, as long as another one has not
-    trained, lr = min(tried, key=lambda one: one[0].best)
-    decoder = adapted(workshop, plan)
-    decoder.load_state_dict(trained.state, strict=False)
+            outcomes[trial.told] = None  # a trial that diverges has lost, as long as another one has not
+    trained, best = min(tried, key=lambda one: one[0].best)
+    made = course.made(best.plan, trained.state, trained.best)
     facts = {
         "name": name,
         "stage_key": key_of(workshop, name),
         "seed": workshop.recipe.seed,
         "data": digests(workshop, name),
-        "rows": {
-            "train": sum(map(len, train)),
-            "validation": len(held_out),
-            "truncated": sum(row.truncated for rows in (*train, held_out) for row in rows),
-        },
-        "lr": lr,
+        "rows": course.rows(),
+        "lr": best.lr,
         "grid": outcomes,
-        "metrics": {"validation_nats": trained.best, "step": trained.best_step},
+        "metrics": {**made.metrics, "step": trained.best_step},
         "timing": {"seconds": round(trained.seconds, 2)},
+        **workshop.foundation.told,
     }
-    lora = detach(decoder, plan.rank, plan.alpha)
+    if made.head:
+        family = workshop.body.config.family if isinstance(workshop.body, Encoder) else "decoder"
+        facts["head"] = {"pool": workshop.pool, "family": family, "trained": not best.plan.frozen}
     size = sum(tensor.numel() * tensor.element_size() for tensor in trained.state.values())
-    workshop.publish(part, lambda folder: save_expert(folder, lora, workshop.base_fingerprint, facts), size)
+    workshop.publish(
+        part, lambda folder: save_expert(folder, made.adapter, workshop.base_fingerprint, facts, made.head), size
+    )
     forget(workshop, part)
-    report.end(f"validation {trained.best:.3f} nats a token at lr {lr:g}")
+    report.end(f"{made.told} at lr {best.told}")
 
 
-def rows_of(workshop: Workshop, plan: Plan) -> tuple[list[list[Tokens]], list[Tokens]]:
-    """What a training learns from, by domain, and what it is chosen by."""
-    length = plan.settings.length
-    held_out = [row for texts in plan.validation for row in workshop.encoded(texts, length)]
-    return [workshop.encoded(texts, length) for texts in plan.train], held_out
-
-
-def train_at(
-    workshop: Workshop,
-    name: str,
-    plan: Plan,
-    train: list[list[Tokens]],
-    held_out: list[Tokens],
-    lr: float,
-    turn: int,
-    report: Report,
-) -> Trained:
-    """One training of one contender at one learning rate; every rate starts from the same weights and data order."""
-    settings, decoder = plan.settings, adapted(workshop, plan)
-    schedule = Schedule(even(train), settings.batch, workshop.recipe.seed)
-    part, inputs = workshop.part_at(name), inputs_of(workshop, name)
-    with training(workshop, part, lr, inputs, report, turn * settings.steps) as (keeper, record):
+def train_at(workshop: Workshop, name: str, course: Course, trial: Trial, turn: int, report: Report) -> Trained:
+    """One training of one contender; all of them start from the same weights and see the same order of rows."""
+    settings, part, inputs = trial.plan.settings, workshop.part_at(name), inputs_of(workshop, name)
+    lesson = course.lesson(trial.plan)
+    with training(workshop, part, trial.name, inputs, report, turn * settings.steps) as (keeper, record):
         return fit(
-            {name: p for name, p in decoder.named_parameters() if p.requires_grad},
-            lambda step: pad(schedule(step)),
-            loss_of(decoder, alone),
-            lambda: mean_nats(decoder, alone, held_out, settings.batch),
+            lesson.parameters,
+            lesson.batch,
+            lesson.loss,
+            lesson.validate,
             settings,
-            lr,
-            record,
+            trial.lr,
+            lambda row: record(course.logged(row)),
             workshop.recipe.seed,
             keeper,
-            schedule.names,
+            lesson.names,
         )
 
 
-def alone(rows: int) -> Gates:
-    """All rows on the only expert there is."""
-    return Gates.one(0, rows, 1, torch.zeros(1))
-
-
-def adapted(workshop: Workshop, plan: Plan) -> Decoder:
-    """A frozen base with one fresh adapter, the same at every call."""
-    decoder = workshop.fresh_base().decoder
-    decoder.requires_grad_(False)
-    layers = layer_range(plan.layers, decoder.config.num_layers)
-    generator = torch.Generator().manual_seed(workshop.recipe.seed)
-    attach(decoder, [LoRA.fresh(decoder, plan.rank, plan.alpha, plan.targets, layers, generator)])
-    return decoder
-
-
-def even(domains: list[list[Tokens]]) -> list[Tokens]:
-    """All rows, small domains repeated, so that a joint training sees as many rows of every domain."""
-    most = max(len(rows) for rows in domains)
-    return [rows[i % len(rows)] for rows in domains for i in range(most)]
-
-
 def verify_expert(workshop: Workshop, name: str) -> dict[str, Any]:
-    """Read a published expert back over a fresh base and measure its validation loss again, beside the base's."""
+    """Read a published expert back over a fresh base and measure it on validation again."""
     if name not in workshop.trained_experts():
         raise RecipeError(f"'{name}' is not trained here", expected=f"one of {', '.join(workshop.trained_experts())}")
     plan, folder = plan_of(workshop, name), workshop.part_at(name)
     stored = load_expert(folder, workshop.base_fingerprint)
-    decoder = workshop.fresh_base().decoder
-    attach(decoder, [stored.lora])
-    rows = [row for texts in plan.validation for row in workshop.encoded(texts, plan.settings.length)]
-    found = mean_nats(decoder, alone, rows, plan.settings.batch)
-    off = mean_nats(decoder, lambda n: Gates.one(-1, n, 1, torch.zeros(1)), rows, plan.settings.batch)
-    said = stored.manifest["metrics"]["validation_nats"]
-    untouched = [
-        path for path, module in decoder.named_modules() if isinstance(module, LowRankLinear) and not module.b.any()
-    ]
-    if abs(found - said) > 1e-4 * said or untouched:
+
+    def refuse(field: str, expected: str, got: str) -> None:
         raise CompatibilityError(
             "the expert does not do what its manifest says",
             path=folder,
-            field="metrics.validation_nats",
-            expected=f"{said:.6f}",
-            got=f"{found:.6f}" + (f", and {untouched[0]} changes nothing" if untouched else ""),
+            field=field,
+            expected=expected,
+            got=got,
             hint=f"remove this folder and train it again: moesaic train-expert RECIPE --expert {name}",
         )
-    return {
-        "name": name,
-        "validation_nats": found,
-        "manifest": said,
-        "base": off,
-        "gain": off - found,
-        "folder": str(folder),
-    }
+
+    verified = classifying.verified if workshop.recipe.labelled else language.verified
+    return {"name": name, **verified(workshop, plan, stored, refuse), "folder": str(folder)}
 
 
 def check_names(workshop: Workshop, names: list[str]) -> list[str]:
@@ -254,6 +272,6 @@ def check_names(workshop: Workshop, names: list[str]) -> list[str]:
 def part_folders(workshop: Workshop) -> dict[str, Path]:
     """Every expert's folder, trained here or elsewhere."""
     return {
-        name: Path(expert.path) if expert.path else workshop.part_at(name)
+        name: workshop.located(expert.path).folder if expert.path else workshop.part_at(name)
         for name, expert in workshop.recipe.experts.items()
     }

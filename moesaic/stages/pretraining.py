@@ -23,15 +23,16 @@ from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.language import loss_of, mean_nats, plain
 from moesaic.train.loop import fit
-from moesaic.weights.base import load_base, save_base
+from moesaic.weights.base import save_base
 
 
 def pretrain(workshop: Workshop, progress: Progress) -> Path:
     """Make the base of the recipe, unless it stands; the folder it lies in."""
     recipe = workshop.recipe
     if isinstance(recipe.base, ExistingBase):
-        found = load_base(workshop.base_at)
-        progress.note(f"base: {workshop.base_at} ({found.fingerprint[:12]}), as it is")
+        at = workshop.located(recipe.base.path)
+        commit = f", commit {at.commit[:12]}" if at.commit else ""
+        progress.note(f"base: {at.place or at.folder}{commit} ({workshop.base_fingerprint[:12]}), as it is")
         return workshop.base_at
     train, validation, source = corpus(workshop, recipe.base)
     inputs: dict[str, Any] = {"base": recipe.base.model_dump(mode="json"), "data": source}
@@ -121,4 +122,7 @@ def longest(examples: list[Example]) -> list[Example]:
 
 
 def text_of(example: Example) -> str:
+    """What an example is, as one text; of a row with a label, what that is of."""
+    if example.texts:
+        return example.prompt
     return f"{example.prompt}\n{example.response}" if example.prompt else example.response

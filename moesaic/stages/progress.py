@@ -6,6 +6,8 @@ Knows nothing about how it is shown.
 import warnings
 from typing import Any, Protocol, runtime_checkable
 
+from moesaic.errors import MoesaicWarning
+
 
 @runtime_checkable
 class Progress(Protocol):
@@ -33,7 +35,7 @@ class Silent:
     def note(self, text: str) -> None: ...
 
     def warn(self, text: str) -> None:
-        warnings.warn(text, stacklevel=2)
+        warnings.warn(text, MoesaicWarning, stacklevel=2)
 
     def begin(self, task: str, steps: int) -> None: ...
     def row(self, task: str, row: dict[str, Any]) -> None: ...

@@ -1,42 +1,74 @@
 """Stage 3: the router of the mixture, and those it is compared with, on features read once.
 
-Knows nothing about how experts were trained: a prompt's label is the expert whose text it is.
+Knows nothing about how experts were trained: a prompt's label is the expert whose text it is, and what the mixture
+loses on it is asked of the experts as they stand.
 """
 
 import sys
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from moesaic.adapters import attach
 from moesaic.config import Feature
+from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
-from moesaic.errors import DataError
-from moesaic.files import digest, read_jsonl, write_json
+from moesaic.errors import DataError, RecipeError, WeightsError
+from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_json
+from moesaic.model.classifier import Classifier
+from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read_all
-from moesaic.recipe import EncoderFeature, RouterSpec
+from moesaic.recipe import EncoderFeature, RouterLoss, RouterSpec
 from moesaic.recipe.routers import FeatureSpec
-from moesaic.routing import Selection
+from moesaic.routing import States
+from moesaic.routing.routers import Features
+from moesaic.stages.classifying import classifier_of
+from moesaic.stages.experts import part_folders
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.progress import Progress
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
-from moesaic.stages.workshop import Address, Workshop, at_address
-from moesaic.train.routers import Labelled, train_router
-from moesaic.weights.router import INFO, StoredRouter, save_router
+from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
+from moesaic.train.classification import batched, labels
+from moesaic.train.routers import Labelled, selection_of, train_router
+from moesaic.train.task import Table, Task, Weighed, computed, language
+from moesaic.weights.adapter import load_expert
+from moesaic.weights.router import ENCODER, INFO, StoredRouter, save_router
+from moesaic.weights.sentences import KIND as ENCODER_KIND
+from moesaic.weights.sentences import StoredEncoder
+
+Rows = Sequence[Tokens | LabelledTokens]
 
 BATCH = 32
 SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert: what calibration and the choice of an epoch rest on
+
+UNTAUGHT = (
+    "loss.task gives the router no gradient: top_1 with renormalise weighs 1, whoever is chosen; it learns from the "
+    "other losses alone. Explore with gumbel, or set renormalise: false, or selection: soft"
+)
 
 
 def label_of(spec: RouterSpec) -> str:
     """The name of a compared router, for folders and tables."""
     few = f"-{spec.examples}" if spec.examples else ""
     kept = f"-{spec.selection}" if spec.selection != "top_1" else ""
-    return f"{spec.kind}-{str(spec.feature).replace('@', '_at_')}{few}{kept}"
+    usual = dict(RouterLoss())
+    learned = "".join(f"-{term}-{weight:g}" for term, weight in spec.loss if weight != usual[term])
+    learned += f"-{spec.exploration.kind}" if spec.exploration.kind != "none" else ""
+    return f"{spec.kind}-{str(spec.feature).replace('@', '_at_')}{few}{kept}{learned}"
+
+
+def terms_of(spec: RouterSpec) -> str | None:
+    """What a router's training adds up, as in `task + 0.01 balance, gumbel`; None: it is not trained by gradient."""
+    if "loss" in spec.idle():
+        return None
+    terms = [term if weight == 1 else f"{weight:g} {term}" for term, weight in spec.loss if weight]
+    return " + ".join(terms) + (f", {spec.exploration.kind}" if spec.exploration.kind != "none" else "")
 
 
 def specs(workshop: Workshop) -> dict[str, RouterSpec]:
@@ -65,37 +97,76 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
         refuse_changed(workshop, at(workshop, name), inputs_of(workshop, spec), progress.warn)
     if not wanted:
         return
-    features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
-    # No more prompts are read than the hungriest router asks for; each takes the first of them, in hash order.
-    most = max(spec.examples or sys.maxsize for spec in wanted.values())
+    features = list(dict.fromkeys(feature for spec in wanted.values() for feature in spec.reads))
+    # No more prompts are read than a feature's hungriest router asks for; each takes the first of them, in hash order.
+    asked = {feature: [spec for spec in wanted.values() if feature in spec.reads] for feature in features}
     parts = {
-        f"features {split} {expert}": partial(read_features, workshop.address, expert, split, features, most)
+        f"features {split} {expert}": partial(
+            read_features,
+            workshop.address,
+            expert,
+            split,
+            {feature: max(most_of(spec, split) for spec in some) for feature, some in asked.items()},
+        )
         for split in SPLITS
         for expert in workshop.recipe.experts
     }
     read = jobs.run(parts)
+    # Where whoever is chosen has all the weight, each expert by itself is all that can be asked: computed once.
+    tabled = [spec for spec in wanted.values() if spec.loss.task and spec.certain]
+    slopes = any(not spec.untaught for spec in tabled)
+    tables: dict[str, Callable[[Report], Any]] = {
+        f"losses {split} {expert}": partial(
+            tabulate,
+            workshop.address,
+            versions(workshop),
+            expert,
+            split,
+            max(most_of(spec, split) for spec in tabled),
+            slopes and split == "train",
+        )
+        for split in SPLITS
+        for expert in (workshop.recipe.experts if tabled else ())
+    }
+    read |= jobs.run(tables)
     for name, spec in wanted.items():
         report = Report.here(name if name == "router" else f"router {name}", progress)
-        train_and_publish(workshop, name, spec, features.index(spec.feature), read, report)
+        train_and_publish(workshop, name, spec, [features.index(feature) for feature in spec.reads], read, report)
 
 
 def train_and_publish(
-    workshop: Workshop, name: str, spec: RouterSpec, place: int, read: dict[str, "Read"], report: Report
+    workshop: Workshop, name: str, spec: RouterSpec, places: list[int], read: dict[str, Any], report: Report
 ) -> None:
-    """Train one router on features that were read, those at `place` of each part, and publish it with its record."""
+    """Train one router on features that were read, those at `places` of each part, and publish it with its record."""
     names = tuple(workshop.recipe.experts)
+    place = places[0]
 
-    def labelled(split: str, limit: int | None) -> Labelled:
-        parts: list[Any] = [read[f"features {split} {expert}"].features[place][:limit] for expert in names]
-        labels = torch.cat([torch.full((len(part),), label) for label, part in enumerate(parts)])
-        texts = spec.feature == "text"
-        return Labelled([text for part in parts for text in part] if texts else torch.cat(parts), labels)
+    def labelled(split: str) -> Labelled:
+        limit = most_of(spec, split)
+        features, beside = (
+            joined([read[f"features {split} {expert}"].features[at][:limit] for expert in names])
+            for at in (place, places[-1])
+        )
+        sizes = [len(read[f"features {split} {expert}"].features[place][:limit]) for expert in names]
+        labels = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes))
+        means = beside.mean() if isinstance(beside, States) else beside if isinstance(beside, torch.Tensor) else None
+        return Labelled(features, labels, means, task(split, limit))
 
-    train, validation = labelled("train", spec.examples), labelled("validation", None)
+    def task(split: str, limit: int) -> Task | None:
+        if not spec.loss.task:
+            return None
+        if spec.certain:
+            return Table.cat([read[f"losses {split} {expert}"][:limit] for expert in names])
+        rows = [row for expert in names for row in rows_of(workshop, expert, split, limit)]
+        return computed(lost(workshop.address, versions(workshop), rows))
+
+    train, validation = labelled("train"), labelled("validation")
     words = {i: e.keywords for i, e in enumerate(workshop.recipe.experts.values()) if e.keywords}
     report.begin(spec.epochs * -(-len(train.labels) // spec.batch))
     part, seed = at(workshop, name), workshop.recipe.seed
     drop_logs(workshop, part, [spec.lr])
+    if spec.untaught:
+        report.warn(UNTAUGHT)
     with training(workshop, part, spec.lr, inputs_of(workshop, spec), report) as (keeper, record):
         router, metrics = train_router(spec, train, validation, words, len(names), seed, record, keeper)
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
@@ -106,7 +177,7 @@ def train_and_publish(
         spec.kind,
         names,
         str(spec.feature),
-        Selection(kind=spec.selection, k=spec.k, renormalise=spec.renormalise),
+        selection_of(spec),
         {},
         encoder,
     )
@@ -115,7 +186,11 @@ def train_and_publish(
         "prompt_tokens": workshop.recipe.router.prompt_tokens,
         "seed": workshop.recipe.seed,
         "metrics": {f"validation_{key}": value for key, value in metrics.items()},
+        **({"task_gradient": not spec.untaught} if spec.loss.task else {}),
+        **workshop.foundation.told,
     }
+    if isinstance(spec.feature, EncoderFeature) and (origin := workshop.located(spec.feature.model).origin):
+        facts["encoder_origin"] = origin
     info = {
         "router": spec.model_dump(mode="json"),
         "examples": {n: int((train.labels == i).sum()) for i, n in enumerate(names)},
@@ -124,18 +199,33 @@ def train_and_publish(
         "curve": curve,
     }
     sizes = [*router.state_dict().values()]
+    encoder_at = standing_encoder(workshop, encoder) if encoder else None
     if encoder:
         cut = {split: sum(read[f"features {split} {n}"].truncated[place] for n in names) for split in SPLITS}
         info["truncated"] = cut  # texts of which the encoder reads the beginning only
-        sizes += encoder.sentences.state_dict().values()
+        sizes += [] if encoder_at else encoder.sentences.state_dict().values()
 
     def write(folder: Any) -> None:
         write_json(folder / INFO, info)
-        save_router(folder, stored, workshop.base_fingerprint, facts)
+        save_router(folder, stored, workshop.base_fingerprint, facts, encoder_at)
 
     workshop.publish(part, write, sum(t.numel() * t.element_size() for t in sizes))
     forget(workshop, part)
-    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}")
+    told = f", loss of the task {metrics['task']:.3f}" if spec.loss.task else ""
+    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}{told}")
+
+
+def standing_encoder(workshop: Workshop, wanted: StoredEncoder) -> Path | None:
+    """Where the run holds an encoder already, found sound: in the folder of a router that reads it."""
+    for router in [at(workshop, name) for name in specs(workshop)]:
+        folder = router / ENCODER
+        try:
+            found = read_manifest(folder, ENCODER_KIND) if (folder / MANIFEST).is_file() else {}
+        except WeightsError:
+            continue  # whoever reads that router says what is damaged
+        if found.get("fingerprint") == wanted.fingerprint:
+            return folder
+    return None
 
 
 def done(workshop: Workshop, name: str, spec: RouterSpec, progress: Progress) -> bool:
@@ -156,7 +246,9 @@ def inputs_of(workshop: Workshop, spec: RouterSpec) -> dict[str, Any]:
     recipe = workshop.recipe
     texts = [[e.prompt, e.response] for n in recipe.experts for s in SPLITS for e in prompts_of(workshop, n, s)]
     feature = spec.feature if isinstance(spec.feature, str) else {"encoder": workshop.encoder(spec.feature).fingerprint}
+    parts = {"parts": dict(versions(workshop))} if spec.loss.task else {}
     return {
+        **parts,
         "router": {
             **spec.model_dump(mode="json"),
             "feature": feature,
@@ -185,37 +277,112 @@ def prompts_of(workshop: Workshop, expert: str, split: str) -> list[Example]:
     return given[:held_out] if split == "validation" else given[held_out:]
 
 
+def most_of(spec: RouterSpec, split: str) -> int:
+    """How many prompts of an expert's split a router sees at most.
+
+    Weights of every size ask the mixture anew in every epoch, so that there are fewer to validate on.
+    """
+    if split == "train":
+        return spec.examples or sys.maxsize
+    return VALIDATION_ROWS if spec.loss.task and not spec.certain else VALIDATION_PROMPTS
+
+
+def rows_of(workshop: Workshop, expert: str, split: str, most: int) -> Rows:
+    """The prompts of an expert's split with their responses or labels, in hash order so that a limit is unbiased."""
+    examples, length = take(prompts_of(workshop, expert, split), most), workshop.recipe.train.length
+    if workshop.recipe.labelled:
+        return workshop.labelled(examples, length, expert)
+    return workshop.encoded(examples, length)
+
+
+# what the mixture loses
+
+
+def versions(workshop: Workshop) -> tuple[tuple[str, str], ...]:
+    """The experts by name, and what each is: those trained elsewhere by their weights."""
+    found = []
+    for name, folder in part_folders(workshop).items():
+        trained = name in workshop.trained_experts()
+        if trained and not (folder / MANIFEST).is_file():
+            what = f"there is no expert '{name}' yet, and loss.task is measured with it"
+            raise RecipeError(what, path=folder, hint=f"train it first: moesaic train-expert RECIPE --expert {name}")
+        found.append((name, digest(workshop.identity(folder)) if trained else load_expert(folder).fingerprint))
+    return tuple(found)
+
+
+@lru_cache(maxsize=1)
+def adapted(address: Address, parts: tuple[tuple[str, str], ...]) -> Decoder:
+    """The base with those experts beside it, all of it frozen; kept between pieces of work."""
+    workshop = at_address(*address)
+    base, folders = workshop.fresh_base(), part_folders(workshop)
+    attach(base.decoder, [load_expert(folders[name], base.fingerprint, base.decoder).lora for name, _ in parts])
+    return base.decoder.requires_grad_(False)
+
+
+@lru_cache(maxsize=1)
+def classifying(address: Address, parts: tuple[tuple[str, str], ...]) -> Classifier:
+    """The same for experts that classify, with their heads."""
+    workshop = at_address(*address)
+    folders = part_folders(workshop)
+    return classifier_of(workshop, {name: folders[name] for name, _ in parts})
+
+
+def lost(address: Address, parts: tuple[tuple[str, str], ...], rows: Rows) -> Weighed:
+    """What the mixture of those experts loses on rows: the nats of responses, or of labels."""
+    written = [row for row in rows if isinstance(row, Tokens)]
+    if written:
+        return language(adapted(address, parts), written)
+    answered = [row for row in rows if isinstance(row, LabelledTokens)]
+    return labels(classifying(address, parts), answered, at_address(*address).backbone.pad)
+
+
+def tabulate(
+    address: Address,
+    parts: tuple[tuple[str, str], ...],
+    expert: str,
+    split: str,
+    most: int,
+    slopes: bool,
+    report: Report,
+) -> Table:
+    """What each expert alone loses on the responses of one expert's split, in the order of `rows_of`."""
+    rows = rows_of(at_address(*address), expert, split, most)
+    report.begin(len(rows) * len(parts))
+    found = Table.of(lost(address, parts, rows), len(rows), len(parts), slopes, lambda n: report.row({"step": n}))
+    report.end("computed")
+    return found
+
+
 class Read(NamedTuple):
     """Each feature of some prompts, and of how many prompts that feature is of the beginning only."""
 
-    features: list[torch.Tensor | list[str]]
+    features: list[Features]
     truncated: list[int]
 
 
-def read_features(
-    address: Address, expert: str, split: str, features: list[FeatureSpec], most: int, report: Report
-) -> Read:
-    """Each feature of the prompts of one expert's split, in the hash order of the texts so that a limit is unbiased."""
+def read_features(address: Address, expert: str, split: str, most: dict[FeatureSpec, int], report: Report) -> Read:
+    """Each feature of so many prompts of one expert's split, in the order of `rows_of`."""
     workshop = at_address(*address)
-    examples = take(prompts_of(workshop, expert, split), most if split == "train" else VALIDATION_PROMPTS)
-    rows = workshop.encoded(examples, workshop.recipe.train.length)
-    found = features_of(workshop, rows, features, report)
-    texts = texts_of(workshop, rows)
-    encoders = [None if isinstance(feature, str) else workshop.encoder(feature) for feature in features]
-    cut = [encoder.sentences.truncated(texts) if encoder else 0 for encoder in encoders]
-    report.end(f"read; {max(cut)} texts are longer than the encoder reads" if any(cut) else "read")
-    return Read(found, cut)
+    rows = rows_of(workshop, expert, split, max(most.values()))
+    found: dict[FeatureSpec, Features] = {}
+    cut: dict[FeatureSpec, int] = {}
+    for limit in sorted(set(most.values())):
+        some = [feature for feature in most if most[feature] == limit]
+        found |= zip(some, features_of(workshop, rows[:limit], some, report), strict=True)
+        texts = texts_of(workshop, rows[:limit])
+        encoders = [None if isinstance(feature, str) else workshop.encoder(feature) for feature in some]
+        cut |= zip(some, (one.sentences.truncated(texts) if one else 0 for one in encoders), strict=True)
+    report.end(f"read; {max(cut.values())} texts are longer than the encoder reads" if any(cut.values()) else "read")
+    return Read([found[feature] for feature in most], [cut[feature] for feature in most])
 
 
 @torch.no_grad()
-def features_of(
-    workshop: Workshop, rows: list[Tokens], features: list[FeatureSpec], report: Report
-) -> list[torch.Tensor | list[str]]:
+def features_of(workshop: Workshop, rows: Rows, features: list[FeatureSpec], report: Report) -> list[Features]:
     """Features of rows in their order: those of the base from one pass of it, each encoder's from one of its own."""
     of_base = [feature for feature in features if isinstance(feature, str)]
     encoders = [feature for feature in features if not isinstance(feature, str)]
     report.begin(len(rows) * (bool(of_base) + len(encoders)))
-    found: dict[FeatureSpec, torch.Tensor | list[str]] = {}
+    found: dict[FeatureSpec, Features] = {}
     if of_base:
         found |= zip(of_base, states_of(workshop, rows, of_base, report), strict=True)
     for place, feature in enumerate(encoders, bool(of_base)):
@@ -224,7 +391,7 @@ def features_of(
 
 
 def sentences_of(
-    workshop: Workshop, rows: list[Tokens], feature: EncoderFeature, reported: int, report: Report
+    workshop: Workshop, rows: Rows, feature: EncoderFeature, reported: int, report: Report
 ) -> torch.Tensor:
     """The encoder's vector of each row's prompt; a text that comes again is not computed again."""
     texts, sentences = texts_of(workshop, rows), workshop.encoder(feature).sentences
@@ -237,34 +404,42 @@ def sentences_of(
     return torch.stack([known[text] for text in texts])
 
 
-def states_of(
-    workshop: Workshop, rows: list[Tokens], features: list[str], report: Report
-) -> list[torch.Tensor | list[str]]:
+def states_of(workshop: Workshop, rows: Rows, features: list[str], report: Report) -> list[Features]:
     """What the base makes of rows, in their order, computed in batches of like length."""
-    parsed, base = [Feature.parse(feature) for feature in features], workshop.base
+    parsed, body = [Feature.parse(feature) for feature in features], workshop.body
     order = sorted(range(len(rows)), key=lambda i: rows[i].prompt)
-    chunks: list[list[torch.Tensor | list[str]]] = []
+    chunks: list[list[Features]] = []
     for start in range(0, len(order), BATCH):
         batch = prompts(workshop, [rows[i] for i in order[start : start + BATCH]])
-        chunks.append(read_all(parsed, base.decoder, len(workshop.recipe.experts), batch))
+        chunks.append(read_all(parsed, body, len(workshop.recipe.experts), batch))
         report.row({"step": start + len(batch.texts)})
     back = torch.tensor(order).argsort()
 
-    def joined(parts: list[torch.Tensor | list[str]]) -> torch.Tensor | list[str]:
-        states = [part for part in parts if isinstance(part, torch.Tensor)]
-        if states:
-            return torch.cat(states)[back]
-        texts = [text for part in parts for text in part]
-        return [str(texts[place]) for place in back]
+    def in_order(features: Features) -> Features:
+        return [features[place] for place in back] if isinstance(features, list) else features[back]
 
-    return [joined([chunk[i] for chunk in chunks]) for i in range(len(parsed))]
+    return [in_order(joined([chunk[i] for chunk in chunks])) for i in range(len(parsed))]
 
 
-def prompts(workshop: Workshop, rows: list[Tokens]) -> Prompts:
+def joined(parts: list[Features]) -> Features:
+    """One feature of several batches of prompts, as of one."""
+    states = [part for part in parts if isinstance(part, States)]
+    vectors = [part for part in parts if isinstance(part, torch.Tensor)]
+    if states:
+        return States.cat(states)
+    return torch.cat(vectors) if vectors else [text for part in parts if isinstance(part, list) for text in part]
+
+
+def prompts(workshop: Workshop, rows: Rows) -> Prompts:
     """The prompts of rows, as a router reads them."""
+    if workshop.recipe.labelled:
+        return batched([row for row in rows if isinstance(row, LabelledTokens)], workshop.backbone.pad)
     return Prompts.pad([row.ids[: row.prompt] for row in rows], texts_of(workshop, rows))
 
 
-def texts_of(workshop: Workshop, rows: list[Tokens]) -> list[str]:
+def texts_of(workshop: Workshop, rows: Rows) -> list[str]:
     """The prompts of rows, as text."""
-    return [workshop.base.tokenizer.decode(row.ids[: row.prompt]) for row in rows]
+    return [
+        row.text if isinstance(row, LabelledTokens) else workshop.base.tokenizer.decode(row.ids[: row.prompt])
+        for row in rows
+    ]

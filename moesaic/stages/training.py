@@ -3,7 +3,7 @@
 Knows nothing about what is trained.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,19 @@ from moesaic.stages.workshop import Workshop
 from moesaic.train.checkpoint import Checkpoint
 from moesaic.train.loop import Record
 
+Trial = float | str
+"""One of the trainings of a part: its learning rate, or where more is tried a name that begins with it."""
+
 
 @contextmanager
 def training(
-    workshop: Workshop, part: Path, lr: float, inputs: Mapping[str, Any], report: Report, before: int = 0
+    workshop: Workshop, part: Path, trial: Trial, inputs: Mapping[str, Any], report: Report, before: int = 0
 ) -> Iterator[tuple[Checkpoint, Record]]:
     """The keeper of one training of what will lie at `part`, and where its steps are recorded.
 
     `inputs`: what it depends on beside the seed, as plain data. `before`: steps of others that the report has told of.
     """
-    checkpoint = checkpoint_at(workshop, part, f"lr-{lr!r}", inputs, report.warn)
+    checkpoint = checkpoint_at(workshop, part, named(trial), inputs, report.warn)
 
     def record(row: dict[str, Any]) -> None:
         checkpoint.log.append(row)
@@ -82,9 +85,14 @@ def forget(workshop: Workshop, part: Path) -> None:
     disk.remove(states_at(workshop, part))
 
 
-def drop_logs(workshop: Workshop, part: Path, rates: list[float]) -> None:
-    """Drop what was logged at learning rates that are not tried any more."""
+def named(trial: Trial) -> str:
+    """What state and log of a trial are called."""
+    return trial if isinstance(trial, str) else f"lr-{trial!r}"
+
+
+def drop_logs(workshop: Workshop, part: Path, trials: Sequence[Trial]) -> None:
+    """Drop what was logged of trials that are not made any more."""
     for log in logs_at(workshop, part).glob("lr-*.jsonl"):
-        if log.name not in {f"lr-{lr!r}.jsonl" for lr in rates}:
+        if log.name not in {f"{named(trial)}.jsonl" for trial in trials}:
             with disk.errors(log):
                 disk.unlink(log)

@@ -17,6 +17,7 @@ from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
 from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.report import write_report
+from moesaic.stages.classifying import stored_in
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage
@@ -31,8 +32,10 @@ from moesaic.stages.stopping import listening
 from moesaic.stages.texts import take_stock
 from moesaic.stages.training import forget
 from moesaic.stages.workshop import Workshop
-from moesaic.weights.adapter import load_expert
-from moesaic.weights.mixture import load_mixture, save_mixture
+from moesaic.weights.adapter import StoredExpert, load_expert
+from moesaic.weights.beside import tokenizer_beside
+from moesaic.weights.classifier import load_classifier
+from moesaic.weights.mixture import load_mixture, room_for, save_mixture
 from moesaic.weights.router import load_router
 
 
@@ -166,6 +169,8 @@ def opened(
             forget(workshop, part_of(workshop, name))
         if reads:
             take_stock(workshop, told)
+        for place in recipe.places.values():  # before any work, as one that is missing would stop it in the end
+            workshop.located(place)
         with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield workshop, told, jobs
         if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
@@ -221,8 +226,7 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     if not workshop.router_at.is_dir():
         hint = "train it first: moesaic train-router RECIPE"
         raise RecipeError("there is no router yet", path=workshop.router_at, hint=hint)
-    base = workshop.base
-    experts = {name: load_expert(folder, base.fingerprint, base.decoder) for name, folder in folders.items()}
+    experts = experts_in(workshop, folders, progress)
     router = load_router(workshop.router_at, workshop.base_fingerprint)
     if set(router.names) != set(experts):
         raise RecipeError(
@@ -246,15 +250,25 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
         "site": workshop.recipe.mixture.site,
         "level": workshop.recipe.mixture.level,
         "prompt_tokens": workshop.recipe.router.prompt_tokens,
+        "origins": workshop.origins,
     }
+    if workshop.recipe.labelled:
+        labels = {name: list(domain.labels) for name, domain in workshop.domains.items()}
+        facts |= {"labels": labels, "pool": workshop.pool, "length": workshop.recipe.train.length}
     workshop.publish(
         workshop.mixture_at,
         lambda folder: save_mixture(folder, workshop.base_at, folders, workshop.router_at, facts),
-        sum(size_of(part) for part in (workshop.base_at, workshop.router_at, *folders.values())),
+        room_for(workshop.base_at, folders.values(), workshop.router_at),
     )
-    load_mixture(workshop.mixture_at)
+    (load_classifier if workshop.recipe.labelled else load_mixture)(workshop.mixture_at)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of a folder's files."""
-    return sum(path.stat().st_size for path in folder.resolve().rglob("*") if path.is_file())
+def experts_in(workshop: Workshop, folders: dict[str, Path], progress: Progress) -> dict[str, StoredExpert]:
+    """The experts that a mixture is made of, each held against the base; what is odd about their text is told."""
+    if workshop.recipe.labelled:
+        return stored_in(workshop, folders)
+    base = workshop.base
+    for name, folder in folders.items():
+        for odd in tokenizer_beside(folder, base.tokenizer):
+            progress.warn(f"{name}: {odd}")
+    return {name: load_expert(folder, base.fingerprint, base.decoder) for name, folder in folders.items()}

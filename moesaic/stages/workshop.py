@@ -8,44 +8,69 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source, take
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, check_space, digest, disk, publish, read_manifest
+from moesaic.model.classifier import Pool, usual_pool
+from moesaic.model.decoder import Decoder
+from moesaic.model.encoder import Encoder
 from moesaic.recipe import EncoderFeature, ExistingBase, NewBase, Recipe, Source, dump, parse
 from moesaic.stages.progress import Progress
+from moesaic.weights.backbone import Backbone, load_backbone
 from moesaic.weights.base import Base, load_base
+from moesaic.weights.places import Located, Origins, locate
 from moesaic.weights.sentences import StoredEncoder, load_sentences
 
 # Enough rows to choose a learning rate by, few enough not to cost more than the training.
 VALIDATION_ROWS = 100
 
-Address = tuple[str, str, bool]
-"""A recipe's text, a run directory, and whether damage is refused."""
+Address = tuple[str, str, bool, tuple[tuple[str, Located], ...]]
+"""A recipe's text, a run directory, whether damage is refused, and where the models lie that were looked for."""
 
 
 class Workshop:
     """Everything that stages share about one run. `strict`: what is damaged is refused rather than made anew."""
 
-    def __init__(self, recipe: Recipe, root: Path, strict: bool = False):
-        self.recipe, self.root, self.strict = recipe, root, strict
+    def __init__(self, recipe: Recipe, root: Path, strict: bool = False, found: Iterable[tuple[str, Located]] = ()):
+        self.recipe, self.root, self.strict, self.found = recipe, root, strict, dict(found)
         self.encoders: dict[str, StoredEncoder] = {}
-        self.rejects = Rejects(recipe.max_bad if recipe.bad_rows == "skip" else None, self.rejects_at)
+        most = recipe.max_bad if recipe.bad_rows == "skip" else None
+        self.rejects = Rejects(most, self.rejects_at, self.refuse)
 
     @property
     def address(self) -> Address:
         """What another process needs to open the same workshop with `at_address`."""
-        return dump(self.recipe), str(self.root), self.strict
+        return dump(self.recipe), str(self.root), self.strict, tuple(self.found.items())
 
     # where parts lie
 
     @property
     def base_at(self) -> Path:
         if isinstance(self.recipe.base, ExistingBase):
-            return Path(self.recipe.base.path)
+            return self.located(self.recipe.base.path).folder
         return self.root / "base"
+
+    def located(self, place: str) -> Located:
+        """Where a model lies that the recipe names; the hub is asked once, by no process of the pool again."""
+        if place not in self.found:
+            try:
+                self.found[place] = locate(place)
+            except WeightsError as error:
+                error.field = error.field or next((key for key, at in self.recipe.places.items() if at == place), None)
+                raise
+        return self.found[place]
+
+    @property
+    def origins(self) -> Origins:
+        """Of the base and of every expert that is not from here, the place and the commit, by name; no folders."""
+        base = [("base", self.recipe.base.path)] if isinstance(self.recipe.base, ExistingBase) else []
+        experts = [(name, expert.path) for name, expert in self.recipe.experts.items() if expert.path]
+        found = {name: self.located(place).origin for name, place in (*base, *experts)}
+        return {name: origin for name, origin in found.items() if origin}
 
     def part_at(self, contender: str) -> Path:
         """Where an expert lies, or a control that is trained as one."""
@@ -98,6 +123,13 @@ class Workshop:
 
     # what parts are made from
 
+    def refuse(self, row: list[Example]) -> None:
+        """Raise DataError for a row that the chat template of the base does not take; only a base that is there already
+        has one.
+        """
+        if row[0].messages and isinstance(self.recipe.base, ExistingBase) and self.base.tokenizer.template:
+            self.encoded(row, self.base.decoder.config.context)
+
     @cached_property
     def domains(self) -> dict[str, Domain]:
         """The texts of every expert that has data; nobody learns from what another domain is judged on."""
@@ -134,8 +166,20 @@ class Workshop:
         """The base, for reading only: whoever changes a decoder loads one of its own with `fresh_base`."""
         if not self.base_at.is_dir() and not isinstance(self.recipe.base, ExistingBase):
             raise RecipeError("there is no base yet", path=self.base_at, hint="make it first: moesaic pretrain RECIPE")
-        base = load_base(self.base_at)
-        context, blocks = base.decoder.config.context, base.decoder.config.num_layers
+        base = self.fresh_base()
+        self.require_room(base.decoder)
+        return base
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The base of a run whose rows have labels, for reading only."""
+        backbone = self.fresh_backbone()
+        self.require_room(backbone.body)
+        return backbone
+
+    def require_room(self, body: Decoder | Encoder) -> None:
+        """Refuse a recipe that asks for more blocks or longer rows than the base has."""
+        context, blocks = body.config.context, body.config.num_layers
         for place, spec in enumerate([self.recipe.router, *self.recipe.router.compare]):
             if (spec.depth or 0) > blocks:
                 field = f"router.compare[{place - 1}].feature" if place else "router.feature"
@@ -147,23 +191,63 @@ class Workshop:
                 field = "train.length" if name == "train" else f"experts.{name}.train.length"
                 what = "rows longer than the context of the base"
                 raise RecipeError(what, field=field, expected=f"<= {context}", got=settings.length)
-        return base
+
+    @property
+    def body(self) -> Decoder | Encoder:
+        """The base as a model, whether its rows have labels or not, for reading only."""
+        return self.backbone.body if self.recipe.labelled else self.base.decoder
+
+    def fresh_body(self) -> Decoder | Encoder:
+        """The same, for who changes it."""
+        return self.fresh_backbone().body if self.recipe.labelled else self.fresh_base().decoder
+
+    @property
+    def pool(self) -> Pool:
+        """Which state of a row its label is read from."""
+        own = self.recipe.base.pool if isinstance(self.recipe.base, ExistingBase) else None
+        return own or usual_pool(self.body)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many labels each domain has; all of them stand in this order."""
+        return {name: len(domain.labels) for name, domain in self.domains.items()}
 
     def encoder(self, feature: EncoderFeature) -> StoredEncoder:
         """The encoder that a router reads, for reading only."""
         if feature.model not in self.encoders:
-            self.encoders[feature.model] = load_sentences(Path(feature.model))
+            self.encoders[feature.model] = load_sentences(self.located(feature.model).folder)
         return self.encoders[feature.model]
 
+    def fresh_backbone(self) -> Backbone:
+        base = self.recipe.base
+        return load_backbone(self.base_at, self.located(base.path).origin if isinstance(base, ExistingBase) else None)
+
     def fresh_base(self) -> Base:
-        return load_base(self.base_at)
+        base = self.recipe.base
+        return load_base(self.base_at, self.located(base.path).origin if isinstance(base, ExistingBase) else None)
+
+    @property
+    def foundation(self) -> Base | Backbone:
+        """What the run is built on, as its kind of rows reads it."""
+        return self.backbone if self.recipe.labelled else self.base
 
     @property
     def base_fingerprint(self) -> str:
-        return self.base.fingerprint
+        return self.foundation.fingerprint
 
     def encoded(self, examples: list[Example], length: int) -> list[Tokens]:
         return encode_all(examples, self.base.tokenizer, length, self.recipe.router.prompt_tokens)[0]
+
+    def labelled(self, examples: list[Example], length: int, domain: str) -> list[LabelledTokens]:
+        """Rows of one domain, their labels by their place among those of all."""
+        counts = [*self.counts.values()]
+        start = sum(counts[: [*self.counts].index(domain)])
+        return encode_labelled(examples, self.backbone.writer, length, self.domains[domain].labels, start)
+
+    def labelled_test_rows(self) -> dict[str, list[LabelledTokens]]:
+        """The rows with labels that everything is judged on, by domain."""
+        limit, length = self.recipe.evaluate.limit, self.recipe.train.length
+        return {name: self.labelled(take(d.test, limit), length, name) for name, d in self.domains.items()}
 
     def test_rows(self) -> dict[str, list[Tokens]]:
         """The rows that everything is judged on, by domain; `unseen` last where the recipe names such text."""
@@ -177,8 +261,8 @@ class Workshop:
 
 
 @lru_cache(maxsize=1)
-def at_address(recipe: str, root: str, strict: bool) -> Workshop:
+def at_address(recipe: str, root: str, strict: bool, found: tuple[tuple[str, Located], ...]) -> Workshop:
     """The workshop of another process's run, kept between pieces of work."""
     import yaml
 
-    return Workshop(parse(yaml.safe_load(recipe)), Path(root), strict)
+    return Workshop(parse(yaml.safe_load(recipe)), Path(root), strict, found)

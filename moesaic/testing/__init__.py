@@ -3,10 +3,11 @@
 import torch
 
 from moesaic.adapters import LoRA
+from moesaic.adapters.feedforward import FFN
 from moesaic.config import ENCODER_TRAITS, DecoderConfig, EncoderConfig, Head
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.model.encoder import Encoder
-from moesaic.routing.routers import Router
+from moesaic.routing.routers import Features, Router
 from moesaic.tokenizer import Conversation
 from moesaic.tokenizer.conversation import plain
 
@@ -44,6 +45,16 @@ def toy_expert(
     return expert
 
 
+def toy_ffn(decoder: Decoder, seed: int, layers: range = range(99)) -> FFN:
+    """A random feed-forward expert: the base's own blocks in these layers, moved far."""
+    generator = torch.Generator().manual_seed(seed)
+    expert = FFN.of(decoder, layers)
+    for block in expert.blocks.values():
+        for part in block:
+            part.add_(torch.empty_like(part).normal_(0, 0.3, generator=generator))
+    return expert
+
+
 def tiny_encoder(
     family: str = "bert", head: Head = "none", seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = 61
 ) -> Encoder:
@@ -74,7 +85,7 @@ class FixedRouter:
     def __init__(self, logits: list[list[float]], dtype: torch.dtype = torch.float64):
         self.logits = torch.tensor(logits, dtype=dtype)
 
-    def __call__(self, features: torch.Tensor | list[str]) -> torch.Tensor:
+    def __call__(self, features: Features) -> torch.Tensor:
         return self.logits[: len(features)]
 
 

@@ -15,11 +15,15 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs, in how many places, and the first of them: (where, in the one, in the other)."""
+    """What differs, in how many places, and the first of them: (where, in the one, in the other).
+
+    `clashes`: the places where both have something; in the others, one of the two has nothing.
+    """
 
     what: str
     count: int
     first: tuple[tuple[str, str, str], ...]
+    clashes: int
 
     def __str__(self) -> str:
         shown = "; ".join(f"{where}: {one} / {other}" for where, one, other in self.first)
@@ -65,7 +69,8 @@ def _difference(what: str, one: dict[Any, Any], other: dict[Any, Any]) -> Differ
     pairs = ((key, one.get(key, missing), other.get(key, missing)) for key in keys)
     differing = [(key, x, y) for key, x, y in pairs if x != y]
     first = tuple((str(key), clipped(x), clipped(y)) for key, x, y in differing[:SHOWN])
-    return Difference(what, len(differing), first) if differing else None
+    clashes = sum(key in one and key in other for key, _, _ in differing)
+    return Difference(what, len(differing), first, clashes) if differing else None
 
 
 def _merges(model: dict[str, Any]) -> list[Any]:

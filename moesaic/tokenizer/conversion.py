@@ -33,6 +33,15 @@ LLAMA_3_SPECIAL = [
     "<|image|>",
 ]
 
+WORDPIECE = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+"""The special tokens of a BERT, where its files do not spell them otherwise."""
+
 WORD, CONTROL, UNKNOWN, USER, BYTE = 1, 3, 2, 4, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
 LONGEST = 512  # characters of a piece; those of Gemma have at most 31
@@ -60,8 +69,61 @@ def from_merges(given: bytes) -> bytes:
         case "Qwen2":
             return _written(model, [], normalizer={"type": "NFC"}, pre_tokenizer=_cut(""), decoder=_BYTES)
         case other:
-            expected = "GPT2Tokenizer, Qwen2Tokenizer or RobertaTokenizer"
-            raise ValueError(f"how its texts are cut is not known: tokenizer_class is {other!r}, not {expected}")
+            raise _unknown(other, "GPT2Tokenizer, Qwen2Tokenizer or RobertaTokenizer")
+
+
+def from_words(given: bytes) -> bytes:
+    """vocab.txt, of BERT's WordPiece: a token in each line; before it, what a tokenizer_config.json says, as JSON."""
+    said, words = given.split(b"\0", 1)
+    config = decoded(said)
+    if (maker := config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") != "BertTokenizer":
+        raise _unknown(maker, "BertTokenizer")
+    if config.get("do_basic_tokenize") is False or config.get("never_split"):
+        raise ValueError("do_basic_tokenize and never_split, which only the slow tokenizer of transformers knows")
+    lines = words.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
+    vocab = {word: at for at, word in enumerate(lines)}
+    names = {role: config.get(role) or spelling for role, spelling in WORDPIECE.items()}
+    for role in ("unk_token", "cls_token", "sep_token"):
+        if names[role] not in vocab:
+            raise ValueError(f"the vocabulary lacks {names[role]}, its {role}")
+    model = {
+        "type": "WordPiece",
+        "unk_token": names["unk_token"],
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": vocab,
+    }
+    lowered = config.get("do_lower_case", True)
+    cleaned = {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": lowered,
+    }
+    first, last = ({"SpecialToken": {"id": names[role], "type_id": 0}} for role in ("cls_token", "sep_token"))
+    one, two = ({"Sequence": {"id": text, "type_id": at}} for at, text in enumerate("AB"))
+    frame = {
+        "type": "TemplateProcessing",
+        "single": [first, one, last],
+        "pair": [first, one, last, two, {"SpecialToken": {"id": names["sep_token"], "type_id": 1}}],
+        "special_tokens": {
+            name: {"id": name, "ids": [vocab[name]], "tokens": [name]}
+            for name in (names["cls_token"], names["sep_token"])
+        },
+    }
+    return _written(
+        model,
+        [_added(vocab[name], name) for name in names.values() if name in vocab],
+        normalizer=cleaned,
+        pre_tokenizer={"type": "BertPreTokenizer"},
+        post_processor=frame,
+        decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
+    )
+
+
+def _unknown(maker: str, known: str) -> ValueError:
+    return ValueError(f"how its texts are cut is not known: tokenizer_class is {maker!r}, not {known}")
 
 
 def from_model(given: bytes) -> bytes:

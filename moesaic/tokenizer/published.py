@@ -1,4 +1,5 @@
-"""Tokenizers as they are published: tokenizer.json; vocab.json with merges.txt; tokenizer.model. All become the first.
+"""Tokenizers as they are published: tokenizer.json; vocab.json with merges.txt; tokenizer.model; vocab.txt of a BERT.
+All become the first.
 
 Knows nothing about special ids or chat templates.
 """
@@ -10,20 +11,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesaic.errors import WeightsError
+from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import disk, read_json
-from moesaic.tokenizer.conversion import from_merges, from_model
+from moesaic.files.regular import open_regular
+from moesaic.tokenizer.conversion import from_merges, from_model, from_words
 from moesaic.tokenizer.guard import Limits, guarded
 from moesaic.tokenizer.probe import require_sound
-from moesaic.tokenizer.special import ROLES
+from moesaic.tokenizer.special import ROLES, spelled
 
 if TYPE_CHECKING:
     import tokenizers
 
 LIMIT = 64 << 20
 JSON, VOCABULARY, MERGES, MODEL = "tokenizer.json", "vocab.json", "merges.txt", "tokenizer.model"
+WORDS = "vocab.txt"
 CONFIG, NAMES, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
-FILES = (JSON, VOCABULARY, MERGES, MODEL, CONFIG, NAMES, ADDED, "generation_config.json", "chat_template.jinja")
+FILES = (JSON, VOCABULARY, MERGES, MODEL, WORDS, CONFIG, NAMES, ADDED, "generation_config.json", "chat_template.jinja")
 """All that is read of a folder beside config.json; some of them are enough."""
 
 CONVERSION = Limits(20, 2048)  # a vocabulary of 262,144 pieces takes 6 seconds
@@ -39,8 +42,8 @@ def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
     data, path = _as_json(folder, config)
     lost = require_sound(data, path)
     if lost:
-        shown = " ".join(lost)
-        warnings.warn(f"{path}: the tokenizer drops some characters without a trace, such as {shown}", stacklevel=2)
+        text = f"{path}: the tokenizer drops some characters without a trace, such as {' '.join(lost)}"
+        warnings.warn(text, MoesaicWarning, stacklevel=2)
     inner = Inner.from_buffer(data)
     inner.no_truncation()
     inner.no_padding()
@@ -58,8 +61,11 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
         parts = [maker.encode(), _bytes(folder / VOCABULARY), _bytes(folder / MERGES)]
     elif (folder / MODEL).is_file():
         path, work, parts = folder / MODEL, from_model, [_bytes(folder / MODEL)]
+    elif (folder / WORDS).is_file():
+        path, work = folder / WORDS, from_words
+        parts = [json.dumps({**config, **{role: spelled(config.get(role)) for role in ROLES}}).encode(), _bytes(path)]
     else:
-        hint = f"the base's folder must hold a {JSON}, a {VOCABULARY} with its {MERGES}, or a {MODEL}"
+        hint = f"the folder must hold a {JSON}, a {VOCABULARY} with its {MERGES}, a {MODEL} or a {WORDS}"
         raise WeightsError("no tokenizer here", path=folder / JSON, hint=hint)
     try:
         return guarded(work, b"\0".join(parts), CONVERSION), path
@@ -68,7 +74,7 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
 
 
 def _bytes(path: Path) -> bytes:
-    with disk.errors(path), path.open("rb") as file:
+    with disk.errors(path), open_regular(path) as file:
         data = file.read(LIMIT + 1)
     if len(data) > LIMIT:
         raise WeightsError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
@@ -121,8 +127,7 @@ def _merely_known(inner: "tokenizers.Tokenizer", text: str) -> bool:
 def _spellings(config: dict[str, Any]) -> Iterable[str]:
     """The tokens that a configuration names, by their role or as further ones."""
     for value in (*(config.get(role) for role in ROLES), *(config.get("additional_special_tokens") or ())):
-        text = value.get("content") if isinstance(value, dict) else value
-        if isinstance(text, str):
+        if isinstance(text := spelled(value), str):
             yield text
 
 

@@ -93,8 +93,13 @@ def _start(inner: "tokenizers.Tokenizer", asked: Any, bos: int | None, otherwise
     return [*before] or ([bos] if otherwise and bos is not None else [])
 
 
+def spelled(value: Any) -> Any:
+    """The spelling of a token, which stands by itself or in a table with its flags."""
+    return value.get("content") if isinstance(value, dict) else value
+
+
 def _spelled(value: Any, folder: Path, role: str) -> str | None:
-    text = value.get("content") if isinstance(value, dict) else value
+    text = spelled(value)
     if text is not None and not isinstance(text, str):
         path = folder / "tokenizer_config.json"
         raise WeightsError("not a token", path=path, field=role, expected="text, or {content}", got=json.dumps(value))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesaic.errors import DataError, WeightsError, clipped
 from moesaic.files import disk
+from moesaic.files.regular import open_regular
 from moesaic.tokenizer.conversation import Conversation, Message
 from moesaic.tokenizer.guard import Limits, guarded
 from moesaic.tokenizer.spellings import Spellings
@@ -90,7 +91,7 @@ def read_template(folder: Path, config: dict[str, Any], names: tuple[tuple[str, 
     """
     path, source = folder / FILE, config.get("chat_template")
     if path.is_file():
-        with disk.errors(path), path.open("rb") as file:
+        with disk.errors(path), open_regular(path) as file:
             source = file.read(4 * SIZE + 1).decode("utf-8", "replace")
     else:
         path = folder / "tokenizer_config.json"

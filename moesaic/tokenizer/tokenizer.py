@@ -6,6 +6,7 @@ Knows nothing about models or batches, nor how tokenizers are published.
 import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -106,7 +107,7 @@ class Tokenizer:
         ids: list[int] = []
         trim = False
         cut = template.pieces(conversation, reply, spellings)
-        for (text, known), (after, then) in zip(cut, [*cut[1:], ("", False)], strict=True):
+        for (text, known), (after, then) in pairwise([*cut, ("", False)]):
             if known:
                 ids.append(special[text][0])
                 trim = special[text][1].rstrip

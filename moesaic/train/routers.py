@@ -1,6 +1,7 @@
 """Training routers on features read once: words, centroids, or layers by gradient; then calibration on validation.
 
-Knows nothing about where features come from: it sees pooled states or texts, and the index of each row's expert.
+Knows nothing about where features come from: it sees states or texts, the index of each row's expert, and what the
+mixture would lose on a row as a function of its weights.
 """
 
 import math
@@ -16,18 +17,34 @@ from torch.nn import functional as F
 
 from moesaic.ops.losses import load_balancing, router_z
 from moesaic.recipe import RouterSpec, Train
-from moesaic.routing.routers import CentroidRouter, KeywordRouter, MLPRouter, TrainedRouter
+from moesaic.routing import Selection, States
+from moesaic.routing.exploration import gumbel_choice, noisy
+from moesaic.routing.routers import (
+    AttentionRouter,
+    CentroidRouter,
+    Features,
+    KeywordRouter,
+    LayeredRouter,
+    MLPRouter,
+    TrainedRouter,
+)
 from moesaic.train.loop import Keeper, Record, fit
+from moesaic.train.task import Task
 
 WORDS = 20
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features of n prompts (states, or texts) and the index of the expert each belongs to."""
+    """Features of n prompts and the index of the expert each belongs to.
 
-    features: Float[Tensor, "n d"] | list[str]
+    `means`: the means of their states, where noise is learned from those. `task`: what the mixture loses on them.
+    """
+
+    features: Features
     labels: Int[Tensor, " n"]
+    means: Float[Tensor, "n d"] | None = None
+    task: Task | None = None
 
 
 def train_router(
@@ -40,23 +57,28 @@ def train_router(
     record: Record,
     keeper: Keeper | None = None,
 ) -> tuple[TrainedRouter, dict[str, float]]:
-    """A router of the kind asked for, at its best by validation macro-F1, calibrated; and its validation metrics.
+    """A router of the kind asked for, at its best by validation, calibrated; and its validation metrics.
 
+    Its best is that of the lowest loss of the task where that is learned from, else of the highest macro-F1. Where the
+    task's loss has set the weights that experts answer with, they stay as they are: nothing is calibrated.
     `words`: the keywords stated for some experts; the others' are learned.
     """
     if isinstance(train.features, list):
         stated = learn_words(train.features, train.labels, num_experts)
         router: TrainedRouter = KeywordRouter([words.get(e, stated[e]) for e in range(num_experts)])
         return router.eval(), metrics(router, validation, num_experts)
-    if spec.kind == "centroid":
+    if isinstance(train.features, Tensor) and spec.kind == "centroid":
         router = fit_centroids(train.features, train.labels, num_experts)
     else:
-        router = fit_layers(spec, train.features, train.labels, validation, num_experts, seed, record, keeper)
+        router = fit_layers(spec, train, validation, num_experts, seed, record, keeper)
     router.eval()
-    before = metrics(router, validation, num_experts)
-    router.get_buffer("temperature").fill_(best_temperature(router(validation.features), validation.labels))
-    after = metrics(router, validation, num_experts)
-    return router, {**after, "nll_uncalibrated": before["nll"], "temperature": router.get_buffer("temperature").item()}
+    found = before = metrics(router, validation, num_experts)
+    if spec.certain or not spec.loss.task:
+        router.get_buffer("temperature").fill_(best_temperature(router(validation.features), validation.labels))
+        found = metrics(router, validation, num_experts)
+    if spec.loss.task:
+        found |= {"task": task_loss(router, validation, selection_of(spec))}
+    return router, {**found, "nll_uncalibrated": before["nll"], "temperature": router.get_buffer("temperature").item()}
 
 
 def fit_centroids(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_experts: int) -> CentroidRouter:
@@ -70,23 +92,32 @@ def fit_centroids(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num
 
 def fit_layers(
     spec: RouterSpec,
-    features: Float[Tensor, "n d"],
-    labels: Int[Tensor, " n"],
+    train: Labelled,
     validation: Labelled,
     num_experts: int,
     seed: int,
     record: Record,
     keeper: Keeper | None = None,
-) -> MLPRouter:
-    """A linear or mlp router by class-weighted cross-entropy: an expert with few examples weighs as much as any."""
-    hidden = spec.hidden if spec.kind == "mlp" else []
+) -> LayeredRouter:
+    """A router by gradient: the losses that the recipe weighs, and its exploration, which draws by (seed, step) alone.
+
+    With `mix: balanced` an expert with few examples weighs as much as any: its rows count more, none is left out.
+    """
+    features, labels = train.features, train.labels
+    assert not isinstance(features, list)
+    states = features.values if isinstance(features, States) else features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        router = MLPRouter(features.shape[1], num_experts, hidden, spec.dropout)
-    router.mean.copy_(features.mean(0))
-    router.deviation.copy_(features.std(0).clamp_min(1e-6))
+        router = fresh(spec, states.shape[1], num_experts)
+    router.mean.copy_(states.mean(0))
+    router.deviation.copy_(states.std(0).clamp_min(1e-6))
+    means = torch.empty(0)
+    if router.noise is not None:
+        assert train.means is not None
+        means = (train.means - train.means.mean(0)) / train.means.std(0).clamp_min(1e-6)
     counts = torch.bincount(labels, minlength=num_experts).clamp_min(1)
-    weights = len(labels) / (num_experts * counts)
+    weights = len(labels) / (num_experts * counts) if spec.mix == "balanced" else torch.ones(num_experts)
+    select = selection_of(spec)
     steps = math.ceil(len(labels) / spec.batch)
 
     def batch(step: int) -> Tensor:
@@ -97,14 +128,29 @@ def fit_layers(
     def loss(rows: Tensor) -> tuple[Tensor, int]:
         router.train()
         logits = router(features[rows])
+        if router.noise is not None:
+            logits = noisy(logits, router.noise(means[rows]))
         expert = F.cross_entropy(logits, labels[rows], weights)
         total = spec.loss.expert * expert + spec.loss.balance * load_balancing(logits) + spec.loss.z * router_z(logits)
+        if spec.loss.task:
+            assert train.task is not None
+            drawn = spec.exploration.kind == "gumbel"
+            chosen = gumbel_choice(logits, spec.exploration.temperature) if drawn else select(logits).weights
+            # Where nothing can be taught, what rounding leaves of a gradient would be all that the optimiser follows.
+            lost, of = train.task(rows, chosen.detach() if spec.untaught else chosen)
+            counted = weights[labels[rows]]
+            total = total + spec.loss.task * (counted * lost).sum() / (counted * of).sum()
         return total * len(rows), len(rows)
 
+    latest: dict[str, float] = {}
+
     def validate() -> float:
-        # Macro-F1 decides; among equals (it moves in steps) the lower loss does.
+        # Macro-F1 decides; among equals (it moves in steps) the lower loss does. A loss of the task decides alone.
         found = metrics(router.eval(), validation, num_experts)
-        return -found["macro_f1"] + 1e-3 * min(found["nll"], 10.0)
+        latest["score"] = found["macro_f1"] - 1e-3 * min(found["nll"], 10.0)
+        if spec.loss.task:
+            latest["task"] = task_loss(router, validation, select)
+        return latest.get("task", -latest["score"])
 
     settings = Train(
         steps=spec.epochs * steps,
@@ -118,12 +164,34 @@ def fit_layers(
     def scored(row: dict[str, Any]) -> None:
         # The loop minimises; what a reader of the log wants to see rises.
         row = dict(row)
-        record(row | {"score": -row.pop("validation")} if "validation" in row else row)
+        record(row | latest if row.pop("validation", None) is not None else row)
 
     parameters = dict(router.named_parameters())
     trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, keeper)
     router.load_state_dict(trained.state, strict=False)
     return router
+
+
+def fresh(spec: RouterSpec, num_features: int, num_experts: int) -> LayeredRouter:
+    """An untrained router."""
+    noise = spec.exploration.kind == "noisy_top_k"
+    if spec.kind == "attention":
+        return AttentionRouter(num_features, num_experts, spec.hidden[0], spec.heads, spec.dropout, noise)
+    hidden = spec.hidden if spec.kind == "mlp" else []
+    return MLPRouter(num_features, num_experts, hidden, spec.dropout, spec.bias, noise)
+
+
+def selection_of(spec: RouterSpec) -> Selection:
+    """How a router's logits become weights."""
+    return Selection(kind=spec.selection, k=spec.k, renormalise=spec.renormalise)
+
+
+@torch.no_grad()
+def task_loss(router: TrainedRouter, rows: Labelled, select: Selection) -> float:
+    """What the mixture loses on rows where this router decides, exactly as it does when it is used."""
+    assert rows.task is not None
+    lost, of = rows.task(torch.arange(len(rows.labels)), select(router(rows.features)).weights)
+    return (lost.double().sum() / of.sum()).item()
 
 
 @torch.no_grad()

@@ -12,9 +12,15 @@ from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, read_manifest, read_sealed
 from moesaic.weights.config_file import read_settings
 from moesaic.weights.names import expert_names
+from moesaic.weights.places import locate
 from moesaic.weights.router import ENCODER
 
-FOREIGN = {"adapter_config.json": "PEFT adapter", "config.json": "Hugging Face model"}
+FOREIGN = {
+    "adapter_config.json": "PEFT adapter",
+    "tensor_train.json": "TT-LoRA adapter",
+    "ffn_config.json": "feed-forward expert",
+    "config.json": "Hugging Face model",
+}
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,12 @@ class Artefact:
     parts: dict[str, "Artefact"] = field(default_factory=dict)
 
 
-def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
-    """What lies in a folder, by its manifest if there is one; its files are compared with their hashes."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise WeightsError("no such folder", path=folder)
+def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
+    """What lies at a place, a folder or one that `load` takes, by its manifest if it has one.
+
+    Its files are compared with their hashes.
+    """
+    folder = locate(place).folder
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, verify=verify)
         if "experts" in manifest:
@@ -52,14 +59,11 @@ def inspect(folder: str | os.PathLike[str], verify: bool = True) -> Artefact:
 
 
 def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
-    """The parts of a mixture; its own manifest has vouched for their files."""
-    if manifest.get("kind") != "mixture":
-        return {}
-    names = {
-        "base": "base",
-        "router": "router",
-        **{f"expert {n}": f"experts/{n}" for n in expert_names(folder, manifest)},
-    }
-    if (folder / "router" / ENCODER).is_dir():
-        names["encoder"] = f"router/{ENCODER}"
+    """The parts of a mixture, or of a router that reads an encoder; its own manifest has vouched for their files."""
+    names: dict[str, str] = {}
+    if manifest.get("kind") == "mixture":
+        experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}
+        names = {"base": "base", "router": "router", **experts}
+    elif (folder / ENCODER).is_dir():
+        names = {"encoder": ENCODER}
     return {label: inspect(folder / place, verify=False) for label, place in names.items()}

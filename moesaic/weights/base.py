@@ -3,7 +3,8 @@
 A folder without a manifest loads too. Knows nothing about experts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,9 @@ from moesaic.weights import configs
 from moesaic.weights.decoders import named, read_decoder, write_config
 from moesaic.weights.places import model_folder, tokenizer_folder
 from moesaic.weights.shards import INDEX, read_index
-from moesaic.weights.tensors import TENSORS, fingerprint, write_tensors
+from moesaic.weights.tensors import TENSORS, Made, fingerprint, write_tensors
 
 KIND = "base"
-FILES = ("config.json", TENSORS)  # and some of tokenizer.FILES
 
 
 @dataclass(frozen=True)
@@ -30,33 +30,51 @@ class Base:
     """A decoder with the tokenizer it was trained with, and the fingerprint by which experts know it.
 
     The fingerprint covers the values of all tensors, how they are wired, and the tokenizer: with any of these changed,
-    an expert or a router would mean something else.
+    an expert or a router would mean something else. `origin`: of one from elsewhere, its place and commit.
     """
 
     decoder: Decoder
     tokenizer: Tokenizer
     fingerprint: str
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the manifests of experts and routers say of it beside the fingerprint."""
+        return {"base_origin": dict(self.origin)} if self.origin else {}
 
 
-def identify(decoder: Decoder, tokenizer: Tokenizer) -> str:
-    """The fingerprint of a base."""
-    return digest([fingerprint(named(decoder)), decoder.config.wiring, *tokenizer.identity])
+def identify(decoder: Decoder, tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> str:
+    """The fingerprint of a base; `dtype`: that of the base as it would be read in another type than its decoder has."""
+    tensors = named(decoder)
+    read = Made(tensors, lambda name: tensors[name] if dtype is None else tensors[name].to(dtype))
+    return digest([fingerprint(read), decoder.config.wiring, *tokenizer.identity])
 
 
 def save_base(folder: Path, decoder: Decoder, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
     """Write a base into an empty folder; `facts` (data hash, metrics, seed, ...) go to its manifest."""
+    shapes = write_model(folder, decoder, tokenizer)
+    write_manifest(folder, {"kind": KIND, "fingerprint": identify(decoder, tokenizer), "shapes": shapes, **facts})
+
+
+def write_model(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> dict[str, list[int]]:
+    """The files of a Hugging Face folder, without a manifest. Returns the shape of every tensor."""
     tensors = named(decoder)
     write_tensors(folder / TENSORS, tensors)
+    write_description(folder, decoder, tokenizer)
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+
+def write_description(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> None:
+    """The files of a Hugging Face folder that are not tensors."""
     tokenizer.save(folder)
     special = tokenizer.special
     ends = list(tokenizer.ends) if len(tokenizer.ends) > 1 else tokenizer.eos
     tokens = {"bos_token_id": special.bos, "eos_token_id": ends, "pad_token_id": special.pad}
     write_config(folder, decoder, tokens)
-    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    write_manifest(folder, {"kind": KIND, "fingerprint": identify(decoder, tokenizer), "shapes": shapes, **facts})
 
 
-def load_base(folder: Path) -> Base:
+def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     """Read a base; everything its manifest promises is checked, and of a foreign folder all that it says itself."""
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
@@ -72,7 +90,7 @@ def load_base(folder: Path) -> Base:
             expected=f"<= {decoder.config.vocab_size}",
             got=tokenizer.vocab_size,
         )
-    return Base(decoder, tokenizer, identify(decoder, tokenizer))
+    return Base(decoder, tokenizer, identify(decoder, tokenizer), origin or {})
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, int]:
@@ -88,6 +106,11 @@ def end_of(found: dict[str, Any], path: Path) -> int:
     if not isinstance(eos, int):
         raise WeightsError("no end-of-text token", path=path, field="eos_token_id", expected="an integer", got=eos)
     return eos
+
+
+def is_base(folder: Path) -> bool:
+    """Whether a folder holds a decoder's configuration and weights, in one file or in shards."""
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in (TENSORS, INDEX))
 
 
 def files_of(folder: Path) -> dict[str, Path]:

@@ -5,13 +5,13 @@ Whoever reads one calls `read_settings` in place of `read_json`. Knows nothing a
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moesaic.config import ENCODER_TRAITS, TRAITS
-from moesaic.errors import WeightsError
+from moesaic.errors import MoesaicWarning, WeightsError, nearest
 from moesaic.files.plain import decoded
 from moesaic.files.regular import open_regular
 
@@ -121,6 +121,16 @@ def read_settings(path: Path) -> dict[str, Any]:
     return without_code(path, found)
 
 
+def family_in(found: dict[str, Any], path: Path, known: Collection[str], kind: str) -> str:
+    """The family that a config.json names, which is one of those `known`; `kind`: of models, for the error."""
+    name = found.get("model_type")
+    if name not in known:
+        expected, hint = f"one of {', '.join(known)}", nearest(str(name), [*known])
+        what = f"no family of {kind} that is known here"
+        raise WeightsError(what, path=path, field="model_type", expected=expected, got=str(name), hint=hint)
+    return str(name)
+
+
 def check(path: Path, found: dict[str, Any], above: tuple[str, ...] = ()) -> None:
     """Refuses a value that is not of its field's kind, in this table and in the tables in it."""
     for name, value in found.items():
@@ -147,5 +157,5 @@ def without_code(path: Path, found: dict[str, Any]) -> dict[str, Any]:
             expected=f"one of {', '.join(known)}",
             got=repr(family),
         )
-    warnings.warn(f"{path}: ignored, as code is never run: {', '.join(asking)}", stacklevel=1)
+    warnings.warn(f"{path}: ignored, as code is never run: {', '.join(asking)}", MoesaicWarning, stacklevel=1)
     return {key: value for key, value in found.items() if key not in asking}

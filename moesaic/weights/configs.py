@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from moesaic.config import TRAITS, DecoderConfig, RopeScaling
-from moesaic.errors import RecipeError, WeightsError, nearest
-from moesaic.weights.config_file import read_settings
+from moesaic.errors import RecipeError, WeightsError
+from moesaic.weights.config_file import family_in, read_settings
 from moesaic.weights.families import ABSENT, FAMILIES, KEYS, REFUSED, Family
 
 SCALING = {
@@ -45,17 +45,7 @@ def read_config(path: Path) -> tuple[DecoderConfig, Found]:
 
 def decoder_config(found: Found, path: Path) -> DecoderConfig:
     """The size and wiring that a config.json describes; what this decoder has no part for is refused by its key."""
-    name = found.get("model_type")
-    if name not in FAMILIES:
-        known = list(FAMILIES)
-        raise WeightsError(
-            "no family of decoders that is known here",
-            path=path,
-            field="model_type",
-            expected=f"one of {', '.join(known)}",
-            got=name,
-            hint=nearest(str(name), known),
-        )
+    name = family_in(found, path, FAMILIES, "decoders")
     family = FAMILIES[name]
     for key, allowed in {**REFUSED, **family.only}.items():
         if found.get(key, allowed[-1]) not in allowed:

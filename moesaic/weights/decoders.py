@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moesaic.errors import WeightsError
+from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import write_json
 from moesaic.model.decoder import Decoder
 from moesaic.nn.rope import FIRST
@@ -26,26 +26,34 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def read_decoder(
-    folder: Path, dtype: Callable[[torch.dtype], torch.dtype], mapped: bool = False
+    folder: Path,
+    dtype: Callable[[torch.dtype], torch.dtype],
+    mapped: bool = False,
+    held: Mapping[str, Tensor] | None = None,
 ) -> tuple[Decoder, dict[str, Any]]:
     """A decoder, and its config.json as it stands.
 
     `dtype`: the type as stored -> the type to compute in. `mapped`: tensors that stay as stored are views of the files.
+    `held`: tensors that the folder leaves out, under the names of the family; they are shared, not copied.
     """
     config, found = read_config(folder / CONFIG)
     with torch.device("meta"):
         decoder = Decoder(config)
-    names = [name for name in decoder.state_dict() if not (config.tie_embeddings and name == HEAD)]
+    own = decoder.state_dict()
+    names = [name for name in own if not (config.tie_embeddings and name == HEAD)]
+    for name in [name for name in names if held and stored_name(config.family, name) in held]:
+        share(decoder, name, (held or {})[stored_name(config.family, name)], folder)
+        names.remove(name)
     with TensorFiles(folder, mapped) as files:
         at = sources(config.family, names, files.keys())
         check_names(files, at, config.tie_embeddings, stored_name(config.family, EMBEDDING))
-        check_shapes(files, {name: (at[name], list(decoder.get_parameter(name).shape)) for name in names})
+        check_shapes(files, {name: (at[name], list(own[name].shape)) for name in names})
         for stored, inside in groupby(at, key=lambda name: at[name].name):
             tensor = files[stored].to(dtype(files.dtype(stored)))
             for name in inside:
                 place(decoder, name, at[name].part(tensor))
     for doubt in files.doubts:
-        warnings.warn(doubt, stacklevel=2)
+        warnings.warn(doubt, MoesaicWarning, stacklevel=2)
     decoder.tie()
     for rope in (decoder.rope, decoder.local_rope):
         rope.reserve(FIRST, decoder.norm.weight)
@@ -87,6 +95,15 @@ def place(module: nn.Module, name: str, tensor: Tensor) -> None:
     """Make a tensor the parameter of that name."""
     parent, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(parent), leaf, nn.Parameter(tensor))
+
+
+def share(decoder: Decoder, name: str, tensor: Tensor, folder: Path) -> None:
+    """Make a tensor of another model the parameter of that name, if it has the shape."""
+    wanted = list(decoder.get_parameter(name).shape)
+    if list(tensor.shape) != wanted:
+        got = str(list(tensor.shape))
+        raise WeightsError("a shared tensor of another shape", path=folder, field=name, expected=wanted, got=got)
+    place(decoder, name, tensor)
 
 
 def named(decoder: Decoder) -> dict[str, Tensor]:

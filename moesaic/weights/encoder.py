@@ -3,21 +3,21 @@
 Knows nothing about text, nor what the states are for.
 """
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from moesaic.config import ENCODER_TRAITS, EncoderConfig, Head
 from moesaic.errors import RecipeError, WeightsError
-from moesaic.files import digest, write_json, write_new
+from moesaic.files import digest, write_json
 from moesaic.model.encoder import Encoder, Output
-from moesaic.weights.config_file import read_settings
+from moesaic.weights.config_file import family_in, read_settings
 from moesaic.weights.encoder_names import NAMES, TIED, WORDS, is_unread, prefixed, renamed, table
+from moesaic.weights.loaded import LoadedModel
 from moesaic.weights.shards import TensorFiles
 from moesaic.weights.tensors import TENSORS, fingerprint, fit, write_tensors
 
@@ -99,10 +99,11 @@ def save_encoder(folder: Path, encoder: Encoder) -> None:
     )
 
 
-def load_encoder(folder: Path, dtype: torch.dtype | None = None) -> Encoder:
+def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool = False) -> Encoder:
     """Read a BERT or RoBERTa with the head that its tensors have; refuses by name what would be computed otherwise.
 
-    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in.
+    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `body_only`: leave out whatever
+    head there is, but for BERT's pooler: what transformers' models for sequence classification take over.
     """
     if not folder.is_dir():
         raise WeightsError("no such encoder folder", path=folder, hint="give a folder with config.json and its weights")
@@ -115,6 +116,9 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None) -> Encoder:
             raise WeightsError(
                 "tensors under older names and newer ones", path=folder / TENSORS, hint="keep one of each"
             )
+    if body_only:
+        unread = f"{family}.pooler." if family == "roberta" else "\0"  # those models have no use for RoBERTa's
+        tensors = {n: t for n, t in tensors.items() if n.startswith(f"{family}.") and not n.startswith(unread)}
     head = head_of(tensors, family)
     config = read_config(found, path, family, head, tensors)
     places = {theirs: ours for ours, theirs in table(config).items()}
@@ -133,9 +137,7 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None) -> Encoder:
 
 def family_of(found: dict[str, Any], path: Path) -> str:
     """Which family a config.json describes, if it is one of ours and wired as here."""
-    family = found.get("model_type")
-    if family not in ARCHITECTURES:
-        raise WeightsError("no encoder", path=path, field="model_type", expected=" or ".join(ARCHITECTURES), got=family)
+    family = family_in(found, path, ARCHITECTURES, "encoders")
     for key, allowed in ONLY.items():
         if found.get(key, allowed[0]) not in allowed:
             raise WeightsError("not a plain encoder", path=path, field=key, expected=allowed[0], got=found[key])
@@ -146,7 +148,7 @@ def family_of(found: dict[str, Any], path: Path) -> str:
             raise WeightsError(
                 "a head that is not read", path=path, field="architectures", expected=expected, got=architecture
             )
-    return str(family)
+    return family
 
 
 def head_of(tensors: dict[str, Tensor], family: str) -> Head:
@@ -202,7 +204,7 @@ def untie(tensors: dict[str, Tensor], path: Path) -> None:
         tensors[TIED] = tensors[WORDS]
 
 
-class LoadedEncoder(nn.Module):
+class LoadedEncoder(LoadedModel):
     """An encoder that is called as models of transformers are, and saved as they are."""
 
     def __init__(self, encoder: Encoder):
@@ -222,10 +224,14 @@ class LoadedEncoder(nn.Module):
         """`.hidden` (b, t, d), and of a masked head `.logits` (b, t, v), of one that classifies `.logits` (b, c)."""
         return self.encoder(input_ids, attention_mask, token_type_ids)
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a new folder that `transformers` opens: config.json and model.safetensors."""
-        size = sum(p.numel() * p.element_size() for p in self.parameters())
-        return write_new(Path(folder), lambda draft: save_encoder(draft, self.encoder), size, "the model")
+    @property
+    def auto_class(self) -> str:
+        return {"mlm": "AutoModelForMaskedLM", "classification": "AutoModelForSequenceClassification"}.get(
+            self.config.head, "AutoModel"
+        )
+
+    def write(self, folder: Path) -> None:
+        save_encoder(folder, self.encoder)
 
 
 def load_pretrained(folder: Path, dtype: torch.dtype | None) -> LoadedEncoder:

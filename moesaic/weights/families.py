@@ -81,7 +81,7 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", only=SILU | NO_BIAS | {"mlp_bias": (False, None)}),
+    "llama": Family("LlamaForCausalLM", keys={"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}, only=SILU),
     "mistral": Family(
         "MistralForCausalLM",
         absent={"num_key_value_heads": 8, "sliding_window": 4096},

@@ -4,65 +4,134 @@ Knows nothing about text in or out: `generate/` asks the mixture that stands her
 """
 
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from moesaic.adapters import attach
+from moesaic.adapters import LoRA, attach, feedforward, standing
+from moesaic.adapters.feedforward import FFN
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
+from moesaic.files import MANIFEST, disk, gather, is_published, read_manifest, write_manifest
 from moesaic.model.mixture import AdapterMixture
+from moesaic.model.whole import LEVELS, Level, ModelMixture
+from moesaic.ops.ensemble import COMBINATIONS, Combine
 from moesaic.tokenizer import Tokenizer
 from moesaic.weights import adapter as adapter_room
 from moesaic.weights import base as base_room
+from moesaic.weights import feedforward as ffn_room
 from moesaic.weights import router as router_room
 from moesaic.weights.adapter import StoredExpert, load_expert
 from moesaic.weights.base import Base, load_base
+from moesaic.weights.feedforward import StoredFFN, load_ffn
 from moesaic.weights.names import expert_names
 from moesaic.weights.router import StoredRouter, load_router
+from moesaic.weights.whole import StoredModel, load_whole, write_into_mixture
 
 KIND = "mixture"
+Stored = StoredExpert | StoredFFN | StoredModel
+Mixture = AdapterMixture | ModelMixture
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where experts meet, as far as the disk is concerned: how one is read over its base, and how the folder of one is
+    written into a mixture's beside a base's folder."""
+
+    read: Callable[[Path, Base], Stored]
+    write: Callable[[Path, Path, Path], None]
+
+
+def copying(files: tuple[str, ...]) -> Callable[[Path, Path, Path], None]:
+    """Writes an expert's folder by taking over these files of it and its manifest."""
+
+    def write(source: Path, target: Path, base: Path) -> None:
+        gather({file: source / file for file in (*files, MANIFEST)}, target)
+
+    return write
+
+
+SITES = {
+    "linear": Site(
+        lambda at, base: load_expert(at, base.fingerprint, base.decoder, mapped=True), copying(adapter_room.FILES)
+    ),
+    "ffn": Site(lambda at, base: load_ffn(at, base.fingerprint, base.decoder), copying(ffn_room.FILES)),
+    "model": Site(load_whole, write_into_mixture),
+}
 
 
 @dataclass(frozen=True)
 class StoredMixture:
     """A mixture as read, ready to route and compute."""
 
-    model: AdapterMixture
+    model: Mixture
     tokenizer: Tokenizer
-    experts: dict[str, StoredExpert]
+    experts: Mapping[str, Stored]
     manifest: dict[str, Any]
     folder: Path
 
 
+@dataclass(frozen=True)
+class StoredAdapters(StoredMixture):
+    """A mixture of adapters: site `linear`."""
+
+    model: AdapterMixture
+    experts: Mapping[str, StoredExpert]
+
+
 def assemble(
-    base: Base, experts: dict[str, StoredExpert], router: StoredRouter, disabled: Collection[str] = ()
-) -> AdapterMixture:
-    """Join the parts, in the order of the router's names. The base's decoder becomes the mixture's."""
+    base: Base,
+    experts: Mapping[str, Stored],
+    router: StoredRouter,
+    disabled: Collection[str] = (),
+    level: Level = "sequence",
+    combine: Combine = "mixture",
+) -> Mixture:
+    """Join the parts, in the order of the router's names. The base's decoder becomes the mixture's.
+
+    `level` and `combine` are those of whole models; other experts are chosen by the prompt.
+    """
     if set(router.names) != set(experts):
         raise CompatibilityError(
             "the router decides between other experts", expected=sorted(router.names), got=sorted(experts)
         )
-    loras = [experts[name].lora for name in router.names]
-    lowest = min(layer for lora in loras for layer in lora.layers)
+    found, reads, decides = [experts[name] for name in router.names], router.reads, router.decides
+    models = [one.decoder for one in found if isinstance(one, StoredModel)]
+    if models:
+        return ModelMixture(
+            base.decoder, models, router.names, decides, reads, router.selection, level, combine, disabled
+        )
+    loras = [one.lora for one in found if isinstance(one, StoredExpert)]
+    ffns = [one.ffn for one in found if isinstance(one, StoredFFN)]
+    beside: list[LoRA | FFN] = [*loras, *ffns]
+    lowest = min(layer for expert in beside for layer in expert.layers)
     attach(base.decoder, loras)
-    return AdapterMixture(base.decoder, router.names, router.decides, router.reads, router.selection, lowest, disabled)
+    feedforward.attach(base.decoder, ffns)
+    return AdapterMixture(base.decoder, router.names, decides, reads, router.selection, lowest, disabled)
 
 
 def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Path, facts: dict[str, Any]) -> None:
-    """Copy the files of the parts, and nothing else that may lie beside them, into an empty folder."""
-    parts = {"base": base_room.files_of(base)}
-    parts["router"] = {file: router / file for file in (*router_room.FILES, MANIFEST)}
+    """Gather the files of the parts, and nothing else that may lie beside them, in an empty folder.
+
+    `facts` say the mixture's `site` (of adapters, where they say none), `level` and, of whole models, `combine`.
+    """
+    gather(base_room.files_of(base), folder / "base")
+    gather({file: router / file for file in (*router_room.FILES, MANIFEST)}, folder / "router")
+    site = SITES[facts.get("site", "linear")]
     for name, path in experts.items():
-        parts[f"experts/{name}"] = {file: path / file for file in (*adapter_room.FILES, MANIFEST)}
-    for place, files in parts.items():
-        disk.make_all(folder / place)
-        for file, source in files.items():
-            if source.is_file():
-                disk.make_all((folder / place / file).parent)
-                disk.copy(source, folder / place / file)
+        disk.make_all(folder / "experts" / name)
+        site.write(path, folder / "experts" / name, folder / "base")
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
+
+
+def room_for(base: Path, experts: Collection[Path], router: Path) -> int:
+    """Bytes that the mixture of these folders takes: what is published already takes none but where links are missing.
+
+    In that case the disk itself says when it is full.
+    """
+    beside = (path for folder in (router, router / router_room.ENCODER, *experts) for path in folder.glob("*"))
+    files = [path for path in (*base_room.files_of(base).values(), *beside) if path.is_file()]
+    return sum(path.stat().st_size for path in files if not is_published(path))
 
 
 def load_mixture(folder: Path) -> StoredMixture:
@@ -71,10 +140,45 @@ def load_mixture(folder: Path) -> StoredMixture:
     manifest = read_manifest(folder, KIND)
     names = expert_names(folder, manifest)
     base = load_base(folder / "base")
-    experts = {name: load_expert(folder / "experts" / name, base.fingerprint, base.decoder) for name in names}
+    site = SITES[said(folder, manifest, "site", [*SITES])]
+    experts = {name: site.read(folder / "experts" / name, base) for name in names}
     router = load_router(folder / "router", base.fingerprint)
-    mixture = assemble(base, experts, router, disabled_in(folder, manifest))
+    whole = site is SITES["model"]
+    level, combine = said(folder, manifest, "level", LEVELS if whole else LEVELS[:1]), COMBINATIONS[0]
+    if whole:
+        combine = said(folder, manifest, "combine", COMBINATIONS)
+    mixture = assemble(base, experts, router, disabled_in(folder, manifest), level, combine)
+    for name, expert in experts.items():  # nobody holds the files' tensors any longer, nor their pages
+        place = mixture.names.index(name)
+        if isinstance(expert, StoredFFN):
+            experts[name] = StoredFFN(feedforward.standing(base.decoder, place), expert.manifest)
+        elif isinstance(expert, StoredExpert):
+            adapter = expert.adapter  # of a train the pairs are made again where somebody asks for them
+            own = standing(base.decoder, adapter, place) if isinstance(adapter, LoRA) else adapter
+            experts[name] = replace(expert, adapter=own)
     return StoredMixture(mixture, base.tokenizer, experts, manifest, folder)
+
+
+def load_adapters(folder: Path) -> StoredAdapters:
+    """Read a mixture of adapters; one of another site is refused."""
+    found = load_mixture(folder)
+    adapters = {name: one for name, one in found.experts.items() if isinstance(one, StoredExpert)}
+    if not isinstance(found.model, AdapterMixture) or len(adapters) < len(found.experts):
+        got = str(found.manifest.get("site"))
+        raise CompatibilityError("no mixture of adapters", path=folder, field="site", expected="linear", got=got)
+    return StoredAdapters(found.model, found.tokenizer, adapters, found.manifest, found.folder)
+
+
+Word = TypeVar("Word", bound=str)
+
+
+def said(folder: Path, manifest: Mapping[str, Any], field: str, known: Sequence[Word]) -> Word:
+    """What a mixture's manifest says, one of the words known; the first mixtures had no choice and said nothing."""
+    word = manifest.get(field, known[0])
+    if word not in known:
+        expected = " or ".join(known)
+        raise WeightsError("unknown", path=folder / MANIFEST, field=field, expected=expected, got=str(word))
+    return known[known.index(word)]
 
 
 def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:

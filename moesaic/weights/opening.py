@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moesaic.errors import WeightsError, memory_for
 from moesaic.files import disk
+from moesaic.files.leases import leased
 from moesaic.files.plain import decoded
 from moesaic.files.regular import open_regular
 from moesaic.weights.formats import require_safetensors
@@ -33,8 +34,17 @@ BRACKETS = 3 * MAX_TENSORS + 2_000
 KEYS = {"dtype", "shape", "data_offsets"}
 LFS = b"version "  # as the pointers of git-lfs begin; as a length it would be beyond all files
 CHUNK = 1 << 20
+STRETCH = 16 << 20
+"""How much is looked at under one lease: even a slow disk reads it long before whoever waits is let in."""
+
 HUGE = 1e6
 """No weight of a trained model comes near it: what does has lost a bit of its exponent."""
+
+PLAIN = 1.0
+"""A magnitude that is neither 0 nor huge."""
+
+POPULATE = 22
+"""MADV_POPULATE_READ of Linux, which Python has no name for: pages are read now, and what cannot be is an error."""
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -55,6 +65,9 @@ DTYPES = {
     "C64": torch.complex64,
 }
 """The types of whole bytes that torch has too."""
+
+HUGE_BITS = {kind: int(torch.tensor(HUGE, dtype=kind).view(torch.int16)) for kind in (torch.float16, torch.bfloat16)}
+"""The bits of HUGE in the types of two bytes; it is infinity in one of them."""
 
 MEASURED = {
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -80,10 +93,11 @@ class Stored:
 class Opened:
     """An open file whose description holds: `tensors` in the order of their data, `metadata`, and the values on demand.
 
-    `get` gives views of the file, `read` memory of its own. All values are checked while they are read by calls of the
-    system, so that a file that is cut off meanwhile is an error. To touch a view of a file that is cut off *later* ends
-    the process by a signal (SIGBUS), as with every mapped file: weights are replaced, not written over, and what must
-    outlive that is fetched by `read`. `doubts` are lines about tensors that are odd but may be meant.
+    `get` gives views of the file, `read` memory of its own. All values are checked, where they lie while a lease keeps
+    the file as long as it is, else in a copy that a call of the system makes: a file that is cut off meanwhile is an
+    error. To touch a view of a file that is cut off *later* ends the process by a signal (SIGBUS), as with every mapped
+    file: weights are replaced, not written over, and what must outlive that is fetched by `read`. `doubts` are lines
+    about tensors that are odd but may be meant.
     """
 
     def __init__(self, path: Path):
@@ -123,6 +137,11 @@ class Opened:
     def dtypes(self) -> dict[str, torch.dtype]:
         return {name: stored.dtype for name, stored in self.tensors.items()}
 
+    @cached_property
+    def _scratch(self) -> Tensor:
+        """Room for a piece of any tensor: the same for all, so that it stays in the processor's cache."""
+        return torch.empty(CHUNK, dtype=torch.uint8)
+
     def get(self, name: str) -> Tensor:
         """A tensor as a view of the file, checked the first time: the pages are those that the system caches anyway.
 
@@ -135,10 +154,13 @@ class Opened:
         with disk.errors(self.path):
             if (size := os.fstat(self._file.fileno()).st_size) < self.size:
                 raise self._cut(name, size)
-            if name not in self._checked:
-                self._pieces(name, stored, None)
             if self._mapped is None:
                 self._mapped = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+            if name not in self._checked:
+                if self._plain_in_place(self._mapped, stored):
+                    self._checked.add(name)
+                else:
+                    self._pieces(name, stored, None)
         count = math.prod(stored.shape)
         return torch.frombuffer(self._mapped, dtype=stored.dtype, count=count, offset=stored.begin).view(stored.shape)
 
@@ -171,11 +193,31 @@ class Opened:
         self._fill("header", header, 8)
         return header.numpy().tobytes()
 
+    def _plain_in_place(self, mapped: mmap.mmap, stored: Stored) -> bool:
+        """Whether a tensor's values are plain, looking at them where they lie.
+
+        False, too, where a look could end the process: the file may be cut off meanwhile, or the disk cannot read it.
+        """
+        fd, width = self._file.fileno(), stored.dtype.itemsize
+        for start in range(stored.begin, stored.end, STRETCH):
+            stop, page = min(start + STRETCH, stored.end), start - start % mmap.PAGESIZE
+            with leased(fd) as held:
+                if not held or os.fstat(fd).st_size < self.size:
+                    return False
+                try:
+                    mapped.madvise(POPULATE, page, stop - page)
+                except OSError:
+                    return False
+                values = torch.frombuffer(mapped, dtype=stored.dtype, count=(stop - start) // width, offset=start)
+                if not all(map(_plain, values.split(CHUNK // width))):
+                    return False
+        return True
+
     def _pieces(self, name: str, stored: Stored, into: Tensor | None) -> None:
         """Read a tensor's values piece by piece, each checked while it is in the processor's cache."""
         count, width, bad = math.prod(stored.shape), stored.dtype.itemsize, 0
         low, high, step = math.inf, -math.inf, CHUNK // width
-        scratch = torch.empty(min(count, step), dtype=stored.dtype) if into is None else into
+        scratch = self._scratch.view(stored.dtype) if into is None else into
         for start in range(0, count, step):
             stop = min(start + step, count)
             part = scratch[: stop - start] if into is None else into[start:stop]
@@ -213,8 +255,25 @@ class Opened:
                 self.doubts.append(f"{self.path}: {name}: all of it is 0")
 
 
+def _plain(part: Tensor) -> bool:
+    """Whether it is surely finite, nowhere near HUGE and somewhere not 0, as nearly all weights are: told fast.
+
+    No value is larger than the root of the sum of squares; the bits of a value without its sign, as a number, are
+    ordered as magnitudes are.
+    """
+    if part.dtype in (torch.float32, torch.float64):
+        return 0 < float(torch.dot(part, part)) < (HUGE / 2) ** 2
+    if part.dtype in HUGE_BITS:
+        bits = part.view(torch.int16).numpy()
+        positive, negative = int(bits.max()), int(bits.view("uint16").max()) & 0x7FFF
+        return 0 < max(positive, negative) < HUGE_BITS[part.dtype]
+    return False
+
+
 def _extremes(part: Tensor) -> tuple[float, float]:
-    """Its least and greatest value; NaN or infinity where it holds one."""
+    """Its least and greatest value; NaN or infinity where it holds one. Of plain values, others as plain."""
+    if _plain(part):
+        return -PLAIN, PLAIN
     if part.dtype == torch.bool:
         part = part.view(torch.uint8)
     elif part.is_complex():

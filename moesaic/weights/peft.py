@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from moesaic.adapters import LoRA
-from moesaic.adapters.lora import layer_of
+from moesaic.adapters.lora import SPARSE, layer_of, linears
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.nn import Linear
+from moesaic.nn import SparseFFN
 from moesaic.weights.config_file import read_settings
 from moesaic.weights.tensors import read_tensors
 
@@ -23,6 +23,12 @@ CONFIG, TENSORS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "
 ROOT = "base_model.model."
 PREFIX = f"{ROOT}model."
 HEADS = ("lm_head", "embed_tokens")
+CLASSIFYING = ("classifier", "score")
+ENCODED = re.compile(r"((?:bert\.|roberta\.)?encoder\.)layer\.")
+"""How the names of an encoder's blocks begin, in front of their number."""
+OF_ENCODERS = ("attention", "intermediate", "output")
+IN_SPARSE = re.compile(r"\.experts\.\d|\.block_sparse_moe\.")
+"""What names of a sparse ffn's matrices have in them, in all families."""
 PATTERN_LIMIT = 1000
 """Characters of a regular expression: more is no name of a module."""
 REPEATED_GROUP, REPEAT, REPEATS = re.compile(r"\)[*+{]"), re.compile(r"(?<!\\)[*+{]"), 5
@@ -57,7 +63,11 @@ PLAIN: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "layer_replication": ((None,), "replicated layers", MERGE),
     "trainable_token_indices": ((None,), "trained tokens of the embedding", AGAIN),
     "target_parameters": ((None, []), "adapted parameters that are no linears", AGAIN),
-    "task_type": (("CAUSAL_LM", None), "an adapter for another task, with a head of its own", "heads are not adopted"),
+    "task_type": (
+        ("CAUSAL_LM", "FEATURE_EXTRACTION", None),
+        "an adapter for another task, with a head of its own",
+        "heads that classify are read where rows have labels",
+    ),
 }
 # Settings that change nothing in what a trained adapter computes, and those read below.
 HARMLESS = {
@@ -97,6 +107,7 @@ class Declared:
     layers: list[int]
     layers_pattern: list[str]
     saved: list[str]
+    task: str | None = None
 
     def rank_of(self, module: str) -> int:
         return int(self.of(self.ranks, "rank_pattern", module, self.rank))
@@ -143,30 +154,60 @@ class Declared:
             raise WeightsError(what, path=self.path, field=field, got=repr(pattern)) from None
 
 
-def read_adapter(folder: Path, decoder: nn.Module | None = None) -> LoRA:
+def read_adapter(folder: Path, decoder: nn.Module | None = None, mapped: bool = False) -> LoRA:
     """The expert that a PEFT folder holds, its values as float32 (the default dtype).
 
-    With the `decoder` of its base, a plain one, shapes are compared, nothing that is targeted may be missing, and a
-    head or embedding in the file is accepted if it is the base's own. WeightsError where the folder is not LoRA or does
-    not agree with itself; CompatibilityError where it is LoRA of another base.
+    `mapped`: as they are stored, views of the file, for those who copy them elsewhere.
+    With the `decoder` of its base, or an encoder, a plain one, shapes are compared, nothing that is targeted may be
+    missing, and a head or embedding in the file is accepted if it is the base's own. WeightsError where the folder is
+    not LoRA or does not agree with itself; CompatibilityError where it is LoRA of another base.
     """
     declared = read_declared(folder)
+    lora, whole = read_parts(folder, declared, decoder, mapped)
+    own_heads(folder / TENSORS, declared, whole, decoder)
+    return lora
+
+
+def read_classifying(folder: Path, body: nn.Module | None = None) -> tuple[LoRA, dict[str, Tensor]]:
+    """The expert that a PEFT folder of a sequence classifier holds, and its head under the names of transformers."""
+    declared = read_declared(folder, "SEQ_CLS")
+    lora, whole = read_parts(folder, declared, body)
+    if not whole or any(name.partition(".")[0] not in CLASSIFYING for name in whole):
+        got = ", ".join(whole) or "no head"
+        raise WeightsError("no head that classifies", path=folder / TENSORS, expected=" or ".join(CLASSIFYING), got=got)
+    for name in declared.saved:
+        if name not in CLASSIFYING:
+            what = f"'{name}' was trained whole, which is not adopted"
+            raise WeightsError(what, path=declared.path, field="modules_to_save", got=str(declared.saved))
+    return lora, whole
+
+
+def read_parts(
+    folder: Path, declared: Declared, base: nn.Module | None, mapped: bool = False
+) -> tuple[LoRA, dict[str, Tensor]]:
+    """The pairs of a folder, held against the base if there is one; and what it stores whole."""
     path = folder / TENSORS
     if not path.is_file() and (folder / PICKLED).is_file():
         hint = "open it with peft where you trust it and save_pretrained(folder), which writes safetensors"
         raise WeightsError("a pickle, which could run code, is not read", path=folder / PICKLED, hint=hint)
-    pairs, whole = read_pairs(path, declared)
-    if decoder is not None:
-        fits(path, pairs, decoder)
-        agrees(declared, pairs, decoder)
-    own_heads(path, declared, whole, decoder)
+    pairs, whole, before = read_pairs(path, declared, mapped)
+    if base is not None:
+        fits(path, pairs, base, before)
+        agrees(declared, pairs, base, before)
     alpha = declared.alpha * declared.rank**0.5 if declared.stabilised else declared.alpha
-    alphas = {module: float(declared.alpha_of(f"model.{module}")) for module in pairs}
-    return LoRA(declared.rank, float(alpha), pairs, {module: own for module, own in alphas.items() if own != alpha})
+    alphas = {module: float(declared.alpha_of(before + stored(module))) for module in pairs}
+    own = {module: one for module, one in alphas.items() if one != alpha}
+    return LoRA(declared.rank, float(alpha), pairs, own), whole
 
 
-def read_declared(folder: Path) -> Declared:
-    """The configuration of plain LoRA; anything else in it is refused by name."""
+def stored(path: str) -> str:
+    """The path of one of our modules as transformers names it, without what stands before the blocks."""
+    parts = path.split(".")
+    return path.replace("layers.", "layer.", 1) if len(parts) > 2 and parts[2] in OF_ENCODERS else path
+
+
+def read_declared(folder: Path, task: str | None = None) -> Declared:
+    """The configuration of plain LoRA; anything else in it is refused by name. `task`: the type it must be for."""
     path = folder / CONFIG
     inside = sorted(found.parent.name for found in folder.glob(f"*/{CONFIG}"))
     if not path.is_file() and inside:
@@ -179,7 +220,8 @@ def read_declared(folder: Path) -> Declared:
     if (kind := config.get("peft_type")) != "LORA":
         raise refuse("peft_type", "not plain LoRA", "LORA", INSTEAD.get(str(kind)))
     for field, (allowed, name, hint) in PLAIN.items():
-        value = config.get(field, allowed[0])
+        allowed = (task,) if task and field == "task_type" else allowed
+        value = config.get(field, None if field == "task_type" else allowed[0])
         if not any(value == one and type(value) is type(one) for one in allowed):
             raise refuse(field, f"not plain LoRA but {name}", allowed[0], hint)
     for field in sorted(config.keys() - PLAIN.keys() - HARMLESS - READ):
@@ -218,6 +260,7 @@ def read_declared(folder: Path) -> Declared:
         layers,
         [pattern] if isinstance(pattern, str) else pattern,
         [saved] if isinstance(saved, str) else saved,
+        config.get("task_type"),
     )
 
 
@@ -236,65 +279,84 @@ def is_names(value: Any) -> bool:
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
 
-def read_pairs(path: Path, declared: Declared) -> tuple[Pairs, dict[str, Tensor]]:
-    """The pairs by module path, of the ranks that the configuration gives them; and heads that were stored whole."""
+def read_pairs(path: Path, declared: Declared, mapped: bool) -> tuple[Pairs, dict[str, Tensor], str]:
+    """The pairs by module path, of the ranks that the configuration gives them; what was stored whole; and how names
+    of modules begin there, before ours.
+    """
     halves: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
-    for name, tensor in read_tensors(path).items():
-        module, _, half = name.removeprefix(PREFIX).removesuffix(".weight").rpartition(".")
+    before = "model."
+    for name, tensor in read_tensors(path, mapped).items():
+        plain = name.removeprefix(ROOT)
+        if block := ENCODED.match(plain):
+            before, plain = block[1], f"model.layers.{plain[block.end() :]}"
+        module, _, half = plain.removeprefix("model.").removesuffix(".weight").rpartition(".")
         if name in (f"{ROOT}lm_head.weight", f"{PREFIX}embed_tokens.weight"):
             whole[name.split(".")[-2]] = tensor
             continue
-        if not name.startswith(PREFIX) or half not in ("lora_A", "lora_B") or tensor.ndim != 2:
+        if declared.task == "SEQ_CLS" and plain.partition(".")[0] in CLASSIFYING:
+            whole[plain] = tensor
+            continue
+        if (
+            not name.startswith(ROOT)
+            or not plain.startswith("model.")
+            or half not in ("lora_A", "lora_B")
+            or tensor.ndim != 2
+        ):
             hint = next((hint for part, hint in FOREIGN.items() if part in name), None)
             raise WeightsError("not a LoRA tensor of a decoder", path=path, field=name, hint=hint)
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             expected, got = "float32, float16 or bfloat16", str(tensor.dtype).removeprefix("torch.")
             raise WeightsError("a tensor of another type", path=path, field=name, expected=expected, got=got)
-        rank = declared.rank_of(f"model.{module}")
+        rank = declared.rank_of(before + stored(module))
         if tensor.shape[0 if half == "lora_A" else 1] != rank:
             what, got = "a tensor of another rank", str([*tensor.shape])
             raise WeightsError(what, path=path, field=name, expected=rank, got=got)
-        halves.setdefault(module, {})[half] = tensor.to(torch.get_default_dtype())
+        halves.setdefault(module, {})[half] = tensor if mapped else tensor.to(torch.get_default_dtype())
     if not halves:
         raise WeightsError("the file holds no pair", path=path, expected=f"{PREFIX}....lora_A.weight")
     for module, both in sorted(halves.items()):
         if len(both) != 2:
             raise WeightsError("half of a pair is missing", path=path, field=module, got=list(both))
-        if not declared.covers(f"model.{module}"):
+        if not declared.covers(before + stored(module)):
             what = "the configuration does not target a module that the file has a pair for"
             raise WeightsError(what, path=declared.path, field="target_modules", got=module)
-    return {m: (both["lora_A"], both["lora_B"].t().contiguous()) for m, both in sorted(halves.items())}, whole
+    found = {m: (both["lora_A"], both["lora_B"].t()) for m, both in sorted(halves.items())}
+    return found, whole, before
 
 
-def fits(path: Path, pairs: Pairs, decoder: nn.Module) -> None:
+def fits(path: Path, pairs: Pairs, decoder: nn.Module, before: str) -> None:
     """Refuse a pair for which the base has no linear, or one of another shape."""
-    linears = {name: module for name, module in decoder.named_modules() if isinstance(module, Linear)}
+    adaptable = linears(decoder)
     for module, (a, b) in pairs.items():
-        hint = "was it trained on this base?"
-        if (linear := linears.get(module)) is None:
-            raise CompatibilityError("the base has no such linear", path=path, field=PREFIX + module, hint=hint)
+        hint = SPARSE if IN_SPARSE.search(module) else "was it trained on this base?"
+        if (linear := adaptable.get(module)) is None:
+            raise CompatibilityError(
+                "the base has no such linear", path=path, field=ROOT + before + stored(module), hint=hint
+            )
         r = len(a)
         for half, found, expected in (
             ("lora_A", [r, a.shape[1]], [r, linear.in_features]),
             ("lora_B", [b.shape[1], r], [linear.out_features, r]),
         ):
             if found != expected:
-                field, what = f"{PREFIX}{module}.{half}.weight", "the adapter was made for another base"
+                field, what = f"{ROOT}{before}{stored(module)}.{half}.weight", "the adapter was made for another base"
                 raise CompatibilityError(what, path=path, field=field, expected=expected, got=str(found), hint=hint)
 
 
-def agrees(declared: Declared, pairs: Pairs, decoder: nn.Module) -> None:
+def agrees(declared: Declared, pairs: Pairs, decoder: nn.Module, before: str) -> None:
     """Refuse a configuration that targets a linear of the base for which the file holds nothing."""
-    for module, linear in decoder.named_modules():
-        if not isinstance(linear, Linear):
+    # What is in a sparse ffn is linears in some versions of transformers and packed parameters in others.
+    sparse = tuple(f"{path}." for path, part in decoder.named_modules() if isinstance(part, SparseFFN))
+    for module in linears(decoder):
+        if module.startswith(sparse):
             continue
         if module == "lm_head":
             everything = isinstance(declared.targets, str) and declared.targets.lower() == "all-linear"
             if not everything and declared.covers(module):
                 what = "the configuration targets the head, which is not adapted here"
                 raise WeightsError(what, path=declared.path, field="target_modules", got=module)
-        elif module not in pairs and declared.covers(f"model.{module}"):
+        elif module not in pairs and declared.covers(before + stored(module)):
             what = "the configuration targets a module that the file holds no pair for"
             raise WeightsError(what, path=declared.path, field="target_modules", got=module)
 
@@ -319,20 +381,30 @@ def own_heads(path: Path, declared: Declared, whole: Mapping[str, Tensor], decod
             raise CompatibilityError(what, path=path, field=field, expected="the base's values", got=got, hint=hint)
 
 
-def written(lora: LoRA) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """An expert as PEFT reads it: the configuration and the tensors."""
-    ranks = {f"model.{path}": lora.rank_of(path) for path in lora.pairs if lora.rank_of(path) != lora.rank}
-    alphas = {f"model.{path}": alpha for path, alpha in lora.alphas.items()}
+BEFORE = {"bert": "bert.encoder.", "roberta": "roberta.encoder.", "decoder": "model."}
+"""How modules are named in transformers' sequence classifiers, before ours, by what the base is."""
+
+
+def written(
+    lora: LoRA, before: str | None = None, head: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An expert as PEFT reads it: the configuration and the tensors.
+
+    `head`: of a sequence classifier, under the names of transformers, whose modules are named with `before` first.
+    """
+    named = {path: before + stored(path) if before else written_name(path) for path in lora.pairs}
+    ranks = {named[path]: lora.rank_of(path) for path in lora.pairs if lora.rank_of(path) != lora.rank}
+    alphas = {named[path]: alpha for path, alpha in lora.alphas.items()}
     tails = {path.partition(f"layers.{layer_of(path)}.")[2] for path in lora.pairs}
     regular = len(lora.pairs) == len(tails) * len(lora.layers)  # every layer touched has every target
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if head else "FEATURE_EXTRACTION" if of_encoder(lora) else "CAUSAL_LM",
         "base_model_name_or_path": None,
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": lora.targets if regular else [f"model.{path}" for path in sorted(lora.pairs)],
+        "target_modules": lora.targets if regular else [named[path] for path in sorted(lora.pairs)],
         "layers_to_transform": lora.layers if regular else None,
         "bias": "none",
         "inference_mode": True,
@@ -341,13 +413,26 @@ def written(lora: LoRA) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "rank_pattern": ranks,
         "alpha_pattern": alphas,
     }
-    return config, tensors_of(lora)
+    if head:
+        config["modules_to_save"] = sorted({name.partition(".")[0] for name in head})
+    return config, tensors_of(lora, named) | {ROOT + name: tensor for name, tensor in (head or {}).items()}
 
 
-def tensors_of(lora: LoRA) -> dict[str, Tensor]:
-    """An expert's matrices as PEFT names and lays them out."""
+def tensors_of(lora: LoRA, named: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+    """An expert's matrices as PEFT names and lays them out; `named`: its modules in a model with a head."""
     tensors = {}
     for path, (a, b) in lora.pairs.items():
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = a
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.t()
+        name = named[path] if named else written_name(path)
+        tensors[f"{ROOT}{name}.lora_A.weight"] = a
+        tensors[f"{ROOT}{name}.lora_B.weight"] = b.t()
     return tensors
+
+
+def written_name(path: str) -> str:
+    """The name of a module in the model that PEFT would put the adapter into: a bare encoder, or a decoder's."""
+    there = stored(path)
+    return f"model.{path}" if there == path else f"encoder.{there}"
+
+
+def of_encoder(lora: LoRA) -> bool:
+    return any(stored(path) != path for path in lora.pairs)

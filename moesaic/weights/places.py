@@ -1,57 +1,89 @@
-"""Where a model lies: a folder, a folder with the model in a subfolder, or an id of the Hugging Face hub.
+"""Where a model lies on this disk, by its place: a folder, an id of the hub, or one of those the package carries.
 
 Knows nothing about what is in the files.
 """
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from moesaic.errors import WeightsError
+from moesaic.recipe.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder
+from moesaic.weights.hub import download
 
 CONFIG = "config.json"
-PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model"]
-"""What is asked of the hub: nothing that could run code."""
+SHIPPED_AT = Path(__file__).parents[1] / "shipped"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+Place = str | os.PathLike[str]
+"""What `locate` takes. A path that is no text is never an id."""
 
 
-def locate(place: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a model on this disk; a hub id that is no folder here is downloaded, or found in the cache.
+Origins = dict[str, dict[str, str]]
+"""Name of a part, `base` or an expert's -> what `Located.origin` says of it."""
 
-    `revision`: a branch, a tag or a commit of the hub.
-    """
-    folder = Path(place)
-    if folder.is_dir():
-        if revision is not None:
-            raise WeightsError("a folder has no revisions", path=folder, field="revision", got=revision)
-        return model_folder(folder)
-    if isinstance(place, str) and _HUB_ID.fullmatch(place):
-        return model_folder(download(place, revision))
-    raise WeightsError(
-        "no such model folder",
-        path=folder,
-        hint="give a folder with config.json, or a hub id such as google/gemma-3-270m",
+
+@dataclass(frozen=True)
+class Located:
+    """A folder on this disk, and of what did not lie there by itself: its `place`, and the `commit` of the hub."""
+
+    folder: Path
+    place: str | None = None
+    commit: str | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What manifests say of it; nothing of a folder, which is this machine's."""
+        facts = {"place": self.place, "commit": self.commit}
+        return {fact: value for fact, value in facts.items() if value is not None}
+
+
+def origins_in(manifest: Mapping[str, Any], folder: Path) -> Origins:
+    """What a mixture's manifest says of where its parts came from; older ones say nothing."""
+    found = manifest.get("origins", {})
+    if not isinstance(found, dict) or not all(map(_is_origin, found.values())):
+        expected = "name: {place, commit}"
+        raise WeightsError("not origins", path=folder, field="origins", expected=expected, got=repr(found))
+    return found
+
+
+def _is_origin(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and value.keys() <= {"place", "commit"} and all(type(x) is str for x in value.values())
     )
 
 
-def download(name: str, revision: str | None) -> Path:
-    """The snapshot of a hub repository in the local cache, complete for our purposes."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+def locate(place: Place, revision: str | None = None) -> Located:
+    """The folder that a place means; what the hub has is downloaded, or found in its cache.
 
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise WeightsError(
-            "no such folder, and the hub does not give it",
-            path=name,
-            field="revision" if revision else None,
-            expected=revision,
-            got=first,
-            hint="check the name, the network and HF_HUB_OFFLINE; for a gated model, log in with `hf auth login`",
-        ) from error
+    `revision`: a branch, a tag or a commit of the hub, where the id does not say one. WeightsError where nothing lies.
+    """
+    text = os.fspath(place)
+    folder, found = Path(os.path.expanduser(text)), hub_id(text) if isinstance(place, str) else None
+    there = is_folder(text) if isinstance(place, str) else folder.is_dir()
+    if revision is not None and (there or not found or found.revision):
+        what = "a folder has no revisions" if there or not found else "the id says a revision already"
+        raise WeightsError(what, path=folder, field="revision", got=revision)
+    if there:
+        return Located(folder)
+    if isinstance(place, str) and place.startswith(SHIPPED):
+        return Located(shipped(place.removeprefix(SHIPPED)), place)
+    if found:
+        wanted = HubId(found.name, revision or found.revision)
+        snapshot = download(wanted)
+        return Located(snapshot, str(wanted), snapshot.name)
+    raise WeightsError("no such folder", path=text, hint=f"give {EXAMPLES}")
+
+
+def shipped(name: str) -> Path:
+    """The folder of a model that the package carries."""
+    known = [path.name for path in sorted(SHIPPED_AT.glob("*")) if (path / CONFIG).is_file()]
+    if name not in known:
+        expected = " or ".join(f"{SHIPPED}{one}" for one in known) or "a package that carries models: this one does not"
+        raise WeightsError("no such model is shipped", expected=expected, got=f"{SHIPPED}{name}")
+    return SHIPPED_AT / name
 
 
 def model_folder(folder: Path) -> Path:

@@ -11,22 +11,25 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from moesaic.config import DecoderConfig
-from moesaic.errors import WeightsError, nearest
+from moesaic.errors import MoesaicWarning
 from moesaic.files import write_new
 from moesaic.model.decoder import Decoder, Output
-from moesaic.weights.config_file import read_settings
+from moesaic.weights.config_file import family_in, read_settings
 from moesaic.weights.decoders import CONFIG, read_decoder, write_decoder
 from moesaic.weights.encoder import ARCHITECTURES, load_pretrained
 from moesaic.weights.families import FAMILIES
-from moesaic.weights.places import locate
+from moesaic.weights.loaded import LoadedModel
+from moesaic.weights.places import locate, model_folder
 from moesaic.weights.shards import SHARD_BYTES
 
 
-class LoadedDecoder(nn.Module):
+class LoadedDecoder(LoadedModel):
     """A decoder with what its config.json said: callable as models of transformers are, and saved as they are."""
+
+    auto_class = "AutoModelForCausalLM"
 
     def __init__(self, decoder: Decoder, found: dict[str, Any]):
         super().__init__()
@@ -46,13 +49,10 @@ class LoadedDecoder(nn.Module):
 
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
         """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors."""
-        size = sum(p.numel() * p.element_size() for p in self.parameters())
-        return write_new(
-            Path(folder),
-            lambda draft: write_decoder(draft, self.decoder, self.found, max_shard_bytes),
-            size,
-            "the model",
-        )
+        return write_new(Path(folder), lambda draft: self.write(draft, max_shard_bytes), self.num_bytes, "the model")
+
+    def write(self, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
+        write_decoder(folder, self.decoder, self.found, max_shard_bytes)
 
 
 def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
@@ -69,11 +69,11 @@ def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
 
     decoder, found = read_decoder(folder, computed, mapped=True)
     if upcast:
-        warnings.warn(f"{folder}: float16 is read as float32, which a CPU computes in", stacklevel=3)
+        warnings.warn(f"{folder}: float16 is read as float32, which a CPU computes in", MoesaicWarning, stacklevel=3)
     return LoadedDecoder(decoder, found).eval()
 
 
-READERS: dict[str, Callable[[Path, torch.dtype | None], nn.Module]] = {
+READERS: dict[str, Callable[[Path, torch.dtype | None], LoadedModel]] = {
     **dict.fromkeys(FAMILIES, load_decoder),
     **dict.fromkeys(ARCHITECTURES, load_pretrained),
 }
@@ -81,23 +81,16 @@ READERS: dict[str, Callable[[Path, torch.dtype | None], nn.Module]] = {
 
 
 def load_model(
-    folder_or_hub_id: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
-) -> nn.Module:
-    """Read a model from a folder, or from the Hugging Face hub and its cache, ready to be called.
+    place: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
+) -> LoadedModel:
+    """Read a model from its place, ready to be called: a folder, `org/name@revision` of the hub, or `shipped:tiny`.
 
-    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `revision`: of the hub.
+    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `revision`: of the hub, where
+    the id does not say one.
     """
-    folder = locate(folder_or_hub_id, revision)
+    at = locate(place, revision)
+    folder = model_folder(at.folder)
     path = folder / CONFIG
-    name = read_settings(path).get("model_type")
-    if name not in READERS:
-        known = list(READERS)
-        raise WeightsError(
-            "no family of models that is known here",
-            path=path,
-            field="model_type",
-            expected=f"one of {', '.join(known)}",
-            got=str(name),
-            hint=nearest(str(name), known),
-        )
-    return READERS[name](folder, dtype)
+    model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype)
+    model.origin = at.origin
+    return model

@@ -9,7 +9,7 @@ from typing import Any
 
 from moesaic.config import PROJECTIONS, Feature
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
+from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
 from moesaic.model.sentences import SentenceRouter
 from moesaic.routing import Selection
 from moesaic.routing.routers import ROUTERS, Router, TrainedRouter
@@ -52,15 +52,27 @@ class StoredRouter:
         return SentenceRouter(self.encoder.sentences, self.router) if self.encoder else self.router
 
 
-def save_router(folder: Path, stored: StoredRouter, base_fingerprint: str, facts: dict[str, Any]) -> None:
-    """Write a router into an empty folder; `facts`: metrics, data hash, seed, ..."""
+def save_router(
+    folder: Path,
+    stored: StoredRouter,
+    base_fingerprint: str,
+    facts: dict[str, Any],
+    encoder_at: Path | None = None,
+) -> None:
+    """Write a router into an empty folder; `facts`: metrics, data hash, seed, ...
+
+    `encoder_at`: where its encoder is written already, in the folder of another router; None: it is written anew.
+    """
     write_tensors(folder / TENSORS, stored.router.state_dict())
     own = {"kind": KIND, "router": stored.kind, "experts": list(stored.names), "feature": stored.feature}
     how = {"selection": asdict(stored.selection), "shape": stored.router.shape}
     if stored.encoder:
         own["encoder_fingerprint"] = stored.encoder.fingerprint
-        disk.make_all(folder / ENCODER)
-        save_sentences(folder / ENCODER, stored.encoder)
+        if encoder_at:
+            gather({file: encoder_at / file for file in (*sentences_room.FILES, MANIFEST)}, folder / ENCODER)
+        else:
+            disk.make_all(folder / ENCODER)
+            save_sentences(folder / ENCODER, stored.encoder)
     write_manifest(folder, {**own, **how, "base_fingerprint": base_fingerprint, **facts})
 
 

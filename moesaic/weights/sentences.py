@@ -61,7 +61,10 @@ def save_sentences(folder: Path, stored: StoredEncoder) -> None:
         for index, step in enumerate(steps)
     ]
     write_json(folder / MODULES, modules)
-    write_manifest(folder, {"kind": KIND, "fingerprint": stored.fingerprint})
+    size = sum(weight.numel() for weight in sentences.encoder.parameters())
+    facts = {"family": sentences.encoder.config.family, "parameters": size, "pool": sentences.pool}
+    facts |= {"normalise": sentences.normalise, "limit": sentences.limit}
+    write_manifest(folder, {"kind": KIND, "fingerprint": stored.fingerprint, **facts})
 
 
 def load_sentences(folder: Path) -> StoredEncoder:

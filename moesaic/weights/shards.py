@@ -50,6 +50,9 @@ class TensorFiles(Mapping[str, Tensor]):
         file = self.files[self.home[name]]
         return file.get(name) if self.mapped else file.read(name)  # both check the values
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.home  # a Mapping would read the tensor to know
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.home)
 
@@ -101,8 +104,11 @@ def read_index(path: Path) -> dict[str, str]:
 
 
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
-    """Write the tensors, sorted, into one file or, beyond `limit` bytes, into several and an index."""
-    sizes = {name: tensors[name].numel() * tensors[name].element_size() for name in sorted(tensors)}
+    """Write the tensors, sorted, into one file or, beyond `limit` bytes, into several and an index.
+
+    What is asked for a tensor's size is not kept, so tensors that are made when asked for take the memory of one file.
+    """
+    sizes = {name: tensors[name].nbytes for name in sorted(tensors)}
     shards: list[list[str]] = [[]]
     room = limit
     for name, size in sizes.items():

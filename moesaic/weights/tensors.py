@@ -4,7 +4,7 @@ Knows nothing about what the tensors mean.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,16 +18,34 @@ from moesaic.weights.opening import opened
 TENSORS = "model.safetensors"
 
 
+class Made(Mapping[str, Tensor]):
+    """Tensors that are made when they are asked for, and held by nobody: of a few at a time, as many as there are."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Tensor]):
+        self.names, self.make = names, make
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.make(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors, sorted, as they are; the folder they go to is published whole by the caller."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     disk.create(path, save(ready, metadata={"format": "pt"}))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, in memory of their own; refuses all that `opened` and its `read` refuse."""
+def read_tensors(path: Path, mapped: bool = False) -> dict[str, Tensor]:
+    """All tensors of a file, in memory of their own, or `mapped`, views of it; refuses all that `Opened` refuses."""
     with opened(path) as file:
-        return {name: file.read(name) for name in sorted(file.names)}
+        return {name: file.get(name) if mapped else file.read(name) for name in sorted(file.names)}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:

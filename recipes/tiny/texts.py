@@ -52,7 +52,8 @@ def code(wheels: Path) -> Iterator[Row]:
 def docs(wheels: Path) -> Iterator[Row]:
     seen: set[str] = set()
     for tree, _ in sources(wheels):
-        for text in joined(fresh((part for text in docstrings(tree) for part in natural(text)), seen)):
+        parts = (part for docstring in docstrings(tree) for part in natural(docstring))
+        for text in joined(fresh(parts, seen)):
             yield {"text": text}
 
 
@@ -83,7 +84,9 @@ def as_it_is(path: Path) -> Iterator[Row]:
 
 def write(path: Path, rows: Iterable[Row]) -> None:
     """The rows in the order of their hashes, each once: so the first n are a fair sample."""
-    kept = sorted({json.dumps(row, ensure_ascii=False) + "\n" for row in rows}, key=lambda row: sha256(row.encode()).digest())
+    kept = sorted(
+        {json.dumps(row, ensure_ascii=False) + "\n" for row in rows}, key=lambda row: sha256(row.encode()).digest()
+    )
     path.write_text("".join(kept), encoding="utf-8")
     print(f"{path.name}: {len(kept)} rows, {path.stat().st_size / 1e6:.1f} MB")
 

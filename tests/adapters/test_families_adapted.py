@@ -31,7 +31,7 @@ def decoder(family: str, **changes) -> Decoder:
 @pytest.mark.parametrize("family", TRAITS)
 def test_a_family_is_adapted_by_the_names_of_its_linears_and_merged_says_the_same(family):
     base = decoder(family)
-    targets = ATTENTION if base.config.num_experts else ALL_TARGETS
+    targets = [*ATTENTION, "gate"] if base.config.num_experts else ALL_TARGETS
     expert = toy_expert(base, 1, targets=targets)
     assert expert.targets == sorted(targets) and len(expert.pairs) == 2 * len(targets)
     plain = base(IDS).logits

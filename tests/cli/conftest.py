@@ -69,6 +69,12 @@ def moesaic(capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     return call
 
 
+@pytest.fixture
+def apart() -> Callable[..., Answer]:
+    """The command in a process of its own: a folder to be in, then the arguments."""
+    return in_process
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Answer]]:
     """The folder in which `moesaic run small.yaml` was called, and what it answered."""

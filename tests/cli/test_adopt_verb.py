@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from moesaic.cli.adopting import files, folders
+from moesaic.cli.main import status
 from moesaic.errors import RecipeError
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
@@ -97,8 +98,8 @@ WRONG = [
     (["a/b=sums", "birds", "--base", "model", "--out", "x"], 2, "give it a name: NAME=PATH"),
     (["a b=sums", "birds", "--base", "model", "--out", "x"], 2, "not a name for an expert"),
     (["sums", "model", "--base", "model", "--out", "x"], 5, "no linear differs"),
-    (["sums", "nowhere", "--base", "model", "--out", "x"], 4, "nowhere: no such expert folder"),
-    (["sums", "birds", "--base", "nowhere", "--out", "x"], 4, "nowhere: no such base folder"),
+    (["sums", "nowhere", "--base", "model", "--out", "x"], 4, "nowhere: no such folder"),
+    (["sums", "birds", "--base", "nowhere", "--out", "x"], 4, "nowhere: no such folder"),
     (["sums", "--into", "nowhere"], 4, "no mixture here"),
 ]
 
@@ -119,3 +120,40 @@ def test_a_folder_that_is_there_is_never_a_name(tmp_path, monkeypatch):
     assert folders(["x=c/d=e", "runs/chat/best"]) == {"x": "c/d=e", "chat": "runs/chat/best"}
     with pytest.raises(RecipeError, match="given twice"):
         files(["a=x", "a=y"])
+
+
+def test_a_kind_is_said_on_the_command_line_and_refused_where_it_means_nothing(here, capsys, monkeypatch):
+    monkeypatch.chdir(here)
+    for seed, name in enumerate(("tuned", "other")):
+        model = load_base(here / "model")
+        with torch.no_grad():
+            model.decoder.layers[seed].mlp.up_proj.weight.mul_(1.5)
+            model.decoder.norm.weight.mul_(1.1)
+        (here / name).mkdir()
+        save_base(here / name, model.decoder, model.tokenizer, {})
+    line = ["adopt", "sums=tuned", "birds=other", "--base", "model", "--out", "blocks", *PROMPTS, "--quiet"]
+    assert status([*line, "--kind", "ffn"]) == 5
+    assert "in 1 tensors: model.norm.weight by 10.00%" in capsys.readouterr().err
+    assert status([*line, "--kind", "ffn", "--ignore-rest"]) == 0
+    assert "1 tensors that differ elsewhere ignored" in capsys.readouterr().out
+    assert status([*("never" if word == "blocks" else word for word in line), "--kind", "mlp"]) == 2
+    assert status(["adopt", "more", "--into", "blocks", "--kind", "ffn"]) == 2
+    assert "--kind: has no meaning with --into" in capsys.readouterr().err
+    assert status(["inspect", "blocks"]) == 0
+    assert "at every feed-forward block" in " ".join(capsys.readouterr().out.split())
+
+
+def test_models_are_merged_into_the_folder_named_last(here, capsys, monkeypatch):
+    monkeypatch.chdir(here)
+    (here / "second").mkdir()
+    model = load_base(here / "model")
+    with torch.no_grad():
+        model.decoder.norm.weight.mul_(3)
+    save_base(here / "second", model.decoder, model.tokenizer, {})
+    assert status(["merge", "model", "second", "mean", "--weights", "3,1"]) == 0
+    assert capsys.readouterr().out.strip() == "mean"
+    before = load_base(here / "model").decoder.norm.weight
+    torch.testing.assert_close(load_base(here / "mean").decoder.norm.weight, before * 1.5)
+    for wrong in (["--weights", "one,two"], ["--only", "ffn"], ["--weights", "1"]):
+        assert status(["merge", "model", "second", "never", *wrong]) == 2
+    assert not (here / "never").exists()

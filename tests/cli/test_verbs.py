@@ -74,6 +74,45 @@ def test_a_bad_line_of_stdin_is_named(here, moesaic, monkeypatch, line, code):
     assert found == code and "error: <stdin>:2: " in err
 
 
+TALK = [
+    {"role": "user", "content": "one two"},
+    {"role": "assistant", "content": "three"},
+    {"role": "user", "content": "four"},
+]
+
+
+def test_generate_answers_a_conversation_of_a_file_or_of_stdin(here, moesaic, monkeypatch, tmp_path):
+    (tmp_path / "talk.json").write_text(json.dumps(TALK))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(TALK).encode())))
+    made = []
+    for file in (tmp_path / "talk.json", "-"):
+        code, out, _ = moesaic("generate", "runs/small", "--messages", file, "--max-new-tokens", 3, "--json")
+        assert code == 0
+        made.append(json.loads(out))
+    assert made[0] == made[1] and made[0]["messages"] == TALK and "prompt" not in made[0]
+    code, out, _ = moesaic("generate", "runs/small", "--messages", tmp_path / "talk.json", "--max-new-tokens", 3)
+    assert code == 0 and out.startswith("> four\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[", "talk.json: not usable as JSON"),
+        ('{"role": "user"}', "talk.json: not usable as JSON: expected a list of objects"),
+        ('[{"role": "user"}]', "talk.json: messages[0].content: missing"),
+        (json.dumps(TALK[:2]), "talk.json: messages: nothing is asked"),
+        (None, "talk.json: the file cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_conversation_is_refused_by_name(here, moesaic, tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "talk.json").write_text(content)
+    code, _, err = moesaic("generate", "runs/small", "--messages", tmp_path / "talk.json")
+    assert code == 3 and said in err
+    code, _, err = moesaic("generate", "runs/small", "hi", "--messages", tmp_path / "talk.json")
+    assert code == 2 and "not answered at once" in err
+
+
 def test_generate_streams_on_a_terminal(here, moesaic, monkeypatch):
     plain = moesaic("generate", "runs/small", "one two", "--max-new-tokens", 5)[1]
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -101,6 +140,18 @@ def test_inspect(here, moesaic, path, kind):
     assert code == 0 and out.startswith(kind) and "yes: every file has the hash" in out
     raw = json.loads(moesaic("inspect", path, "--json")[1])
     assert raw["kind"] == kind and raw["verified"]
+
+
+def test_a_run_holds_the_files_of_its_mixture_once(here):
+    root = Path("runs/small")
+    parts = {
+        "base": "base",
+        "router": "router",
+        **{f"experts/{name}": f"experts/{name}/best" for name in ("sums", "birds")},
+    }
+    for inside, own in parts.items():
+        for file in sorted((root / own).glob("*.safetensors")):
+            assert file.samefile(root / "mixture" / inside / file.name)
 
 
 def test_inspect_a_mixture_names_its_parts(here, moesaic):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moesaic.adapters import merge
+from moesaic.adapters import attach, merge
 from moesaic.compose import difference as room
 from moesaic.compose.difference import difference, truncated
 from moesaic.errors import CompatibilityError
@@ -74,3 +74,14 @@ def test_a_model_in_which_no_linear_changed_is_no_expert():
     decoder.norm.weight.mul_(2)
     with pytest.raises(CompatibilityError, match=r"no linear differs .*changes in norm\.weight"):
         difference(tiny_decoder(), decoder, 4)
+
+
+@torch.no_grad()
+def test_what_changed_in_the_experts_of_a_sparse_base_lies_outside():
+    base, changed = (tiny_decoder(num_experts=3, experts_per_token=2) for _ in range(2))
+    merge(changed, [toy_expert(base, 1, targets=["q_proj", "gate"])], [1.0])
+    changed.get_parameter("layers.1.mlp.experts.2.up_proj.weight").mul_(1.1)
+    found = difference(base, changed, 4)
+    assert found.lora.targets == ["gate", "q_proj"] and 0 < found.outside < 1
+    assert found.changed == {"layers.1.mlp.experts.2.up_proj.weight": pytest.approx(0.1)}
+    attach(base, [found.lora])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moesaic.adapters import attach
-from moesaic.compose import average, count_parameters
+from moesaic.compose import asleep, average, count_parameters
 from moesaic.config import Feature
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.sentences import SentenceEncoder, SentenceRouter
@@ -90,3 +90,16 @@ def test_an_encoder_that_the_router_reads_is_counted_as_no_part_of_what_was_trai
 
 def test_a_router_without_tensors_has_no_parameters():
     assert count_parameters(mixture(FixedRouter([[0.0, 0]])), [], torch.zeros(1, 0))["router"] == 0
+
+
+def test_of_a_sparse_base_only_the_chosen_experts_are_active():
+    """A tiny Mixtral: in each of 3 layers 4 experts of 3 x 32 x 48, of which a token asks one."""
+    decoder = tiny_decoder(num_experts=4, experts_per_token=1)
+    expert = toy_expert(decoder, 1, rank=2, targets=["q_proj"])
+    attach(decoder, [expert])
+    routed = AdapterMixture(decoder, ("one",), FixedRouter([[0.0]]), Feature.parse("hidden_mean"), Selection(), 0)
+    counts = count_parameters(routed, [expert], torch.ones(3, 1))
+    glu, attention, norms, gate = 3 * 32 * 48, 32 * (32 + 16 + 16 + 32), 2 * 32, 32 * 4
+    assert counts["base"] == 61 * 32 + 32 + 3 * (attention + norms + gate + 4 * glu)
+    assert counts["active"] == 61 * 32 + 32 + 3 * (attention + norms + gate + 1 * glu) + 3 * 2 * 64
+    assert asleep(decoder) == 3 * 3 * glu and asleep(tiny_decoder()) == 0

@@ -80,7 +80,8 @@ def test_all_defects_in_one_file(path):
 
 LIMIT = 50_000
 too_long = st.integers(LIMIT, 4 * LIMIT).map(lambda n: b" " * n)
-defect = st.sampled_from([line for line, _, _ in DEFECTS.values() if len(line) < LIMIT]) | too_long
+short = [line for line, _, _ in DEFECTS.values() if len(line) < LIMIT and not line.startswith(rows.BOM)]
+defect = st.sampled_from(short) | too_long  # a mark is a defect but in the first line
 good = st.tuples(single, extra).map(lambda drawn: json.dumps(drawn[0][0] | drawn[1]).encode())
 
 

@@ -16,9 +16,10 @@ from moesaic.generate.trace import Decision, decision_of, read_trace, row_of
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter, MLPRouter, TrainedRouter
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer import Template, Tokenizer
 from moesaic.weights.adapter import save_expert
 from moesaic.weights.base import load_base, save_base
+from moesaic.weights.decoders import write_decoder
 from moesaic.weights.mixture import save_mixture
 from moesaic.weights.router import StoredRouter, save_router
 
@@ -46,11 +47,15 @@ def save(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
+    return build(tmp_path_factory.mktemp("runs") / "small")
+
+
+def build(root: Path, template: Template | None = None) -> Path:
     """What a run leaves, as far as a replay asks: a base, a mixture, its router, and others to compare it with."""
-    root = tmp_path_factory.mktemp("runs") / "small"
     for name in ("base", "sums", "birds", "mixture"):
         (root / name).mkdir(parents=True)
     tokenizer = Tokenizer.train(PROMPTS, 280)
+    tokenizer.template = template
     decoder = tiny_decoder(3, torch.float32, num_layers=2, vocab_size=tokenizer.vocab_size)
     save_base(root / "base", decoder, tokenizer, {})
     fingerprint = load_base(root / "base").fingerprint
@@ -130,6 +135,22 @@ def test_another_router_decides_as_in_a_mixture_of_its_own(run, trace, tmp_path,
     assert ("base" in found["replayed"]["utilisation"]) == (rival == "words"), "words abstain where they know none"
 
 
+def test_conversations_are_replayed_as_they_were_written_by_the_template(tmp_path):
+    """Read as plain text they would be other ids, and some of them would go elsewhere."""
+    made = build(tmp_path / "small", Template("{% for m in messages %}{{ m.role }} wren {{ m.content }}\n{% endfor %}"))
+    talks = [[{"role": "user", "content": text}] for text in PROMPTS]
+    with moesaic.load(made, trace=tmp_path / "talks.jsonl", trace_texts=True) as mixture:
+        mixture.generate([*talks, *PROMPTS], max_new_tokens=1)
+    found = replay(tmp_path / "talks.jsonl", made)
+    assert (found["agreement"], found["compared"], found["left_out"]) == (1, 2 * len(PROMPTS), {})
+    assert found["replayed"]["confidence"] == pytest.approx(found["recorded"]["confidence"], rel=1e-6)
+    told = list(read_trace(tmp_path / "talks.jsonl"))
+    pairs = zip(told[: len(PROMPTS)], told[len(PROMPTS) :], strict=True)
+    assert any(talk.chosen != text.chosen for talk, text in pairs)
+    other = replay(tmp_path / "talks.jsonl", made / "controls" / "routers" / "mean")
+    assert {one["prompt"] for one in other["differing"]} <= {*PROMPTS}, "as people read them"
+
+
 # --- what cannot be replayed ------------------------------------------------------------------------------------------
 
 
@@ -206,6 +227,16 @@ def test_a_base_without_a_manifest_is_known_by_its_weights(run, trace, tmp_path)
     (tmp_path / "mixture" / "base" / "manifest.json").unlink()
     found = replay(trace, tmp_path / "mixture" / "router")
     assert Path(found["base"]) == tmp_path / "mixture" / "base" and found["agreement"] == 1
+
+
+def test_a_base_in_shards_is_one_too(run, trace, tmp_path):
+    base = load_base(run / "base")
+    shutil.copytree(run / "router", tmp_path / "router")
+    (tmp_path / "base").mkdir()
+    write_decoder(tmp_path / "base", base.decoder, {"eos_token_id": base.tokenizer.eos}, limit=20_000)
+    base.tokenizer.save(tmp_path / "base")
+    assert not (tmp_path / "base" / "model.safetensors").exists()
+    assert Path(replay(trace, tmp_path / "router")["base"]) == tmp_path / "base"
 
 
 def test_a_published_router_is_found_by_its_link_from_anywhere(run, trace, tmp_path):

@@ -73,7 +73,7 @@ def test_numbers_have_three_decimals_and_unknown_ones_a_dash():
     low, high = versus["interval"]
     assert f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in text
     keyword = next(line for line in text.splitlines() if line.startswith("keyword"))
-    assert keyword.split() == ["keyword", "text", "top_1", "600", "-", "0.700", "0.690", "-"]
+    assert keyword.split() == ["keyword", "text", "top_1", "-", "600", "-", "0.700", "0.690", "-", "-"]
     for key in ("regret", "gap_closed"):
         assert f"{key.replace('_', ' ')} {result[key]['value']:.3f}" in " ".join(text.split())
 
@@ -112,7 +112,10 @@ def cells(text: str) -> list[str]:
 def test_five_domains_fit_on_a_hundred_columns():
     assert "continued" not in plain(evaluation(*FIVE))
     pieces = plain(evaluation(*FIVE), 80)
-    assert pieces.count(", continued") == 1
+    assert [line for line in pieces.splitlines() if ", continued" in line] == [
+        "Nats per token, from the worst to the best, continued",
+        "Routers tried, continued",
+    ]
 
 
 def test_without_a_router_unseen_rows_or_tried_routers_their_columns_go():
@@ -126,3 +129,10 @@ def test_names_are_text_not_markup():
     result = evaluation("math")
     result["router"]["tried"][0]["feature"] = "[red]hidden@2[/red]"
     assert "[red]hidden@2[/red]" in printed(result, 120)
+
+
+def test_routers_are_told_apart_by_what_they_learned_from_and_how_evenly_they_use_the_experts():
+    result = evaluation("math")
+    result["router"]["tried"][0] |= {"loss": "expert + 0.5 balance", "utilisation_entropy": 0.69}
+    rows = [line for line in plain(result, 140).splitlines() if "hidden_mean" in line]
+    assert len(rows) == 1 and "expert + 0.5 balance" in rows[0] and rows[0].split()[-2:] == ["0.690", "3.000"]

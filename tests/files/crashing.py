@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import MoesaicError
-from moesaic.files import JsonlWriter, lock, publish, write_json, write_manifest
+from moesaic.files import JsonlWriter, gather, lock, publish, write_json, write_manifest
 
-CHANGING = ["mkdir", "write", "fsync", "replace", "rename", "symlink", "chmod", "unlink", "rmdir", "truncate"]
+CHANGING = ["mkdir", "write", "fsync", "replace", "rename", "link", "symlink", "chmod", "unlink", "rmdir", "truncate"]
 NEVER = 100
 
 
-def fill(text: str):
-    """Writes a version made of two files, one of them in a folder, and the manifest."""
+def fill(text: str, old: Path):
+    """Writes a version made of two files, one of them in a folder, what the old one has, and the manifest."""
 
     def write(folder: Path) -> None:
         (folder / "deep").mkdir()
@@ -30,6 +30,7 @@ def fill(text: str):
             fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
             os.write(fd, text.encode())
             os.close(fd)
+        gather({"kept.bin": old / "weights.bin"}, folder)
         write_manifest(folder, {"kind": "lora", "text": text})
 
     return write
@@ -61,7 +62,7 @@ def obey(order: dict[str, Any]) -> int:
     calls = break_at(order["call"], order["fault"]) if "call" in order else None
     match order["do"]:
         case "publish":
-            publish(root / "best", fill(order["text"]), keep=order.get("keep", 0))
+            publish(root / "best", fill(order["text"], root / "best"), keep=order.get("keep", 0))
         case "json":
             write_json(root / "value.json", {"text": order["text"]})
         case "log":

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.errors import RecipeError, StorageError
-from moesaic.files import JsonlWriter, disk, faults, publish, write_json
+from moesaic.files import JsonlWriter, disk, faults, gather, publish, write_json
 
 ROOM = Path(faults.__file__).parent
 
@@ -29,6 +29,7 @@ def test_every_call_that_changes_the_disk_can_be_broken(point, kind, tmp_path, m
         with disk.errors(tmp_path):
             disk.sync_tree(tmp_path / "private")
         publish(tmp_path / "best", lambda folder: disk.create(folder / "file", b"abc"))
+        publish(tmp_path / "next", lambda folder: gather({"file": tmp_path / "best" / "file"}, folder))
 
     monkeypatch.setattr(faults, "armed", faults.parse(f"{point}:1:{kind}"))
     with pytest.raises((StorageError, OSError)) as caught:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.errors import StorageError
-from moesaic.files import publish, read_manifest, write_manifest
+from moesaic.files import gather, is_published, publish, read_manifest, write_manifest
 from moesaic.files import versions as listed
 
 
@@ -237,3 +237,41 @@ def test_the_versions_that_stand_are_listed_the_linked_one_first(tmp_path):
     (tmp_path / "best").unlink()
     (tmp_path / "best").symlink_to(".versions/best-000002")
     assert [path.name for path in listed(tmp_path / "best")] == ["best-000002", "best-000003", "best-000001"]
+
+
+# --- what is taken over -----------------------------------------------------------------------------------------------
+
+
+def take(*files: Path) -> Callable[[Path], None]:
+    return lambda folder: gather({f"deep/{file.name}": file for file in files}, folder)
+
+
+def test_what_is_published_is_taken_over_without_a_second_copy_and_outlives_its_version(tmp_path):
+    publish(tmp_path / "base", fill("one"))
+    weights = tmp_path / "base" / "weights.bin"
+    version = publish(tmp_path / "mixture", take(weights, tmp_path / "base" / "none"))
+    assert is_published(weights) and os.listdir(version / "deep") == ["weights.bin"]
+    assert (version / "deep" / "weights.bin").samefile(weights)
+    publish(tmp_path / "base", fill("two"))
+    assert (version / "deep" / "weights.bin").read_text() == "one" and weights.read_text() == "two"
+
+
+def test_what_somebody_may_write_into_is_copied(tmp_path):
+    (tmp_path / "base").mkdir()
+    fill("one")(tmp_path / "base")
+    weights = tmp_path / "base" / "weights.bin"
+    version = publish(tmp_path / "mixture", take(weights))
+    weights.write_text("two")
+    assert not is_published(weights) and (version / "deep" / "weights.bin").read_text() == "one"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP])
+def test_where_the_disk_has_no_such_links_all_is_copied(number, tmp_path, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    publish(tmp_path / "base", fill("one"))
+    version = publish(tmp_path / "mixture", take(tmp_path / "base" / "weights.bin"))
+    copied = version / "deep" / "weights.bin"
+    assert copied.read_text() == "one" and not copied.samefile(tmp_path / "base" / "weights.bin")

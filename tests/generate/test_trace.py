@@ -20,6 +20,8 @@ from moesaic.model.mixture import AdapterMixture
 from moesaic.routing import Routing, Selection
 from moesaic.routing.routers import KeywordRouter
 from moesaic.testing import ByteTokenizer, tiny_decoder, toy_expert
+from moesaic.tokenizer import Message
+from moesaic.tokenizer.conversation import plain
 
 NAMES, MIXTURE = ("maths", "code"), "0123456789ab"
 PROMPTS = ["add the sum", "def f", "hello there, you"]
@@ -35,6 +37,8 @@ ROW = {
     "correction": None,
 }
 HASHED = {key: value for key, value in ROW.items() if key != "prompt"} | {"prompt_sha256": "0" * 64}
+TALK = {key: value for key, value in ROW.items() if key != "prompt"}
+TALK["messages"] = [{"role": "user", "content": "the sum?"}, {"role": "assistant", "content": "Of what?"}] * 2
 ABSTAINED = ROW | {"probabilities": None, "weights": {"maths": 0, "code": 0}, "chosen": "base"}
 
 
@@ -116,6 +120,19 @@ def test_without_texts_only_the_hash_of_a_prompt_is_written(mixture, path):
     assert b"sum" not in path.read_bytes()
 
 
+def test_a_conversation_is_written_message_by_message_or_as_its_hash(mixture, path):
+    talk = (Message("user", "the sum"), Message("assistant", "Of what?"), Message("user", "of 2 and 3"))
+    for texts in (True, False):
+        with Trace(path, NAMES, MIXTURE, texts=texts) as trace:
+            Engine(mixture, ByteTokenizer(), listener=trace.record).generate([talk, "def f"], max_new_tokens=1)
+    told, prompt, hashed, _ = read_trace(path)
+    assert told.asked == told.messages == talk and told.prompt is None and told.chosen == "maths"
+    assert told.text == plain(talk) == "User:\nthe sum\nAssistant:\nOf what?\nUser:\nof 2 and 3\nAssistant:"
+    assert told.tokens == len(plain(talk)), "the router has read all of it"
+    assert prompt.asked == prompt.text == "def f" and prompt.messages is None
+    assert hashed.prompt_sha256 == hashlib.sha256(plain(talk).encode()).hexdigest() and hashed.asked is None
+
+
 def test_a_row_is_there_before_the_first_piece_of_text(mixture, path):
     trace = Trace(path, NAMES, MIXTURE, texts=True)
     pieces = Engine(mixture, ByteTokenizer(), listener=trace.record).stream("def f", max_new_tokens=20)
@@ -131,7 +148,7 @@ def test_a_trace_goes_on_where_it_ended(mixture, path):
 
 
 def test_what_is_written_is_what_is_read(path):
-    for row in (ROW, HASHED, ABSTAINED, ROW | {"correction": "base"}):
+    for row in (ROW, HASHED, TALK, ABSTAINED, ROW | {"correction": "base"}):
         (one,) = written(path, row)
         assert decision_of(row_of(one)) == one
         assert row_of(one) == row | {"time": "2026-01-31T12:00:00.123+00:00"}
@@ -140,7 +157,7 @@ def test_what_is_written_is_what_is_read(path):
 def test_a_router_that_gives_no_numbers_is_an_error(path):
     with Trace(path, NAMES, MIXTURE) as trace, pytest.raises(NonFiniteError, match="router's probabilities"):
         broken = torch.full((1, 2), torch.nan)
-        trace.record(Prompts.pad([[1]], ["x"]), Routing(broken, broken), False)
+        trace.record(["x"], Prompts.pad([[1]], ["x"]), Routing(broken, broken), False)
     assert path.read_bytes() == b""
 
 
@@ -194,7 +211,7 @@ for opening in range(20):
     with Trace(path, ("maths", "code"), "0123456789ab", texts=True) as trace:
         for number in range(20):
             text = f"{who} {opening} {number} " + who * 20000
-            trace.record(Prompts.pad([[1]], [text]), decided, False)
+            trace.record([text], Prompts.pad([[1]], [text]), decided, False)
 """
 
 
@@ -231,8 +248,13 @@ DEFECTS = [
     ("prompt", {"prompt": 7}, "a text that is not empty"),
     ("prompt", {"prompt": LONE}, "Unicode text"),
     ("prompt", {"prompt": ...}, "is missing"),
-    ("prompt_sha256", {"prompt_sha256": "0" * 64}, "one of prompt and prompt_sha256"),
+    ("prompt_sha256", {"prompt_sha256": "0" * 64}, "one of prompt, messages, prompt_sha256"),
     ("prompt_sha256", {"prompt": ..., "prompt_sha256": "F" * 64}, "64 hexadecimal digits"),
+    ("messages", {"messages": TALK["messages"]}, "one of prompt, messages, prompt_sha256"),
+    ("messages", {"prompt": ..., "messages": []}, "one message or more"),
+    ("messages", {"prompt": ..., "messages": "hello"}, "a list of {role, content}"),
+    ("messages[0].role", {"prompt": ..., "messages": [{"role": "owl", "content": "hoo"}]}, "unknown role"),
+    ("messages[0].content", {"prompt": ..., "messages": [{"role": "user", "content": LONE}]}, "half a character"),
     ("tokens", {"tokens": 0}, "a count from 1"),
     ("tokens", {"tokens": 2.0}, "a count from 1"),
     ("tokens", {"tokens": True}, "a count from 1"),

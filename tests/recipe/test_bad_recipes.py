@@ -49,6 +49,9 @@ evaluate:
   joint: {steps: 70}
 """
 
+LORA, TT = "    kind: lora\n    rank", "    kind: tt_lora\n"
+Q = f"{TT}    targets: [q_proj]\n"
+
 BAD = [
     # a part of GOOD, what stands in its place, the line and the field that the error names, and a phrase of it
     ("name: four-domains", "nmae: four-domains", 1, "nmae", "unknown key; did you mean 'name'? (and 1 more)"),
@@ -110,6 +113,28 @@ BAD = [
     ("    rank: 4", "    train: {stepz: 4}", 11, "experts.math.train.stepz", "did you mean 'steps'?"),
     ("    rank: 4", "    train: {lr: [1, x]}", 11, "experts.math.train.lr[1]", "expected a number; got 'x'"),
     ("    rank: 4", "    examples: a.jsonl", 11, "experts.math.examples", "the router learns from data"),
+    ("    rank: 4", "    factors: auto", 11, "experts.math.factors", "has no effect here; it goes with kind: tt_lora"),
+    ("    rank: 4", "    init: zero", 11, "experts.math.init", "has no effect here; it goes with kind: tt_lora"),
+    (LORA, f"{TT}    init: zeros\n    rank", 11, "experts.math.init", "did you mean 'zero'?"),
+    (LORA, f"{TT}    factors: publised\n    rank", 11, "experts.math.factors", "did you mean 'published'?"),
+    (LORA, f"{TT}    factors: 3\n    rank", 11, "experts.math.factors", "expected 'auto' or 'published'; got 3"),
+    (
+        *(LORA, f"{TT}    factors: {{q_proj: [[8], [8]]}}\n    rank", 11, "experts.math.factors"),
+        "no factors for k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; name all targets",
+    ),
+    (
+        *(LORA, f"{Q}    factors: {{q_porj: [[8], [8]]}}\n    rank", 12, "experts.math.factors.q_porj"),
+        "no target of this expert; expected one of q_proj",
+    ),
+    (LORA, f"{Q}    factors: {{q_proj: [[8]]}}\n    rank", 12, "experts.math.factors.q_proj", "expected 2 or more"),
+    (LORA, f"{Q}    factors: {{q_proj: [8, 8]}}\n    rank", 12, "experts.math.factors.q_proj[0]", "expected a list"),
+    (LORA, f"{Q}    factors: {{q_proj: [[], [8]]}}\n    rank", 12, "experts.math.factors.q_proj[0]", "1 or more"),
+    (LORA, f"{Q}    factors: {{q_proj: [[8], [0]]}}\n    rank", 12, "experts.math.factors.q_proj[1][0]", "1 or more"),
+    ("    path: someone/adapter", "    path: a\n    init: zero", 20, "experts.chat.init", "its folder says this"),
+    (
+        *("    kind: lora\n    path", "    kind: tt_lora\n    factors: auto\n    path", 19, "experts.chat.factors"),
+        "an expert with path is trained already",
+    ),
     ("    layers: 1..", "    layers: 3..3", 12, "experts.math.layers", "an empty range of layers"),
     ("    layers: 1..", "    layers: '..'", 12, "experts.math.layers", "expected '2..', '2..6' or '..4'"),
     ("    layers: 1..", "    layers: 1", 12, "experts.math.layers", "expected text; got 1"),

@@ -117,7 +117,7 @@ def test_any_yaml_reader_can_read_a_dump(file: Path) -> None:
 
 
 def test_base_is_an_id_or_a_folder(file: Path, tmp_path: Path) -> None:
-    assert read(file).base == ExistingBase(path="google/gemma-3-270m")
+    assert read(file).base == ExistingBase(path="google/gemma-3-270m@main")
     (tmp_path / "google" / "gemma-3-270m").mkdir(parents=True)
     assert read(file).base == ExistingBase(path=str(tmp_path / "google" / "gemma-3-270m"))
 

@@ -49,6 +49,23 @@ def test_train_of() -> None:
         foreign.train_of("joint")
 
 
+def test_an_expert_of_tensor_trains_says_its_factors_and_its_start() -> None:
+    factors = {"q_proj": [[16, 8], [8, 16]], "v_proj": [[128], [4, 4]]}
+    own = {"kind": "tt_lora", "rank": 5, "alpha": 12, "targets": ["q_proj", "v_proj"], "data": {"demo": "a"}}
+    found = made(experts={"one": {**own, "factors": factors, "init": "published"}}).experts["one"]
+    assert (found.kind, found.factors, found.init, found.scale) == ("tt_lora", factors, "published", 12.0)
+    assert parse(made(experts={"one": own | {"factors": factors}}).model_dump()).experts["one"].factors == factors
+    plain = made(experts={"one": own, "two": {"kind": "lora", "rank": 4, "alpha": 12, "data": {"demo": "b"}}})
+    assert (plain.experts["one"].factors, plain.experts["one"].init, plain.experts["two"].scale) == (
+        "auto",
+        "zero",
+        3.0,
+    )
+    assert "factors" not in plain.model_dump()["experts"]["two"], "what it has no use for is not told"
+    bare = {"one": {"kind": "tt_lora", "data": {"demo": "a"}}, "two": {"kind": "lora", "data": {"demo": "b"}}}
+    assert [expert.scale for expert in made(experts=bare).experts.values()] == [8.0, 2.0]
+
+
 def test_the_router_may_read_the_bare_trunk_but_no_deeper() -> None:
     assert made().router.depth is None
     assert made(router={"kind": "linear", "compare": [{"kind": "linear", "feature": "hidden@9"}]}).router.depth is None

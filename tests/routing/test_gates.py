@@ -133,3 +133,32 @@ def test_routing_knows_its_best_expert_and_who_abstains():
     whole = Routing.cat([swapped, routing[1:2]])
     assert whole.best.tolist() == [0, 1, -1]
     assert whole.logits.equal(weights.log()[[2, 0, 1]])
+
+
+def test_what_the_chosen_experts_leave_of_1_is_the_bases_share():
+    gates = Gates.of(torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0], [0.25, 0.0, 0.5]]))
+    assert gates.with_base((0, 1, 2)).weights.tolist() == [[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0.25, 0, 0.5, 0.25]]
+    some = gates.with_base((2, 0))
+    assert some.weights.tolist() == [[0, 0.5, 0.5], [0, 0, 1], [0.5, 0.25, 0.25]]
+    assert some.sizes == (1, 2, 3) and gates.with_base((2, 0)) is some, "made once for all layers"
+
+
+def test_weights_that_sum_to_1_but_for_rounding_leave_the_base_nothing():
+    rounded = torch.tensor([[0.3, 0.7]], dtype=torch.float32).softmax(-1) * (1 + 3e-7)
+    assert Gates.of(rounded.double()).with_base((0, 1)).sizes == (1, 1, 0)
+    short = torch.tensor([[0.9, 0.0999]], dtype=torch.float64)
+    assert Gates.of(short).with_base((0, 1)).sizes == (1, 1, 1)
+    coarse = torch.tensor([[2.0, 1.0, 0.5, 0.1]]).softmax(-1).bfloat16()
+    assert Gates.of(coarse).with_base((0, 1, 2, 3)).sizes == (1, 1, 1, 1, 0)
+
+
+def test_dense_gates_hold_every_pair_those_of_weight_0_too():
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]])
+    gates = Gates.dense(weights)
+    assert gates.present == (0, 1, 2) and gates.host_sizes() == (2, 2, 2) and gates.each is None
+    assert [(e, rows.tolist(), values.tolist()) for e, rows, values in gates.groups()] == [
+        (0, [0, 1], [1.0, 0.5]),
+        (1, [0, 1], [0.0, 0.5]),
+        (2, [0, 1], [0.0, 0.0]),
+    ]
+    assert gates.experts.tolist() == [0, 0, 1, 1, 2, 2] and gates.counts.tolist() == [2, 2, 2]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moesaic.routing import controls
+from moesaic.routing import States, controls
 from moesaic.routing.routers import (
     ROUTERS,
     ArrowRouter,
+    AttentionRouter,
     CentroidRouter,
     KeywordRouter,
     MLPRouter,
@@ -36,12 +37,14 @@ def routers() -> dict[str, TrainedRouter]:
         "centroid": filled(CentroidRouter(5, 2)),
         "linear": filled(MLPRouter(5, 2, [])),
         "mlp": filled(MLPRouter(5, 2, [7, 3], dropout=0.5)),
+        "attention": filled(AttentionRouter(5, 2, 8, 4, dropout=0.5, noise=True)),
         "arrow": filled(ArrowRouter({"layers.0.self_attn.q_proj": 4, "layers.0.mlp.down_proj": 6}, 2)),
     }
 
 
 FEATURES = {
     "keyword": ["the sum", "def f", "none"],
+    "attention": States(torch.randn(7, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([4, 1, 2])),
     "arrow": torch.randn(3, 2 * 2, generator=torch.Generator().manual_seed(1)),
 }
 
@@ -55,6 +58,13 @@ def test_a_router_comes_back_from_its_shape_and_tensors(kind):
     again.load_state_dict({name: tensor.clone() for name, tensor in router.state_dict().items()})
     found = again.eval()(features)
     assert found.shape == (3, 2) and found.equal(router(features))
+
+
+def test_the_shape_of_a_router_without_the_options_of_later_versions_is_as_it_was():
+    assert MLPRouter(5, 2, [7]).shape == {"num_features": 5, "num_experts": 2, "hidden": [7]}
+    own = MLPRouter(5, 2, [], bias=False, noise=True)
+    assert own.shape == {"num_features": 5, "num_experts": 2, "hidden": [], "bias": False, "noise": True}
+    assert {*own.state_dict()} - {"mean", "deviation", "temperature"} == {"outer.weight", "noise.weight", "noise.bias"}
 
 
 @pytest.mark.parametrize(

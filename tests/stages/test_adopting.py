@@ -16,7 +16,7 @@ from moesaic.files import MANIFEST, read_manifest
 from moesaic.stages import adopting
 from moesaic.stages.progress import Silent
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer import Message, Template, Tokenizer
 from moesaic.weights.adapter import save_expert
 from moesaic.weights.base import load_base, save_base
 from moesaic.weights.mixture import load_mixture
@@ -172,6 +172,29 @@ def test_what_is_kept_of_a_prompt_is_its_own_feature_in_the_order_of_the_file(pa
         torch.testing.assert_close(row, adopting.features_of(base, [text], "birds")[0], rtol=1e-5, atol=1e-5)
 
 
+def test_a_tokenizer_beside_an_adapter_is_told_or_refused_by_the_name_of_the_expert(parts, tmp_path):
+    own, told = load_base(parts / "base").tokenizer, Told()
+    chat = shutil.copytree(parts / "code", tmp_path / "chat")
+    own.template = Template("{{ messages[0].content }}")
+    own.save(chat)
+    made = moesaic.adopt([chat, parts / "birds"], parts / "base", tmp_path / "out", progress=told)
+    assert made.names == ("chat", "birds")
+    assert told.warnings == ["chat: its chat template is not the base's, which is used"]
+    Tokenizer.train(["other words"], 280).save(chat)
+    with pytest.raises(CompatibilityError, match="chat: the tokenizer beside the adapter gives ids to other tokens"):
+        moesaic.adopt([chat, parts / "birds"], parts / "base", tmp_path / "other")
+
+
+def test_a_prompt_that_the_bases_chat_template_refuses_is_named(parts, tmp_path):
+    base = load_base(parts / "base")
+    base.tokenizer.template = Template(
+        "{% if messages[0].content == 'no' %}{{ raise_exception('never') }}{% endif %}ask"
+    )
+    said = [(Message("user", text),) for text in ("yes", "no")]
+    with pytest.raises(DataError, match=r"^prompts\.birds\[1\]: the base's chat template .* conversation: never"):
+        adopting.features_of(base, said, "birds")
+
+
 # --- changing one -----------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +252,20 @@ def test_a_disabled_expert_stays_so_when_others_come_and_go(parts, tmp_path):
     assert moesaic.amend(tmp_path / "out", drop=["birds"], disable=["more"]).disabled == ("more",)
 
 
+def test_a_base_is_copied_once_and_held_once_however_often_the_mixture_changes(parts, tmp_path, monkeypatch):
+    """What is the user's may be written into, and is copied; what a version of ours holds is in the next the same."""
+    adopt(parts, tmp_path / "out", NAMES[:2], prompts=False)
+    weights = tmp_path / "out" / "mixture" / "base" / "model.safetensors"
+    assert not weights.samefile(parts / "base" / "model.safetensors")
+    before, asked = os.stat(weights), []
+    monkeypatch.setattr(adopting, "check_space", lambda path, needed, what: asked.append(needed))
+    moesaic.amend(tmp_path / "out", [parts / "code"])
+    moesaic.amend(tmp_path / "out", disable=["code"])
+    assert os.stat(weights).st_ino == before.st_ino and os.stat(weights).st_nlink == 1, "no version is left behind"
+    assert 0 < asked[0] < before.st_size and asked[1] == 0, "and no room is asked for it"
+    assert moesaic.load(tmp_path / "out").names == (*NAMES,)
+
+
 def test_a_change_that_fails_leaves_the_mixture_as_it_was(parts, tmp_path):
     adopt(parts, tmp_path / "out")
     version = os.readlink(tmp_path / "out" / "mixture")
@@ -260,7 +297,7 @@ def test_what_cannot_be_read_back_is_never_published(parts, tmp_path, monkeypatc
 REFUSED = {
     "one alone": (["sums"], {}, RecipeError, "at least two experts"),
     "none": ([], {}, RecipeError, "at least two experts"),
-    "no folder": (["sums", "nowhere"], {}, WeightsError, "no such expert folder"),
+    "no folder": (["sums", "nowhere"], {}, WeightsError, "nowhere: no such folder"),
     "twice": (["sums", "sums"], {}, RecipeError, "sums: given twice; give it a name: NAME=PATH"),
     "the base itself": (["sums", "base"], {}, RecipeError, "a reserved name"),
     "prompts for one": (["sums", "code"], {"sums": "sums.txt"}, RecipeError, "no prompts for some .*code"),

@@ -64,7 +64,7 @@ def made(tmp_path_factory, minilm):
     (short / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
     whole, cut = ({"kind": "encoder", "model": str(at)} for at in (minilm, short))
     router = {"kind": "linear", "epochs": 5, "feature": whole}
-    rivals = [{"kind": "centroid", "feature": cut}, {"kind": "centroid", "feature": "embedding_mean"}]
+    rivals = [{"kind": "centroid", "feature": one} for one in (cut, whole, "embedding_mean")]
     recipe = parse({**RECIPE, "router": {**router, "compare": rivals}}, (), folder / "recipe.yaml")
     root = folder / "run"
     return recipe, root, moesaic.run(recipe, root)
@@ -79,6 +79,15 @@ def test_it_tells_experts_apart_that_it_never_read_the_words_of(made):
     assert [one.chosen for one in moesaic.load(root).route(ASKED[:2])] == ["cooking", "weather"]
 
 
+def test_a_run_holds_an_encoder_once_however_many_routers_read_it(made):
+    """The one that reads less of a text is another encoder; the mixture holds that of its own router."""
+    _, root, _ = made
+    folders = [root / "router", root / "mixture" / "router", *sorted((root / "controls" / "routers").glob("*"))]
+    found = [at / ENCODER / "model.safetensors" for at in folders if (at / ENCODER).is_dir()]
+    assert len(found) == 4 and len({path.stat().st_ino for path in found}) == 2
+    assert found[0].samefile(found[1])
+
+
 def test_moved_elsewhere_it_answers_the_same_without_the_encoder_it_was_made_with(made, tmp_path):
     _, root, _ = made
     mixture = moesaic.load(root)
@@ -87,7 +96,7 @@ def test_moved_elsewhere_it_answers_the_same_without_the_encoder_it_was_made_wit
     assert (moved.route(ASKED), [one.text for one in moved.generate(ASKED, max_new_tokens=5)]) == before
     again = moesaic.load(moved.save_pretrained(tmp_path / "saved"))
     assert again.route(ASKED) == before[0]
-    assert moesaic.inspect(tmp_path / "moved").parts["encoder"].kind == "encoder"
+    assert moesaic.inspect(tmp_path / "moved").parts["router"].parts["encoder"].kind == "encoder"
 
 
 def test_a_prompt_is_routed_the_same_alone_and_in_a_batch(made):
@@ -129,7 +138,7 @@ def test_a_text_that_comes_again_is_computed_once(made, monkeypatch):
 def test_texts_that_are_cut_are_counted(made):
     recipe, root, _ = made
     features = [recipe.router.feature, recipe.router.compare[0].feature, "text"]
-    read = read_features(Workshop(recipe, root).address, "weather", "train", features, 99, silent())
+    read = read_features(Workshop(recipe, root).address, "weather", "train", dict.fromkeys(features, 99), silent())
     assert read.truncated == [0, len(read.features[0]), 0]
     infos = {name: root / "controls" / "routers" / name for name in ("centroid-encoder", "centroid-embedding_mean")}
     infos = {name: json.loads((at / "training_info.json").read_text()) for name, at in infos.items()}
@@ -195,5 +204,5 @@ def test_an_encoder_that_is_not_there_is_named(made, tmp_path):
     nowhere = recipe.router.feature.model_copy(update={"model": "someone/their-encoder"})
     recipe = recipe.model_copy(update={"router": recipe.router.model_copy(update={"feature": nowhere})})
     workshop = Workshop(recipe, tmp_path)
-    with pytest.raises(WeightsError, match=r"someone/their-encoder: no such encoder folder"):
+    with pytest.raises(WeightsError, match=r"someone/their-encoder@main: router\.feature\.model: no such folder"):
         workshop.encoder(recipe.router.feature)

@@ -19,7 +19,8 @@ from moesaic.evaluate.statistics import Scores
 from moesaic.files import read_manifest, read_sealed
 from moesaic.recipe import Recipe, parse
 from moesaic.stages import evaluation as evaluation_stage
-from moesaic.stages.experts import even, key_of, plan_of, verify_expert
+from moesaic.stages.courses import even
+from moesaic.stages.experts import key_of, plan_of, verify_expert
 from moesaic.stages.pretraining import longest
 from moesaic.stages.routers import done, label_of, specs
 from moesaic.stages.workshop import Workshop
@@ -205,8 +206,8 @@ def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first)
     recipe, root, _ = first
     workshop = Workshop(recipe, root)
     adds, joint, wide = (plan_of(workshop, name) for name in ("adds", "joint", "joint_wide"))
-    assert (adds.rank, joint.rank, wide.rank) == (2, 4, 6)
-    assert [plan.alpha / plan.rank for plan in (adds, joint, wide)] == [2.0, 2.0, 2.0], "all scaled alike"
+    assert [plan.design.rank for plan in (adds, joint, wide)] == [2, 4, 6]
+    assert [plan.design.scale for plan in (adds, joint, wide)] == [2.0, 2.0, 2.0], "all scaled alike"
     assert joint.settings.steps == wide.settings.steps == 2 * adds.settings.steps
     assert len(joint.train) == 2
     assert read_manifest(root / "controls/joint_wide/best")["rank"] == 6
@@ -422,12 +423,12 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
 
     monkeypatch.setattr(experts, "fit", only_small_rates)
     monkeypatch.setattr(experts, "at_address", lambda *address: workshop)
-    experts.train_one(("", "", False), "adds", silent_report())
+    experts.train_one(("", "", False, ()), "adds", silent_report())
     manifest = read_manifest(tmp_path / "experts/adds/best")
     assert manifest["lr"] == 0.01 and manifest["grid"]["0.03"] is None
     monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
     with pytest.raises(NonFiniteError):
-        experts.train_one(("", "", False), "adds", silent_report())
+        experts.train_one(("", "", False, ()), "adds", silent_report())
 
 
 @pytest.mark.parametrize(

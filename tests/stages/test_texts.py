@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from moesaic import stages
 from moesaic.errors import DataError
@@ -14,6 +15,9 @@ from moesaic.stages.experts import key_of
 from moesaic.stages.progress import Silent
 from moesaic.stages.texts import take_stock
 from moesaic.stages.workshop import Workshop, at_address
+from moesaic.testing import tiny_decoder
+from moesaic.tokenizer import Template, Tokenizer
+from moesaic.weights.base import save_base
 
 RECIPE = {
     "name": "small",
@@ -43,6 +47,7 @@ def texts(tmp_path: Path) -> Path:
     for number, name in enumerate(FILES, 2):
         good = [json.dumps({"prompt": f"{name} {n}", "response": "say"}) for n in range(30)]
         (tmp_path / name).write_text("\n".join([*good[: number - 1], '{"text": null}', *good[number - 1 :]]) + "\n")
+    (tmp_path / "someone" / "adapter").mkdir(parents=True)  # which is looked for first, and opened last
     return tmp_path
 
 
@@ -138,6 +143,59 @@ def test_a_run_that_stops_at_bad_rows_finds_them_all_over_before_it_trains(texts
     with pytest.raises(DataError, match=r"asks\.jsonl:3: text: wrong type"):
         stages.run(recipe_in(texts), texts / "runs")
     assert not (texts / "runs" / "base").exists()
+
+
+STRICT = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"
+    "{{ m.role }}\n{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+
+
+def asked(*roles: str) -> str:
+    return json.dumps({"messages": [{"role": role, "content": f"say {n}"} for n, role in enumerate(roles)]}) + "\n"
+
+
+@pytest.fixture
+def strict(texts) -> Path:
+    """The same over a base whose chat template takes no system message, with two such rows in two of the files."""
+    tokenizer = Tokenizer.train(["say what you say"], 270)
+    tokenizer.template = Template(STRICT)
+    (texts / "base").mkdir()
+    save_base(texts / "base", tiny_decoder(1, torch.float32, num_layers=1, vocab_size=270), tokenizer, {})
+    for name in ("adds.jsonl", "other.jsonl"):
+        rows = (texts / name).read_text().replace('{"text": null}\n', "")
+        (texts / name).write_text(
+            asked("user", "assistant") + asked("system", "user", "assistant", "user", "assistant") + rows
+        )
+    return texts
+
+
+def over_base(folder: Path, *overrides: str) -> Recipe:
+    return recipe_in(folder, "base={path: base}", "train.length=64", *overrides)
+
+
+def test_what_the_bases_chat_template_refuses_is_a_bad_row_like_any_other(strict):
+    workshop = Workshop(over_base(strict, *SKIP), strict)
+    take_stock(workshop, Notes())
+    refused = {row["path"]: row for _, row in read_jsonl(strict / "rejects.jsonl") if row["field"] == "messages"}
+    assert [*refused] == [str(strict / "adds.jsonl"), str(strict / "other.jsonl")]
+    for row in refused.values():
+        assert row["line"] == 2 and row["text"] == asked("system", "user", "assistant", "user", "assistant").strip()
+        assert row["reason"].startswith("the base's chat template does not take this conversation: no system messages")
+    counts = workshop.files[str(strict / "adds.jsonl")]
+    assert counts == {
+        "read": 32,
+        "used": 31,
+        "skipped": {"the base's chat template does not take this conversation": 1},
+    }
+    rows = workshop.test_rows()
+    assert len(rows["unseen"]) == 31, "those of one answer each; of the other, no answer is kept"
+    assert at_address(*workshop.address).domains == workshop.domains
+
+
+def test_and_stops_the_run_before_it_trains_where_bad_rows_do(strict):
+    with pytest.raises(DataError, match=r"adds\.jsonl:2: messages: the base's chat template .* no system messages"):
+        _ = Workshop(over_base(strict), strict).domains
 
 
 def test_how_bad_rows_are_met_is_no_part_of_a_key(texts, monkeypatch):

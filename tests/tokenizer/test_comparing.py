@@ -36,7 +36,8 @@ def test_a_permuted_vocabulary_of_the_same_size_is_found(one):
     other = changed(one, permute)
     assert other.vocab_size == one.vocab_size and other.encode("the sum") != one.encode("the sum")
     (difference,) = compare(one, other)
-    assert (difference.what, difference.count) == ("tokens", 274) and len(difference.first) == SHOWN
+    assert (difference.what, difference.count, difference.clashes) == ("tokens", 274, 274)
+    assert len(difference.first) == SHOWN
     assert [where for where, _, _ in difference.first] == [str(id) for id in range(1, SHOWN + 1)]
     assert difference.first[0] == ("1", one.inner.id_to_token(1), one.inner.id_to_token(274))
     assert str(difference).startswith("tokens: 274 (1: ! / ") and str(difference).endswith(" and 264 more)")
@@ -49,6 +50,7 @@ def test_one_token_more_is_found_by_its_id(one):
     assert found.keys() == {"tokens", "added tokens"}
     assert found["tokens"].first == (("275", "(none)", "<pad>"),)
     assert compare(other, one)[0].first == (("275", "<pad>", "(none)"),)
+    assert found["tokens"].clashes == 0, "an id that only one of them has"
 
 
 def test_swapped_special_ids_are_found_by_their_role(one):

@@ -9,6 +9,8 @@ import pytest
 from moesaic.errors import WeightsError
 from moesaic.tokenizer import Special, Tokenizer
 from moesaic.tokenizer import published as reading
+from moesaic.tokenizer.published import read_inner
+from moesaic.tokenizer.special import described
 
 TEXTS = [
     "Once upon a time",
@@ -160,6 +162,91 @@ def test_a_vocabulary_that_cannot_be_used_is_refused_with_what_is_wrong(maker, m
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": maker}))
     with pytest.raises(WeightsError, match=rf"merges\.txt: not a readable tokenizer: .*{says}"):
         Tokenizer.load(tmp_path, 0)
+
+
+# --- a vocab.txt ------------------------------------------------------------------------------------------------------
+
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "owl",
+    "##s",
+    "Owl",
+    "é",
+    "e",
+    "日",
+    "本",
+    "日本",
+    ".",
+    "!",
+]
+BERT_TEXTS = [
+    "The owls!",
+    "the Owls .",
+    "é e\u0301 É",
+    "日本",
+    "日本 owl日",
+    "",
+    "a\tzzz\u200b",
+    "[MASK] [SEP]",
+    "x" * 150,
+]
+
+
+def words(folder: Path, **config: object) -> Path:
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("files", [["vocab.txt", "tokenizer_config.json"], ["vocab.txt"]])
+def test_a_vocabulary_of_words_is_the_tokenizer_json_that_was_made_of_it(files, minilm, tmp_path):
+    folder = parts(minilm, files, tmp_path)
+    found, published = (read_inner(at, described(at)) for at in (folder, minilm))
+    assert found.to_str() == published.to_str()
+    assert found.encode("An owl.").tokens == ["[CLS]", "an", "owl", ".", "[SEP]"]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("strip", [None, True, False])
+@pytest.mark.parametrize("chinese", [True, False])
+def test_the_settings_of_a_bert_mean_what_they_mean_to_transformers(lower, strip, chinese, tmp_path):
+    library = pytest.importorskip("transformers")
+    settings = {"do_lower_case": lower, "strip_accents": strip, "tokenize_chinese_chars": chinese}
+    words(tmp_path, tokenizer_class="BertTokenizerFast", **settings)
+    theirs = library.BertTokenizerFast.from_pretrained(tmp_path)
+    ours = read_inner(tmp_path, described(tmp_path))
+    for text in BERT_TEXTS:
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+    pair = ours.encode("the owl", "é")
+    expected = theirs("the owl", "é")
+    assert (pair.ids, pair.type_ids) == (expected["input_ids"], expected["token_type_ids"])
+    assert ours.decode(pair.ids) == theirs.decode(pair.ids, skip_special_tokens=True)
+
+
+def test_special_tokens_of_another_spelling_are_those_that_the_files_name(tmp_path):
+    folder = words(tmp_path, sep_token="!", unk_token={"content": "[MASK]"}, mask_token="[UNK]")
+    assert read_inner(folder, described(folder)).encode("the zebra").ids == [2, 5, 4, 15]
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"tokenizer_class": "MPNetTokenizer"}, "tokenizer_class is 'MPNetTokenizer', not BertTokenizer"),
+        ({"sep_token": "</s>"}, "the vocabulary lacks </s>, its sep_token"),
+        ({"do_basic_tokenize": False}, "do_basic_tokenize and never_split"),
+        ({"never_split": ["owl"]}, "do_basic_tokenize and never_split"),
+    ],
+)
+def test_a_vocabulary_of_words_that_is_read_otherwise_is_refused(config, says, tmp_path):
+    folder = words(tmp_path, **config)
+    with pytest.raises(WeightsError, match=rf"vocab\.txt: not a readable tokenizer: .*{says}"):
+        read_inner(folder, described(folder))
 
 
 # --- the files beside it ----------------------------------------------------------------------------------------------

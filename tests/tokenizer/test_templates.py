@@ -262,6 +262,10 @@ def test_a_row_that_the_template_does_not_take_is_named(ours, tmp_path):
         encode(example, tokenizer, 100, 8)
 
 
+def test_a_template_that_writes_nothing_is_no_ids(ours):
+    assert Tokenizer(ours.inner, ours.special, Template("")).begin(said(("user", "owl"))) == []
+
+
 def test_without_a_template_a_conversation_is_written_plainly(ours):
     assert plain(TALKS[0]) == "What is 3 + 4?", "as in a row of prompt and response"
     written = "System:\nBe kind.\n\nUser:\nHi\nAssistant:\nHello\nUser:\nBye\nAssistant:"

@@ -87,7 +87,7 @@ def test_the_epoch_of_best_macro_f1_is_kept():
     spec = RouterSpec(kind="linear", epochs=12, lr=1.0, batch=16, patience=0)
     train, validation = clouds([60, 60, 10], 2.0, 0, 2.0), clouds([20, 20, 20], 2.0, 1, 2.0)
     rows: list[dict] = []
-    router = fit_layers(spec, train.features, train.labels, validation, 3, 0, rows.append).eval()
+    router = fit_layers(spec, train, validation, 3, 0, rows.append).eval()
     scores = [-row["score"] for row in rows if "score" in row]
     assert len(scores) == 12 and len(set(scores)) > 6
     found = router(validation.features).argmax(-1).tolist()
@@ -103,7 +103,7 @@ def test_balance_and_z_losses_do_what_they_are_for():
 
     def trained(**loss) -> torch.Tensor:
         spec = RouterSpec(kind="linear", epochs=6, lr=0.03, patience=0, loss={"expert": 1.0, **loss})
-        router = fit_layers(spec, train.features, train.labels, validation, 2, 0, ignore).eval()
+        router = fit_layers(spec, train, validation, 2, 0, ignore).eval()
         return router(train.features)
 
     assert trained(z=1.0).logsumexp(-1).square().mean() < 0.8 * trained().logsumexp(-1).square().mean()
@@ -207,7 +207,7 @@ def test_a_keyword_router_learns_words_unless_they_are_stated():
 
 def test_a_linear_router_has_no_hidden_layer_and_standardises_by_the_training_set():
     train, validation = clouds([20, 20], 1.0, 0), clouds([5, 5], 1.0, 1)
-    router = fit_layers(RouterSpec(kind="linear", epochs=1), train.features, train.labels, validation, 2, 0, ignore)
+    router = fit_layers(RouterSpec(kind="linear", epochs=1), train, validation, 2, 0, ignore)
     assert isinstance(router, MLPRouter) and router.shape == {"num_features": 4, "num_experts": 2, "hidden": []}
     torch.testing.assert_close(router.mean, train.features.sum(0) / 40)
     torch.testing.assert_close(router.deviation**2, ((train.features - router.mean) ** 2).sum(0) / 39)

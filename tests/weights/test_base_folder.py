@@ -11,6 +11,7 @@ from moesaic.files import MANIFEST, read_manifest
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 from moesaic.weights.base import identify, load_base, named, read_config, save_base
+from moesaic.weights.decoders import write_decoder
 from moesaic.weights.tensors import TENSORS, read_tensors, write_tensors
 
 IDS = torch.tensor([[5, 17, 3, 260, 8], [9, 9, 1, 0, 2]])
@@ -145,8 +146,8 @@ def test_no_folder_is_no_base(tmp_path):
     [
         ({"model_type": "gpt2"}, "model_type"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"mlp_bias": True}, "mlp_bias"),
+        ({"attention_bias": "yes"}, "attention_bias"),
+        ({"mlp_bias": 1}, "mlp_bias"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
         ({"num_hidden_layers": ...}, "num_hidden_layers"),
@@ -183,4 +184,30 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path, tokeni
     decoder = tiny_decoder(1, torch.float32, num_layers=1, vocab_size=tokenizer.vocab_size - 1)
     save_base(tmp_path, decoder, tokenizer, {})
     with pytest.raises(CompatibilityError, match=r"tokenizer\.json: .*more tokens than the model"):
+        load_base(tmp_path)
+
+
+BESIDE = {  # a file that is read beside config.json and the weights, and something that it may hold
+    "tokenizer.json": None,
+    "tokenizer_config.json": "{}",
+    "special_tokens_map.json": "{}",
+    "added_tokens.json": "{}",
+    "generation_config.json": "{}",
+    "chat_template.jinja": "{{ messages[0].content }}",
+    "model.safetensors.index.json": None,
+}
+
+
+@pytest.mark.parametrize("file", BESIDE)
+def test_no_file_of_a_base_leads_out_of_its_folder(file, parts, tmp_path):
+    base = load_base(parts.folder / "base")
+    write_decoder(tmp_path, base.decoder, {"eos_token_id": base.tokenizer.eos}, limit=20_000)
+    base.tokenizer.save(tmp_path)
+    if content := BESIDE[file]:
+        (tmp_path / file).write_text(content)
+    assert load_base(tmp_path).decoder.config == base.decoder.config
+    outside = tmp_path.with_name(f"{tmp_path.name}-outside")
+    (tmp_path / file).rename(outside)
+    (tmp_path / file).symlink_to(outside)
+    with pytest.raises(WeightsError, match=rf"{file}: a link that leads out of its folder"):
         load_base(tmp_path)

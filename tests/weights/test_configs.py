@@ -130,7 +130,7 @@ REFUSED = [
     ("gemma3_text", {"rope_parameters": {LOCAL: {"type": "linear", "factor": 2.0}}}, "rope_parameters", "local layers"),
     ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor", "0.5"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config", "bits"),
-    ("llama", {"mlp_bias": True}, "mlp_bias", "True"),
+    ("mistral", {"attention_bias": True}, "attention_bias", "True"),
     ("qwen3", {"attention_bias": True}, "attention_bias", "True"),
     ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping", "30"),
     ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention", "True"),

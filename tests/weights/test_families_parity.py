@@ -36,6 +36,8 @@ MODELS = {
     "llama-tied": ("Llama", {"tie_word_embeddings": True, "head_dim": 16}),
     "llama-3.2": ("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, **LLAMA3}}),
     "llama-linear": ("Llama", {"rope_parameters": {**ROPE, "rope_type": "linear", "factor": 4.0}}),
+    "llama-attention-bias": ("Llama", {"attention_bias": True}),
+    "llama-biases": ("Llama", {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("Mistral", {"sliding_window": 6, "rope_parameters": ROPE}),
     "mistral-0.3": ("Mistral", {"sliding_window": None}),
     "qwen2": ("Qwen2", {}),

@@ -10,16 +10,16 @@ import torch
 
 from moesaic.adapters import attach
 from moesaic.errors import CompatibilityError, MoesaicError, WeightsError
-from moesaic.files import MANIFEST, read_manifest
+from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.model.features import Prompts
-from moesaic.routing import Gates, Selection
-from moesaic.routing.routers import CentroidRouter, KeywordRouter, MLPRouter
+from moesaic.routing import Gates, Selection, States
+from moesaic.routing.routers import AttentionRouter, CentroidRouter, KeywordRouter, MLPRouter
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Special, Template, Tokenizer
 from moesaic.weights.adapter import load_expert, save_expert
 from moesaic.weights.base import identify, load_base, save_base
 from moesaic.weights.mixture import assemble, load_mixture, save_mixture
-from moesaic.weights.router import StoredRouter, load_router, save_router
+from moesaic.weights.router import TENSORS, StoredRouter, load_router, save_router
 from moesaic.weights.tensors import read_tensors, write_tensors
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -168,6 +168,32 @@ def test_a_router_comes_back_with_all_that_deciding_needs(kind, selection, tmp_p
     assert found.reads.depth == 2 and found.manifest["seed"] == 5
     with pytest.raises(CompatibilityError, match=r"base_fingerprint: .*train the router again"):
         load_router(tmp_path, "1" * 64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "router", "feature"),
+    [
+        ("attention", AttentionRouter(4, 2, 6, 3, dropout=0.4, noise=True), "hidden@2_tokens"),
+        ("linear", MLPRouter(4, 2, [], bias=False, noise=True), "hidden_last"),
+    ],
+    ids=["attention", "published"],
+)
+def test_a_router_comes_back_with_its_noise_and_the_states_that_it_pools_itself(kind, router, feature, tmp_path):
+    torch.manual_seed(0)
+    for tensor in router.eval().state_dict().values():
+        tensor.uniform_(0.5, 1.5)
+    stored = StoredRouter(router, kind, ("b", "a"), feature, Selection(), {})
+    save_router(tmp_path, stored, OTHER, {})
+    found = load_router(tmp_path, OTHER)
+    features = torch.randn(3, 4)
+    reads = States(features, torch.tensor([1, 2])) if kind == "attention" else features
+    assert found.decides(reads).equal(router(reads)) and found.router.noise.weight.equal(router.noise.weight)
+    assert found.router.shape == router.shape and found.reads.pool == ("none" if kind == "attention" else "last")
+    write_tensors(tmp_path / TENSORS, {n: t for n, t in copied(tmp_path / TENSORS).items() if n != "noise.bias"})
+    written = ("format_version", "package_version", "files", "digest")
+    write_manifest(tmp_path, {key: value for key, value in found.manifest.items() if key not in written})
+    with pytest.raises(WeightsError, match=r"noise\.bias"):
+        load_router(tmp_path, OTHER)
 
 
 def test_a_router_without_a_manifest_or_of_an_unknown_kind_is_refused(parts, tmp_path):

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from moesaic.adapters import LoRA
-from moesaic.errors import MoesaicError
+from moesaic.errors import CompatibilityError, MoesaicError
 from moesaic.files import MANIFEST
-from moesaic.testing import toy_expert
+from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.weights.adapter import StoredExpert, load_expert, save_expert
 from moesaic.weights.base import load_base
 from moesaic.weights.peft import PLAIN, ROOT
@@ -247,6 +247,41 @@ def test_halves_are_read_as_float32(dtype, two, parts):
     write_tensors(two / ADAPTER, halves)
     a, b = load_expert(two).lora.pairs["layers.1.self_attn.q_proj"]
     assert a.dtype == b.dtype == torch.float32 and a.equal(halves[A].float()) and b.equal(halves[B].float().t())
+
+
+@pytest.fixture
+def sparse(tmp_path):
+    """A decoder with sparse ffns, and an adapter of its attention, as transformers and PEFT know it."""
+    decoder = tiny_decoder(1, torch.float32, num_layers=2, num_experts=3, experts_per_token=2)
+    (tmp_path / "sparse").mkdir()
+    save_expert(tmp_path / "sparse", toy_expert(decoder, 1, targets=["q_proj", "v_proj"]), "0" * 64, {})
+    (tmp_path / "sparse" / MANIFEST).unlink()
+    return decoder, tmp_path / "sparse"
+
+
+@pytest.mark.parametrize(
+    "targets", [["q_proj", "v_proj"], ["q_proj", "v_proj", "gate", "w1"], r".*\.(q|v|up|down)_proj"]
+)
+def test_over_a_sparse_base_an_adapter_of_the_attention_alone_is_read(targets, sparse):
+    decoder, folder = sparse
+    config(folder, target_modules=targets, layers_to_transform=None)
+    assert len(load_expert(folder, decoder=decoder).lora.pairs) == 2 * 2
+    config(folder, target_modules=["q_proj", "v_proj", "k_proj"])
+    with pytest.raises(MoesaicError, match=r"holds no pair for: layers\.0\.self_attn\.k_proj"):
+        load_expert(folder, decoder=decoder)
+
+
+@pytest.mark.parametrize(
+    "module", ["block_sparse_moe.experts.0.w1", "mlp.experts.2.down_proj", "block_sparse_moe.gate"]
+)
+def test_an_adapter_of_the_experts_of_a_sparse_base_is_refused_as_such(module, sparse):
+    decoder, folder = sparse
+    name = f"{ROOT}model.layers.0.{module}"
+    tensors(folder, **{f"{name}.lora_A.weight": torch.zeros(3, 32), f"{name}.lora_B.weight": torch.zeros(48, 3)})
+    config(folder, target_modules="all-linear", layers_to_transform=None)
+    with pytest.raises(CompatibilityError, match="a sparse ffn's experts cannot be adapted yet") as refused:
+        load_expert(folder, decoder=decoder)
+    assert (refused.value.path, refused.value.field) == (folder / ADAPTER, name)
 
 
 def mixed(decoder) -> LoRA:

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from moesaic.adapters import LoRA, attach
+from moesaic.adapters import Factors, LoRA, TensorTrain, attach
 from moesaic.routing import Gates
 from moesaic.testing import toy_expert
-from moesaic.weights.adapter import load_expert, save_expert
+from moesaic.weights.adapter import export_peft, load_expert, save_expert
 from moesaic.weights.base import load_base
 from moesaic.weights.tensors import read_tensors, write_tensors
 
@@ -149,3 +149,20 @@ def test_an_embedding_that_peft_stores_beside_it_is_accepted_where_it_is_the_bas
     theirs.save_pretrained(tmp_path, save_embedding_layers=True)
     assert any("embed_tokens" in name for name in read_tensors(tmp_path / "adapter_model.safetensors"))
     load_expert(tmp_path, None, load_base(model).decoder)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("factors", ["auto", {"q_proj": Factors((4, 8), (32,)), "down_proj": Factors((6, 8), (4, 8))}])
+def test_an_expert_of_tensor_trains_is_exported_to_the_same_logits(factors, model, tmp_path):
+    base = load_base(model)
+    generator = torch.Generator().manual_seed(0)
+    made = TensorTrain.fresh(base.decoder, 4, 1.5, ["q_proj", "down_proj"], range(9), generator, factors)
+    for train in made.cores.values():
+        train.outputs[-1].normal_(0, 0.5, generator=generator)
+    (tmp_path / "expert").mkdir()
+    save_expert(tmp_path / "expert", made, base.fingerprint, {})
+    folder = export_peft(tmp_path / "expert", tmp_path / "theirs")
+    theirs = peft.PeftModel.from_pretrained(fresh(model), folder).eval()
+    plain, found = ours(base, made.lora())
+    assert (found - plain).abs().max() > 0.05, "the expert matters"
+    close(found, theirs(input_ids=IDS).logits)

@@ -1,23 +1,27 @@
 """Is a model found wherever people have it, folder or hub cache, and is it one thing to call and to save?"""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 import moesaic
 from moesaic.config import TRAITS, DecoderConfig
 from moesaic.errors import StorageError, WeightsError
 from moesaic.files import read_json
 from moesaic.model.decoder import Decoder, initialise
+from moesaic.testing import tiny_encoder
 from moesaic.weights.base import identify, load_base, save_base
 from moesaic.weights.decoders import write_decoder
+from moesaic.weights.encoder import save_encoder
 from moesaic.weights.mixture import load_mixture, save_mixture
-from moesaic.weights.places import PATTERNS, locate
 
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -135,17 +139,6 @@ def test_a_mixture_holds_its_base_whole_however_that_lies(parts, tmp_path, token
     )
 
 
-@pytest.mark.parametrize("place", ["no/such/folder/here", "./none", "/none", "a b"])
-def test_what_is_no_folder_and_no_hub_id_is_refused(place):
-    with pytest.raises(WeightsError, match="no such model folder"):
-        locate(place)
-
-
-def test_a_folder_has_no_revisions(folder):
-    with pytest.raises(WeightsError, match="revision: a folder has no revisions"):
-        moesaic.load_model(folder, revision="main")
-
-
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 LOAD = """
@@ -169,7 +162,7 @@ def cached(home: Path, folder: Path) -> None:
         (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
 
 
-def hub(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+def apart(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     """Load in a process of its own: the client reads its environment when it is imported."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", **more}
     command = [sys.executable, "-c", LOAD, *arguments]
@@ -181,7 +174,7 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network_by_branch_and_by_comm
     cached(tmp_path / "home", folder)
     expected = moesaic.load_model(folder)(torch.tensor([[1, 2, 3]])).logits.sum().item()
     for revisions in ([], ["main", COMMIT]):
-        done = hub(tmp_path / "home", "someone/toy", *revisions)
+        done = apart(tmp_path / "home", "someone/toy", *revisions)
         assert done.returncode == 0, done.stderr
         assert [float(line) for line in done.stdout.split()] == [expected] * max(1, len(revisions))
 
@@ -190,31 +183,58 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network_by_branch_and_by_comm
 @pytest.mark.parametrize(("arguments", "words"), [(["someone/other"], "someone/other"), (["someone/toy", "v9"], "v9")])
 def test_what_is_not_in_the_cache_is_an_error_that_says_what_to_check(arguments, words, folder, tmp_path):
     cached(tmp_path / "home", folder)
-    done = hub(tmp_path / "home", *arguments)
+    done = apart(tmp_path / "home", *arguments)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode and "WeightsError" in last and words in last and "HF_HUB_OFFLINE" in last
 
 
 @pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_an_error_and_no_traceback_of_the_client(tmp_path):
-    done = hub(tmp_path / "home", "someone/toy", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
+    done = apart(tmp_path / "home", "someone/toy", HF_HUB_OFFLINE="0", HF_ENDPOINT="http://127.0.0.1:9")
     last = done.stderr.strip().splitlines()[-1]
     assert (
         done.returncode and "WeightsError" in last and "someone/toy" in last and "check the name, the network" in last
     )
 
 
-def test_only_files_that_cannot_run_code_are_asked_for(monkeypatch, folder):
-    import huggingface_hub
+# --- and there again --------------------------------------------------------------------------------------------------
 
-    asked = {}
 
-    def snapshot_download(name, **options):
-        asked.update(options, name=name)
-        return str(folder)
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["decoder", "pooler", "mlm", "classification"])
+def test_what_is_pushed_is_opened_from_there_with_a_card_that_says_how(hub, folder, tmp_path, head):
+    if head != "decoder":
+        shutil.rmtree(folder)
+        folder.mkdir()
+        save_encoder(folder, tiny_encoder("bert", head, dtype=torch.float32))
+    model = moesaic.load_model(folder)
+    url = model.push_to_hub("me/mine", private=True, revision="v1", license="mit")
+    found = hub.repositories["me/mine"]
+    files = found.branches["v1"]
+    assert url.startswith(f"{hub.url}/me/mine/commit/") and found.private
+    assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "mit" and card.data.library_name == "transformers" and model.config.family in card.text
+    assert {"decoder": "ForCausalLM", "pooler": "AutoModel\n", "mlm": "MaskedLM"}.get(
+        head, "Classification"
+    ) in card.text
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card.text
+    again = moesaic.load_model("me/mine@v1")
+    own, other = model(IDS), again(IDS)
+    assert own.hidden.equal(other.hidden) and (own.logits is None or own.logits.equal(other.logits))
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.chdir(folder)
-    moesaic.load_model("someone/toy", revision="v1")
-    assert asked == {"name": "someone/toy", "revision": "v1", "allow_patterns": PATTERNS}
-    assert set(PATTERNS) == {"*.safetensors", "*.json", "*.jinja", "*.model"}
+
+def test_what_is_pushed_on_from_the_hub_names_its_base(hub, folder):
+    commit = hub.put("org/toy", {path.name: path.read_bytes() for path in folder.iterdir()})
+    moesaic.load_model("org/toy").push_to_hub("me/mine")
+    card = ModelCard(hub.repositories["me/mine"].branches["main"]["README.md"].decode())
+    assert card.data.base_model == "org/toy" and commit in card.text and card.data.license is None
+
+
+def test_a_failed_push_leaves_nothing_behind(hub, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    hub.refusals["/lfs"] = 403, "no"
+    with pytest.raises(WeightsError, match="the hub does not take it"):
+        moesaic.load_model(folder).push_to_hub("me/mine")
+    assert not [*(tmp_path / "temporary").iterdir()]

@@ -223,6 +223,12 @@ def test_a_real_sentence_gets_the_same_alone_and_beside_longer_ones(minilm):
         assert (ours([text])[0] - vector).abs().max() <= 1e-6
 
 
+def test_an_encoder_with_a_vocabulary_of_words_alone_is_the_same_one(minilm, tmp_path):
+    left_out = shutil.ignore_patterns("tokenizer.json", "special_tokens_map.json")
+    older = shutil.copytree(minilm, tmp_path / "older", ignore=left_out)
+    assert load_sentences(older).fingerprint == load_sentences(minilm).fingerprint
+
+
 def test_a_stored_encoder_is_made_of_parts_that_can_be_given(tmp_path):
     inner = word_piece()
     made = SentenceEncoder(tiny_encoder("roberta", dtype=torch.float32), lambda text: inner.encode(text).ids, 20)

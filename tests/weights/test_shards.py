@@ -37,6 +37,12 @@ def load(folder: Path, mapped: bool = True) -> Decoder:
     return read_decoder(folder, lambda stored: stored, mapped)[0]
 
 
+def test_whether_a_tensor_is_there_is_told_without_reading_it(tmp_path, monkeypatch):
+    with TensorFiles(stored(tmp_path / "model", named(decoder())), mapped=True) as files:
+        monkeypatch.setattr(TensorFiles, "__getitem__", None)
+        assert "model.norm.weight" in files and files.keys() >= {"model.norm.weight"} and "other" not in files
+
+
 # --- shards and their index -------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,133 @@
+"""TT-LoRA experts (arXiv 2408.01008): y = W x + alpha * TT(x), TT being the matrix that a tensor train's cores make.
+
+Cut at the bond between inputs and outputs, the cores of either side multiply out to LoRA's A and B: the same function,
+so batching, merging and export are LoRA's. Training multiplies them out in each call; all else takes `lora()` once.
+Layout: `ops.tensor_train`. Knows nothing about files, training or who chose the experts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from moesaic.adapters.factors import Choice, Factors, factors_of
+from moesaic.adapters.lora import LoRA, layers_in, targeted, targets_in
+from moesaic.nn import Linear
+from moesaic.ops import low_rank, tensor_train
+from moesaic.ops.tensor_train import Core
+from moesaic.routing import Gates, require
+
+Init = Literal["zero", "published"]
+
+
+class Cores(NamedTuple):
+    """The train of one matrix: cores (r, f, r) of its inputs, then of its outputs; the first and last bond are 1."""
+
+    inputs: tuple[Core, ...]
+    outputs: tuple[Core, ...]
+
+    @property
+    def factors(self) -> Factors:
+        return Factors(tuple(c.shape[1] for c in self.inputs), tuple(c.shape[1] for c in self.outputs))
+
+
+@dataclass(frozen=True)
+class TensorTrain:
+    """One expert: for each module path the cores of a train, all with the same rank at every bond inside.
+
+    `alpha` multiplies as it is, not divided by the rank.
+    """
+
+    rank: int
+    alpha: float
+    cores: Mapping[str, Cores]
+
+    @property
+    def targets(self) -> list[str]:
+        """The linears touched, by their last name, in a fixed order."""
+        return targets_in(self.cores)
+
+    @property
+    def layers(self) -> list[int]:
+        return layers_in(self.cores)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(core.numel() for train in self.cores.values() for side in train for core in side)
+
+    def lora(self) -> LoRA:
+        """The same expert as pairs: of this rank, alpha times it, since LoRA divides by it. Gradients flow through."""
+        pairs = {path: tensor_train.pair(*train) for path, train in self.cores.items()}
+        return LoRA(self.rank, self.alpha * self.rank, pairs)
+
+    @staticmethod
+    def fresh(
+        module: nn.Module,
+        rank: int,
+        alpha: float,
+        targets: list[str],
+        layers: range,
+        generator: Generator,
+        factors: Choice = "auto",
+        init: Init = "zero",
+    ) -> "TensorTrain":
+        """An untrained expert. CompatibilityError where factors or rank do not suit a matrix.
+
+        `zero`: it changes nothing yet. A has the variance of LoRA's own, B would keep lengths but that its last core is
+        zero, so that a step moves B as far as LoRA's. `published`: Kaiming-uniform cores, each divided by its Frobenius
+        norm, which is a small change from the start.
+        """
+        cores = {}
+        for path, linear in targeted(module, targets, layers).items():
+            found = factors_of(path, linear.in_features, linear.out_features, rank, factors)
+            inputs, outputs = ([noise(linear.weight, shape, generator) for shape in s] for s in found.shapes(rank))
+            if init == "published":  # the bound of Kaiming's rule falls out with the norm
+                inputs, outputs = ([core / core.norm() for core in side] for side in (inputs, outputs))
+            else:
+                paths = rank ** (len(inputs) - 1)  # products that an entry of A sums
+                spread = (3 * linear.in_features * paths) ** (-0.5 / len(inputs))
+                inputs, outputs = [core * spread for core in inputs], [core * rank**-0.5 for core in outputs]
+                outputs[-1].zero_()
+            cores[path] = Cores(tuple(inputs), tuple(outputs))
+        return TensorTrain(rank, alpha, cores)
+
+    @staticmethod
+    def of_matrices(
+        changes: Mapping[str, Float[Tensor, "o i"]], rank: int, alpha: float, factors: Choice = "auto"
+    ) -> "TensorTrain":
+        """The expert that changes the weights at these paths by nearly these matrices: by TT-SVD, at its rank."""
+        cores = {}
+        for path, change in changes.items():
+            found = factors_of(path, change.shape[1], change.shape[0], rank, factors)
+            cores[path] = Cores(*tensor_train.decomposed(change / alpha, *found, rank))
+        return TensorTrain(rank, alpha, cores)
+
+
+def noise(like: Tensor, shape: tuple[int, int, int], generator: Generator) -> Core:
+    """Uniform numbers of variance 1, in the dtype and on the device of `like`."""
+    return like.new_empty(shape).uniform_(-(3**0.5), 3**0.5, generator=generator)
+
+
+class TensorTrainLinear(nn.Module):
+    """base(x) + gate * alpha * TT(x): the linear slot with one expert in training; its parameters are the cores."""
+
+    def __init__(self, base: Linear, cores: Cores, alpha: float):
+        super().__init__()
+        self.base, self.alpha = base, alpha
+        own = ([core.detach().to(base.weight, copy=True) for core in side] for side in cores)
+        self.inputs, self.outputs = map(nn.ParameterList, own)
+
+    def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
+        gates = require(gates, x)
+        y = self.base(x, gates)
+        if not len(gates.rows):
+            return y
+        a, b = tensor_train.pair([*self.inputs], [*self.outputs])
+        return low_rank.single(y, x, a, b, gates.weights[:, 0] * self.alpha)
+
+    def cores(self) -> Cores:
+        """The cores as they are now, as values."""
+        inputs, outputs = (tuple(core.detach().clone() for core in side) for side in (self.inputs, self.outputs))
+        return Cores(inputs, outputs)

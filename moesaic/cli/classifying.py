@@ -1,0 +1,25 @@
+"""`classify`: the label of a text, how sure the mixture is, and who was chosen to say it.
+
+Knows nothing about models but how to show what they answer.
+"""
+
+import json
+
+from moesaic.cli.printing import aligned, harmless, routed, stdout
+from moesaic.generate.classify import Classification
+
+SHOWN = 5
+
+
+def label(found: Classification, as_json: bool) -> None:
+    """Print one answer, with its most probable labels."""
+    routing = {"chosen": found.routing.chosen, "weights": found.routing.weights}
+    if as_json:
+        facts = {"label": found.label, "task": found.task, "probability": found.probability, **routing}
+        print(json.dumps(facts | {"probabilities": found.probabilities}, ensure_ascii=False))
+        return
+    console = stdout()
+    console.print(harmless(f"{found.label} ({found.task}, {found.probability:.1%})"), style="bold")
+    likely = sorted(found.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
+    console.print("\n".join(aligned(((harmless(name), f"{share:.1%}") for name, share in likely), "  ")))
+    console.print(f"[{routed(found.routing.chosen, found.routing.weights)}]", style="dim", markup=False)

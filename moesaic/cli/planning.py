@@ -1,0 +1,89 @@
+"""`plan`: what a composition weighs, what keeps its parts apart and where they go, as a table or as JSON.
+
+Knows nothing about how it was found: see `compose.plan`.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+
+from moesaic.cli.printing import aligned, harmless, size, stdout, width_of
+from moesaic.compose.placement import bytes_of
+from moesaic.compose.plan import Plan, plan
+from moesaic.errors import RecipeError, clipped
+
+SHOWN = 20
+"""Differences that are told one by one; JSON has them all."""
+
+
+def show_plan(models: list[str], settings: dict[str, Any], bandwidth: str | None, as_json: bool) -> None:
+    """Print the plan; then raises where the models do not fit each other or the budget."""
+    if bandwidth is not None:
+        settings = settings | {"bandwidth": rates(bandwidth)}
+    found = plan(*models, **settings)
+    if as_json:
+        print(json.dumps(found.told(), indent=2, ensure_ascii=False))
+    else:
+        console = stdout()
+        console.print(Group(weights(found), *lines(found, width_of(console))))
+    found.require()
+
+
+def rates(text: str) -> tuple[float, float]:
+    """Two rates, as 12GB,2GB: from memory to a device, and from disk."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        expected = "two sizes a second, from memory and from disk, such as 12GB,2GB"
+        raise RecipeError("not two rates", field="bandwidth", expected=expected, got=repr(text))
+    near, far = (float(bytes_of(part, "bandwidth")) for part in parts)
+    return near, far
+
+
+def weights(found: Plan) -> Table:
+    """A row for each part: whose it is, its parameters and bytes."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("for")
+    table.add_column("parameters", justify="right")
+    table.add_column("memory", justify="right")
+    whose = {"shared": "all", "expert": "its rows", "router": "all", "working": "each request"}
+    for part in found.parts:
+        count = f"{part.parameters:,}" if part.parameters else ""
+        whom = "training" if part.role == "working" and found.training else whose[part.role]
+        table.add_row(harmless(clipped(part.name, 40)), whom, count, size(part.bytes))
+    table.add_row("loaded", "", f"{found.parameters:,}", size(found.resident))
+    table.add_row("at work", "", "", size(found.resident + found.working))
+    return table
+
+
+def lines(found: Plan, width: int) -> Iterator[str]:
+    """What the table does not say."""
+    rows = "1 row" if found.batch == 1 else f"{found.batch} rows"
+    facts = [("computed in", found.dtype), ("a request", f"{rows} of {found.context:,} tokens")]
+    if found.site:
+        experts = sum(part.role == "expert" for part in found.parts)
+        facts.insert(0, ("site", f"{found.site}, {found.active} of {experts} experts for a row"))
+    facts.append(("loaded in", ", ".join(f"{name} {size(count)}" for name, count in found.by_dtype.items())))
+    yield "\n" + "\n".join(aligned(facts))
+    if placement := found.placement:
+        yield "\nWhere"
+        for place in placement.places:
+            room = "" if place.capacity is None else f" of {size(place.capacity)}"
+            holds = ", ".join(f"{name} {size(count)}" for name, count in place.holds.items()) or "nothing"
+            yield harmless(f"{place.name}: {size(place.used)}{room}: {holds}")
+        if placement.fetched:
+            yield f"fetched for a request, on average: {size(placement.fetched)}, {placement.seconds:.2f} s"
+    allowed = [difference for difference in found.differences if difference.allowed]
+    for title, some in (("Apart", found.refused), ("Different, and allowed", allowed)):
+        if some:
+            yield f"\n{title}"
+        for difference in some[:SHOWN]:
+            why = f" ({difference.allowed})" if difference.allowed else ""
+            yield harmless(clipped(f"{difference}{why}", 3 * width))
+        if len(some) > SHOWN:
+            yield f"and {len(some) - SHOWN} more: see --json"
+    if found.notes:
+        yield "\n" + "\n".join(harmless(note) for note in found.notes)

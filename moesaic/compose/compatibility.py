@@ -1,0 +1,190 @@
+"""Can these models be composed at a site? Every difference between their configs and tokenizers, refused or allowed.
+
+What is allowed stands in one short list with its reason. Knows nothing about bytes.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from moesaic.adapters.lora import linears
+from moesaic.config import DecoderConfig, EncoderConfig
+from moesaic.errors import WeightsError, clipped
+from moesaic.tokenizer import Tokenizer, compare
+from moesaic.weights.base import end_of
+from moesaic.weights.config_file import read_settings
+from moesaic.weights.configs import ALIASES
+from moesaic.weights.decoders import CONFIG
+from moesaic.weights.families import ABSENT, FAMILIES, KEYS
+from moesaic.weights.headers import AdapterOutline, Outline, Shape
+from moesaic.weights.places import model_folder, tokenizer_folder
+
+Site = Literal["model", "ffn", "linear"]
+
+TRAINING = "has a say in training only"
+ALLOWED: dict[str, str] = {
+    "_name_or_path": "where the folder came from",
+    "transformers_version": "who wrote the folder",
+    "torch_dtype": "how weights are stored; all are computed in one type",
+    "dtype": "how weights are stored; all are computed in one type",
+    "use_cache": "a cache is an argument here",
+    "attention_dropout": TRAINING,
+    "attention_probs_dropout_prob": TRAINING,
+    "hidden_dropout_prob": TRAINING,
+    "initializer_range": "where weights began",
+    "pretraining_tp": "how products are cut up, not what they are",
+    "pad_token_id": "a decoder never reads padding",
+    "sliding_window": "no layer has a window",
+    "max_window_layers": "no layer has a window",
+}
+"""The fields of config.json in which models may differ at every site, and why. The last three only where it is true."""
+
+TEXT = ("vocab_size", "bos_token_id", "eos_token_id")
+"""The fields that whole models behind one router must share."""
+
+OWN = "a whole model is computed by its own config"
+TEMPLATE = "conversations are written with the base's template"
+PADDING = "padding is never read"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a model differs from the base, and how. `allowed`: why that does not matter; None: it is refused."""
+
+    model: str
+    field: str
+    base: str
+    own: str
+    allowed: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.field}: {self.own}, and the base {self.base}"
+
+
+def differences(base: Outline, other: Outline, site: Site) -> list[Difference]:
+    """All that differs in config.json and between the tokenizers, and what is wrong with the other's tensors."""
+    published = not (base.found and other.found)  # of a published size only the wiring is known
+    mine, yours = (asdict(model.config) if published else meaning(model) for model in (base, other))
+    found = [
+        _difference(base, other, site, field, mine.get(field), yours.get(field))
+        for field in sorted(mine.keys() | yours.keys())
+        if mine.get(field) != yours.get(field)
+    ]
+    return [*found, *tokenizer_differences(base, other)]
+
+
+def defects(model: Outline) -> list[Difference]:
+    """What is wrong between a model's config and its own tensors."""
+    split = (defect.partition(": ") for defect in model.defects)
+    return [Difference(model.name, name, "its config says otherwise", what) for name, _, what in split]
+
+
+def unreadable(base: Outline, place: str | os.PathLike[str], error: WeightsError) -> WeightsError:
+    """An error of a model that cannot be described, with the fields in which its config.json is not the base's.
+
+    What contradicts itself is often named by the field that was left as it was.
+    """
+    path = model_folder(Path(place)) / CONFIG
+    if base.found and path.is_file():
+        found = read_settings(path)
+        fields = sorted(key for key in base.found.keys() | found.keys() if base.found.get(key) != found.get(key))
+        error.hint = f"{path.name} differs from the base's in {', '.join(fields)}" if fields else error.hint
+    return error
+
+
+def meaning(model: Outline) -> dict[str, Any]:
+    """A config.json with what it leaves out, and with what it may say in several ways said in one.
+
+    Rotary positions are told in the keys of old; sizes that follow from others, and layers' kinds, are written out.
+    """
+    config, found = model.config, model.found
+    if isinstance(config, EncoderConfig):
+        return _spoken(found)
+    family = FAMILIES[config.family]
+    defaults = {**ABSENT, **family.absent, **{key: values[-1] for key, values in family.only.items()}}
+    told = _spoken(defaults) | {ALIASES.get(key, key): value for key, value in _spoken(found).items()}
+    told.pop("rope_parameters", None)
+    told |= {theirs: getattr(config, ours) for ours, theirs in {**KEYS, **family.keys}.items()}
+    told |= {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling and asdict(config.rope_scaling)}
+    told |= {"rope_local_base_freq": config.local_rope_theta} if family.local_rope else {}
+    told["layer_types"] = ["sliding" if n in config.local_layers else "full" for n in range(config.num_layers)]
+    return told | {"model_type": config.family}
+
+
+def _spoken(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config.json says: null is as good as absence, and a type may stand under its new key or its old one."""
+    told = {key: value for key, value in found.items() if value is not None}
+    if "dtype" in told and "torch_dtype" not in told:
+        told["torch_dtype"] = told.pop("dtype")
+    return told
+
+
+def _difference(base: Outline, other: Outline, site: Site, field: str, mine: Any, yours: Any) -> Difference:
+    own, absent = (base.config, other.config), "nothing"
+    allowed = ALLOWED.get(field)
+    decoders = all(isinstance(config, DecoderConfig) for config in own)
+    if field in ("sliding_window", "max_window_layers") and any(getattr(config, "window", 0) for config in own):
+        allowed = None
+    if field == "pad_token_id" and not decoders:
+        allowed = None  # RoBERTa counts positions from it
+    if site == "model" and decoders and field not in TEXT:
+        allowed = allowed or OWN
+    one, two = (absent if value is None else clipped(value) for value in (mine, yours))
+    return Difference(other.name, field, one, two, allowed)
+
+
+def tokenizer_differences(base: Outline, other: Outline) -> list[Difference]:
+    """Where the ids of a text differ; published sizes have no tokenizer here and are not compared."""
+    if base.folder is None or other.folder is None:
+        return []
+    one, two = (_tokenizer(model.folder, model.found) for model in (base, other) if model.folder)
+    if isinstance(one, str) or isinstance(two, str):
+        return [Difference(other.name, "tokenizer", *(t if isinstance(t, str) else "one" for t in (one, two)))]
+    found = []
+    for difference in compare(one, two):
+        allowed = TEMPLATE if difference.what == "templates" else None
+        if difference.what == "special ids" and {role for role, _, _ in difference.first} == {"pad"}:
+            allowed = PADDING
+        shown = "; ".join(f"{where}: {theirs} for {ours}" for where, ours, theirs in difference.first)
+        count = f"{difference.count} of its own: {shown}"
+        found.append(Difference(other.name, f"tokenizer: {difference.what}", "others", count, allowed))
+    return found
+
+
+NONE = "no tokenizer"
+
+
+def _tokenizer(folder: Path, found: Mapping[str, Any]) -> Tokenizer | str:
+    """A folder's tokenizer; one that holds none of its files has none."""
+    place = tokenizer_folder(folder)
+    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        return NONE
+    eos = end_of(dict(found), folder / "config.json") if found.get("eos_token_id") is not None else None
+    return Tokenizer.load(place, eos)
+
+
+def adapter_differences(base: Outline, adapter: AdapterOutline) -> list[Difference]:
+    """Linears that the base has not, or in other shapes, and linears that are targeted without a pair."""
+    places = {path: (linear.in_features, linear.out_features) for path, linear in linears(base.module).items()}
+    found = []
+    for path, (_, *shape) in adapter.pairs.items():
+        if places.get(path) != tuple(shape):
+            mine = str(list(places[path])) if path in places else "no such linear"
+            found.append(Difference(adapter.name, path, mine, str(shape)))
+    for path in places:
+        if path not in adapter.pairs and path != "lm_head" and adapter.covers(path):
+            found.append(Difference(adapter.name, path, "targeted by adapter_config.json", "no pair"))
+    return found
+
+
+def block_differences(base: Outline, model: str, shapes: Mapping[str, Shape]) -> list[Difference]:
+    """Feed-forward blocks, by their names in files, that the base has not, or of other shapes."""
+    found = []
+    for name, shape in shapes.items():
+        mine = base.shapes.get(name.removeprefix("model."))
+        if mine != shape:
+            one = str(list(mine)) if mine else "no such tensor"
+            found.append(Difference(model, name, one, str(list(shape))))
+    return found

@@ -1,0 +1,79 @@
+"""A full fine-tune as a feed-forward expert: its blocks, and what else of it differs from the base.
+
+Tensors are compared one by one as they are read. Knows nothing about terminals or routers.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from moesaic.adapters.feedforward import FFN, block_of, ffns, require_glu
+from moesaic.compose.difference import require_variant
+from moesaic.errors import CompatibilityError
+from moesaic.tokenizer import Tokenizer
+from moesaic.weights.base import Base, end_of
+from moesaic.weights.decoders import named, read_decoder
+from moesaic.weights.places import model_folder, tokenizer_folder
+
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The blocks that differ from the base's, and the other tensors that do: each with how far it moved of its norm."""
+
+    ffn: FFN
+    outside: dict[str, float]
+
+    def __str__(self) -> str:
+        """What lies outside, the farthest first."""
+        far = sorted(self.outside.items(), key=lambda item: -item[1])
+        more = f" and {len(far) - SHOWN} more" if len(far) > SHOWN else ""
+        return ", ".join(f"{name} by {moved:.2%}" for name, moved in far[:SHOWN]) + more
+
+    def require_nothing_else(self, path: Path) -> None:
+        """Refuse a model that is another than the base with these blocks, by what differs."""
+        if self.outside:
+            many = len(self.outside)
+            what = f"outside its feed-forward blocks the model differs from the base in {many} tensors: {self}"
+            hint = "keep the model whole (kind model), merge what is shared into a new base, or ignore the rest"
+            raise CompatibilityError(what, path=path, hint=hint)
+
+
+@torch.no_grad()
+def extract(base: Base, folder: Path) -> Extraction:
+    """Read a fine-tuned version of the base by mapping; the tensors that the expert keeps are copied.
+
+    Raises CompatibilityError for a model of another shape or tokenizer, and where no block differs.
+    """
+    at = model_folder(folder)
+    tuned, found = read_decoder(at, lambda stored: torch.get_default_dtype(), mapped=True)
+    tokenizer = Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))
+    require_variant(base, tuned.config, tokenizer, folder)
+    ours, blocks = ffns(base.decoder), {}
+    for path, slot in ffns(tuned).items():
+        own, theirs = require_glu(slot, path), require_glu(ours[path], path)
+        if any(not one.equal(other) for one, other in zip(own.parameters(), theirs.parameters(), strict=True)):
+            blocks[path] = block_of(own)
+    before, outside = named(base.decoder), {}
+    for name, tensor in named(tuned).items():
+        if ".mlp." not in name and not tensor.equal(before[name]):
+            moved = (tensor.double() - before[name].double()).norm() / before[name].double().norm().clamp_min(1e-12)
+            outside[name] = moved.item()
+    if not blocks:
+        got = f"changes in {Extraction(FFN({}), outside)}" if outside else "the same weights"
+        raise CompatibilityError("no feed-forward block differs from the base", path=folder, got=got)
+    return Extraction(FFN(blocks), outside)
+
+
+def ffn_of(base: Base, folder: Path, *, ignore_rest: bool = False) -> FFN:
+    """The feed-forward blocks of a fine-tuned version of the base as an expert.
+
+    One that differs elsewhere too is another model than base and blocks make: it is refused by what differs, unless the
+    rest is to be ignored.
+    """
+    found = extract(base, folder)
+    if not ignore_rest:
+        found.require_nothing_else(folder)
+    return found.ffn

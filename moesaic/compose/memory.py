@@ -1,0 +1,115 @@
+"""What a model weighs and what it needs while it works: parameters by part, cache, activations, optimiser.
+
+Formulas over configs and shapes; knows nothing about files, nor which model is an expert.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+
+from moesaic.config import DecoderConfig
+from moesaic.nn.rope import FIRST
+from moesaic.weights.headers import Config, Outline, Shape
+
+PARTS = ("embeddings", "attention", "norms", "ffn", "head")
+MOMENTS = 3
+"""What AdamW keeps beside a weight that it trains: its gradient and two moments."""
+
+Types = Callable[[torch.dtype], torch.dtype]
+"""The type of a tensor as stored -> the type it is computed in."""
+
+
+def part_of(name: str) -> str:
+    """Which part of a model a parameter belongs to, by its name."""
+    if "norm" in name.lower():
+        return "norms"
+    if "embed" in name:
+        return "embeddings"
+    if "attn" in name or "attention" in name:
+        return "attention"
+    return "ffn" if name.startswith("layers.") else "head"
+
+
+def by_part(model: Outline, types: Types, unstored: torch.dtype) -> dict[str, tuple[int, int]]:
+    """Parameters and bytes of each part; those of a published size count as `unstored`."""
+    found = dict.fromkeys(PARTS, (0, 0))
+    for name, shape in model.shapes.items():
+        count, width = math.prod(shape), types(model.stored.get(name, unstored)).itemsize
+        parameters, size = found[part_of(name)]
+        found[part_of(name)] = parameters + count, size + count * width
+    return {part: both for part, both in found.items() if both[0]}
+
+
+def rotations(config: Config, width: int) -> int:
+    """Bytes of the tables of rotary positions, cosine and sine, of global layers and of local ones."""
+    if not isinstance(config, DecoderConfig):
+        return 0
+    return 2 * (2 if config.local_rope_theta else 1) * min(config.context, FIRST) * config.head_dim * width
+
+
+def cache(config: Config, rows: int, tokens: int, width: int) -> int:
+    """Bytes of keys and values: room for every token in every layer, those with a window too. An encoder has none."""
+    if not isinstance(config, DecoderConfig):
+        return 0
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * tokens * width
+
+
+def activations(config: Config, rows: int, tokens: int, width: int) -> int:
+    """Bytes at the height of reading `rows` prompts of `tokens` each; an estimate.
+
+    In one block, three states of the hidden size (x, its norm, the sum), and the larger of: queries, keys, values and
+    what attention gives, queries and keys twice as they are turned; or gate, up, its activation and their product. Then
+    the logits behind the last token of each row.
+    """
+    inner, inner_kv = _inner(config)
+    attention, ffn = 3 * inner + 3 * inner_kv, (4 if isinstance(config, DecoderConfig) else 2) * _ffn(config)
+    return rows * tokens * (3 * config.hidden_size + max(attention, ffn)) * width + rows * config.vocab_size * width
+
+
+def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int:
+    """Bytes that a training step keeps for its backward pass, where every linear's input is kept; an estimate.
+
+    In every block: x and its norm, twice each; queries, keys and values, turned queries and keys, and what attention
+    gives; gate, up, its activation and their product. Then the logits, their softmax and its gradient.
+    """
+    inner, inner_kv = _inner(config)
+    ffn = (4 if isinstance(config, DecoderConfig) else 2) * _ffn(config)
+    block = 4 * config.hidden_size + 3 * inner + 3 * inner_kv + ffn
+    return rows * tokens * (config.num_layers * block + 3 * config.vocab_size) * width
+
+
+def _inner(config: Config) -> tuple[int, int]:
+    """Widths of queries and of keys."""
+    if isinstance(config, DecoderConfig):
+        return config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return config.hidden_size, config.hidden_size
+
+
+def _ffn(config: Config) -> int:
+    """Inner width of what one token passes through in a block."""
+    if isinstance(config, DecoderConfig) and config.num_experts:
+        return config.experts_per_token * (config.expert_size or config.intermediate_size)
+    return config.intermediate_size
+
+
+def optimiser(trained: int, width: int) -> int:
+    """Bytes beside the weights while `trained` parameters are trained."""
+    return MOMENTS * trained * width
+
+
+def pairs(shapes: Mapping[str, Shape]) -> int:
+    """Parameters of low-rank pairs, each a rank and the widths (r, i, o)."""
+    return sum(rank * (inner + outer) for rank, inner, outer in shapes.values())
+
+
+def stacked(experts: list[Mapping[str, Shape]]) -> int:
+    """Parameters of each expert's place in the stacks beside the linears: of the largest rank that any has there.
+
+    An expert that does not touch a linear has a place there all the same.
+    """
+    largest: dict[str, Shape] = {}
+    for expert in experts:
+        for path, shape in expert.items():
+            largest[path] = max(shape, largest.get(path, shape))
+    return pairs(largest)

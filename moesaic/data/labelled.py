@@ -1,0 +1,188 @@
+"""Rows with a label: JSON Lines, tab-separated files as GLUE has them, Parquet, and data sets of the hub.
+
+Knows nothing about splits, tokens or models. An example's response is the name of its label.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from hashlib import sha256
+from os.path import basename
+from pathlib import Path
+from typing import Any
+
+from moesaic.data.rejects import Rejects
+from moesaic.data.rows import BOM, Example, lines, parsed, text_at, usable
+from moesaic.errors import DataError, nearest
+from moesaic.files import disk
+from moesaic.recipe import LabelledData, Source
+from moesaic.recipe.sources import HUB
+from moesaic.recipe.tasks import HUB as GLUE
+
+Row = Mapping[str, Any]
+Given = Iterator[tuple[int, Row, DataError | None]]
+EXTRA = "pip install 'moesaic[datasets]'"
+UNLABELLED = "GLUE keeps the labels of its test rows to itself: judge on rows of its validation split"
+
+
+class Labels:
+    """The names of a task's labels, and which one a row means.
+
+    An integer counts from 0 among names that were given; where they were found in the rows, it is its own name. Text is
+    a name, or such an integer.
+    """
+
+    def __init__(self, names: tuple[str, ...], found: bool = False):
+        self.names = names
+        self.table: dict[str, str] = {} if found else {str(place): name for place, name in enumerate(names)}
+        self.table |= {name: name for name in names}
+
+    def name_of(self, value: Any, field: str) -> str:
+        name = self.table.get(raw_label(value, field))
+        if name is None:
+            hint = UNLABELLED if value in (-1, "-1") else nearest(str(value), [*self.names])
+            shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
+            raise DataError(
+                "no label of this task", field=field, expected=f"one of {shown}", got=repr(value), hint=hint
+            )
+        return name
+
+
+def labels_of(data: LabelledData, resolve: Callable[[str], Path], rejects: Rejects | None = None) -> Labels:
+    """The labels that the recipe names; else those that the rows of train have, sorted, integers by their size."""
+    if data.names:
+        return Labels(data.names)
+    seen = {
+        row[0].response
+        for source in data.train
+        for row in read_labelled(source, data, None, resolve, rejects or Rejects())
+    }
+    numbers = all(re.fullmatch(r"-?\d{1,18}", name) for name in seen)
+    names = sorted(seen, key=int) if numbers else sorted(seen)
+    if len(names) < 2:
+        at = resolve(data.train[0].path)
+        raise DataError("all rows have the same label", path=at, field=data.label_columns[0], got=names[0])
+    return Labels(tuple(names), found=True)
+
+
+def read_labelled(
+    source: Source, data: LabelledData, labels: Labels | None, resolve: Callable[[str], Path], rejects: Rejects
+) -> list[list[Example]]:
+    """The rows of a source, each as its one example; without `labels`, responses are labels as they stand there."""
+    path = place_of(source, data, resolve)
+    kind = path.suffix.lower()
+    if source.path.startswith(HUB):
+        given = numbered(hub_rows(path))
+    elif kind == ".parquet":
+        given = numbered(parquet_rows(path))
+    else:
+        given = tab_separated(path, data) if kind in (".tsv", ".txt") else json_lines(path)
+    wanted = " and ".join((*data.spellings[0], data.label_columns[0]))
+    return usable(path, given, partial(example_of, data, labels, path), rejects, f"rows with {wanted}")
+
+
+def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int, row: Row) -> list[Example]:
+    """The example in a row. Rows of the same texts are one group, whatever their labels."""
+    columns = spelling(row, data.spellings)
+    (label,) = spelling(row, tuple((column,) for column in data.label_columns))
+    texts = tuple(text_at(row, column) for column in columns)
+    name = labels.name_of(row[label], label) if labels else raw_label(row[label], label)
+    group = sha256("\0".join(texts).encode()).hexdigest()[:16]
+    return [Example("\n".join(texts), name, group, f"{basename(path)}:{line}", texts=texts)]
+
+
+def spelling(row: Row, known: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
+    """The first of the spellings that a row has."""
+    for columns in known:
+        if all(column in row for column in columns):
+            return columns
+    missing = next(column for column in known[0] if column not in row)
+    expected = " or ".join(", ".join(columns) for columns in known)
+    hint = nearest(missing, [*row])
+    raise DataError("missing", field=missing, expected=f"a column {expected}", got=", ".join(row) or "none", hint=hint)
+
+
+def raw_label(value: Any, field: str) -> str:
+    """A label as text."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        got = "null" if value is None else repr(value)
+        raise DataError("wrong type", field=field, expected="an integer or text", got=got)
+    if isinstance(value, str) and not value.strip():
+        raise DataError("empty", field=field, expected="a label")
+    return str(value)
+
+
+def place_of(source: Source, data: LabelledData, resolve: Callable[[str], Path]) -> Path:
+    """Where a source is: its file, or what stands for a split of the hub: `hub:OWNER/NAME/CONFIG/SPLIT`."""
+    if not source.path.startswith(HUB):
+        return resolve(source.path)
+    split = source.path.removeprefix(HUB)
+    return Path(source.path if "/" in split else f"{HUB}{GLUE}/{data.task}/{split}")
+
+
+def json_lines(path: Path) -> Given:
+    """The rows of a JSON Lines file."""
+    for number, line, defect in lines(path):
+        try:
+            yield number, parsed(path, number, line) if defect is None else {}, defect
+        except DataError as error:
+            yield number, {"line": line.decode(errors="replace")}, error
+
+
+def tab_separated(path: Path, data: LabelledData) -> Given:
+    """The rows of a file of tab-separated fields, nothing in them quoted; the first line names the columns.
+
+    A task of which GLUE's own file has no such line is read without it, where no column that is looked for is named.
+    """
+    names: tuple[str, ...] = ()
+    for number, line, defect in lines(path):
+        try:
+            fields = line.removeprefix(BOM).decode().rstrip("\r\n").split("\t") if defect is None else []
+        except UnicodeDecodeError as error:
+            got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
+            yield number, {}, DataError("not UTF-8", path=path, line=number, got=got)
+            continue
+        if not names and defect is None:
+            known = {column for columns in data.spellings for column in columns}
+            headerless = data.known.headerless if data.known else ()
+            names = tuple(fields) if known & {*fields} or not headerless else headerless
+            if names == tuple(fields):
+                continue
+        if defect is None and len(fields) != len(names):
+            got = f"{len(fields)}"
+            defect = DataError("another number of fields", path=path, line=number, expected=len(names), got=got)
+        yield number, dict(zip(names, fields, strict=False)), defect
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a Parquet file."""
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise DataError("pyarrow is not installed, which reads Parquet", path=path, hint=EXTRA) from None
+    with disk.errors(path):
+        if not path.is_file():
+            raise DataError("there is no such file", path=path)
+        try:
+            return parquet.read_table(path).to_pylist()
+        except (ArrowException, ValueError) as error:
+            raise DataError("not readable as Parquet", path=path, got=str(error)) from error
+
+
+def hub_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a split of a data set of the hub, labels as the integers that it keeps."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError("datasets is not installed, which reads the hub", path=path, hint=EXTRA) from None
+    owner, name, *config, split = path.as_posix().removeprefix(HUB).split("/")
+    try:
+        return list(datasets.load_dataset(f"{owner}/{name}", *config, split=split))
+    except Exception as error:  # what `datasets` raises is of many families: of the network, of files, of names
+        hint = "check the name and the network, or give files"
+        raise DataError("the hub does not give this split", path=path, got=str(error), hint=hint) from error
+
+
+def numbered(rows: list[dict[str, Any]]) -> Given:
+    """Rows without lines, by their number from 1."""
+    return ((number, row, None) for number, row in enumerate(rows, 1))

@@ -1,0 +1,68 @@
+"""A mixture as a repository of the hub: which of its files go there, and the facts that its card tells.
+
+Knows nothing about how a card looks, nor how the hub is asked.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from moesaic.files import MANIFEST, read_sealed
+from moesaic.weights import hub
+from moesaic.weights.artefacts import Artefact, inspect
+from moesaic.weights.card import mixture_card
+from moesaic.weights.opening import opened
+from moesaic.weights.places import origins_in
+
+
+def push_mixture(
+    folder: Path,
+    evaluation_at: Path,
+    repository: str,
+    private: bool | None,
+    revision: str | None,
+    token: str | None,
+    license: str | None,
+) -> str:
+    """Push the files that the manifest vouches for, once they are found as they were written. The commit's address."""
+    target = hub.repository(repository, revision)
+    found = inspect(folder)
+    card = mixture_card(target, license=license, **facts_of(found), evaluation=evaluation_of(found, evaluation_at))
+    files: dict[str, Path | bytes] = {name: folder / name for name in (*found.facts["files"], MANIFEST)}
+    return hub.push(target, {**files, hub.CARD: card.encode()}, private, token)
+
+
+def facts_of(mixture: Artefact) -> dict[str, Any]:
+    """What a card tells of a mixture and its parts."""
+    facts, parts = mixture.facts, mixture.parts
+    origins, router = origins_in(facts, mixture.folder), parts["router"].facts
+    base = {"fingerprint": router["base_fingerprint"], "origin": origins.get("base", {})}
+    experts = [
+        {
+            "name": name,
+            "kind": part.facts.get("adapter", "lora"),  # of a folder without our manifest, which is PEFT's
+            "rank": part.facts.get("rank", part.facts.get("r")),
+            "parameters": parameters(part.folder),
+            "origin": origins.get(name, {}),
+            "disabled": name in facts.get("disabled", []),
+        }
+        for name, part in ((name, parts[f"expert {name}"]) for name in facts["experts"])
+    ]
+    base["parameters"] = parameters(parts["base"].folder)
+    name, labels = facts.get("name", "mixture"), "labels" in facts
+    return {"name": name, "labels": labels, "base": base, "experts": experts, "router": router}
+
+
+def parameters(folder: Path) -> int:
+    """How many numbers the safetensors of a folder hold."""
+    count = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with opened(path) as file:
+            count += sum(math.prod(shape) for shape in file.shapes.values())
+    return count
+
+
+def evaluation_of(mixture: Artefact, at: Path) -> dict[str, Any]:
+    """The evaluation that stands beside a mixture, where it says that it is of this one; else {}."""
+    evaluation = read_sealed(at) if at.is_file() else {}
+    return evaluation if evaluation.get("mixture", 0) == mixture.facts.get("stage_key") else {}

@@ -1,0 +1,204 @@
+"""Whole decoders as experts: each answers its own rows, or their next-token distributions are mixed.
+
+Knows nothing about text, files or how experts were trained. The router reads the base, which may be one of the experts;
+what a row's weights leave of 1 is the base's, so a row that abstains is answered by it.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from moesaic.config import Feature
+from moesaic.errors import CompatibilityError, GatesError, RecipeError
+from moesaic.model.decoder import Decoder
+from moesaic.model.features import Prompts, read
+from moesaic.model.mixture import Session, decided
+from moesaic.model.readings import Readings, Running
+from moesaic.ops.ensemble import Combine, Part, combined
+from moesaic.routing import Gates, Routing, Selection
+from moesaic.routing.routers import Features, Router
+
+Level = Literal["sequence", "token"]
+LEVELS: tuple[Level, ...] = get_args(Level)
+READER = -1
+"""The number of the base where a router reads only some of its blocks: they have a cache of their own."""
+
+
+class ModelMixture(nn.Module):
+    """A router over whole models: site `model`, level `sequence` or `token`.
+
+    At level `sequence` the prompt decides. At level `token` what has been read so far does, before every token; experts
+    that are not asked do not read, and catch up when they are. `combine`: how several distributions become one.
+    `disabled`: experts that the router never chooses; who names one is still answered by it.
+    """
+
+    own: Tensor
+
+    def __init__(
+        self,
+        base: Decoder,
+        experts: Sequence[Decoder],
+        names: tuple[str, ...],
+        router: Router,
+        feature: Feature,
+        selection: Selection,
+        level: Level = "sequence",
+        combine: Combine = "mixture",
+        disabled: Collection[str] = (),
+    ):
+        super().__init__()
+        require_readable(feature, level)
+        every = [*experts, base]
+        for name, expert in zip((*names, "base"), every, strict=True):
+            if (size := expert.config.vocab_size) != base.config.vocab_size:
+                what, expected = "whole models share one vocabulary", base.config.vocab_size
+                raise CompatibilityError(what, field=f"{name}.vocab_size", expected=expected, got=size)
+        models = list(dict.fromkeys(every))  # one that stands in several places is held, and asked, once
+        self.models, self.names, self.router = nn.ModuleList(models), names, router
+        self.feature, self.selection, self.level, self.combine = feature, selection, level, combine
+        self.disabled = [place for place, name in enumerate(names) if name in disabled]
+        self.number_of_base = models.index(base)
+        own = torch.eye(len(models))[[models.index(expert) for expert in every]]
+        self.register_buffer("own", own, persistent=False)
+
+    @property
+    def base(self) -> Decoder:
+        return self.model(self.number_of_base)
+
+    @property
+    def context(self) -> int:
+        """How many tokens a prompt and what follows it may have together."""
+        return min(self.model(number).config.context for number in range(len(self.models)))
+
+    def model(self, number: int) -> Decoder:
+        found = self.models[number]
+        assert isinstance(found, Decoder)
+        return found
+
+    def route(self, prompts: Prompts) -> Routing:
+        """Decide for each prompt, by itself, from a pass of the base; at level `token`, about the token after it."""
+        return self.decide(read(self.feature, self.base, len(self.names), prompts))
+
+    def decide(self, features: Features) -> Routing:
+        """Features to weights."""
+        return decided(self.router, features, self.selection, self.disabled)
+
+    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None = None) -> Float[Tensor, "b t v"]:
+        """Next-token logits of whole sequences under given gates; without gates, at level `token`, under its own.
+
+        Its own decisions are those of decoding: about each token from all that stand before it.
+        """
+        top: Tensor | None = None
+        if gates is not None:
+            shares = self.shares(gates).weights[:, None]
+        elif self.level == "token":
+            shares, top = self.shares_everywhere(ids)
+        else:
+            raise GatesError("decisions are made from prompts, and none are given", hint="route first, pass the gates")
+        parts = []
+        for number in range(len(self.models)):
+            rows = (shares[..., number] != 0).any(1).nonzero().flatten()
+            if len(rows):
+                model = self.model(number)
+                if top is not None and model is self.base:
+                    logits = model.lm_head(top[rows], None)
+                else:
+                    logits = model(ids[rows]).logits
+                parts.append(Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2])))
+        return combined(parts, len(ids), self.combine)
+
+    def prefill(
+        self, prompts: Prompts, room: int, forced: Routing | None = None
+    ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
+        """Read the prompts, decide (unless `forced`, which then holds for all that follows), and return the logits
+        after each prompt's last token.
+
+        `room`: how many tokens may follow.
+        """
+        readings = Readings.begin(prompts.ids, prompts.lengths, room)
+        if forced is not None:
+            routing = forced
+        elif self.level == "token":
+            like = self.base.norm.weight
+            nothing = like.new_zeros(len(prompts.ids), like.shape[0])
+            readings.running = Running(nothing, nothing)
+            routing = self.read_on(readings, prompts.ids, prompts.lengths)
+        else:
+            routing = self.route(prompts)
+        gates = self.gates(routing)
+        return self.answer(readings, gates), Session(routing, gates, readings)
+
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Readings]) -> Float[Tensor, "b v"]:
+        """Read one more token of each row and return the logits after it; decided anew only at level `token`."""
+        readings, gates = session.cache, session.gates
+        readings.add(ids)
+        if readings.running is not None:
+            gates = self.gates(self.read_on(readings, ids[:, None], torch.ones_like(ids)))
+        return self.answer(readings, gates)
+
+    def gates(self, routing: Routing) -> Gates:
+        return Gates.of(routing.weights.to(self.base.norm.weight.dtype))
+
+    def shares(self, gates: Gates) -> Gates:
+        """The same decisions by model, the base among them."""
+        whole = gates.with_base(tuple(range(len(self.names))))
+        if (whole.weights < 0).any():
+            raise GatesError("weights of models are shares of one answer", expected="a sum of 1 at most", got="more")
+        merged = len(self.models) < len(self.own)
+        return Gates.of(whole.weights @ self.own.to(whole.weights)) if merged else whole
+
+    def answer(self, readings: Readings, gates: Gates) -> Float[Tensor, "n v"]:
+        """The logits after the last token of each row; models without a say do not compute."""
+        parts = [
+            Part(rows, self.ask(number, rows, readings)[:, None], weights[:, None])
+            for number, rows, weights in self.shares(gates).groups()
+        ]
+        return combined(parts, gates.num_rows, self.combine)[:, 0]
+
+    def ask(self, number: int, rows: Int[Tensor, " g"], readings: Readings) -> Float[Tensor, "g v"]:
+        """What one model says after the last token of some rows."""
+        model = self.model(number)
+        if readings.running is not None and self.feature.depth is None and model is self.base:
+            return model.lm_head(readings.running.last[rows][:, None], None)[:, 0]
+        x, last = readings.read(number, model, rows, range(len(model.layers)))
+        return model.head(x[torch.arange(len(x), device=x.device), last][:, None], None)[:, 0]
+
+    def read_on(self, readings: Readings, ids: Int[Tensor, "n t"], lengths: Int[Tensor, " n"]) -> Routing:
+        """The router's decision from all that the rows hold, of which these tokens are new."""
+        base, depth, running = self.base, self.feature.depth, readings.running
+        assert running is not None
+        if depth == 0:
+            x = base.embed_tokens(ids)
+        else:
+            number = self.number_of_base if depth is None else READER
+            rows = torch.arange(len(ids), device=ids.device)
+            x, _ = readings.read(number, base, rows, range(len(base.layers) if depth is None else depth))
+        running.add(base.norm(x) if depth is None else x, lengths)
+        mean = running.total / readings.lengths[:, None]
+        return self.decide(running.last if self.feature.pool == "last" else mean)
+
+    def shares_everywhere(
+        self, ids: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t d"] | None]:
+        """The share of every model in the token after each position, and the base's last states, if they were read."""
+        base, depth = self.base, self.feature.depth
+        x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
+        x = base.norm(x) if depth is None else x
+        so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
+        features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
+        shares = self.shares(self.gates(self.decide(features.flatten(0, 1)))).weights
+        return shares.unflatten(0, ids.shape), x if depth is None else None
+
+
+def require_readable(feature: Feature, level: Level) -> None:
+    """Refuse what cannot be read of whole models, or not token by token."""
+    if feature.source == "projection":
+        hint = "route by a feature of the base: give prompts for each expert"
+        raise RecipeError("a router made from adapters cannot tell whole models apart", field="feature", hint=hint)
+    if level == "token" and (feature.source != "state" or feature.pool == "none"):
+        expected = "embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last"
+        what = "what decides at every token reads states that run with it"
+        raise RecipeError(what, field="feature", expected=expected, got="texts, or all states")

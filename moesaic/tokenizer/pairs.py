@@ -1,0 +1,63 @@
+"""A text, or two, as the ids that a classifier reads: as an encoder's tokenizer puts them together, or line by line.
+
+Knows nothing about models or labels.
+"""
+
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from moesaic.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class Written(NamedTuple):
+    """Ids, which of two texts each is of (all 0 where a model does not ask), and whether anything was cut off."""
+
+    ids: list[int]
+    types: list[int]
+    truncated: bool
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """What turns one text, or two, into at most `length` ids."""
+
+    def __call__(self, texts: tuple[str, ...], length: int) -> Written: ...
+
+
+class EncoderWriter:
+    """By the tokenizer's own post-processor: `[CLS] a [SEP] b [SEP]` in a BERT, `<s>a</s></s>b</s>` in a RoBERTa.
+
+    Where both do not fit, the longer text loses its end first. `typed`: whether the model tells two texts apart by
+    token types.
+    """
+
+    def __init__(self, inner: "tokenizers.Tokenizer", typed: bool):
+        self.inner, self.typed = inner, typed
+        self.cutting = cache(self._cutting)
+
+    def _cutting(self, length: int) -> "tokenizers.Tokenizer":
+        from tokenizers import Tokenizer as Inner
+
+        copy = Inner.from_str(self.inner.to_str())
+        copy.encode_special_tokens = True  # what a user types is text, even where it spells a special token
+        copy.enable_truncation(length, strategy="longest_first")
+        return copy
+
+    def __call__(self, texts: tuple[str, ...], length: int) -> Written:
+        first, second = (*texts, None)[:2]
+        found = self.cutting(length).encode(str(first), second)
+        return Written(found.ids, found.type_ids if self.typed else [0] * len(found.ids), bool(found.overflowing))
+
+
+class DecoderWriter:
+    """What begins a sequence, then the texts, each on a line of its own; where they do not fit, the end is cut off."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, texts: tuple[str, ...], length: int) -> Written:
+        ids = self.tokenizer.begin("\n".join(texts))
+        return Written(ids[:length], [0] * min(length, len(ids)), len(ids) > length)

@@ -1,0 +1,122 @@
+"""Classification: the loss of a classifier on rows with labels, and how well it does on held-out rows.
+
+Knows nothing about optimisers or where rows come from.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from moesaic.data.answers import LabelledTokens, targets_of
+from moesaic.model.classifier import Classifier
+from moesaic.model.features import Prompts
+from moesaic.ops.metrics import Metric, metric, tallies
+from moesaic.routing import Gates
+from moesaic.train.task import Nats, Weighed, frozen
+
+NATS = 1e-6
+"""What a nat weighs against the score: it decides between trainings that do equally well."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well rows were answered: of each task its metrics in their order, and nats a row of all."""
+
+    metrics: dict[str, dict[Metric, float]]
+    nats: float
+
+    @property
+    def score(self) -> float:
+        """The mean over the tasks of the first metric of each."""
+        return sum(next(iter(own.values())) for own in self.metrics.values()) / len(self.metrics)
+
+    @property
+    def loss(self) -> float:
+        """Lower is better: the score decides, of equals the nats."""
+        return NATS * min(self.nats, 50.0) - self.score
+
+    @property
+    def facts(self) -> dict[str, float]:
+        """All figures as a manifest has them: of one task its metrics, of several the score of each."""
+        (first, *more) = self.metrics.items()
+        own = {task: next(iter(some.values())) for task, some in self.metrics.items()} if more else dict(first[1])
+        return {
+            "validation_score": self.score,
+            **{f"validation_{k}": v for k, v in own.items()},
+            "validation_nats": self.nats,
+        }
+
+    @property
+    def told(self) -> str:
+        (first, *more) = self.metrics.values()
+        figures = {"score": self.score} if more else first
+        return ", ".join(f"{name} {value:.3f}" for name, value in figures.items()) + f", {self.nats:.3f} nats a row"
+
+
+def batched(rows: Sequence[LabelledTokens], pad: int) -> Prompts:
+    """Rows side by side; `pad`: the id that fills the shorter ones."""
+    ids, types = [row.ids for row in rows], [row.types for row in rows]
+    return Prompts.pad(ids, [row.text for row in rows], types=types, with_id=pad)
+
+
+def loss_of(
+    classifier: Classifier, gates: Callable[[int], Gates], pad: int
+) -> Callable[[Sequence[LabelledTokens]], tuple[Tensor, int]]:
+    """The loss the loop asks for: summed nats of a batch's labels, and how many rows it has."""
+
+    def loss(rows: Sequence[LabelledTokens]) -> tuple[Tensor, int]:
+        found = classifier(batched(rows, pad), gates(len(rows)))
+        return F.nll_loss(found, targets_of(rows), reduction="sum"), len(rows)
+
+    return loss
+
+
+def labels(classifier: Classifier, rows: Sequence[LabelledTokens], pad: int) -> Weighed:
+    """The nats of each row's label from a classifier of all experts, all of it frozen: the loss of the task."""
+
+    def nats_of(some: list[LabelledTokens], gates: Gates) -> Nats:
+        nats = F.nll_loss(classifier(batched(some, pad), gates), targets_of(some), reduction="none")
+        return nats, torch.ones(len(some), dtype=torch.long)
+
+    return frozen(rows, nats_of, next(classifier.heads.parameters()).dtype)
+
+
+@torch.no_grad()
+def measure(
+    classifier: Classifier,
+    gates: Callable[[int], Gates],
+    tasks: Mapping[str, Sequence[LabelledTokens]],
+    batch: int,
+    pad: int,
+    metrics: Mapping[str, Sequence[Metric]],
+    counts: Mapping[str, int],
+) -> Measured:
+    """The metrics of rows by task; `counts`: labels of each task, which stand in the classifier in this order.
+
+    Rows of like length share a batch; the same rows in the same batches give the same bits.
+    """
+    found: dict[str, dict[Metric, float]] = {}
+    nats, start = 0.0, 0
+    for task, rows in tasks.items():
+        ordered, said = sorted(rows, key=lambda row: len(row.ids)), list[int]()
+        for first in range(0, len(ordered), batch):
+            some = ordered[first : first + batch]
+            logs = classifier(batched(some, pad), gates(len(some)))
+            nats += F.nll_loss(logs, targets_of(some), reduction="sum").item()
+            said += logs.argmax(-1).tolist()
+        truth = np.array([row.label - start for row in ordered])
+        sums = tallies(truth, own_of(np.array(said), start, counts[task]), counts[task]).sum(0)
+        found[task] = {name: float(metric(name, sums)) for name in metrics[task]}
+        start += counts[task]
+    return Measured(found, nats / sum(map(len, tasks.values())))
+
+
+def own_of(said: Int[np.ndarray, " n"], start: int, count: int) -> Int[np.ndarray, " n"]:
+    """Places among all labels as places among those of one task, -1 where it is another's."""
+    own = said - start
+    return np.where((own >= 0) & (own < count), own, -1)

@@ -1,0 +1,48 @@
+"""Does `inspect` say what a person asks for of an encoder that travels inside a router?"""
+
+import json
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, processors
+
+from moesaic.model.sentences import SentenceEncoder
+from moesaic.routing import Selection
+from moesaic.routing.routers import MLPRouter
+from moesaic.testing import tiny_encoder
+from moesaic.weights.router import StoredRouter, save_router
+from moesaic.weights.sentences import StoredEncoder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A router over a tiny encoder, both as a run leaves them."""
+    inner = Tokenizer(models.WordLevel({"[CLS]": 0, "[SEP]": 1, "owl": 2, "?": 3}, "?"))
+    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 0), ("[SEP]", 1)])
+    encoder = tiny_encoder(dtype=torch.float32)
+    sentences = SentenceEncoder(encoder, lambda text: inner.encode(text).ids, 9, "cls", normalise=True)
+    stored = StoredEncoder(sentences, inner, "0123456789abcdef")
+    router = StoredRouter(MLPRouter(32, 2, []), "linear", ("a", "b"), "encoder", Selection(), {}, stored)
+    save_router(tmp_path, router, "f" * 64, {})
+    return tmp_path
+
+
+def test_the_encoder_inside_a_router_is_described_under_it_and_alone(folder, moesaic):
+    code, out, _ = moesaic("inspect", folder)
+    assert code == 0 and out.startswith("router") and "encoder/model.safetensors" in out
+    size = sum(weight.numel() for weight in tiny_encoder().parameters())
+    told = [line.strip() for line in out.partition("\n\n")[2].splitlines()]
+    assert told == [
+        "encoder",
+        "encoder      bert, the state of its first token at unit length, of 9 tokens at most",
+        f"parameters   {size:,}",
+        "fingerprint  0123456789ab",
+    ]
+    code, out, _ = moesaic("inspect", folder / "encoder")
+    assert code == 0 and set(told) <= {line.strip() for line in out.splitlines()}
+    assert "yes: every file has the hash" in out
+
+
+def test_its_facts_are_there_as_json(folder, moesaic):
+    raw = json.loads(moesaic("inspect", folder, "--json")[1])["parts"]["encoder"]
+    assert (raw["kind"], raw["facts"]["pool"], raw["facts"]["limit"]) == ("encoder", "cls", 9)

@@ -1,0 +1,37 @@
+"""Are the formulas for what is needed at work near to what is allocated?"""
+
+import torch
+
+from moesaic.compose import memory
+from moesaic.config import published
+from moesaic.nn import Cache
+from moesaic.testing import tiny_config, tiny_decoder
+
+WIDE = {"hidden_size": 64, "intermediate_size": 192, "num_layers": 4, "vocab_size": 300, "context": 128}
+
+
+def test_a_cache_takes_what_is_counted():
+    config = tiny_config(**WIDE)
+    cache = Cache.empty(config, 3, 100, torch.zeros(()))
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*cache.keys, *cache.values))
+    assert memory.cache(config, 3, 100, 4) == size
+    assert memory.cache(published("llama-3-8b"), 1, 8192, 2) == 2**30
+
+
+def test_what_a_training_step_keeps_is_near_to_what_is_counted():
+    decoder, rows, tokens = tiny_decoder(0, torch.float32, **WIDE), 4, 96
+    ids = torch.randint(300, (rows, tokens + 1), generator=torch.Generator().manual_seed(0))
+    kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            kept[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = decoder(ids[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    found = sum(kept.values())
+    assert loss.isfinite()
+    assert 0.7 < memory.saved_activations(decoder.config, rows, tokens, 4) / found < 1.3

@@ -1,0 +1,129 @@
+"""Are generated texts scored as by hand, and as the libraries themselves say?"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moesaic.errors import DataError, RecipeError
+from moesaic.evaluate.texts import (
+    Wanted,
+    bleu,
+    by_encoder,
+    exact_match,
+    f1,
+    normalised,
+    rouge,
+    rouge_l,
+    score_texts,
+    truth,
+)
+from moesaic.weights.sentences import load_sentences
+
+CAT, SAT = "the cat is on the mat", "the cat sat on the mat"
+
+
+def test_only_words_count_in_normalised_text():
+    assert normalised("  The cat's  hat, an  Apple!\n") == "cats hat apple"
+    assert exact_match("The Cat!", ["dog", "a cat"]) == 1 and exact_match("cats", ["cat"]) == 0
+
+
+def test_f1_is_that_of_the_best_reference():
+    # cat is on mat; cat sat on mat: three of four words shared
+    assert f1(CAT, ["dog", SAT]) == pytest.approx(0.75)
+    assert f1("a b b", ["b c"]) == pytest.approx(2 * 1 / (2 + 2))  # the article counts nowhere
+    assert f1("b", ["b c d"]) == pytest.approx(2 * 1 / (1 + 3))
+    assert (f1("", ["the"]), f1("", ["cat"]), f1("cat", [""])) == (1, 0, 0)
+
+
+def test_rouge_by_hand():
+    # Words: 5 of 6 on both sides. Pairs: the-cat, on-the, the-mat, 3 of 5. The longest common subsequence: 5 of 6.
+    assert rouge(CAT, ["dog", SAT]) == pytest.approx({"rouge1": 5 / 6, "rouge2": 3 / 5, "rougeL": 5 / 6})
+    assert rouge("runs", ["running"])["rouge1"] == 1, "stemmed"
+
+
+def test_bleu_by_hand():
+    # n-grams 9 of 10, 6 of 8, 3 of 6 and 1 of 4; no brevity penalty
+    texts, references = [CAT, "hello there big world"], [[SAT], ["hello there big world", "hi"]]
+    assert bleu(texts, references) == pytest.approx(
+        100 * math.exp(sum(map(math.log, (9 / 10, 6 / 8, 3 / 6, 1 / 4))) / 4)
+    )
+    assert bleu([SAT], [[SAT]]) == pytest.approx(100)
+    assert bleu([SAT, CAT], [[SAT], [SAT, CAT]]) == pytest.approx(100), (
+        "a row's second reference, where another has one"
+    )
+
+
+def test_bleu_is_sacrebleus_own():
+    from sacrebleu import corpus_bleu
+
+    texts = ["It is raining , isn't it ?", "Two and two is four."]
+    references = [["It's raining, isn't it?", "It rains, doesn't it?"], ["Two and two are four.", "2+2 is 4."]]
+    own = corpus_bleu(texts, [list(stream) for stream in zip(*references, strict=True)]).score
+    assert bleu(texts, references) == pytest.approx(own) and own > 1
+
+
+def test_truth_is_likeness_to_right_answers_over_wrong_ones():
+    row = Wanted(("no", "it is not true"), ("yes", "it is true"))
+    # With "it is not true" 4 of 4 words; with "it is true" 3 of 4 and 3 of 3.
+    assert truth("it is not true", row, rouge_l) == pytest.approx(1 - 2 * 3 / 7)
+    assert truth("it is true", row, rouge_l) < 0 == truth("bananas", row, rouge_l)
+
+
+def test_scores_are_means_over_rows_and_truth_over_those_with_wrong_answers():
+    wanted = [Wanted(("Paris",), ("Rome",)), Wanted(("four",)), Wanted(("blue", "azure"), ("green",))]
+    found = score_texts(["Paris.", "five", "green"], wanted)
+    assert found["exact_match"] == found["f1"] == found["rouge1"] == pytest.approx(1 / 3)
+    assert (found["truth"], found["truth_margin"], found["truth_rows"]) == (0.5, 0.0, 2)
+    assert found.keys() == {
+        "exact_match",
+        "f1",
+        "rouge1",
+        "rouge2",
+        "rougeL",
+        "bleu",
+        "truth",
+        "truth_margin",
+        "truth_rows",
+    }
+    assert score_texts(["four"], [Wanted(("four",))], ["f1"]) == {"f1": 1.0}
+
+
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(DataError, match="no row has wrong answers"):
+        score_texts(["a"], [Wanted(("a",))], ["truth"])
+    with pytest.raises(DataError, match="nothing to hold a text against"):
+        Wanted(())
+    with pytest.raises(RecipeError, match="texts and rows do not match"):
+        score_texts([], [])
+    with pytest.raises(RecipeError, match="got 1, 2"):
+        score_texts(["a"], [Wanted(("a",))] * 2)
+
+
+def test_right_answers_of_a_real_set_are_truer_than_its_wrong_ones(shared: Path) -> None:
+    lines = (shared / "data" / "truthfulqa" / "test.jsonl").read_text().splitlines()[:60]
+    rows = [json.loads(line) for line in lines]
+    texts = {
+        "right": [row["correct_answers"][0] for row in rows],
+        "wrong": [row["incorrect_answers"][0] for row in rows],
+    }
+    both = [i for i, row in enumerate(rows) if len(row["correct_answers"]) > 1 and len(row["incorrect_answers"]) > 1]
+    wanted = [Wanted(tuple(rows[i]["correct_answers"][1:]), tuple(rows[i]["incorrect_answers"][1:])) for i in both]
+    scores = {kind: score_texts([some[i] for i in both], wanted, ["truth"])["truth"] for kind, some in texts.items()}
+    assert scores["right"] > scores["wrong"] + 0.2
+
+
+def test_an_encoder_tells_a_right_answer_in_other_words(minilm: Path) -> None:
+    similarity = by_encoder(load_sentences(minilm).sentences)
+    row = Wanted(("Nothing happens",), ("You will grow a tree in your stomach",))
+    text = "There are no effects at all"
+    assert truth(text, row, similarity) > 0 >= truth(text, row, rouge_l)
+
+
+def test_the_libraries_are_imported_when_they_are_asked_for():
+    script = "import sys, moesaic.evaluate.texts; print({'rouge_score', 'sacrebleu', 'nltk'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,95 @@
+"""Is what contenders write in a run scored as the recipe asks?"""
+
+import json
+from typing import Any
+
+import pytest
+
+from moesaic import stages
+from moesaic.data.rows import examples_of
+from moesaic.data.splits import take
+from moesaic.errors import DataError
+from moesaic.evaluate.texts import Wanted, score_texts
+from moesaic.generate.loaded import load
+from moesaic.recipe import Recipe, parse
+from moesaic.stages.progress import Silent
+from moesaic.stages.workshop import Workshop
+from moesaic.stages.writing import question, written
+
+ASKED = {"metrics": ["exact_match", "rouge", "truth"], "limit": 3, "max_new_tokens": 4}
+RECIPE: dict[str, Any] = {
+    "name": "small",
+    "workers": 1,
+    "base": {"size": "nano", "vocab_size": 300, "pretrain": {"steps": 2, "batch": 2, "length": 64, "lr": 1e-2}},
+    "train": {"steps": 2, "batch": 2, "length": 64},
+    "experts": {
+        "adds": {"kind": "lora", "rank": 2, "data": {"train": "adds.jsonl", "test": "adds.jsonl.test"}},
+        "tells": {"kind": "lora", "rank": 2, "data": {"train": "tells.jsonl", "test": "tells.jsonl.test"}},
+    },
+    "router": {"kind": "centroid", "feature": "embedding_mean"},
+    "evaluate": {"controls": ["base"], "samples": 0, "batch": 2, "generate": ASKED},
+}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    folder = tmp_path_factory.mktemp("texts")
+    for end, first, count in (("", 0, 20), (".test", 20, 5)):
+        sums = [{"prompt": f"{i} and one", "response": f"{i + 1}"} for i in range(first, first + count)]
+        answers = {"correct_answers": ["so"], "incorrect_answers": ["never"]}
+        tales = [{**row, "prompt": f"say {row['prompt']}", **answers} for row in sums]
+        for name, rows in (("adds", sums), ("tells", tales)):
+            (folder / f"{name}.jsonl{end}").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return parse(RECIPE, source=folder / "recipe.yaml")
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("run")
+    return Workshop(recipe, root), stages.run(recipe, root, Silent())
+
+
+def test_every_contender_is_scored_in_every_domain(run: tuple[Workshop, dict[str, Any]]) -> None:
+    _, evaluation = run
+    told = evaluation["written"]
+    assert told.keys() == {"adds", "tells"}
+    assert told["adds"].keys() == told["tells"].keys() == {"base", "expert:adds", "expert:tells", "router"}
+    assert told["adds"]["base"].keys() == {"rows", "exact_match", "rouge1", "rouge2", "rougeL"}
+    assert told["tells"]["base"].keys() - told["adds"]["base"].keys() == {"truth", "truth_margin", "truth_rows"}
+    assert {scores["rows"] for domain in told.values() for scores in domain.values()} == {3}
+
+
+def test_the_scores_are_those_of_what_it_writes(run: tuple[Workshop, dict[str, Any]]) -> None:
+    workshop, evaluation = run
+    mixture, rows = load(workshop.root), take(workshop.domains["adds"].test, 3)
+    questions = [question(workshop, row) for row in rows]
+    assert [one.wanted for one in questions] == [Wanted((row.response,)) for row in rows]
+    told = evaluation["written"]["adds"]
+    for contender, name in (("base", "base"), ("expert:tells", "tells"), ("router", None)):
+        made = [mixture.engine.generate([one.ids], max_new_tokens=4, expert=name)[0][0].text for one in questions]
+        own = score_texts([text.strip() for text in made], [one.wanted for one in questions], ["exact_match", "rouge"])
+        assert told[contender] == pytest.approx({"rows": 3, **own})
+
+
+def test_nothing_is_written_unless_it_is_asked_for(run: tuple[Workshop, dict[str, Any]], recipe: Recipe) -> None:
+    workshop, _ = run
+    silent = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"generate": None})})
+    assert written(Workshop(silent, workshop.root), load(workshop.root).engine) == {}
+
+
+def test_truth_without_wrong_answers_is_refused(run: tuple[Workshop, dict[str, Any]], recipe: Recipe) -> None:
+    workshop, _ = run
+    alone = Workshop(recipe, workshop.root)
+    alone.__dict__["domains"] = {"adds": workshop.domains["adds"]}
+    with pytest.raises(DataError, match="no test row has wrong answers"):
+        written(alone, load(workshop.root).engine)
+
+
+def test_a_row_has_its_right_and_wrong_answers() -> None:
+    row = {"prompt": "ask", "response": "say", "correct_answers": ["so"], "incorrect_answers": ["never", "no"]}
+    (example,) = examples_of(row)
+    assert (example.correct, example.incorrect) == (("so",), ("never", "no"))
+    assert examples_of({"prompt": "ask", "response": "say"}) == [example], "they change no split"
+    for wrong in ("so", [1]):
+        with pytest.raises(DataError, match="correct_answers: wrong type"):
+            examples_of(row | {"correct_answers": wrong}, "file.jsonl", 3)
