@@ -1,4 +1,4 @@
-"""The page of `benchmarks.ttlora_glue`: tables of the cells that are finished and of the mixtures that are made of them.
+"""The page of `benchmarks.ttlora_glue`: tables of the cells that are finished, and of the mixtures.
 
 Knows nothing about how they were computed.
 """
@@ -15,7 +15,7 @@ SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword
 
 
 def report(found: list[dict[str, Any]], runs: list[dict[str, Any]], wanted: int, seeds: int, given: str) -> str:
-    """The whole page; `wanted`: cells there will be, `seeds`: those of a mixture; `given`: the arguments, places first."""
+    """The whole page. `wanted`: cells there will be; `seeds`: mixtures there will be; `given`: the arguments."""
     top = heading("ttlora_glue").replace("-m benchmarks ttlora_glue", f"-m benchmarks.ttlora_glue {written(given)}")
     parts = [how(found, wanted, seeds), compared(found), each(found), pools(found), *map(mixture, runs)]
     missing = seeds - len(runs)
@@ -111,8 +111,8 @@ def verdict(found: list[dict[str, Any]], means: Mapping[str, Mapping[str, float]
         reached = "reached" if behind <= GOAL and share <= 0.05 else "**not reached**"
         over = f"the mean of {len(tasks)} task{'s' * (len(tasks) != 1)}"
         lines.append(
-            f"{method}: {share:.1%} of the parameters of {REFERENCE}, {behind:.1f} points behind it in {over}; the goal "
-            f"(at most 5%, at most {GOAL} points) is {reached}."
+            f"{method}: {share:.1%} of the parameters of {REFERENCE}, {behind:.1f} points behind it in {over}; the "
+            f"goal (at most 5%, at most {GOAL} points) is {reached}."
         )
     return "\n".join(lines)
 

@@ -150,8 +150,10 @@ class Handler(BaseHTTPRequestHandler):
     def resolved(self, name: str, revision: str, path: str) -> None:
         repository = self.hub.repositories[name]
         sha = repository.commit(revision) or ""
+        if path not in repository.commits[sha]:
+            return self.missing("Entry")
         data = repository.commits[sha][path]
-        self.answer(200, data, {"X-Repo-Commit": sha, "ETag": f'"{oid(data)}"'})
+        return self.answer(200, data, {"X-Repo-Commit": sha, "ETag": f'"{oid(data)}"'})
 
 
 def oid(data: bytes) -> str:

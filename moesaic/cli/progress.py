@@ -159,10 +159,12 @@ def figures(row: Mapping[str, Any]) -> Iterator[str]:
     """The numbers of a row that a person follows; those that come and go stand last."""
     if "loss" in row:
         yield f"loss {row['loss']:.3f}"
-    if "rate" in row:
-        yield f"{amount(row['rate']):>5} tok/s"
-    if "validation" in row:
-        yield f"val {row['validation']:.3f}"
+    for key, unit in (("rate", "tok/s"), ("row_rate", "rows/s")):
+        if key in row:
+            yield f"{amount(row[key]):>5} {unit}"
+    for key, short in (("validation", "val"), ("score", "score")):
+        if key in row:
+            yield f"{short} {row[key]:.3f}"
 
 
 def amount(value: float) -> str:

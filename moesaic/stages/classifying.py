@@ -95,10 +95,9 @@ class LabelCourse:
         return Made(adapter, head, found.facts, f"validation {found.told}")
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
-        """With the score in the place of what the loop minimises."""
-        return {
-            ("score" if k == "validation" else k): self.outcome(v) if k == "validation" else v for k, v in row.items()
-        }
+        """With the score in the place of what the loop minimises; its rate is of rows."""
+        named = {"validation": "score", "rate": "row_rate"}
+        return {named.get(k, k): self.outcome(v) if k == "validation" else v for k, v in row.items()}
 
     def outcome(self, best: float) -> float:
         """The score, without the little that the nats have in what the loop minimises."""

@@ -12,7 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.errors import WeightsError, memory_for
@@ -209,7 +211,7 @@ class Opened:
                 except OSError:
                     return False
                 values = torch.frombuffer(mapped, dtype=stored.dtype, count=(stop - start) // width, offset=start)
-                if not all(map(_plain, values.split(CHUNK // width))):
+                if not _plain(values):
                     return False
         return True
 
@@ -258,16 +260,19 @@ class Opened:
 def _plain(part: Tensor) -> bool:
     """Whether it is surely finite, nowhere near HUGE and somewhere not 0, as nearly all weights are: told fast.
 
-    No value is larger than the root of the sum of squares; the bits of a value without its sign, as a number, are
-    ordered as magnitudes are.
+    No value is larger than the root of the sum of squares. For types of two bytes there is no fast sum of squares, but
+    the bits of a value without its sign are, as a number, ordered as magnitudes are.
     """
     if part.dtype in (torch.float32, torch.float64):
         return 0 < float(torch.dot(part, part)) < (HUGE / 2) ** 2
-    if part.dtype in HUGE_BITS:
-        bits = part.view(torch.int16).numpy()
-        positive, negative = int(bits.max()), int(bits.view("uint16").max()) & 0x7FFF
-        return 0 < max(positive, negative) < HUGE_BITS[part.dtype]
-    return False
+    if (limit := HUGE_BITS.get(part.dtype)) is None:
+        return False
+    return all(0 < _largest(bits.numpy()) < limit for bits in part.view(torch.int16).split(CHUNK // 2))
+
+
+def _largest(bits: NDArray[np.int16]) -> int:
+    """Of values of two bytes, the bits of the largest magnitude, in two passes: of the positive, of the negative."""
+    return max(int(bits.max()), int(bits.view(np.uint16).max()) & 0x7FFF)
 
 
 def _extremes(part: Tensor) -> tuple[float, float]:

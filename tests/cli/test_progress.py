@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from moesaic.cli import progress
-from moesaic.cli.progress import Bars, Lines, Quiet, amount, shown
+from moesaic.cli.progress import Bars, Lines, Quiet, amount, figures, shown
 from moesaic.stages.progress import Progress, Silent
 
 
@@ -88,3 +88,7 @@ def test_bars_fit_and_leave_what_mattered(clock, width):
 )
 def test_amounts(value, text):
     assert amount(value) == text
+
+
+def test_what_classifies_is_told_in_rows_and_by_its_score():
+    assert [*figures({"loss": 0.5, "row_rate": 20.0, "score": 0.875})] == ["loss 0.500", "   20 rows/s", "score 0.875"]

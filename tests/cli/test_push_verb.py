@@ -41,6 +41,9 @@ def test_from_the_hub_and_back_by_four_commands(here, hub, moesaic):
     assert b"\nlicense: mit\n" in hub.repositories["me/mine"].branches["v1"]["README.md"]
     code, said, _ = moesaic("generate", "me/mine@v1", "one two", "--max-new-tokens", 2, "--json")
     assert code == 0 and json.loads(said)["chosen"] in ("sums", "wren", "base")
+    moesaic("generate", "mix", "one two", "--max-new-tokens", 1, "--trace", "trace.jsonl", "--trace-texts")
+    code, said, _ = moesaic("replay", "trace.jsonl", "--router", "mix", "--base", "org/base", "--json")
+    assert code == 0 and json.loads(said)["agreement"] == 1 and commit in json.loads(said)["base"]
     code, said, _ = moesaic("inspect", "me/mine@v1", "--text", "one two")
     assert code == 0 and said.startswith("mixture mix") and "\nrouted to " in said
 

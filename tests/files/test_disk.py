@@ -2,11 +2,12 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 
 import pytest
 
 from moesaic.errors import StorageError
-from moesaic.files import check_space, sha256_file
+from moesaic.files import check_space, disk, sha256_file
 from moesaic.files.disk import errors, make_all
 
 
@@ -44,3 +45,15 @@ def test_sha256_is_sha256(tmp_path):
     assert sha256_file(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
     with pytest.raises(StorageError, match="No such file"):
         sha256_file(tmp_path / "none")
+
+
+def test_a_private_folder_is_its_users_alone_and_goes_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ValueError), disk.private() as folder:
+        assert folder.parent == tmp_path and folder.stat().st_mode & 0o777 == 0o700
+        (folder / "weights").write_bytes(b"mine")
+        raise ValueError
+    assert not [*tmp_path.iterdir()]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(StorageError, match="storage failed"), disk.private():
+        pass

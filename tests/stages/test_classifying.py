@@ -107,6 +107,16 @@ def test_every_expert_says_its_adapter_its_head_and_all_that_was_tried(ran):
     assert len(list((root / "metrics/experts/same").glob("lr-0.01_rank-*.jsonl"))) == 2
 
 
+def test_a_step_is_logged_by_its_score_and_in_rows(ran):
+    _, root, _ = ran
+    text = (root / "metrics/experts/bird/lr-0.01.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert len(rows) == 12 and all("row_rate" in row and "rate" not in row for row in rows)
+    scores = {row["step"]: row["score"] for row in rows if "score" in row}
+    assert [*scores] == [6, 12] and all(0 <= score <= 1 for score in scores.values())
+    assert max(scores.values()) == read_manifest(root / "experts/bird/best", "expert")["grid"]["0.01"]
+
+
 def test_verify_finds_the_same_figures_bit_for_bit_with_any_number_of_threads(ran):
     recipe, root, _ = ran
     threads = torch.get_num_threads()

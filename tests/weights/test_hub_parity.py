@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import moesaic
 from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.generate import Engine
@@ -187,3 +188,18 @@ def test_an_adapter_of_peft_is_an_expert_here(stabilised, tmp_path, tokenizer):
     ours = base.decoder(IDS, None, Gates.one(0, 2, 1, plain)).logits
     close(ours, theirs(input_ids=IDS).logits, 1e-5)
     assert (ours - plain).abs().max() > 0.1
+
+
+# --- the hub ----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_pushed_is_opened_by_transformers_as_its_card_says(hub, tied, tmp_path, tokenizer):
+    model = llama(tokenizer.vocab_size, tied)
+    model.save_pretrained(tmp_path / "model")
+    moesaic.load_model(tmp_path / "model").push_to_hub("me/mine", revision="v1")
+    card = hub.repositories["me/mine"].branches["v1"]["README.md"].decode()
+    assert 'AutoModelForCausalLM.from_pretrained("me/mine", revision="v1")' in card
+    found = transformers.AutoModelForCausalLM.from_pretrained("me/mine", revision="v1", dtype=torch.float32)
+    close(found(input_ids=IDS).logits, model(input_ids=IDS).logits, 1e-5)

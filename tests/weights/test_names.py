@@ -101,7 +101,8 @@ def test_no_override_gives_such_a_name(inside, name):
 
 @every_bad_name
 def test_no_such_expert_is_trained(inside, name):
-    assert status(["train-expert", written(inside), "--expert", name, "--out", "runs"]) == 2
+    base = {"size": "nano", "pretrain": {"steps": 1}}  # a base that is not there would be told of first
+    assert status(["train-expert", written(inside, base=base), "--expert", name, "--out", "runs"]) == 2
     assert {*inside.rglob("*")} <= {inside / "recipe.yaml", *(inside / "runs").rglob("*"), inside / "runs"}
     assert not [*inside.rglob("experts")]
 
