@@ -69,6 +69,9 @@ def compared(found: list[dict[str, Any]]) -> str:
         f"| | parameters | of {REFERENCE} | s a training | peak MB | {' | '.join(tasks)} | mean | minus {REFERENCE} |",
         "|---" * (7 + len(tasks)) + "|",
     ]
+    floors = [fmean(100 * cell["floor"] for cell in own if cell["task"] == task) for task in tasks]
+    figures = " | ".join(f"{floor:.1f}" for floor in floors)
+    lines.append(f"| the most frequent label | 0 | | | | {figures} | {fmean(floors):.1f} | |")
     means = dict[str, dict[str, float]]()
     for method in methods:
         some = [cell for cell in own if cell["method"] == method]
@@ -170,4 +173,7 @@ def mixture(run: Mapping[str, Any]) -> str:
             lines.append(f"| {name} | {cells} | {told} |")
     lone = {task: controls[f"expert:{task}"]["score"][task] - controls["router"]["score"][task] for task in tasks}
     behind = ", ".join(f"{task} {100 * loss:+.2f}" for task, loss in lone.items())
-    return "\n".join([*lines, "", f"The lone expert minus the mixture, in points: {behind}."])
+    lines += ["", f"The lone expert minus the mixture, in points: {behind}."]
+    if absent := [name for name in SHOWN if name not in controls]:
+        lines.append(f"**Not computed in this run: {', '.join(absent)}.**")
+    return "\n".join(lines)

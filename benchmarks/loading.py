@@ -27,7 +27,7 @@ ROUNDS = 7
 
 def report() -> str:
     lines = [
-        f"One thread, the processor's time, medians of {ROUNDS} rounds in turns; over: over that of `load_file`, summed.",
+        f"One thread, processor time, medians of {ROUNDS} rounds in turns; over: over that of `load_file`, summed.",
         "`load_model` also builds the model, which takes some 0.1 ms a tensor, however large.",
         "",
         "| file | `load_file` ms | summed ms | `load_model` ms | over | summed, over | in copies, over |",

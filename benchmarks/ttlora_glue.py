@@ -11,12 +11,14 @@ import multiprocessing
 import resource
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import moesaic
@@ -27,6 +29,7 @@ from moesaic.data.batches import Schedule
 from moesaic.data.splits import load_domain, take
 from moesaic.files import write_json
 from moesaic.model.classifier import Classifier, Head, Pool, usual_shape
+from moesaic.ops.metrics import metric, tallies
 from moesaic.recipe import LabelledData, Train
 from moesaic.recipe import read as read_recipe
 from moesaic.stages.courses import alone
@@ -117,11 +120,20 @@ def compute(cell: Cell, scale: Scale, data: Path, base: Path, rates: tuple[float
         "lr": lr,
         "validation": {f"{rate:g}": -one.trained.best for rate, one in tried.items()},
         "score": found.score,
+        "floor": floor(best),
         "metrics": found.metrics[cell.task],
         "rows": {"train": len(best.train), "validation": len(best.validation), "test": len(best.test)},
         "seconds": best.seconds,
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
+
+
+def floor(one: "Training") -> float:
+    """The score on test rows of the label that is most frequent in training."""
+    most = Counter(row.label for row in one.train).most_common(1)[0][0]
+    truth = np.array([row.label for row in one.test])
+    sums = tallies(truth, np.full_like(truth, most), len(one.labels)).sum(0)
+    return float(metric(one.data.metrics[0], sums))
 
 
 class Training:

@@ -94,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
         if path in ("/api/repos/create", "/api/validate-yaml"):
             return self.created(json.loads(body)) if path == "/api/repos/create" else self.answer(200, {"warnings": []})
         if match := re.fullmatch(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch", path):
-            upload = [{**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}"}}}
+            upload = [{**one, "actions": {"upload": {"href": f"{self.hub.url}/lfs/{one['oid']}?signature=s3cret"}}}
                       for one in json.loads(body)["objects"]]  # fmt: skip
             return self.answer(200, {"transfer": "basic", "objects": upload})
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree|branch|preupload|commit)/(.+))?", path):

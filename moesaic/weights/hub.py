@@ -128,8 +128,11 @@ def answering(what: str, path: str, cache: Path | None = None) -> Iterator[None]
 
 
 def said(error: Exception) -> str:
-    """What went wrong between client and hub, on one line, without what only the hub's own people have a use for."""
+    """What went wrong between client and hub, on one line, without what only the hub's own people have a use for.
+
+    Nor the query of an address: where a file is uploaded to, that is the right to do so.
+    """
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, RuntimeError) and error.__cause__:  # of uploads it says itself only which file it was
         text += f" {error.__cause__}"
-    return clipped(re.sub(r"\(Request ID: [^)]*\)|For more information check: \S+", "", text), 300)
+    return clipped(re.sub(r"\(Request ID: [^)]*\)|For more information check: \S+|(?<=\w)\?[^\s']*", "", text), 300)

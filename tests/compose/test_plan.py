@@ -15,6 +15,7 @@ from moesaic.config import PUBLISHED
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError, WeightsError
 from moesaic.files import disk
 from moesaic.model.decoder import Decoder
+from moesaic.model.whole import ModelMixture
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
 from moesaic.testing import tiny_decoder, toy_ffn
@@ -177,8 +178,10 @@ def test_a_mixture_of_models_weighs_what_they_share_once(models: Path, tmp_path:
         save_whole(folder, decoder, tokenizer, load_base(models / "one").fingerprint, {})
 
     folder = composed(models, tmp_path, "model", write, ["a", "b"])
-    found, stored = plan(folder), load_mixture(folder)
-    assert found.resident == held(stored.model)  # type: ignore[arg-type]
+    found, model = plan(folder), load_mixture(folder).model
+    assert isinstance(model, ModelMixture)
+    whose = model.own.numel() * model.own.element_size()  # which expert is which decoder: no weight
+    assert found.resident == held(model) - whose
     blocks = sum(p.numel() for name, p in small(0).named_parameters() if ".mlp." in name)
     assert [part.parameters for part in found.parts if part.role == "expert"] == [blocks, blocks]
 

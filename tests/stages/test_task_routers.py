@@ -21,6 +21,8 @@ from moesaic.train.task import computed, language
 from moesaic.weights.mixture import load_mixture
 from moesaic.weights.router import load_router
 
+pytestmark = pytest.mark.slow  # whole runs
+
 GUMBEL, NOISY = {"kind": "gumbel"}, {"kind": "noisy_top_k"}
 ROUTER: dict[str, Any] = {
     "kind": "linear",

@@ -21,6 +21,8 @@ from moesaic.stages.workshop import Workshop
 from moesaic.weights.adapter import load_expert, save_expert
 from moesaic.weights.base import load_base
 
+pytestmark = pytest.mark.slow  # whole runs
+
 TRAINED = {"kind": "tt_lora", "rank": 4, "targets": ["q_proj", "v_proj"], "train": {"lr": 1e-2}}
 
 

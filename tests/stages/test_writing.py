@@ -16,6 +16,8 @@ from moesaic.stages.progress import Silent
 from moesaic.stages.workshop import Workshop
 from moesaic.stages.writing import question, written
 
+pytestmark = pytest.mark.slow  # whole runs
+
 ASKED = {"metrics": ["exact_match", "rouge", "truth"], "limit": 3, "max_new_tokens": 4}
 RECIPE: dict[str, Any] = {
     "name": "small",
