@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +109,18 @@ def cells(scale: Scale) -> Iterator[Cell]:
 def compute(cell: Cell, scale: Scale, data: Path, base: Path, rates: tuple[float, ...]) -> dict[str, Any]:
     """Train at every rate, keep the best on validation, and score it on the test rows."""
     torch.set_num_threads(1)
-    tried = {lr: Training(cell, scale, data, base, lr) for lr in rates}
-    lr = min(tried, key=lambda rate: tried[rate].trained.best)
-    best = tried[lr]
+    best, outcomes = Training(cell, scale, data, base, rates[0]), dict[str, float]()
+    for lr in rates:
+        one = best if lr == rates[0] else Training(cell, scale, data, base, lr)
+        outcomes[f"{lr:g}"] = -one.trained.best
+        best = min(best, one, key=lambda training: training.trained.best)
     found = best.measured(best.test)
     return {
         **asdict(cell),
         **made_by(cell, scale),
         "parameters": best.parameters,
-        "lr": lr,
-        "validation": {f"{rate:g}": -one.trained.best for rate, one in tried.items()},
+        "lr": best.lr,
+        "validation": outcomes,
         "score": found.score,
         "floor": floor(best),
         "metrics": found.metrics[cell.task],
@@ -143,7 +145,7 @@ class Training:
         files = {split: f"{cell.task}/{split}.jsonl" for split in ("train", "test")}
         self.data = LabelledData.model_validate({"task": cell.task, **files})
         domain, backbone = load_domain(cell.task, self.data, data.joinpath), load_backbone(base)
-        self.task, self.pad, self.labels = cell.task, backbone.pad, domain.labels
+        self.task, self.pad, self.labels, self.lr = cell.task, backbone.pad, domain.labels, lr
         settings = Train.model_validate({"steps": scale.steps[cell.task], **SETTINGS})
 
         def encoded(split: str, most: int) -> list[LabelledTokens]:
@@ -201,8 +203,8 @@ def rates_of(cell: Cell, scale: Scale, work: Path) -> tuple[float, ...]:
     rates = METHODS[cell.method].rates
     if not scale.grid:
         return rates[1:2]
-    first = kept(Cell(cell.method, cell.task, 0), scale, work)
-    return (first["lr"],) if first and cell != Cell(cell.method, cell.task, 0) else rates
+    first = kept(replace(cell, seed=0), scale, work) if cell.seed else None
+    return (first["lr"],) if first else rates
 
 
 def main(given: list[str]) -> None:
