@@ -13,6 +13,7 @@ from hypothesis import settings
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None)  # a machine that does other things too is no defect
 settings.load_profile("patient")
@@ -50,7 +51,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
             "HF_HUB_OFFLINE": False,
-            "HF_HUB_DISABLE_PROGRESS_BARS": True,
             "HF_HUB_DISABLE_XET": True,  # a protocol of its own, which this hub does not speak
         }
         for name, value in settings.items():
