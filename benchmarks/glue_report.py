@@ -63,8 +63,12 @@ def compared(found: list[dict[str, Any]]) -> str:
     """A line for each method: cost, scores, and how far it is from LoRA of rank 16."""
     own = [cell for cell in found if cell["pool"] == "mean"]
     tasks, methods = dict.fromkeys(cell["task"] for cell in own), dict.fromkeys(cell["method"] for cell in own)
+    done = [{cell["task"] for cell in own if cell["method"] == method} for method in methods]
+    common = set.intersection(*done) if done else set()
     lines = [
         "## Methods",
+        "",
+        f"Seconds and memory: of tasks that all methods have finished ({', '.join(sorted(common)) or 'none'}).",
         "",
         f"| | parameters | of {REFERENCE} | s a training | peak MB | {' | '.join(tasks)} | mean | minus {REFERENCE} |",
         "|---" * (7 + len(tasks)) + "|",
@@ -77,6 +81,7 @@ def compared(found: list[dict[str, Any]]) -> str:
         some = [cell for cell in own if cell["method"] == method]
         by_task = {task: [100 * cell["score"] for cell in some if cell["task"] == task] for task in tasks}
         means[method] = {task: fmean(scores) for task, scores in by_task.items() if scores}
+        alike = [cell for cell in some if cell["task"] in common] or some
         size = some[0]["parameters"]
         whole = next((cell["parameters"] for cell in own if cell["method"] == REFERENCE), None)
         # Tasks that either lacks say nothing about the difference.
@@ -85,10 +90,20 @@ def compared(found: list[dict[str, Any]]) -> str:
         told = "" if ahead is None or len(both) == len(tasks) else f" ({', '.join(t for t in tasks if t in both)})"
         every = f"{fmean(means[method].values()):.1f}" if len(means[method]) == len(tasks) else "-"
         lines.append(
-            f"| {method} | {size:,} | {f'{size / whole:.1%}' if whole else '-'} | {mean_of(some, 'seconds'):.0f} "
-            f"| {max(cell['megabytes'] for cell in some):.0f} | {' | '.join(map(spread, by_task.values()))} "
+            f"| {method} | {size:,} | {f'{size / whole:.1%}' if whole else '-'} | {mean_of(alike, 'seconds'):.0f} "
+            f"| {max(cell['megabytes'] for cell in alike):.0f} | {' | '.join(map(spread, by_task.values()))} "
             f"| {every} | {'-' if ahead is None else f'{ahead:+.1f}'}{told} |"
         )
+    untaught = [
+        task
+        for task, floor in zip(tasks, floors, strict=True)
+        if means.get(REFERENCE, {}).get(task, 100) < floor + GOAL
+    ]
+    if untaught:
+        lines += [
+            "",
+            f"**So few steps teach {REFERENCE} nothing on {', '.join(untaught)}: it is no test of others there.**",
+        ]
     return "\n".join([*lines, "", verdict(own, means)])
 
 
@@ -114,7 +129,7 @@ def verdict(found: list[dict[str, Any]], means: Mapping[str, Mapping[str, float]
         reached = "reached" if behind <= GOAL and share <= 0.05 else "**not reached**"
         over = f"the mean of {len(tasks)} task{'s' * (len(tasks) != 1)}"
         lines.append(
-            f"{method}: {share:.1%} of the parameters of {REFERENCE}, {behind:.1f} points behind it in {over}; the "
+            f"- {method}: {share:.1%} of the parameters of {REFERENCE}, {behind:.1f} points behind it in {over}; the "
             f"goal (at most 5%, at most {GOAL} points) is {reached}."
         )
     return "\n".join(lines)

@@ -86,12 +86,14 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         (name, f"{seconds:7.1f} s") for name, seconds in {**stages, "all": sum(stages.values())}.items()
     ):
         console.print(line)
-    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in evaluation["timing"]["tokens_per_second"].items())
-    console.print(f"decoding, one row at a time, tokens a second: {rates}")
+    writes = "tokens_per_second" in evaluation["timing"]  # what classifies decodes nothing
+    if writes:
+        rates = ", ".join(f"{name} {rate:.0f}" for name, rate in evaluation["timing"]["tokens_per_second"].items())
+        console.print(f"decoding, one row at a time, tokens a second: {rates}")
     console.print("\nWhere", style="bold")
     for line in aligned((name, str(place)) for name, place in places.items()):
         console.print(line)
-    console.print(f'\nNext: moesaic generate {shlex.quote(str(root))} "..."')
+    console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
 
 
 def show_verified(experts: list[dict[str, Any]]) -> None:

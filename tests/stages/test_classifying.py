@@ -10,6 +10,7 @@ import torch
 
 import moesaic
 from moesaic import stages
+from moesaic.cli.printing import show_run
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
@@ -202,6 +203,13 @@ def test_the_verdict_is_the_first_line_of_the_table_and_every_figure_is_shown(ra
     assert "router ahead" in text and "Mean score, from the worst to the best" in text
     assert f"{evaluation['controls']['joint']['score']['bird']:.3f}" in text and "x score of the oracle" in text
     assert evaluation["verdict"]["use"] != "base", "who does not know the task cannot use its majority"
+
+
+def test_all_that_a_finished_run_has_to_say_is_printed_to_the_end(ran, capsys):
+    _, root, evaluation = ran
+    show_run(evaluation, root)
+    said = capsys.readouterr().out
+    assert "tokens a second" not in said and said.rstrip().endswith('"..."') and "\nNext: moesaic classify " in said
 
 
 def test_the_page_of_the_run_and_of_two_runs_is_written(ran):
