@@ -287,8 +287,8 @@ def test_no_memory_says_which_knob_to_turn(ram, order, ready):
 
 
 def test_when_the_system_really_gives_no_more_memory_it_is_told_likewise(ram, order, ready):
-    big = ["base.pretrain.batch=512", "base.pretrain.length=128"]
-    answer = order("pretrain", copy(ready["pretrain"], ram / "memory"), memory=1 << 23, overrides=big)
+    big = ["base.size=tiny", "base.pretrain.batch=64", "base.pretrain.length=128"]
+    answer = order("pretrain", copy(ready["pretrain"], ram / "memory"), memory=1 << 25, overrides=big)
     assert answer["status"] == MemoryLimitError.exit_code, answer
     assert "no memory for step 1" in answer["error"] and "halve batch" in answer["error"]
 
