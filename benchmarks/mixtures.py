@@ -97,7 +97,8 @@ def chosen(manifest: dict[str, Any]) -> str:
 
 def command(path: Path, recipe: Recipe) -> str:
     """How one seed is run; folders that a recipe cannot know are named."""
-    places = ["base.path=FOLDER"] if isinstance(recipe.base, ExistingBase) else []
+    given = isinstance(recipe.base, ExistingBase) and not recipe.base.path.startswith("shipped:")
+    places = ["base.path=FOLDER"] if given else []
     if any(isinstance(expert.data, FileData) for expert in recipe.experts.values()):
         places.append("data_root=FOLDER")
     return " ".join(["moesaic run", f"recipes/{path.name}", f"name={recipe.name}-SEED", "seed=SEED", *places])
