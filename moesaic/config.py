@@ -212,7 +212,7 @@ def published(name: str) -> DecoderConfig:
 
 
 FEATURES = (
-    *("text", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"),
+    *("text", "characters", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"),
     *("embedding_tokens", "hidden_tokens", "hidden@K_tokens"),
 )
 
@@ -223,13 +223,13 @@ POOLS: dict[str | None, Literal["last", "none"]] = {"_last": "last", "_tokens": 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a router reads: the text itself, or states of the base after `depth` blocks, pooled over the prompt.
+    """What a router reads: the text, its characters, or the base's states after `depth` blocks, pooled over the prompt.
 
     `depth` 0 is the embedding, None the state after all blocks and the final norm; `pool` none leaves every token's.
     `PROJECTIONS` is no word of a recipe: a router reads it that is made from the experts' weights.
     """
 
-    source: Literal["text", "state", "projection"]
+    source: Literal["text", "characters", "state", "projection"]
     depth: int | None
     pool: Literal["mean", "last", "none"]
 
@@ -237,6 +237,8 @@ class Feature:
     def parse(kind: str) -> "Feature":
         if kind == "text":
             return Feature("text", 0, "mean")
+        if kind == "characters":
+            return Feature("characters", 0, "mean")
         if match := re.fullmatch(r"embedding_(mean|tokens)", kind):
             return Feature("state", 0, "mean" if match[1] == "mean" else "none")
         if match := re.fullmatch(r"hidden(?:@([1-9]\d*))?(_mean|_last|_tokens)?", kind):

@@ -65,6 +65,7 @@ def test_named_sizes_grow():
     ("kind", "source", "depth", "pool"),
     [
         ("text", "text", 0, "mean"),
+        ("characters", "characters", 0, "mean"),
         ("embedding_mean", "state", 0, "mean"),
         ("hidden_mean", "state", None, "mean"),
         ("hidden_last", "state", None, "last"),

@@ -105,8 +105,8 @@ class LowRankLinear(nn.Module):
         if pairs == gates.weights.numel() or (x.shape[1] == 1 and e * r <= MASKED_LIMIT):
             return low_rank.masked(y, x, self.a, self.b, gates.weights * self.scale)
         if gates.each is not None:
-            weights = gates.weights.gather(1, gates.each[:, None])[:, 0] * self.scale[gates.each]
-            return low_rank.each(y, x, self.a, self.b, gates.each, weights)
+            experts, weights = gates.each
+            return low_rank.each(y, x, self.a, self.b, experts, weights * self.scale.index_select(0, experts))
         values = gates.values * self.scale[gates.experts]
         return low_rank.gathered(y, x, self.a, self.b, gates.rows, gates.experts, values)
 

@@ -1,4 +1,4 @@
-"""What routers read: a batch of prompts, and the states of the base pooled over each prompt's own tokens.
+"""What routers read: a batch of prompts, their texts, and states of the base pooled over each prompt's own tokens.
 
 Knows nothing about routers. Padding never counts: a row alone and in a batch read the same.
 """
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import Feature
+from moesaic.model.characters import characters
 from moesaic.model.decoder import Decoder
 from moesaic.routing import Gates, States
 
@@ -88,7 +89,13 @@ def read_all(
         depth = blocks if feature.depth is None else feature.depth
         x = body.blocks(x, range(at, depth), gates, real)
         at, top = depth, body.top(x) if feature.depth is None else x
-        found[feature] = prompts.texts if feature.source == "text" else pool(top, prompts.lengths, feature)
+        match feature.source:
+            case "text":
+                found[feature] = prompts.texts
+            case "characters":
+                found[feature] = characters(prompts.texts).to(x)
+            case _:
+                found[feature] = pool(top, prompts.lengths, feature)
     return [found[feature] for feature in features]
 
 

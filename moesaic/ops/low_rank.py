@@ -1,7 +1,8 @@
 """Low-rank products for rows that chose different adapters: y[n] + sum_e w[n, e] (x[n] A_e^T) B_e.
 
 Four forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business. The last product
-adds onto y as it goes, which saves writing and reading a tensor of y's size.
+adds onto y as it goes, which saves writing and reading a tensor of y's size. Rows are taken by `index_select`: on a CPU it
+takes a third to a quarter of the time of indexing by a tensor.
 Knows nothing about gates or modules. n rows, t tokens, e experts, r rank, i/o in/out, m (row, expert) pairs.
 """
 
@@ -45,8 +46,8 @@ def each(
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t o"]:
     """Exactly one expert a row: one batched GEMM pair over the rows as they stand."""
-    inner = torch.bmm(x, a[experts].transpose(1, 2)) * weights[:, None, None]
-    return torch.baddbmm(y, inner, b[experts])
+    inner = torch.bmm(x, a.index_select(0, experts).transpose(1, 2)) * weights[:, None, None]
+    return torch.baddbmm(y, inner, b.index_select(0, experts))
 
 
 def gathered(
@@ -59,5 +60,6 @@ def gathered(
     weights: Float[Tensor, " m"],
 ) -> Float[Tensor, "n t o"]:
     """One batched GEMM pair over the (row, expert) pairs that exist, summed back into their rows."""
-    inner = torch.bmm(x[rows], a[experts].transpose(1, 2)) * weights[:, None, None]
-    return y.index_add(0, rows, torch.bmm(inner, b[experts]))
+    chosen = a.index_select(0, experts), b.index_select(0, experts)
+    inner = torch.bmm(x.index_select(0, rows), chosen[0].transpose(1, 2)) * weights[:, None, None]
+    return y.index_add(0, rows, torch.bmm(inner, chosen[1]))

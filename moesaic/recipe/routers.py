@@ -79,8 +79,9 @@ class RouterSpec(Section):
     kind: Literal["keyword", "centroid", "linear", "mlp", "attention"]
     """How a feature becomes logits."""
     feature: FeatureSpec = Field(default_factory=_usual_feature)
-    """What it reads: text, embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks); with
-    _tokens in the place of the pooling, what attention pools itself; or `{kind: encoder, model: FOLDER}`."""
+    """What it reads: text, characters (how often which follow each other), embedding_mean, hidden_mean, hidden_last,
+    hidden@K or hidden@K_last (after K blocks); with _tokens in the place of the pooling, what attention pools itself;
+    or `{kind: encoder, model: FOLDER}`."""
     hidden: list[Count] = Field(default=[256], min_length=1)
     """Widths of the mlp's hidden layers; of attention, the one in which it attends."""
     heads: Count = 4
@@ -171,7 +172,7 @@ class RouterSpec(Section):
     def _consistent(self) -> "RouterSpec":
         what = f"a {self.kind} router cannot read '{self.feature}'"
         if (self.kind == "keyword") != (self.feature == "text"):
-            expected = "text" if self.kind == "keyword" else "a feature of the base: text is for keyword routers"
+            expected = "text" if self.kind == "keyword" else "characters, or a feature of the base"
             raise refusal(RecipeError(what, expected=expected), "feature")
         tokens = isinstance(self.feature, str) and Feature.parse(self.feature).pool == "none"
         if (self.kind == "attention") != tokens:
@@ -196,7 +197,7 @@ class RouterSpec(Section):
             error = RecipeError("gumbel draws one expert with weight 1", expected="top_1 with renormalise")
         elif how == "noisy_top_k" and self.selection == "soft":
             error = RecipeError("noise decides who is kept, and soft keeps all", expected="selection top_k or top_1")
-        elif how == "noisy_top_k" and not isinstance(self.feature, str):
+        elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature == "characters"):
             what = "the size of the noise is learned from the mean of the base's states"
             error = RecipeError(what, expected="a feature of the base")
         if error:

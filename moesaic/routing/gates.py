@@ -52,7 +52,7 @@ class Gates:
     experts: Int[Tensor, " m"]
     values: Float[Tensor, " m"]
     sizes: tuple[int, ...] | None  # pairs of each expert, known to the host; None: only the device knows
-    each: Int[Tensor, " n"] | None  # the one expert of every row, where every row has exactly one
+    each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # every row's expert and its weight, if each has one
     _beside: dict[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)
 
     @staticmethod
@@ -61,8 +61,8 @@ class Gates:
         experts, rows = weights.detach().t().nonzero(as_tuple=True)
         sizes = tuple(torch.bincount(experts, minlength=weights.shape[1]).tolist())
         alone = len(rows) == len(weights) == len(rows.unique())
-        each = experts[rows.argsort()] if alone else None
-        return Gates(weights, rows, experts, weights[rows, experts], sizes, each)
+        values, order = weights[rows, experts], rows.argsort()
+        return Gates(weights, rows, experts, values, sizes, (experts[order], values[order]) if alone else None)
 
     @staticmethod
     def dense(weights: Float[Tensor, "n e"]) -> "Gates":
@@ -77,7 +77,7 @@ class Gates:
         """Group k choices a row without waiting for the device: for decisions made in every layer."""
         order = experts.flatten().argsort(stable=True)
         weights = values.new_zeros(len(experts), num_experts).scatter_add(1, experts, values)
-        each = experts[:, 0] if experts.shape[1] == 1 else None
+        each = (experts[:, 0], values[:, 0]) if experts.shape[1] == 1 else None
         return Gates(weights, order // experts.shape[1], experts.flatten()[order], values.flatten()[order], None, each)
 
     @staticmethod

@@ -110,7 +110,9 @@ def fit_layers(
         torch.manual_seed(seed)
         router = fresh(spec, states.shape[1], num_experts)
     router.mean.copy_(states.mean(0))
-    router.deviation.copy_(states.std(0).clamp_min(1e-6))
+    # Most counts of characters are 0 nearly always: by its own deviation a rare one would outweigh all others.
+    deviation = states.std() if spec.feature == "characters" else states.std(0)
+    router.deviation.copy_(deviation.clamp_min(1e-6))
     means = torch.empty(0)
     if router.noise is not None:
         assert train.means is not None

@@ -56,7 +56,8 @@ def test_a_feature_is_that_of_each_prompt_alone_whatever_pads_it(kind):
 
 @torch.no_grad()
 def test_all_features_in_one_pass_equal_one_by_one_in_the_order_asked(monkeypatch):
-    features = [Feature.parse(kind) for kind in ["hidden_last", "text", *KINDS[:4], "hidden_mean", "hidden@1_last"]]
+    kinds = ["hidden_last", "text", "characters", *KINDS[:4], "hidden_mean", "hidden@1_last"]
+    features = [Feature.parse(kind) for kind in kinds]
     decoder, prompts = tiny_decoder(), batch()
     expected = [read(feature, decoder, 1, prompts) for feature in features]
     passed, run = [], Decoder.run
@@ -71,7 +72,8 @@ def test_all_features_in_one_pass_equal_one_by_one_in_the_order_asked(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("kinds", "blocks"), [(["text"], []), (["embedding_mean"], []), (["hidden@2", "text"], [0, 1])]
+    ("kinds", "blocks"),
+    [(["text"], []), (["characters"], []), (["embedding_mean"], []), (["hidden@2", "text"], [0, 1])],
 )
 def test_no_block_is_computed_beyond_the_deepest_feature(kinds, blocks, monkeypatch):
     passed, run = [], Decoder.run
