@@ -235,6 +235,7 @@ class Feature:
 
     @staticmethod
     def parse(kind: str) -> "Feature":
+        """The feature of this name, as recipes write it; RecipeError where there is none."""
         if kind == "text":
             return Feature("text", 0, "mean")
         if kind == "characters":
