@@ -3,7 +3,9 @@
 Knows nothing about how they were computed.
 """
 
+import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -14,44 +16,42 @@ REFERENCE, GOAL = "LoRA r=16", 2.0
 SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "router", "oracle", "oracle_best")
 
 
-def report(found: list[dict[str, Any]], runs: list[dict[str, Any]], wanted: int, seeds: int, given: str) -> str:
-    """The whole page. `wanted`: cells there will be; `seeds`: mixtures there will be; `given`: the arguments."""
-    top = heading("ttlora_glue").replace("-m benchmarks ttlora_glue", f"-m benchmarks.ttlora_glue {written(given)}")
-    parts = [how(found, wanted, seeds), compared(found), each(found), pools(found), *map(mixture, runs)]
-    missing = seeds - len(runs)
-    if missing:
-        parts.append(f"Mixtures that are not finished: {missing} of {seeds}; the same command goes on with them.")
+def report(found: list[dict[str, Any]], wanted: int, runs: Mapping[str, list[Path]], given: str) -> str:
+    """The whole page. `wanted`: cells there will be; `runs`: where a recipe's mixtures are; `given`: the options."""
+    command = f"-m benchmarks.ttlora_glue DATA BASE {given}".rstrip()
+    top = heading("ttlora_glue").replace("-m benchmarks ttlora_glue", command)
+    mixtures = {name: [evaluation for at in some if (evaluation := read(at))] for name, some in runs.items()}
+    parts = [how(found, wanted), compared(found), each(found)]
+    parts += [summary(name, some, len(runs[name])) for name, some in mixtures.items()]
+    parts += [mixture(name, run) for name, some in mixtures.items() for run in some]
     return top + "\n\n".join(part for part in parts if part) + "\n"
 
 
-def written(given: str) -> str:
-    """The arguments without the places of this machine."""
-    return " ".join(["DATA", "BASE", *(word for word in given.split() if word == "--quick")])
+def read(run: Path) -> dict[str, Any] | None:
+    """What a run came to, if it is finished."""
+    at = run / "evaluation.json"
+    return json.loads(at.read_text()) if at.is_file() else None
 
 
-def how(found: list[dict[str, Any]], wanted: int, seeds: int) -> str:
+def how(found: list[dict[str, Any]], wanted: int) -> str:
     """What was computed, and what was not."""
     if not found:
         return f"No cell of {wanted} is finished."
-    scale, settings = found[0]["scale"], found[0]["settings"]
-    rate = (
-        "the rate of best validation with seed 0, of three, serves all seeds"
-        if scale["grid"]
-        else "one rate for each method, fixed beforehand: no method had a grid"
-    )
+    settings, steps = found[0]["settings"], {cell["task"]: cell["steps"] for cell in found}
     rows = "; ".join(
         f"{task} {one['train']} / {one['validation']} / {one['test']}"
         for task, one in {cell["task"]: cell["rows"] for cell in found}.items()
     )
     partial = "" if len(found) == wanted else f" **{wanted - len(found)} of {wanted} cells are not finished.**"
     return (
-        f"all-MiniLM-L6-v2, adapters on query and value of all 6 layers. Scale `{scale['name']}`: seeds "
-        f"{', '.join(map(str, scale['seeds']))}, batches of {settings['batch']} rows of at most {settings['length']} "
-        f"tokens, steps {', '.join(f'{task} {steps}' for task, steps in scale['steps'].items())}, AdamW, {rate}; of "
-        f"each training the state of best validation is scored.{partial}\n\nThe head is the same for all: one matrix "
-        "and its bias on the mean over a row's states, trained with the rest and not counted. Seconds are those that "
-        "one thread computed, peak memory is of the whole process. Scores are the first metric of each task (cola: "
-        f"Matthews correlation, the others accuracy) in percent. Rows of training / validation / test: {rows}."
+        "all-MiniLM-L6-v2, adapters on every linear layer of its 6 blocks, factors of tensor trains found by size. "
+        f"Batches of {settings['batch']} rows of at most {settings['length']} tokens, AdamW, steps "
+        f"{', '.join(f'{task} {number}' for task, number in steps.items())}. Of two rates a method takes for all seeds "
+        "of a task the one that validates better with seed 0; of each training the state of best validation is scored."
+        f"{partial}\n\nThe head is the same for all: one matrix and its bias on the mean over a row's states, trained "
+        "with the rest and not counted. Seconds are those that one thread computed, peak memory is of the whole "
+        "process. Scores are the first metric of each task (cola: Matthews correlation, the others accuracy) in "
+        f"percent, means over seeds ± their deviation. Rows of training / validation / test: {rows}."
     )
 
 
@@ -61,9 +61,8 @@ def mean_of(found: Iterable[Found], key: str) -> float:
 
 def compared(found: list[dict[str, Any]]) -> str:
     """A line for each method: cost, scores, and how far it is from LoRA of rank 16."""
-    own = [cell for cell in found if cell["pool"] == "mean"]
-    tasks, methods = dict.fromkeys(cell["task"] for cell in own), dict.fromkeys(cell["method"] for cell in own)
-    done = [{cell["task"] for cell in own if cell["method"] == method} for method in methods]
+    tasks, methods = dict.fromkeys(cell["task"] for cell in found), dict.fromkeys(cell["method"] for cell in found)
+    done = [{cell["task"] for cell in found if cell["method"] == method} for method in methods]
     common = set.intersection(*done) if done else set()
     lines = [
         "## Methods",
@@ -73,17 +72,17 @@ def compared(found: list[dict[str, Any]]) -> str:
         f"| | parameters | of {REFERENCE} | s a training | peak MB | {' | '.join(tasks)} | mean | minus {REFERENCE} |",
         "|---" * (7 + len(tasks)) + "|",
     ]
-    floors = [fmean(100 * cell["floor"] for cell in own if cell["task"] == task) for task in tasks]
+    floors = [fmean(100 * cell["floor"] for cell in found if cell["task"] == task) for task in tasks]
     figures = " | ".join(f"{floor:.1f}" for floor in floors)
     lines.append(f"| the most frequent label | 0 | | | | {figures} | {fmean(floors):.1f} | |")
     means = dict[str, dict[str, float]]()
     for method in methods:
-        some = [cell for cell in own if cell["method"] == method]
+        some = [cell for cell in found if cell["method"] == method]
         by_task = {task: [100 * cell["score"] for cell in some if cell["task"] == task] for task in tasks}
         means[method] = {task: fmean(scores) for task, scores in by_task.items() if scores}
         alike = [cell for cell in some if cell["task"] in common] or some
         size = some[0]["parameters"]
-        whole = next((cell["parameters"] for cell in own if cell["method"] == REFERENCE), None)
+        whole = next((cell["parameters"] for cell in found if cell["method"] == REFERENCE), None)
         # Tasks that either lacks say nothing about the difference.
         both = means[method].keys() & means.get(REFERENCE, {}).keys()
         ahead = fmean(means[method][task] - means[REFERENCE][task] for task in both) if both else None
@@ -104,7 +103,7 @@ def compared(found: list[dict[str, Any]]) -> str:
             "",
             f"**So few steps teach {REFERENCE} nothing on {', '.join(untaught)}: it is no test of others there.**",
         ]
-    return "\n".join([*lines, "", verdict(own, means)])
+    return "\n".join([*lines, "", verdict(found, means)])
 
 
 def spread(scores: list[float]) -> str:
@@ -137,58 +136,87 @@ def verdict(found: list[dict[str, Any]], means: Mapping[str, Mapping[str, float]
 
 def each(found: list[dict[str, Any]]) -> str:
     """Every cell, with what was tried and all metrics."""
-    lines = ["## Cells", "", "| method | task | pool | seed | validation by rate | test | s |", "|---" * 7 + "|"]
+    lines = ["## Cells", "", "| method | task | seed | validation by rate | test | s |", "|---" * 6 + "|"]
     for cell in found:
         tried = ", ".join(f"{rate}: {100 * value:.1f}" for rate, value in cell["validation"].items())
         metrics = ", ".join(f"{name} {100 * value:.1f}" for name, value in cell["metrics"].items())
         lines.append(
-            f"| {cell['method']} | {cell['task']} | {cell['pool']} | {cell['seed']} | {tried} | {metrics} "
-            f"| {cell['seconds']:.0f} |"
+            f"| {cell['method']} | {cell['task']} | {cell['seed']} | {tried} | {metrics} | {cell['seconds']:.0f} |"
         )
     return "\n".join(lines)
 
 
-def pools(found: list[dict[str, Any]]) -> str:
-    """Whether a row is better read from the mean of its states or from BERT's pooler, on validation."""
-    lines = []
-    for first in (cell for cell in found if cell["pool"] == "first"):
-        same = [
-            cell
-            for cell in found
-            if cell["pool"] == "mean" and all(cell[key] == first[key] for key in ("method", "task", "seed"))
-        ]
-        if same:
-            mean, pooler = (100 * max(cell["validation"].values()) for cell in (same[0], first))
-            lines.append(f"| {first['task']} | {mean:.1f} | {pooler:.1f} |")
-    if not lines:
-        return ""
-    return "\n".join([f"## Pool: {REFERENCE} on validation", "", "| | mean | BERT's pooler |", "|---|---|---|", *lines])
+MERGES = ("joint", "joint_wide", "average", "uniform")
 
 
-def mixture(run: Mapping[str, Any]) -> str:
-    """A run of the recipe: the mixture on each task beside the expert of it, and all contenders on all tasks."""
-    controls, router = run["controls"], run["router"]
-    tasks = [name.removeprefix("expert:") for name in controls if name.startswith("expert:")]
+def tasks_of(run: Mapping[str, Any]) -> list[str]:
+    return [name.removeprefix("expert:") for name in run["controls"] if name.startswith("expert:")]
+
+
+def lost(run: Mapping[str, Any]) -> dict[str, float]:
+    """What the mixture loses against the expert of each task, in points."""
+    controls = run["controls"]
+    return {
+        task: 100 * (controls[f"expert:{task}"]["score"][task] - controls["router"]["score"][task])
+        for task in tasks_of(run)
+    }
+
+
+def ahead(run: Mapping[str, Any], name: str) -> str:
+    """How far the router is ahead of a contender, in points of error, with its interval."""
+    versus = run["controls"].get(name, {}).get("versus_router")
+    if not versus:
+        return "not computed"
+    low, high = versus["interval"]
+    return f"{100 * versus['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def summary(recipe: str, runs: list[dict[str, Any]], wanted: int) -> str:
+    """The mixtures of one recipe, a line for each seed: what routing costs, and whether joining pays."""
+    heading = f"## Mixtures of TT-LoRA r=6 experts: recipes/{recipe}.yaml"
+    told = f"Finished: {len(runs)} of {wanted}."
+    if not runs:
+        return f"{heading}\n\n{told}"
+    tasks = tasks_of(runs[0])
     lines = [
-        f"## The mixture of the TT-LoRA r=5 experts, seed {run['seed']}: recipes/ttlora-glue.yaml",
+        heading,
         "",
-        f"Router accuracy {router['accuracy']:.3f}; accuracy x score of the oracle "
-        f"{100 * router['accuracy_x_score']:.1f}. Who may answer with any label of any task; differences to the router "
-        "are of errors, above 0 the router is ahead, with paired 95% intervals.",
+        f"{told} First what the mixture loses against the lone expert of each task, in points of the task's score; "
+        "then how far it is ahead of others on all rows, in points of error, with paired 95% intervals.",
+        "",
+        f"| seed | router accuracy | accuracy x score | {' | '.join(tasks)} | mean | {' | '.join(MERGES)} |",
+        "|---" * (len(tasks) + len(MERGES) + 4) + "|",
+    ]
+    for run in runs:
+        behind, router = lost(run), run["router"]
+        cells = " | ".join(f"{one:+.2f}" for one in (*behind.values(), fmean(behind.values())))
+        lines.append(
+            f"| {run['seed']} | {router['accuracy']:.4f} | {100 * router['accuracy_x_score']:.1f} | {cells} "
+            f"| {' | '.join(ahead(run, name) for name in MERGES)} |"
+        )
+    if len(runs) > 1:
+        means = {task: fmean(lost(run)[task] for run in runs) for task in tasks}
+        cells = " | ".join(f"{one:+.2f}" for one in (*means.values(), fmean(means.values())))
+        lines.append(
+            f"| all | {fmean(run['router']['accuracy'] for run in runs):.4f} | | {cells} |{' |' * len(MERGES)}"
+        )
+    return "\n".join(lines)
+
+
+def mixture(recipe: str, run: Mapping[str, Any]) -> str:
+    """All contenders of a run on all tasks."""
+    controls, tasks = run["controls"], tasks_of(run)
+    lines = [
+        f"### {recipe}, seed {run['seed']}",
+        "",
+        "Who may answer with any label of any task; differences to the router are of errors, above 0 it is ahead.",
         "",
         f"| contender | {' | '.join(tasks)} | all | minus router |",
         "|---" * (len(tasks) + 3) + "|",
     ]
     for name in (*(f"expert:{task}" for task in tasks), *SHOWN):
         if name in controls:
-            scores, versus = controls[name]["score"], controls[name]["versus_router"]
-            low, high = versus["interval"] if versus else (0, 0)
-            told = f"{100 * versus['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" if versus else "-"
+            scores = controls[name]["score"]
             cells = " | ".join(f"{100 * scores[task]:.1f}" for task in (*tasks, "all"))
-            lines.append(f"| {name} | {cells} | {told} |")
-    lone = {task: controls[f"expert:{task}"]["score"][task] - controls["router"]["score"][task] for task in tasks}
-    behind = ", ".join(f"{task} {100 * loss:+.2f}" for task, loss in lone.items())
-    lines += ["", f"The lone expert minus the mixture, in points: {behind}."]
-    if absent := [name for name in SHOWN if name not in controls]:
-        lines.append(f"**Not computed in this run: {', '.join(absent)}.**")
+            lines.append(f"| {name} | {cells} | {'-' if name == 'router' else ahead(run, name)} |")
     return "\n".join(lines)

@@ -37,7 +37,8 @@ def head_of(body) -> Head:
 def saved(folder, kind, **changes):
     """An expert's folder, with the expert and its head as they are in memory."""
     body = body_of(kind)
-    lora = toy_expert(body, 2, rank=2, targets=["q_proj", "v_proj"] if kind == "decoder" else ["query", "value"])
+    targets = ["q_proj", "v_proj"] if kind == "decoder" else ["query", "value", "dense"]
+    lora = toy_expert(body, 2, rank=2, targets=targets)
     facts = {"head": {"pool": usual_pool(body), "family": kind, "trained": True, **changes}}
     folder.mkdir()
     save_expert(folder, lora, "f" * 64, facts, head_of(body))
