@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from domains import TEXTS
 
 import moesaic
 from moesaic.adapters import merge
@@ -22,12 +23,6 @@ from moesaic.weights.base import load_base, save_base
 from moesaic.weights.mixture import load_mixture
 from moesaic.weights.tensors import read_tensors
 
-BIRDS = ("wren", "owl", "finch", "hawk", "crow", "lark", "swan", "tit", "kite", "rook")
-TEXTS = {
-    "sums": [f"add {a} and {b} and say the sum" for a, b in zip("1234567890", "3456789012", strict=True)],
-    "birds": [f"the {bird} sings in the old tree" for bird in BIRDS],
-    "code": [f"def {name}(x): return x * {n}" for n, name in enumerate("abcdefghij")],
-}
 NAMES = [*TEXTS]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from domains import TEXTS
 
 import moesaic
 from moesaic.adapters.feedforward import FFN
@@ -18,12 +19,6 @@ from moesaic.tokenizer import Tokenizer
 from moesaic.weights.base import load_base, save_base
 from moesaic.weights.mixture import load_mixture
 
-BIRDS = ("wren", "owl", "finch", "hawk", "crow", "lark", "swan", "tit", "kite", "rook")
-TEXTS = {
-    "sums": [f"add {a} and {b} and say the sum" for a, b in zip("1234567890", "3456789012", strict=True)],
-    "birds": [f"the {bird} sings in the old tree" for bird in BIRDS],
-    "code": [f"def {name}(x): return x * {n}" for n, name in enumerate("abcdefghij")],
-}
 NAMES = [*TEXTS]
 
 
