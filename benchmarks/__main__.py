@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-ALL = ("mixed_rows", "decoding", "loading", "tt_lora", "sites")
+ALL = ("mixed_rows", "decoding", "loading", "tt_lora", "sites", "budget")
 
 
 def main(names: list[str]) -> None:

@@ -33,8 +33,9 @@ class Factors(NamedTuple):
         return sum(prod(shape) for side in self.shapes(rank) for shape in side)
 
 
-Choice = Literal["auto", "published"] | Mapping[str, Factors]
-"""Found here, those of a published model with matrices of these sizes, or your own by target."""
+Choice = Literal["auto", "published"] | int | Mapping[str, Factors]
+"""Found here, those of a published model with matrices of these sizes, of two cores a side the inner one's, or your own
+by target."""
 
 
 def factors_of(path: str, i: int, o: int, rank: int, choice: Choice) -> Factors:
@@ -47,6 +48,10 @@ def factors_of(path: str, i: int, o: int, rank: int, choice: Choice) -> Factors:
             got=rank,
         )
     target = path.rsplit(".", 1)[-1]
+    if isinstance(choice, int):
+        found = Factors((outer(path, i, choice), choice), (choice, outer(path, o, choice)))
+        check(path, found, i, o, rank)
+        return found
     if choice == "auto":
         return Factors(factorised(i, rank), factorised(o, rank)[::-1])
     if choice == "published":
@@ -56,6 +61,14 @@ def factors_of(path: str, i: int, o: int, rank: int, choice: Choice) -> Factors:
     found = choice[target]
     check(path, found, i, o, rank)
     return found
+
+
+def outer(path: str, size: int, inner: int) -> int:
+    """What the core at the end of the train has to be where the other one of its side has the factor `inner`."""
+    if inner < 1 or size % inner:
+        expected = ", ".join(str(d) for d in range(1, min(size, 64) + 1) if size % d == 0)
+        raise CompatibilityError("does not divide the matrix", field=path, expected=f"one of {expected}", got=inner)
+    return size // inner
 
 
 @lru_cache

@@ -25,6 +25,7 @@ DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)))
 
 WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: as wide as a phone, so that a chart's text is never much smaller
 POINTS = 400
+FLAT = 0.01  # a curve that moves by less than this share of its level is shown as flat, not blown up
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,7 @@ def curves(lines: list[Curve], ylabel: str, name: str) -> Markup:
     axes.set_ylim(*_framed(lines))
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.locator_params(axis="y", nbins=5)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(x=0.03)
     return _svg(figure, name)
 
@@ -162,7 +164,7 @@ def _framed(lines: list[Curve]) -> tuple[float, float]:
     if not seen:
         return 0.0, 1.0
     low, high = min(seen), max(seen)
-    room = (high - low or abs(high) or 1.0) * 0.08
+    room = max((high - low) * 0.08, abs(high) * FLAT or 0.08)
     return low - room, high + room
 
 
@@ -198,7 +200,7 @@ def _svg(figure: "Figure", name: str) -> Markup:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg)[^>]*?( viewBox="[^"]*")[^>]*>', r'\1\2 aria-hidden="true" focusable="false">', text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"(\d\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"(\d\.\d\d)\d+(?!\d*</text>)", r"\1", text)  # of coordinates, not of what is written at ticks
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(re.sub(r"\s*\n\s*", "\n", text).strip())

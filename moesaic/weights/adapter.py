@@ -97,7 +97,9 @@ def export_peft(expert: Path, target: Path) -> Path:
 
     A tensor train of rank r becomes LoRA of that rank with alpha * r, which is the same function. One that classifies
     becomes an adapter of the model for sequence classification that transformers makes of the base, its head within.
+    `expert`: its folder, or the one in a run directory that holds its `best`.
     """
+    expert = best_in(expert)
     stored = load_expert(expert)
     lora, head = stored.lora, stored.head
     before, tensors = theirs(expert, stored) if head else (None, {})
@@ -112,6 +114,17 @@ def export_peft(expert: Path, target: Path) -> Path:
             raise WeightsError("what was written is not what is read back", path=folder)
 
     return write_new(target, write, size, "the adapter")
+
+
+def best_in(folder: Path) -> Path:
+    """The folder of an expert where one is meant; of a run or a mixture it is said which there are."""
+    if (folder / "best" / MANIFEST).is_file():
+        return folder / "best"
+    inside = sorted(found.name for found in (folder / "experts").glob("*") if found.is_dir())
+    if inside:
+        hint = f"name one of them: {', '.join(f'{folder}/experts/{name}' for name in inside)}"
+        raise WeightsError("several experts, not one", path=folder, hint=hint)
+    return folder
 
 
 def theirs(folder: Path, stored: StoredExpert) -> tuple[str, dict[str, Tensor]]:

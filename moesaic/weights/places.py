@@ -74,6 +74,9 @@ def locate(place: Place, revision: str | None = None) -> Located:
         wanted = HubId(found.name, revision or found.revision)
         snapshot = download(wanted)
         return Located(snapshot, str(wanted), snapshot.name)
+    if folder.is_file():
+        hint = "a recipe is made into one by `moesaic run`" if folder.suffix in (".yaml", ".yml") else f"give {EXAMPLES}"
+        raise WeightsError("a file, not a folder", path=text, hint=hint)
     raise WeightsError("no such folder", path=text, hint=f"give {EXAMPLES}")
 
 

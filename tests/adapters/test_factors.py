@@ -80,6 +80,14 @@ def test_what_is_found_here_is_never_refused_as_ones_own(i, o, rank):
         assert factors_of("layers.0.q_proj", i, o, rank, {"q_proj": found}) == found
 
 
+def test_a_number_is_the_inner_factor_of_two_on_either_side():
+    assert factors_of("layers.0.value", 384, 1536, 2, 3) == Factors((128, 3), (3, 512))
+    with pytest.raises(CompatibilityError, match=r"layers\.0\.value: does not divide the matrix; .*6, 8, 12.* got 5"):
+        factors_of("layers.0.value", 384, 384, 2, 5)
+    with pytest.raises(CompatibilityError, match="an impossible rank: between the factors 2 and 8"):
+        factors_of("layers.0.value", 16, 16, 3, 8)
+
+
 @pytest.mark.parametrize("row", PUBLISHED, ids=[f"{row.name} {row.rank}" for row in PUBLISHED])
 def test_published_factors_are_found_by_the_sizes_of_the_matrix_and_by_the_rank(row):
     for target, (inputs, outputs) in row.shapes.items():

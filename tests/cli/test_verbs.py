@@ -67,6 +67,12 @@ def test_generate_from_stdin(here, moesaic, monkeypatch):
     assert made[0]["weights"].keys() == {"sums", "birds"}
 
 
+def test_stdin_without_a_prompt_is_an_error(here, moesaic, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n  \n")))
+    code, out, err = moesaic("generate", "runs/small")
+    assert (code, out) == (3, "") and "error: <stdin>: no prompt; give one as an argument" in err
+
+
 @pytest.mark.parametrize(("line", "code"), [(b"\xff\n", 3), (b"one " * 200, 2)])
 def test_a_bad_line_of_stdin_is_named(here, moesaic, monkeypatch, line, code):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n" + line)))

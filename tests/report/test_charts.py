@@ -71,6 +71,13 @@ def test_lines_beyond_the_colours_differ_in_their_dashes():
     assert all(charts.dash_of(number) != charts.dash_of(number + 1) for number in range(11))
 
 
+def test_a_curve_that_hardly_moves_is_drawn_flat_with_ticks_that_say_its_values():
+    drawn = charts.curves([Curve([1, 2, 3], [0.99953, 0.99954, 0.99953], [(2, 1.0)], 0)], "macro F1", "flat")
+    numbers = [text for text in re.findall(r">([^<>]+)</text>", drawn) if text not in ("step", "macro F1")]
+    assert not [text for text in numbers if "e" in text], "no offset that the ticks would have to be added to"
+    assert "1.000" in numbers and max(map(float, (n for n in numbers if "." in n))) < 1.02
+
+
 def test_the_running_mean_is_over_the_last_twentieth():
     assert charts.smoothed([4.0, 2.0, 3.0]) == ([4.0, 2.0, 3.0], 1)
     means, window = charts.smoothed([float(step) for step in range(40)])

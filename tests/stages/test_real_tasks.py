@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow
 def ran(minilm, shared, tmp_path_factory):
     def expert(task: str, **train) -> dict:
         data = {"task": task, "train": f"{task}/train.jsonl", "test": f"{task}/test.jsonl"}
-        own = {"kind": "tt_lora", "rank": 6, "alpha": 4, "targets": ["query", "key", "value", "dense"]}
+        own = {"kind": "tt_lora", "rank": 2, "alpha": 4, "factors": 3}
+        own["targets"] = ["query", "key", "value", "dense"]
         return {**own, "data": data, "train": train}
 
     mapping = {
@@ -24,7 +25,7 @@ def ran(minilm, shared, tmp_path_factory):
         "workers": 1,
         "data_root": str(shared / "data"),
         "base": {"path": str(minilm), "pool": "mean"},
-        "train": {"batch": 16, "length": 48, "lr": 2e-3, "evaluate_every": 20},
+        "train": {"batch": 16, "length": 48, "lr": 3e-3, "evaluate_every": 20},
         "experts": {"sst2": expert("sst2", steps=60), "cola": expert("cola", steps=20)},
         "router": {"kind": "linear", "feature": "characters", "examples": 1000, "epochs": 15},
         "evaluate": {"limit": 200, "controls": ["base", "average", "keyword", "oracle"]},
@@ -50,7 +51,7 @@ def test_both_experts_verify_and_stay_under_a_twentieth_of_lora(ran):
     for expert in stages.verify_expert(recipe, root, []):
         manifest = read_manifest(Path(expert["folder"]))
         assert expert["metrics"] == {key: manifest["metrics"][key] for key in expert["metrics"]}
-        assert manifest["parameters"] == 31_968 < 0.05 * 663_552, "LoRA of rank 16 on the same matrices"
+        assert manifest["parameters"] == 28_512 < 0.05 * 663_552, "LoRA of rank 16 on the same matrices"
 
 
 def test_sentences_that_nobody_has_seen_are_answered_by_their_expert(ran):

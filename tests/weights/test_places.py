@@ -82,6 +82,13 @@ def test_what_is_no_folder_and_no_id_is_refused_without_asking_the_hub(hub, plac
     assert not hub.asked
 
 
+@pytest.mark.parametrize(("name", "hint"), [("mine.yaml", "moesaic run"), ("evaluation.json", "give a folder")])
+def test_a_file_is_said_to_be_one(tmp_path, name, hint):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(WeightsError, match=f"{name}: a file, not a folder; .*{hint}"):
+        locate(tmp_path / name)
+
+
 def test_a_revision_is_said_once_and_of_the_hub_only(repository, parts):
     with pytest.raises(WeightsError, match="revision: the id says a revision already"):
         locate("org/base@main", "main")
