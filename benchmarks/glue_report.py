@@ -45,7 +45,8 @@ def how(found: list[dict[str, Any]], wanted: int) -> str:
     partial = "" if len(found) == wanted else f" **{wanted - len(found)} of {wanted} cells are not finished.**"
     return (
         "all-MiniLM-L6-v2, adapters on every linear layer of its 6 blocks, tensor trains of two cores a side, the "
-        f"inner one of factor 3 (cut finer: 8). Batches of {settings['batch']} rows of at most {settings['length']} tokens, AdamW, steps "
+        f"inner one of factor 3 (cut finer: 8). Batches of {settings['batch']} rows of at most {settings['length']} "
+        "tokens, AdamW, steps "
         f"{', '.join(f'{task} {number}' for task, number in steps.items())}. Of two rates a method takes, for all "
         "tasks and seeds, that of the better validation of cola with seed 0; of each training the state of best "
         "validation is scored."

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.mixtures RECIPE RUN...`: the evaluations of several seeds of one recipe -> results/NAME.md.
+"""`python -m benchmarks.mixtures RECIPE RUN...`: the evaluations of several runs of one recipe -> results/NAME.md.
 
 NAME is the recipe's own. Reads evaluation.json and the manifests of each run directory; makes nothing itself.
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +22,18 @@ TRAINED_ALIKE = ("joint",)
 
 def report(runs: list[Path]) -> str:
     evaluations = [read_json(run / "evaluation.json") for run in runs]
-    seeds = [str(evaluation["seed"]) for evaluation in evaluations]
+    labels = [labelled(run, evaluation, runs) for run, evaluation in zip(runs, evaluations, strict=True)]
     lines = [
-        *(
-            f"- Seed {seed}: {evaluation['verdict']['sentence']}"
-            for seed, evaluation in zip(seeds, evaluations, strict=True)
-        ),
+        *(f"- {label}: {one['verdict']['sentence']}" for label, one in zip(labels, evaluations, strict=True)),
         "",
-        "Nats per token on the test rows of all domains, by seed; in brackets the contender minus the router with its",
+        "Nats per token on the test rows of all domains, by run; in brackets the contender minus the router with its",
         "paired 95% interval (bootstrap over source rows, stratified by domain).",
         "",
-        f"| contender | {' | '.join(f'seed {seed}' for seed in seeds)} |",
-        "|---" * (len(seeds) + 1) + "|",
+        f"| contender | {' | '.join(labels)} |",
+        "|---" * (len(labels) + 1) + "|",
     ]
     experts = [name for name in evaluations[0]["controls"] if name.startswith("expert:")]
-    for name in ("base", *experts, *SHOWN[1:]):
+    for name in there(evaluations, ("base", *experts, *SHOWN[1:])):
         lines.append(f"| {name} | {' | '.join(cell(evaluation['controls'][name]) for evaluation in evaluations)} |")
     rows = {
         "gap closed": [bracketed(evaluation["gap_closed"]) for evaluation in evaluations],
@@ -48,8 +46,51 @@ def report(runs: list[Path]) -> str:
         "seconds": [f"{sum(evaluation['timing']['stages'].values()):.0f}" for evaluation in evaluations],
     }
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    lines += ["", *by_domain(evaluations), "", *rates(runs)]
+    lines += ["", *by_domain(evaluations), "", *tried(labels, evaluations), *rates(runs)]
     return "\n".join(lines) + "\n"
+
+
+def labelled(run: Path, evaluation: dict[str, Any], runs: list[Path]) -> str:
+    """What a run is told by: its seed; and its base and level, where the runs differ in them."""
+
+    def settings(at: Path) -> dict[str, str]:
+        recipe = read_recipe(at / "recipe.yaml")
+        base = Path(recipe.base.path).name if isinstance(recipe.base, ExistingBase) else "its own base"
+        return {"base": f"over {base}", "level": f"level {recipe.mixture.level}"}
+
+    own, all_of_them = settings(run), [settings(one) for one in runs]
+    differ = [own[key] for key in own if len({one[key] for one in all_of_them}) > 1]
+    return ", ".join([*differ, f"seed {evaluation['seed']}"])
+
+
+def there(evaluations: list[dict[str, Any]], names: Iterable[str]) -> list[str]:
+    """Those contenders that were computed."""
+    return [name for name in names if all(name in evaluation["controls"] for evaluation in evaluations)]
+
+
+def tried(labels: list[str], evaluations: list[dict[str, Any]]) -> list[str]:
+    """Every router of a run: how often it is right, on prompts of one length too, and how evenly it chooses."""
+    lines: list[str] = []
+    for label, evaluation in zip(labels, evaluations, strict=True):
+        every = evaluation["router"]["tried"]
+        if len(every) < 2 or "matched" not in every[0]:
+            continue
+        tokens = every[0]["matched"]["tokens"]
+        lines += [
+            f"Routers, {label}: accuracy on whole prompts and on their {tokens} middle tokens, and who is chosen.",
+            "",
+            f"| router | loss | nats | accuracy | on {tokens} tokens | share of rows | evenness |",
+            "|---" * 7 + "|",
+        ]
+        for one in every:
+            shares = ", ".join(f"{name} {share:.3f}" for name, share in one["utilisation"].items())
+            name = f"{one['kind']} on {one['feature']}, {one['selection']}"
+            lines.append(
+                f"| {name} | {one['loss'] or '-'} | {one['nats']:.3f} | {one['accuracy']:.3f} "
+                f"| {one['matched']['accuracy']:.3f} | {shares} | {one['utilisation_evenness']:.4f} |"
+            )
+        lines.append("")
+    return lines
 
 
 def beaten(evaluation: dict[str, Any]) -> str:
@@ -70,7 +111,7 @@ def by_domain(evaluations: list[dict[str, Any]]) -> list[str]:
     ]
     lines = ["Nats per token by domain, the seeds side by side.", "", f"| contender | {' | '.join(domains)} |"]
     lines.append("|---" * (len(domains) + 1) + "|")
-    for name in ("base", *experts, "joint", "joint_wide", "router", "oracle"):
+    for name in there(evaluations, ("base", *experts, "joint", "joint_wide", "router", "oracle")):
         found = [
             " / ".join(f"{evaluation['controls'][name]['nats'][domain]:.3f}" for evaluation in evaluations)
             for domain in domains

@@ -5,7 +5,7 @@ base's stands for it, and what a row's weights leave of 1 is the base's too: a r
 Knows nothing about files, training or who chose the experts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -83,17 +83,98 @@ class MixedFFN(nn.Module):
             y = torch.zeros_like(x)
         # unbound, not indexed: the backward of that fills one gradient of a stack, not one for each expert
         blocks = list(zip(self.gate.unbind(), self.up.unbind(), self.down.unbind(), strict=True))
-        for expert, rows, weights in groups:
-            if expert == own:
-                part = self.base(x[rows], None)[0] * weights[:, None, None]
-            else:
-                part = glu.block(x[rows], *blocks[expert], act, weights)
-            y = y.index_add(0, rows, part)
-        return y, None
+        return added(y, x, groups, blocks, own, self.base), None
+
+
+class FetchedFFN(nn.Module):
+    """The same sum, with blocks that are there only while they are needed: `blocks`, by place among `experts`.
+
+    Whoever calls it has put those blocks there whose experts have a row.
+    """
+
+    def __init__(self, base: GLU, experts: tuple[int, ...]):
+        super().__init__()
+        self.base, self.experts = base, experts
+        self.blocks: dict[int, Block] = {}
+
+    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
+        shares = require(gates, x).with_base(self.experts)
+        groups, own = list(shares.groups()), len(self.experts)
+        if len(groups) == 1:  # all rows chose the same one
+            only, _, weights = groups[0]
+            if only == own:
+                return self.base(x, None)
+            return glu.block(x, *self.blocks[only], self.base.act, weights), None
+        return added(torch.zeros_like(x), x, groups, self.blocks, own, self.base), None
+
+
+Group = tuple[int, Tensor, Tensor]
+"""An expert, its rows and their weights."""
+
+
+def added(
+    y: Float[Tensor, "n t d"],
+    x: Float[Tensor, "n t d"],
+    groups: list[Group],
+    blocks: Sequence[Block] | Mapping[int, Block],
+    own: int,
+    base: GLU,
+) -> Float[Tensor, "n t d"]:
+    """`y`, and what each group of rows gets from its block, weighted; group `own` is the base's."""
+    for expert, rows, weights in groups:
+        if expert == own:
+            part = base(x[rows], None)[0] * weights[:, None, None]
+        else:
+            part = glu.block(x[rows], *blocks[expert], base.act, weights)
+        y = y.index_add(0, rows, part)
+    return y
 
 
 def attach(decoder: nn.Module, experts: list[FFN]) -> None:
     """Put the experts, in this order, beside the feed-forward blocks of `decoder` that any of them has."""
+    for path, base, holders in places(decoder, experts):
+        like = base.gate_proj.weight
+        stacks = [like.new_empty(len(holders), *like.shape) for _ in range(3)]
+        with torch.no_grad():
+            for row, place in enumerate(holders):
+                for stack, part in zip(stacks, experts[place].blocks[path], strict=True):
+                    stack[row] = part
+        fill(decoder, path, MixedFFN(base, holders, *stacks))
+
+
+def reserve(decoder: nn.Module, experts: list[FFN]) -> None:
+    """Make places for the experts, in this order, as `attach` does, and leave them empty: see `put` and `take`."""
+    for path, base, holders in list(places(decoder, experts)):
+        fill(decoder, path, FetchedFFN(base, holders))
+
+
+def put(decoder: nn.Module, place: int, expert: FFN) -> None:
+    """Have an expert's blocks where `reserve` made its place; nothing is copied."""
+    for path, block in expert.blocks.items():
+        slot = reserved(decoder, path)
+        slot.blocks[slot.experts.index(place)] = block
+
+
+def take(decoder: nn.Module, place: int, paths: Collection[str]) -> None:
+    """Have them there no longer."""
+    for path in paths:
+        slot = reserved(decoder, path)
+        slot.blocks.pop(slot.experts.index(place), None)
+
+
+def reserved(decoder: nn.Module, path: str) -> FetchedFFN:
+    slot = decoder.get_submodule(path)
+    assert isinstance(slot, FetchedFFN)
+    return slot
+
+
+def fill(decoder: nn.Module, path: str, slot: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(decoder.get_submodule(parent), name, slot)
+
+
+def places(decoder: nn.Module, experts: list[FFN]) -> Iterator[tuple[str, GLU, tuple[int, ...]]]:
+    """Each block of `decoder` that any of the experts has, by path, and which of them have it, of its sizes."""
     slots = ffns(decoder)
     for path in sorted({path for expert in experts for path in expert.blocks}):
         if path not in slots:
@@ -106,13 +187,7 @@ def attach(decoder: nn.Module, experts: list[FFN]) -> None:
                 if tuple(part.shape) != wanted:
                     what, got = "the expert was made for another base", str(list(part.shape))
                     raise CompatibilityError(what, field=f"{path}.{name}", expected=str(list(wanted)), got=got)
-        stacks = [base.gate_proj.weight.new_empty(len(holders), *wanted) for _ in range(3)]
-        with torch.no_grad():
-            for row, place in enumerate(holders):
-                for stack, part in zip(stacks, experts[place].blocks[path], strict=True):
-                    stack[row] = part
-        parent, _, name = path.rpartition(".")
-        setattr(decoder.get_submodule(parent), name, MixedFFN(base, holders, *stacks))
+        yield path, base, holders
 
 
 def standing(decoder: nn.Module, place: int) -> FFN:

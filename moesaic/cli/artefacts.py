@@ -25,8 +25,8 @@ FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is
 }
 
 
-def show(place: str, text: str | None, as_json: bool) -> None:
-    """Print what lies at `place`, and how it would route `text`."""
+def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vram: str | None = None) -> None:
+    """Print what lies at `place`, and how it would route `text`, in this memory."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
         if text is not None:
@@ -37,7 +37,7 @@ def show(place: str, text: str | None, as_json: bool) -> None:
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place).route(text)
+        routing = moesaic.load(place, ram=ram, vram=vram).route(text)
     if as_json:
         told = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))

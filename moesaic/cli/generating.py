@@ -9,12 +9,13 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import harmless, routed, stdout
+from moesaic.cli.printing import harmless, routed, size, stdout
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
 from moesaic.generate.loaded import LoadedMixture, conversation_of
 from moesaic.tokenizer import Conversation
+from moesaic.weights.fetching import Traffic
 
 STDIN = "<stdin>"
 
@@ -64,13 +65,17 @@ def lines() -> Iterator[tuple[int, str]]:
     """The lines of stdin that are not blank, with their numbers."""
     if sys.stdin.isatty():
         print("one prompt a line; Ctrl-D ends", file=sys.stderr)
+    found = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             text = line.decode().strip("\r\n")
         except UnicodeDecodeError:
             raise DataError("not UTF-8", path=STDIN, line=number) from None
         if text.strip():
+            found = True
             yield number, text
+    if not found:
+        raise DataError("no prompt", path=STDIN, hint="give one as an argument, or one a line here")
 
 
 def streamed(pieces: Generator[str, None, Generation]) -> Generation:
@@ -81,6 +86,12 @@ def streamed(pieces: Generator[str, None, Generation]) -> Generation:
         except StopIteration as end:
             print()
             return end.value
+
+
+def tell(traffic: Traffic) -> None:
+    """On stderr: what was fetched to write all that."""
+    fetched = f"{traffic.fetches} experts fetched, {size(traffic.bytes)}, {traffic.seconds:.2f} s waited"
+    print(f"[{fetched}; {traffic.hits} found in memory]", file=sys.stderr)
 
 
 def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:

@@ -51,6 +51,16 @@ BadRows = Annotated[
     str | None, typer.Option(metavar="stop|skip", help="What a row that cannot be used does; short for bad_rows=...")
 ]
 MaxBad = Annotated[str | None, typer.Option(metavar="N", help="Rows to skip at most; short for max_bad=N.")]
+Ram = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE", help="Memory that it may take, as 2GB: experts that do not fit are fetched from disk."
+    ),
+]
+Vram = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="The same of the device that computes; --ram is then on the way there."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text to read.")]
 
 RUNS = Path("runs")
@@ -249,18 +259,22 @@ def generate(
         bool,
         typer.Option(help="Write prompts to it as they are: replay needs them. Otherwise only their SHA-256."),
     ] = False,
+    ram: Ram = None,
+    vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts with a mixture, and say who was chosen to."""
-    from moesaic.cli.generating import answer, conversation
+    from moesaic.cli.generating import answer, conversation, tell
 
     if messages and prompts:
         raise typer.BadParameter("prompts and a conversation are not answered at once", param_hint="--messages")
     asked = [conversation(messages)] if messages else prompts or ["-"]
     sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
-    with moesaic.load(path, trace=trace, trace_texts=trace_texts) as mixture:
+    with moesaic.load(path, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as mixture:
         answer(mixture, asked, settings, as_json)
+        if ram or vram:
+            tell(mixture.traffic)
 
 
 @app.command()
@@ -284,12 +298,16 @@ def inspect(
         typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter; a trace."),
     ],
     text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
+    ram: Ram = None,
+    vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a folder holds. Its files are compared with their hashes."""
     from moesaic.cli.artefacts import show
 
-    show(path, text, as_json)
+    if text is None and (ram or vram):
+        raise typer.BadParameter("nothing is loaded where no text is routed", param_hint="--ram")
+    show(path, text, as_json, ram, vram)
 
 
 @app.command()
@@ -421,6 +439,7 @@ def plan(
     ] = None,
     ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of the host, as 32GB.")] = None,
     devices: Annotated[int, typer.Option(help="Devices that share the memory evenly.")] = 1,
+    hosts: Annotated[int, typer.Option(help="Machines that share the experts; --vram and --ram are of each.")] = 1,
     context: Annotated[
         int | None, typer.Option(help="Tokens of a row; else 4096, or the model's context if shorter.")
     ] = None,
@@ -444,6 +463,7 @@ def plan(
         "vram": vram,
         "ram": ram,
         "devices": devices,
+        "hosts": hosts,
         "context": context,
         "batch": batch,
         "training": training,

@@ -5,7 +5,7 @@ Reads headers and manifests, never a value. Knows nothing about budgets.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from moesaic.adapters.lora import linears, targeted, targets_in
+from moesaic.adapters.lora import layer_of, linears, targeted, targets_in
 from moesaic.compose import compatibility, memory
 from moesaic.compose.compatibility import Difference, Site
 from moesaic.config import DecoderConfig, sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.recipe import ExistingBase, NewBase, Recipe, RouterSpec, read
+from moesaic.recipe import Expert as Spec
 from moesaic.recipe.layers import layer_range
 from moesaic.weights import feedforward, heads, trains
 from moesaic.weights import router as router_room
@@ -50,7 +51,8 @@ class Expert:
 class Composition:
     """Base, experts and router at a site; of a model by itself no site.
 
-    `router`: its values, those of an encoder of its own included. `active`: experts that answer a row.
+    `router`: its values, those of an encoder of its own included. `active`: experts that answer a row; at `level` token
+    in time all of them do.
     `findings`: where the models differ.
     """
 
@@ -61,6 +63,7 @@ class Composition:
     active: int = 1
     findings: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
+    level: str = "sequence"
 
 
 def described(
@@ -163,11 +166,16 @@ def of_model(model: Outline, base: Outline, site: Site, held: bool = False) -> E
     kept = {name for name in model.shapes if site == "model" or memory.part_of(name) == "ffn"}
     if held and site == "model":
         kept = set()
+    return Expert(model.name, counts=counts_of(model, kept), config=model.config if site == "model" else None)
+
+
+def counts_of(model: Outline, kept: Collection[str]) -> dict[torch.dtype, int]:
+    """The values of some of a model's parameters, by the type they are stored in."""
     counts: dict[torch.dtype, int] = {}
     for name in kept:
         dtype = model.stored.get(name, torch.bfloat16)
         counts[dtype] = counts.get(dtype, 0) + math.prod(model.shapes[name])
-    return Expert(model.name, counts=counts, config=model.config if site == "model" else None)
+    return counts
 
 
 def adapted(base: Outline, rank: int, targets: list[str], layers: str | None) -> dict[str, Shape]:
@@ -196,7 +204,8 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
         router += sum(weighed(encoder).values())
     how = read_manifest(folder / "router", verify=False)["selection"]
     active = {"soft": len(names), "top_1": 1}.get(how["kind"], how["k"] or 1)
-    return Composition(base, manifest["site"], tuple(experts), router, active, tuple(findings))
+    level = manifest.get("level", "sequence")
+    return Composition(base, manifest["site"], tuple(experts), router, active, tuple(findings), level=level)
 
 
 def of_train(folder: Path) -> dict[str, Shape]:
@@ -208,7 +217,7 @@ def of_train(folder: Path) -> dict[str, Shape]:
 def of_recipe(recipe: Recipe) -> Composition:
     """What a recipe would make."""
     shared = outline(recipe.base.path) if isinstance(recipe.base, ExistingBase) else of_size(recipe.base)
-    site = recipe.mixture.site
+    site = recipe.site
     experts, findings = [], compatibility.defects(shared)
     for name, spec in recipe.experts.items():
         if spec.path:
@@ -216,9 +225,20 @@ def of_recipe(recipe: Recipe) -> Composition:
             experts.append(replace(expert, name=name))
             findings += [replace(difference, model=name) for difference in differences]
         else:
-            experts.append(Expert(name, pairs=adapted(shared, spec.rank, list(spec.targets), spec.layers)))
+            experts.append(replace(trained(shared, spec, site), name=name))
     router, active = of_router(recipe.router, shared.config.hidden_size, len(experts))
     return Composition(shared, site, tuple(experts), router, active, tuple(findings))
+
+
+def trained(base: Outline, spec: Spec, site: Site) -> Expert:
+    """What an expert that is trained here adds: its pairs, or copies of what it trains of the base."""
+    if site == "linear":
+        return Expert("", pairs=adapted(base, spec.rank, list(spec.targets), spec.layers))
+    if site == "model":
+        return of_model(base, base, site)
+    inside = layer_range(spec.layers, base.config.num_layers)
+    own = {name for name in base.shapes if memory.part_of(name) == "ffn" and layer_of(name) in inside}
+    return Expert("", counts=counts_of(base, own))
 
 
 def of_size(base: NewBase) -> Outline:

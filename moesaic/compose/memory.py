@@ -16,6 +16,9 @@ PARTS = ("embeddings", "attention", "norms", "ffn", "head")
 MOMENTS = 3
 """What AdamW keeps beside a weight that it trains: its gradient and two moments."""
 
+LIBRARIES = 32_000_000
+"""What a host counts on top, once libraries compute: pages of their code, their heap. 18 MB were seen."""
+
 Types = Callable[[torch.dtype], torch.dtype]
 """The type of a tensor as stored -> the type it is computed in."""
 

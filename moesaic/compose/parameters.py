@@ -5,15 +5,19 @@ Knows nothing about files.
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from moesaic.adapters import Adapter, LowRankLinear
+from moesaic.adapters.feedforward import FFN
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.sentences import SentenceRouter
+from moesaic.model.whole import ModelMixture
 from moesaic.nn import SparseFFN
-from moesaic.routing.routers import TrainedRouter
+from moesaic.routing.gates import ROUNDING
+from moesaic.routing.routers import Router, TrainedRouter
 
 
 def count_parameters(
@@ -33,22 +37,74 @@ def count_parameters(
         for weight in (slot.a, slot.b)
     }
     base = sum(weight.numel() for weight in mixture.decoder.parameters() if id(weight) not in adapted)
-    router, encoder = mixture.router, 0
-    if isinstance(router, SentenceRouter):
-        encoder = sum(w.numel() for w in router.sentences.parameters())
-        router = router.router
-    routed = sum(w.numel() for w in router.parameters()) if isinstance(router, TrainedRouter) else 0
     sizes = [expert.num_parameters for expert in experts]
     chosen = sum(size * share for size, share in zip(sizes, (weights > 0).double().mean(0).tolist(), strict=True))
+    return counted(base, sum(sizes), mixture.router, base - asleep(mixture.decoder) + round(chosen))
+
+
+def count_blocks(
+    base: Decoder, router: Router, experts: Sequence[FFN], weights: Float[Tensor, "n e"]
+) -> dict[str, int]:
+    """The same where experts are feed-forward blocks beside those of `base`, a plain decoder.
+
+    `active`: a row meets the blocks it gives a weight, and in each layer the base's own only where its weights leave
+    something to it.
+    """
+    shared = num_parameters(base)
+    active = float(shared)
+    for path in {path for expert in experts for path in expert.blocks}:
+        holders = [place for place, expert in enumerate(experts) if path in expert.blocks]
+        left = (1 - weights[:, holders].double().sum(-1)).abs() > ROUNDING
+        own = num_parameters(base.get_submodule(path))
+        met = sum(FFN({path: experts[e].blocks[path]}).num_parameters * share(weights[:, e] > 0) for e in holders)
+        active += met + own * share(left) - own
+    return counted(shared, sum(expert.num_parameters for expert in experts), router, round(active))
+
+
+def count_models(mixture: ModelMixture, weights: Float[Tensor, "n e"]) -> dict[str, int]:
+    """The same where experts are whole models: `experts` is what they have beside the base, each tensor once.
+
+    `active`: the models that a row gives a weight, the base where its weights leave something to it. The base that a
+    router reads from the prompt, once, is not among them; one that it reads before every token is.
+    """
+    models = [mixture.model(number) for number in range(len(mixture.models))]
+    shared = num_parameters(mixture.base)
+    held = {weight.data_ptr(): weight.numel() for model in models for weight in model.parameters()}
+    left = (1 - weights.double().sum(-1)).abs() > ROUNDING
+    shares = torch.cat([(weights > 0).double(), left[:, None].double()], -1) @ mixture.own.double()
+    asked = (shares > 0).double().mean(0)
+    if mixture.level == "token" and mixture.feature.depth != 0:
+        asked[mixture.number_of_base] = 1.0
+    active = sum(num_parameters(model) * part for model, part in zip(models, asked.tolist(), strict=True))
+    return counted(shared, sum(held.values()) - shared, mixture.router, round(active))
+
+
+def counted(base: int, experts: int, router: Router, active: int) -> dict[str, int]:
+    """The figures of a mixture; `active`: without the router."""
+    encoder = 0
+    if isinstance(router, SentenceRouter):
+        encoder = num_parameters(router.sentences)
+        router = router.router
+    routed = num_parameters(router) if isinstance(router, TrainedRouter) else 0
     return {
-        "total": base + sum(sizes) + routed + encoder,
+        "total": base + experts + routed + encoder,
         "base": base,
-        "experts": sum(sizes),
+        "experts": experts,
         "router": routed,
         **({"encoder": encoder} if encoder else {}),
-        "trained": sum(sizes) + routed,
-        "active": base - asleep(mixture.decoder) + routed + encoder + round(chosen),
+        "trained": experts + routed,
+        "active": active + routed + encoder,
     }
+
+
+def num_parameters(module: nn.Module) -> int:
+    """The numbers that a module holds, each tensor once."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def share(rows: Bool[Tensor, " n"]) -> float:
+    """How many of the rows, as a part of all."""
+    return rows.double().mean().item()
 
 
 def asleep(decoder: Decoder) -> int:

@@ -5,7 +5,7 @@ Counts bytes; knows nothing about models.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from moesaic.errors import RecipeError
 
@@ -18,9 +18,10 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
 def bytes_of(text: str | int, field: str) -> int:
-    """A number of bytes, as 17GB (10^9 each), 16GiB (2^30) or plain digits."""
+    """A number of bytes, as 17GB (10^9 each), 16GiB (2^30) or plain digits; of a text, 17 is a unit forgotten."""
     match = _SIZE.fullmatch(str(text).strip())
-    if match is None or not float(match[1]):
+    forgotten = isinstance(text, str) and match is not None and not match[2] and float(match[1]) < 1e5
+    if match is None or forgotten or not float(match[1]):
         raise RecipeError("not a size of memory", field=field, expected="such as 17GB or 16GiB", got=repr(text))
     return int(float(match[1]) * (1024 if match[3] else 1000) ** UNITS[match[2].lower()])
 
@@ -80,6 +81,7 @@ def placed(
     active: int = 1,
     bandwidth: tuple[float, float] = BANDWIDTH,
     everywhere: bool = False,
+    of: int | None = None,
 ) -> Placement:
     """What all requests share and the `working` memory on the first device, experts where they fit, first to last.
 
@@ -88,13 +90,17 @@ def placed(
     Without devices the host's memory is the first place. Experts that fit on none lie in the host's memory, and those
     that do not fit there are mapped from disk; then room is kept for the `active` largest to be fetched to.
 
-    `fetched` expects that requests choose `active` of the experts evenly, and that what was fetched stays until others
-    take its room: of n experts outside, a chosen one is there already with probability active / n.
+    `fetched` expects that requests choose `active` of the experts evenly (`of` as many, where others lie elsewhere),
+    and that what was fetched stays until others take its room: of n experts outside, a chosen one is there already
+    with probability active / n.
     """
     first = [*devices] or [ram or 0]
     names = [f"device {place}" for place in range(len(devices))] or [RAM]
     others = {WORKING: working} if everywhere else {}
-    held: list[dict[str, int]] = [{CORE: core, WORKING: working}, *({**others} for _ in first[1:])]
+    held: list[dict[str, int]] = [
+        {**({CORE: core} if core else {}), WORKING: working},
+        *({**others} for _ in first[1:]),
+    ]
     free = [capacity - sum(holds.values()) for capacity, holds in zip(first, held, strict=True)]
     short = max(0, -free[0])
     homes = _first_fit(experts, free)
@@ -116,10 +122,43 @@ def placed(
     if devices and ram is not None:
         places.append(Place(RAM, ram, near))
     places += [Place(DISK, None, far)] if far else []
-    chance = active / len(experts) * max(0.0, 1 - active / len(outside)) if outside else 0.0
+    chance = active / (of or len(experts)) * max(0.0, 1 - active / len(outside)) if outside else 0.0
     fetched = [chance * sum(some.values()) for some in (near, far)]
     seconds = sum(size / rate for size, rate in zip(fetched, bandwidth, strict=True))
     return Placement(tuple(places), short, sum(fetched), seconds)
+
+
+def spread(
+    hosts: int,
+    core: int,
+    working: int,
+    experts: Mapping[str, int],
+    devices: Sequence[int],
+    ram: int | None,
+    active: int = 1,
+    bandwidth: tuple[float, float] = BANDWIDTH,
+    everywhere: bool = False,
+) -> Placement:
+    """The same on several hosts, each of which has these `devices` and this `ram`: an expert lives on one host.
+
+    A request is routed on the first host and answered where its expert lives. What is shared is on every host, as
+    experts work inside it; or, with `everywhere`, on the first alone, which also answers what abstains. Each expert
+    goes to the host with the most room left.
+    """
+    cores = [core if host == 0 or not everywhere else 0 for host in range(hosts)]
+    shares: list[dict[str, int]] = [{} for _ in range(hosts)]
+    for name, size in experts.items():
+        taken = [own + sum(share.values()) for own, share in zip(cores, shares, strict=True)]
+        shares[taken.index(min(taken))][name] = size
+    parts = [
+        placed(own, working, share, devices, ram, min(active, len(share)), bandwidth, everywhere, len(experts))
+        for own, share in zip(cores, shares, strict=True)
+    ]
+    places = [
+        replace(place, name=f"host {host}, {place.name}") for host, part in enumerate(parts) for place in part.places
+    ]
+    missing, seconds = sum(part.missing for part in parts), sum(part.seconds for part in parts)
+    return Placement(tuple(places), missing, sum(part.fetched for part in parts), seconds)
 
 
 def _first_fit(experts: Mapping[str, int], free: Sequence[int]) -> dict[str, int]:

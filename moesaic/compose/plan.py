@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -14,7 +15,7 @@ import torch
 from moesaic.compose import memory
 from moesaic.compose.compatibility import Difference, Site
 from moesaic.compose.composition import Composition, Expert, described
-from moesaic.compose.placement import BANDWIDTH, Placement, bytes_of, devices_of, placed
+from moesaic.compose.placement import BANDWIDTH, Placement, bytes_of, devices_of, placed, spread
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
 
 CONTEXT = 4096
@@ -99,7 +100,9 @@ class Plan:
                 got=first.own,
             )
         if self.placement and self.placement.missing:
-            first_place = self.placement.places[0]
+            places = self.placement.places
+            full = (place for place in places if place.capacity is not None and place.used > place.capacity)
+            first_place = next(full, places[0])
             raise MemoryLimitError(
                 f"it does not fit: {self.placement.missing:,} bytes are missing",
                 field=first_place.name,
@@ -130,6 +133,7 @@ def plan(
     dtype: str | None = None,
     active: int | None = None,
     bandwidth: tuple[float, float] = BANDWIDTH,
+    hosts: int = 1,
 ) -> Plan:
     """What these would weigh together, whether they fit each other and a budget; nothing is loaded.
 
@@ -137,9 +141,10 @@ def plan(
     `base`: what they share; else the first of them. `site`: model, ffn or linear; else linear of adapters, or model.
     `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB"). `dtype`: else as `load` and
     `load_model` compute, published sizes in bfloat16. `active`: experts that answer a row; else as the router selects,
-    or 1. `bandwidth`: bytes a second from memory to a device, and from disk.
+    or 1. `bandwidth`: bytes a second from memory to a device, and from disk. `hosts`: machines that share the experts;
+    `vram`, `ram` and `devices` are those of each.
     """
-    _check(site, dtype, devices, batch, context, active, bandwidth)
+    _check(site, dtype, devices, batch, context, active, bandwidth, hosts)
     found = described(models, base, cast(Site | None, site))
     types, unstored = types_of(found, dtype)
     width = computed(found, types, unstored).itemsize
@@ -166,13 +171,13 @@ def plan(
     )
     if not budget:
         return told
-    where = placed(
+    where = (partial(spread, hosts) if hosts > 1 else placed)(
         core=told.bytes_of("shared", "router"),
-        working=told.working,
+        working=told.working + (memory.LIBRARIES if vram is None else 0),
         experts={part.name: part.bytes for part in told.parts if part.role == "expert"},
         devices=devices_of(vram, devices),
         ram=None if ram is None else bytes_of(ram, "ram"),
-        active=asked,
+        active=len(found.experts) if found.site == "linear" else asked,  # adapters are small: all are held
         bandwidth=bandwidth,
         everywhere=found.site == "model",
     )
@@ -230,10 +235,10 @@ def working(found: Composition, rows: int, tokens: int, active: int, width: int,
             Part("activations", "working", 0, memory.saved_activations(config, rows, tokens, width)),
             Part("gradients and AdamW", "working", 0, memory.optimiser(trained, width)),
         ]
-    own = [expert.config for expert in found.experts if expert.config is not None]
-    caches = sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:active]
-    kept = sum(caches) or memory.cache(config, rows, tokens, width)
-    most = max(memory.activations(one, rows, tokens, width) for one in (config, *own))
+    own = [config, *(expert.config for expert in found.experts if expert.config is not None)]
+    readers = len(own) if found.level == "token" else active if own[1:] else 1
+    kept = sum(sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:readers])
+    most = max(memory.activations(one, rows, tokens, width) for one in own)
     return [Part("key/value cache", "working", 0, kept), Part("activations", "working", 0, most)]
 
 
@@ -254,11 +259,12 @@ def _check(
     context: int | None,
     active: int | None,
     bandwidth: tuple[float, float],
+    hosts: int,
 ) -> None:
     for field, value, known in (("site", site, get_args(Site)), ("dtype", dtype, tuple(TYPES))):
         if value is not None and value not in known:
             raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
-    counts = {"devices": devices, "batch": batch, "context": context, "active": active}
+    counts = {"devices": devices, "batch": batch, "context": context, "active": active, "hosts": hosts}
     for field, count in counts.items():
         if count is not None and count < 1:
             raise RecipeError("not a number of them", field=field, expected=">= 1", got=count)

@@ -3,6 +3,7 @@
 Knows nothing about models or text: labels, choices and probabilities come in. -1 is the base, what abstaining chooses.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,7 +28,8 @@ def router_report(
 
     `macro_f1` is the mean F1 of the classes that occur among the labels: abstaining costs recall, and is no class of
     its own unless it was right on some row. `utilisation` is the share of rows per expert, its entropy in nats:
-    0 when one takes every row, ln e when all e share evenly.
+    0 when one takes every row, ln e when all e share evenly; `utilisation_evenness` is that over ln e, 0 to 1 (of one
+    expert alone 1), with the base among the e where some row abstains.
     """
     true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
     _require_rows(true, picked, probabilities, len(names))
@@ -48,7 +50,8 @@ def router_report(
         "macro_f1": float(f1[occurring > 0].mean()),
         "confusion": {"rows": rows, "columns": columns, "counts": counts[: len(rows), : len(columns)].tolist()},
         "utilisation": dict(zip(columns, shares.tolist(), strict=True)),
-        "utilisation_entropy": abs(float(-(used * np.log(used)).sum())),
+        "utilisation_entropy": (entropy := abs(float(-(used * np.log(used)).sum()))),
+        "utilisation_evenness": entropy / math.log(len(columns)) if len(columns) > 1 else 1.0,
         "calibration_error": calibration_error(bins),
         "reliability": bins,
     }

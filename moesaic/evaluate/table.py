@@ -25,7 +25,7 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
     "validation_macro_f1": "val F1",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
-    "utilisation_entropy": "entropy",
+    "utilisation_evenness": "evenness",
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moesaic.model.decoder import Decoder
+from moesaic.evaluate.score import Logits
 from moesaic.ops.losses import token_nll
 from moesaic.routing import Gates, controls
 
@@ -19,13 +19,13 @@ Owner = tuple[str | None, float | None, float | None]
 
 
 @torch.inference_mode()
-def token_owners(decoder: Decoder, ids: list[int], names: tuple[str, ...]) -> list[Owner]:
-    """The owner of every id, `names` being the decoder's experts in their order; of equals the base, then the first."""
+def token_owners(logits: Logits, ids: list[int], names: tuple[str, ...]) -> list[Owner]:
+    """The owner of every id, `names` being the experts in their order; of equals the base, then the first."""
     text, targets = torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])
 
     def nats(expert: int) -> Float[Tensor, "1 t"]:
         gates = Gates.of(controls.fixed(expert, 1, len(names)))
-        return token_nll(decoder(text, None, gates).logits, targets)
+        return token_nll(logits(text, gates), targets)
 
     table = torch.cat([nats(expert) for expert in (-1, *range(len(names)))])
     best, who = table.min(0)

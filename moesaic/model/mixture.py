@@ -16,6 +16,7 @@ from moesaic.config import Feature
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, pool, project, read
 from moesaic.model.readings import Readings
+from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Routing, Selection
 from moesaic.routing.routers import ArrowRouter, Features, Router
@@ -60,9 +61,9 @@ class Routed(Protocol):
     def decode(self, ids: Int[Tensor, " b"], session: Session[Any]) -> Float[Tensor, "b v"]: ...
 
 
-def decided(router: Router, features: Features, selection: Selection, disabled: list[int]) -> Routing:
-    """Features to weights; with all experts disabled, every row abstains."""
-    logits = router(features)
+def decided(router: Router, features: Features, selection: Selection, disabled: list[int], like: Tensor) -> Routing:
+    """Features to weights, on the device of `like`; with all experts disabled, every row abstains."""
+    logits = router(features).to(like.device)
     silent = torch.tensor(disabled, dtype=torch.long, device=logits.device)
     return selection(logits.index_fill(1, silent, float("-inf")))
 
@@ -72,6 +73,7 @@ class AdapterMixture(nn.Module):
 
     `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
     prompt's own pass. `disabled`: experts that the router never chooses; who names one is still answered by it.
+    `source` has those that compute in memory while they do.
     """
 
     def __init__(
@@ -83,10 +85,11 @@ class AdapterMixture(nn.Module):
         selection: Selection,
         trunk: int,
         disabled: Collection[str] = (),
+        source: ExpertSource = HELD,
     ):
         super().__init__()
         self.decoder, self.names, self.router = decoder, names, router
-        self.feature, self.selection, self.trunk = feature, selection, trunk
+        self.feature, self.selection, self.trunk, self.source = feature, selection, trunk, source
         self.prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
         self.disabled = [place for place, name in enumerate(names) if name in disabled]
 
@@ -103,11 +106,12 @@ class AdapterMixture(nn.Module):
 
     def decide(self, features: Features) -> Routing:
         """Features to weights."""
-        return decided(self.router, features, self.selection, self.disabled)
+        return decided(self.router, features, self.selection, self.disabled, self.decoder.norm.weight)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates."""
-        return self.decoder(ids, None, gates).logits
+        with self.source.using(gates.present):
+            return self.decoder(ids, None, gates).logits
 
     def prefill(
         self, prompts: Prompts, room: int, forced: Routing | None = None
@@ -126,13 +130,15 @@ class AdapterMixture(nn.Module):
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
         gates = Gates.of(routing.weights.to(x.dtype))
-        x, _ = decoder.run(x, cache, range(depth, layers), gates)
-        cache.advance(prompts.lengths)
-        last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
-        return decoder.head(last, gates)[:, 0], Session(routing, gates, cache)
+        with self.source.using(gates.present):
+            x, _ = decoder.run(x, cache, range(depth, layers), gates)
+            cache.advance(prompts.lengths)
+            last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
+            return decoder.head(last, gates)[:, 0], Session(routing, gates, cache)
 
     def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> Float[Tensor, "b v"]:
         """Read one more token of each row and return the logits after it; never re-routes."""
-        logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
+        with self.source.using(session.gates.present):
+            logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
         session.cache.advance(1)
         return logits

@@ -4,7 +4,9 @@ Knows nothing about text, files or how experts were trained. The router reads th
 what a row's weights leave of 1 is the base's, so a row that abstains is answered by it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +19,7 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import Session, decided
 from moesaic.model.readings import Readings, Running
+from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.ensemble import Combine, Part, combined
 from moesaic.routing import Gates, Routing, Selection
 from moesaic.routing.routers import Features, Router
@@ -32,7 +35,8 @@ class ModelMixture(nn.Module):
 
     At level `sequence` the prompt decides. At level `token` what has been read so far does, before every token; experts
     that are not asked do not read, and catch up when they are. `combine`: how several distributions become one.
-    `disabled`: experts that the router never chooses; who names one is still answered by it.
+    `disabled`: experts that the router never chooses; who names one is still answered by it. `source` has the expert
+    that is asked in memory while it computes.
     """
 
     own: Tensor
@@ -48,6 +52,7 @@ class ModelMixture(nn.Module):
         level: Level = "sequence",
         combine: Combine = "mixture",
         disabled: Collection[str] = (),
+        source: ExpertSource = HELD,
     ):
         super().__init__()
         require_readable(feature, level)
@@ -60,7 +65,9 @@ class ModelMixture(nn.Module):
         self.models, self.names, self.router = nn.ModuleList(models), names, router
         self.feature, self.selection, self.level, self.combine = feature, selection, level, combine
         self.disabled = [place for place, name in enumerate(names) if name in disabled]
-        self.number_of_base = models.index(base)
+        self.number_of_base, self.source = models.index(base), source
+        # the base is always there, also where it is an expert
+        self.places = [(experts.index(model),) if model is not base else () for model in models]
         own = torch.eye(len(models))[[models.index(expert) for expert in every]]
         self.register_buffer("own", own, persistent=False)
 
@@ -84,7 +91,7 @@ class ModelMixture(nn.Module):
 
     def decide(self, features: Features) -> Routing:
         """Features to weights."""
-        return decided(self.router, features, self.selection, self.disabled)
+        return decided(self.router, features, self.selection, self.disabled, self.base.norm.weight)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates | None = None) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates; without gates, at level `token`, under its own.
@@ -99,16 +106,16 @@ class ModelMixture(nn.Module):
         else:
             raise GatesError("decisions are made from prompts, and none are given", hint="route first, pass the gates")
         parts = []
-        for number in range(len(self.models)):
+        asked = [number for number in range(len(self.models)) if (shares[..., number] != 0).any()]
+        for number, next_one in self.in_turn(asked):
             rows = (shares[..., number] != 0).any(1).nonzero().flatten()
-            if len(rows):
-                model = self.model(number)
+            with self.there(number, next_one) as model:
                 if top is not None and model is self.base:
                     logits = model.lm_head(top[rows], None)
                 else:
                     logits = model(ids[rows]).logits
-                parts.append(Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2])))
-        return combined(parts, len(ids), self.combine)
+            parts.append((number, Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))))
+        return combined(in_order(parts), len(ids), self.combine)
 
     def prefill(
         self, prompts: Prompts, room: int, forced: Routing | None = None
@@ -152,15 +159,30 @@ class ModelMixture(nn.Module):
 
     def answer(self, readings: Readings, gates: Gates) -> Float[Tensor, "n v"]:
         """The logits after the last token of each row; models without a say do not compute."""
-        parts = [
-            Part(rows, self.ask(number, rows, readings)[:, None], weights[:, None])
-            for number, rows, weights in self.shares(gates).groups()
-        ]
-        return combined(parts, gates.num_rows, self.combine)[:, 0]
+        groups = {number: (rows, weights) for number, rows, weights in self.shares(gates).groups()}
+        parts = []
+        for number, next_one in self.in_turn(groups):
+            rows, weights = groups[number]
+            with self.there(number, next_one) as model:
+                logits = self.ask(number, model, rows, readings)
+            parts.append((number, Part(rows, logits[:, None], weights[:, None])))
+        return combined(in_order(parts), gates.num_rows, self.combine)[:, 0]
 
-    def ask(self, number: int, rows: Int[Tensor, " g"], readings: Readings) -> Float[Tensor, "g v"]:
+    def in_turn(self, numbers: Collection[int]) -> Iterator[tuple[int, int | None]]:
+        """The models to ask, those in memory first, each with the one after it: all are fetched once at most."""
+        order = sorted(numbers, key=lambda number: self.source.missing(self.places[number]))
+        yield from zip_longest(order, order[1:])
+
+    @contextmanager
+    def there(self, number: int, next_one: int | None) -> Iterator[Decoder]:
+        """A model while it is in memory; the next one may be fetched meanwhile."""
+        with self.source.using(self.places[number]):
+            if next_one is not None:
+                self.source.expect(self.places[next_one])
+            yield self.model(number)
+
+    def ask(self, number: int, model: Decoder, rows: Int[Tensor, " g"], readings: Readings) -> Float[Tensor, "g v"]:
         """What one model says after the last token of some rows."""
-        model = self.model(number)
         if readings.running is not None and self.feature.depth is None and model is self.base:
             return model.lm_head(readings.running.last[rows][:, None], None)[:, 0]
         x, last = readings.read(number, model, rows, range(len(model.layers)))
@@ -191,6 +213,11 @@ class ModelMixture(nn.Module):
         features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
         shares = self.shares(self.gates(self.decide(features.flatten(0, 1)))).weights
         return shares.unflatten(0, ids.shape), x if depth is None else None
+
+
+def in_order(parts: list[tuple[int, Part]]) -> list[Part]:
+    """What models say, by their numbers: sums must not depend on who was in memory first."""
+    return [part for _, part in sorted(parts, key=lambda part: part[0])]
 
 
 def require_readable(feature: Feature, level: Level) -> None:

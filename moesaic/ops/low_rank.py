@@ -1,8 +1,8 @@
 """Low-rank products for rows that chose different adapters: y[n] + sum_e w[n, e] (x[n] A_e^T) B_e.
 
 Four forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business. The last product
-adds onto y as it goes, which saves writing and reading a tensor of y's size. Rows are taken by `index_select`: on a CPU it
-takes a third to a quarter of the time of indexing by a tensor.
+adds onto y as it goes, which saves writing and reading a tensor of y's size. Rows are taken by `index_select`: on a CPU
+it takes a third to a quarter of the time of indexing by a tensor.
 Knows nothing about gates or modules. n rows, t tokens, e experts, r rank, i/o in/out, m (row, expert) pairs.
 """
 

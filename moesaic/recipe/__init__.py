@@ -4,18 +4,17 @@ Knows nothing about torch, rows of text or run directories: it is plain data tha
 """
 
 from moesaic.recipe.layers import layer_range
+from moesaic.recipe.mixing import LEGAL, Mixture, Site
 from moesaic.recipe.names import validate_name
 from moesaic.recipe.reading import dump, parse, read
 from moesaic.recipe.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
 from moesaic.recipe.schema import (
-    LEGAL,
     RESERVED,
     Base,
     Control,
     Evaluate,
     ExistingBase,
     Expert,
-    Mixture,
     NewBase,
     Recipe,
     Target,
@@ -46,6 +45,7 @@ __all__ = [
     "Router",
     "RouterLoss",
     "RouterSpec",
+    "Site",
     "Source",
     "Target",
     "Texts",

@@ -88,6 +88,8 @@ class RouterSpec(Section):
     """Queries of attention, each with its share of the width."""
     bias: bool = True
     """Whether a linear router adds one to its logits."""
+    init: Literal["centroids"] | None = None
+    """How a linear router or an mlp begins: deciding as a centroid router does; at random where none is given."""
     selection: Literal["soft", "top_k", "top_1"] = "top_1"
     """How logits become weights."""
     k: Count | None = None
@@ -124,6 +126,8 @@ class RouterSpec(Section):
             idle["heads"] = f"a {self.kind} router does not attend"
         if self.kind != "linear":
             idle["bias"] = "only a linear router can do without"
+        if self.kind not in ("linear", "mlp"):
+            idle["init"] = f"a {self.kind} router does not begin with layers that could decide as centroids do"
         if self.kind in ("keyword", "centroid"):
             trained = ("loss", "exploration", "mix", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
             idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")
@@ -184,6 +188,12 @@ class RouterSpec(Section):
         if self.kind == "attention" and (len(self.hidden) > 1 or self.hidden[0] % self.heads):
             expected = f"one width, a multiple of heads = {self.heads}"
             raise refusal(RecipeError("heads share one width evenly", expected=expected, got=self.hidden), "hidden")
+        return self
+
+    @model_validator(mode="after")
+    def _begins(self) -> "RouterSpec":
+        if self.init and not self.bias:
+            raise refusal(RecipeError("centroids lie around a centre, which takes a bias", expected="true"), "bias")
         return self
 
     @model_validator(mode="after")

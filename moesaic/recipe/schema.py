@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 from moesaic.config import SIZES
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.layers import layer_bounds
+from moesaic.recipe.mixing import LEGAL, OF_ADAPTERS, WITHOUT, Kind, Mixture, Site, require_legal, require_routable
+from moesaic.recipe.mixing import site_of as site_of_kinds
 from moesaic.recipe.names import validate_name
 from moesaic.recipe.routers import EncoderFeature, Router
 from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
@@ -22,15 +24,12 @@ from moesaic.recipe.texts import Texts
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
 OfDecoders = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-Target = Literal[OfDecoders, "query", "key", "value"]
+Target = Literal[OfDecoders, "query", "key", "value", "dense"]
 Metric = Literal["perplexity", "accuracy"]
 Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
 
 RESERVED = (*get_args(Control), "router", "all", "unseen")
 """Words that stand beside the experts' names in every table, so no expert may be called one."""
-
-LEGAL: dict[str, tuple[str, tuple[str, ...]]] = dict.fromkeys(("lora", "tt_lora"), ("linear", ("sequence",)))
-"""Expert kind -> the site where such experts meet, and the levels at which they can be routed there."""
 
 
 def validate_expert(name: str, seen: dict[str, str]) -> None:
@@ -85,7 +84,7 @@ Base = Annotated[
 
 
 def _named_or_own(value: Any) -> str:
-    return CASE + ("own" if isinstance(value, Mapping) else "named")
+    return CASE + ("own" if isinstance(value, Mapping) else "inner" if isinstance(value, int) else "named")
 
 
 Side = Annotated[list[Annotated[Count, Field(le=2**20)]], Field(min_length=1, max_length=32)]
@@ -114,10 +113,10 @@ class Sweep(Section):
 
 
 class Expert(Section):
-    """A trained contribution: trained here from data, or a PEFT adapter folder trained elsewhere."""
+    """A trained contribution: trained here from data, or trained elsewhere and lying in a folder."""
 
-    kind: Literal["lora", "tt_lora"]
-    """What it is made of: pairs of thin matrices, or the cores of tensor trains."""
+    kind: Kind
+    """What it is made of: pairs of thin matrices, the cores of tensor trains, feed-forward blocks, or a whole model."""
     rank: Count = 8
     """Rank of its adapters."""
     alpha: Positive | None = None
@@ -125,18 +124,29 @@ class Expert(Section):
     targets: Annotated[list[Target], Distinct] = Field(default=list(get_args(OfDecoders)), min_length=1)
     """Linear layers that it adapts."""
     factors: Annotated[
-        Annotated[Literal["auto", "published"], Tag(CASE + "named")] | Annotated[dict[str, Sides], Tag(CASE + "own")],
+        Annotated[Literal["auto", "published"], Tag(CASE + "named")]
+        | Annotated[Count, Tag(CASE + "inner")]
+        | Annotated[dict[str, Sides], Tag(CASE + "own")],
         Discriminator(_named_or_own),
     ] = "auto"
-    """Of tt_lora, how sizes are cut: auto, as published for such matrices, or `[[inputs], [outputs]]` by target."""
+    """Of tt_lora, how sizes are cut: auto, into the fewest numbers; as published for such matrices; a number, the inner
+    of two factors a side; or `[[inputs], [outputs]]` by target."""
     init: Literal["zero", "published"] = "zero"
     """Of tt_lora, how it starts: without changing anything, or with cores of norm 1."""
     layers: str | None = None
-    """Blocks that it adapts, as `2..`, `2..6` (2, 3, 4, 5) or `..4`; all where none are given."""
+    """Blocks that it adapts, or has the feed-forward part of, as `2..`, `2..6` (2, 3, 4, 5) or `..4`; all where none
+    are given."""
+    anchor: bool = False
+    """Of ffn, whether it is trained beside the base's own block, each with half the say, so that it learns to be
+    mixed."""
     data: Data | None = None
     """What it is trained for and judged by; with `path`, what it is routed to and judged by."""
     path: Text | None = None
-    """A PEFT adapter trained elsewhere: its folder, or `org/name@revision` of the hub."""
+    """One trained elsewhere, its folder or `org/name@revision` of the hub: of lora a PEFT adapter; of ffn its blocks,
+    or a fine-tuned version of the base that holds them; of model a model."""
+    ignore_rest: bool = False
+    """Of ffn with path, whether what else of the fine-tuned model differs from the base is told and left out, rather
+    than refused."""
     examples: SomeSources | None = None
     """Prompts to learn the routing from, where there is no data."""
     keywords: Annotated[list[Text], Field(min_length=1), Distinct] | None = None
@@ -149,10 +159,14 @@ class Expert(Section):
     """Training settings of this expert only."""
 
     def idle(self) -> dict[str, str]:
-        """What a trained adapter's folder says already, and examples beside data."""
+        """What its kind has no use for, what a trained expert's folder says already, and examples beside data."""
         of_trains = ("factors", "init") if self.kind != "tt_lora" else ()
-        idle = dict.fromkeys(of_trains, "it goes with kind: tt_lora")
-        of_folder = ("rank", "alpha", "targets", "factors", "init", "layers", "train", "sweep") if self.path else ()
+        idle = dict.fromkeys(of_trains, "it goes with kind: tt_lora") | WITHOUT.get(self.kind, {})
+        if self.kind != "ffn":
+            idle["anchor"] = "it goes with kind: ffn"
+        if self.kind != "ffn" or not self.path:
+            idle["ignore_rest"] = "it goes with kind: ffn and path"
+        of_folder = (*OF_ADAPTERS, "layers", "anchor", "train", "sweep") if self.path else ()
         idle |= dict.fromkeys(of_folder, "an expert with path is trained already: its folder says this")
         if not isinstance(self.data, LabelledData):
             idle["head"] = "only experts that classify have a head"
@@ -187,8 +201,15 @@ class Expert(Section):
         return layers
 
     @model_validator(mode="after")
+    def _sweepable(self) -> "Expert":
+        for key, values in self.sweep or ():
+            if values and key in WITHOUT.get(self.kind, {}):
+                raise refusal(RecipeError("has no effect here", hint=WITHOUT[self.kind][key]), "sweep", key)
+        return self
+
+    @model_validator(mode="after")
     def _factorised(self) -> "Expert":
-        if isinstance(self.factors, str):
+        if not isinstance(self.factors, Mapping):
             return self
         if self.sweep and self.sweep.targets:
             error = RecipeError("factors by target do not go with targets that are tried", expected="auto or published")
@@ -210,15 +231,6 @@ class Expert(Section):
         if not self.data and not self.examples:
             raise refusal(RecipeError("nothing to route by", hint="an expert with path needs data or examples"))
         return self
-
-
-class Mixture(Section):
-    """Where and how finely experts are mixed."""
-
-    site: Literal["linear"] = "linear"
-    """Where experts meet."""
-    level: Literal["sequence"] = "sequence"
-    """Who decides: each sequence, from its prompt."""
 
 
 def _all_or_some(value: Any) -> str:
@@ -249,6 +261,9 @@ class Evaluate(Section):
     """Generations that the report shows of a domain."""
     generate: Texts | None = None
     """What is written after test prompts, and scored."""
+    matched: Count | None = None
+    """Tokens from the middle of every test prompt by which routers are judged once more: then neither its length nor
+    how it begins and ends says whose it is. Shorter prompts are left out."""
 
 
 class Recipe(Section):
@@ -276,7 +291,7 @@ class Recipe(Section):
     """The experts, by name."""
     router: Router
     """Who decides between them."""
-    mixture: Mixture = Mixture()
+    mixture: Mixture = Field(default=Mixture(), validate_default=True)
     """How they are mixed."""
     evaluate: Evaluate = Evaluate()
     """How all of it is measured."""
@@ -327,17 +342,44 @@ class Recipe(Section):
                 raise refusal(error, name) from None
         return experts
 
+    @field_validator("mixture")
+    @classmethod
+    def _where(cls, mixture: Mixture, info: Any) -> Mixture:
+        """The site of the experts' kind, where none is given; what does not go with it is found by `_legal`."""
+        experts = info.data.get("experts")
+        if mixture.site or not experts:
+            return mixture
+        return mixture.model_copy(update={"site": LEGAL[next(iter(experts.values())).kind][0]})
+
+    @property
+    def site(self) -> Site:
+        """Where the experts meet."""
+        return site_of_kinds(self.kinds)
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """What each expert is made of."""
+        return {name: expert.kind for name, expert in self.experts.items()}
+
+    @property
+    def trained_controls(self) -> tuple[Literal["joint", "joint_wide"], ...]:
+        """The controls that are trained like an expert; no whole model is as large as several and of their kind."""
+        return ("joint",) if self.site == "model" else ("joint", "joint_wide")
+
     @model_validator(mode="after")
     def _legal(self) -> "Recipe":
-        for name, expert in self.experts.items():
-            site, levels = LEGAL[expert.kind]
-            what = f"{expert.kind} experts ('{name}') cannot be mixed"
-            if self.mixture.site != site:
-                error = RecipeError(f"{what} at site {self.mixture.site}", expected=f"site {site}")
-                raise refusal(error, "mixture", "site")
-            if self.mixture.level not in levels:
-                error = RecipeError(f"{what} at level {self.mixture.level}", expected=f"level {' or '.join(levels)}")
-                raise refusal(error, "mixture", "level")
+        site = self.site
+        require_legal(self.kinds, self.mixture)
+        if "combine" in self.mixture.model_fields_set and (why := self.mixture.idle().get("combine")):
+            raise refusal(RecipeError("has no effect here", hint=why), "mixture", "combine")
+        require_routable(self.router, site, self.mixture.level)
+        what = "no whole model is as large as several of them and of the same kind"
+        if "joint_wide" not in self.trained_controls:
+            if any(value is not None for _, value in self.evaluate.joint_wide):
+                raise refusal(RecipeError("has no effect here", hint=what), "evaluate", "joint_wide")
+            if "joint_wide" in self.evaluate.controls and self.evaluate.controls != "all":
+                place = self.evaluate.controls.index("joint_wide")
+                raise refusal(RecipeError("cannot be computed", hint=what), "evaluate", "controls", place)
         return self
 
     @property
@@ -354,6 +396,9 @@ class Recipe(Section):
                 raise refusal(error, "base", "pool")
             return self
         for name, expert in self.experts.items():
+            if self.site != "linear":
+                what, hint = f"{expert.kind} experts do not classify", "give data without task, columns or label"
+                raise refusal(RecipeError(what, expected="lora or tt_lora", hint=hint), "experts", name, "kind")
             if not isinstance(expert.data, LabelledData):
                 other = next(n for n, e in self.experts.items() if isinstance(e.data, LabelledData))
                 what = f"'{other}' classifies rows with labels, and '{name}' has none"
@@ -362,6 +407,11 @@ class Recipe(Section):
         if isinstance(self.base, NewBase):
             hint = "name a trained encoder or decoder: base: {path: ...}"
             raise refusal(RecipeError("a base for rows with labels is not pretrained here", hint=hint), "base", "size")
+        if self.evaluate.matched:
+            error = RecipeError(
+                "has no effect here", hint="it goes with prompts of texts, not with rows that have labels"
+            )
+            raise refusal(error, "evaluate", "matched")
         if self.evaluate.unseen:
             error = RecipeError("text without labels cannot be judged beside rows that have some")
             raise refusal(error, "evaluate", "unseen")
@@ -373,11 +423,17 @@ class Recipe(Section):
         for name, expert in self.experts.items():
             start, _ = layer_bounds(expert.layers)
             if start < depth and not expert.path:
-                what = f"expert '{name}' adapts layers from {start}, but the router reads {feature}"
+                touches = "adapts" if self.site == "linear" else "has blocks of"
+                what = f"expert '{name}' {touches} layers from {start}, but the router reads {feature}"
                 raise refusal(RecipeError(what, hint=f"set layers: {depth}.."), "experts", name, "layers")
         for index, spec in enumerate([self.router, *self.router.compare]):
             if spec.k is not None and spec.k > len(self.experts):
                 at = ("compare", index - 1) if index else ()
                 error = RecipeError("more experts than there are", expected=f"at most {len(self.experts)}", got=spec.k)
                 raise refusal(error, "router", *at, "k")
+            if spec.init and spec.kind == "mlp" and min(spec.hidden) < 2 * len(self.experts):
+                at = ("compare", index - 1) if index else ()
+                expected = f"at least {2 * len(self.experts)} in every layer, two for each expert"
+                error = RecipeError("too narrow to begin at centroids", expected=expected, got=spec.hidden)
+                raise refusal(error, "router", *at, "hidden")
         return self

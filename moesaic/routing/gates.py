@@ -120,14 +120,16 @@ class Gates:
     def with_base(self, experts: tuple[int, ...]) -> "Gates":
         """The weights of these experts and, as the last column, what each row leaves of 1: the base's own share.
 
-        What rounding leaves is none. Made once for all layers that hold the same experts.
+        What rounding leaves is none. Made once for all layers that hold the same experts. Where gates are `dense`, with
+        pairs of weight 0, so is what comes out: a gradient reaches the weights of those that are not chosen, too.
         """
         if experts not in self._beside:
             chosen = self.weights[:, list(experts)]
             left = 1 - chosen.sum(-1, keepdim=True)
             rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
             left = left.masked_fill(left.abs() <= rounding, 0.0)
-            self._beside[experts] = Gates.of(torch.cat([chosen, left], -1))
+            every = len(self.rows) == self.weights.numel() and bool((self.values == 0).any())
+            self._beside[experts] = (Gates.dense if every else Gates.of)(torch.cat([chosen, left], -1))
         return self._beside[experts]
 
     def select(self, rows: Int[Tensor, " g"]) -> "Gates":

@@ -139,11 +139,12 @@ def metrics_of(workshop: Workshop, task: str) -> tuple[Metric, ...]:
     return data.metrics
 
 
-def verified(workshop: Workshop, plan: Plan, stored: StoredExpert, refuse: Any) -> dict[str, Any]:
-    """The validation figures of an expert as it was read back; `refuse` where they are not exactly as it says.
+def verified(workshop: Workshop, plan: Plan, folder: Path, refuse: Any) -> dict[str, Any]:
+    """The validation figures of an expert that is read back; `refuse` where they are not exactly as it says.
 
     Computed with one thread, as in training: with more, sums are added up in another order.
     """
+    stored = load_expert(folder, workshop.base_fingerprint)
     course = LabelCourse(workshop, replace(plan, train={task: [] for task in plan.train}))
     assert stored.head is not None
     threads = torch.get_num_threads()

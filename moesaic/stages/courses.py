@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from moesaic.adapters import Adapter, Design, adapt
+from moesaic.adapters.blocks import Blocks
+from moesaic.adapters.feedforward import FFN
 from moesaic.data.rows import Example
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
@@ -21,15 +23,23 @@ from moesaic.stages.workshop import Workshop
 
 R = TypeVar("R")
 
+Expert = Adapter | FFN | Decoder
+"""A contribution apart from its folder."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What a whole model is before it has values of its own: the base, all of which learns."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What one contender is: its adapter's design, its examples by domain, its training settings.
+    """What one contender is: its design, its examples by domain, its training settings.
 
     `frozen`: whether a head, where it has one, stays as it is drawn.
     """
 
-    design: Design
+    design: Design | Blocks | Whole
     layers: str | None
     train: dict[str, list[Example]]
     validation: dict[str, list[Example]]
@@ -52,7 +62,7 @@ class Lesson:
 class Made:
     """What a training leaves: an expert, what it measures on validation, and that in words."""
 
-    adapter: Adapter
+    expert: Expert
     head: Head | None
     metrics: dict[str, float]
     told: str
@@ -88,6 +98,7 @@ def adapted(workshop: Workshop, plan: Plan) -> tuple[Decoder | Encoder, Adapter]
     body = workshop.fresh_body()
     body.requires_grad_(False)
     layers = layer_range(plan.layers, body.config.num_layers)
+    assert isinstance(plan.design, Design)
     fresh = plan.design.fresh(body, layers, torch.Generator().manual_seed(workshop.recipe.seed))
     adapt(body, fresh)
     return body, fresh

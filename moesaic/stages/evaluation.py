@@ -15,14 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moesaic.adapters import attach
-from moesaic.compose import asleep, average, count_parameters
 from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.routers import router_report
-from moesaic.evaluate.score import score
+from moesaic.evaluate.score import Logits, logits_of, score
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged, mean_nats
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.evaluate.verdict import Cost, judge
@@ -30,23 +28,28 @@ from moesaic.files import MANIFEST, read_sealed, write_sealed
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
-from moesaic.model.decoder import Decoder
-from moesaic.routing import Gates, controls
+from moesaic.model.whole import ModelMixture
+from moesaic.routing import controls, require
 from moesaic.stages import grading
-from moesaic.stages.experts import CONTROLS
+from moesaic.stages.experts import CONTROLS, plan_of
 from moesaic.stages.experts import key_of as part_key
 from moesaic.stages.jobs import Jobs, Report
+from moesaic.stages.making import Lone, lone
+from moesaic.stages.matching import matched_report, matched_rows
+from moesaic.stages.mixed import averaged, costs_of, counts_of, left_out, speed_of
 from moesaic.stages.progress import Progress
 from moesaic.stages.routers import done as routers_done
 from moesaic.stages.routers import features_of, specs, terms_of
 from moesaic.stages.workshop import Address, Workshop, at_address
 from moesaic.stages.writing import written
-from moesaic.weights.adapter import load_expert
 from moesaic.weights.classifier import load_classifier
-from moesaic.weights.mixture import StoredAdapters, load_adapters
+from moesaic.weights.mixture import Mixture, StoredMixture, load_mixture
 from moesaic.weights.router import StoredRouter, load_router
 
 SAMPLE_TOKENS = 48
+
+Decisions = dict[str, tuple[Tensor, Tensor]]
+"""Router -> its weights and logits of rows, in the order of the recipe's experts."""
 
 
 def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, Any]:
@@ -59,12 +62,13 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         return standing
     names, wanted = tuple(recipe.experts), recipe.evaluate.controls
     work: dict[str, Callable[[Report], Any]] = {"decide": partial(decide, workshop.address)}
+    work |= {"matched": partial(decide_alike, workshop.address)} if recipe.evaluate.matched else {}
     work |= {name: partial(score_contender, workshop.address, name) for name in contenders(workshop)}
     found = jobs.run(work)
-    decisions = found.pop("decide")
+    decisions, alike = found.pop("decide"), found.pop("matched", {})
     scores: dict[str, Judged] = found
     second: dict[str, Callable[[Report], Any]] = {
-        name: partial(score_weights, workshop.address, weights)
+        name: partial(score_weights, workshop.address, None if decides_on(workshop, name) else weights)
         for name, (weights, _) in decisions.items()
         if name == "router" or not picks_one(weights)
     }
@@ -82,6 +86,9 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
     verdict = judge(scores, costs=told.costs, seed=recipe.seed)
     for name, figures in told.controls.items():
         verdict["controls"][name] |= figures
+    if wanted == "all":
+        missing = left_out(workshop).items()
+        verdict["verdict"]["reasons"] += [f"{name} is not computed: {why}." for name, why in missing]
     if wanted != "all":
         kept = {"router", *wanted, *(f"expert:{name}" for name in names)}
         verdict["controls"] = {name: control for name, control in verdict["controls"].items() if name in kept}
@@ -99,12 +106,17 @@ def evaluate(workshop: Workshop, progress: Progress, jobs: Jobs) -> dict[str, An
         "truncated": {domain: sum(row.truncated for row in some) for domain, some in rows.items()},
         "timing": {"seconds": round(time.perf_counter() - started, 2), **told.timing},
     }
+    if alike:
+        evaluation["router"]["matched"] = alike["router"]
+        for tried, name in zip(evaluation["router"]["tried"], decisions, strict=True):
+            tried["matched"] = alike[name]
     if recipe.labelled and "oracle" in verdict["controls"]:
         expected = evaluation["router"]["accuracy"] * verdict["controls"]["oracle"]["score"][ALL]
         evaluation["router"]["accuracy_x_score"] = expected
+    judged = ("accuracy", "macro_f1", "by_length", "matched")
     for metric, (places, fields) in {
         "perplexity": ([*evaluation["controls"].values()], ("perplexity",)),
-        "accuracy": ([evaluation["router"], *evaluation["router"]["tried"]], ("accuracy", "macro_f1", "by_length")),
+        "accuracy": ([evaluation["router"], *evaluation["router"]["tried"]], judged),
     }.items():
         for place in places if metric not in recipe.evaluate.metrics else ():
             for field in fields:
@@ -125,12 +137,21 @@ class Told:
 
 def told_of_texts(workshop: Workshop, scores: dict[str, Judged], weights: Float[Tensor, "n e"]) -> Told:
     """Of a mixture that writes: what it writes, and how fast. `weights`: the router's decisions."""
-    mixture = load_adapters(workshop.mixture_at)
-    counts = count_parameters(mixture.model, [expert.adapter for expert in mixture.experts.values()], weights)
+    mixture, trained = load_mixture(workshop.mixture_at), trained_controls(workshop)
+    counts = counts_of(workshop, mixture, weights)
     facts = {"parameters": counts, "samples": samples(workshop, mixture, workshop.test_rows())}
     facts |= written(workshop, Engine(mixture.model, mixture.tokenizer))
-    speeds = {name: round(rate, 1) for name, rate in rates(workshop, mixture).items()}
-    return Told(costs(workshop, mixture, counts, set(scores)), {}, facts, {"tokens_per_second": speeds})
+    speeds = {"base": tokens_per_second(workshop.base.decoder, None), "router": speed_of(mixture)}
+    speeds |= {name: tokens_per_second(one.decoder, one.gates(1)) for name, one in trained.items()}
+    told = {name: round(rate, 1) for name, rate in speeds.items()}
+    spent = costs_of(workshop, mixture, counts, {name: one.stored for name, one in trained.items()})
+    return Told(spent, {}, facts, {"tokens_per_second": told})
+
+
+def trained_controls(workshop: Workshop) -> dict[str, Lone]:
+    """The controls that are scored and were trained like an expert, read back."""
+    names = [name for name in contenders(workshop) if name in CONTROLS]
+    return {name: lone(workshop, plan_of(workshop, name), workshop.part_at(name)) for name in names}
 
 
 def told_of_labels(workshop: Workshop, scores: dict[str, Judged], weights: Float[Tensor, "n e"]) -> Told:
@@ -164,8 +185,9 @@ def contenders(workshop: Workshop) -> list[str]:
     recipe = workshop.recipe
     every = ["base", *(f"expert:{name}" for name in recipe.experts), "uniform", "average"]
     every += CONTROLS if workshop.trained_experts() else []  # else nothing here that they could be a control of
-    wanted = recipe.evaluate.controls
-    return [name for name in every if wanted == "all" or name == "base" or ":" in name or name in wanted]
+    wanted, missing = recipe.evaluate.controls, left_out(workshop)
+    asked = [name for name in every if wanted == "all" or name == "base" or ":" in name or name in wanted]
+    return [name for name in asked if name not in missing]
 
 
 def require_current(workshop: Workshop, progress: Progress) -> None:
@@ -203,12 +225,12 @@ def judged_by(row: Tokens | LabelledTokens) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def mixture_of(address: Address, version: str) -> StoredAdapters:
+def mixture_of(address: Address, version: str) -> StoredMixture:
     """The mixture, kept between pieces of work while it is the same version."""
-    return load_adapters(at_address(*address).mixture_at)
+    return load_mixture(at_address(*address).mixture_at)
 
 
-def here(address: Address) -> tuple[Workshop, StoredAdapters]:
+def here(address: Address) -> tuple[Workshop, StoredMixture]:
     workshop = at_address(*address)
     return workshop, mixture_of(address, str(workshop.mixture_at.resolve()))
 
@@ -225,44 +247,71 @@ def score_contender(address: Address, name: str, report: Report) -> Judged:
     n, e = sum(map(len, rows.values())), len(stored.model.names)
     report.begin(1)
     kind, _, expert = name.partition(":")
-    decoder, weights = stored.model.decoder, None
+    logits, weights = asked(stored.model), None
     if kind == "average":
-        decoder = average(workshop.fresh_base().decoder, [stored.experts[x].lora for x in stored.model.names])
+        logits = logits_of(averaged(workshop, stored))
     elif kind in CONTROLS:
-        decoder, weights = lone(workshop, kind), torch.ones(n, 1)
+        control = lone(workshop, plan_of(workshop, kind), workshop.part_at(kind))
+        logits, gates = logits_of(control.decoder), control.gates(n)
+        weights = None if gates is None else gates.weights
     elif kind == "uniform":
         weights = controls.uniform(n, e)
     else:
         weights = controls.fixed(stored.model.names.index(expert) if expert else -1, n, e)
-    scores = score(decoder, rows, weights, batch)
+    scores = score(logits, rows, weights, batch)
     report.end(f"{mean_nats(scores):.3f} nats a token")
     return scores
 
 
-def score_weights(address: Address, weights: Float[Tensor, "n e"], report: Report) -> Judged:
-    """The nats, or the answers, of the mixture under given decisions."""
-    if at_address(*address).recipe.labelled:
+def asked(mixture: Mixture) -> Logits:
+    """What a mixture says under given gates; without any, at level `token`, under its own."""
+    if isinstance(mixture, ModelMixture):
+        return mixture.score
+    return lambda ids, gates: mixture.score(ids, require(gates, ids))
+
+
+def decides_on(workshop: Workshop, name: str) -> bool:
+    """Whether a router decides before every token: then its decisions on prompts are not all that it decides."""
+    return name == "router" and workshop.recipe.mixture.level == "token"
+
+
+def score_weights(address: Address, weights: Float[Tensor, "n e"] | None, report: Report) -> Judged:
+    """The nats, or the answers, of the mixture under given decisions; None: it decides before every token."""
+    if weights is not None and at_address(*address).recipe.labelled:
         report.begin(1)
         grades = grading.grade_weights(address, weights)
         report.end(grades.unit.shown(grades.mean()))
         return grades
     workshop, stored = here(address)
     report.begin(1)
-    scores = score(stored.model.decoder, workshop.test_rows(), weights, workshop.recipe.evaluate.batch)
+    scores = score(asked(stored.model), workshop.test_rows(), weights, workshop.recipe.evaluate.batch)
     report.end(f"{mean_nats(scores):.3f} nats a token")
     return scores
 
 
 @torch.inference_mode()
-def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]:
-    """The decisions of all routers on the test rows, from one reading of their features: weights and logits."""
+def decide(address: Address, report: Report) -> Decisions:
+    """The decisions of all routers on the test rows."""
     workshop = at_address(*address)
-    rows = [row for some in rows_of(workshop).values() for row in some]
-    routers = {name: stored_router(workshop, name) for name in specs(workshop)}
+    return decisions_on(workshop, [row for some in rows_of(workshop).values() for row in some], report)
+
+
+@torch.inference_mode()
+def decide_alike(address: Address, report: Report) -> dict[str, dict[str, Any]]:
+    """How every router does on prompts that are alike in length."""
+    workshop = at_address(*address)
+    alike = matched_rows(workshop)
+    decisions = decisions_on(workshop, [row for some in alike.values() for row in some], report)
+    return {name: matched_report(workshop, alike, weights) for name, (weights, _) in decisions.items()}
+
+
+def decisions_on(workshop: Workshop, rows: Sequence[Tokens | LabelledTokens], report: Report) -> Decisions:
+    """The decisions of all routers, from one reading of their features."""
     wanted = specs(workshop)
+    routers = {name: stored_router(workshop, name) for name in wanted}
     features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
     read = dict(zip(features, features_of(workshop, rows, features, report), strict=True))
-    decisions = {}
+    decisions = Decisions()
     for name, router in routers.items():
         routing = router.selection(router.router(read[wanted[name].feature]))
         order = [router.names.index(expert) for expert in workshop.recipe.experts]
@@ -274,13 +323,6 @@ def decide(address: Address, report: Report) -> dict[str, tuple[Tensor, Tensor]]
 def stored_router(workshop: Workshop, name: str) -> StoredRouter:
     at = workshop.router_at if name == "router" else workshop.rival_at(name)
     return load_router(at, workshop.base_fingerprint)
-
-
-def lone(workshop: Workshop, name: str) -> Decoder:
-    """The base with one adapter beside it."""
-    decoder = workshop.fresh_base().decoder
-    attach(decoder, [load_expert(workshop.part_at(name), workshop.base_fingerprint).lora])
-    return decoder
 
 
 # what the scores say
@@ -330,38 +372,11 @@ def report_on(
         routed[name].unit.key: routed[name].unit.figure(routed[name].mean()),
         "validation_macro_f1": validation["validation_macro_f1"],
     }
-    told = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy")
+    told = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy", "utilisation_evenness")
     return own | ({key: report[key] for key in told} if brief else report)
 
 
-def costs(workshop: Workshop, mixture: StoredAdapters, counts: dict[str, int], scored: set[str]) -> dict[str, Cost]:
-    """Parameters and bytes read for one token, of whatever could be used instead of the mixture."""
-    width = mixture.model.decoder.norm.weight.element_size()
-    base = counts["base"] - asleep(mixture.model.decoder)
-    parameters = {"base": base, "average": base, "router": counts["active"]}
-    for name, expert in mixture.experts.items():
-        parameters[f"expert:{name}"] = base + expert.adapter.num_parameters
-    for name in CONTROLS:
-        if name in scored:
-            control = load_expert(workshop.part_at(name)).adapter
-            parameters[name] = base + control.num_parameters
-    return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
-
-
-def rates(workshop: Workshop, mixture: StoredAdapters) -> dict[str, float]:
-    """Tokens a second of whatever could be used instead of the mixture, one row at a time."""
-    decoder, e = mixture.model.decoder, len(mixture.model.names)
-    found = {
-        "base": tokens_per_second(workshop.base.decoder, None),
-        "router": tokens_per_second(decoder, Gates.one(0, 1, e, decoder.norm.weight)),
-    }
-    for name in CONTROLS:
-        if name in contenders(workshop):
-            found[name] = tokens_per_second(lone(workshop, name), Gates.one(0, 1, 1, decoder.norm.weight))
-    return found
-
-
-def samples(workshop: Workshop, mixture: StoredAdapters, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:
+def samples(workshop: Workshop, mixture: StoredMixture, rows: dict[str, list[Tokens]]) -> list[dict[str, Any]]:
     """A few prompts of each domain, how the mixture routed them and what it wrote."""
     engine = Engine(mixture.model, mixture.tokenizer)
     shown = []
@@ -388,13 +403,13 @@ def samples(workshop: Workshop, mixture: StoredAdapters, rows: dict[str, list[To
     return shown
 
 
-def owned(mixture: StoredAdapters, row: Tokens) -> list[list[Any]]:
+def owned(mixture: StoredMixture, row: Tokens) -> list[list[Any]]:
     """Of each token of a row: its text, who predicts it best, the nats of that part and of the base.
 
     The texts join to the prompt and the reference as they are decoded, each by itself.
     """
     texts = pieces(mixture.tokenizer.decode, row.ids[: row.prompt])
     texts += pieces(mixture.tokenizer.decode, row.ids[row.prompt :])
-    owners = token_owners(mixture.model.decoder, row.ids, tuple(mixture.model.names))
+    owners = token_owners(asked(mixture.model), row.ids, tuple(mixture.model.names))
     rounded = ((who, *(nats and round(nats, 4) for nats in both)) for who, *both in owners)
     return [[text, *owner] for text, owner in zip(texts, rounded, strict=True)]

@@ -6,24 +6,25 @@ Every contender has the same recipe of data order, schedule and choice: the lear
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 from moesaic.adapters import Design, Factors
+from moesaic.adapters.blocks import Blocks
 from moesaic.data.splits import take
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError
 from moesaic.model.encoder import Encoder
 from moesaic.recipe import Expert, Train, layer_range
 from moesaic.stages import classifying, language
 from moesaic.stages.classifying import LabelCourse
-from moesaic.stages.courses import Course, Plan
+from moesaic.stages.courses import Course, Plan, Whole
 from moesaic.stages.jobs import Jobs, Report
 from moesaic.stages.language import TextCourse
+from moesaic.stages.making import keep
+from moesaic.stages.mixed import take_out
 from moesaic.stages.progress import Progress
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
 from moesaic.train.loop import Trained, fit
-from moesaic.weights.adapter import load_expert, save_expert
 
 CONTROLS = ("joint", "joint_wide")
 
@@ -75,7 +76,7 @@ def trials_of(workshop: Workshop, name: str) -> list[Trial]:
                 [start, *(join.join(pair) for pair in values)]
                 for start, join in ((f"lr-{lr!r}", "-"), (f"{lr:g}", " "))
             )
-            own = plan if one is None else replace(plan, design=design_of(one))
+            own = plan if one is None or not tried else replace(plan, design=adapter_of(one))
             found.append(Trial(own, lr, "_".join(name_of), ", ".join(told)))
     return found
 
@@ -90,14 +91,46 @@ def course_of(workshop: Workshop, plan: Plan) -> Course:
     return (LabelCourse if workshop.recipe.labelled else TextCourse)(workshop, plan)
 
 
-def design_of(expert: Expert) -> Design:
+def design_of(expert: Expert) -> Design | Blocks | Whole:
+    """What the recipe says of an expert before it has values."""
+    if expert.kind == "model":
+        return Whole()
+    return Blocks(anchor=expert.anchor) if expert.kind == "ffn" else adapter_of(expert)
+
+
+def adapter_of(expert: Expert) -> Design:
     """What the recipe says of an expert's adapter."""
+    assert expert.kind in ("lora", "tt_lora")
     own = expert.factors
-    factors = own if isinstance(own, str) else {target: Factors(*map(tuple, sides)) for target, sides in own.items()}
+    factors = (
+        own if isinstance(own, str | int) else {target: Factors(*map(tuple, sides)) for target, sides in own.items()}
+    )
     return Design(expert.kind, expert.rank, expert.scale, [*expert.targets], factors, expert.init)
 
 
-def joint_design(workshop: Workshop, name: str, experts: list[Expert], layers: str | None) -> Design:
+def joint_design(workshop: Workshop, name: str, experts: list[Expert], layers: str | None) -> Design | Blocks | Whole:
+    """A control, of the experts' kind; `joint_wide` has as many parameters as all experts together."""
+    match workshop.recipe.site:
+        case "model":
+            return Whole()
+        case "ffn":
+            return joint_blocks(workshop, name, experts, layers)
+        case "linear":
+            return joint_adapter(workshop, name, experts, layers)
+
+
+def joint_blocks(workshop: Workshop, name: str, experts: list[Expert], layers: str | None) -> Blocks:
+    """The blocks of a control, without an anchor, as it answers alone; of `joint_wide` as wide as all experts' are
+    together, or where these have other layers, wide enough for no fewer parameters.
+    """
+    if name == "joint":
+        return Blocks()
+    config = workshop.base.decoder.config
+    depths = [len(layer_range(e.layers, config.num_layers)) for e in experts]
+    return Blocks(inner=-(-sum(depths) * config.intermediate_size // len(layer_range(layers, config.num_layers))))
+
+
+def joint_adapter(workshop: Workshop, name: str, experts: list[Expert], layers: str | None) -> Design:
     """The adapter of a control: of the experts' kind, or lora where they have several, and of the largest rank tried.
 
     `joint_wide` has as many parameters as all experts together: of lora the sum of their ranks; where there are tensor
@@ -106,7 +139,7 @@ def joint_design(workshop: Workshop, name: str, experts: list[Expert], layers: s
     experts = [max(e.trials, key=lambda trial: trial.rank) for e in experts]
     kinds = {e.kind for e in experts}
     kind: Literal["lora", "tt_lora"] = "tt_lora" if kinds == {"tt_lora"} else "lora"
-    own = [design_of(e) for e in experts]
+    own = [adapter_of(e) for e in experts]
     joint = Design(
         kind,
         max(e.rank for e in experts),
@@ -127,6 +160,7 @@ def joint_design(workshop: Workshop, name: str, experts: list[Expert], layers: s
 
 def train_experts(workshop: Workshop, names: list[str], progress: Progress, jobs: Jobs) -> None:
     """Train those of the contenders that are not finished, longest first."""
+    take_out(workshop, progress)
     work: dict[str, Callable[[Report], Any]] = {}
     for name in names:
         if workshop.finished(workshop.part_at(name), key_of(workshop, name), progress):
@@ -186,16 +220,19 @@ def train_one(address: Address, name: str, report: Report) -> None:
     course = course_of(workshop, trials[0].plan)
     report.begin(steps_of(workshop, name))
     outcomes: dict[str, float | None] = {}
-    tried: list[tuple[Trained, Trial]] = []
+    kept: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
     for turn, trial in enumerate(trials):
         try:
-            tried.append((train_at(workshop, name, course, trial, turn, report), trial))
-            outcomes[trial.told] = course.outcome(tried[-1][0].best)
+            found = train_at(workshop, name, course, trial, turn, report)
+            outcomes[trial.told] = course.outcome(found.best)
+            if kept is None or found.best < kept[0].best:
+                kept = found, trial
         except NonFiniteError:
-            if not tried and turn + 1 == len(trials):
+            if kept is None and turn + 1 == len(trials):
                 raise
             outcomes[trial.told] = None  # a trial that diverges has lost, as long as another one has not
-    trained, best = min(tried, key=lambda one: one[0].best)
+    assert kept
+    trained, best = kept
     made = course.made(best.plan, trained.state, trained.best)
     facts = {
         "name": name,
@@ -207,15 +244,14 @@ def train_one(address: Address, name: str, report: Report) -> None:
         "grid": outcomes,
         "metrics": {**made.metrics, "step": trained.best_step},
         "timing": {"seconds": round(trained.seconds, 2)},
+        **({"anchor": True} if isinstance(best.plan.design, Blocks) and best.plan.design.anchor else {}),
         **workshop.foundation.told,
     }
     if made.head:
         family = workshop.body.config.family if isinstance(workshop.body, Encoder) else "decoder"
         facts["head"] = {"pool": workshop.pool, "family": family, "trained": not best.plan.frozen}
     size = sum(tensor.numel() * tensor.element_size() for tensor in trained.state.values())
-    workshop.publish(
-        part, lambda folder: save_expert(folder, made.adapter, workshop.base_fingerprint, facts, made.head), size
-    )
+    workshop.publish(part, lambda folder: keep(folder, workshop, made, facts), size)
     forget(workshop, part)
     report.end(f"{made.told} at lr {best.told}")
 
@@ -244,7 +280,6 @@ def verify_expert(workshop: Workshop, name: str) -> dict[str, Any]:
     if name not in workshop.trained_experts():
         raise RecipeError(f"'{name}' is not trained here", expected=f"one of {', '.join(workshop.trained_experts())}")
     plan, folder = plan_of(workshop, name), workshop.part_at(name)
-    stored = load_expert(folder, workshop.base_fingerprint)
 
     def refuse(field: str, expected: str, got: str) -> None:
         raise CompatibilityError(
@@ -257,21 +292,13 @@ def verify_expert(workshop: Workshop, name: str) -> dict[str, Any]:
         )
 
     verified = classifying.verified if workshop.recipe.labelled else language.verified
-    return {"name": name, **verified(workshop, plan, stored, refuse), "folder": str(folder)}
+    return {"name": name, **verified(workshop, plan, folder, refuse), "folder": str(folder)}
 
 
 def check_names(workshop: Workshop, names: list[str]) -> list[str]:
     """The experts named, or all that are trained here."""
     known = workshop.trained_experts()
     for name in names:
-        if name not in known and name not in CONTROLS:
+        if name not in known and name not in workshop.recipe.trained_controls:
             raise RecipeError(f"no expert '{name}' is trained here", expected=f"one of {', '.join(known)}")
     return names or known
-
-
-def part_folders(workshop: Workshop) -> dict[str, Path]:
-    """Every expert's folder, trained here or elsewhere."""
-    return {
-        name: workshop.located(expert.path).folder if expert.path else workshop.part_at(name)
-        for name, expert in workshop.recipe.experts.items()
-    }

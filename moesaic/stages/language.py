@@ -4,19 +4,16 @@ Knows nothing about labels, nor where experts lie.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from moesaic.adapters import LowRankLinear, attach, detach
 from moesaic.data.batches import Schedule, Tokens, pad
-from moesaic.model.decoder import Decoder
-from moesaic.routing import Gates
-from moesaic.stages.courses import Lesson, Made, Plan, adapted, alone, even
+from moesaic.stages.courses import Lesson, Made, Plan, even
+from moesaic.stages.making import begin, lone, untouched
 from moesaic.stages.workshop import Workshop
-from moesaic.train.language import loss_of, mean_nats
-from moesaic.weights.adapter import StoredExpert
+from moesaic.train.language import loss_of, mean_nats, plain
 
 
 class TextCourse:
@@ -36,21 +33,20 @@ class TextCourse:
         }
 
     def lesson(self, plan: Plan) -> Lesson:
-        settings, (decoder, _) = plan.settings, adapted(self.workshop, plan)
-        assert isinstance(decoder, Decoder)
+        settings, begun = plan.settings, begin(self.workshop, plan)
         schedule = Schedule(even(self.train), settings.batch, self.workshop.recipe.seed)
         return Lesson(
-            {name: p for name, p in decoder.named_parameters() if p.requires_grad},
+            {name: p for name, p in begun.decoder.named_parameters() if p.requires_grad},
             lambda step: pad(schedule(step)),
-            loss_of(decoder, alone),
-            lambda: mean_nats(decoder, alone, self.held_out, settings.batch),
+            loss_of(begun.decoder, begun.gates),
+            lambda: mean_nats(begun.decoder, begun.gates, self.held_out, settings.batch),
             schedule.names,
         )
 
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
-        decoder, fresh = adapted(self.workshop, plan)
-        decoder.load_state_dict(state, strict=False)
-        return Made(detach(decoder, fresh), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
+        begun = begin(self.workshop, plan)
+        begun.decoder.load_state_dict(state, strict=False)
+        return Made(begun.taken(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         return row
@@ -64,18 +60,13 @@ def held_out(workshop: Workshop, plan: Plan) -> list[Tokens]:
     return [row for texts in plan.validation.values() for row in workshop.encoded(texts, plan.settings.length)]
 
 
-def verified(workshop: Workshop, plan: Plan, stored: StoredExpert, refuse: Any) -> dict[str, Any]:
-    """The validation nats of an expert that was read back, beside the base's; `refuse` where they differ."""
-    decoder = workshop.fresh_base().decoder
-    attach(decoder, [stored.lora])
-    rows = held_out(workshop, plan)
-    found = mean_nats(decoder, alone, rows, plan.settings.batch)
-    off = mean_nats(decoder, lambda n: Gates.one(-1, n, 1, torch.zeros(1)), rows, plan.settings.batch)
-    said = stored.manifest["metrics"]["validation_nats"]
-    untouched = [
-        path for path, module in decoder.named_modules() if isinstance(module, LowRankLinear) and not module.b.any()
-    ]
-    if abs(found - said) > 1e-4 * said or untouched:
-        got = f"{found:.6f}" + (f", and {untouched[0]} changes nothing" if untouched else "")
+def verified(workshop: Workshop, plan: Plan, folder: Path, refuse: Any) -> dict[str, Any]:
+    """The validation nats of an expert that is read back, beside the base's; `refuse` where they differ."""
+    read, rows = lone(workshop, plan, folder), held_out(workshop, plan)
+    found = mean_nats(read.decoder, read.gates, rows, plan.settings.batch)
+    off = mean_nats(workshop.base.decoder, plain, rows, plan.settings.batch)
+    said, idle = read.stored.manifest["metrics"]["validation_nats"], untouched(workshop, read)
+    if abs(found - said) > 1e-4 * said or idle:
+        got = f"{found:.6f}" + (f", and {idle} changes nothing" if idle else "")
         refuse("metrics.validation_nats", f"{said:.6f}", got)
     return {"validation_nats": found, "manifest": said, "base": off, "gain": off - found}

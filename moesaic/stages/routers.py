@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
@@ -28,15 +27,16 @@ from moesaic.recipe.routers import FeatureSpec
 from moesaic.routing import States
 from moesaic.routing.routers import Features
 from moesaic.stages.classifying import classifier_of
-from moesaic.stages.experts import part_folders
 from moesaic.stages.jobs import Jobs, Report
+from moesaic.stages.mixed import joined as beside_base
+from moesaic.stages.mixed import part_folders, taken_out, version_of
 from moesaic.stages.progress import Progress
+from moesaic.stages.running import running
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
 from moesaic.train.classification import batched, labels
 from moesaic.train.routers import Labelled, selection_of, train_router
 from moesaic.train.task import Table, Task, Weighed, computed, language
-from moesaic.weights.adapter import load_expert
 from moesaic.weights.router import ENCODER, INFO, StoredRouter, save_router
 from moesaic.weights.sentences import KIND as ENCODER_KIND
 from moesaic.weights.sentences import StoredEncoder
@@ -60,6 +60,7 @@ def label_of(spec: RouterSpec) -> str:
     usual = dict(RouterLoss())
     learned = "".join(f"-{term}-{weight:g}" for term, weight in spec.loss if weight != usual[term])
     learned += f"-{spec.exploration.kind}" if spec.exploration.kind != "none" else ""
+    learned += f"-{spec.init}" if spec.init else ""
     return f"{spec.kind}-{str(spec.feature).replace('@', '_at_')}{few}{kept}{learned}"
 
 
@@ -100,7 +101,7 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
     features = list(dict.fromkeys(feature for spec in wanted.values() for feature in spec.reads))
     # No more prompts are read than a feature's hungriest router asks for; each takes the first of them, in hash order.
     asked = {feature: [spec for spec in wanted.values() if feature in spec.reads] for feature in features}
-    parts = {
+    parts: dict[str, Callable[[Report], Any]] = {
         f"features {split} {expert}": partial(
             read_features,
             workshop.address,
@@ -111,6 +112,15 @@ def train_routers(workshop: Workshop, progress: Progress, jobs: Jobs) -> None:
         for split in SPLITS
         for expert in workshop.recipe.experts
     }
+    if "router" in wanted and workshop.recipe.mixture.level == "token":
+        own = wanted["router"]
+        parts |= {
+            f"running {split} {expert}": partial(
+                read_running, workshop.address, expert, split, [str(one) for one in own.reads], most_of(own, split)
+            )
+            for split in SPLITS
+            for expert in workshop.recipe.experts
+        }
     read = jobs.run(parts)
     # Where whoever is chosen has all the weight, each expert by itself is all that can be asked: computed once.
     tabled = [spec for spec in wanted.values() if spec.loss.task and spec.certain]
@@ -142,6 +152,11 @@ def train_and_publish(
     place = places[0]
 
     def labelled(split: str) -> Labelled:
+        if name == "router" and workshop.recipe.mixture.level == "token":
+            found = [read[f"running {split} {expert}"] for expert in names]
+            owners = torch.arange(len(names)).repeat_interleave(torch.tensor([len(one[0]) for one in found]))
+            first, last = (torch.cat([one[at] for one in found]) for at in (0, -1))
+            return Labelled(first, owners, last)
         limit = most_of(spec, split)
         features, beside = (
             joined([read[f"features {split} {expert}"].features[at][:limit] for expert in names])
@@ -249,6 +264,7 @@ def inputs_of(workshop: Workshop, spec: RouterSpec) -> dict[str, Any]:
     parts = {"parts": dict(versions(workshop))} if spec.loss.task else {}
     return {
         **parts,
+        **({"level": "token"} if recipe.mixture.level == "token" else {}),
         "router": {
             **spec.model_dump(mode="json"),
             "feature": feature,
@@ -302,11 +318,11 @@ def versions(workshop: Workshop) -> tuple[tuple[str, str], ...]:
     """The experts by name, and what each is: those trained elsewhere by their weights."""
     found = []
     for name, folder in part_folders(workshop).items():
-        trained = name in workshop.trained_experts()
-        if trained and not (folder / MANIFEST).is_file():
+        made_here = name in workshop.trained_experts() or taken_out(workshop, name)
+        if made_here and not (folder / MANIFEST).is_file():
             what = f"there is no expert '{name}' yet, and loss.task is measured with it"
             raise RecipeError(what, path=folder, hint=f"train it first: moesaic train-expert RECIPE --expert {name}")
-        found.append((name, digest(workshop.identity(folder)) if trained else load_expert(folder).fingerprint))
+        found.append((name, version_of(workshop, name, folder)))
     return tuple(found)
 
 
@@ -314,9 +330,8 @@ def versions(workshop: Workshop) -> tuple[tuple[str, str], ...]:
 def adapted(address: Address, parts: tuple[tuple[str, str], ...]) -> Decoder:
     """The base with those experts beside it, all of it frozen; kept between pieces of work."""
     workshop = at_address(*address)
-    base, folders = workshop.fresh_base(), part_folders(workshop)
-    attach(base.decoder, [load_expert(folders[name], base.fingerprint, base.decoder).lora for name, _ in parts])
-    return base.decoder.requires_grad_(False)
+    folders = part_folders(workshop)
+    return beside_base(workshop, {name: folders[name] for name, _ in parts}).requires_grad_(False)
 
 
 @lru_cache(maxsize=1)
@@ -374,6 +389,18 @@ def read_features(address: Address, expert: str, split: str, most: dict[FeatureS
         cut |= zip(some, (one.sentences.truncated(texts) if one else 0 for one in encoders), strict=True)
     report.end(f"read; {max(cut.values())} texts are longer than the encoder reads" if any(cut.values()) else "read")
     return Read([found[feature] for feature in most], [cut[feature] for feature in most])
+
+
+def read_running(
+    address: Address, expert: str, split: str, features: list[str], most: int, report: Report
+) -> list[torch.Tensor]:
+    """The same where decisions are made before every token: each feature, before some tokens of each response."""
+    workshop = at_address(*address)
+    rows = [row for row in rows_of(workshop, expert, split, most) if isinstance(row, Tokens)]
+    report.begin(1)
+    found = [running(Feature.parse(feature), workshop.base.decoder, rows) for feature in features]
+    report.end(f"{len(found[0])} tokens")
+    return found
 
 
 @torch.no_grad()

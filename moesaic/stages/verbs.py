@@ -5,7 +5,7 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 
 import multiprocessing
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -19,9 +19,10 @@ from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.report import write_report
 from moesaic.stages.classifying import stored_in
 from moesaic.stages.evaluation import evaluate as evaluate_stage
-from moesaic.stages.experts import CONTROLS, check_names, part_folders, train_experts
+from moesaic.stages.experts import check_names, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage
 from moesaic.stages.jobs import Jobs
+from moesaic.stages.mixed import fingerprint_of, part_folders, read_part, take_out
 from moesaic.stages.pretraining import pretrain as pretrain_stage
 from moesaic.stages.pretraining import text_of
 from moesaic.stages.progress import Progress, Silent
@@ -32,10 +33,9 @@ from moesaic.stages.stopping import listening
 from moesaic.stages.texts import take_stock
 from moesaic.stages.training import forget
 from moesaic.stages.workshop import Workshop
-from moesaic.weights.adapter import StoredExpert, load_expert
 from moesaic.weights.beside import tokenizer_beside
 from moesaic.weights.classifier import load_classifier
-from moesaic.weights.mixture import load_mixture, room_for, save_mixture
+from moesaic.weights.mixture import Stored, load_mixture, room_for, save_mixture
 from moesaic.weights.router import load_router
 
 
@@ -180,7 +180,7 @@ def opened(
 def part_of(workshop: Workshop, name: str) -> Path:
     """Where what a training is called on the command line will lie."""
     parts = {"base": workshop.root / "base", **{name: router_at(workshop, name) for name in specs(workshop)}}
-    parts |= {name: workshop.part_at(name) for name in (*workshop.trained_experts(), *CONTROLS)}
+    parts |= {name: workshop.part_at(name) for name in (*workshop.trained_experts(), *workshop.recipe.trained_controls)}
     if name not in parts:
         hint = nearest(name, [*parts])
         raise RecipeError("no such training", field="restart", expected=" or ".join(parts), got=name, hint=hint)
@@ -213,11 +213,13 @@ def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
 def wanted_controls(workshop: Workshop) -> list[str]:
     """The controls to train; without experts that are trained here there is nothing to train them on."""
     wanted = workshop.recipe.evaluate.controls if workshop.trained_experts() else []
-    return [name for name in CONTROLS if wanted == "all" or name in wanted]
+    return [name for name in workshop.recipe.trained_controls if wanted == "all" or name in wanted]
 
 
 def compose_stage(workshop: Workshop, progress: Progress) -> None:
     """Join the parts into the mixture's folder, unless it stands."""
+    recipe = workshop.recipe
+    take_out(workshop, progress)
     folders = part_folders(workshop)
     for name in workshop.trained_experts():
         if not folders[name].is_dir():
@@ -235,10 +237,12 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
             got=", ".join(sorted(router.names)),
             hint="run train-router again",
         )
+    how = {"level": recipe.mixture.level, "combine": recipe.mixture.combine} if recipe.site == "model" else {}
     key = workshop.key(
         "mixture",
+        **how,
         base=workshop.base_fingerprint,
-        experts={name: expert.fingerprint for name, expert in experts.items()},
+        experts={name: fingerprint_of(expert, folders[name]) for name, expert in experts.items()},
         router=workshop.identity(workshop.router_at),
     )
     if workshop.finished(workshop.mixture_at, key, progress):
@@ -247,10 +251,11 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     facts = {
         "stage_key": key,
         "name": workshop.recipe.name,
-        "site": workshop.recipe.mixture.site,
-        "level": workshop.recipe.mixture.level,
-        "prompt_tokens": workshop.recipe.router.prompt_tokens,
+        "site": recipe.site,
+        "level": recipe.mixture.level,
+        "prompt_tokens": recipe.router.prompt_tokens,
         "origins": workshop.origins,
+        **how,
     }
     if workshop.recipe.labelled:
         labels = {name: list(domain.labels) for name, domain in workshop.domains.items()}
@@ -263,12 +268,12 @@ def compose_stage(workshop: Workshop, progress: Progress) -> None:
     (load_classifier if workshop.recipe.labelled else load_mixture)(workshop.mixture_at)
 
 
-def experts_in(workshop: Workshop, folders: dict[str, Path], progress: Progress) -> dict[str, StoredExpert]:
+def experts_in(workshop: Workshop, folders: dict[str, Path], progress: Progress) -> Mapping[str, Stored]:
     """The experts that a mixture is made of, each held against the base; what is odd about their text is told."""
     if workshop.recipe.labelled:
         return stored_in(workshop, folders)
     base = workshop.base
-    for name, folder in folders.items():
+    for name, folder in folders.items() if workshop.recipe.site == "linear" else ():
         for odd in tokenizer_beside(folder, base.tokenizer):
             progress.warn(f"{name}: {odd}")
-    return {name: load_expert(folder, base.fingerprint, base.decoder) for name, folder in folders.items()}
+    return {name: read_part(workshop, folder, base) for name, folder in folders.items()}

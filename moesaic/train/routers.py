@@ -28,10 +28,15 @@ from moesaic.routing.routers import (
     MLPRouter,
     TrainedRouter,
 )
+from moesaic.train.centroids import begin_at, reach
 from moesaic.train.loop import Keeper, Record, fit
 from moesaic.train.task import Task
 
 WORDS = 20
+
+SMOOTHING = 0.1
+"""Of the labels by which a router that begins at centroids is made as sure as they allow: rows that are all told apart
+would otherwise ask for certainty, from which nothing is learned any more."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,11 @@ def fit_layers(
     # Most counts of characters are 0 nearly always: by its own deviation a rare one would outweigh all others.
     deviation = states.std() if spec.feature == "characters" else states.std(0)
     router.deviation.copy_(deviation.clamp_min(1e-6))
+    if spec.init == "centroids":
+        assert isinstance(router, MLPRouter) and isinstance(features, Tensor)
+        centroids = fit_centroids(features, labels, num_experts)
+        said, usual = reach(centroids, features)
+        begin_at(router, centroids, 1 / best_temperature(said, labels, SMOOTHING), usual)
     means = torch.empty(0)
     if router.noise is not None:
         assert train.means is not None

@@ -36,28 +36,94 @@ def read_decoder(
     `dtype`: the type as stored -> the type to compute in. `mapped`: tensors that stay as stored are views of the files.
     `held`: tensors that the folder leaves out, under the names of the family; they are shared, not copied.
     """
-    config, found = read_config(folder / CONFIG)
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    own = decoder.state_dict()
-    names = [name for name in own if not (config.tie_embeddings and name == HEAD)]
-    for name in [name for name in names if held and stored_name(config.family, name) in held]:
-        share(decoder, name, (held or {})[stored_name(config.family, name)], folder)
-        names.remove(name)
-    with TensorFiles(folder, mapped) as files:
-        at = sources(config.family, names, files.keys())
-        check_names(files, at, config.tie_embeddings, stored_name(config.family, EMBEDDING))
-        check_shapes(files, {name: (at[name], list(own[name].shape)) for name in names})
-        for stored, inside in groupby(at, key=lambda name: at[name].name):
-            tensor = files[stored].to(dtype(files.dtype(stored)))
-            for name in inside:
-                place(decoder, name, at[name].part(tensor))
-    for doubt in files.doubts:
-        warnings.warn(doubt, MoesaicWarning, stacklevel=2)
-    decoder.tie()
-    for rope in (decoder.rope, decoder.local_rope):
-        rope.reserve(FIRST, decoder.norm.weight)
-    return decoder.eval(), found
+    with DecoderFiles(folder, dtype, mapped, held) as files:
+        files.fill(files.tensors())
+    return files.decoder, files.found
+
+
+class DecoderFiles:
+    """The files of a decoder, open; and the decoder, whose tensors are in memory from `fill` to `empty`.
+
+    What the headers say is checked at once, values when they are fetched. The arguments are those of `read_decoder`;
+    what is `held` is there always.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dtype: Callable[[torch.dtype], torch.dtype],
+        mapped: bool,
+        held: Mapping[str, Tensor] | None = None,
+    ):
+        config, self.found = read_config(folder / CONFIG)
+        with torch.device("meta"):
+            self.decoder = Decoder(config).eval()
+        own = self.decoder.state_dict()
+        names = [name for name in own if not (config.tie_embeddings and name == HEAD)]
+        for name in [name for name in names if held and stored_name(config.family, name) in held]:
+            share(self.decoder, name, (held or {})[stored_name(config.family, name)], folder)
+            names.remove(name)
+        self.own = {name: own[name] for name in names}
+        self.files = TensorFiles(folder, mapped)
+        with self.files.open:  # closed at once where a tensor is refused
+            self.at = sources(config.family, names, self.files.keys())
+            embedding = stored_name(config.family, EMBEDDING)
+            check_names(self.files, self.at, config.tie_embeddings, embedding)
+            check_shapes(self.files, {name: (self.at[name], list(own[name].shape)) for name in names})
+            self.types = {name: dtype(self.files.dtype(self.at[name].name)) for name in names}
+            self.files.open = self.files.open.pop_all()
+        self.told: set[str] = set()
+
+    def __enter__(self) -> "DecoderFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.files.open.close()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the decoder takes between `fill` and `empty`, without those that are shared."""
+        weights = sum(tensor.numel() * self.types[name].itemsize for name, tensor in self.own.items())
+        config, ropes = self.decoder.config, {self.decoder.rope, self.decoder.local_rope}
+        width = max(self.types.values(), key=[*self.types.values()].count).itemsize if weights else 0
+        return weights + len(ropes) * 2 * min(FIRST, config.context) * config.head_dim * width
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors, read and checked, by the decoder's names. What is odd about them is warned of once."""
+        self.files.require_unchanged()
+        found: dict[str, Tensor] = {}
+        for stored, inside in groupby(self.at, key=lambda name: self.at[name].name):
+            group = list(inside)
+            tensor = self.files.fetch(stored, self.types[group[0]])
+            found |= {name: self.at[name].part(tensor) for name in group}
+        for doubt in [doubt for doubt in self.files.doubts if doubt not in self.told]:
+            self.told.add(doubt)
+            warnings.warn(doubt, MoesaicWarning, stacklevel=2)
+        return found
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make these the decoder's."""
+        for name, tensor in tensors.items():
+            place(self.decoder, name, tensor)
+        self.decoder.tie()
+        for rope in (self.decoder.rope, self.decoder.local_rope):
+            rope.reserve(FIRST, self.decoder.norm.weight)
+
+    def empty(self) -> None:
+        """Have them no longer."""
+        for name, tensor in self.own.items():
+            place(self.decoder, name, tensor)
+        self.decoder.tie()
+        for rope in (self.decoder.rope, self.decoder.local_rope):
+            rope.cos, rope.sin = (table.new_empty(0, rope.head_dim) for table in (rope.cos, rope.sin))
+
+    def let_go(self) -> None:
+        """Hold no view of the files."""
+        self.files.let_go()
+
+    def announce(self) -> None:
+        """The tensors are asked for soon."""
+        self.files.announce()
 
 
 def check_names(files: TensorFiles, at: Mapping[str, Source], tied: bool, embedding: str) -> None:

@@ -3,10 +3,12 @@
 Knows nothing about what the tensors mean, nor which ones a model needs.
 """
 
+import errno
 import math
 import mmap
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,7 +111,8 @@ class Opened:
         require_safetensors(path)
         self._file = open_regular(path)
         with disk.errors(path):
-            self.size = os.fstat(self._file.fileno()).st_size
+            about = os.fstat(self._file.fileno())
+            self.size, self.written = about.st_size, about.st_mtime_ns
             header = self._header()
         self.tensors, self.metadata = described(path, header, self.size)
 
@@ -157,7 +160,8 @@ class Opened:
             if (size := os.fstat(self._file.fileno()).st_size) < self.size:
                 raise self._cut(name, size)
             if self._mapped is None:
-                self._mapped = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+                with memory_for(f"a view of {self.path.name}", "close other programs, or use a smaller model"):
+                    self._mapped = mapping(self._file.fileno(), self.size)
             if name not in self._checked:
                 if self._plain_in_place(self._mapped, stored):
                     self._checked.add(name)
@@ -166,14 +170,38 @@ class Opened:
         count = math.prod(stored.shape)
         return torch.frombuffer(self._mapped, dtype=stored.dtype, count=count, offset=stored.begin).view(stored.shape)
 
-    def read(self, name: str) -> Tensor:
-        """A tensor in memory of its own, checked; raises as `get` does, and MemoryLimitError."""
+    def read(self, name: str, into: Tensor | None = None) -> Tensor:
+        """A tensor in memory of its own, checked; raises as `get` does, and MemoryLimitError.
+
+        `into`: that memory, of the tensor's shape; where it is of another type, values are converted piece by piece.
+        """
         stored = self.stored(name)
-        with memory_for(f"{name} of {self.path.name}", "close other programs, or use a smaller model"):
-            tensor = torch.empty(stored.shape, dtype=stored.dtype)
+        if into is None:
+            with memory_for(f"{name} of {self.path.name}", "close other programs, or use a smaller model"):
+                into = torch.empty(stored.shape, dtype=stored.dtype)
         with disk.errors(self.path):
-            self._pieces(name, stored, tensor.view(-1))
-        return tensor
+            self._pieces(name, stored, into.view(-1))
+        return into
+
+    def let_go(self) -> None:
+        """Hold no view any longer: pages go back to the system when nobody else does. Check again what is asked."""
+        self._mapped, self._checked = None, set()
+
+    def require_unchanged(self) -> None:
+        """Raises WeightsError where the file was written into since it was opened.
+
+        One that was deleted or replaced is not changed: what was opened is what is read.
+        """
+        with disk.errors(self.path):
+            now = os.fstat(self._file.fileno())
+        if (now.st_size, now.st_mtime_ns) != (self.size, self.written):
+            hint = "load the mixture again, from a folder that nobody writes into"
+            raise WeightsError("the file was changed while it was in use", path=self.path, hint=hint)
+
+    def announce(self) -> None:
+        """All of it is read soon: the system may begin, into memory that it takes back whenever it likes."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def stored(self, name: str) -> Stored:
         """What the file says of a tensor."""
@@ -219,15 +247,18 @@ class Opened:
         """Read a tensor's values piece by piece, each checked while it is in the processor's cache."""
         count, width, bad = math.prod(stored.shape), stored.dtype.itemsize, 0
         low, high, step = math.inf, -math.inf, CHUNK // width
-        scratch = self._scratch.view(stored.dtype) if into is None else into
+        lands = into is not None and into.dtype == stored.dtype
+        scratch = into if into is not None and lands else self._scratch.view(stored.dtype)
         for start in range(0, count, step):
             stop = min(start + step, count)
-            part = scratch[: stop - start] if into is None else into[start:stop]
+            part = scratch[start:stop] if lands else scratch[: stop - start]
             self._fill(name, part, stored.begin + start * width)
             least, most = _extremes(part)
             if not math.isfinite(least + most):
                 bad += _not_finite(part)
             low, high = min(low, least), max(high, most)
+            if into is not None and not lands:
+                into[start:stop] = part
         self._judge(name, stored, bad, low, high)
         self._checked.add(name)
 
@@ -252,9 +283,13 @@ class Opened:
             raise WeightsError("the tensor holds NaN or infinity", path=self.path, field=name, got=got)
         if name not in self._checked and stored.dtype.is_floating_point:
             if max(-low, high) > HUGE:
-                self.doubts.append(f"{self.path}: {name}: holds values up to {max(-low, high):.3g}")
+                self._doubt(f"{name}: holds values up to {max(-low, high):.3g}")
             if len(stored.shape) > 1 and low == high == 0:
-                self.doubts.append(f"{self.path}: {name}: all of it is 0")
+                self._doubt(f"{name}: all of it is 0")
+
+    def _doubt(self, what: str) -> None:
+        if (doubt := f"{self.path}: {what}") not in self.doubts:
+            self.doubts.append(doubt)
 
 
 def _plain(part: Tensor) -> bool:
@@ -292,6 +327,24 @@ def _extremes(part: Tensor) -> tuple[float, float]:
 def _not_finite(part: Tensor) -> int:
     wide = part if part.dtype.itemsize > 1 else part.float()
     return int(part.numel() - torch.isfinite(wide).sum())
+
+
+def apart(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory that goes back to the system as soon as nobody holds it; the heap would keep it for later."""
+    size = math.prod(shape) * dtype.itemsize
+    if not size:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(mapping(-1, size), dtype=dtype).view(tuple(shape))
+
+
+def mapping(fd: int, size: int) -> mmap.mmap:
+    """A file, or for -1 nothing yet, as memory; what is written there is nobody else's. Raises MemoryError."""
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError(f"{size:,} bytes") from error
+        raise
 
 
 def opened(path: Path) -> Opened:

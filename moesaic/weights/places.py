@@ -75,7 +75,8 @@ def locate(place: Place, revision: str | None = None) -> Located:
         snapshot = download(wanted)
         return Located(snapshot, str(wanted), snapshot.name)
     if folder.is_file():
-        hint = "a recipe is made into one by `moesaic run`" if folder.suffix in (".yaml", ".yml") else f"give {EXAMPLES}"
+        is_recipe = folder.suffix in (".yaml", ".yml")
+        hint = "`moesaic run` makes a folder of a recipe" if is_recipe else f"give {EXAMPLES}"
         raise WeightsError("a file, not a folder", path=text, hint=hint)
     raise WeightsError("no such folder", path=text, hint=f"give {EXAMPLES}")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from moesaic.errors import WeightsError
+from moesaic.errors import WeightsError, memory_for
 from moesaic.files import read_json, write_json
-from moesaic.weights.opening import Opened, opened
+from moesaic.weights.opening import Opened, apart, opened
 from moesaic.weights.tensors import TENSORS, write_tensors
 
 INDEX = "model.safetensors.index.json"
@@ -49,6 +49,29 @@ class TensorFiles(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         file = self.files[self.home[name]]
         return file.get(name) if self.mapped else file.read(name)  # both check the values
+
+    def fetch(self, name: str, dtype: torch.dtype) -> Tensor:
+        """A tensor in the type asked for: a view where it is stored so, else in memory that is given back at once."""
+        if self.dtype(name) == dtype:
+            return self[name]
+        with memory_for(name, "give more memory, or use smaller experts"):
+            memory = apart(self.shape(name), dtype)
+        return self.files[self.home[name]].read(name, memory)
+
+    def require_unchanged(self) -> None:
+        """Raises WeightsError where a file was written into since it was opened."""
+        for file in self.files.values():
+            file.require_unchanged()
+
+    def let_go(self) -> None:
+        """Hold no view of the files any longer; what is fetched from now on is checked anew."""
+        for file in self.files.values():
+            file.let_go()
+
+    def announce(self) -> None:
+        """All of it is read soon."""
+        for file in self.files.values():
+            file.announce()
 
     def __contains__(self, name: object) -> bool:
         return name in self.home  # a Mapping would read the tensor to know

@@ -19,7 +19,7 @@ from moesaic.tokenizer import Tokenizer, compare
 from moesaic.weights import base as base_room
 from moesaic.weights.adapter import KIND, manifest_of
 from moesaic.weights.base import Base, end_of, identify, write_model
-from moesaic.weights.decoders import named, read_decoder, write_config
+from moesaic.weights.decoders import DecoderFiles, named, read_decoder, write_config
 from moesaic.weights.places import model_folder, tokenizer_folder
 from moesaic.weights.shards import write_shards
 
@@ -59,22 +59,36 @@ def load_whole(folder: Path, base: Base) -> StoredModel:
     A folder of a base, or a foreign one, will do. Its tokenizer must be the base's: CompatibilityError otherwise, as
     for one that was made for another base. One that differs from the base in nothing is the base's own decoder.
     """
+    files, manifest = open_whole(folder, base)
+    with files:
+        files.fill(files.tensors())
+    return model_of(files, manifest, base)
+
+
+def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
+    """The same but for its values: the files of an expert, and what its folder says of it."""
     manifest = manifest_of(folder, base.fingerprint, (KIND, base_room.KIND))
     if manifest.get("kind") == KIND and manifest.get("adapter") != ADAPTER:
         got = manifest.get("adapter")
         raise WeightsError("another kind", path=folder / MANIFEST, field="adapter", expected=ADAPTER, got=str(got))
     held = shared_with(base, manifest.get("shared", []), folder)
     at = model_folder(folder)
-    decoder, found = read_decoder(at, lambda stored: torch.get_default_dtype(), mapped=True, held=held)
+    files = DecoderFiles(at, lambda stored: torch.get_default_dtype(), mapped=True, held=held)
+    decoder = files.decoder
     if decoder.config.vocab_size != base.decoder.config.vocab_size:
         expected, got = base.decoder.config.vocab_size, decoder.config.vocab_size
         what, path = "whole models share one vocabulary", at / "config.json"
         raise CompatibilityError(what, path=path, field="vocab_size", expected=expected, got=got)
     if "shared" not in manifest:  # in a mixture the tokenizer is the base's, and was found equal
-        require_tokenizer(base.tokenizer, Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json")), at)
-    if decoder.config == base.decoder.config and held.keys() == named(decoder).keys():
-        decoder = base.decoder
-    return StoredModel(decoder, manifest)
+        end = end_of(files.found, at / "config.json")
+        require_tokenizer(base.tokenizer, Tokenizer.load(tokenizer_folder(at), end), at)
+    return files, manifest
+
+
+def model_of(files: DecoderFiles, manifest: dict[str, Any], base: Base) -> StoredModel:
+    """The expert of these files; one that differs from the base in nothing is the base itself."""
+    same_wiring = files.decoder.config == base.decoder.config
+    return StoredModel(files.decoder if files.own or not same_wiring else base.decoder, manifest)
 
 
 def write_into_mixture(source: Path, target: Path, base: Path) -> None:

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from moesaic.adapters import attach
+from moesaic.adapters import attach, feedforward
 from moesaic.adapters.lora import LowRankLinear
 from moesaic.nn import Linear
 from moesaic.ops import low_rank
 from moesaic.routing import Gates
-from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.testing import tiny_decoder, toy_expert, toy_ffn
 
 N, T, I, O, E, R = 4, 2, 5, 6, 3, 2  # noqa: E741
 
@@ -84,3 +84,21 @@ def test_through_a_whole_decoder_the_gradient_is_the_slope_that_differences_show
             step[row, expert] = 1e-6
             slope = (value(weights.detach() + step) - value(weights.detach() - step)) / 2e-6
             assert found[row, expert].item() == pytest.approx(slope.item(), rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_blocks_give_weights_the_gradients_of_a_loop_and_the_base_loses_what_they_gain(dense):
+    """Where a row leaves the base nothing, its weights only move among the experts, and the base's share is no matter.
+
+    Of gates of the chosen alone nothing but the base's loss reaches an expert that was not computed.
+    """
+    plain, decoder = tiny_decoder(), tiny_decoder()
+    feedforward.attach(decoder, [toy_ffn(plain, 1), toy_ffn(plain, 2)])
+    slot, x, target = decoder.layers[1].mlp, torch.randn(4, 3, 32), torch.randn(4, 3, 32)
+    weights = torch.tensor([[1.0, 0], [0, 1.0], [0.5, 0.5], [0.3, 0.0]], requires_grad=True)
+    gates = Gates.dense(weights) if dense else Gates.of(weights)
+    (found,) = torch.autograd.grad((slot(x, gates)[0] * target).sum(), weights)
+    one, two, base = ((slot(x, Gates.one(e, 4, 2, x))[0] * target).sum((1, 2)) for e in (0, 1, -1))
+    computed = torch.ones(4, 2) if dense else (weights != 0).double()
+    expected = computed * torch.stack([one, two], 1) - torch.tensor([0.0, 0, 0, 1])[:, None] * base[:, None]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

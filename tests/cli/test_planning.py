@@ -22,6 +22,19 @@ def test_four_models_go_onto_two_devices(moesaic):
     assert "site         model, 1 of 4 experts for a row" in out
 
 
+def test_several_hosts_share_the_experts(moesaic):
+    code, out, _ = moesaic("plan", *FOUR, "--site", "model", "--vram", "8GB", "--ram", "8GB", "--hosts", 2)
+    assert code == 0 and "fetched for a request" not in out
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("host ")] == [
+        "host 0, device 0",
+        "host 0, RAM",
+        "host 1, device 0",
+        "host 1, RAM",
+    ]
+    code, out, err = moesaic("plan", *FOUR, "--site", "ffn", "--vram", "2GB", "--hosts", 2)
+    assert code == 8 and err.startswith("error: host 0, device 0: it does not fit: ")
+
+
 def test_json_has_all_of_it(moesaic):
     code, out, _ = moesaic("plan", *FOUR, "--site", "ffn", "--vram", "6GB", "--bandwidth", "10GB,1GB", "--json")
     told = json.loads(out)
@@ -50,6 +63,7 @@ def test_what_cannot_be_composed_ends_in_5_with_every_difference(moesaic):
         (("--bandwidth", "12GB"), "bandwidth: not two rates"),
         (("--site", "head"), "site: unknown; expected model or ffn or linear"),
         (("--batch", 0), "batch: not a number of them"),
+        (("--hosts", 0), "hosts: not a number of them"),
     ],
 )
 def test_what_is_mistyped_ends_in_2(moesaic, arguments, what):

@@ -3,14 +3,23 @@
 import pytest
 import torch
 
-from moesaic.adapters import attach
-from moesaic.compose import asleep, average, count_parameters
+from moesaic.adapters import attach, feedforward
+from moesaic.compose import (
+    asleep,
+    average,
+    average_blocks,
+    average_models,
+    count_blocks,
+    count_models,
+    count_parameters,
+)
 from moesaic.config import Feature
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.sentences import SentenceEncoder, SentenceRouter
+from moesaic.model.whole import ModelMixture
 from moesaic.routing import Gates, Selection, controls
 from moesaic.routing.routers import MLPRouter, Router
-from moesaic.testing import FixedRouter, tiny_decoder, tiny_encoder, toy_expert
+from moesaic.testing import FixedRouter, tiny_decoder, tiny_encoder, toy_expert, toy_ffn
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +112,74 @@ def test_of_a_sparse_base_only_the_chosen_experts_are_active():
     assert counts["base"] == 61 * 32 + 32 + 3 * (attention + norms + gate + 4 * glu)
     assert counts["active"] == 61 * 32 + 32 + 3 * (attention + norms + gate + 1 * glu) + 3 * 2 * 64
     assert asleep(decoder) == 3 * 3 * glu and asleep(tiny_decoder()) == 0
+
+
+@torch.no_grad()
+def test_the_average_of_blocks_is_their_mean_and_the_base_stands_in_where_an_expert_has_none():
+    plain = tiny_decoder()
+    one, two = toy_ffn(plain, 1), toy_ffn(plain, 2, range(1, 2))
+    merged = average_blocks(tiny_decoder(), [one, two])
+    for layer in range(3):
+        gate = plain.get_parameter(f"layers.{layer}.mlp.gate_proj.weight")
+        other = two.blocks[f"layers.{layer}.mlp"][0] if layer == 1 else gate
+        mean = (one.blocks[f"layers.{layer}.mlp"][0] + other) / 2
+        torch.testing.assert_close(merged.get_parameter(f"layers.{layer}.mlp.gate_proj.weight"), mean)
+    text = torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
+    same = average_blocks(tiny_decoder(), [one, one])(text).logits
+    decoder = tiny_decoder()
+    feedforward.attach(decoder, [one])
+    torch.testing.assert_close(same, decoder(text, None, Gates.one(0, 2, 1, same)).logits)
+    assert (merged(text).logits - same).abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_the_average_of_models_is_the_mean_of_every_tensor_and_a_tied_head_counts_once():
+    experts = [tiny_decoder(seed, tie_embeddings=True) for seed in (1, 2, 3)]
+    merged = average_models(tiny_decoder(9, tie_embeddings=True), experts)
+    for name, weight in merged.named_parameters():
+        torch.testing.assert_close(weight, sum(expert.get_parameter(name) for expert in experts) / 3)
+    assert merged.lm_head.weight is merged.embed_tokens.weight
+
+
+def test_blocks_are_counted_where_they_are_met():
+    """Two of three layers have experts: in layer 2 both, in layer 1 the first; nobody stands beside layer 0."""
+    plain, block = tiny_decoder(), 3 * 32 * 48
+    experts = [toy_ffn(plain, 1, range(1, 3)), toy_ffn(plain, 2, range(2, 3))]
+    base = sum(weight.numel() for weight in plain.parameters())
+    router = FixedRouter([[0.0, 0.0]])
+
+    def active(*rows: list[float]) -> int:
+        counts = count_blocks(plain, router, experts, torch.tensor(rows))
+        assert (counts["total"], counts["base"], counts["experts"]) == (base + 3 * block, base, 3 * block)
+        assert (counts["router"], counts["trained"]) == (0, 3 * block)
+        return counts["active"] - base
+
+    assert active([1.0, 0.0]) == active([0.0, 1.0]) == active([0.0, 0.0]) == 0, "one block a layer, whoever has it"
+    assert active([0.5, 0.5]) == 2 * block, "both in layer 2; in layer 1 the first beside the base"
+    assert active([0.5, 0.0]) == 2 * block, "each beside the base"
+    assert active([1.0, 0.0], [0.5, 0.5]) == block, "the mean over the rows"
+
+
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_whole_models_are_counted_once_and_by_who_answers(level):
+    base, one = tiny_decoder(0), tiny_decoder(1)
+    two = tiny_decoder(2)
+    two.layers[0].mlp.gate_proj.weight = base.layers[0].mlp.gate_proj.weight
+    size, shared = sum(weight.numel() for weight in base.parameters()), 32 * 48
+    router = MLPRouter(32, 3, [])
+    mixture = ModelMixture(
+        base, [one, two, base], ("one", "two", "same"), router, Feature.parse("hidden_mean"), Selection(), level
+    )
+
+    def counts(*rows: list[float]) -> dict[str, int]:
+        return count_models(mixture, torch.tensor(rows))
+
+    routed = 3 * 32 + 3
+    found = counts([1.0, 0.0, 0.0])
+    assert found["base"] == size and found["experts"] == 2 * size - shared, "the base as an expert adds nothing"
+    assert found["total"] == 3 * size - shared + routed and found["trained"] == 2 * size - shared + routed
+    read = size if level == "token" else 0
+    assert found["active"] == size + read + routed
+    assert counts([0.0, 0.0, 1.0])["active"] == counts([0.0, 0.0, 0.0])["active"] == size + routed
+    assert counts([0.5, 0.5, 0.0])["active"] == 2 * size + read + routed
+    assert counts([1.0, 0.0, 0.0], [0.5, 0.5, 0.0])["active"] == size * 3 // 2 + read + routed

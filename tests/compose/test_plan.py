@@ -224,6 +224,22 @@ def test_a_recipe_is_planned_as_it_would_be_made(models: Path, tmp_path: Path) -
     assert plan(path).dtype == "float32" and plan(path).parts[0].parameters == 300 * 32
 
 
+def test_blocks_and_whole_models_that_a_recipe_trains_are_planned(models: Path, tmp_path: Path) -> None:
+    path, data = tmp_path / "recipe.yaml", "data: {train: x.jsonl, test: y.jsonl}"
+    for kind, more, size in (
+        ("ffn", "", 3 * 3 * 32 * 48),
+        ("ffn", "layers: 1..2, ", 3 * 32 * 48),
+        ("model", "", sum(weight.numel() for weight in small(0).parameters())),
+    ):
+        experts = f"{{a: {{kind: {kind}, {more}{data}}}, b: {{kind: {kind}, {data}}}}}"
+        text = f"name: small\nbase: {{path: {models / 'one'}}}\nexperts: {experts}\nrouter: {{kind: linear}}\n"
+        disk.create(path, text.encode())
+        found = plan(path)
+        disk.unlink(path)
+        assert found.site == kind
+        assert {part.name: part.parameters for part in found.parts if part.role != "shared"}["a"] == size
+
+
 def test_nothing_but_headers_is_read(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, described = [], Opened.stored
 

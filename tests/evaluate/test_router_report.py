@@ -37,6 +37,7 @@ def test_a_table_by_hand():
     assert report["utilisation"] == pytest.approx({"math": 1 / 2, "code": 1 / 3, "chat": 0, "base": 1 / 6})
     entropy = -sum(share * math.log(share) for share in (1 / 2, 1 / 3, 1 / 6))
     assert report["utilisation_entropy"] == pytest.approx(entropy)
+    assert report["utilisation_evenness"] == pytest.approx(entropy / math.log(4)), "three experts and the base"
     assert json.loads(json.dumps(report, allow_nan=False)) == report
 
 
@@ -55,6 +56,9 @@ def test_even_use_has_the_largest_entropy_and_one_expert_none():
         math.log(3)
     )
     assert router_report([0] * 3, [1] * 3, certain([1] * 3), NAMES)["utilisation_entropy"] == 0
+    for chosen, evenness in (([0, 1, 2], 1.0), ([1, 1, 1], 0.0)):
+        found = router_report([0] * 3, chosen, certain(chosen), NAMES)["utilisation_evenness"]
+        assert found == pytest.approx(evenness), "1 where all share evenly, however many they are"
 
 
 @settings(deadline=None)

@@ -133,6 +133,6 @@ def test_names_are_text_not_markup():
 
 def test_routers_are_told_apart_by_what_they_learned_from_and_how_evenly_they_use_the_experts():
     result = evaluation("math")
-    result["router"]["tried"][0] |= {"loss": "expert + 0.5 balance", "utilisation_entropy": 0.69}
+    result["router"]["tried"][0] |= {"loss": "expert + 0.5 balance", "utilisation_evenness": 0.69}
     rows = [line for line in plain(result, 140).splitlines() if "hidden_mean" in line]
     assert len(rows) == 1 and "expert + 0.5 balance" in rows[0] and rows[0].split()[-2:] == ["0.690", "3.000"]

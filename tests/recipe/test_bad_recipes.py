@@ -117,7 +117,8 @@ BAD = [
     ("    rank: 4", "    init: zero", 11, "experts.math.init", "has no effect here; it goes with kind: tt_lora"),
     (LORA, f"{TT}    init: zeros\n    rank", 11, "experts.math.init", "did you mean 'zero'?"),
     (LORA, f"{TT}    factors: publised\n    rank", 11, "experts.math.factors", "did you mean 'published'?"),
-    (LORA, f"{TT}    factors: 3\n    rank", 11, "experts.math.factors", "expected 'auto' or 'published'; got 3"),
+    (LORA, f"{TT}    factors: 0\n    rank", 11, "experts.math.factors", "expected 1 or more; got 0"),
+    (LORA, f"{TT}    factors: 2.5\n    rank", 11, "experts.math.factors", "expected 'auto' or 'published'; got 2.5"),
     (
         *(LORA, f"{TT}    factors: {{q_proj: [[8], [8]]}}\n    rank", 11, "experts.math.factors"),
         "no factors for k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj; name all targets",
@@ -174,7 +175,7 @@ BAD = [
     ("kind: linear, f", "kind: linear, prompt_tokens: 9, f", 28, "router.compare[1].prompt_tokens", "unknown key"),
     ("feature: hidden_last", "feature: text", 28, "router.compare[1].feature", "a linear router cannot read 'text'"),
     ("feature: hidden_last", "selection: top_k, k: 3", 28, "router.compare[1].k", "expected at most 2"),
-    ("site: linear", "site: ffn", 29, "mixture.site", "expected 'linear'; got 'ffn'"),
+    ("site: linear", "site: ffn", 29, "mixture.site", "('math') cannot be mixed at site ffn; expected site linear"),
     ("[perplexity]", "[perplexty]", 31, "evaluate.metrics[0]", "did you mean 'perplexity'?"),
     ("[perplexity]", "[]", 31, "evaluate.metrics", "expected 1 or more"),
     ("metrics: [perplexity]", "controls: some", 31, "evaluate.controls", "expected 'all'"),

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from moesaic import recipe as room
 from moesaic.errors import RecipeError
-from moesaic.recipe import RESERVED, Recipe, Train, TrainOverride, layer_range, parse, schema, validate_name
+from moesaic.recipe import RESERVED, Recipe, Train, TrainOverride, layer_range, parse, validate_name
 from moesaic.recipe.section import Section
 
 
@@ -73,15 +73,6 @@ def test_the_router_may_read_the_bare_trunk_but_no_deeper() -> None:
     assert made(experts=deep, router={"kind": "linear", "feature": "hidden@2_last"}).router.depth == 2
     with pytest.raises(RecipeError, match=r"expert 'one' adapts layers from 2, but the router reads hidden@3; set"):
         made(experts=deep, router={"kind": "linear", "feature": "hidden@3"})
-
-
-def test_what_cannot_be_mixed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(schema.LEGAL, "lora", ("ffn", ("token",)))
-    with pytest.raises(RecipeError, match=r"mixture.site: lora experts \('one'\) .* at site linear; expected site ffn"):
-        made()
-    monkeypatch.setitem(schema.LEGAL, "lora", ("linear", ("token",)))
-    with pytest.raises(RecipeError, match=r"mixture.level: .* at level sequence; expected level token"):
-        made()
 
 
 def test_a_recipe_travels_to_another_process() -> None:

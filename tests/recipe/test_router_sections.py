@@ -136,3 +136,20 @@ def test_the_loss_of_the_task_is_idle_just_where_every_weight_is_1_and_nobody_is
         return
     certain = renormalise and selection in (("top_1", None), ("top_k", 1))
     assert spec.certain == certain and spec.untaught == (bool(task) and certain and how != "gumbel")
+
+
+def test_only_layers_with_room_begin_at_centroids() -> None:
+    assert "init" not in RouterSpec(kind="mlp").model_dump() and RouterSpec(kind="mlp", init="centroids").init
+    for kind in ("keyword", "centroid", "attention"):
+        with pytest.raises(RecipeError, match=r"router.init: has no effect here; a \w+ router does not begin with"):
+            made(kind=kind, init="centroids")
+    with pytest.raises(RecipeError, match=r"router.bias: centroids lie around a centre, which takes a bias"):
+        made(kind="linear", init="centroids", bias=False)
+    with pytest.raises(RecipeError, match=r"router.init: wrong value; expected 'centroids'; got 'centroid'"):
+        made(kind="linear", init="centroid")
+    made(kind="mlp", init="centroids", hidden=[4, 9])
+    narrow = {"kind": "mlp", "init": "centroids", "hidden": [9, 3]}
+    with pytest.raises(RecipeError, match=r"router.hidden: too narrow to begin at centroids; expected at least 4 in"):
+        made(**narrow)
+    with pytest.raises(RecipeError, match=r"router.compare\[0\].hidden: too narrow to begin at centroids"):
+        made(kind="linear", compare=[narrow])

@@ -42,7 +42,7 @@ def evaluation_of(names: tuple[str, str] = ("owl", "wren"), better: float = 0.0)
     report = router_report(labels, chosen, shares, list(names), random.integers(3, 90, len(labels)).tolist())
     own_row = {"kind": "linear", "feature": "hidden_mean", "selection": "top_1", "examples": "all"}
     own_row |= {"nats": mean_nats(scores["router"]), "validation_macro_f1": 0.9375}
-    brief = {key: report[key] for key in ("accuracy", "macro_f1")}
+    brief = {key: report[key] for key in ("accuracy", "macro_f1", "utilisation", "utilisation_evenness")}
     pieces = [["How", None, None, None], [" many", names[0], 1.5, 2.75], [" owls", "base", 0.5, 0.5]]
     return {
         "stage_key": "0" * 64,

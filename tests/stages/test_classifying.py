@@ -138,7 +138,7 @@ def test_an_expert_that_does_not_do_what_it_says_is_refused(ran, texts, monkeypa
     stored = load_expert(workshop.part_at("bird"))
     with torch.no_grad():
         stored.head.out.weight.mul_(-1)
-    monkeypatch.setattr("moesaic.stages.experts.load_expert", lambda *_: stored)
+    monkeypatch.setattr("moesaic.stages.classifying.load_expert", lambda *_: stored)
     with pytest.raises(CompatibilityError, match=r"metrics\.validation_\w+: the expert does not do what its manifest"):
         stages.verify_expert(recipe, root, ["bird"])
 

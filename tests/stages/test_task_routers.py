@@ -170,7 +170,7 @@ def test_utilisation_stands_side_by_side_with_and_without_the_load_balancing_los
         assert sum(tried[name]["utilisation"].values()) == pytest.approx(1.0)
         assert 0 <= tried[name]["utilisation_entropy"] <= 0.6932
     text = plain(evaluation, 140)
-    assert "entropy" in text and "expert + 0.5 balance" in text
+    assert "evenness" in text and "expert + 0.5 balance" in text
 
 
 def test_stored_routers_have_no_use_for_their_noise_and_the_same_decisions_every_time(made):

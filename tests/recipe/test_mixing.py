@@ -1,0 +1,160 @@
+"""Which kinds of expert, sites, levels and routers go together, and is the rest refused by its name?"""
+
+from typing import Any
+
+import pytest
+
+from moesaic.errors import RecipeError
+from moesaic.recipe import Recipe, dump, parse
+from moesaic.recipe.mixing import LEGAL
+
+DATA = {"train": "a.jsonl", "test": "b.jsonl"}
+
+
+def made(
+    *kinds: str,
+    router: dict[str, Any] | None = None,
+    mixture: dict[str, Any] | None = None,
+    evaluate: dict[str, Any] | None = None,
+    **first: Any,
+) -> Recipe:
+    """Experts `one`, `two`, ... of these kinds; `first`: more about the first of them."""
+    names = ("one", "two", "three")[: len(kinds)]
+    experts: dict[str, dict[str, Any]] = {
+        name: {"kind": kind, "data": DATA} for name, kind in zip(names, kinds, strict=True)
+    }
+    experts["one"] |= first
+    sections = {"mixture": mixture, "evaluate": evaluate}
+    return parse(
+        {
+            "name": "x",
+            "base": {"path": "base"},
+            "experts": experts,
+            "router": router or {"kind": "linear"},
+            **{key: section for key, section in sections.items() if section is not None},
+        }
+    )
+
+
+@pytest.mark.parametrize("kind", LEGAL)
+def test_the_site_follows_from_the_kind_and_is_written_out(kind: str) -> None:
+    site = LEGAL[kind][0]
+    for mixture in (None, {}, {"level": "sequence"}, {"site": site}):
+        recipe = made(kind, kind, mixture=mixture)
+        assert recipe.site == recipe.mixture.site == site
+        assert f"site: {site}" in dump(recipe)
+
+
+def test_distributions_are_combined_where_there_are_several_only() -> None:
+    assert made("model", "model", mixture={"combine": "product"}).mixture.combine == "product"
+    assert "combine: mixture" in dump(made("model", "model"))
+    assert "combine" not in dump(made("ffn", "ffn"))
+    for mixture in ({"combine": "product"}, {"combine": "product", "site": "ffn"}):
+        with pytest.raises(RecipeError, match=r"mixture.combine: has no effect here; it goes with site: model"):
+            made("ffn", "ffn", mixture=mixture)
+
+
+def test_adapters_of_both_kinds_meet_and_no_other_kinds_do() -> None:
+    assert made("lora", "tt_lora").site == "linear"
+    what = (
+        r"experts.two.kind: ffn experts \('two'\) cannot be mixed with lora experts \('one'\); expected lora or tt_lora"
+    )
+    with pytest.raises(RecipeError, match=what):
+        made("lora", "ffn")
+    with pytest.raises(
+        RecipeError, match=r"experts.three.kind: tt_lora experts \('three'\).* with model .*; expected mo"
+    ):
+        made("model", "model", "tt_lora")
+
+
+def test_what_cannot_be_mixed_is_named() -> None:
+    with pytest.raises(RecipeError, match=r"mixture.site: ffn experts \('one'\) .* at site linear; expected site ffn"):
+        made("ffn", mixture={"site": "linear"})
+    for kind in ("lora", "tt_lora", "ffn"):
+        with pytest.raises(RecipeError, match=r"mixture.level: .* at level token; expected level sequence"):
+            made(kind, mixture={"level": "token"})
+    assert made("model", mixture={"level": "token"}).mixture.level == "token"
+
+
+@pytest.mark.parametrize("kind", ["ffn", "model"])
+@pytest.mark.parametrize(
+    "said", [{"rank": 4}, {"alpha": 2.0}, {"targets": ["q_proj"]}, {"factors": "auto"}, {"init": "zero"}], ids=str
+)
+def test_what_only_adapters_have_is_refused(kind: str, said: dict[str, Any]) -> None:
+    (key,) = said
+    with pytest.raises(RecipeError, match=rf"experts.one.{key}: has no effect here; .*adapter"):
+        made(kind, kind, **said)
+    if key in ("rank", "alpha", "targets"):
+        with pytest.raises(RecipeError, match=rf"experts.one.sweep.{key}: has no effect here; .*adapter"):
+            made(kind, kind, sweep={key: [said[key]]})
+    assert made(kind, kind, sweep={"lr": [0.1, 0.2]}).experts["one"].trials == [
+        made(kind, sweep={"lr": [0.1, 0.2]}).experts["one"]
+    ]
+
+
+def test_layers_anchors_and_rests_have_their_kinds() -> None:
+    assert made("ffn", layers="1..", anchor=True).experts["one"].anchor
+    assert made("ffn", path="there", ignore_rest=True).experts["one"].ignore_rest
+    for kind, said, why in (
+        ("model", {"layers": "1.."}, "layers: has no effect here; of a whole model all layers"),
+        ("model", {"anchor": True}, "anchor: has no effect here; it goes with kind: ffn"),
+        ("lora", {"anchor": False}, "anchor: has no effect here; it goes with kind: ffn"),
+        ("ffn", {"path": "there", "anchor": True}, "anchor: has no effect here; an expert with path is trained"),
+        ("ffn", {"path": "there", "layers": "1.."}, "layers: has no effect here; an expert with path is trained"),
+        ("ffn", {"ignore_rest": True}, "ignore_rest: has no effect here; it goes with kind: ffn and path"),
+        ("model", {"path": "there", "ignore_rest": True}, "ignore_rest: has no effect here; it goes with kind: ffn"),
+        ("ffn", {"ancor": True}, "ancor: unknown key; did you mean 'anchor'"),
+    ):
+        with pytest.raises(RecipeError, match=rf"experts.one.{why}"):
+            made(kind, **said)
+
+
+def test_experts_of_other_kinds_do_not_classify() -> None:
+    labelled = {"columns": ["text"], "label": "label", "labels": ["a", "b"], "train": "a.jsonl", "test": "b.jsonl"}
+    for kind in ("ffn", "model"):
+        with pytest.raises(
+            RecipeError, match=rf"experts.one.kind: {kind} experts do not classify; expected lora or tt"
+        ):
+            made(kind, data=labelled)
+
+
+def test_a_router_may_read_the_bare_trunk_of_blocks_and_no_trunk_of_whole_models() -> None:
+    deep = {"kind": "linear", "feature": "hidden@1"}
+    assert made("ffn", router=deep, layers="1..").router.depth == 1
+    with pytest.raises(
+        RecipeError, match=r"expert 'one' has blocks of layers from 0, but the router reads hidden@1; set"
+    ):
+        made("ffn", router=deep)
+    with pytest.raises(
+        RecipeError, match=r"router.feature: whole models share no trunk with the base.*: 'hidden@1'; read"
+    ):
+        made("model", router=deep)
+    assert made("model", router={"kind": "linear", "compare": [deep]}).router.compare[0].depth == 1
+
+
+def test_what_decides_before_every_token_reads_states_that_run_with_it() -> None:
+    token = {"level": "token"}
+    for feature in ("embedding_mean", "hidden_mean", "hidden_last"):
+        assert made("model", router={"kind": "mlp", "feature": feature}, mixture=token)
+    for router in (
+        {"kind": "keyword"},
+        {"kind": "attention"},
+        {"kind": "linear", "feature": {"kind": "encoder", "model": "there"}},
+    ):
+        with pytest.raises(RecipeError, match=r"router.feature: a router that decides before every token reads states"):
+            made("model", router=router, mixture=token)
+        assert made("model", router=router)
+
+
+def test_whole_models_have_no_loss_of_the_task_and_no_wide_control() -> None:
+    taught = {"kind": "linear", "loss": {"task": 1.0}}
+    with pytest.raises(RecipeError, match=r"router.loss.task: what whole models lose together"):
+        made("model", router=taught)
+    with pytest.raises(RecipeError, match=r"router.compare\[0\].loss.task: what whole models lose together"):
+        made("model", router={"kind": "linear", "compare": [taught]})
+    assert made("ffn", router=taught).trained_controls == ("joint", "joint_wide")
+    assert made("model").trained_controls == ("joint",)
+    with pytest.raises(RecipeError, match=r"evaluate.joint_wide: has no effect here; no whole model is as large"):
+        made("model", evaluate={"joint_wide": {"steps": 2}})
+    with pytest.raises(RecipeError, match=r"evaluate.controls\[1\]: cannot be computed; no whole model is as large"):
+        made("model", evaluate={"controls": ["base", "joint_wide"]})
