@@ -94,14 +94,6 @@ class StoredMixture:
     source: ExpertSource = HELD
 
 
-@dataclass(frozen=True)
-class StoredAdapters(StoredMixture):
-    """A mixture of adapters: site `linear`."""
-
-    model: AdapterMixture
-    experts: Mapping[str, StoredExpert]
-
-
 def assemble(
     base: Base,
     experts: Mapping[str, Stored],
@@ -205,16 +197,6 @@ def fetched(
         comes, experts[name] = site.open(folder / "experts" / name, base, place)
         opened.append(comes)
     return experts, FetchedExperts(opened, budget, level == "sequence")
-
-
-def load_adapters(folder: Path) -> StoredAdapters:
-    """Read a mixture of adapters; one of another site is refused."""
-    found = load_mixture(folder)
-    adapters = {name: one for name, one in found.experts.items() if isinstance(one, StoredExpert)}
-    if not isinstance(found.model, AdapterMixture) or len(adapters) < len(found.experts):
-        got = str(found.manifest.get("site"))
-        raise CompatibilityError("no mixture of adapters", path=folder, field="site", expected="linear", got=got)
-    return StoredAdapters(found.model, found.tokenizer, adapters, found.manifest, found.folder)
 
 
 Word = TypeVar("Word", bound=str)

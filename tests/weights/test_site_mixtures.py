@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import moesaic
-from moesaic.errors import CompatibilityError, WeightsError
+from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, digest
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
@@ -20,7 +20,7 @@ from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder, toy_ffn
 from moesaic.weights.base import save_base
 from moesaic.weights.feedforward import save_ffn
-from moesaic.weights.mixture import load_adapters, load_mixture, save_mixture
+from moesaic.weights.mixture import load_mixture, save_mixture
 from moesaic.weights.router import load_router, save_router
 from moesaic.weights.whole import save_whole
 
@@ -153,13 +153,6 @@ def test_level_and_combination_are_those_of_the_manifest(parts, made, tmp_path):
     save_mixture(tmp_path / "mixture", parts.folder / "base", where, tmp_path / "router", facts)
     model = load_mixture(tmp_path / "mixture").model
     assert (model.level, model.combine) == ("token", "product")
-
-
-def test_a_mixture_of_another_site_is_no_mixture_of_adapters(parts, made):
-    assert load_adapters(parts.folder / "mixture").experts
-    for site in SITES:
-        with pytest.raises(CompatibilityError, match=f"site: no mixture of adapters; expected linear; got {site}"):
-            load_adapters(made[0] / site)
 
 
 WEIGH = """
