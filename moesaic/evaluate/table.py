@@ -1,6 +1,7 @@
 """An evaluation as tables to read: one set of cells, shown as plain text or in the terminal's colours.
 
-Knows nothing about how the numbers came about: it reads the dict that `verdict.judge` gives, and `router.tried`.
+Knows nothing about how the numbers came about: it reads the dict that `verdict.judge` gives, `router.tried` and
+`written`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -85,6 +86,12 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
         columns = TRIED | {unit_of(evaluation).key: unit_of(evaluation).key}
         rows = [[_cell(router.get(key)) for key in columns] for router in tried]
         yield from _fitted(Grid("Routers tried", list(columns.values()), rows, words=4), width)
+    for domain, contenders in evaluation.get("written", {}).items():
+        metrics = [name for name in contenders["base"] if name != "rows"]
+        rows = [[name, *(_cell(scores.get(metric)) for metric in metrics)] for name, scores in contenders.items()]
+        title = f"Written after {contenders['base']['rows']:.0f} prompts of {domain}"
+        marked = [*contenders].index("router")
+        yield from _fitted(Grid(title, ["contender", *metrics], rows, words=1, marked=marked), width)
 
 
 def _contenders(evaluation: Mapping[str, Any]) -> Grid:

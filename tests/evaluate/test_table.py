@@ -125,6 +125,17 @@ def test_without_a_router_unseen_rows_or_tried_routers_their_columns_go():
     assert "Routers tried" not in text
 
 
+def test_what_was_written_is_a_table_for_each_domain_with_the_mixture_marked():
+    scores = {"rows": 40.0, "rouge": 0.25, "truth": 0.5}
+    result = evaluation("math") | {"written": {"math": {"base": scores, "router": {**scores, "truth": 0.75}}}}
+    lines = plain(result, 100).splitlines()
+    at = lines.index("Written after 40 prompts of math")
+    assert [line.split() for line in lines[at + 4 : at + 6]] == [
+        ["base", "0.250", "0.500"],
+        ["router", "0.250", "0.750"],
+    ]
+
+
 def test_names_are_text_not_markup():
     result = evaluation("math")
     result["router"]["tried"][0]["feature"] = "[red]hidden@2[/red]"

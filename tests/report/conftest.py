@@ -64,6 +64,12 @@ def evaluation_of(names: tuple[str, str] = ("owl", "wren"), better: float = 0.0)
                 "tokens": [*pieces, ["\nThree", names[1], 1.0, 1.3], [", I say.", names[0], 0.2, 0.21]],
             }
         ],
+        "written": {
+            names[0]: {
+                contender: {"rows": 40.0, "exact_match": 0.025 * place, "rouge_l": 0.25 + place / 16}
+                for place, contender in enumerate(("base", *(f"expert:{name}" for name in names), "router"))
+            }
+        },
         "truncated": {names[0]: 2, names[1]: 0, "unseen": 6},
         "timing": {
             "seconds": 4.25,
