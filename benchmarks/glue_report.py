@@ -10,6 +10,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from benchmarks.__main__ import heading
+from moesaic.recipe import read as read_recipe
 
 Found = Mapping[str, Any]
 REFERENCE, GOAL = "LoRA r=16", 2.0
@@ -30,7 +31,11 @@ def report(found: list[dict[str, Any]], wanted: int, runs: Mapping[str, list[Pat
 def read(run: Path) -> dict[str, Any] | None:
     """What a run came to, if it is finished."""
     at = run / "evaluation.json"
-    return json.loads(at.read_text()) if at.is_file() else None
+    if not at.is_file():
+        return None
+    recipe = read_recipe(run / "recipe.yaml")
+    steps = {name: expert.train.over(recipe.train).steps for name, expert in recipe.experts.items()}
+    return {**json.loads(at.read_text()), "steps": steps}
 
 
 def how(found: list[dict[str, Any]], wanted: int) -> str:
@@ -180,11 +185,12 @@ def summary(recipe: str, runs: list[dict[str, Any]], wanted: int) -> str:
     if not runs:
         return f"{heading}\n\n{told}"
     tasks = tasks_of(runs[0])
+    steps = ", ".join(f"{task} {number}" for task, number in runs[0]["steps"].items())
     lines = [
         heading,
         "",
-        f"{told} First what the mixture loses against the lone expert of each task, in points of the task's score; "
-        "then how far it is ahead of others on all rows, in points of error, with paired 95% intervals.",
+        f"{told} Steps: {steps}. First what the mixture loses against the lone expert of each task, in points of the "
+        "task's score; then how far it is ahead of others on all rows, in points of error, with paired 95% intervals.",
         "",
         f"| seed | router accuracy | accuracy x score | {' | '.join(tasks)} | mean | {' | '.join(MERGES)} |",
         "|---" * (len(tasks) + len(MERGES) + 4) + "|",
