@@ -200,6 +200,7 @@ def test_a_trace_keeps_the_order_of_the_prompts(made, tmp_path):
 # --- the plan, and the running ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["model", "ffn"])
 @pytest.mark.parametrize("experts", [1, 2, 3])
 def test_what_a_run_fetches_is_what_the_plan_and_a_simulation_say(made, site, experts):
