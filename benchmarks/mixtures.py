@@ -51,12 +51,14 @@ def report(runs: list[Path]) -> str:
 
 
 def labelled(run: Path, evaluation: dict[str, Any], runs: list[Path]) -> str:
-    """What a run is told by: its seed; and its base and level, where the runs differ in them."""
+    """What a run is told by: its seed; and its base, level and rates, where the runs differ in them."""
 
     def settings(at: Path) -> dict[str, str]:
         recipe = read_recipe(at / "recipe.yaml")
         base = Path(recipe.base.path).name if isinstance(recipe.base, ExistingBase) else "its own base"
-        return {"base": f"over {base}", "level": f"level {recipe.mixture.level}"}
+        rates = recipe.train.lr if isinstance(recipe.train.lr, list) else [recipe.train.lr]
+        tried = f"rates {', '.join(f'{rate:g}' for rate in rates)}"
+        return {"base": f"over {base}", "level": f"level {recipe.mixture.level}", "rates": tried}
 
     own, all_of_them = settings(run), [settings(one) for one in runs]
     differ = [own[key] for key in own if len({one[key] for one in all_of_them}) > 1]
