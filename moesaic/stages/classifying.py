@@ -21,6 +21,7 @@ from moesaic.model.encoder import Encoder
 from moesaic.recipe import LabelledData
 from moesaic.recipe.tasks import Metric
 from moesaic.stages.courses import Lesson, Made, Plan, adapted, alone, even
+from moesaic.stages.jobs import threads
 from moesaic.stages.workshop import Workshop
 from moesaic.train.classification import Measured, loss_of, measure
 from moesaic.weights.adapter import StoredExpert, load_expert
@@ -147,12 +148,8 @@ def verified(workshop: Workshop, plan: Plan, folder: Path, refuse: Any) -> dict[
     stored = load_expert(folder, workshop.base_fingerprint)
     course = LabelCourse(workshop, replace(plan, train={task: [] for task in plan.train}))
     assert stored.head is not None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with threads(1):
         found = course.measured(assembled(workshop, stored.adapter, stored.head), plan.settings.batch)
-    finally:
-        torch.set_num_threads(threads)
     said = {key: stored.manifest["metrics"].get(key) for key in found.facts}
     for key, value in found.facts.items():
         if value != said[key]:

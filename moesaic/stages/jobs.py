@@ -27,7 +27,10 @@ _line: "Queue[tuple[str, str, Any]] | None" = None
 
 
 class Jobs:
-    """A pool of processes, started at the first use and kept until the end of the `with` block."""
+    """A pool of processes, started at the first use and kept until the end of the `with` block.
+
+    One worker does the work in the caller's own process: it is the same, and a process takes seconds to start.
+    """
 
     def __init__(self, workers: int, progress: Progress):
         self.workers, self.progress = workers, progress
@@ -48,6 +51,9 @@ class Jobs:
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
         """Do all the work, started in the order given, and return its results by name; the first error is raised."""
+        if self.workers == 1:
+            with threads(1):
+                return {name: job(Report.here(name, self.progress)) for name, job in work.items()}
         if not self.pool:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
@@ -134,6 +140,19 @@ class Report:
             progress.warn(f"{task}: {what}") if kind == "warn" else getattr(progress, kind)(task, what)
 
         return Report(name, tell)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Tensors are computed with so many in here; with another number, sums are added up in another order."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from moesaic.data.splits import take
 from moesaic.errors import RecipeError
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import ExistingBase, NewBase
-from moesaic.stages.jobs import Report
+from moesaic.stages.jobs import Report, threads
 from moesaic.stages.progress import Progress
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
 from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
@@ -44,8 +44,6 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
     inputs["workers"] = recipe.workers  # other numbers of threads add up in other orders
     refuse_changed(workshop, workshop.base_at, inputs, progress.warn)
     report = Report.here("base", progress)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.workers)  # as many as there will be trainings side by side
     tokenizer = Tokenizer.train((text_of(example) for example in train), recipe.base.vocab_size)
     decoder = Decoder(sized(recipe.base.size, recipe.base.vocab_size))
     initialise(decoder, torch.Generator().manual_seed(recipe.seed))
@@ -65,7 +63,10 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
     packed = Packed(rows, settings.length, settings.batch, recipe.seed)
     report.begin(settings.steps)
     drop_logs(workshop, workshop.base_at, [settings.lr])
-    with training(workshop, workshop.base_at, settings.lr, inputs, report) as (keeper, record):
+    with (
+        threads(recipe.workers),  # as many as there will be trainings side by side
+        training(workshop, workshop.base_at, settings.lr, inputs, report) as (keeper, record),
+    ):
         trained = fit(
             dict(decoder.named_parameters()),
             packed,
@@ -78,7 +79,6 @@ def pretrain(workshop: Workshop, progress: Progress) -> Path:
             keeper,
             packed.names,
         )
-    torch.set_num_threads(threads)
     decoder.load_state_dict(trained.state, strict=False)
     facts = {
         "stage_key": key,

@@ -29,6 +29,7 @@ def here(hub, tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_from_the_hub_and_back_by_four_commands(here, hub, moesaic):
     code, said, _ = moesaic("adopt", "org/sums", "wren=org/birds@main", "--base", "org/base", "--out", "mix")
     assert code == 0 and said.startswith("adopted sums, wren\n")

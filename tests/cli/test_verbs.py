@@ -196,6 +196,7 @@ def test_nothing_to_inspect(here, moesaic, tmp_path):
     assert code == 4 and "nothing to inspect here" in err
 
 
+@pytest.mark.slow
 def test_an_expert_of_another_base_is_refused(here, moesaic, tmp_path):
     elsewhere = ("seed=1", "--out", tmp_path, "--quiet")
     data = "{train: sums-train.jsonl, test: sums-test.jsonl}"

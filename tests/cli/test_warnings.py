@@ -29,6 +29,7 @@ def odd(recipe, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_quiet_command_warns_of_each_once_in_a_line(odd, apart):
     code, _, err = apart(odd, "pretrain", "small.yaml", "base={path: odd}", "--quiet")
     assert code == 0

@@ -78,6 +78,7 @@ class Ten(Whole):
     size = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("active", [1, 2])
 def test_what_is_fetched_is_what_a_simulation_fetches(active):
     experts = dict.fromkeys("abcdefgh", 10)

@@ -49,6 +49,7 @@ def test_there_are_four_domains_and_each_says_where_it_comes_from() -> None:
         assert (version in sentence) == (domain in ("code", "prose"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("domain", "split"), EVERY)
 def test_there_are_enough_rows_of_one_shape(domain: str, split: str) -> None:
     rows = demo.rows(domain, split)
@@ -59,6 +60,7 @@ def test_there_are_enough_rows_of_one_shape(domain: str, split: str) -> None:
     assert str(Path(sys.prefix)) not in json.dumps(rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", demo.DOMAINS)
 def test_no_row_is_in_two_splits_whatever_the_seed(domain: str) -> None:
     for seed in (0, 1):
@@ -67,6 +69,7 @@ def test_no_row_is_in_two_splits_whatever_the_seed(domain: str) -> None:
     assert demo.rows(domain, "test", 0) != demo.rows(domain, "test", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("domain", demo.DOMAINS)
 def test_a_module_a_topic_or_a_wording_is_in_one_split_only(domain: str) -> None:
     group = {json.dumps(row): name for name, rows in demo.GROUPS[domain](0).items() for row in rows}

@@ -102,6 +102,7 @@ def test_twenty_thousand_rows_take_seconds() -> None:
     assert len(found) == 2000
 
 
+@pytest.mark.slow
 def test_the_demo_data_has_no_duplicates_across_splits_and_domains() -> None:
     texts = {
         (domain, split): list(map(text, demo.rows(domain, split))) for domain in demo.DOMAINS for split in demo.SIZES

@@ -164,7 +164,9 @@ def test_what_is_judged_on_is_in_no_other_split_whatever_its_label(tmp_path):
     assert domain.labels == ("0", "1")
 
 
-@pytest.mark.parametrize("task", ["mrpc", "cola", "sst2", "qnli"])
+@pytest.mark.parametrize(
+    "task", ["mrpc", *(pytest.param(task, marks=pytest.mark.slow) for task in ("cola", "sst2", "qnli"))]
+)
 def test_the_real_tasks_are_read(shared, task):
     at = shared / "data" / task
     given = data(task=task, train=str(at / "train.jsonl"), test=str(at / "test.jsonl"))

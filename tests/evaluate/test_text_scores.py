@@ -123,6 +123,7 @@ def test_an_encoder_tells_a_right_answer_in_other_words(minilm: Path) -> None:
     assert truth(text, row, similarity) > 0 >= truth(text, row, rouge_l)
 
 
+@pytest.mark.slow
 def test_the_libraries_are_imported_when_they_are_asked_for():
     script = "import sys, moesaic.evaluate.texts; print({'rouge_score', 'sacrebleu', 'nltk'} & sys.modules.keys())"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

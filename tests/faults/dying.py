@@ -1,7 +1,6 @@
 """A process that has torch imported and forks children, which train a small mixture and come to grief on the way.
 
-Knows nothing about what should be left behind: the tests look at that. Speaks JSON, a line per order and answer. Work
-that a pool of processes would do is done in the child itself: it is the same work, and a pool takes seconds to start.
+Knows nothing about what should be left behind: the tests look at that. Speaks JSON, a line per order and answer.
 """
 
 import json
@@ -10,7 +9,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +21,6 @@ from moesaic import stages
 from moesaic.errors import Interrupted, MoesaicError
 from moesaic.files import faults
 from moesaic.recipe import read
-from moesaic.stages import verbs
-from moesaic.stages.jobs import Report
-
-
-class Here:
-    """Jobs that are done one after the other, in this process."""
-
-    def __init__(self, workers: int, progress: Any):
-        self.progress = progress
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def run(self, work: Mapping[str, Callable[[Report], Any]]) -> dict[str, Any]:
-        return {name: job(Report.here(name, self.progress)) for name, job in work.items()}
 
 
 class Warnings:
@@ -115,7 +96,6 @@ def forked(order: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    verbs.Jobs = Here  # type: ignore[assignment,misc]
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     for line in sys.stdin:
         print(json.dumps(forked(json.loads(line))), flush=True)

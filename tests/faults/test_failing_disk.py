@@ -17,6 +17,7 @@ def overrides(verb: str) -> list[str]:
     return ["checkpoint_seconds=1000", "train.lr=0.01", "train.steps=3", "base.pretrain.steps=4", "router.epochs=1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("verb", PARTS)
 def test_at_every_call_a_fault_leaves_the_old_or_the_new(verb, every, ram: Path, order: Order, ready):

@@ -9,6 +9,7 @@ from rehearsal import PARTS, Order, copy, trace
 SHORT, LONG = 4, 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [SHORT, pytest.param(LONG, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("verb", PARTS)
 def test_killed_at_random_it_ends_as_if_nothing_had_happened(verb, kills, ram: Path, order: Order, ready, unbroken):

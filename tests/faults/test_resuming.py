@@ -13,6 +13,8 @@ from moesaic.errors import MemoryLimitError, NonFiniteError, RecipeError, Weight
 from moesaic.files import lock, read_jsonl, read_manifest, versions
 from moesaic.weights.tensors import read_tensors
 
+pytestmark = pytest.mark.slow
+
 HALF_DONE = {"pretrain": "step:7:kill", "expert": "step:12:kill", "router": "step:9:kill"}
 """Where each verb is killed: the expert in the second rate of its grid."""
 

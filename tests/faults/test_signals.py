@@ -16,6 +16,8 @@ from moesaic.errors import Interrupted
 from moesaic.files import read_jsonl, read_manifest
 from moesaic.stages import stopping
 
+pytestmark = pytest.mark.slow
+
 SELDOM = ["checkpoint_seconds=1000"]
 
 
@@ -91,7 +93,6 @@ def alive(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes in /proc")
 def test_ctrl_c_of_a_real_command_ends_all_its_processes_and_the_next_one_goes_on(ram, recipe, ready, unbroken):
     """A terminal's Ctrl-C reaches the whole group: parent, pool and all."""

@@ -46,6 +46,7 @@ def disk(tmp_path: Path) -> Disk:
     return mounted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [SHORT, pytest.param(LONG, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("verb", PARTS)
 def test_whatever_the_size_of_the_disk_a_sound_version_stands(verb, sizes, disk: Disk, order: Order, ready, ram):

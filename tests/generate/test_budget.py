@@ -122,7 +122,7 @@ def watched(mixture: LoadedMixture) -> list[int]:
 # --- the same, in less memory -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("experts", [1, 2.5])
+@pytest.mark.parametrize("experts", [1, pytest.param(2.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("site", [*SITES, "two", "two-ffn", "token"])
 def test_what_is_written_is_what_is_written_without_a_budget(made, site, experts):
     experts = max(experts, 2) if site.startswith("two") else experts
@@ -138,6 +138,7 @@ def test_what_is_written_is_what_is_written_without_a_budget(made, site, experts
     assert some == whole.engine.generate(PROMPTS[:2], max_new_tokens=3, n=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 def test_each_expert_is_fetched_once_for_all_of_its_rows(made, site):
     mixture = moesaic.load(made / site, ram=room(made / site, 1))
@@ -239,6 +240,7 @@ def test_adapters_are_held_whole(made):
     assert mixture.traffic.fetches == 0
 
 
+@pytest.mark.slow
 def test_a_prompt_that_needs_more_memory_than_there_is_is_refused_by_its_bytes(made):
     mixture = moesaic.load(made / "model", ram=room(made / "model", 1))
     prompt = [5] * 20
@@ -266,6 +268,7 @@ def test_a_device_must_be_there_and_only_one(made):
         moesaic.load(made / "model", vram="1GB,1GB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SITES)
 def test_on_a_device_by_way_of_the_host_it_is_the_same(made, site):
     """The device is the host here; what differs is who copies."""
@@ -347,6 +350,7 @@ def test_ctrl_c_during_a_fetch_leaves_a_mixture_that_answers(made, monkeypatch):
     assert mixture.generate(PROMPTS, max_new_tokens=3) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", ["model", "ffn"])
 def test_two_threads_get_what_each_would_get_alone(made, site):
     mixture = moesaic.load(made / site, ram=room(made / site, 1))

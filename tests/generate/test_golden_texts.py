@@ -52,6 +52,7 @@ def test_stories260k_writes_its_golden_texts(engine, golden):
         assert prompt + found.text == text
 
 
+@pytest.mark.slow
 def test_stories260k_writes_the_text_that_llama2_c_publishes(engine, golden):
     """From its BOS token alone, greedily, 200 tokens."""
     ((found,),) = engine.generate([[1]], max_new_tokens=200)

@@ -46,6 +46,7 @@ def card_of(hub, name="me/mine", branch="main") -> ModelCard:
     return ModelCard(hub.repositories[name].branches[branch]["README.md"].decode())
 
 
+@pytest.mark.slow
 def test_a_mixture_that_was_pushed_answers_the_same_from_the_hub(hub, made):
     mixture = moesaic.load(made)
     url = mixture.push_to_hub("me/mine", private=True, license="apache-2.0")

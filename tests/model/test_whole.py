@@ -93,6 +93,7 @@ def alone(model: ModelMixture, row: list[int], weights: Tensor) -> Tensor:
 # --- decided once, from the prompt ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", ["mixture", "product"])
 @pytest.mark.parametrize("kind", ["top_1", "top_k", "soft"])
 def test_rows_in_a_batch_decode_greedily_as_the_naive_loop(kind, combine):
@@ -222,7 +223,9 @@ def test_a_router_learns_through_the_answer():
 FEATURES = ["embedding_mean", "hidden_mean", "hidden_last", "hidden@2", "hidden@1_last"]
 
 
-@pytest.mark.parametrize("feature", FEATURES)
+@pytest.mark.parametrize(
+    "feature", [FEATURES[0], *(pytest.param(each, marks=pytest.mark.slow) for each in FEATURES[1:])]
+)
 @pytest.mark.parametrize("kind", ["top_1", "soft"])
 def test_at_level_token_every_step_is_decided_from_all_that_was_read(feature, kind):
     base = tiny_decoder(0)

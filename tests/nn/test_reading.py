@@ -32,6 +32,7 @@ def read(decoder: Decoder, cache: Cache, chunk: torch.Tensor, lengths: int | tor
     return logits
 
 
+@pytest.mark.slow
 @quick
 @torch.no_grad()
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 4))
@@ -44,6 +45,7 @@ def test_any_chunks_through_the_cache_equal_the_whole_text(sizes, spare):
     assert cache.lengths.tolist() == [sum(sizes)] * 2 and cache.capacity == sum(sizes) + spare
 
 
+@pytest.mark.slow
 @quick
 @torch.no_grad()
 @given(st.lists(st.tuples(*[st.integers(1, 4)] * 3), min_size=1, max_size=4))

@@ -37,6 +37,7 @@ def test_a_trace_is_told_of_in_figures_and_what_was_wrong_in_words(make_run, see
     assert page.text.count("How many?") == 1 and "2026-01-31 12:00" in page.text
 
 
+@pytest.mark.slow
 def test_a_trace_in_which_no_router_was_asked_is_told_of(make_run, seen, tmp_path):
     at = tmp_path / "trace.jsonl"
     at.write_text(row("owl", 0.9, forced=True, probabilities=None))

@@ -102,6 +102,7 @@ def test_the_accuracy_that_is_told_is_that_of_prompts_left_out(parts, tmp_path):
     assert told["right"]["sums"] < 10 and told["accuracy"] == pytest.approx(sum(told["right"].values()) / 20)
 
 
+@pytest.mark.slow
 def test_without_prompts_the_router_is_made_of_weights_and_says_so(parts, tmp_path):
     made = adopt(parts, tmp_path / "out", prompts=False)
     assert made.router["kind"] == "arrow" and "accuracy" not in made.router
@@ -193,6 +194,7 @@ def test_a_prompt_that_the_bases_chat_template_refuses_is_named(parts, tmp_path)
 # --- changing one -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [True, False])
 def test_adding_one_expert_gives_the_router_of_adopting_all_at_once(prompts, parts, tmp_path):
     adopt(parts, tmp_path / "all", prompts=prompts)
@@ -202,6 +204,7 @@ def test_adding_one_expert_gives_the_router_of_adopting_all_at_once(prompts, par
     assert made.names == (*NAMES,) and router_of(tmp_path / "some") == router_of(tmp_path / "all")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompts", [True, False])
 def test_dropping_one_gives_the_router_of_the_others(prompts, parts, tmp_path):
     adopt(parts, tmp_path / "all", prompts=prompts)
@@ -238,6 +241,7 @@ def test_a_disabled_expert_is_never_chosen_but_answers_who_names_it(prompts, par
     assert moesaic.load(tmp_path / "out").route([text, *TEXTS["code"]]) == before
 
 
+@pytest.mark.slow
 def test_a_disabled_expert_stays_so_when_others_come_and_go(parts, tmp_path):
     adopt(parts, tmp_path / "out", prompts=False)
     moesaic.amend(tmp_path / "out", disable=["birds"])
@@ -367,6 +371,7 @@ def test_a_forged_list_of_disabled_experts_is_refused(parts, tmp_path):
 # --- real texts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ten_prompts_of_each_route_nine_in_ten_of_those_held_out(shared, tmp_path):
     """Over a base of 260 thousand parameters that knows children's stories, and nothing of any of these."""
     stories = shared / "models" / "stories260K"

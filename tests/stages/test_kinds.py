@@ -119,6 +119,7 @@ def test_an_anchored_expert_is_trained_with_half_the_say(place, tmp_path):
     assert verify_expert(workshop, "sums")["gain"] > 0, "measured as it was trained"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "more"), [("ffn", {}), ("ffn", {"anchor": True}), ("model", {})], ids=str)
 def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_same_bytes(
     place, tmp_path, monkeypatch, kind, more

@@ -80,6 +80,7 @@ def test_each_answers_its_own_prompts_as_the_model_it_was(parts, tmp_path, kind)
     assert {"ffn": "sums   fine-tuned model, 9,216 parameters", "model": "sums   model, "}[kind] in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ffn", "model"])
 def test_one_by_one_is_the_mixture_of_all_at_once(parts, tmp_path, kind):
     adopt(parts, tmp_path / "whole", kind)

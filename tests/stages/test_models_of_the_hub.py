@@ -105,6 +105,7 @@ def test_what_the_hub_does_not_have_stops_a_run_before_any_work_by_its_key(hub, 
     assert not (tmp_path / "run" / "experts").exists()
 
 
+@pytest.mark.slow
 def test_adapters_of_the_hub_are_adopted_over_a_base_of_the_hub(hub, commits, tmp_path):
     other = {**hub.repositories["org/adapter"].branches["v1"]}
     hub.put("org/second", other)

@@ -213,6 +213,7 @@ def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first)
     assert read_manifest(root / "controls/joint_wide/best")["rank"] == 6
 
 
+@pytest.mark.slow
 def test_run_again_skips_what_is_finished_and_a_change_redoes_what_depends_on_it(first, texts):
     _, root, evaluation = first
     before = {path: path.resolve().name for path in root.rglob("best")}
@@ -274,6 +275,7 @@ def test_the_evaluation_depends_on_what_is_judged_and_how(first, texts, override
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.slow
 def test_a_router_that_was_trained_anew_comes_into_the_mixture(first, texts, tmp_path):
     """Its files may be the same: what it means stands in its manifest."""
     shutil.copytree(first[1], tmp_path / "small", symlinks=True)
@@ -290,6 +292,7 @@ def test_stale_parts_are_not_judged(first, texts, tmp_path):
         stages.evaluate(recipe_in(texts, "evaluate.joint.lr=2e-3"), tmp_path / "small")
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_named_and_made_anew(first, texts, tmp_path):
     shutil.copytree(first[1], tmp_path / "small", symlinks=True)
     tensors = (tmp_path / "small/experts/adds/best").resolve() / "adapter_model.safetensors"
@@ -313,6 +316,7 @@ def test_what_is_judged_on_is_the_test_split_and_nobody_learns_from_it(first, te
     assert not {row.group for row in adds.train} & judged
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes(first, texts, tmp_path):
     _, root, _ = first
     stages.pretrain(recipe_in(texts), tmp_path / "small")
@@ -381,6 +385,7 @@ def test_an_expert_of_another_base_is_refused(first, texts, tmp_path):
         stages.compose(recipe, tmp_path / "small")
 
 
+@pytest.mark.slow
 def test_experts_and_a_base_from_elsewhere_are_joined_by_a_few_examples(first, texts, tmp_path):
     """A PEFT folder without our manifest and an expert of ours, over a base that stands: only routers are trained."""
     _, root, evaluation = first

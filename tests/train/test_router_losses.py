@@ -51,6 +51,7 @@ def labelled(sizes: list[int], seed: int, task=None, shift: int = 0) -> Labelled
 LINEAR = {"kind": "linear", "epochs": 15, "lr": 0.1, "patience": 0, "batch": 16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "task"),
     [

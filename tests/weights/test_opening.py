@@ -202,6 +202,7 @@ def told(script: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @EACH
 def test_a_file_that_is_cut_off_in_the_midst_of_a_tensor_ends_no_process(how, path):
     """Zeros are looked at closely, which is done in a copy."""
@@ -234,6 +235,7 @@ except WeightsError as error:
 """
 
 
+@pytest.mark.slow
 def test_who_cuts_a_file_off_waits_while_it_is_looked_at_where_it_lies(path, leases):
     size = len(written(path, {"a": torch.ones(2_000_000)}))
     said = told(WAITING, str(path))

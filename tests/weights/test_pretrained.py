@@ -169,6 +169,7 @@ def apart(home: Path, *arguments: str, **more: str) -> subprocess.CompletedProce
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_hub_id_is_read_from_the_cache_without_a_network_by_branch_and_by_commit(folder, tmp_path):
     cached(tmp_path / "home", folder)

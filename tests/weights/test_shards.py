@@ -193,6 +193,7 @@ print(anonymous() - before, sum(p.numel() * p.element_size() for p in decoder.pa
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says how much memory a process has, on Linux")
 def test_a_mapped_model_takes_no_memory_of_its_own(tmp_path):
     write_decoder(tmp_path, decoder(hidden_size=256, intermediate_size=4096, vocab_size=8000), {})
