@@ -72,20 +72,32 @@ class Placement:
 CORE, WORKING, FETCHED = "shared and router", "working memory", "fetched experts"
 
 
-def placed(
-    core: int,
-    working: int,
-    experts: Mapping[str, int],
-    devices: Sequence[int],
-    ram: int | None,
-    active: int = 1,
-    bandwidth: tuple[float, float] = BANDWIDTH,
-    everywhere: bool = False,
-    of: int | None = None,
-) -> Placement:
-    """What all requests share and the `working` memory on the first device, experts where they fit, first to last.
+@dataclass(frozen=True)
+class Demand:
+    """Bytes that have to lie somewhere: a `core` that all requests share, `working` memory, and each of the experts.
 
-    `everywhere`: working memory on every device, as experts with caches of their own work where they lie.
+    `active`: experts that a request asks at once. `everywhere`: working memory is needed on every device, as experts
+    with caches of their own work where they lie.
+    """
+
+    core: int
+    working: int
+    experts: Mapping[str, int]
+    active: int = 1
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
+class Host:
+    """The bytes of each device and of the memory (None: no limit), and the bytes a second from memory and from disk."""
+
+    devices: Sequence[int] = ()
+    ram: int | None = None
+    bandwidth: tuple[float, float] = BANDWIDTH
+
+
+def placed(demand: Demand, host: Host, of: int | None = None) -> Placement:
+    """The core and the working memory on the first device, experts where they fit, first to last.
 
     Without devices the host's memory is the first place. Experts that fit on none lie in the host's memory, and those
     that do not fit there are mapped from disk; then room is kept for the `active` largest to be fetched to.
@@ -94,12 +106,13 @@ def placed(
     and that what was fetched stays until others take its room: of n experts outside, a chosen one is there already
     with probability active / n.
     """
+    core, experts, active, devices, ram = demand.core, demand.experts, demand.active, host.devices, host.ram
     first = [*devices] or [ram or 0]
     names = [f"device {place}" for place in range(len(devices))] or [RAM]
-    others = {WORKING: working} if everywhere else {}
+    working = {WORKING: demand.working}
     held: list[dict[str, int]] = [
-        {**({CORE: core} if core else {}), WORKING: working},
-        *({**others} for _ in first[1:]),
+        {**({CORE: core} if core else {}), **working},
+        *({**(working if demand.everywhere else {})} for _ in first[1:]),
     ]
     free = [capacity - sum(holds.values()) for capacity, holds in zip(first, held, strict=True)]
     short = max(0, -free[0])
@@ -124,38 +137,32 @@ def placed(
     places += [Place(DISK, None, far)] if far else []
     chance = active / (of or len(experts)) * max(0.0, 1 - active / len(outside)) if outside else 0.0
     fetched = [chance * sum(some.values()) for some in (near, far)]
-    seconds = sum(size / rate for size, rate in zip(fetched, bandwidth, strict=True))
+    seconds = sum(size / rate for size, rate in zip(fetched, host.bandwidth, strict=True))
     return Placement(tuple(places), short, sum(fetched), seconds)
 
 
-def spread(
-    hosts: int,
-    core: int,
-    working: int,
-    experts: Mapping[str, int],
-    devices: Sequence[int],
-    ram: int | None,
-    active: int = 1,
-    bandwidth: tuple[float, float] = BANDWIDTH,
-    everywhere: bool = False,
-) -> Placement:
-    """The same on several hosts, each of which has these `devices` and this `ram`: an expert lives on one host.
+def spread(demand: Demand, host: Host, hosts: int) -> Placement:
+    """The same on several hosts that are alike: an expert lives on one of them.
 
     A request is routed on the first host and answered where its expert lives. What is shared is on every host, as
     experts work inside it; or, with `everywhere`, on the first alone, which also answers what abstains. Each expert
     goes to the host with the most room left.
     """
-    cores = [core if host == 0 or not everywhere else 0 for host in range(hosts)]
+    cores = [demand.core if number == 0 or not demand.everywhere else 0 for number in range(hosts)]
     shares: list[dict[str, int]] = [{} for _ in range(hosts)]
-    for name, size in experts.items():
+    for name, size in demand.experts.items():
         taken = [own + sum(share.values()) for own, share in zip(cores, shares, strict=True)]
         shares[taken.index(min(taken))][name] = size
     parts = [
-        placed(own, working, share, devices, ram, min(active, len(share)), bandwidth, everywhere, len(experts))
+        placed(
+            replace(demand, core=own, experts=share, active=min(demand.active, len(share))), host, len(demand.experts)
+        )
         for own, share in zip(cores, shares, strict=True)
     ]
     places = [
-        replace(place, name=f"host {host}, {place.name}") for host, part in enumerate(parts) for place in part.places
+        replace(place, name=f"host {number}, {place.name}")
+        for number, part in enumerate(parts)
+        for place in part.places
     ]
     missing, seconds = sum(part.missing for part in parts), sum(part.seconds for part in parts)
     return Placement(tuple(places), missing, sum(part.fetched for part in parts), seconds)

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -15,7 +14,7 @@ import torch
 from moesaic.compose import memory
 from moesaic.compose.compatibility import Difference, Site
 from moesaic.compose.composition import Composition, Expert, described
-from moesaic.compose.placement import BANDWIDTH, Placement, bytes_of, devices_of, placed, spread
+from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
 
 CONTEXT = 4096
@@ -171,16 +170,15 @@ def plan(
     )
     if not budget:
         return told
-    where = (partial(spread, hosts) if hosts > 1 else placed)(
+    demand = Demand(
         core=told.bytes_of("shared", "router"),
         working=told.working + (memory.LIBRARIES if vram is None else 0),
         experts={part.name: part.bytes for part in told.parts if part.role == "expert"},
-        devices=devices_of(vram, devices),
-        ram=None if ram is None else bytes_of(ram, "ram"),
         active=len(found.experts) if found.site == "linear" else asked,  # adapters are small: all are held
-        bandwidth=bandwidth,
         everywhere=found.site == "model",
     )
+    host = Host(devices_of(vram, devices), None if ram is None else bytes_of(ram, "ram"), bandwidth)
+    where = spread(demand, host, hosts) if hosts > 1 else placed(demand, host)
     return replace(told, placement=where)
 
 

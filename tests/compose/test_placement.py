@@ -6,7 +6,19 @@ from dataclasses import replace
 import pytest
 
 from moesaic.compose.memory import LIBRARIES
-from moesaic.compose.placement import DISK, FETCHED, RAM, Place, Placement, bytes_of, devices_of, placed, spread
+from moesaic.compose.placement import (
+    DISK,
+    FETCHED,
+    RAM,
+    Demand,
+    Host,
+    Place,
+    Placement,
+    bytes_of,
+    devices_of,
+    placed,
+    spread,
+)
 from moesaic.compose.plan import plan
 from moesaic.errors import MemoryLimitError, RecipeError
 from moesaic.weights.fetching import Budget, FetchedExperts, Whole
@@ -37,7 +49,7 @@ def test_devices_share_one_figure_or_have_their_own():
 
 
 def test_all_fits_on_the_devices_first_to_last():
-    found = placed(core=5, working=5, experts=FOUR, devices=[30, 20], ram=0)
+    found = placed(Demand(5, 5, FOUR), Host([30, 20], ram=0))
     assert [dict(place.holds) for place in found.places[:2]] == [
         {"shared and router": 5, "working memory": 5, "a": 10, "b": 10},
         {"c": 10, "d": 10},
@@ -46,7 +58,7 @@ def test_all_fits_on_the_devices_first_to_last():
 
 
 def test_what_does_not_fit_lies_in_memory_then_on_disk_and_room_is_kept_for_it():
-    found = placed(core=5, working=5, experts=FOUR, devices=[20, 20], ram=10, bandwidth=(10.0, 2.0))
+    found = placed(Demand(5, 5, FOUR), Host([20, 20], ram=10, bandwidth=(10.0, 2.0)))
     one, two, ram, disk = found.places
     assert one.holds == {"shared and router": 5, "working memory": 5, "a": 10}
     assert two.holds == {FETCHED: 10, "b": 10}
@@ -57,19 +69,19 @@ def test_what_does_not_fit_lies_in_memory_then_on_disk_and_room_is_kept_for_it()
 
 
 def test_what_is_short_is_counted():
-    assert placed(core=50, working=5, experts={}, devices=[20], ram=None).missing == 35
-    no_room = placed(core=15, working=0, experts=FOUR, devices=[20], ram=None)
+    assert placed(Demand(50, 5, {}), Host([20])).missing == 35
+    no_room = placed(Demand(15, 0, FOUR), Host([20]))
     assert no_room.missing == 5 and not no_room.fits
 
 
 def test_without_devices_memory_comes_first_and_the_rest_is_mapped():
-    found = placed(core=5, working=0, experts=FOUR, devices=[], ram=25)
+    found = placed(Demand(5, 0, FOUR), Host(ram=25))
     assert [place.name for place in found.places] == [RAM, DISK]
     assert found.places[1].holds == {"b": 10, "c": 10, "d": 10} and found.fits
 
 
 def test_working_memory_is_kept_where_experts_have_caches_of_their_own():
-    assert placed(1, 2, {"a": 3}, [10, 10], None, everywhere=True).places[1].holds == {"working memory": 2}
+    assert placed(Demand(1, 2, {"a": 3}, everywhere=True), Host([10, 10])).places[1].holds == {"working memory": 2}
 
 
 class Ten(Whole):
@@ -82,7 +94,7 @@ class Ten(Whole):
 @pytest.mark.parametrize("active", [1, 2])
 def test_what_is_fetched_is_what_a_simulation_fetches(active):
     experts = dict.fromkeys("abcdefgh", 10)
-    found = placed(0, 0, experts, [40], None, active)  # two or three stay; the others share what is left
+    found = placed(Demand(0, 0, experts, active), Host([40]))  # two or three stay; the others share what is left
     inside = [expert for expert in experts if expert in found.places[0].holds]
     running = FetchedExperts([Ten() for _ in experts], Budget(40, 0, 10 * active, lambda *_: 0), settled=True)
     rng, there, fetched, requests = random.Random(0), [], 0, 5000
@@ -105,7 +117,7 @@ def holds(found) -> dict[str, dict[str, int]]:
 
 
 def test_whole_models_live_on_the_host_with_the_most_room_and_what_is_shared_on_the_first():
-    found = spread(2, core=15, working=2, experts=FOUR, devices=[20, 27], ram=None, everywhere=True)
+    found = spread(Demand(15, 2, FOUR, everywhere=True), Host([20, 27]), hosts=2)
     assert found.fits and not found.fetched
     assert holds(found) == {
         "host 0, device 0": {"shared and router": 15, "working memory": 2},
@@ -116,7 +128,7 @@ def test_whole_models_live_on_the_host_with_the_most_room_and_what_is_shared_on_
 
 
 def test_blocks_need_the_base_on_every_host():
-    found = spread(2, core=5, working=1, experts=FOUR, devices=[26], ram=None)
+    found = spread(Demand(5, 1, FOUR), Host([26]), hosts=2)
     shared = {"shared and router": 5, "working memory": 1}
     assert holds(found) == {
         "host 0, device 0": shared | {"a": 10, "c": 10},
@@ -128,7 +140,7 @@ def test_blocks_need_the_base_on_every_host():
 @pytest.mark.parametrize("active", [1, 2])
 def test_what_several_hosts_fetch_is_what_a_simulation_fetches(active):
     experts = dict.fromkeys("abcdefgh", 10)
-    found = spread(2, 0, 0, experts, [20], None, active, bandwidth=(10.0, 2.0))
+    found = spread(Demand(0, 0, experts, active), Host([20], bandwidth=(10.0, 2.0)), hosts=2)
     lives = {expert: index % 2 for index, expert in enumerate(experts)}
     rng, fetched, requests = random.Random(0), 0, 20000
     there: dict[int, list[str]] = {0: [], 1: []}
@@ -143,7 +155,7 @@ def test_what_several_hosts_fetch_is_what_a_simulation_fetches(active):
 
 
 def test_what_is_short_on_any_host_is_counted():
-    found = spread(3, core=0, working=5, experts={"a": 10, "b": 30}, devices=[], ram=20, everywhere=True)
+    found = spread(Demand(0, 5, {"a": 10, "b": 30}, everywhere=True), Host(ram=20), hosts=3)
     assert found.missing == 15 and [place.name for place in found.places] == [
         "host 0, RAM",
         "host 1, RAM",
