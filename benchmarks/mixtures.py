@@ -46,7 +46,7 @@ def report(runs: list[Path]) -> str:
         "seconds": [f"{sum(evaluation['timing']['stages'].values()):.0f}" for evaluation in evaluations],
     }
     lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
-    lines += ["", *by_domain(evaluations), "", *tried(labels, evaluations), *rates(runs)]
+    lines += ["", *by_domain(evaluations), "", *tried(labels, evaluations), *rates(labels, runs)]
     return "\n".join(lines) + "\n"
 
 
@@ -87,6 +87,7 @@ def tried(labels: list[str], evaluations: list[dict[str, Any]]) -> list[str]:
         for one in every:
             shares = ", ".join(f"{name} {share:.3f}" for name, share in one["utilisation"].items())
             name = f"{one['kind']} on {one['feature']}, {one['selection']}"
+            name += ", before every token" if one.get("level") == "token" else ""
             lines.append(
                 f"| {name} | {one['loss'] or '-'} | {one['nats']:.3f} | {one['accuracy']:.3f} "
                 f"| {one['matched']['accuracy']:.3f} | {shares} | {one['utilisation_evenness']:.4f} |"
@@ -111,7 +112,7 @@ def by_domain(evaluations: list[dict[str, Any]]) -> list[str]:
     domains = [
         name.removeprefix("expert:") for name in experts if name.removeprefix("expert:") in controls[name]["nats"]
     ]
-    lines = ["Nats per token by domain, the seeds side by side.", "", f"| contender | {' | '.join(domains)} |"]
+    lines = ["Nats per token by domain, the runs side by side.", "", f"| contender | {' | '.join(domains)} |"]
     lines.append("|---" * (len(domains) + 1) + "|")
     for name in there(evaluations, ("base", *experts, "joint", "joint_wide", "router", "oracle")):
         found = [
@@ -122,10 +123,10 @@ def by_domain(evaluations: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def rates(runs: list[Path]) -> list[str]:
+def rates(labels: list[str], runs: list[Path]) -> list[str]:
     """The table of the learning rates that were chosen on validation, where a contender had several to choose from."""
     lines = ["Learning rates chosen on validation, of those in brackets with their validation nats per token.", ""]
-    lines += [f"| contender | {' | '.join(run.name for run in runs)} |", "|---" * (len(runs) + 1) + "|"]
+    lines += [f"| contender | {' | '.join(labels)} |", "|---" * (len(runs) + 1) + "|"]
     parts = sorted(path.parent for path in runs[0].glob("*/*/best/manifest.json"))
     for part in parts:
         found = [read_json(run / part.relative_to(runs[0]) / MANIFEST) for run in runs]

@@ -21,6 +21,7 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
     "kind": "router",
     "feature": "feature",
     "selection": "selection",
+    "level": "level",
     "loss": "loss",
     "examples": "examples",
     "validation_macro_f1": "val F1",
@@ -84,8 +85,12 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
     yield from _fitted(_contenders(evaluation), width)
     if tried := evaluation.get("router", {}).get("tried"):
         columns = TRIED | {unit_of(evaluation).key: unit_of(evaluation).key}
+        if not any(router.get("level") == "token" for router in tried):  # the mixture's own alone may be
+            del columns["level"]
         rows = [[_cell(router.get(key)) for key in columns] for router in tried]
-        yield from _fitted(Grid("Routers tried", list(columns.values()), rows, words=4), width)
+        yield from _fitted(
+            Grid("Routers tried", list(columns.values()), rows, words=5 if "level" in columns else 4), width
+        )
     for domain, contenders in evaluation.get("written", {}).items():
         metrics = [name for name in contenders["base"] if name != "rows"]
         rows = [[name, *(_cell(scores.get(metric)) for metric in metrics)] for name, scores in contenders.items()]

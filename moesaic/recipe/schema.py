@@ -274,7 +274,7 @@ class Recipe(Section):
     seed: Whole = 0
     """Where all randomness starts."""
     workers: Annotated[Count, Field(le=64)] = 2
-    """Trainings side by side, each with one thread, 1: in the process that was started; threads of the base's own training."""
+    """Trainings side by side, each with one thread, one in this very process; threads of the base's own training."""
     checkpoint_seconds: Amount = 30.0
     """Seconds between two saves of a training's state, more where saving takes long; 0: every step."""
     bad_rows: Literal["stop", "skip"] = "stop"

@@ -367,6 +367,7 @@ def report_on(
         "kind": spec.kind,
         "feature": str(spec.feature),
         "selection": spec.selection,
+        "level": "token" if decides_on(workshop, name) else "sequence",
         "examples": str(spec.examples or "all"),
         "loss": terms_of(spec),
         routed[name].unit.key: routed[name].unit.figure(routed[name].mean()),

@@ -15,6 +15,7 @@ from moesaic import stages
 from moesaic.adapters.blocks import graft
 from moesaic.errors import CompatibilityError, DataError, RecipeError
 from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
@@ -211,6 +212,11 @@ def test_at_level_token_the_mixture_decides_as_it_reads(model, place, tmp_path):
     expected = score(mixture.stored.model.score, rows, None, 1).mean()
     assert found["controls"]["router"]["nats"]["all"] == pytest.approx(expected, rel=1e-5)
     assert found["controls"]["expert:sums"]["nats"] == evaluation["controls"]["expert:sums"]["nats"]
+    assert [tried["level"] for tried in found["router"]["tried"]] == ["token", "sequence", "sequence"]
+    headings = next(line for line in plain(found).splitlines() if line.startswith("router ") and "feature" in line)
+    assert "level" in headings.split() and " level " not in plain(evaluation)
+    pages = [(at / "report/index.html").read_text() for at in (root, tmp_path / "token")]
+    assert ["before every token" in page for page in pages] == [False, True]
     info = json.loads((tmp_path / "token/router/training_info.json").read_text())
     learned = Workshop(recipe, root).domains["sums"].train
     rows = Workshop(recipe, root).encoded(learned, 48)
