@@ -7,7 +7,7 @@ nothing about how any of them was trained.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from moesaic.stages.mixed import averaged, costs_of, counts_of, left_out, speed_
 from moesaic.stages.progress import Progress
 from moesaic.stages.routers import done as routers_done
 from moesaic.stages.routers import features_of, specs, terms_of
-from moesaic.stages.workshop import Address, Workshop, at_address
+from moesaic.stages.workshop import Address, Workshop, at_address, kept
 from moesaic.stages.writing import written
 from moesaic.weights.classifier import load_classifier
 from moesaic.weights.mixture import Mixture, StoredMixture, load_mixture
@@ -224,7 +224,7 @@ def judged_by(row: Tokens | LabelledTokens) -> list[Any]:
 # in the pool
 
 
-@lru_cache(maxsize=1)
+@kept
 def mixture_of(address: Address, version: str) -> StoredMixture:
     """The mixture, kept between pieces of work while it is the same version."""
     return load_mixture(at_address(*address).mixture_at)

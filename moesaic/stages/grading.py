@@ -9,7 +9,6 @@ and, not knowing the task, answers by the mean of all heads, as `uniform` does.
 
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from moesaic.routing import Gates, controls
 from moesaic.routing.routers import TrainedRouter
 from moesaic.stages.classifying import assembled, metrics_of
 from moesaic.stages.experts import CONTROLS
-from moesaic.stages.workshop import Address, Workshop, at_address
+from moesaic.stages.workshop import Address, Workshop, at_address, kept
 from moesaic.train.classification import batched, own_of
 from moesaic.weights.adapter import load_expert
 from moesaic.weights.classifier import StoredClassifier, load_classifier
@@ -35,7 +34,7 @@ from moesaic.weights.classifier import StoredClassifier, load_classifier
 ABSTAINED = -1
 
 
-@lru_cache(maxsize=1)
+@kept
 def mixture_of(address: Address, version: str) -> StoredClassifier:
     """The mixture, kept between pieces of work while it is the same version."""
     return load_classifier(at_address(*address).mixture_at)

@@ -6,7 +6,7 @@ loses on it is asked of the experts as they stand.
 
 import sys
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ from moesaic.stages.mixed import part_folders, taken_out, version_of
 from moesaic.stages.progress import Progress
 from moesaic.stages.running import running
 from moesaic.stages.training import drop_logs, forget, refuse_changed, training
-from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
+from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address, kept
 from moesaic.train.classification import batched, labels
 from moesaic.train.routers import Labelled, selection_of, train_router
 from moesaic.train.task import Table, Task, Weighed, computed, language
@@ -326,7 +326,7 @@ def versions(workshop: Workshop) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=1)
+@kept
 def adapted(address: Address, parts: tuple[tuple[str, str], ...]) -> Decoder:
     """The base with those experts beside it, all of it frozen; kept between pieces of work."""
     workshop = at_address(*address)
@@ -334,7 +334,7 @@ def adapted(address: Address, parts: tuple[tuple[str, str], ...]) -> Decoder:
     return beside_base(workshop, {name: folders[name] for name, _ in parts}).requires_grad_(False)
 
 
-@lru_cache(maxsize=1)
+@kept
 def classifying(address: Address, parts: tuple[tuple[str, str], ...]) -> Classifier:
     """The same for experts that classify, with their heads."""
     workshop = at_address(*address)

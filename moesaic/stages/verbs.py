@@ -32,7 +32,7 @@ from moesaic.stages.routers import specs, train_routers
 from moesaic.stages.stopping import listening
 from moesaic.stages.texts import take_stock
 from moesaic.stages.training import forget
-from moesaic.stages.workshop import Workshop
+from moesaic.stages.workshop import Workshop, keeping
 from moesaic.weights.beside import tokenizer_beside
 from moesaic.weights.classifier import load_classifier
 from moesaic.weights.mixture import Stored, load_mixture, room_for, save_mixture
@@ -162,7 +162,13 @@ def opened(
         hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
         raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with listening(), lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
+    with (
+        listening(),
+        lock(root),
+        keeping(),
+        Recorder(root, progress or Silent()) as told,
+        Jobs(recipe.workers, told) as jobs,
+    ):
         write_bytes(root / "recipe.yaml", dump(recipe).encode())
         workshop = Workshop(recipe, root, strict)
         for name in restart:

@@ -3,10 +3,11 @@
 Knows nothing about training. Opened once a process; what it reads from disk it keeps.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Tokens, encode_all
@@ -24,6 +25,9 @@ from moesaic.weights.backbone import Backbone, load_backbone
 from moesaic.weights.base import Base, load_base
 from moesaic.weights.places import Located, Origins, locate
 from moesaic.weights.sentences import StoredEncoder, load_sentences
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # Enough rows to choose a learning rate by, few enough not to cost more than the training.
 VALIDATION_ROWS = 100
@@ -260,7 +264,27 @@ class Workshop:
         return [name for name, expert in self.recipe.experts.items() if expert.data and not expert.path]
 
 
-@lru_cache(maxsize=1)
+_kept: list[Callable[[], None]] = []
+
+
+def kept(make: Callable[P, T]) -> Callable[P, T]:
+    """What a function made last stays between pieces of work, until the run ends in which it was made."""
+    cached = lru_cache(maxsize=1)(make)
+    _kept.append(cached.cache_clear)
+    return cached
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """A run: what pieces of its work keep in this process goes with it, as files may be others in the next one."""
+    try:
+        yield
+    finally:
+        for clear in _kept:
+            clear()
+
+
+@kept
 def at_address(recipe: str, root: str, strict: bool, found: tuple[tuple[str, Located], ...]) -> Workshop:
     """The workshop of another process's run, kept between pieces of work."""
     import yaml

@@ -317,6 +317,19 @@ def test_what_is_judged_on_is_the_test_split_and_nobody_learns_from_it(first, te
 
 
 @pytest.mark.slow
+def test_a_second_run_in_one_process_reads_texts_and_base_anew(texts, tmp_path):
+    shutil.copytree(texts, tmp_path / "texts")
+    recipe = recipe_in(tmp_path / "texts", "train.lr=1e-2", "router.compare=[]", "evaluate.controls=[base]")
+    moesaic.run(recipe, tmp_path / "one")
+    for name, kept in (("adds.jsonl", 40), ("adds_test.jsonl", 7)):
+        rows = (tmp_path / "texts" / name).read_text().splitlines(keepends=True)
+        (tmp_path / "texts" / name).write_text("".join(rows[:kept]))
+    again, fresh = moesaic.run(recipe, tmp_path / "one"), moesaic.run(recipe, tmp_path / "two")
+    assert again["rows"]["adds"] == 7
+    assert again["stage_key"] == fresh["stage_key"] and again["controls"] == fresh["controls"]
+
+
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_bytes(first, texts, tmp_path):
     _, root, _ = first
     stages.pretrain(recipe_in(texts), tmp_path / "small")
