@@ -30,7 +30,8 @@ def answer(
             try:
                 made = mixture.generate(prompt, **settings)
             except MoesaicError as error:
-                error.path, error.line = STDIN, number
+                if error.path is None:
+                    error.path, error.line = STDIN, number
                 raise
             show(made, prompt, as_json)
     elif len(prompts) == 1 and terminal:

@@ -3,6 +3,7 @@
 Knows nothing about the work: each verb imports what it calls when it is called, so that --help answers at once.
 """
 
+import errno
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import moesaic
-from moesaic.errors import Interrupted, MoesaicError, MoesaicWarning, printable
+from moesaic.errors import Interrupted, MoesaicError, MoesaicWarning, StorageError, printable
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -430,7 +431,9 @@ def plan(
             metavar="MODEL", help="Folders of models or adapters, or sizes such as llama-3-8b; a recipe or a mixture."
         ),
     ],
-    base: Annotated[str | None, typer.Option(metavar="MODEL", help="What they share; else the first of them.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="What they share; of whole models else the first of them.")
+    ] = None,
     site: Annotated[
         str | None, typer.Option(metavar="model|ffn|linear", help="Where they meet; else model, or linear of adapters.")
     ] = None,
@@ -547,15 +550,25 @@ def status(arguments: list[str], debug: bool = False) -> int:
         return 0
     except typer.Exit as done:
         return done.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain, flushing it at exit
+    except (BrokenPipeError, SystemExit) as left:
+        if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
+            raise
+        drop_output()  # rich answers a reader who has left by exiting with 1
         return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
+            drop_output()
+            error = StorageError("what is printed cannot be written", got=error.strerror, hint="see where it goes")
         if debug:
             traceback.print_exc()
         code, message = explained(error)
         typer.echo(" ".join(message.split()), err=True)
         return code
+
+
+def drop_output() -> None:
+    """Nobody takes what is still to be printed; Python would complain of it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explained(error: BaseException) -> tuple[int, str]:

@@ -90,7 +90,7 @@ def adopt(
     if os.path.lexists(root / "mixture"):
         hint = "change it with --into, or name another folder"
         raise StorageError("there is a mixture already", path=root / "mixture", hint=hint)
-    called = validate_name(root.name if name is None else name, "a mixture")
+    called = validate_name(root.name if name is None else name, "a mixture, which is called as its folder or `--name`")
     found, given = named(experts, {}), prompts_of(prompts or {})
     terms = Terms(kind_of(kind), rank, ignore_rest)
     require_prompts(given, [*found], told_by_prompts=bool(given) or terms.kind != "lora")

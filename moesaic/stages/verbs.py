@@ -114,7 +114,9 @@ def verify_expert(
     recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Read experts back from disk over a fresh base and measure them again; raises where they are not as they say."""
-    with opened(recipe, root, progress) as (workshop, _, _):
+    if not Path(root).is_dir():
+        raise RecipeError("there is no such run", path=Path(root), hint="make it first: moesaic run RECIPE")
+    with opened(recipe, root, progress, makes=False) as (workshop, _, _):
         return [verify_stage(workshop, name) for name in check_names(workshop, names)]
 
 
@@ -153,10 +155,11 @@ def opened(
     strict: bool = False,
     restart: Collection[str] = (),
     reads: bool = True,
+    makes: bool = True,
 ) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
     """A run directory with nobody else in it, and the recipe written down beside what it makes.
 
-    `reads`: whether texts will be read.
+    `reads`: whether texts will be read; `makes`: whether anything will be written.
     """
     if multiprocessing.parent_process() is not None:
         hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
@@ -169,7 +172,8 @@ def opened(
         Recorder(root, progress or Silent()) as told,
         Jobs(recipe.workers, told) as jobs,
     ):
-        write_bytes(root / "recipe.yaml", dump(recipe).encode())
+        if makes:
+            write_bytes(root / "recipe.yaml", dump(recipe).encode())
         workshop = Workshop(recipe, root, strict)
         for name in restart:
             forget(workshop, part_of(workshop, name))

@@ -271,7 +271,7 @@ def kept(make: Callable[P, T]) -> Callable[P, T]:
     """What a function made last stays between pieces of work, until the run ends in which it was made."""
     cached = lru_cache(maxsize=1)(make)
     _kept.append(cached.cache_clear)
-    return cached
+    return cached  # type: ignore[return-value]  # what a piece of work is given can be hashed
 
 
 @contextmanager
