@@ -28,6 +28,9 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.EACCES: "permission is missing: choose another folder or change its owner",
     errno.EPERM: "permission is missing: choose another folder or change its owner",
+    errno.EEXIST: "a file is in the way of a folder: choose another one",
+    errno.ENOTDIR: "a file is in the way of a folder: choose another one",
+    errno.EISDIR: "a folder is in the way of a file: choose another name",
     errno.EIO: "the disk is failing: see the system's log and use another disk",
 }
 

@@ -23,6 +23,12 @@ def test_space_is_asked_for_with_some_to_spare(tmp_path, monkeypatch):
     assert caught.value.exit_code == 6
 
 
+@pytest.mark.parametrize("name", ["EEXIST", "ENOTDIR", "EISDIR"])
+def test_what_is_in_the_way_is_named(tmp_path, name):
+    with pytest.raises(StorageError, match="in the way"), errors(tmp_path / "best"):
+        raise OSError(getattr(errno, name), "so it is")
+
+
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EFBIG", "ENOENT"])
 def test_every_refusal_says_where_and_what_to_do(tmp_path, name):
     number = getattr(errno, name)
