@@ -138,10 +138,10 @@ def plan(
 
     `models`: folders of models or adapters, or published sizes such as llama-3-8b; or one recipe, mixture or run.
     `base`: what they share; of whole models else the first of them. `site`: model, ffn or linear; else linear of
-    adapters, or model. `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB"). `dtype`: else as `load` and
-    `load_model` compute, published sizes in bfloat16. `active`: experts that answer a row; else as the router selects,
-    or 1. `bandwidth`: bytes a second from memory to a device, and from disk. `hosts`: machines that share the experts;
-    `vram`, `ram` and `devices` are those of each.
+    adapters, or model. `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB"). `dtype`: else
+    as `load` and `load_model` compute, published sizes in bfloat16. `active`: experts that answer a row; else as the
+    router selects, or 1. `bandwidth`: bytes a second from memory to a device, and from disk. `hosts`: machines that
+    share the experts; `vram`, `ram` and `devices` are those of each.
     """
     _check(site, dtype, devices, batch, context, active, bandwidth, hosts)
     found = described(models, base, cast(Site | None, site))
