@@ -34,7 +34,10 @@ def read(run: Path) -> dict[str, Any] | None:
     if not at.is_file():
         return None
     recipe = read_recipe(run / "recipe.yaml")
-    steps = {name: expert.train.over(recipe.train).steps for name, expert in recipe.experts.items()}
+    steps = {
+        name: "of another run" if expert.path else expert.train.over(recipe.train).steps
+        for name, expert in recipe.experts.items()
+    }
     return {**json.loads(at.read_text()), "steps": steps}
 
 
