@@ -99,6 +99,7 @@ def test_ctrl_c_of_a_real_command_ends_all_its_processes_and_the_next_one_goes_o
     out = ram / "real"
     copy(ready["expert"], out / "small")
     arguments = ["train-expert", str(recipe), "--expert", "adds", "--out", str(out), "checkpoint_seconds=1000"]
+    arguments.append("workers=2")  # one would need no pool
     command = [sys.executable, "-c", "from moesaic.cli.main import main; main()", *arguments]
     slow = [*command, "train.steps=100000", "train.lr=0.01"]
     with subprocess.Popen(slow, start_new_session=True, stderr=subprocess.PIPE, text=True) as running:
