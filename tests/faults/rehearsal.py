@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from moesaic.files import MANIFEST, read_jsonl, read_manifest, sha256_file, versions
 
 # A grid, for a state is kept of each rate; dropout and several epochs, for randomness; validations, for a best.
@@ -25,6 +27,8 @@ router: {kind: mlp, hidden: [16], feature: embedding_mean, epochs: 4, batch: 16,
 """
 PARTS = {"pretrain": "base", "expert": "experts/adds", "router": "router"}
 """Of each verb that trains, the place in the run directory of what it trains."""
+FIRST = [verb if verb == "pretrain" else pytest.param(verb, marks=pytest.mark.faults) for verb in PARTS]
+"""The verbs, all but one for `make test-faults` alone."""
 
 Order = Callable[..., dict[str, Any]]
 

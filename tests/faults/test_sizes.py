@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from rehearsal import PARTS, Order, copy, part, standing, trace
+from rehearsal import FIRST, PARTS, Order, copy, part, standing, trace
 
 from moesaic.errors import StorageError
 
@@ -48,7 +48,7 @@ def disk(tmp_path: Path) -> Disk:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [SHORT, pytest.param(LONG, marks=pytest.mark.faults)])
-@pytest.mark.parametrize("verb", PARTS)
+@pytest.mark.parametrize("verb", FIRST)
 def test_whatever_the_size_of_the_disk_a_sound_version_stands(verb, sizes, disk: Disk, order: Order, ready, ram):
     """From no room at all to enough: a second version is trained where one stands."""
     place = PARTS[verb]

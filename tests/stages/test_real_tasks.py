@@ -25,10 +25,10 @@ def ran(minilm, shared, tmp_path_factory):
         "workers": 1,
         "data_root": str(shared / "data"),
         "base": {"path": str(minilm), "pool": "mean"},
-        "train": {"batch": 16, "length": 48, "lr": 3e-3, "evaluate_every": 20},
+        "train": {"batch": 16, "length": 48, "lr": 3e-3, "evaluate_every": 0},
         "experts": {"sst2": expert("sst2", steps=60), "cola": expert("cola", steps=20)},
         "router": {"kind": "linear", "feature": "characters", "examples": 1000, "epochs": 15},
-        "evaluate": {"limit": 200, "controls": ["base", "average", "keyword", "oracle"]},
+        "evaluate": {"limit": 120, "controls": ["base", "average", "keyword", "oracle"]},
     }
     folder = tmp_path_factory.mktemp("tasks")
     recipe = parse(mapping, (), folder / "recipe.yaml")
