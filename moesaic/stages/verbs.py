@@ -114,8 +114,6 @@ def verify_expert(
     recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Read experts back from disk over a fresh base and measure them again; raises where they are not as they say."""
-    if not Path(root).is_dir():
-        raise RecipeError("there is no such run", path=Path(root), hint="make it first: moesaic run RECIPE")
     with opened(recipe, root, progress, makes=False) as (workshop, _, _):
         return [verify_stage(workshop, name) for name in check_names(workshop, names)]
 
