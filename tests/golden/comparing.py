@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 Record = dict[str, Any]
 Figures = dict[str, Any]
 
-TOLERANCE = 1e-3
-"""Between two arithmetics: of a figure, absolute and relative; of a tensor's sums, relative to its absolute sum."""
+TOLERANCE = 3e-4
+"""Between two arithmetics: of a figure, absolute and relative; of a tensor's sums, relative to its absolute sum.
+
+Ten times what was measured on one processor under three arithmetics (avx2, default, not pinned)."""
 CLOCK = {"timing", "digest"}
 """Keys of evaluation.json that depend on the clock: the durations, and the hash of the file with them."""
 HASHES = {"evaluation.stage_key", "evaluation.mixture"}
@@ -77,7 +79,7 @@ def exact_differences(recorded: Record, found: Record) -> list[str]:
 
 def exact_figures(record: Record) -> Figures:
     weights = {f"weights {name}": file["sha256"] for name, file in record["weights"].items()}
-    return {**keys_of(record), **weights, **flat(record["evaluation"], "evaluation")}
+    return keys_of(record) | weights | figures_of(record)
 
 
 def close_differences(recorded: Record, found: Record, rounded_keys: list[str]) -> list[str]:
@@ -85,13 +87,16 @@ def close_differences(recorded: Record, found: Record, rounded_keys: list[str]) 
 
     `rounded_keys`: the parts whose keys hash weights.
     """
-    keys, figures, tensors = [], [], []
-    for record in (recorded, found):
-        keys.append({part: key for part, key in keys_of(record).items() if part not in map(key_name, rounded_keys)})
-        every = flat(record["evaluation"], "evaluation")
-        figures.append({name: value for name, value in every.items() if name not in HASHES})
-        tensors.append(tensors_of(record))
+    hashes = HASHES | {key_name(part) for part in rounded_keys}
+    keys, figures, tensors = (
+        [{name: value for name, value in read(record).items() if name not in hashes} for record in (recorded, found)]
+        for read in (keys_of, figures_of, tensors_of)
+    )
     return differences(*keys, eq) + differences(*figures, close) + differences(*tensors, close_sums)
+
+
+def figures_of(record: Record) -> Figures:
+    return flat(record["evaluation"], "evaluation")
 
 
 def key_name(part: str) -> str:

@@ -50,7 +50,7 @@ def change_bytes(record: Record) -> None:
 
 
 def change_sums(record: Record) -> None:
-    sums = record["weights"]["experts/sums/best/model.safetensors"]["tensors"]["layers.1.mlp.up_proj.weight"]
+    sums = record["weights"]["experts/sums/best/model.safetensors"]["tensors"]["model.layers.1.mlp.up_proj.weight"]
     sums[0] += 2 * TOLERANCE * sums[1]
 
 
@@ -83,7 +83,7 @@ NATS, PARAMETERS = "evaluation.controls.joint.nats.all", "evaluation.controls.jo
     [
         (change_key, KEY, KEY),
         (change_bytes, WEIGHTS, None),
-        (change_sums, None, f"{WEIGHTS}: layers.1.mlp.up_proj.weight"),
+        (change_sums, None, f"{WEIGHTS}: model.layers.1.mlp.up_proj.weight"),
         (change_copy, None, "weights mixture/router/router.safetensors"),
         (change_figure, NATS, NATS),
         (change_count, PARAMETERS, PARAMETERS),
