@@ -44,7 +44,8 @@ def record_of(run: Path) -> Record:
             first.setdefault(sha256, name)
     evaluation = json.loads((run / "evaluation.json").read_text())
     kept = {key: value for key, value in evaluation.items() if key not in CLOCK}
-    return {"stage_keys": keys, "weights": weights, "evaluation": kept}
+    contenders = [*evaluation["controls"]]  # in their order, which the sorted keys of a record lose
+    return {"stage_keys": keys, "weights": weights, "evaluation": kept, "contenders": contenders}
 
 
 def published(folder: Path) -> Iterator[Path]:
@@ -96,7 +97,7 @@ def close_differences(recorded: Record, found: Record, rounded_keys: list[str]) 
 
 
 def figures_of(record: Record) -> Figures:
-    return flat(record["evaluation"], "evaluation")
+    return flat(record["evaluation"], "evaluation") | flat(record["contenders"], "contenders")
 
 
 def key_name(part: str) -> str:

@@ -16,7 +16,8 @@ from pinned import HERE, NAMES, OTHER, failure, run_all
 
 def read(path: Path) -> Record:
     """Read a record; an empty one where none is committed yet."""
-    return json.loads(path.read_text()) if path.exists() else {"stage_keys": {}, "weights": {}, "evaluation": {}}
+    nothing = {"stage_keys": {}, "weights": {}, "evaluation": {}, "contenders": []}
+    return json.loads(path.read_text()) if path.exists() else nothing
 
 
 def write(path: Path, content: object) -> None:

@@ -66,6 +66,10 @@ def change_count(record: Record) -> None:
     record["evaluation"]["controls"]["joint"]["cost"]["parameters"] += 1
 
 
+def change_order(record: Record) -> None:
+    record["contenders"][:2] = record["contenders"][1::-1]
+
+
 def drop_file(record: Record) -> None:
     del record["weights"]["controls/joint/best/model.safetensors"]
 
@@ -87,6 +91,7 @@ NATS, PARAMETERS = "evaluation.controls.joint.nats.all", "evaluation.controls.jo
         (change_copy, None, "weights mixture/router/router.safetensors"),
         (change_figure, NATS, NATS),
         (change_count, PARAMETERS, PARAMETERS),
+        (change_order, "contenders[", "contenders["),
         (drop_file, "weights controls/joint/best/model.safetensors", "weights controls/joint/best/model.safetensors"),
         (add_control, "evaluation.controls.another.nats", "evaluation.controls.another.nats"),
     ],
