@@ -12,9 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sentinels import CONTENDERS, DOMAINS, EXPERTS, LENGTHS, STAGES, Draw, count, labelled, language, nats
-from sentinels import seconds as time
-from sentinels import share, signed, size, texts
+from sentinels import (
+    CONTENDERS,
+    DOMAINS,
+    EXPERTS,
+    LENGTHS,
+    STAGES,
+    Draw,
+    count,
+    labelled,
+    language,
+    nats,
+    seconds,
+    share,
+    signed,
+    size,
+    texts,
+)
 
 from moesaic.report import compare_reports, write_report
 
@@ -46,8 +60,8 @@ class Element:
         return (self.attributes.get("class") or "").split()
 
     def words(self, without: tuple[str, ...] = ("svg", "style")) -> str:
-        """The text as it is read, minus signs and blanks in their plain spelling."""
-        return " ".join(self._text(without).replace("\N{MINUS SIGN}", "-").split())
+        """The text as it is read; minus signs, dashes and blanks in their plain spelling."""
+        return " ".join(re.sub("[\N{MINUS SIGN}\N{EN DASH}]", "-", self._text(without)).split())
 
     def _text(self, without: tuple[str, ...]) -> str:
         texts = (part if isinstance(part, str) else part._text(without) for part in self.parts)
@@ -150,10 +164,10 @@ def contenders(e: dict[str, Any]) -> Meaning:
         found |= {cell(domain): nats(one[key][domain]) for domain in one[key] if domain != "all"}
         found |= {
             cell("all"): nats(one[key]["all"]) + between(nats, one["interval"]),
-            cell(ahead): signed(versus["difference"]) + between(signed, versus["interval"]) if versus else "–",
+            cell(ahead): signed(versus["difference"]) + between(signed, versus["interval"]) if versus else "-",
             cell("parameters"): count(one["cost"]["parameters"]),
             cell("active bytes"): size(one["cost"]["bytes"]),
-            cell("tokens/s"): count(speeds[name]) if name in speeds else "–",
+            cell("tokens/s"): count(speeds[name]) if name in speeds else "-",
         }
     return found
 
@@ -182,10 +196,10 @@ def routers(e: dict[str, Any]) -> Meaning:
             found["Confusion matrix: domains by chosen expert", row, column] = count(own["confusion"]["counts"][i][j])
     found |= {("Utilisation", name, ""): share(value) for name, value in own["utilisation"].items()}
     for one in own["reliability"]:
-        cell = partial(lambda *a: a, "Reliability by bin of confidence", f"{one['from']}–{one['below']}")
+        cell = partial(lambda *a: a, "Reliability by bin of confidence", f"{one['from']}-{one['below']}")
         found |= {cell("rows"): count(one["rows"]), cell("mean confidence"): nats(one["confidence"])}
         found[cell("accuracy")] = nats(one["accuracy"])
-    for words, one in zip(("0–7", "8–15", "16–31", "32–63", "64–127", "128+"), own["by_length"], strict=True):
+    for words, one in zip(("0-7", "8-15", "16-31", "32-63", "64-127", "128+"), own["by_length"], strict=True):
         cell = partial(lambda *a: a, "Accuracy by length of the prompt", words)
         found |= {cell("rows"): count(one["rows"]), cell("accuracy"): share(one["accuracy"])}
     for one in own["tried"]:
@@ -217,7 +231,7 @@ def written(e: dict[str, Any]) -> Meaning:
 def costs(e: dict[str, Any]) -> Meaning:
     found = {("Parameters", name, ""): count(value) for name, value in e["parameters"].items()}
     found["Parameters", "active bytes", ""] = size(e["controls"]["router"]["cost"]["bytes"])
-    found |= {("Time of each stage", name, ""): time(e["timing"]["stages"][name]) for name in STAGES}
+    found |= {("Time of each stage", name, ""): seconds(e["timing"]["stages"][name]) for name in STAGES}
     speeds = e["timing"].get("tokens_per_second", {})
     return found | {("Tokens a second", name, ""): count(value) for name, value in speeds.items()}
 
@@ -294,7 +308,7 @@ def test_contenders_stand_from_the_best_to_the_worst_with_their_notes(run):
     scores = [controls[head.words(without=("em",))][evaluation["measure"]]["all"] for head in read]
     assert scores == sorted(scores, reverse=rises) and len(scores) == len(controls)
     notes = {head.words(without=("em",)): [note.words() for note in head.all("em")] for head in read}
-    bounds = dict.fromkeys(("random", "oracle", "oracle_best"), ["bound"])
+    bounds = {name: ["bound"] for name in ("random", "oracle", "oracle_best")}
     assert {name: said for name, said in notes.items() if said} == {
         "joint": ["use this"],
         "router": ["as good"],
@@ -328,7 +342,7 @@ def test_no_figure_is_left_unread_and_no_two_read_alike(run):
     assert page.figures() <= {one for part in parts for one in numbers(part)}
     for part in parts[1:]:
         for table in {place[0] for place in part}:
-            read = [text for place, text in part.items() if place[0] == table and text != "–"]
+            read = [text for place, text in part.items() if place[0] == table and text != "-"]
             assert len(read) == len(set(read))
 
 
@@ -441,7 +455,7 @@ def test_each_column_of_a_comparison_is_the_run_that_its_letter_names(make_run, 
     def row(caption: str, label: str, written: Callable[[float], str], *path: str) -> None:
         mine, its = found(a, path), found(b, path)
         change = its - mine
-        written_change = {nats: signed, count: "{:+,.0f}".format, time: "{:+.1f}".format}.get(written)
+        written_change = {nats: signed, count: "{:+,.0f}".format, seconds: "{:+.1f}".format}.get(written)
         text = written_change(change) if written_change else ("+" if change > 0 else "") + written(change)
         expected.update({(caption, label, "A"): written(mine), (caption, label, "B"): written(its)})
         expected[caption, label, "B minus A"] = text
@@ -461,11 +475,11 @@ def test_each_column_of_a_comparison_is_the_run_that_its_letter_names(make_run, 
         row("Size, speed and time", f"parameters, {name}", count, "parameters", name)
     row("Size, speed and time", "active bytes", size, "controls", "router", "cost", "bytes")
     for name in STAGES:
-        row("Size, speed and time", f"seconds, {name}", time, "timing", "stages", name)
+        row("Size, speed and time", f"seconds, {name}", seconds, "timing", "stages", name)
     if key == "nats":
         row("Size, speed and time", "tokens a second", count, "timing", "tokens_per_second", "router")
     else:
-        expected |= {("Size, speed and time", "tokens a second", column): "–" for column in ("A", "B", "B minus A")}
+        expected |= {("Size, speed and time", "tokens a second", column): "-" for column in ("A", "B", "B minus A")}
     assert cells(page) == expected
     assert page.figures() <= numbers(expected)
     for letter, name, one, article in zip("AB", ("left", "right"), (a, b), page.root.all("article"), strict=True):
@@ -499,7 +513,7 @@ def test_every_figure_of_a_trace_is_the_count_that_its_words_name(make_run, tmp_
     assert "share of what the router decided; it abstained 3 times" in text
     mean = (5 * 0.9 + 11 * 0.7 + 4 * 0.8 + 9 * 0.6) / 29
     assert f"Confidence mean {nats(mean)}" in text
-    assert f"13 of the router\N{RIGHT SINGLE QUOTATION MARK}s decisions were corrected" in text
+    assert "13 of the router\N{RIGHT SINGLE QUOTATION MARK}s decisions were corrected" in text
     assert f"it agrees with {share(4 / 13)} of these corrections" in text
     read = cells(page)
     caption = "Utilisation in the trace"
