@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
@@ -33,19 +34,50 @@ Marks = dict[str, dict[str, set[str]]]
 
 @dataclass
 class Seen:
-    """Rows by what was done with them: `phase`, and whether gradients were wanted."""
+    """The inputs of models and routers, by `phase`: ids also by whether a gradient was wanted, vectors by whether the
+    router was in training mode.
+    """
 
     phase: str = ""
     ids: dict[tuple[str, bool], set[tuple[int, ...]]] = field(default_factory=lambda: defaultdict(set))
-    vectors: dict[bool, set[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(set))
+    vectors: dict[tuple[str, bool], set[tuple[float, ...]]] = field(default_factory=lambda: defaultdict(set))
     texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def marks(self, decode: Callable[[list[int]], str], phase: str, learning: bool) -> set[str]:
-        """The marks of all rows that models read in a phase."""
-        return {mark for row in self.ids[phase, learning] for mark in MARK.findall(decode(list(row)))}
 
-    def every_mark(self, decode: Callable[[list[int]], str], phase: str) -> set[str]:
-        return self.marks(decode, phase, True) | self.marks(decode, phase, False)
+@dataclass(frozen=True)
+class Journey:
+    """A finished run and the rows that it read."""
+
+    root: Path
+    seen: Seen
+    marks: Marks
+    leaked: str
+    evaluation: dict[str, Any]
+    tokenizer: tokenizers.Tokenizer
+
+    def marks_in(self, phase: str, learning: bool) -> set[str]:
+        rows = self.seen.ids[phase, learning]
+        return {mark for row in rows for mark in MARK.findall(self.tokenizer.decode(list(row)))}
+
+    def learned(self, phase: str) -> set[str]:
+        """The marks of all rows that models read in a phase for a gradient."""
+        return self.marks_in(phase, True)
+
+    def measured(self, phase: str) -> set[str]:
+        """The marks of all rows that models read in a phase without a gradient."""
+        return self.marks_in(phase, False)
+
+    def read(self, phase: str) -> set[str]:
+        """The marks of all rows that models read in a phase."""
+        return self.learned(phase) | self.measured(phase)
+
+    def texts(self, phase: str) -> set[str]:
+        """The marks of all texts that a tokenizer or a keyword router read in a phase."""
+        return set(MARK.findall("\n".join(self.seen.texts[phase])))
+
+    def together(self, split: str) -> set[str]:
+        """The marks of one split of all domains."""
+        return set().union(*(own[split] for own in self.marks.values()))
 
 
 @contextmanager
@@ -62,7 +94,7 @@ def watching() -> Iterator[Seen]:
                 seen.texts[seen.phase].extend(first)
             else:
                 assert isinstance(first, torch.Tensor)
-                seen.vectors[module.training].update(map(tuple, first.tolist()))
+                seen.vectors[seen.phase, module.training].update(map(tuple, first.tolist()))
         elif isinstance(first, torch.Tensor) and first.dtype == torch.long and first.ndim == 2:
             seen.ids[seen.phase, torch.is_grad_enabled()].update(map(tuple, first.tolist()))
 
@@ -78,7 +110,7 @@ def write(folder: Path, row_of: Callable[[str, str, int], dict[str, str]]) -> tu
     `birds` is judged on it. `row_of`: a row of a domain with a mark and a number.
     """
     marks: Marks = {}
-    number, leaked = 0, {}
+    number, shared, leaked = 0, dict[str, str](), ""
     for domain, sizes in SIZES.items():
         marks[domain] = {}
         for split, size in sizes.items():
@@ -87,10 +119,12 @@ def write(folder: Path, row_of: Callable[[str, str, int], dict[str, str]]) -> tu
             marks[domain][split] = {f"<{n:03d}>" for n in numbers}
             put(folder / f"{domain}_{split}.jsonl", rows)
             if (domain, split) == ("birds", "test"):
-                leaked = {"row": rows[0], "mark": f"<{numbers[0]:03d}>"}
+                shared, leaked = rows[0], f"<{numbers[0]:03d}>"
+    if "label" in shared:
+        shared = {**shared, "label": LABELS["sums"][0]}
     with (folder / "sums_train.jsonl").open("a") as file:
-        file.write(json.dumps(leaked["row"]) + "\n")
-    return marks, leaked["mark"]
+        file.write(json.dumps(shared) + "\n")
+    return marks, leaked
 
 
 def put(path: Path, rows: list[dict[str, str]]) -> None:
@@ -100,11 +134,6 @@ def put(path: Path, rows: list[dict[str, str]]) -> None:
 def files_of(domain: str) -> dict[str, str]:
     """The files of a domain, as a recipe names them."""
     return {split: f"{domain}_{split}.jsonl" for split in SIZES[domain]}
-
-
-def together(marks: Marks, split: str) -> set[str]:
-    """The marks of one split of all domains."""
-    return set().union(*(own[split] for own in marks.values()))
 
 
 ROUTER: dict[str, Any] = {

@@ -1,12 +1,11 @@
 """Each stage of a run on texts reads the rows of its own split, all of them and no others."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tokenizers
-from marked import MARK, ROUTER, SIZES, TRAIN, Marks, Seen, files_of, put, together, watching, write
+from marked import ROUTER, SIZES, TRAIN, Journey, files_of, put, watching, write
 
 from moesaic import stages
 from moesaic.recipe import Recipe, parse
@@ -16,29 +15,6 @@ EXPERTS = [*SIZES]
 UNSEEN = {f"<{n}>" for n in range(900, 904)}
 ASKS = {"sums": "{} add {} to 1", "birds": "the bird {} of day {}", "acts": "{} go {} steps"}
 SAYS = {"sums": "it is {}", "birds": "sings {} songs", "acts": "done, {} of them"}
-
-
-@dataclass(frozen=True)
-class Journey:
-    """A run and the rows that it read."""
-
-    seen: Seen
-    marks: Marks
-    leaked: str
-    evaluation: dict[str, Any]
-    tokenizer: tokenizers.Tokenizer
-
-    def learned(self, phase: str) -> set[str]:
-        return self.seen.marks(self.decode, phase, True)
-
-    def measured(self, phase: str) -> set[str]:
-        return self.seen.marks(self.decode, phase, False)
-
-    def read(self, phase: str) -> set[str]:
-        return self.seen.every_mark(self.decode, phase)
-
-    def decode(self, ids: list[int]) -> str:
-        return self.tokenizer.decode(ids)
 
 
 def row_of(domain: str, mark: str, number: int) -> dict[str, str]:
@@ -58,7 +34,7 @@ def recipe_in(folder: Path) -> Recipe:
             "train": TRAIN,
             "experts": experts,
             "router": {**ROUTER, "compare": [*ROUTER["compare"], taught]},
-            "evaluate": {"unseen": "unseen.jsonl", "samples": 1},
+            "evaluate": {"unseen": "unseen.jsonl", "samples": 0},
         },
         (),
         folder / "recipe.yaml",
@@ -88,19 +64,18 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
             stages.verify_expert(recipe, root, [name])
         seen.phase = "router"
         stages.train_router(recipe, root)
-        vectors = {training: set(some) for training, some in seen.vectors.items()}
         stages.compose(recipe, root)
         seen.phase = "evaluate"
         evaluation = stages.evaluate(recipe, root)
-    seen.vectors = vectors
-    return Journey(seen, marks, leaked, evaluation, tokenizers.Tokenizer.from_file(str(root / "base/tokenizer.json")))
+    inner = tokenizers.Tokenizer.from_file(str(root / "base/tokenizer.json"))
+    return Journey(root, seen, marks, leaked, evaluation, inner)
 
 
 def test_the_base_and_its_tokenizer_learn_from_training_rows_and_stop_by_validation_rows(journey):
-    train = together(journey.marks, "train")
-    assert set(MARK.findall("\n".join(journey.seen.texts["tokenizer"]))) == train
+    train = journey.together("train")
+    assert journey.texts("tokenizer") == train
     assert journey.learned("pretrain") <= train and len(journey.learned("pretrain")) > len(train) / 2
-    assert journey.measured("pretrain") == together(journey.marks, "validation")
+    assert journey.measured("pretrain") == journey.together("validation")
 
 
 @pytest.mark.parametrize("name", EXPERTS)
@@ -113,28 +88,28 @@ def test_an_expert_learns_from_its_training_rows_and_is_chosen_and_verified_by_i
 
 @pytest.mark.parametrize("name", ["joint", "joint_wide"])
 def test_a_joint_control_learns_from_all_training_rows_and_is_chosen_by_all_validation_rows(journey, name):
-    assert journey.learned(name) == together(journey.marks, "train")
-    assert journey.measured(name) == together(journey.marks, "validation")
+    assert journey.learned(name) == journey.together("train")
+    assert journey.measured(name) == journey.together("validation")
 
 
 def test_routers_read_training_and_validation_rows_alone(journey):
-    train, validation = together(journey.marks, "train"), together(journey.marks, "validation")
+    train, validation = journey.together("train"), journey.together("validation")
     assert journey.read("router") == train | validation
 
 
 def test_routers_learn_from_every_training_row_and_are_chosen_and_calibrated_by_every_validation_row(journey):
     """A linear router in training mode learns; in the other mode its epoch is chosen and its temperature set."""
-    train, validation = together(journey.marks, "train"), together(journey.marks, "validation")
-    learned, measured = journey.seen.vectors[True], journey.seen.vectors[False]
+    train, validation = journey.together("train"), journey.together("validation")
+    learned, measured = (journey.seen.vectors["router", training] for training in (True, False))
     assert len(learned) == len(train) and len(measured) == len(validation)
     assert not learned & measured
-    assert set(MARK.findall("\n".join(journey.seen.texts["router"]))) == validation, "those of the keyword router"
+    assert journey.texts("router") == validation, "those of the keyword router"
 
 
 def test_everything_is_judged_on_test_rows_and_on_unseen_text_alone(journey):
-    test = together(journey.marks, "test")
+    test = journey.together("test")
     assert journey.read("evaluate") == test | UNSEEN
-    assert set(MARK.findall("\n".join(journey.seen.texts["evaluate"]))) == test | UNSEEN
+    assert journey.texts("evaluate") == test | UNSEEN
     assert journey.evaluation["rows"] == {name: SIZES[name]["test"] for name in EXPERTS} | {"unseen": len(UNSEEN)}
 
 
