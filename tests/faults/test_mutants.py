@@ -172,7 +172,7 @@ ANSWERS = {
     ),
 }
 EVALUATION = {
-    "within a hundredth instead of one percent": Mutant(
+    "a hundredth of the scale instead of one percent": Mutant(
         "Score.close", "within * abs(1 - best)", "within", "evaluate/test_units.py"
     ),
     "the best part as the best expert": Mutant(
