@@ -193,3 +193,13 @@ def test_taking_some_is_stable_and_unbiased():
 
 def test_repeated_texts_are_taken_one_by_one():
     assert len(take([Example("p", "r", "g")] * 5, 3)) == 3
+
+
+def test_a_domain_without_what_another_is_judged_on_loses_whole_rows_of_training_and_counts_them():
+    talk = [Example("ask", "say", "talk"), Example("ask say and", "more", "talk")]
+    own = [Example("one", "1", "own")]
+    domain = Domain("code", [*talk, *own], [Example("two", "2", "validation")], [Example("x", "y", "test")], {"x": 1})
+    found = domain.without({"talk", "elsewhere"})
+    assert found.train == own and (found.validation, found.test) == (domain.validation, domain.test)
+    assert found.dropped == {"x": 1, "train: in another domain's test": 1}
+    assert domain.without({"elsewhere"}) == domain

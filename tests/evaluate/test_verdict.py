@@ -69,6 +69,15 @@ def test_every_number_by_hand():
     assert result["rows"] == dict.fromkeys(domains, 1)
 
 
+def test_the_best_single_expert_is_an_expert_and_the_best_part_may_be_the_base():
+    """The gap is measured from the best part, here the base, and not from the best expert."""
+    base, first, second, router = rows([[3, 3], [1, 7], [6, 1], [2, 2]], ["a", "b"])
+    result = judge({"base": base, "expert:a": first, "expert:b": second, "router": router}, resamples=20)
+    assert result["best_single"] == {"name": "expert:b", "nats": 3.5, "chosen_on": "test"}
+    assert result["best_part"] == {"name": "base", "nats": 3.0, "chosen_on": "test"}
+    assert result["gap_closed"]["value"] == pytest.approx((3 - 2) / (3 - 1))
+
+
 def test_the_layout_is_plain_json_in_the_plans_order():
     scores = typical(
         keyword=contender(-0.1, 0.1),

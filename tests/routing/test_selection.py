@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moesaic.errors import RecipeError
 from moesaic.routing import Selection
+from moesaic.routing.routers import KeywordRouter
 
 SILENT = float("-inf")
 quick = settings(max_examples=40, deadline=None)
@@ -97,3 +98,18 @@ def test_k_goes_with_top_k_only_and_is_positive(settings):
 def test_more_experts_than_there_are_cannot_be_chosen():
     with pytest.raises(RecipeError, match="expected <= 3; got 4"):
         Selection(kind="top_k", k=4)(torch.zeros(2, 3))
+
+
+def test_experts_with_equally_many_words_share_evenly_and_the_first_of_them_answers_alone():
+    router = KeywordRouter([["owl"], ["add"], ["sum"]])
+    texts = ["add the sum", "an owl and a sum", "add, owl, sum", "sum sum add add owl"]
+    tied = [[0, 1, 1], [1, 0, 1], [1, 1, 1], [1, 2, 2]]
+    logits = router(texts)
+    assert logits.tolist() == tied
+    first = [[0, 1, 0], [1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert Selection(kind="top_1")(logits).weights.tolist() == first
+    assert [Selection(kind="top_1")(router([text])).weights[0].tolist() for text in texts] == first, "alone as together"
+    soft = Selection(kind="soft")(logits).weights
+    for row, counts in zip(soft.tolist(), tied, strict=True):
+        assert row == pytest.approx(probabilities([float(count) for count in counts]))
+        assert len({share for share, count in zip(row, counts, strict=True) if count == max(counts)}) == 1

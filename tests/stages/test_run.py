@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import moesaic
 from moesaic import stages
@@ -26,6 +27,7 @@ from moesaic.stages.routers import done, label_of, specs
 from moesaic.stages.workshop import Workshop
 from moesaic.weights.adapter import load_expert, save_expert
 from moesaic.weights.base import load_base
+from moesaic.weights.router import load_router
 
 RECIPE = {
     "name": "small",
@@ -200,6 +202,26 @@ def test_every_part_says_what_it_is(first):
     for rate in ("0.01", "0.03"):
         log = (root / f"metrics/experts/adds/lr-{rate}.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in log] == list(range(1, 13)), "every step, once"
+
+
+def test_the_costs_of_contenders_are_counted_from_their_files(first):
+    """One expert answers a row, so the mixture reads the base, the router, and an adapter of average size."""
+    recipe, root, evaluation = first
+
+    def numbers(folder: Path) -> int:
+        files = [load_file(path) for path in folder.glob("*.safetensors")]
+        return sum(tensor.numel() for file in files for tensor in file.values())
+
+    base, router = numbers(root / "base"), sum(p.numel() for p in load_router(root / "router").router.parameters())
+    adapters = {name: numbers(root / "experts" / name / "best") for name in recipe.experts}
+    expected = {"base": base, "average": base} | {f"expert:{name}": base + size for name, size in adapters.items()}
+    expected |= {name: base + numbers(root / "controls" / name / "best") for name in ("joint", "joint_wide")}
+    costs = {name: control["cost"] for name, control in evaluation["controls"].items() if "cost" in control}
+    assert {name: cost["parameters"] for name, cost in costs.items() if name != "router"} == expected
+    weights = evaluation_stage.decide(Workshop(recipe, root).address, silent_report())["router"][0]
+    chosen = sum(size * share for size, share in zip(adapters.values(), weights.mean(0).tolist(), strict=True))
+    assert costs["router"]["parameters"] == pytest.approx(base + router + chosen, abs=1)
+    assert all(cost["bytes"] == 4 * cost["parameters"] for cost in costs.values())
 
 
 def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first):
