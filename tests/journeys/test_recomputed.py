@@ -192,7 +192,8 @@ def decisions_of(
         shares = (LOGITS[manifest["router"]](pooled, tensors) / tensors["temperature"]).softmax(-1)
     selection = manifest["selection"]
     chosen = {"soft": len(EXPERTS), "top_k": selection["k"], "top_1": 1}[selection["kind"]]
-    weights = torch.where(shares >= shares.sort(-1, descending=True).values[:, chosen - 1 : chosen], shares, 0.0)
+    order = shares.sort(dim=-1, descending=True, stable=True).indices[:, :chosen]  # of equals the first
+    weights = torch.zeros_like(shares).scatter(-1, order, shares.gather(-1, order))
     return torch.nan_to_num(weights / weights.sum(-1, keepdim=True)) if selection["renormalise"] else weights
 
 
