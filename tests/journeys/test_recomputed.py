@@ -1,7 +1,7 @@
-"""A small run at site `linear`, and all its figures recomputed from its folder by code that shares nothing with it.
+"""Recomputes nats, costs and counts of a small run at site `linear` from its folder, with independent code.
 
-The models are those of transformers and peft; texts, tensor trains, routers and costs are worked out here, row by row
-and in float64. Of the package only the public verb that runs a recipe is used.
+Models come from transformers and peft; rows, tensor trains, routers and costs are computed here, row by row and in
+float64. The test runs a recipe through the package's public names and imports nothing else of the package.
 """
 
 import json
@@ -26,7 +26,7 @@ import moesaic
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of peft
 
 LENGTH, PROMPT_TOKENS = 56, 12
-EXPERTS = ("tales", "sums", "lists")  # against the alphabet, as an order that is lost would show
+EXPERTS = ("tales", "sums", "lists")  # against the alphabet, so that a lost order shows
 PRETRAIN = {"steps": 20, "batch": 4, "length": 64, "lr": 1e-2, "evaluate_every": 0}
 COMPARED = (
     {"kind": "centroid", "feature": "embedding_mean"},
@@ -71,13 +71,13 @@ def total(n: int) -> dict[str, str]:
 
 
 def listing(n: int, word: str, bird: str) -> dict[str, str]:
-    """An instruction with an input; with three things to list the answer is too long to be read whole."""
+    """An instruction with an input; eight things are more than a row has room for."""
     listed = ", ".join([f"a {word} {bird}"] * n)
     return {"instruction": f"What are {n} {word} things?", "input": f"Ask the {bird}.", "output": listed}
 
 
 def write_texts(folder: Path) -> None:
-    """Three domains and text of none; in each domain's test one row reads as if it were another's."""
+    """Writes three domains and unseen text; one test row of each domain resembles another domain."""
     listings = [listing(n, *pair) for n in (1, 2, 8) for pair in PAIRS]
     sung = {"prompt": "What did the old owl sing?", "response": "Once a big crow sat in a tree."}
     asked = {"instruction": "What is 5 + 5?", "input": "", "output": "It is 10."}
@@ -100,15 +100,22 @@ def write_texts(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """One test row as ids: the first `prompt` of them are given, those behind them are scored."""
+    """One test row as ids: the first `prompt` ids are given, the others are scored."""
 
     domain: str
     ids: list[int]
     prompt: int
 
+    @property
+    def scored(self) -> int:
+        return len(self.ids) - self.prompt
+
 
 def read_rows(folder: Path, domain: str, tokenizer: tokenizers.Tokenizer, end: int) -> list[Row]:
-    """The test rows of a domain, each once: a response keeps what the prompt leaves of the length, at least half."""
+    """Reads the test rows of a domain, each once.
+
+    A row has at most `LENGTH` ids: the response keeps what the prompt leaves, or half, and the prompt keeps its end.
+    """
 
     def ids_of(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
@@ -141,7 +148,7 @@ def count(tensors: Mapping[str, torch.Tensor]) -> int:
 
 
 def changes_of(folder: Path) -> dict[str, torch.Tensor]:
-    """The matrix that an expert adds to each weight of the base, by the weight's name."""
+    """Computes the matrix that an expert adds to each weight of the base, by the weight's name."""
     tensors = {name: tensor.double() for name, tensor in tensors_of(folder).items()}
     return of_train(folder, tensors) if (folder / "tensor_train.json").is_file() else of_pairs(folder, tensors)
 
@@ -149,13 +156,12 @@ def changes_of(folder: Path) -> dict[str, torch.Tensor]:
 def of_pairs(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """LoRA: alpha / rank times B A."""
     config = json.loads((folder / "adapter_config.json").read_text())
-    halves = [name for name in tensors if "lora_A" in name]
-    return {
-        name.removeprefix("base_model.model.").replace("lora_A.", ""): config["lora_alpha"]
-        / config["r"]
-        * (tensors[name.replace("lora_A", "lora_B")] @ tensors[name])
-        for name in halves
-    }
+    scale, found = config["lora_alpha"] / config["r"], {}
+    for name in tensors:
+        if "lora_A" in name:
+            target = name.removeprefix("base_model.model.").replace("lora_A.", "")
+            found[target] = scale * tensors[name.replace("lora_A", "lora_B")] @ tensors[name]
+    return found
 
 
 def of_train(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -177,35 +183,35 @@ def of_train(folder: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tor
 def decisions_of(
     folder: Path, model: torch.nn.Module, tokenizer: tokenizers.Tokenizer, rows: list[Row]
 ) -> torch.Tensor:
-    """A router's weights of the experts for every row, from its tensors and what its manifest says of them."""
-    manifest, tensors = json.loads((folder / "manifest.json").read_text()), {}
+    """Computes a router's weights of the experts for every row, from its tensors and its manifest."""
+    manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["experts"] == [*EXPERTS]
     prompts = [row.ids[: row.prompt] for row in rows]
     if manifest["router"] == "keyword":
         texts = [re.findall(r"\w+", tokenizer.decode(ids).lower()) for ids in prompts]
         words = manifest["shape"]["words"]
         logits = torch.tensor([[sum(text.count(word) for word in some) for some in words] for text in texts]).double()
-        shares = logits.softmax(-1) * (logits.sum(-1, keepdim=True) > 0)  # without a word it is the base alone
+        shares = logits.softmax(-1) * (logits.sum(-1, keepdim=True) > 0)  # a text without any word gets the base alone
     else:
         tensors = {name: tensor.double() for name, tensor in tensors_of(folder).items()}
         pooled = torch.stack([feature(manifest["feature"], model, ids) for ids in prompts])
         shares = (LOGITS[manifest["router"]](pooled, tensors) / tensors["temperature"]).softmax(-1)
     selection = manifest["selection"]
     chosen = {"soft": len(EXPERTS), "top_k": selection["k"], "top_1": 1}[selection["kind"]]
-    order = shares.sort(dim=-1, descending=True, stable=True).indices[:, :chosen]  # of equals the first
+    order = shares.sort(dim=-1, descending=True, stable=True).indices[:, :chosen]  # the first of equals
     weights = torch.zeros_like(shares).scatter(-1, order, shares.gather(-1, order))
     return torch.nan_to_num(weights / weights.sum(-1, keepdim=True)) if selection["renormalise"] else weights
 
 
 def feature(kind: str, model: torch.nn.Module, prompt: list[int]) -> torch.Tensor:
-    """The mean over a prompt's own tokens of their embeddings, or of the last states of the base."""
+    """Averages the embeddings of a prompt's own tokens, or the base's last states of them."""
     ids = torch.tensor([prompt])
     read = {"embedding_mean": model.get_input_embeddings(), "hidden_mean": lambda x: model.model(x).last_hidden_state}
     return read[kind](ids)[0].mean(0)
 
 
 def layered(pooled: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Features standardised, through the hidden layer where there is one, and through the last."""
+    """Standardises features and applies the hidden layer, if the router has one, and the last layer."""
     x = (pooled - tensors["mean"]) / tensors["deviation"]
     if "inner.0.weight" in tensors:
         x = x @ tensors["inner.0.weight"].t() + tensors["inner.0.bias"]
@@ -219,19 +225,19 @@ def cosines(pooled: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> torch.
 
 
 def trained(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Of a router's tensors those that gradients moved: what features are standardised by is only measured."""
+    """Selects the tensors of a router that gradients train; the others are measured."""
     return {name: tensor for name, tensor in tensors.items() if name.startswith(("inner.", "outer."))}
 
 
 LOGITS = {"linear": layered, "mlp": layered, "centroid": cosines}
 
 
-# --- the run, and the same once more ----------------------------------------------------------------------------------
+# --- the run, and its figures recomputed ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: the folder of its texts, its own folder, and what it says of itself."""
+    """A finished run: the folder of its texts, its own folder, and its evaluation."""
 
     texts: Path
     root: Path
@@ -263,7 +269,7 @@ class Run:
 
     @cached_property
     def decisions(self) -> dict[str, torch.Tensor]:
-        """Those of the mixture's router, of the others in the order of the recipe, and of the keywords."""
+        """Weights by router: the mixture's own, the compared ones in the recipe's order, the keyword router."""
         rivals = self.root / "controls" / "routers"
         labels = {
             "centroid": "centroid-embedding_mean",
@@ -276,7 +282,7 @@ class Run:
 
     @cached_property
     def nats(self) -> dict[str, torch.Tensor]:
-        """Of every contender what it loses on each row, in all of its scored tokens."""
+        """Summed nats of each row's scored tokens, by contender and by compared router."""
         found = {"base": self.lost(self.model)} | {
             name: self.lost(peft.PeftModel.from_pretrained(self.fresh(), self.root / "controls" / name / "best"))
             for name in ("joint", "joint_wide")
@@ -288,10 +294,10 @@ class Run:
             model = peft.PeftModel.from_pretrained(self.fresh(), folder) if of_peft else None
             found[f"expert:{name}"] = self.lost(model) if model else self.mixed(alone)
         experts = torch.stack([found[f"expert:{name}"] for name in EXPERTS])
-        mean = {name: sum(one[name] for one in self.changes if name in one) / 3 for name in set().union(*self.changes)}
+        summed = {name: sum(one[name] for one in self.changes if name in one) for name in set().union(*self.changes)}
         merged = self.fresh()
-        for name, change in mean.items():
-            merged.get_parameter(name).data += change
+        for name, change in summed.items():
+            merged.get_parameter(name).data += change / len(EXPERTS)
         at_home = [found.get(f"expert:{row.domain}", found["base"])[place] for place, row in enumerate(self.rows)]
         return {
             **found,
@@ -310,7 +316,7 @@ class Run:
 
     @torch.no_grad()
     def mixed(self, weights: torch.Tensor) -> torch.Tensor:
-        """What is lost where each row's weights add the experts' changes to the base's matrices."""
+        """Scores each row by the base whose matrices have the experts' changes added, by the row's weights."""
         base, found = dict(self.model.named_parameters()), []
         for row, shares in zip(self.rows, weights, strict=True):
             changed: dict[str, torch.Tensor] = {}
@@ -322,30 +328,29 @@ class Run:
         return torch.stack(found)
 
     def chosen(self, weights: torch.Tensor) -> str | None:
-        """The expert with the largest weight, if any has one."""
+        """The expert with the largest weight; None where all weights are 0."""
         return EXPERTS[int(weights.argmax())] if weights.any() else None
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """How many numbers each expert is stored as."""
+        """The numbers that each expert's tensors hold."""
         return {name: count(tensors_of(self.mixture / "experts" / name)) for name in EXPERTS}
 
     @property
     def met(self) -> float:
-        """How many parameters of experts a row meets, on average over the decisions of the mixture's router."""
+        """Parameters of the experts that a row meets, averaged over the decisions of the mixture's router."""
         asked = (self.decisions["router"] > 0).double().mean(0)
         return sum(size * float(share) for size, share in zip(self.sizes.values(), asked, strict=True))
 
     def mean(self, nats: torch.Tensor, domain: str) -> float:
-        """Nats a scored token of a domain; `all` are the domains that somebody was trained for."""
-        chosen = [
-            i for i, row in enumerate(self.rows) if row.domain == domain or domain == "all" != row.domain != "unseen"
-        ]
-        return float(nats[chosen].sum()) / sum(len(self.rows[i].ids) - self.rows[i].prompt for i in chosen)
+        """Nats per scored token of a domain; `all` stands for every domain that has an expert."""
+        domains = EXPERTS if domain == "all" else (domain,)
+        chosen = [place for place, row in enumerate(self.rows) if row.domain in domains]
+        return float(nats[chosen].sum()) / sum(self.rows[place].scored for place in chosen)
 
 
 def nats(logits: torch.Tensor, row: Row) -> torch.Tensor:
-    """Of each id behind the prompt, how surprising it is after those before it; the sum."""
+    """Sums the negative log-likelihood of every id behind the prompt, given all ids before it."""
     log_probabilities = logits[row.prompt - 1 : -1].log_softmax(-1)
     return -log_probabilities.gather(1, torch.tensor(row.ids[row.prompt :])[:, None]).sum()
 
@@ -354,7 +359,7 @@ def nats(logits: torch.Tensor, row: Row) -> torch.Tensor:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("recomputed")
     write_texts(folder)
-    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))  # which is YAML, too
+    (folder / "recipe.yaml").write_text(json.dumps(RECIPE))  # JSON is YAML, too
     moesaic.run(moesaic.read_recipe(folder / "recipe.yaml"), folder / "run")
     return Run(folder, folder / "run", json.loads((folder / "run" / "evaluation.json").read_text()))
 
@@ -363,8 +368,6 @@ CONTENDERS = (
     *("base", *(f"expert:{name}" for name in EXPERTS), "joint", "joint_wide", "average", "uniform"),
     *("random", "keyword", "router", "oracle", "oracle_best"),
 )
-PRICED = ("base", *(f"expert:{name}" for name in EXPERTS), "joint", "joint_wide", "average", "router")
-ALIKE = {"average", "uniform"}
 
 
 def test_the_nats_of_every_contender_are_those_of_its_files(run):
@@ -411,7 +414,10 @@ def test_every_cost_is_that_of_the_tensors_which_a_token_meets(run):
 
 
 def test_the_run_tells_its_contenders_apart(run):
-    """Were two alike, either could stand in the other's place unnoticed; uniform weights are the merged average."""
+    """Guards the other tests: they would not notice two contenders swapped whose figures are equal.
+
+    Only uniform weights and the merged average agree, as they do at site `linear`.
+    """
     found = {name: run.mean(run.nats[name], "all") for name in CONTENDERS}
     assert found.pop("uniform") == pytest.approx(found["average"], rel=1e-9)
     ordered = sorted(found.values())
