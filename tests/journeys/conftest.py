@@ -1,7 +1,7 @@
 """A traveller's luggage: a folder with texts and a recipe, and the command as a user types it.
 
-The journeys know the command line and the names in `moesaic.__all__`, and no module behind them. The function behind the
-command is looked up in pyproject.toml, as an installer does, so that no internal name stands here either.
+The journeys know the command line and the names in `moesaic.__all__`, and no module behind them. The function behind
+the command is looked up in pyproject.toml, as an installer does, so that no internal name stands here either.
 """
 
 import fnmatch
@@ -122,9 +122,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
     def call(*arguments: object) -> Answer:
         capsys.readouterr()
         typed = ["moesaic", *map(str, arguments)]
-        with mock.patch.object(sys, "argv", typed), mock.patch.dict(os.environ), warnings.catch_warnings():
-            with pytest.raises(SystemExit) as left:
-                main()
+        with (
+            mock.patch.object(sys, "argv", typed),
+            mock.patch.dict(os.environ),
+            warnings.catch_warnings(),
+            pytest.raises(SystemExit) as left,
+        ):
+            main()
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return Answer(left.value.code or 0, out, err)
@@ -157,7 +161,7 @@ def own(finished: tuple[Path, Answer], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def contents(folder: Path, pattern: str = "*") -> dict[str, bytes]:
-    """Every file below a folder that fits the pattern, by its path within it; links are followed, hidden files left out."""
+    """Files below a folder that fit the pattern, by path; links are followed, hidden files left out."""
     found = {}
     for at, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]

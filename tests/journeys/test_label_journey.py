@@ -12,8 +12,10 @@ workers: 1
 base: {{path: {base}, pool: mean}}
 train: {{steps: 60, batch: 8, length: 24, lr: 3e-2, evaluate_every: 20}}
 experts:
-  size: {{kind: lora, rank: 2, data: {{columns: [text], labels: [small, big], train: size-train.jsonl, test: size-test.jsonl}}}}
-  hue: {{kind: lora, rank: 2, data: {{columns: [text], labels: [warm, cold], train: hue-train.jsonl, test: hue-test.jsonl}}}}
+  size: {{kind: lora, rank: 2, data: {{columns: [text], labels: [small, big],
+    train: size-train.jsonl, test: size-test.jsonl}}}}
+  hue: {{kind: lora, rank: 2, data: {{columns: [text], labels: [warm, cold],
+    train: hue-train.jsonl, test: hue-test.jsonl}}}}
 router: {{kind: linear, feature: characters, epochs: 30, lr: 1e-2}}
 evaluate: {{samples: 1, controls: [base]}}
 """
@@ -24,7 +26,8 @@ TEXT = {"size": "{} stones roll {}", "hue": "{} paint dries {}"}
 
 def rows(name: str, start: int, count: int) -> list[dict[str, object]]:
     return [
-        {"text": TEXT[name].format(WORDS[name][n % 2][n // 2 % 2], n), "label": n % 2} for n in range(start, start + count)
+        {"text": TEXT[name].format(WORDS[name][n % 2][n // 2 % 2], n), "label": n % 2}
+        for n in range(start, start + count)
     ]
 
 
@@ -41,7 +44,7 @@ def labelled(finished, tmp_path_factory):
 
 def test_labels_are_right_on_the_command_line_and_in_python(labelled, command, apart, monkeypatch):
     monkeypatch.chdir(labelled)
-    code, out, err = command("run", "labels.yaml")
+    code, _, err = command("run", "labels.yaml")
     assert code == 0, err
     mixture = moesaic.load("runs/labels")
     assert mixture.names == ("size", "hue")
