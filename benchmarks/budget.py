@@ -17,17 +17,17 @@ from typing import Any
 import torch
 
 from moesaic.adapters.feedforward import FFN
+from moesaic.artefacts.base import identify, save_base
+from moesaic.artefacts.ffn import save_ffn
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.whole_model import save_whole
+from moesaic.compose.mixture import save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import DecoderConfig
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import identify, save_base
-from moesaic.weights.feedforward import save_ffn
-from moesaic.weights.mixture import save_mixture
-from moesaic.weights.router import StoredRouter, save_router
-from moesaic.weights.whole import save_whole
 
 SMALL = DecoderConfig(
     vocab_size=2000, hidden_size=256, num_layers=4, num_heads=4, num_kv_heads=2, intermediate_size=768, context=256

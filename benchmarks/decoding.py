@@ -8,11 +8,11 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.timing import alternate
 from moesaic.adapters import LoRA, attach
+from moesaic.artefacts.base import save_base
 from moesaic.config import DecoderConfig
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.nn import Cache
 from moesaic.routing import Gates
-from moesaic.weights.base import save_base
 
 CONFIG = DecoderConfig(
     vocab_size=4096, hidden_size=384, num_layers=8, num_heads=6, num_kv_heads=2, intermediate_size=1024, context=256

@@ -25,18 +25,18 @@ import torch
 import moesaic
 from benchmarks.glue_report import report
 from moesaic.adapters import Design, adapt
+from moesaic.artefacts.backbone import load_backbone
 from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Schedule
 from moesaic.data.splits import load_domain, take
 from moesaic.files import write_json
+from moesaic.kinds.courses import alone
 from moesaic.model.classifier import Classifier, Head, Pool, usual_shape
 from moesaic.ops.metrics import metric, tallies
 from moesaic.recipe import LabelledData, Train
 from moesaic.recipe import read as read_recipe
-from moesaic.stages.courses import alone
 from moesaic.train.classification import Measured, loss_of, measure
 from moesaic.train.loop import Trained, fit
-from moesaic.weights.backbone import load_backbone
 
 EXPERT = "it"
 POOL: Pool = "mean"

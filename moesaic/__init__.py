@@ -6,17 +6,17 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moesaic.adapters.published import published_ttlora
+    from moesaic.adoption.adopting import adopt, amend
+    from moesaic.artefacts.inspect import inspect
     from moesaic.compose.averaging import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
     from moesaic.generate.loaded import LoadedMixture, load
     from moesaic.generate.sample import Sampling
+    from moesaic.interop.pretrained import load_model
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
     from moesaic.stages import run
-    from moesaic.stages.adopting import adopt, amend
-    from moesaic.weights.artefacts import inspect
-    from moesaic.weights.pretrained import load_model
 
 # Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
 # verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
@@ -25,11 +25,11 @@ _HOMES = {
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
-    "adopt": "moesaic.stages.adopting",
-    "amend": "moesaic.stages.adopting",
-    "inspect": "moesaic.weights.artefacts",
+    "adopt": "moesaic.adoption.adopting",
+    "amend": "moesaic.adoption.adopting",
+    "inspect": "moesaic.artefacts.inspect",
     "load": "moesaic.generate.loaded",
-    "load_model": "moesaic.weights.pretrained",
+    "load_model": "moesaic.interop.pretrained",
     "merge": "moesaic.compose.averaging",
     "plan": "moesaic.compose.plan",
     "published_ttlora": "moesaic.adapters.published",

@@ -11,6 +11,8 @@ import torch
 from hub_server import Hub, running
 from hypothesis import settings
 
+pytest_plugins = ["small_parts"]
+
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

@@ -15,7 +15,7 @@ from moesaic.errors import RecipeError
 from moesaic.recipe.places import name_at
 
 if TYPE_CHECKING:
-    from moesaic.stages.adopting import Adoption
+    from moesaic.adoption.adopting import Adoption
 
 NAMED = re.compile(r"([^=/\\]+)=(.+)", re.DOTALL)
 

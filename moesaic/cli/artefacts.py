@@ -9,11 +9,11 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from moesaic.artefacts.inspect import Artefact, inspect
 from moesaic.cli.printing import aligned, harmless, routed, size, stdout
 from moesaic.cli.traces import show_trace
 from moesaic.errors import RecipeError
-from moesaic.weights.artefacts import Artefact, inspect
-from moesaic.weights.places import origins_in
+from moesaic.hub.locate import origins_in
 
 FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),

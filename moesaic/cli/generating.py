@@ -14,8 +14,8 @@ from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
 from moesaic.generate.loaded import LoadedMixture, conversation_of
+from moesaic.residency.fetching import Traffic
 from moesaic.tokenizer import Conversation
-from moesaic.weights.fetching import Traffic
 
 STDIN = "<stdin>"
 

@@ -21,7 +21,7 @@ from moesaic.errors import Interrupted, MoesaicError, MoesaicWarning, StorageErr
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
-    from moesaic.stages.progress import Progress
+    from moesaic.runs.progress import Progress
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports what SIGINT, SIGPIPE and SIGTERM have ended
 
@@ -317,7 +317,7 @@ def export(
     out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
 ) -> None:
     """Write an expert as an adapter of PEFT. Tensor trains become LoRA."""
-    from moesaic.weights.adapter import export_peft
+    from moesaic.artefacts.adapter import export_peft
 
     typer.echo(export_peft(expert, out))
 

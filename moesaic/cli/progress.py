@@ -15,7 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column
 from rich.text import Text
 
-from moesaic.stages.progress import Progress, Silent
+from moesaic.runs.progress import Progress, Silent
 
 PATIENCE = 10.0  # seconds: what takes longer deserves a line
 

@@ -12,16 +12,16 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from moesaic.artefacts.base import KIND, end_of, identify, write_description
+from moesaic.artefacts.whole_model import as_stored, require_tokenizer
 from moesaic.compose.difference import require_shape
 from moesaic.errors import RecipeError
 from moesaic.files import write_manifest, write_new
+from moesaic.hub.locate import locate, model_folder, tokenizer_folder
+from moesaic.interop.decoders import named, read_decoder
+from moesaic.tensors.shards import write_shards
+from moesaic.tensors.tensors import Made
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import KIND, end_of, identify, write_description
-from moesaic.weights.decoders import named, read_decoder
-from moesaic.weights.places import locate, model_folder, tokenizer_folder
-from moesaic.weights.shards import write_shards
-from moesaic.weights.tensors import Made
-from moesaic.weights.whole import as_stored, require_tokenizer
 
 Only = Literal["shared"]
 FILE_BYTES = 1_000_000_000

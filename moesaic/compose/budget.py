@@ -12,7 +12,7 @@ from moesaic.compose.memory import LIBRARIES
 from moesaic.compose.placement import bytes_of, devices_of
 from moesaic.compose.plan import computed, plan, types_of, working
 from moesaic.errors import RecipeError
-from moesaic.weights.fetching import Budget
+from moesaic.residency.fetching import Budget
 
 
 def budget(folder: Path, vram: str | int | None, ram: str | int | None) -> Budget:

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from moesaic.adapters.lora import linears
+from moesaic.artefacts.base import end_of
 from moesaic.config import DecoderConfig, EncoderConfig
 from moesaic.errors import WeightsError, clipped
+from moesaic.hub.locate import model_folder, tokenizer_folder
+from moesaic.interop.decoder_config import ALIASES
+from moesaic.interop.decoders import CONFIG
+from moesaic.interop.families import ABSENT, FAMILIES, KEYS
+from moesaic.interop.outline import AdapterOutline, Outline, Shape
+from moesaic.tensors.json_config import read_settings
 from moesaic.tokenizer import Tokenizer, compare
-from moesaic.weights.base import end_of
-from moesaic.weights.config_file import read_settings
-from moesaic.weights.configs import ALIASES
-from moesaic.weights.decoders import CONFIG
-from moesaic.weights.families import ABSENT, FAMILIES, KEYS
-from moesaic.weights.headers import AdapterOutline, Outline, Shape
-from moesaic.weights.places import model_folder, tokenizer_folder
 
 Site = Literal["model", "ffn", "linear"]
 

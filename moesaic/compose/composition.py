@@ -14,21 +14,23 @@ from typing import Any
 import torch
 
 from moesaic.adapters.lora import layer_of, linears, targeted, targets_in
+from moesaic.artefacts import ffn as feedforward
+from moesaic.artefacts import heads
+from moesaic.artefacts import router as router_room
+from moesaic.artefacts import tt_lora as trains
+from moesaic.artefacts.expert_names import expert_names
 from moesaic.compose import compatibility, memory
 from moesaic.compose.compatibility import Difference, Site
 from moesaic.config import DecoderConfig, sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
+from moesaic.interop.decoder_config import read_config
+from moesaic.interop.decoders import CONFIG
+from moesaic.interop.outline import Config, Outline, Shape, adapter_outline, is_adapter, outline, shapes_in, weighed
 from moesaic.recipe import ExistingBase, NewBase, Recipe, RouterSpec, read
 from moesaic.recipe import Expert as Spec
 from moesaic.recipe.layers import layer_range
-from moesaic.weights import feedforward, heads, trains
-from moesaic.weights import router as router_room
-from moesaic.weights.configs import read_config
-from moesaic.weights.decoders import CONFIG
-from moesaic.weights.headers import Config, Outline, Shape, adapter_outline, is_adapter, outline, shapes_in, weighed
-from moesaic.weights.names import expert_names
-from moesaic.weights.opening import opened
+from moesaic.tensors.safetensors_file import opened
 
 RANK, HIDDEN = 16, (256,)
 """The rank of the LoRA that `adopt` makes of a fine-tuned model, and the hidden layers of a recipe's mlp router."""

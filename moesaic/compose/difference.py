@@ -12,11 +12,11 @@ from torch import Tensor
 
 from moesaic.adapters import LoRA
 from moesaic.adapters.lora import linears
+from moesaic.artefacts.base import Base
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.tokenizer import Tokenizer, compare
-from moesaic.weights.base import Base
 
 SMALL = 1024
 """Up to this side all singular values are computed; of larger matrices only the largest."""

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from moesaic.adapters.feedforward import FFN, block_of, ffns, require_glu
+from moesaic.artefacts.base import Base, end_of
 from moesaic.compose.difference import require_variant
 from moesaic.errors import CompatibilityError
+from moesaic.hub.locate import model_folder, tokenizer_folder
+from moesaic.interop.decoders import named, read_decoder
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import Base, end_of
-from moesaic.weights.decoders import named, read_decoder
-from moesaic.weights.places import model_folder, tokenizer_folder
 
 SHOWN = 3
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from moesaic.config import DecoderConfig
+from moesaic.interop.outline import Config, Outline, Shape
 from moesaic.nn.rope import FIRST
-from moesaic.weights.headers import Config, Outline, Shape
 
 PARTS = ("embeddings", "attention", "norms", "ffn", "head")
 MOMENTS = 3

@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from moesaic.artefacts import router as router_room
+from moesaic.artefacts.base import Base, is_base, load_base
+from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import DataError, WeightsError
 from moesaic.evaluate.statistics import Scores, paired
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, read_trace, utilisation
+from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing.selection import probabilities
-from moesaic.weights import router as router_room
-from moesaic.weights.base import Base, is_base, load_base
-from moesaic.weights.places import locate
-from moesaic.weights.router import StoredRouter, load_router
 
 BATCH = 32
 Choice = tuple[str, float | None]

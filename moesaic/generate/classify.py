@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import torch
 
+from moesaic.compose.classifier import StoredClassifier
 from moesaic.errors import DataError, RecipeError, nearest
 from moesaic.generate.engine import BASE, RoutingReport
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.routing.controls import fixed
-from moesaic.weights.classifier import StoredClassifier
 
 Row = tuple[str, ...]
 """A text, or two."""

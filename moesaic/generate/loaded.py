@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from moesaic.compose.classifier import classifies, load_classifier
+from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import messages_of
 from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
@@ -16,12 +18,10 @@ from moesaic.generate.engine import Engine, Generation, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
+from moesaic.hub.locate import locate
+from moesaic.residency.fetching import Budget, FetchedExperts, Traffic
 from moesaic.tokenizer import Conversation, Message
 from moesaic.tokenizer.conversation import plain
-from moesaic.weights.classifier import classifies, load_classifier
-from moesaic.weights.fetching import Budget, FetchedExperts, Traffic
-from moesaic.weights.mixture import load_mixture
-from moesaic.weights.places import locate
 
 Turns = Sequence[Mapping[str, Any]] | Conversation
 """A conversation as a caller has it: messages of a role and a content."""

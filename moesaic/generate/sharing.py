@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from moesaic.artefacts.inspect import Artefact, inspect
 from moesaic.files import MANIFEST, read_sealed
-from moesaic.weights import hub
-from moesaic.weights.artefacts import Artefact, inspect
-from moesaic.weights.card import mixture_card
-from moesaic.weights.opening import opened
-from moesaic.weights.places import origins_in
+from moesaic.hub import hub
+from moesaic.hub.card import mixture_card
+from moesaic.hub.locate import origins_in
+from moesaic.tensors.safetensors_file import opened
 
 
 def push_mixture(

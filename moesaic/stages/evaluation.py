@@ -15,6 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moesaic.artefacts.router import StoredRouter, load_router
+from moesaic.compose.classifier import load_classifier
+from moesaic.compose.mixture import Mixture, StoredMixture, load_mixture
 from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
 from moesaic.errors import RecipeError, WeightsError
@@ -28,23 +31,20 @@ from moesaic.files import MANIFEST, read_sealed, write_sealed
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
+from moesaic.kinds.making import Lone, lone
+from moesaic.kinds.mixed import averaged, costs_of, counts_of, left_out, speed_of
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import controls, require
+from moesaic.runs.jobs import Jobs, Report
+from moesaic.runs.progress import Progress
+from moesaic.runs.workshop import Address, Workshop, at_address, kept
 from moesaic.stages import grading
 from moesaic.stages.experts import CONTROLS, plan_of
 from moesaic.stages.experts import key_of as part_key
-from moesaic.stages.jobs import Jobs, Report
-from moesaic.stages.making import Lone, lone
 from moesaic.stages.matching import matched_report, matched_rows
-from moesaic.stages.mixed import averaged, costs_of, counts_of, left_out, speed_of
-from moesaic.stages.progress import Progress
 from moesaic.stages.routers import done as routers_done
 from moesaic.stages.routers import features_of, specs, terms_of
-from moesaic.stages.workshop import Address, Workshop, at_address, kept
 from moesaic.stages.writing import written
-from moesaic.weights.classifier import load_classifier
-from moesaic.weights.mixture import Mixture, StoredMixture, load_mixture
-from moesaic.weights.router import StoredRouter, load_router
 
 SAMPLE_TOKENS = 48
 

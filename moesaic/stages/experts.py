@@ -12,18 +12,19 @@ from moesaic.adapters import Design, Factors
 from moesaic.adapters.blocks import Blocks
 from moesaic.data.splits import take
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError
+from moesaic.kinds import labels as classifying
+from moesaic.kinds import texts as language
+from moesaic.kinds.courses import Course, Plan, Whole
+from moesaic.kinds.labels import LabelCourse
+from moesaic.kinds.making import keep
+from moesaic.kinds.mixed import take_out
+from moesaic.kinds.texts import TextCourse
 from moesaic.model.encoder import Encoder
 from moesaic.recipe import Expert, Train, layer_range
-from moesaic.stages import classifying, language
-from moesaic.stages.classifying import LabelCourse
-from moesaic.stages.courses import Course, Plan, Whole
-from moesaic.stages.jobs import Jobs, Report
-from moesaic.stages.language import TextCourse
-from moesaic.stages.making import keep
-from moesaic.stages.mixed import take_out
-from moesaic.stages.progress import Progress
-from moesaic.stages.training import drop_logs, forget, refuse_changed, training
-from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address
+from moesaic.runs.checkpoints import drop_logs, forget, refuse_changed, training
+from moesaic.runs.jobs import Jobs, Report
+from moesaic.runs.progress import Progress
+from moesaic.runs.workshop import VALIDATION_ROWS, Address, Workshop, at_address
 from moesaic.train.loop import Trained, fit
 
 CONTROLS = ("joint", "joint_wide")

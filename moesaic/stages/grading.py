@@ -17,19 +17,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.adapters import merge
+from moesaic.artefacts.adapter import load_expert
+from moesaic.compose.classifier import StoredClassifier, load_classifier
 from moesaic.data.answers import LabelledTokens, targets_of
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Means
 from moesaic.evaluate.verdict import Cost, with_derived
+from moesaic.kinds.labels import assembled, metrics_of
 from moesaic.model.classifier import Classifier
 from moesaic.routing import Gates, controls
 from moesaic.routing.routers import TrainedRouter
-from moesaic.stages.classifying import assembled, metrics_of
+from moesaic.runs.workshop import Address, Workshop, at_address, kept
 from moesaic.stages.experts import CONTROLS
-from moesaic.stages.workshop import Address, Workshop, at_address, kept
 from moesaic.train.classification import batched, own_of
-from moesaic.weights.adapter import load_expert
-from moesaic.weights.classifier import StoredClassifier, load_classifier
 
 ABSTAINED = -1
 

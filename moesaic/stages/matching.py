@@ -13,7 +13,7 @@ from moesaic.data.batches import Tokens
 from moesaic.errors import DataError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.statistics import UNSEEN
-from moesaic.stages.workshop import Workshop
+from moesaic.runs.workshop import Workshop
 
 
 def matched_rows(workshop: Workshop) -> dict[str, list[Tokens]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from moesaic.artefacts.base import save_base
 from moesaic.config import sized
 from moesaic.data.batches import Packed, encode_all
 from moesaic.data.rows import Example
@@ -16,14 +17,13 @@ from moesaic.data.splits import take
 from moesaic.errors import RecipeError
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import ExistingBase, NewBase
-from moesaic.stages.jobs import Report, threads
-from moesaic.stages.progress import Progress
-from moesaic.stages.training import drop_logs, forget, refuse_changed, training
-from moesaic.stages.workshop import VALIDATION_ROWS, Workshop
+from moesaic.runs.checkpoints import drop_logs, forget, refuse_changed, training
+from moesaic.runs.jobs import Report, threads
+from moesaic.runs.progress import Progress
+from moesaic.runs.workshop import VALIDATION_ROWS, Workshop
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.language import loss_of, mean_nats, plain
 from moesaic.train.loop import fit
-from moesaic.weights.base import save_base
 
 
 def pretrain(workshop: Workshop, progress: Progress) -> Path:

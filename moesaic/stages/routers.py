@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from moesaic.artefacts.router import ENCODER, INFO, StoredRouter, save_router
+from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
+from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature
 from moesaic.data.answers import LabelledTokens
 from moesaic.data.batches import Tokens
@@ -19,6 +22,9 @@ from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_json
+from moesaic.kinds.labels import classifier_of
+from moesaic.kinds.mixed import joined as beside_base
+from moesaic.kinds.mixed import part_folders, taken_out, version_of
 from moesaic.model.classifier import Classifier
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read_all
@@ -26,20 +32,14 @@ from moesaic.recipe import EncoderFeature, RouterLoss, RouterSpec
 from moesaic.recipe.routers import FeatureSpec
 from moesaic.routing import States
 from moesaic.routing.routers import Features
-from moesaic.stages.classifying import classifier_of
-from moesaic.stages.jobs import Jobs, Report
-from moesaic.stages.mixed import joined as beside_base
-from moesaic.stages.mixed import part_folders, taken_out, version_of
-from moesaic.stages.progress import Progress
+from moesaic.runs.checkpoints import drop_logs, forget, refuse_changed, training
+from moesaic.runs.jobs import Jobs, Report
+from moesaic.runs.progress import Progress
+from moesaic.runs.workshop import VALIDATION_ROWS, Address, Workshop, at_address, kept
 from moesaic.stages.running import running
-from moesaic.stages.training import drop_logs, forget, refuse_changed, training
-from moesaic.stages.workshop import VALIDATION_ROWS, Address, Workshop, at_address, kept
 from moesaic.train.classification import batched, labels
 from moesaic.train.routers import Labelled, selection_of, train_router
 from moesaic.train.task import Table, Task, Weighed, computed, language
-from moesaic.weights.router import ENCODER, INFO, StoredRouter, save_router
-from moesaic.weights.sentences import KIND as ENCODER_KIND
-from moesaic.weights.sentences import StoredEncoder
 
 Rows = Sequence[Tokens | LabelledTokens]
 

@@ -11,32 +11,32 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from moesaic.artefacts.router import load_router
+from moesaic.artefacts.tokenizer_check import tokenizer_beside
+from moesaic.compose.classifier import load_classifier
+from moesaic.compose.mixture import Stored, load_mixture, room_for, save_mixture
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
+from moesaic.kinds.labels import stored_in
+from moesaic.kinds.mixed import fingerprint_of, part_folders, read_part, take_out
 from moesaic.recipe import DemoData, Recipe, dump
 from moesaic.report import write_report
-from moesaic.stages.classifying import stored_in
+from moesaic.runs.checkpoints import forget
+from moesaic.runs.jobs import Jobs
+from moesaic.runs.progress import Progress, Silent
+from moesaic.runs.rejected_rows import take_stock
+from moesaic.runs.signals import listening
+from moesaic.runs.tensorboard import Recorder
+from moesaic.runs.workshop import Workshop, keeping
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import check_names, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage
-from moesaic.stages.jobs import Jobs
-from moesaic.stages.mixed import fingerprint_of, part_folders, read_part, take_out
 from moesaic.stages.pretraining import pretrain as pretrain_stage
 from moesaic.stages.pretraining import text_of
-from moesaic.stages.progress import Progress, Silent
-from moesaic.stages.record import Recorder
 from moesaic.stages.routers import at as router_at
 from moesaic.stages.routers import specs, train_routers
-from moesaic.stages.stopping import listening
-from moesaic.stages.texts import take_stock
-from moesaic.stages.training import forget
-from moesaic.stages.workshop import Workshop, keeping
-from moesaic.weights.beside import tokenizer_beside
-from moesaic.weights.classifier import load_classifier
-from moesaic.weights.mixture import Stored, load_mixture, room_for, save_mixture
-from moesaic.weights.router import load_router
 
 
 def run(

@@ -11,7 +11,7 @@ from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.engine import BASE, Engine
 from moesaic.recipe import Texts
-from moesaic.stages.workshop import Workshop
+from moesaic.runs.workshop import Workshop
 
 Written = dict[str, dict[str, dict[str, float]]]
 """Domain -> contender -> score -> value."""

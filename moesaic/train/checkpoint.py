@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from moesaic.errors import NonFiniteError, RecipeError, WeightsError, clipped
 from moesaic.files import JsonlWriter, check_space, disk, publish, read_manifest, versions, write_manifest
-from moesaic.weights.tensors import read_tensors, write_tensors
+from moesaic.tensors.tensors import read_tensors, write_tensors
 
 KIND = "checkpoint"
 TENSORS = "state.safetensors"

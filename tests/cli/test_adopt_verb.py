@@ -8,13 +8,13 @@ import sys
 import pytest
 import torch
 
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.cli.adopting import files, folders
 from moesaic.cli.main import status
 from moesaic.errors import RecipeError
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
 
 NAMES = ("sums", "birds", "more")
 WORDS = {"sums": "one two three four five six seven", "birds": "wren owl finch hawk crow lark swan"}

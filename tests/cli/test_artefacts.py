@@ -6,12 +6,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, processors
 
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.model.sentences import SentenceEncoder
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
 from moesaic.testing import tiny_encoder
-from moesaic.weights.router import StoredRouter, save_router
-from moesaic.weights.sentences import StoredEncoder
 
 
 @pytest.fixture

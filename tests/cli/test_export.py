@@ -5,9 +5,9 @@ import json
 import torch
 
 from moesaic.adapters import TensorTrain
+from moesaic.artefacts.adapter import load_expert, save_expert
 from moesaic.cli.main import status
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.weights.adapter import load_expert, save_expert
 
 
 def test_an_expert_is_written_for_peft_and_nothing_is_written_over(tmp_path, capsys):

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from moesaic.cli import progress
 from moesaic.cli.progress import Bars, Lines, Quiet, amount, figures, shown
-from moesaic.stages.progress import Progress, Silent
+from moesaic.runs.progress import Progress, Silent
 
 
 class Clock:

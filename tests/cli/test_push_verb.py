@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.files import MANIFEST
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.weights.artefacts import inspect
+from moesaic.artefacts.inspect import inspect
 
 
 @pytest.fixture

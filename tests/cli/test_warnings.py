@@ -6,12 +6,12 @@ import warnings
 import pytest
 import torch
 
+from moesaic.artefacts.base import save_base
 from moesaic.cli.main import show_own_warnings
 from moesaic.errors import MoesaicWarning
 from moesaic.files import MANIFEST
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import save_base
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 import moesaic
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.compose import averaging
 from moesaic.compose.averaging import merge
 from moesaic.errors import CompatibilityError, RecipeError, StorageError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import load_base, save_base
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +93,12 @@ def test_a_large_result_is_made_file_by_file(models, tmp_path, monkeypatch):
     def counted(folder, made, limit):
         make = made.make
         made.make = lambda name: live.add(name) or make(name)
-        from moesaic.weights import shards
+        from moesaic.tensors import shards
 
         monkeypatch.setattr(shards, "write_tensors", lambda path, some: most.append(len(some)) or kept(path, some))
         write(folder, made, limit)
 
-    from moesaic.weights.tensors import write_tensors as kept
+    from moesaic.tensors.tensors import write_tensors as kept
 
     monkeypatch.setattr(averaging, "write_shards", counted)
     made = merge(models[:2], tmp_path / "merged")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tokenizers
 
+from moesaic.artefacts.base import save_base
 from moesaic.compose.compatibility import (
     ALLOWED,
     OWN,
@@ -23,13 +24,12 @@ from moesaic.compose.compatibility import (
 from moesaic.config import published
 from moesaic.errors import WeightsError
 from moesaic.files import disk
+from moesaic.interop import decoder_config as configs
+from moesaic.interop import encoders as encoder_room
+from moesaic.interop.families import ABSENT, FAMILIES, KEYS
+from moesaic.interop.outline import Outline, outline
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Special, Template, Tokenizer
-from moesaic.weights import configs
-from moesaic.weights import encoder as encoder_room
-from moesaic.weights.base import save_base
-from moesaic.weights.families import ABSENT, FAMILIES, KEYS
-from moesaic.weights.headers import Outline, outline
 
 SITES = ("linear", "ffn", "model")
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from moesaic.adapters.feedforward import attach
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.compose.extraction import extract, ffn_of
 from moesaic.errors import CompatibilityError
 from moesaic.files import MANIFEST
 from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.base import load_base, save_base
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from moesaic.compose.placement import (
 )
 from moesaic.compose.plan import plan
 from moesaic.errors import MemoryLimitError, RecipeError
-from moesaic.weights.fetching import Budget, FetchedExperts, Whole
+from moesaic.residency.fetching import Budget, FetchedExperts, Whole
 
 FOUR = dict.fromkeys("abcd", 10)
 

@@ -9,7 +9,13 @@ import torch
 
 import moesaic
 from moesaic.adapters import LoRA, attach
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import identify, load_base, save_base
+from moesaic.artefacts.ffn import save_ffn
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.whole_model import save_whole
 from moesaic.compose.composition import perceptron
+from moesaic.compose.mixture import load_mixture, save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import PUBLISHED
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError, WeightsError
@@ -18,16 +24,10 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
+from moesaic.tensors.safetensors_file import Opened, Stored
+from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
 from moesaic.testing import tiny_decoder, toy_ffn
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import identify, load_base, save_base
-from moesaic.weights.feedforward import save_ffn
-from moesaic.weights.mixture import load_mixture, save_mixture
-from moesaic.weights.opening import Opened, Stored
-from moesaic.weights.router import StoredRouter, save_router
-from moesaic.weights.tensors import TENSORS, read_tensors, write_tensors
-from moesaic.weights.whole import save_whole
 
 SIZES = {"llama-3-8b": 8_030_261_248, "llama-3-70b": 70_553_706_496, "gemma-3-270m": 268_098_176}
 SIZES |= {"llama-3.2-1b": 1_235_814_400, "qwen2-0.5b": 494_032_768, "mixtral-8x7b": 46_702_792_704}

@@ -9,21 +9,21 @@ import torch
 
 from moesaic.adapters import LoRA
 from moesaic.adapters.feedforward import FFN
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import identify, save_base
+from moesaic.artefacts.ffn import save_ffn
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.whole_model import save_whole
+from moesaic.compose.mixture import save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import DecoderConfig
 from moesaic.files import disk
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
+from moesaic.tensors.shards import write_shards
+from moesaic.tensors.tensors import TENSORS, read_tensors
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import identify, save_base
-from moesaic.weights.feedforward import save_ffn
-from moesaic.weights.mixture import save_mixture
-from moesaic.weights.router import StoredRouter, save_router
-from moesaic.weights.shards import write_shards
-from moesaic.weights.tensors import TENSORS, read_tensors
-from moesaic.weights.whole import save_whole
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")]
 
@@ -33,7 +33,8 @@ import tokenizers, torch
 import moesaic
 from moesaic.generate import engine, loaded
 from moesaic.model import decoder
-from moesaic.weights import mixture, pretrained
+from moesaic.compose import mixture
+from moesaic.interop import pretrained
 
 torch.set_num_threads(1)
 

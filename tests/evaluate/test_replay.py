@@ -10,18 +10,18 @@ import pytest
 import torch
 
 import moesaic
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.compose.mixture import save_mixture
 from moesaic.errors import CompatibilityError, DataError, WeightsError
 from moesaic.evaluate.replay import compare, replay
 from moesaic.generate.trace import Decision, decision_of, read_trace, row_of
+from moesaic.interop.decoders import write_decoder
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter, MLPRouter, TrainedRouter
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Template, Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
-from moesaic.weights.decoders import write_decoder
-from moesaic.weights.mixture import save_mixture
-from moesaic.weights.router import StoredRouter, save_router
 
 NAMES = ("sums", "birds")
 WORDS = ["one", "two", "three", "wren", "owl", "finch", "hawk", "and", "a", "very", "long", "tale", "of", "swans"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from moesaic.artefacts.sentence_encoder import load_sentences
 from moesaic.errors import DataError, RecipeError
 from moesaic.evaluate.texts import (
     Wanted,
@@ -21,7 +22,6 @@ from moesaic.evaluate.texts import (
     score_texts,
     truth,
 )
-from moesaic.weights.sentences import load_sentences
 
 CAT, SAT = "the cat is on the mat", "the cat sat on the mat"
 

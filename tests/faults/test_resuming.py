@@ -11,7 +11,7 @@ from rehearsal import PARTS, Order, copy, newest, part, standing, trace
 
 from moesaic.errors import MemoryLimitError, NonFiniteError, RecipeError, WeightsError
 from moesaic.files import lock, read_jsonl, read_manifest, versions
-from moesaic.weights.tensors import read_tensors
+from moesaic.tensors.tensors import read_tensors
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from rehearsal import PARTS, Order, copy, newest, trace
 from moesaic.cli.main import INTERRUPTED, TERMINATED
 from moesaic.errors import Interrupted
 from moesaic.files import read_jsonl, read_manifest
-from moesaic.stages import stopping
+from moesaic.runs import signals as stopping
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,15 @@ import torch
 
 import moesaic
 from moesaic.adapters.feedforward import FetchedFFN
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import identify, save_base
+from moesaic.artefacts.ffn import save_ffn
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.whole_model import save_whole
 from moesaic.cli.main import status
 from moesaic.compose.budget import budget
 from moesaic.compose.memory import LIBRARIES
+from moesaic.compose.mixture import load_mixture, save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import DecoderConfig
 from moesaic.errors import MemoryLimitError, RecipeError, WeightsError
@@ -24,16 +30,10 @@ from moesaic.generate.loaded import LoadedMixture
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Gates, Selection
 from moesaic.routing.routers import KeywordRouter, MLPRouter
+from moesaic.tensors.safetensors_file import Opened
+from moesaic.tensors.tensors import TENSORS
 from moesaic.testing import toy_expert, toy_ffn
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import identify, save_base
-from moesaic.weights.feedforward import save_ffn
-from moesaic.weights.mixture import load_mixture, save_mixture
-from moesaic.weights.opening import Opened
-from moesaic.weights.router import StoredRouter, save_router
-from moesaic.weights.tensors import TENSORS
-from moesaic.weights.whole import save_whole
 
 NAMES = ("alpha", "beta", "gamma", "delta")
 CONFIG = DecoderConfig(

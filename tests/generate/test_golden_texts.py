@@ -6,13 +6,13 @@ import pytest
 from safetensors.torch import load_file
 
 from moesaic.adapters import attach
+from moesaic.artefacts.base import load_base
 from moesaic.config import Feature
 from moesaic.generate import Engine
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter
 from moesaic.testing import toy_expert
-from moesaic.weights.base import load_base
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 import moesaic
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.compose.mixture import save_mixture
 from moesaic.errors import DataError, RecipeError
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Template, Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
-from moesaic.weights.mixture import save_mixture
-from moesaic.weights.router import StoredRouter, save_router
 
 SOURCE = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system messages') }}{% endif %}"

@@ -7,12 +7,12 @@ import torch
 from huggingface_hub import ModelCard
 
 import moesaic
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, write_sealed
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
 
 TEXT = "the sum of two and two is four"
 EVALUATION = {

@@ -12,12 +12,12 @@ from marked import LABELS, ROUTER, SIZES, TRAIN, Journey, files_of, watching, wr
 
 import moesaic
 from moesaic import stages
+from moesaic.artefacts.adapter import load_expert, save_expert
+from moesaic.artefacts.base import save_base
 from moesaic.errors import CompatibilityError
 from moesaic.recipe import Recipe, parse
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import load_expert, save_expert
-from moesaic.weights.base import save_base
 
 EXPERTS = [*SIZES]
 SAYS = {"sums": "{} add {} to 1", "birds": "the bird {} of day {}", "acts": "{} go {} steps"}

@@ -11,6 +11,10 @@ import torch
 from pydantic import ValidationError
 
 from moesaic.adapters import attach
+from moesaic.artefacts.adapter import StoredExpert
+from moesaic.artefacts.base import Base
+from moesaic.artefacts.router import StoredRouter
+from moesaic.compose.mixture import assemble
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.errors import CompatibilityError
@@ -24,10 +28,6 @@ from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.routers import Labelled, fresh, train_router
 from moesaic.train.task import computed, language
-from moesaic.weights.adapter import StoredExpert
-from moesaic.weights.base import Base
-from moesaic.weights.mixture import assemble
-from moesaic.weights.router import StoredRouter
 
 D, E = 32, 3
 ROWS = [[5, 17, 3, 8, 60, 2], [9], [4, 4, 31]]

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 import moesaic
+from moesaic.artefacts.base import load_base
+from moesaic.artefacts.router import ENCODER, load_router
+from moesaic.artefacts.sentence_encoder import load_sentences, save_sentences
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.evaluate.replay import replay
 from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.recipe import parse
+from moesaic.runs.jobs import Report
+from moesaic.runs.progress import Silent
+from moesaic.runs.workshop import Workshop
 from moesaic.stages import train_router
-from moesaic.stages.jobs import Report
-from moesaic.stages.progress import Silent
 from moesaic.stages.routers import done, features_of, read_features, specs
-from moesaic.stages.workshop import Workshop
-from moesaic.weights.base import load_base
-from moesaic.weights.router import ENCODER, load_router
-from moesaic.weights.sentences import load_sentences, save_sentences
 
 RECIPE = {
     "name": "sentences",

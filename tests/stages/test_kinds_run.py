@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from kinds import LAYERS, WIDTH, fill, recipe_in
+from small_kinds import LAYERS, WIDTH, fill, recipe_in
 
 import moesaic
 from moesaic import stages
 from moesaic.adapters.blocks import graft
+from moesaic.artefacts.base import load_base, save_base
+from moesaic.artefacts.ffn import load_ffn
+from moesaic.artefacts.whole_model import load_whole
 from moesaic.errors import CompatibilityError, DataError, RecipeError
 from moesaic.evaluate.score import logits_of, score
 from moesaic.evaluate.table import plain
@@ -21,16 +24,13 @@ from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
 from moesaic.recipe.gated import translated
 from moesaic.routing.routers import MLPRouter
+from moesaic.runs.jobs import Report
+from moesaic.runs.progress import Silent
+from moesaic.runs.workshop import Workshop
 from moesaic.stages import evaluation as stage
 from moesaic.stages.experts import key_of
-from moesaic.stages.jobs import Report
-from moesaic.stages.progress import Silent
 from moesaic.stages.routers import done, specs
 from moesaic.stages.running import points_of
-from moesaic.stages.workshop import Workshop
-from moesaic.weights.base import load_base, save_base
-from moesaic.weights.feedforward import load_ffn
-from moesaic.weights.whole import load_whole
 
 pytestmark = pytest.mark.slow  # whole runs
 

@@ -8,14 +8,14 @@ import torch
 import yaml
 
 import moesaic
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.recipe import parse, read
-from moesaic.stages.progress import Silent
+from moesaic.runs.progress import Silent
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
-from moesaic.weights.adapter import save_expert
-from moesaic.weights.base import load_base, save_base
 
 RECIPE = {
     "name": "far",

@@ -8,18 +8,18 @@ import torch
 
 import moesaic
 from moesaic import stages
+from moesaic.artefacts.router import load_router
+from moesaic.compose.mixture import load_mixture
 from moesaic.errors import RecipeError
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
 from moesaic.model.features import Prompts
 from moesaic.recipe import Recipe, parse
 from moesaic.routing import States
-from moesaic.stages.jobs import Report
+from moesaic.runs.jobs import Report
+from moesaic.runs.workshop import Workshop
 from moesaic.stages.routers import UNTAUGHT, done, label_of, read_features, rows_of, specs
-from moesaic.stages.workshop import Workshop
 from moesaic.train.task import computed, language
-from moesaic.weights.mixture import load_mixture
-from moesaic.weights.router import load_router
 
 pytestmark = pytest.mark.slow  # whole runs
 

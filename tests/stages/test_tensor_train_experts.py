@@ -12,14 +12,14 @@ import torch
 import moesaic
 from moesaic import stages
 from moesaic.adapters import TensorTrain
+from moesaic.artefacts.adapter import load_expert, save_expert
+from moesaic.artefacts.base import load_base
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import read_manifest
+from moesaic.kinds.courses import adapted
 from moesaic.recipe import Recipe, parse
-from moesaic.stages.courses import adapted
+from moesaic.runs.workshop import Workshop
 from moesaic.stages.experts import key_of, plan_of
-from moesaic.stages.workshop import Workshop
-from moesaic.weights.adapter import load_expert, save_expert
-from moesaic.weights.base import load_base
 
 pytestmark = pytest.mark.slow  # whole runs
 

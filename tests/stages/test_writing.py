@@ -12,8 +12,8 @@ from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.loaded import load
 from moesaic.recipe import Recipe, parse
-from moesaic.stages.progress import Silent
-from moesaic.stages.workshop import Workshop
+from moesaic.runs.progress import Silent
+from moesaic.runs.workshop import Workshop
 from moesaic.stages.writing import question, written
 
 pytestmark = pytest.mark.slow  # whole runs

@@ -1,0 +1,322 @@
+"""Adoption: a mixture out of experts that are there already, without a recipe or corpora; and its later changes.
+
+The Python twins of `moesaic adopt`. Knows nothing about terminals, nor about how the experts were trained.
+"""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moesaic.adapters import LoRA
+from moesaic.artefacts import router as router_room
+from moesaic.artefacts.base import Base, load_base
+from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.compose.mixture import KIND, SITES, disabled_in, load_mixture, room_for, save_mixture
+from moesaic.config import Feature
+from moesaic.data.prompts import read_prompts
+from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
+from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
+from moesaic.hub.locate import Located, Origins, locate, origins_in
+from moesaic.interop.peft import CONFIG
+from moesaic.kinds.members import SITE_OF, Kind, Member, Terms, expert_of, experts_at, kind_of, member, written
+from moesaic.model.features import Prompts, read
+from moesaic.recipe import validate_expert, validate_name
+from moesaic.recipe.places import name_at
+from moesaic.routing import Selection
+from moesaic.routing.routers import TrainedRouter
+from moesaic.runs.progress import Progress, Silent
+from moesaic.tensors.tensors import read_tensors, write_tensors
+from moesaic.tokenizer import Conversation
+from moesaic.train.arrow import fit_arrow, overlaps
+from moesaic.train.few import few_shot
+
+RANK = 16
+KEPT = 100
+"""Prompts of one expert that are used at most; ten are enough."""
+BATCH = 32
+FEATURE = "hidden_mean"
+SEED = 0
+
+Where = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """A mixture that was adopted or changed. `folder`: the mixture's own.
+
+    `router`: its kind, what it reads, and how sure it is: `accuracy`, with `right` of `of` prompts of each expert,
+    routed by one that was made without them; or, made from weights and untested, the two experts most `alike` and
+    their `overlap`. `experts`: of each, what it was made of; of a fine-tuned model also what was `kept` and what lies
+    `outside` the linears.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    disabled: tuple[str, ...]
+    router: dict[str, Any]
+    experts: dict[str, dict[str, Any]]
+
+
+def adopt(
+    experts: Mapping[str, Where] | Sequence[Where],
+    base: Where,
+    out: Where,
+    *,
+    prompts: Mapping[str, Where] | None = None,
+    kind: str = "lora",
+    rank: int = RANK,
+    ignore_rest: bool = False,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> Adoption:
+    """Make a mixture in `out` of experts of one base: adapters, or what a fine-tuned model is as an expert of `kind`.
+
+    `lora`: its change, as far as `rank` holds it. `ffn`: its feed-forward blocks; one that differs elsewhere is
+    refused, unless the rest is ignored. `model`: all of it; such models need share only the tokenizer. The last two are
+    told apart by prompts alone.
+    `experts`: places by name, folders or `org/name@revision` of the hub; without names they are called as those.
+    `base`: its place. `prompts`: for every expert a file of what it is to answer, and the router tells them apart by
+    `hidden_mean`; for none, and the router is made from the weights alone, and cannot be tested. `name`: of the
+    mixture; otherwise it is called as `out`.
+    Raises RecipeError for names that do not go together, and what reading the parts raises.
+    """
+    root, told = Path(out).absolute(), progress or Silent()
+    if os.path.lexists(root / "mixture"):
+        hint = "change it with --into, or name another folder"
+        raise StorageError("there is a mixture already", path=root / "mixture", hint=hint)
+    called = validate_name(root.name if name is None else name, "a mixture, which is called as its folder or `--name`")
+    found, given = named(experts, {}), prompts_of(prompts or {})
+    terms = Terms(kind_of(kind), rank, ignore_rest)
+    require_prompts(given, [*found], told_by_prompts=bool(given) or terms.kind != "lora")
+    with memory_for("this mixture", "use a smaller base"):
+        base_at = locate(base)
+        parts = load_base(base_at.folder, base_at.origin)
+        members = {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        with lock(root):
+            return finish(root, base_at.folder, parts, members, terms.kind, (), called, None)
+
+
+def amend(
+    folder: Where,
+    experts: Mapping[str, Where] | Sequence[Where] = (),
+    *,
+    prompts: Mapping[str, Where] | None = None,
+    drop: Collection[str] = (),
+    disable: Collection[str] = (),
+    enable: Collection[str] = (),
+    rank: int = RANK,
+    ignore_rest: bool = False,
+    progress: Progress | None = None,
+) -> Adoption:
+    """Change an adopted mixture in its place: add `experts`, with `prompts` if the others have any, or `drop` some.
+
+    The router is what it would be, had the experts there now been adopted at once: what it has read of prompts is kept
+    in its folder. To `disable` an expert keeps it there, and the router from choosing it, until it is enabled again;
+    who asks for it by name is still answered by it. A name that is dropped is free for another expert.
+    """
+    root, told = Path(folder).absolute(), progress or Silent()
+    if not os.path.lexists(root / "mixture"):
+        raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
+    if not (experts or drop or disable or enable):
+        raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
+    with lock(root), memory_for("this mixture", "use a smaller base"):
+        at = Path(os.path.realpath(root / "mixture"))
+        manifest = read_manifest(at, KIND)
+        if "adopted" not in manifest:
+            hint = "change its recipe, or adopt its experts into a new folder"
+            raise RecipeError("this mixture was made by a recipe", path=root, hint=hint)
+        old = list(expert_names(at, manifest))
+        for one in drop:
+            require_known(one, old, "drop")
+        stay = [one for one in old if one not in drop]
+        found, given = named(experts, {one.lower(): one for one in stay}), prompts_of(prompts or {})
+        kind = manifest["adopted"]["router"]["kind"]
+        require_prompts(given, [*found], told_by_prompts=kind == "linear")
+        for field, some in (("disable", disable), ("enable", enable)):
+            for one in some:
+                require_known(one, [*stay, *found], field)
+        origins = origins_in(manifest, at)
+        parts = load_base(at / "base", origins.get("base"))
+        members = standing(at, manifest, origins, stay, parts)
+        terms = Terms(experts_at(manifest), rank, ignore_rest)
+        members |= {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
+        silent = tuple(one for one in members if one in off)
+        ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
+        return finish(root, at / "base", parts, members, terms.kind, silent, manifest["name"], ready)
+
+
+# --- who is to be adopted ---------------------------------------------------------------------------------------------
+
+
+def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) -> dict[str, Located]:
+    """Where they lie by valid names, none of which is among those `seen` (in lower case -> as written)."""
+    pairs = experts.items() if isinstance(experts, Mapping) else ((None, place) for place in experts)
+    found = {}
+    for name, place in pairs:
+        own = name or name_at(place)
+        try:
+            validate_expert(own, seen)
+        except RecipeError as error:
+            error.path, error.hint = place, error.hint or "give it a name: NAME=PATH"
+            raise
+        at = locate(place)
+        best = at.folder / "best"
+        found[own] = replace(at, folder=best) if best.is_dir() and not (at.folder / CONFIG).is_file() else at
+    return found
+
+
+def prompts_of(prompts: Mapping[str, Where]) -> dict[str, list[str | Conversation]]:
+    """The prompts of every expert that has any, those used."""
+    found = {name: read_prompts(Path(path))[:KEPT] for name, path in prompts.items()}
+    for name, some in found.items():
+        if len(some) < 2:
+            hint = "one is left out to test the router; ten are enough"
+            raise DataError("too few prompts", path=prompts[name], expected="at least 2", got=len(some), hint=hint)
+    return found
+
+
+def require_prompts(given: Collection[str], names: list[str], told_by_prompts: bool) -> None:
+    """Refuse prompts of nobody, and a router that would know some experts by prompts and others by weights."""
+    for name in given:
+        require_known(name, names, "prompts")
+    missing = [name for name in names if name not in given]
+    if told_by_prompts and missing:
+        hint = "give prompts for all experts" + (", or for none of them" if given else "")
+        raise RecipeError("no prompts for some of the experts", field="prompts", got=", ".join(missing), hint=hint)
+    if given and not told_by_prompts:
+        what = "the mixture's router was made from weights and takes no prompts"
+        raise RecipeError(what, field="prompts", hint="adopt all experts anew, with prompts for each")
+
+
+def require_known(name: str, known: list[str], field: str) -> None:
+    if name not in known:
+        expected, hint = " or ".join(known) or "an expert that is added", nearest(name, known)
+        raise RecipeError("no such expert", field=field, expected=expected, got=name, hint=hint)
+
+
+def joined(
+    base: Base, at: Located, terms: Terms, prompts: list[str | Conversation] | None, told: Progress, name: str
+) -> Member:
+    """An expert that is to join, held against the base, with what the router reads of its prompts."""
+    features = None if prompts is None else features_of(base, prompts, name)
+    return replace(member(base, at, terms, told, name), features=features)
+
+
+def standing(at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base) -> dict[str, Member]:
+    """The experts of a mixture that stands, with what its router has read of their prompts."""
+    path = at / "router" / router_room.FEATURES
+    features = read_tensors(path) if path.is_file() else {}
+    return {
+        name: Member(
+            expert_of(SITES[manifest["site"]].read(at / "experts" / name, base)),
+            at / "experts" / name,
+            manifest["adopted"]["experts"][name],
+            origins.get(name, {}),
+            features.get(name),
+        )
+        for name in names
+    }
+
+
+@torch.no_grad()
+def features_of(base: Base, prompts: list[str | Conversation], name: str) -> torch.Tensor:
+    """What the router reads of an expert's prompts (n, d), by themselves: no other expert's have a say in it."""
+    rows = [
+        begun(base, prompt, f"prompts.{name}[{place}]")[: base.decoder.config.context]
+        for place, prompt in enumerate(prompts)
+    ]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    found: list[torch.Tensor] = []
+    for start in range(0, len(order), BATCH):
+        batch = Prompts.pad([rows[place] for place in order[start : start + BATCH]], [""] * BATCH)
+        states = read(Feature.parse(FEATURE), base.decoder, 1, batch)
+        assert isinstance(states, torch.Tensor)
+        found.append(states)
+    return torch.cat(found)[torch.tensor(order).argsort()]
+
+
+def begun(base: Base, prompt: str | Conversation, field: str) -> list[int]:
+    """The ids of a prompt, one at least; the base's chat template may refuse a conversation."""
+    try:
+        ids = base.tokenizer.begin(prompt)
+    except DataError as error:
+        error.field = field
+        raise
+    if not ids:
+        raise DataError("a prompt without any token", field=field)
+    return ids
+
+
+# --- the mixture ------------------------------------------------------------------------------------------------------
+
+
+def finish(
+    root: Path,
+    base_at: Path,
+    base: Base,
+    members: dict[str, Member],
+    kind: Kind,
+    disabled: tuple[str, ...],
+    name: str,
+    router: tuple[Path, dict[str, Any]] | None,
+) -> Adoption:
+    """Publish the mixture of these members; `router`: its folder and what is told of it, where it can stay."""
+    if len(members) < 2:
+        what, hint = "a mixture has at least two experts", "one alone needs no router; or disable the others"
+        raise RecipeError(what, got=", ".join(members) or "none", hint=hint)
+    if len(disabled) == len(members):
+        raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
+    with disk.scratch(root, root / "parts") as scratch:
+        router_at, told = router or made_router(scratch / "router", base, members)
+        folders = {one: made.folder or written(scratch / one, one, made, base) for one, made in members.items()}
+        experts = {one: made.facts for one, made in members.items()}
+        facts: dict[str, Any] = {"name": name, "site": SITE_OF[kind], "level": "sequence", "disabled": list(disabled)}
+        facts["adopted"] = {"router": told, "experts": experts}
+        origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
+        facts["origins"] = {one: origin for one, origin in origins.items() if origin}
+
+        def write(folder: Path) -> None:
+            save_mixture(folder, base_at, folders, router_at, facts)
+            load_mixture(folder)
+
+        check_space(root / "mixture", room_for(base_at, folders.values(), router_at), "the mixture")
+        publish(root / "mixture", write)
+    return Adoption(root / "mixture", tuple(members), disabled, told, experts)
+
+
+def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[Path, dict[str, Any]]:
+    """Make the router that the members allow, and say how sure it is."""
+    names = tuple(members)
+    features = {name: one.features for name, one in members.items() if one.features is not None}
+    disk.make_all(folder)
+    if features:
+        write_tensors(folder / router_room.FEATURES, features)
+        router, judged = few_shot([*features.values()])
+        told: dict[str, Any] = {"kind": "linear", "feature": FEATURE, "accuracy": judged.accuracy}
+        told |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
+        metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
+        made: TrainedRouter = router
+    else:
+        loras = [one.expert for one in members.values() if isinstance(one.expert, LoRA)]
+        arrow = fit_arrow(base.decoder, loras, *begins(base), SEED)
+        alike = overlaps(arrow).fill_diagonal_(-1.0)
+        one, other = divmod(int(alike.argmax()), len(names))
+        told = {"kind": "arrow", "feature": "projections", "alike": [names[one], names[other]]}
+        told["overlap"] = metrics_overlap = alike[one, other].item()
+        metrics, made = {"overlap": metrics_overlap}, arrow
+    write_json(folder / router_room.INFO, {"adopted": told})
+    stored = StoredRouter(made, told["kind"], names, told["feature"], Selection(), {})
+    save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
+    return folder, told
+
+
+def begins(base: Base) -> tuple[tuple[int, ...], int]:
+    """What stands before every text of a base, and what ends one."""
+    return tuple(base.tokenizer.start), base.tokenizer.eos

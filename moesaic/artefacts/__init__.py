@@ -1,0 +1,1 @@
+"""This package's own folders: bases, experts, routers, each with a manifest."""

@@ -1,0 +1,69 @@
+"""What a folder says of itself, read without loading any weights: the Python twin of `moesaic inspect`.
+
+Knows nothing about what the facts are for; a folder without a manifest is taken at its word, and that is said.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.router import ENCODER
+from moesaic.errors import WeightsError
+from moesaic.files import MANIFEST, read_manifest, read_sealed
+from moesaic.hub.locate import locate
+from moesaic.tensors.json_config import read_settings
+
+FOREIGN = {
+    "adapter_config.json": "PEFT adapter",
+    "tensor_train.json": "TT-LoRA adapter",
+    "ffn_config.json": "feed-forward expert",
+    "config.json": "Hugging Face model",
+}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder, what it declares, and what it is made of. `verified`: every file was found as it was written."""
+
+    kind: str
+    folder: Path
+    facts: dict[str, Any]
+    verified: bool = True
+    parts: dict[str, "Artefact"] = field(default_factory=dict)
+
+
+def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
+    """What lies at a place, a folder or one that `load` takes, by its manifest if it has one.
+
+    Its files are compared with their hashes.
+    """
+    folder = locate(place).folder
+    if (folder / MANIFEST).is_file():
+        manifest = read_manifest(folder, verify=verify)
+        if "experts" in manifest:
+            expert_names(folder, manifest)
+        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
+    if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
+        evaluation = read_sealed(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+        parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
+        return Artefact("run", folder, evaluation, parts=parts)
+    if (folder / "best" / MANIFEST).is_file():
+        return inspect(folder / "best")
+    for name, kind in FOREIGN.items():
+        if (folder / name).is_file():
+            return Artefact(kind, folder, read_settings(folder / name), verified=False)
+    expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
+    raise WeightsError("nothing to inspect here", path=folder, expected=expected)
+
+
+def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
+    """The parts of a mixture, or of a router that reads an encoder; its own manifest has vouched for their files."""
+    names: dict[str, str] = {}
+    if manifest.get("kind") == "mixture":
+        experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}
+        names = {"base": "base", "router": "router", **experts}
+    elif (folder / ENCODER).is_dir():
+        names = {"encoder": ENCODER}
+    return {label: inspect(folder / place, verify=False) for label, place in names.items()}

@@ -1,0 +1,166 @@
+"""Whole models as experts on disk: a Hugging Face folder as bases are, with a manifest that says whose expert it is.
+
+In a mixture's folder an expert leaves out what the base has already, bit by bit: it is written once, and held once when
+it is read. Knows nothing about training or routing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moesaic.artefacts import base as base_room
+from moesaic.artefacts.adapter import KIND, manifest_of
+from moesaic.artefacts.base import Base, end_of, identify, write_model
+from moesaic.errors import CompatibilityError, WeightsError
+from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
+from moesaic.hub.locate import model_folder, tokenizer_folder
+from moesaic.interop.decoders import DecoderFiles, named, read_decoder, write_config
+from moesaic.model.decoder import Decoder
+from moesaic.tensors.shards import write_shards
+from moesaic.tokenizer import Tokenizer, compare
+
+ADAPTER = "model"
+TEMPLATES = "templates"  # conversations are written with the base's, so an expert's own has no say
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """An expert as read: its decoder, and what its folder says of it ({} for a foreign one)."""
+
+    decoder: Decoder
+    manifest: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str | None:
+        """By which its folder knows it, as a base is known; None: a foreign one, which nobody has hashed."""
+        return self.manifest.get("fingerprint")
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """The base it was made for; None: declared at best, and never verified."""
+        return self.manifest.get("base_fingerprint")
+
+
+def save_whole(
+    folder: Path, decoder: Decoder, tokenizer: Tokenizer, base_fingerprint: str, facts: dict[str, Any]
+) -> None:
+    """Write an expert, complete, into an empty folder, with its manifest."""
+    write_model(folder, decoder, tokenizer)
+    write_manifest(folder, {**described(decoder, identify(decoder, tokenizer), base_fingerprint), **facts})
+
+
+def load_whole(folder: Path, base: Base) -> StoredModel:
+    """Read an expert, complete or as it stands in a mixture; its tensors are views of its files where types allow it.
+
+    A folder of a base, or a foreign one, will do. Its tokenizer must be the base's: CompatibilityError otherwise, as
+    for one that was made for another base. One that differs from the base in nothing is the base's own decoder.
+    """
+    files, manifest = open_whole(folder, base)
+    with files:
+        files.fill(files.tensors())
+    return model_of(files, manifest, base)
+
+
+def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
+    """The same but for its values: the files of an expert, and what its folder says of it."""
+    manifest = manifest_of(folder, base.fingerprint, (KIND, base_room.KIND))
+    if manifest.get("kind") == KIND and manifest.get("adapter") != ADAPTER:
+        got = manifest.get("adapter")
+        raise WeightsError("another kind", path=folder / MANIFEST, field="adapter", expected=ADAPTER, got=str(got))
+    held = shared_with(base, manifest.get("shared", []), folder)
+    at = model_folder(folder)
+    files = DecoderFiles(at, lambda stored: torch.get_default_dtype(), mapped=True, held=held)
+    decoder = files.decoder
+    if decoder.config.vocab_size != base.decoder.config.vocab_size:
+        expected, got = base.decoder.config.vocab_size, decoder.config.vocab_size
+        what, path = "whole models share one vocabulary", at / "config.json"
+        raise CompatibilityError(what, path=path, field="vocab_size", expected=expected, got=got)
+    if "shared" not in manifest:  # in a mixture the tokenizer is the base's, and was found equal
+        end = end_of(files.found, at / "config.json")
+        require_tokenizer(base.tokenizer, Tokenizer.load(tokenizer_folder(at), end), at)
+    return files, manifest
+
+
+def model_of(files: DecoderFiles, manifest: dict[str, Any], base: Base) -> StoredModel:
+    """The expert of these files; one that differs from the base in nothing is the base itself."""
+    same_wiring = files.decoder.config == base.decoder.config
+    return StoredModel(files.decoder if files.own or not same_wiring else base.decoder, manifest)
+
+
+def write_into_mixture(source: Path, target: Path, base: Path) -> None:
+    """Write the expert of a folder into an empty one, without the tensors that the base of the other folder has.
+
+    Both are read by mapping; a tensor that is equal in type, shape and every bit is only named, as `shared`. From then
+    on it is an expert of this base. One that comes out of a mixture is copied as it is, and fits the same base alone.
+    """
+    manifest = manifest_of(source, None, (KIND, base_room.KIND))
+    if "shared" in manifest:
+        for file in (*manifest["files"], MANIFEST):
+            disk.copy(source / file, target / file)
+        return
+    own, tokens, fingerprint = identified(source, manifest)
+    theirs, _, base_fingerprint = identified(base, read_manifest(base) if (base / MANIFEST).is_file() else {})
+    tensors, before = named(own), named(theirs)
+    shared = [name for name, tensor in tensors.items() if name in before and same(tensor, before[name])]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in shared}
+    write_shards(target, kept)
+    write_config(target, own, tokens)
+    facts = {key: value for key, value in manifest.items() if key not in OWN_FIELDS}
+    facts |= described(own, fingerprint, manifest.get("base_fingerprint", base_fingerprint))
+    size = sum(tensor.numel() for tensor in kept.values())
+    write_manifest(target, {**facts, "own_parameters": size, "shared": shared})
+
+
+def identified(folder: Path, manifest: Mapping[str, Any]) -> tuple[Decoder, dict[str, Any], str]:
+    """A model by mapping, as it is stored; its config.json; and its fingerprint, hashed where no manifest says it."""
+    at = model_folder(folder)
+    decoder, found = read_decoder(at, as_stored, mapped=True)
+    if "fingerprint" in manifest:
+        return decoder, found, manifest["fingerprint"]
+    tokenizer = Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))
+    return decoder, found, identify(decoder, tokenizer, torch.get_default_dtype())
+
+
+OWN_FIELDS = ("format_version", "package_version", "files", "shapes", "stage_key")
+"""What a manifest says of its own folder, and a copy's manifest says anew or not at all."""
+
+
+def described(decoder: Decoder, fingerprint: str, base_fingerprint: str) -> dict[str, Any]:
+    """What a manifest says of every whole model."""
+    size = sum(tensor.numel() for tensor in named(decoder).values())
+    own = {"kind": KIND, "adapter": ADAPTER, "parameters": size}
+    return {**own, "fingerprint": fingerprint, "base_fingerprint": base_fingerprint}
+
+
+def shared_with(base: Base, names: Any, folder: Path) -> Mapping[str, Tensor]:
+    """The base's tensors of these names."""
+    theirs = named(base.decoder)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name in theirs for name in names):
+        got, expected = str(names), "names of the base's tensors"
+        raise WeightsError("not shared", path=folder / MANIFEST, field="shared", expected=expected, got=got)
+    return {name: theirs[name] for name in names}
+
+
+def require_tokenizer(base: Tokenizer, own: Tokenizer, folder: Path) -> None:
+    """Refuse a model to which a text is other ids, or an id another text; what is odd is shown."""
+    for difference in compare(base, own):
+        padding = difference.what == "special ids" and {role for role, _, _ in difference.first} == {"pad"}
+        if difference.what != TEMPLATES and not padding:
+            what = "whole models share one tokenizer, and this one has another than the base"
+            raise CompatibilityError(what, path=folder, field="tokenizer", got=str(difference))
+
+
+def as_stored(dtype: torch.dtype) -> torch.dtype:
+    return dtype
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Equal in type, shape and every bit."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    mine, yours = (tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, other))
+    return mine.equal(yours)

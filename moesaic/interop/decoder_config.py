@@ -1,0 +1,223 @@
+"""A config.json <-> a DecoderConfig, in the keys of transformers before and since version 5.
+
+Knows nothing about tensors. What a family calls things is in `families.py`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from moesaic.config import TRAITS, DecoderConfig, RopeScaling
+from moesaic.errors import RecipeError, WeightsError
+from moesaic.interop.families import ABSENT, FAMILIES, KEYS, REFUSED, Family
+from moesaic.tensors.json_config import family_in, read_settings
+
+SCALING = {
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_context": "original_max_position_embeddings",
+}
+"""Fields of RopeScaling <-> their keys; `linear` has the first alone."""
+
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
+ALIASES = {"num_experts": "num_local_experts"}
+KINDS: dict[Any, tuple[Any, str]] = {
+    int: (int, "an integer"),
+    float: (int | float, "a number"),
+    bool: (bool, "a truth"),
+}
+
+Found = dict[str, Any]
+
+
+def read_config(path: Path) -> tuple[DecoderConfig, Found]:
+    """A config.json, and what it says as it stands."""
+    found = read_settings(path)
+    try:
+        return decoder_config(found, path), found
+    except RecipeError as error:
+        field = {**KEYS, **FAMILIES[found["model_type"]].keys}.get(error.field or "", error.field)
+        expected, got = error.expected, error.got
+        raise WeightsError(error.what, path=path, field=field, expected=expected, got=got) from error
+
+
+def decoder_config(found: Found, path: Path) -> DecoderConfig:
+    """The size and wiring that a config.json describes; what this decoder has no part for is refused by its key."""
+    name = family_in(found, path, FAMILIES, "decoders")
+    family = FAMILIES[name]
+    for key, allowed in {**REFUSED, **family.only}.items():
+        if found.get(key, allowed[-1]) not in allowed:
+            raise WeightsError(
+                "wiring that this decoder does not have", path=path, field=key, expected=allowed[0], got=found[key]
+            )
+    said = {ALIASES.get(key, key): value for key, value in found.items()}
+    said = {**ABSENT, **family.absent, **said}
+    sizes = read_sizes(said, {**KEYS, **family.keys}, path)
+    layers = range(sizes["num_layers"])
+    theta, scaling, local_theta = read_rope(found, said, family, path)
+    local = read_local(said, family, layers, path)
+    return DecoderConfig(
+        **sizes,
+        **TRAITS[name],
+        family=name,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        local_rope_theta=local_theta,
+        window=said["sliding_window"] if local else 0,
+        local_layers=local,
+        dense_layers=read_dense(said, layers) if family.dense_layers else (),
+    )
+
+
+def read_sizes(said: Mapping[str, Any], keys: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The fields that stand under a key of their own, each of the type that it must have."""
+    kinds, sizes = get_type_hints(DecoderConfig), {}
+    for ours, theirs in keys.items():
+        value = said.get(theirs)
+        kind, expected = KINDS[kinds[ours]]
+        if value is None and ours not in REQUIRED:
+            continue
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            what = "a size is missing" if value is None else "a size of another type"
+            raise WeightsError(what, path=path, field=theirs, expected=expected, got=value)
+        sizes[ours] = value
+    sizes.setdefault("num_kv_heads", sizes["num_heads"])
+    return sizes
+
+
+def read_rope(
+    found: Mapping[str, Any], said: Mapping[str, Any], family: Family, path: Path
+) -> tuple[float, RopeScaling | None, float]:
+    """Theta, scaling, and the theta of local layers; old keys (`rope_theta`) and new ones (`rope_parameters`) agree."""
+    new = found.get("rope_parameters") or {}
+    nested = any(isinstance(value, dict) for value in new.values())
+    whole, local = (new.get("full_attention") or {}, new.get("sliding_attention") or {}) if nested else (new, {})
+    if nested and not family.local_rope:
+        raise WeightsError("rotary positions of more than one kind", path=path, field="rope_parameters")
+    scaling = read_scaling(whole, "rope_parameters", path)
+    if found.get("rope_scaling"):
+        old = read_scaling(found["rope_scaling"], "rope_scaling", path)
+        if whole and old != scaling:
+            raise WeightsError(
+                "said twice, and differently", path=path, field="rope_scaling", expected=scaling, got=old
+            )
+        scaling = old
+    theta = one_of(said, "rope_theta", "rope_theta" in found, whole, path)
+    if read_scaling(local, "rope_parameters", path) is not None:
+        raise WeightsError("scaled rotary positions in local layers", path=path, field="rope_parameters")
+    if not family.local_rope:
+        return theta, scaling, 0.0
+    return theta, scaling, one_of(said, "rope_local_base_freq", "rope_local_base_freq" in found, local, path)
+
+
+def one_of(said: Mapping[str, Any], key: str, stands: bool, new: Mapping[str, Any], path: Path) -> float:
+    """A theta under its old key or its new one; where both stand, they say the same."""
+    value = new.get("rope_theta", said[key])
+    if stands and value != said[key]:
+        raise WeightsError(
+            "said twice, and differently",
+            path=path,
+            field=key,
+            expected=f"{value}, as in rope_parameters",
+            got=said[key],
+        )
+    if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+        raise WeightsError("not a base of rotary positions", path=path, field=key, expected="a number > 0", got=value)
+    return float(value)
+
+
+def read_scaling(found: Mapping[str, Any], field: str, path: Path) -> RopeScaling | None:
+    """How positions are scaled; None where they are not."""
+    kind = found.get("rope_type", found.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in ("linear", "llama3"):
+        raise WeightsError(
+            "rotary positions scaled in an unknown way", path=path, field=field, expected="linear or llama3", got=kind
+        )
+    keys = SCALING if kind == "llama3" else {"factor": "factor"}
+    for key in keys.values():
+        if not isinstance(found.get(key), int | float):
+            raise WeightsError(f"no {key}", path=path, field=field, expected="a number", got=found.get(key))
+    return RopeScaling(kind=kind, **{ours: found[theirs] for ours, theirs in keys.items()})
+
+
+def read_local(said: Mapping[str, Any], family: Family, layers: range, path: Path) -> tuple[int, ...]:
+    """The layers that see a window."""
+    local, types = family.local(said, layers), said.get("layer_types")
+    if types is not None:
+        kinds = {"full_attention": False, "sliding_attention": True}
+        if not isinstance(types, list) or len(types) != len(layers) or not set(types) <= set(kinds):
+            raise WeightsError(
+                "not a kind of attention for each layer",
+                path=path,
+                field="layer_types",
+                expected=f"{len(layers)} of {', '.join(kinds)}",
+                got=str(types),
+            )
+        typed = [layer for layer, kind in enumerate(types) if kinds[kind]]
+        if typed != local and "layer_types" not in family.windows:
+            raise WeightsError("layers of more than one kind", path=path, field="layer_types")
+        local = typed
+    window = said.get("sliding_window")
+    if local and (not isinstance(window, int) or window < 1):
+        raise WeightsError("no window", path=path, field="sliding_window", expected="an integer >= 1", got=window)
+    return tuple(local)
+
+
+def read_dense(said: Mapping[str, Any], layers: range) -> tuple[int, ...]:
+    """The layers of a sparse model whose ffn is dense."""
+    named, step = said.get("mlp_only_layers") or [], said.get("decoder_sparse_step") or 1
+    return tuple(layer for layer in layers if layer in named or (layer + 1) % step)
+
+
+def config_json(config: DecoderConfig, tokens: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """What transformers reads, of any version that knows the family: keys that were renamed stand under both names."""
+    family = FAMILIES[config.family]
+    filled = {"query_scalar": config.query_scalar or config.head_dim}
+    filled["expert_size"] = config.expert_size or config.intermediate_size
+    sizes = {key: filled.get(ours, getattr(config, ours)) for ours, key in {**KEYS, **family.keys}.items()}
+    sizes |= {alias: sizes[key] for alias, key in ALIASES.items() if key in sizes}
+    if family.dense_layers:
+        sizes |= {"decoder_sparse_step": 1, "mlp_only_layers": list(config.dense_layers)}
+    return {
+        "architectures": [family.architecture],
+        "model_type": config.family,
+        **{key: values[0] for key, values in family.only.items()},
+        **sizes,
+        **window_keys(config, family),
+        **rope_keys(config, family),
+        **{key: tokens.get(key) for key in TOKENS},
+        "torch_dtype": dtype,
+        "dtype": dtype,
+    }
+
+
+def window_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
+    """Which layers see a window, in those keys that the family has for it."""
+    local, kinds = config.local_layers, ("full_attention", "sliding_attention")
+    keys = {
+        "sliding_window": config.window or None,
+        "use_sliding_window": bool(local),
+        "max_window_layers": min(local, default=config.num_layers),
+        "layer_types": [kinds[layer in local] for layer in range(config.num_layers)],
+    }
+    return {key: keys[key] for key in family.windows}
+
+
+def rope_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
+    """Rotary positions, in old keys and in new ones."""
+    scaling: dict[str, Any] = {}
+    if config.rope_scaling is not None:
+        names = SCALING if config.rope_scaling.kind == "llama3" else {"factor": "factor"}
+        scaling = {"rope_type": config.rope_scaling.kind}
+        scaling |= {theirs: getattr(config.rope_scaling, ours) for ours, theirs in names.items()}
+    new: dict[str, Any] = {"rope_type": "default", **scaling, "rope_theta": config.rope_theta}
+    old: dict[str, Any] = {"rope_theta": config.rope_theta, "rope_scaling": scaling or None}
+    if family.local_rope:
+        local = config.local_rope_theta or config.rope_theta
+        old["rope_local_base_freq"] = local
+        new = {"full_attention": new, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
+    return {**old, "rope_parameters": new}

@@ -1,0 +1,70 @@
+"""What `load_model` gives, but for calling it: saved as a folder, or pushed to the hub, as models of transformers are.
+
+Knows nothing about decoders or encoders: each says how it is written and which class of transformers opens that.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+from torch import nn
+
+from moesaic.config import DecoderConfig, EncoderConfig
+from moesaic.files import check_space, disk, write_new
+from moesaic.hub import hub
+from moesaic.hub.card import model_card
+
+
+class LoadedModel(nn.Module, ABC):
+    """A model as its users hold it. `origin`: its place and commit, where it was no folder of this machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.origin: dict[str, str] = {}
+
+    @property
+    @abstractmethod
+    def config(self) -> DecoderConfig | EncoderConfig: ...
+
+    @property
+    @abstractmethod
+    def auto_class(self) -> str:
+        """The class of transformers that opens what `write` writes."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> None:
+        """Write the model into an empty folder."""
+
+    @property
+    def num_bytes(self) -> int:
+        """What its weights take on disk."""
+        return sum(weight.numel() * weight.element_size() for weight in self.parameters())
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Write a new folder that `transformers` opens: config.json and safetensors."""
+        return write_new(Path(folder), self.write, self.num_bytes, "the model")
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Put what `save_pretrained` would write, and a model card, into a repository of the hub, in one commit.
+
+        A repository or branch (`revision`) that is missing is created, `private` or as its owner's are by default;
+        other weights in it give way. `token`: where none is given, the one of `hf auth login` or HF_TOKEN. `license`:
+        as the hub spells it; without one the card names none. Returns the commit's address; WeightsError with what the
+        hub said.
+        """
+        target, size = hub.repository(repository, revision), sum(weight.numel() for weight in self.parameters())
+        facts = {"family": self.config.family, "parameters": size, "auto_class": self.auto_class}
+        card = model_card(target, license=license, origin=self.origin, **facts)
+        with disk.private() as draft:
+            check_space(draft, self.num_bytes, "the copy that is uploaded")
+            self.write(draft)
+            files: dict[str, Path | bytes] = {path.name: path for path in sorted(draft.iterdir())}
+            return hub.push(target, {**files, hub.CARD: card.encode()}, private, token)

@@ -1,0 +1,96 @@
+"""Any model that people have, by folder or hub id, as one thing to call and to save: `moesaic.load_model`.
+
+Knows nothing about tokenizers, experts or routers.
+"""
+
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from moesaic.config import DecoderConfig
+from moesaic.errors import MoesaicWarning
+from moesaic.files import write_new
+from moesaic.hub.locate import locate, model_folder
+from moesaic.interop.decoders import CONFIG, read_decoder, write_decoder
+from moesaic.interop.encoders import ARCHITECTURES, load_pretrained
+from moesaic.interop.families import FAMILIES
+from moesaic.interop.loaded_model import LoadedModel
+from moesaic.model.decoder import Decoder, Output
+from moesaic.tensors.json_config import family_in, read_settings
+from moesaic.tensors.shards import SHARD_BYTES
+
+
+class LoadedDecoder(LoadedModel):
+    """A decoder with what its config.json said: callable as models of transformers are, and saved as they are."""
+
+    auto_class = "AutoModelForCausalLM"
+
+    def __init__(self, decoder: Decoder, found: dict[str, Any]):
+        super().__init__()
+        self.decoder, self.found = decoder, found
+
+    @property
+    def config(self) -> DecoderConfig:
+        return self.decoder.config
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> Output:
+        """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 where a token is padding, left or right."""
+        return self.decoder(input_ids, mask=attention_mask)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
+        """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors."""
+        return write_new(Path(folder), lambda draft: self.write(draft, max_shard_bytes), self.num_bytes, "the model")
+
+    def write(self, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
+        write_decoder(folder, self.decoder, self.found, max_shard_bytes)
+
+
+def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
+    """A decoder on the CPU, its tensors views of the files; of another type than stored, in memory of its own."""
+
+    upcast = False
+
+    def computed(stored: torch.dtype) -> torch.dtype:
+        nonlocal upcast
+        if dtype is None and stored == torch.float16:
+            upcast = True
+            return torch.float32
+        return dtype or stored
+
+    decoder, found = read_decoder(folder, computed, mapped=True)
+    if upcast:
+        warnings.warn(f"{folder}: float16 is read as float32, which a CPU computes in", MoesaicWarning, stacklevel=3)
+    return LoadedDecoder(decoder, found).eval()
+
+
+READERS: dict[str, Callable[[Path, torch.dtype | None], LoadedModel]] = {
+    **dict.fromkeys(FAMILIES, load_decoder),
+    **dict.fromkeys(ARCHITECTURES, load_pretrained),
+}
+"""`model_type` -> what reads such a folder."""
+
+
+def load_model(
+    place: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
+) -> LoadedModel:
+    """Read a model from its place, ready to be called: a folder, `org/name@revision` of the hub, or `shipped:tiny`.
+
+    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `revision`: of the hub, where
+    the id does not say one.
+    """
+    at = locate(place, revision)
+    folder = model_folder(at.folder)
+    path = folder / CONFIG
+    model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype)
+    model.origin = at.origin
+    return model

@@ -1,0 +1,1 @@
+"""Experts in memory while they compute, and on their way there."""

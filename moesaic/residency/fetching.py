@@ -1,0 +1,258 @@
+"""Experts that are fetched when they are needed, and let go of when others need their room: never over the bytes said.
+
+Knows nothing about what an expert is, nor who asks for it.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from moesaic.errors import MemoryLimitError, RecipeError
+from moesaic.residency.transfer import Carrier
+
+HINT = "give more memory, or ask for fewer tokens"
+
+
+@runtime_checkable
+class Fetchable(Protocol):
+    """An expert on disk, and the place that it has in a model."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in memory."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors, read and checked."""
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Let the model compute with these."""
+
+    def empty(self) -> None:
+        """Let the model have none."""
+
+    def let_go(self) -> None:
+        """Hold nothing of the files in memory."""
+
+    def announce(self) -> None:
+        """Its tensors are asked for soon: the system may read its files ahead."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much memory there is beside what is there always, in bytes.
+
+    `room`: for experts and working memory together, of which `kept` is working memory. `least`: what the largest
+    experts of one row take, which must always fit. `working`: what rows, so many of so many tokens, take while they are
+    answered. `device`: where the room is, if not on the host; `near` is then what the host has for experts on the way.
+    """
+
+    room: int
+    kept: int
+    least: int
+    working: Callable[[int, int], int]
+    device: torch.device | None = None
+    near: int = 0
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was fetched so far: how often, bytes, how often an expert was there already, and seconds of waiting."""
+
+    fetches: int = 0
+    bytes: int = 0
+    hits: int = 0
+    seconds: float = 0.0
+
+
+class Whole:
+    """An expert that is held with its mixture: nothing of it is fetched."""
+
+    size = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    def fill(self, tensors: Mapping[str, Tensor]) -> None: ...
+
+    def empty(self) -> None: ...
+
+    def let_go(self) -> None: ...
+
+    def announce(self) -> None: ...
+
+
+class FetchedExperts:
+    """An ExpertSource whose experts come from disk, each as a whole. Who was asked for longest ago goes first.
+
+    `traffic` counts an expert once for all that happens while it is in use. Several threads may ask; of two answers one
+    waits for the other, as both work in the memory that is kept for one. `settled`: the experts of a row do not change
+    while it is answered.
+    """
+
+    def __init__(self, experts: Sequence[Fetchable], budget: Budget, settled: bool):
+        self.experts, self.budget, self.settled = experts, budget, settled
+        self.sizes = [expert.size for expert in experts]
+        self.capacity = self.most = budget.room - budget.kept
+        self.traffic = Traffic()
+        self.here: dict[int, None] = {}  # the one asked for longest ago comes first
+        self.coming: set[int] = set()
+        self.ahead: set[int] = set()  # fetched, and not asked for yet
+        self.pins: Counter[int] = Counter()
+        self.changed = threading.Condition()
+        self.answering, self.owner = threading.Lock(), 0
+        self.carrier = Carrier(budget.device, budget.near) if budget.device else None
+
+    @property
+    def sorts(self) -> bool:
+        """Where all fit at once there is no reason to."""
+        return self.settled and sum(self.sizes) > self.capacity
+
+    def rows(self, tokens: int) -> int:
+        """As many as work in the memory that is kept, and one in any case; raises MemoryLimitError where it cannot."""
+        self.left_beside(1, tokens)
+        rows = 1
+        while self.budget.working(2 * rows, tokens) <= self.budget.kept:
+            rows *= 2
+        return rows
+
+    def left_beside(self, rows: int, tokens: int) -> int:
+        """Bytes for experts while so many rows of so many tokens are answered."""
+        needed = max(self.budget.kept, self.budget.working(rows, tokens))
+        if (left := self.budget.room - needed) < self.budget.least:
+            what = f"{rows} rows" if rows > 1 else "a row"
+            got = f"{needed:,} to answer {what} of {tokens:,} tokens, and {self.budget.least:,} for experts"
+            expected = f"at most {self.budget.room:,} bytes together"
+            raise MemoryLimitError("there is no room for the answer", expected=expected, got=got, hint=HINT)
+        return left
+
+    @contextmanager
+    def turn(self, rows: int, tokens: int) -> Iterator[None]:
+        """Waits until every other answer is finished; see `ExpertSource`."""
+        if self.owner == threading.get_ident():
+            hint = "read the stream to its end, or close it"
+            raise RecipeError("another answer of this mixture is not finished", field="stream", hint=hint)
+        left = self.left_beside(rows, tokens)
+        with self.answering:
+            self.owner = threading.get_ident()
+            try:
+                with self.changed:
+                    self.changed.wait_for(lambda: not self.coming and self.weight(self.pins) <= left)
+                    self.capacity = left
+                    self.make_room(())
+                yield
+            finally:
+                self.capacity, self.owner = self.most, 0
+
+    @contextmanager
+    def using(self, experts: Collection[int]) -> Iterator[None]:
+        """Waits for room where others use it; see `ExpertSource`."""
+        asked = Counter({expert: 1 for expert in experts if self.sizes[expert]})
+        if (needed := self.weight(asked)) > (
+            limit := self.capacity if self.owner == threading.get_ident() else self.most
+        ):
+            got = f"{needed:,} for {len(asked)} experts"
+            what, hint = "these experts do not fit at once", "ask for fewer rows at once"
+            raise MemoryLimitError(what, expected=f"at most {limit:,} bytes", got=got, hint=hint)
+        with self.changed:
+            self.changed.wait_for(lambda: self.weight(self.pins + asked) <= self.capacity)
+            first = [expert for expert in asked if not self.pins[expert]]
+            self.pins += asked
+        try:
+            for expert in sorted(asked, key=lambda expert: expert not in self.here):
+                self.have(expert, expert in first)
+            yield
+        finally:
+            with self.changed:
+                self.pins -= asked
+                self.changed.notify_all()
+
+    def expect(self, experts: Collection[int]) -> None:
+        """Begins to fetch in a thread of its own what fits beside what is in use; the files of others are announced."""
+        with self.changed:
+            for expert in experts:
+                if not self.sizes[expert] or expert in self.here or expert in self.coming:
+                    continue
+                if self.make_room((expert,)):
+                    self.coming.add(expert)
+                    self.ahead.add(expert)
+                    threading.Thread(target=self.ahead_of_time, args=(expert,)).start()
+                else:
+                    self.experts[expert].announce()
+
+    def missing(self, experts: Collection[int]) -> int:
+        return self.weight(expert for expert in experts if expert not in self.here and expert not in self.coming)
+
+    def weight(self, experts: Iterable[int]) -> int:
+        return sum(self.sizes[expert] for expert in experts)
+
+    def have(self, expert: int, counts: bool) -> None:
+        """Fetch an expert that is not there, once somebody's room is free; whoever asks has it pinned."""
+        began, mine = time.perf_counter(), False
+        try:
+            with self.changed:
+                self.changed.wait_for(
+                    lambda: expert in self.here or (expert not in self.coming and self.make_room((expert,)))
+                )
+                if expert in self.here:
+                    self.here[expert] = self.here.pop(expert)
+                    found = counts and expert not in self.ahead
+                    self.ahead.discard(expert)
+                else:
+                    mine, found = True, False
+                    self.coming.add(expert)
+            if mine:
+                self.bring(expert)
+        finally:
+            if mine and expert not in self.here:
+                self.gone(expert)
+        with self.changed:
+            waited = self.traffic.seconds + time.perf_counter() - began
+            self.traffic = replace(self.traffic, hits=self.traffic.hits + found, seconds=waited)
+
+    def ahead_of_time(self, expert: int) -> None:
+        """What a thread does for `expect`. What goes wrong is told to who asks: it is tried again then."""
+        try:
+            self.bring(expert)
+        except Exception:
+            self.gone(expert)
+
+    def bring(self, expert: int) -> None:
+        """Read an expert and fill its place with it."""
+        own = self.experts[expert]
+        with torch.inference_mode(False), torch.no_grad():  # parameters of any mode, whoever asked first
+            own.fill(own.tensors() if self.carrier is None else self.carrier.carried(expert, own.tensors, own.let_go))
+        with self.changed:
+            self.coming.discard(expert)
+            self.here[expert] = None
+            size, so_far = self.sizes[expert], self.traffic
+            self.traffic = replace(so_far, fetches=so_far.fetches + 1, bytes=so_far.bytes + size)
+            self.changed.notify_all()
+
+    def gone(self, expert: int) -> None:
+        """Empty an expert's place and give its memory back."""
+        with self.changed:
+            if self.carrier is not None:
+                self.carrier.settle()
+            self.experts[expert].empty()
+            self.experts[expert].let_go()
+            self.here.pop(expert, None)
+            self.coming.discard(expert)
+            self.ahead.discard(expert)
+            self.changed.notify_all()
+
+    def make_room(self, wanted: Collection[int]) -> bool:
+        """Let go of experts that nobody uses until there is room for those wanted; where there cannot be, of none."""
+        used = {*self.pins, *self.coming, *wanted}
+        if self.weight(used) > self.capacity:
+            return False
+        for oldest in [expert for expert in self.here if expert not in used]:
+            if self.weight({*used, *self.here}) > self.capacity:
+                self.gone(oldest)
+        return True

@@ -1,0 +1,1 @@
+"""A run directory: its parts, its processes, its signals and its logs."""

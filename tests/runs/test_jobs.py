@@ -1,0 +1,122 @@
+"""Work in processes: results and reports arrive, errors come back whole, nobody who died is waited for or left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from moesaic.errors import DataError, MoesaicError
+from moesaic.runs.jobs import Jobs, Report
+from moesaic.runs.progress import Silent
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, int]] = []
+        self.ends: list[str] = []
+
+    def row(self, task, row) -> None:
+        self.rows.append((task, row["step"]))
+
+    def end(self, task, text) -> None:
+        self.ends.append(f"{task}: {text}")
+
+
+def counts(report: Report) -> int:
+    report.begin(3)
+    for step in range(3):
+        report.row({"step": step + 1})
+    report.end("counted")
+    return os.getpid()
+
+
+def fails(report: Report) -> None:
+    raise DataError("a bad row", path="rows.jsonl", line=7, field="prompt", hint="mend it")
+
+
+def dies(report: Report) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleeps(report: Report) -> None:
+    time.sleep(60)
+
+
+@pytest.mark.slow
+def test_results_reports_and_errors_come_back():
+    heard = Heard()
+    with Jobs(2, heard) as jobs:
+        found = jobs.run({"a": counts, "b": counts})
+        assert os.getpid() not in found.values()
+        assert sorted(heard.rows) == [(task, step) for task in "ab" for step in (1, 2, 3)]
+        assert sorted(heard.ends) == ["a: counted", "b: counted"]
+        with pytest.raises(DataError) as caught:
+            jobs.run({"bad": fails})
+    assert str(caught.value) == "rows.jsonl:7: prompt: a bad row; mend it"
+
+
+def test_one_worker_needs_no_process_of_its_own_and_computes_with_one_thread():
+    heard, before = Heard(), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with Jobs(1, heard) as jobs:
+            found = jobs.run({"a": counts, "b": counts, "threads": lambda report: torch.get_num_threads()})
+            assert found == {"a": os.getpid(), "b": os.getpid(), "threads": 1}
+            assert heard.ends == ["a: counted", "b: counted"]
+            with pytest.raises(DataError):
+                jobs.run({"bad": fails})
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_an_error_with_a_way_out():
+    killed = "a process of the pool was killed: dies; if memory ran out, use workers=1 and run again"
+    with pytest.raises(MoesaicError, match=killed), Jobs(2, Silent()) as jobs:
+        jobs.run({"dies": dies})
+
+
+@pytest.mark.slow
+def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():
+    started = time.monotonic()
+    with pytest.raises(DataError), Jobs(2, Silent()) as jobs:
+        jobs.run({"sleeps": sleeps, "bad": fails})
+    assert time.monotonic() - started < 40
+
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from test_jobs import sleeps\n"
+        "from moesaic.runs.jobs import Jobs\n"
+        "from moesaic.runs.progress import Silent\n"
+        "import threading, multiprocessing, time\n"
+        "def tell():\n"
+        "    while not multiprocessing.active_children(): time.sleep(0.05)\n"
+        "    time.sleep(3); print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "if __name__ == '__main__':\n"
+        "    threading.Thread(target=tell, daemon=True).start()\n"
+        "    with Jobs(2, Silent()) as jobs: jobs.run({'sleeps': sleeps})\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, os.path.dirname(__file__)], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    for _ in range(200):
+        if not alive(child):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"process {child} outlived its parent")
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
