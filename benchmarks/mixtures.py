@@ -10,8 +10,9 @@ from typing import Any
 
 from benchmarks.__main__ import heading
 from moesaic.files import MANIFEST, read_json
-from moesaic.recipe import ExistingBase, FileData, Recipe
+from moesaic.recipe import ExistingBase, Recipe
 from moesaic.recipe import read as read_recipe
+from moesaic.sections.sources import FileData
 
 SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "router", "oracle", "oracle_best")
 

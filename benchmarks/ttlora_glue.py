@@ -33,8 +33,9 @@ from moesaic.files import write_json
 from moesaic.kinds.courses import alone
 from moesaic.model.classifier import Classifier, Head, Pool, usual_shape
 from moesaic.ops.metrics import metric, tallies
-from moesaic.recipe import LabelledData, Train
 from moesaic.recipe import read as read_recipe
+from moesaic.sections.sources import LabelledData
+from moesaic.sections.training import Train
 from moesaic.train.classification import Measured, loss_of, measure
 from moesaic.train.loop import Trained, fit
 

@@ -17,7 +17,7 @@ import moesaic
 from moesaic import stages
 from moesaic.config import Feature
 from moesaic.errors import MoesaicError
-from moesaic.recipe import RouterSpec
+from moesaic.sections.routers import RouterSpec
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "moesaic"
@@ -117,7 +117,7 @@ def test_the_search_for_it_finds_it_under_any_name(source: str, name: str) -> No
 
 def test_the_search_for_it_knows_what_is_harmless() -> None:
     harmless = (
-        "import yaml\nfrom moesaic.recipe import document as d\nyaml.safe_load(1)\nd.load(1)\nmodel.eval()\nload()"
+        "import yaml\nfrom moesaic.sections import document as d\nyaml.safe_load(1)\nd.load(1)\nmodel.eval()\nload()"
     )
     assert not {found for found in called(ast.parse(harmless)) if UNSAFE.fullmatch(found)}
 

@@ -26,11 +26,11 @@ from moesaic.hub.locate import Located, Origins, locate, origins_in
 from moesaic.interop.peft import CONFIG
 from moesaic.kinds.members import SITE_OF, Kind, Member, Terms, expert_of, experts_at, kind_of, member, written
 from moesaic.model.features import Prompts, read
-from moesaic.recipe import validate_expert, validate_name
-from moesaic.recipe.places import name_at
 from moesaic.routing import Selection
 from moesaic.routing.routers import TrainedRouter
 from moesaic.runs.progress import Progress, Silent
+from moesaic.sections.names import validate_expert, validate_name
+from moesaic.sections.places import name_at
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps

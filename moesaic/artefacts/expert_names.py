@@ -8,7 +8,7 @@ from typing import Any
 
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST
-from moesaic.recipe import validate_expert
+from moesaic.sections.names import validate_expert
 
 
 def expert_names(folder: Path, manifest: dict[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesaic.cli.printing import aligned, harmless, stdout
 from moesaic.errors import RecipeError
-from moesaic.recipe.places import name_at
+from moesaic.sections.places import name_at
 
 if TYPE_CHECKING:
     from moesaic.adoption.adopting import Adoption

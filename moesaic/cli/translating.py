@@ -7,8 +7,8 @@ from pathlib import Path
 
 from moesaic.cli.printing import harmless
 from moesaic.errors import RecipeError
-from moesaic.recipe import document
 from moesaic.recipe.gated import translated
+from moesaic.sections import document
 
 
 def show_recipe(config: Path, train: list[str], test: list[str], name: str | None) -> None:

@@ -27,9 +27,10 @@ from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.decoder_config import read_config
 from moesaic.interop.decoders import CONFIG
 from moesaic.interop.outline import Config, Outline, Shape, adapter_outline, is_adapter, outline, shapes_in, weighed
-from moesaic.recipe import ExistingBase, NewBase, Recipe, RouterSpec, read
+from moesaic.recipe import ExistingBase, NewBase, Recipe, read
 from moesaic.recipe import Expert as Spec
-from moesaic.recipe.layers import layer_range
+from moesaic.sections.layers import layer_range
+from moesaic.sections.routers import RouterSpec
 from moesaic.tensors.safetensors_file import opened
 
 RANK, HIDDEN = 16, (256,)

@@ -18,7 +18,7 @@ from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
 from moesaic.errors import DataError
 from moesaic.files import digest
-from moesaic.recipe import Data, DemoData, FileData, LabelledData, Source
+from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source
 
 SPLITS = ("train", "validation", "test")
 

@@ -11,8 +11,8 @@ from markupsafe import Markup
 
 from moesaic import __version__
 from moesaic.errors import WeightsError, clipped, printable
-from moesaic.recipe import document as yaml
-from moesaic.recipe.places import HubId, hub_id
+from moesaic.sections import document as yaml
+from moesaic.sections.places import HubId, hub_id
 
 LONGEST = 1000
 """Characters of one text on a card."""

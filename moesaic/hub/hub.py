@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from moesaic import __version__
 from moesaic.errors import MoesaicWarning, RecipeError, WeightsError, clipped
 from moesaic.files import disk
-from moesaic.recipe.places import HubId, hub_id
+from moesaic.sections.places import HubId, hub_id
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -12,7 +12,7 @@ from typing import Any
 
 from moesaic.errors import WeightsError
 from moesaic.hub.hub import download
-from moesaic.recipe.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder
+from moesaic.sections.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder
 
 CONFIG = "config.json"
 SHIPPED_AT = Path(__file__).parents[1] / "shipped"

@@ -26,7 +26,7 @@ from moesaic.interop.peft import ENCODED, ROOT, Declared, read_declared, stored
 from moesaic.interop.peft import TENSORS as ADAPTER_TENSORS
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.recipe.places import SHIPPED
+from moesaic.sections.places import SHIPPED
 from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.safetensors_file import opened
 from moesaic.tensors.shards import TensorFiles

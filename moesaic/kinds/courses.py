@@ -17,9 +17,10 @@ from moesaic.data.rows import Example
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.recipe import Train, layer_range
 from moesaic.routing import Gates
 from moesaic.runs.workshop import Workshop
+from moesaic.sections.layers import layer_range
+from moesaic.sections.training import Train
 
 R = TypeVar("R")
 

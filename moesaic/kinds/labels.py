@@ -20,10 +20,10 @@ from moesaic.kinds.courses import Lesson, Made, Plan, adapted, alone, even
 from moesaic.model.classifier import Classifier, Head, usual_shape
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.recipe import LabelledData
-from moesaic.recipe.tasks import Metric
 from moesaic.runs.jobs import threads
 from moesaic.runs.workshop import Workshop
+from moesaic.sections.sources import LabelledData
+from moesaic.sections.tasks import Metric
 from moesaic.train.classification import Measured, loss_of, measure
 
 ANYONE = "it"

@@ -20,9 +20,9 @@ from moesaic.artefacts.whole_model import StoredModel, load_whole, save_whole
 from moesaic.compose.mixture import Stored
 from moesaic.kinds.courses import Expert, Made, Plan, alone
 from moesaic.model.decoder import Decoder
-from moesaic.recipe import layer_range
 from moesaic.routing import Gates
 from moesaic.runs.workshop import Workshop
+from moesaic.sections.layers import layer_range
 from moesaic.train.language import GatesFor, plain
 
 

@@ -3,26 +3,23 @@
 Knows nothing about torch, rows of text or run directories: it is plain data that every other room is handed.
 """
 
-from moesaic.recipe.layers import layer_range
 from moesaic.recipe.mixing import LEGAL, Mixture, Site
-from moesaic.recipe.names import validate_name
 from moesaic.recipe.reading import dump, parse, read
-from moesaic.recipe.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
 from moesaic.recipe.schema import (
-    RESERVED,
     Base,
-    Control,
     Evaluate,
     ExistingBase,
     Expert,
     NewBase,
     Recipe,
     Target,
-    validate_expert,
 )
-from moesaic.recipe.sources import Data, DemoData, FileData, LabelledData, Source
-from moesaic.recipe.texts import Texts
-from moesaic.recipe.training import Pretrain, Train, TrainOverride
+from moesaic.sections.layers import layer_range
+from moesaic.sections.names import RESERVED, Control, validate_expert, validate_name
+from moesaic.sections.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
+from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source
+from moesaic.sections.texts import Texts
+from moesaic.sections.training import Pretrain, Train, TrainOverride
 
 __all__ = [
     "LEGAL",

@@ -8,8 +8,8 @@ from typing import Literal
 
 from moesaic.config import Feature
 from moesaic.errors import RecipeError
-from moesaic.recipe.routers import Router
-from moesaic.recipe.section import Section, refusal
+from moesaic.sections.routers import Router
+from moesaic.sections.section import Section, refusal
 
 Kind = Literal["lora", "tt_lora", "ffn", "model"]
 Site = Literal["linear", "ffn", "model"]

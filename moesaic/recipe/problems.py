@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.document import Document, Loc
-from moesaic.recipe.section import CASE
+from moesaic.sections.document import Document, Loc
+from moesaic.sections.section import CASE
 
 EXPECTED = {
     "int_type": "a whole number",

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe import document as yaml
-from moesaic.recipe.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
-from moesaic.recipe.places import is_folder, settled
 from moesaic.recipe.problems import as_recipe_error, keys_at, unknown_key
-from moesaic.recipe.routers import RouterSpec
 from moesaic.recipe.schema import ExistingBase, Recipe
+from moesaic.sections import document as yaml
+from moesaic.sections.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
+from moesaic.sections.places import is_folder, settled
+from moesaic.sections.routers import RouterSpec
 
 Spec = TypeVar("Spec", bound=RouterSpec)
 

@@ -13,33 +13,19 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 
 from moesaic.config import SIZES
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.layers import layer_bounds
 from moesaic.recipe.mixing import LEGAL, OF_ADAPTERS, WITHOUT, Kind, Mixture, Site, require_legal, require_routable
 from moesaic.recipe.mixing import site_of as site_of_kinds
-from moesaic.recipe.names import validate_name
-from moesaic.recipe.routers import EncoderFeature, Router
-from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
-from moesaic.recipe.sources import Data, LabelledData, SomeSources, Sources, case_by_key
-from moesaic.recipe.texts import Texts
-from moesaic.recipe.training import Pretrain, Train, TrainOverride
+from moesaic.sections.layers import layer_bounds
+from moesaic.sections.names import Control, validate_expert, validate_name
+from moesaic.sections.routers import EncoderFeature, Router
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
+from moesaic.sections.sources import Data, LabelledData, SomeSources, Sources, case_by_key
+from moesaic.sections.texts import Texts
+from moesaic.sections.training import Pretrain, Train, TrainOverride
 
 OfDecoders = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Target = Literal[OfDecoders, "query", "key", "value", "dense"]
 Metric = Literal["perplexity", "accuracy"]
-Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
-
-RESERVED = (*get_args(Control), "router", "all", "unseen")
-"""Words that stand beside the experts' names in every table, so no expert may be called one."""
-
-
-def validate_expert(name: str, seen: dict[str, str]) -> None:
-    """Refuse a name that no expert can have beside those `seen` (in lower case -> as written), which it joins."""
-    validate_name(name, "an expert")
-    if name.lower() in RESERVED:
-        raise RecipeError("a reserved name", hint=f"no expert can be called {', '.join(RESERVED)}")
-    if (other := seen.get(name.lower())) is not None:
-        raise RecipeError("given twice" if other == name else f"differs from expert '{other}' only in case")
-    seen[name.lower()] = name
 
 
 def _run_name(name: str) -> str:

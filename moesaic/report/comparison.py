@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from moesaic.errors import RecipeError
 from moesaic.evaluate.units import Unit, ranked, unit_of
-from moesaic.recipe import document
 from moesaic.report.figures import Figures, number_at
 from moesaic.report.reading import Run
+from moesaic.sections import document
 
 IGNORED = ("name", "workers", "data_root")
 """Settings that change nothing about the result."""

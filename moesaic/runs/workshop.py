@@ -23,8 +23,10 @@ from moesaic.hub.locate import Located, Origins, locate
 from moesaic.model.classifier import Pool, usual_pool
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.recipe import EncoderFeature, ExistingBase, NewBase, Recipe, Source, dump, parse
+from moesaic.recipe import ExistingBase, NewBase, Recipe, dump, parse
 from moesaic.runs.progress import Progress
+from moesaic.sections.routers import EncoderFeature
+from moesaic.sections.sources import Source
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -20,11 +20,13 @@ from moesaic.kinds.making import keep
 from moesaic.kinds.mixed import take_out
 from moesaic.kinds.texts import TextCourse
 from moesaic.model.encoder import Encoder
-from moesaic.recipe import Expert, Train, layer_range
+from moesaic.recipe import Expert
 from moesaic.runs.checkpoints import drop_logs, forget, refuse_changed, training
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.progress import Progress
 from moesaic.runs.workshop import VALIDATION_ROWS, Address, Workshop, at_address
+from moesaic.sections.layers import layer_range
+from moesaic.sections.training import Train
 from moesaic.train.loop import Trained, fit
 
 CONTROLS = ("joint", "joint_wide")

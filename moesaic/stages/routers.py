@@ -28,14 +28,13 @@ from moesaic.kinds.mixed import part_folders, taken_out, version_of
 from moesaic.model.classifier import Classifier
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read_all
-from moesaic.recipe import EncoderFeature, RouterLoss, RouterSpec
-from moesaic.recipe.routers import FeatureSpec
 from moesaic.routing import States
 from moesaic.routing.routers import Features
 from moesaic.runs.checkpoints import drop_logs, forget, refuse_changed, training
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.progress import Progress
 from moesaic.runs.workshop import VALIDATION_ROWS, Address, Workshop, at_address, kept
+from moesaic.sections.routers import EncoderFeature, FeatureSpec, RouterLoss, RouterSpec
 from moesaic.stages.running import running
 from moesaic.train.classification import batched, labels
 from moesaic.train.routers import Labelled, selection_of, train_router

@@ -21,7 +21,7 @@ from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
 from moesaic.kinds.labels import stored_in
 from moesaic.kinds.mixed import fingerprint_of, part_folders, read_part, take_out
-from moesaic.recipe import DemoData, Recipe, dump
+from moesaic.recipe import Recipe, dump
 from moesaic.report import write_report
 from moesaic.runs.checkpoints import forget
 from moesaic.runs.jobs import Jobs
@@ -30,6 +30,7 @@ from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
 from moesaic.runs.workshop import Workshop, keeping
+from moesaic.sections.sources import DemoData
 from moesaic.stages.evaluation import evaluate as evaluate_stage
 from moesaic.stages.experts import check_names, train_experts
 from moesaic.stages.experts import verify_expert as verify_stage

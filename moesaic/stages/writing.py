@@ -10,8 +10,8 @@ from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.engine import BASE, Engine
-from moesaic.recipe import Texts
 from moesaic.runs.workshop import Workshop
+from moesaic.sections.texts import Texts
 
 Written = dict[str, dict[str, dict[str, float]]]
 """Domain -> contender -> score -> value."""

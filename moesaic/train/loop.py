@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moesaic.errors import NonFiniteError, memory_for
 from moesaic.files import faults
-from moesaic.recipe import Train
+from moesaic.sections.training import Train
 from moesaic.train.checkpoint import State
 
 B = TypeVar("B")

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.ops.losses import load_balancing, router_z
-from moesaic.recipe import RouterSpec, Train
 from moesaic.routing import Selection, States
 from moesaic.routing.exploration import gumbel_choice, noisy
 from moesaic.routing.routers import (
@@ -28,6 +27,8 @@ from moesaic.routing.routers import (
     MLPRouter,
     TrainedRouter,
 )
+from moesaic.sections.routers import RouterSpec
+from moesaic.sections.training import Train
 from moesaic.train.centroids import begin_at, reach
 from moesaic.train.loop import Keeper, Record, fit
 from moesaic.train.task import Task

@@ -15,7 +15,8 @@ from moesaic.cli.main import status
 from moesaic.compose.mixture import load_mixture
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_json
-from moesaic.recipe import RESERVED, parse, validate_name
+from moesaic.recipe import RESERVED, parse
+from moesaic.sections.names import validate_name
 
 BAD_NAMES = [
     *("", ".", "..", "...", ".hidden", "../x", "..\\x", "/etc", "/", "a/b", "a/../../b", "~", "~root", "-rf", "_x"),

@@ -13,7 +13,7 @@ from moesaic.data.rejects import TEXT_LIMIT, Rejects
 from moesaic.data.rows import read_examples, read_rows
 from moesaic.data.splits import load_domain, load_source
 from moesaic.errors import DataError
-from moesaic.recipe import DemoData, FileData, Source
+from moesaic.sections.sources import DemoData, FileData, Source
 
 # Files that can be used but for one row, which stands in the line given.
 ONE_BAD: dict[str, tuple[bytes, int, str]] = {

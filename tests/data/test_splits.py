@@ -11,7 +11,7 @@ from moesaic.data import splits
 from moesaic.data.rows import Example
 from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, take
 from moesaic.errors import DataError
-from moesaic.recipe import DemoData, FileData, Source
+from moesaic.sections.sources import DemoData, FileData, Source
 
 
 def numbered(*numbers: int) -> list[dict]:

@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from moesaic.errors import WeightsError
 from moesaic.hub.card import mixture_card, model_card
-from moesaic.recipe.places import HubId
+from moesaic.sections.places import HubId
 
 TARGET = HubId("me/mine", "v1")
 ORIGIN = {"place": "org/base@main", "commit": "0123456789abcdef"}

@@ -12,7 +12,7 @@ from huggingface_hub import constants, scan_cache_dir
 from moesaic.errors import MoesaicWarning, RecipeError, StorageError, WeightsError
 from moesaic.files import MANIFEST
 from moesaic.hub.hub import CARD, PATTERNS, download, push, repository
-from moesaic.recipe.places import HubId, hub_id
+from moesaic.sections.places import HubId, hub_id
 from moesaic.tensors.shards import INDEX
 from moesaic.tokenizer import FILES as TEXT
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from moesaic.model.characters import SIZE, characters
-from moesaic.recipe import RouterSpec
+from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import Labelled, train_router
 
 ODD = (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)

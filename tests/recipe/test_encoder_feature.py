@@ -3,7 +3,8 @@
 import pytest
 
 from moesaic.errors import RecipeError
-from moesaic.recipe import EncoderFeature, dump, parse
+from moesaic.recipe import dump, parse
+from moesaic.sections.routers import EncoderFeature
 from moesaic.stages.routers import label_of
 
 EXPERT = {"kind": "lora", "path": "x", "examples": "x.jsonl"}

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moesaic.errors import RecipeError
-from moesaic.recipe import ExistingBase, FileData, NewBase, Recipe, Source, dump, parse, read
-from moesaic.recipe import document as plain
+from moesaic.recipe import ExistingBase, NewBase, Recipe, dump, parse, read
+from moesaic.sections import document as plain
+from moesaic.sections.sources import FileData, Source
 
 GOOD = """\
 name: four-domains

@@ -10,8 +10,11 @@ from pydantic import BaseModel, ValidationError
 
 from moesaic import recipe as room
 from moesaic.errors import RecipeError
-from moesaic.recipe import RESERVED, Recipe, Train, TrainOverride, layer_range, parse, validate_name
-from moesaic.recipe.section import Section
+from moesaic.recipe import RESERVED, Recipe, parse
+from moesaic.sections.layers import layer_range
+from moesaic.sections.names import validate_name
+from moesaic.sections.section import Section
+from moesaic.sections.training import Train, TrainOverride
 
 
 def made(**changes: Any) -> Recipe:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from moesaic.config import Feature
 from moesaic.errors import RecipeError
-from moesaic.recipe import Recipe, RouterSpec, dump, parse
+from moesaic.recipe import Recipe, dump, parse
+from moesaic.sections.routers import RouterSpec
 
 TASK = {"task": 1.0}
 GUMBEL, NOISY = {"kind": "gumbel"}, {"kind": "noisy_top_k"}

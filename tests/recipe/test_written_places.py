@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from moesaic.recipe import document as plain
 from moesaic.recipe import dump, parse, read
-from moesaic.recipe.places import HubId, hub_id, is_folder, name_at, settled
+from moesaic.sections import document as plain
+from moesaic.sections.places import HubId, hub_id, is_folder, name_at, settled
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -21,9 +21,9 @@ from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import AdapterMixture
-from moesaic.recipe import RouterSpec
 from moesaic.routing import Gates, Selection, States
 from moesaic.routing.routers import ROUTERS, AttentionRouter, MLPRouter, TrainedRouter
+from moesaic.sections.routers import RouterSpec
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.routers import Labelled, fresh, train_router

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from moesaic.recipe import RouterSpec
 from moesaic.routing.routers import MLPRouter
+from moesaic.sections.routers import RouterSpec
 from moesaic.train.centroids import begin_at, reach
 from moesaic.train.routers import Labelled, fit_centroids, fit_layers, metrics, train_router
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.files import read_manifest
-from moesaic.recipe import Train
+from moesaic.sections.training import Train
 from moesaic.train.checkpoint import Checkpoint, State, differences
 from moesaic.train.loop import fit
 

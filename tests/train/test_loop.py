@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from moesaic.errors import NonFiniteError
-from moesaic.recipe import Train
+from moesaic.sections.training import Train
 from moesaic.train.loop import Trained, factor, fit
 
 F64 = torch.float64

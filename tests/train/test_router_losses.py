@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from moesaic.ops.losses import load_balancing, router_z
-from moesaic.recipe import RouterSpec
 from moesaic.routing import States
 from moesaic.routing.routers import AttentionRouter, LayeredRouter, MLPRouter
+from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import Labelled, fit_layers, fresh, train_router
 from moesaic.train.task import Table
 

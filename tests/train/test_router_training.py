@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moesaic.recipe import RouterSpec
 from moesaic.routing.routers import KeywordRouter, MLPRouter
+from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import (
     Labelled,
     best_temperature,

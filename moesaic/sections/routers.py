@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from moesaic.config import FEATURES, Feature
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
 
 class RouterLoss(Section):

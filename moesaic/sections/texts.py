@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moesaic.recipe.section import Count, Distinct, Section
+from moesaic.sections.section import Count, Distinct, Section
 
 TextMetric = Literal["exact_match", "f1", "rouge", "bleu", "truth"]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Optional, TypeVar
 
 from pydantic import Discriminator, Field, Tag, create_model
 
-from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Whole
-from moesaic.recipe.sources import SomeSources
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Whole
+from moesaic.sections.sources import SomeSources
 
 S = TypeVar("S", bound=Section)
 

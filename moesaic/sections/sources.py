@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from moesaic.errors import RecipeError
-from moesaic.recipe.section import CASE, Count, Distinct, Section, Text, refusal
-from moesaic.recipe.tasks import Metric, Task, task_of
+from moesaic.sections.section import CASE, Count, Distinct, Section, Text, refusal
+from moesaic.sections.tasks import Metric, Task, task_of
 
 
 class Source(Section):
