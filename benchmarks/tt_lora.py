@@ -21,7 +21,7 @@ from transformers import RobertaConfig, RobertaModel
 from benchmarks import decoding, mixed_rows
 from benchmarks.timing import best_decile, laps
 from moesaic import published_ttlora
-from moesaic.adapters import Cores, Design, Factors, LoRA, TensorTrain, adapt, attach
+from moesaic.adapters import Cores, Design, Factors, LoRA, LoRADesign, TensorTrain, TrainDesign, attach
 from moesaic.adapters.factors import Choice
 from moesaic.adapters.lora import linears, wrap
 from moesaic.config import published_encoder
@@ -87,8 +87,8 @@ def training(name: str, rank: int, factors: Choice) -> str:
 
     contenders = {
         "PEFT, LoRA of rank 8": peft_step(),
-        "LoRA of rank 8": own_step(lambda module: adapt(module, LoRA.fresh(module, 8, 16, TARGETS, LAYERS, seeded()))),
-        "TT-LoRA": own_step(lambda module: adapt(module, train(module))),
+        "LoRA of rank 8": own_step(lambda module: LoRA.fresh(module, 8, 16, TARGETS, LAYERS, seeded()).adapt(module)),
+        "TT-LoRA": own_step(lambda module: train(module).adapt(module)),
         "TT-LoRA, core by core": own_step(lambda module: filled(module, train(module), CoreByCore)),
         "TT-LoRA, rebuilt": own_step(lambda module: filled(module, train(module), Rebuilt)),
     }
@@ -206,14 +206,14 @@ def decodings() -> str:
 
 def decoded(rows: int) -> str:
     every = range(decoding.CONFIG.num_layers)
-    pair = Design("lora", 8, 2.0, decoding.TARGETS)
-    train = Design("tt_lora", 8, 2.0, decoding.TARGETS, init="published")
+    pair = LoRADesign(8, 2.0, decoding.TARGETS)
+    train = TrainDesign(8, 2.0, decoding.TARGETS, init="published")
 
     def model(design: Design, trained: bool = False) -> Decoder:
         made = initialise(Decoder(decoding.CONFIG), seeded()).eval()
         fresh = design.fresh(made, every, seeded())
         if trained:
-            adapt(made, fresh)
+            fresh.adapt(made)
         else:
             attach(made, [fresh.lora()])
         return made

@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from moesaic.stages.courses import alone
 
 import moesaic
 from benchmarks.glue_report import report
-from moesaic.adapters import Design, adapt
+from moesaic.adapters import Design, LoRADesign, TrainDesign
 from moesaic.artefacts.backbone import load_backbone
 from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Schedule
 from moesaic.data.splits import load_domain, take
 from moesaic.files import write_json
-from moesaic.kinds.courses import alone
 from moesaic.model.classifier import Classifier, Head, Pool, usual_shape
 from moesaic.ops.metrics import metric, tallies
 from moesaic.recipe import read as read_recipe
@@ -55,10 +55,10 @@ class Method:
 
 LINEARS = ["query", "key", "value", "dense"]
 METHODS = {
-    "LoRA r=16": Method(Design("lora", 16, 2.0, LINEARS), (1e-3, 2e-3)),
-    "TT-LoRA r=2": Method(Design("tt_lora", 2, 4.0, LINEARS, 3), (2e-3, 3e-3)),
-    "TT-LoRA r=2, cut finer": Method(Design("tt_lora", 2, 4.0, LINEARS, 8), (2e-3, 3e-3)),
-    "LoRA r=8": Method(Design("lora", 8, 2.0, LINEARS), (1e-3, 2e-3)),
+    "LoRA r=16": Method(LoRADesign(16, 2.0, LINEARS), (1e-3, 2e-3)),
+    "TT-LoRA r=2": Method(TrainDesign(2, 4.0, LINEARS, 3), (2e-3, 3e-3)),
+    "TT-LoRA r=2, cut finer": Method(TrainDesign(2, 4.0, LINEARS, 8), (2e-3, 3e-3)),
+    "LoRA r=8": Method(LoRADesign(8, 2.0, LINEARS), (1e-3, 2e-3)),
     "full fine-tuning": Method(None, (5e-5, 1.5e-4)),
 }
 CLAIM = ["TT-LoRA r=2", "LoRA r=16"]
@@ -137,7 +137,7 @@ class Training:
             body.pooler.requires_grad_(False)  # nobody reads it
         generator = torch.Generator().manual_seed(cell.seed)
         if design:
-            adapt(body, design.fresh(body, range(body.config.num_layers), generator))
+            design.fresh(body, range(body.config.num_layers), generator).adapt(body)
         self.parameters = sum(p.numel() for p in body.parameters() if p.requires_grad)
         head = Head.fresh(usual_shape(body, POOL, domain.labels), body.config.hidden_size, generator)
         self.classifier = Classifier(body, {EXPERT: head}, POOL)

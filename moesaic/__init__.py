@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from moesaic.adapters.published import published_ttlora
     from moesaic.adoption.adopting import adopt, amend
     from moesaic.artefacts.inspect import inspect
-    from moesaic.compose.averaging import merge
+    from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
     from moesaic.generate.loaded import LoadedMixture, load
@@ -30,7 +30,7 @@ _HOMES = {
     "inspect": "moesaic.artefacts.inspect",
     "load": "moesaic.generate.loaded",
     "load_model": "moesaic.interop.pretrained",
-    "merge": "moesaic.compose.averaging",
+    "merge": "moesaic.compose.merge",
     "plan": "moesaic.compose.plan",
     "published_ttlora": "moesaic.adapters.published",
     "read_recipe": "moesaic.recipe:read",

@@ -19,7 +19,9 @@ from moesaic import errors
 from moesaic.cli import main as cli
 from moesaic.data.rows import SHAPES, examples_of
 from moesaic.evaluate.verdict import ORDER
-from moesaic.recipe import Control, Recipe
+from moesaic.kinds import KINDS
+from moesaic.recipe import Control
+from moesaic.recipe.json_schema import json_schema
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,14 +38,15 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     'import moesaic\n\nmixture = moesaic.load("runs/demo")': "asks the run that `make demo` makes",
 }
 
+EXPERT = "the sections of all kinds, together"
 SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("", "Recipe"),
     ("base.", "ExistingBase"),
     ("base.", "NewBase"),
     ("base.pretrain.", "Pretrain"),
     ("train.", "Train"),
-    ("experts.NAME.", "Expert"),
-    ("experts.NAME.sweep.", "Sweep"),
+    ("experts.NAME.", EXPERT),
+    ("experts.NAME.sweep.", "AdapterSweep"),
     ("experts.NAME.data.", "FileData"),
     ("experts.NAME.data.", "LabelledData"),
     ("experts.NAME.data.", "DemoData"),
@@ -56,7 +59,11 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("evaluate.", "Evaluate"),
     ("evaluate.generate.", "Texts"),
 ]
-WITHIN = {"RouterSpec": "Router", "TrainOverride": "Train"}  # sections whose keys are all among another's
+WITHIN = {  # sections whose keys are all among another's
+    "RouterSpec": "Router",
+    "Sweep": "AdapterSweep",
+    "TrainOverride": "Train",
+}
 
 
 @dataclass(frozen=True)
@@ -85,21 +92,44 @@ def rows(heading: str) -> list[list[str]]:
 
 def recipe_table() -> str:
     """Every key of the recipe, as the README tabulates them."""
-    schema = Recipe.model_json_schema()
-    sections = schema["$defs"] | {"Recipe": schema}
+    sections = schema_sections()
     inherited = sections["Train"]["properties"]
     lines = ["| key | default | what it says |", "|---|---|---|"]
     for place, name in SECTIONS:
+        if name == EXPERT:
+            lines += expert_rows(place, sections)
+            continue
         section = sections[name]
         for key, field in section["properties"].items():
             if name == "Pretrain" and key in inherited:
                 continue
-            shown = default(key, field, section.get("required", []))
-            what = " ".join(field["description"].split())  # a table has no line breaks
-            lines.append(f"| `{place}{key}` | {shown} | {what} |".replace("||", "| |"))
+            lines.append(row_of(f"`{place}{key}`", key, field, section))
         if name == "Pretrain":
             lines.append(f"| `{place}KEY` | as in `train` | Every key of `train`. |")
     return "\n".join(lines)
+
+
+def schema_sections() -> dict[str, dict[str, Any]]:
+    """Every section of the recipe's JSON schema; of one with a shorthand, the shape that is written out."""
+    schema = json_schema()
+    sections = schema["$defs"] | {"Recipe": schema}
+    return {name: section.get("anyOf", [section])[-1] for name, section in sections.items()}
+
+
+def expert_rows(place: str, sections: dict[str, dict[str, Any]]) -> list[str]:
+    """The keys of experts: one row for the kinds that share a key, which are named unless all do."""
+    kinds: dict[tuple[str, str], list[str]] = {}
+    for word, kind in KINDS.items():
+        section = sections[kind.section.__name__]
+        for key, field in section["properties"].items():
+            kinds.setdefault((key, row_of("{}", key, field, section)), []).append(word)
+    some = {row: "" if len(words) == len(KINDS) else f" ({', '.join(words)})" for row, words in kinds.items()}
+    return [row.replace("{}", f"`{place}{key}`{words}", 1) for (key, row), words in some.items()]
+
+
+def row_of(name: str, key: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+    what = " ".join(field["description"].split())  # a table has no line breaks
+    return f"| {name} | {default(key, field, section.get('required', []))} | {what} |".replace("||", "| |")
 
 
 def default(key: str, field: dict[str, Any], required: list[str]) -> str:
@@ -182,11 +212,11 @@ def test_every_key_of_the_recipe_is_tabulated() -> None:
 
 
 def test_no_section_of_the_recipe_is_left_out() -> None:
-    schema = Recipe.model_json_schema()
-    assert {name for _, name in SECTIONS} | {*WITHIN} == {"Recipe", *schema["$defs"]}
-    for part, whole in WITHIN.items():
-        assert {*schema["$defs"][part]["properties"]} <= {*schema["$defs"][whole]["properties"]}
-    assert {*schema["$defs"]["Train"]["properties"]} <= {*schema["$defs"]["Pretrain"]["properties"]}
+    sections = schema_sections()
+    of_kinds = {kind.section.__name__ for kind in KINDS.values()}
+    assert {name for _, name in SECTIONS} - {EXPERT} | of_kinds | {*WITHIN} == {*sections}
+    for part, whole in [*WITHIN.items(), ("Train", "Pretrain")]:
+        assert {*sections[part]["properties"]} <= {*sections[whole]["properties"]}
 
 
 def test_the_verbs_are_those_of_the_command_line() -> None:

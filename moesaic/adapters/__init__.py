@@ -1,10 +1,10 @@
 """Adapters: trained changes to the matrices of a frozen base, filling the linear slot by wrapping it."""
 
+from moesaic.adapters.design import Adapter, Design, LoRADesign, TrainDesign
 from moesaic.adapters.factors import Factors
 from moesaic.adapters.lora import LoRA, LowRankLinear, attach, merge, standing
 from moesaic.adapters.published import published_ttlora
 from moesaic.adapters.tensor_train import Cores, TensorTrain
-from moesaic.adapters.training import Adapter, Design, adapt, detach
 
 __all__ = [
     "Adapter",
@@ -12,11 +12,11 @@ __all__ = [
     "Design",
     "Factors",
     "LoRA",
+    "LoRADesign",
     "LowRankLinear",
     "TensorTrain",
-    "adapt",
+    "TrainDesign",
     "attach",
-    "detach",
     "merge",
     "published_ttlora",
     "standing",

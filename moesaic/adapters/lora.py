@@ -65,6 +65,22 @@ class LoRA:
         """Itself: every kind of adapter has its pairs under this name."""
         return self
 
+    def adapt(self, module: nn.Module) -> None:
+        """Put the expert into a plain decoder or encoder to be trained: its pairs become parameters.
+
+        Batches then need the gates of one expert, `Gates.one(0, rows, 1, like)`.
+        """
+        attach(module, [self])
+
+    def detach(self, module: nn.Module) -> "LoRA":
+        """The expert that `adapt` put into a module, with its values now."""
+        now = standing(module, self, 0)
+        return replace(now, pairs={path: (a.clone(), b.clone()) for path, (a, b) in now.pairs.items()})
+
+    def held_in(self, module: nn.Module, index: int) -> "LoRA":
+        """The expert as views of the stacks that `attach` made of it, at this index."""
+        return standing(module, self, index)
+
     @staticmethod
     def fresh(
         module: nn.Module, rank: int, alpha: float, targets: list[str], layers: range, generator: torch.Generator

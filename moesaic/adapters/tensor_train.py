@@ -13,7 +13,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moesaic.adapters.factors import Choice, Factors, factors_of
-from moesaic.adapters.lora import LoRA, layers_in, targeted, targets_in
+from moesaic.adapters.lora import LoRA, layers_in, targeted, targets_in, wrap
+from moesaic.adapters.slots import slots_of
+from moesaic.errors import CompatibilityError
 from moesaic.nn import Linear
 from moesaic.ops import low_rank, tensor_train
 from moesaic.ops.tensor_train import Core
@@ -61,6 +63,22 @@ class TensorTrain:
         """The same expert as pairs: of this rank, alpha times it, since LoRA divides by it. Gradients flow through."""
         pairs = {path: tensor_train.pair(*train) for path, train in self.cores.items()}
         return LoRA(self.rank, self.alpha * self.rank, pairs)
+
+    def adapt(self, module: nn.Module) -> None:
+        """Put the expert into a plain decoder or encoder to be trained: its cores become parameters.
+
+        Batches then need the gates of one expert, `Gates.one(0, rows, 1, like)`.
+        """
+        wrap(module, self.cores, lambda path, base: TensorTrainLinear.beside(path, base, self))
+
+    def detach(self, module: nn.Module) -> "TensorTrain":
+        """The expert that `adapt` put into a module, with its values now."""
+        slots = slots_of(module, TensorTrainLinear)
+        return TensorTrain(self.rank, self.alpha, {path: slots[path].cores() for path in self.cores})
+
+    def held_in(self, module: nn.Module, index: int) -> "TensorTrain":
+        """Itself: a mixture holds the pairs that the cores make, not the cores."""
+        return self
 
     @staticmethod
     def fresh(
@@ -118,6 +136,16 @@ class TensorTrainLinear(nn.Module):
         self.base, self.alpha = base, alpha
         own = ([core.detach().to(base.weight, copy=True) for core in side] for side in cores)
         self.inputs, self.outputs = map(nn.ParameterList, own)
+
+    @staticmethod
+    def beside(path: str, base: Linear, expert: TensorTrain) -> "TensorTrainLinear":
+        """The slot with the cores of one path; CompatibilityError where they make a matrix of other sizes."""
+        own, sizes = expert.cores[path].factors.sizes, (base.in_features, base.out_features)
+        if own != sizes:
+            raise CompatibilityError(
+                "the adapter was made for another base", field=path, expected=str(sizes), got=str(own)
+            )
+        return TensorTrainLinear(base, expert.cores[path], expert.alpha)
 
     def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
         gates = require(gates, x)

@@ -12,19 +12,19 @@ from typing import Any
 
 import torch
 
-from moesaic.adapters import LoRA
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, save_router
-from moesaic.compose.mixture import KIND, SITES, disabled_in, load_mixture, room_for, save_mixture
+from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
 from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
 from moesaic.interop.peft import CONFIG
-from moesaic.kinds.members import SITE_OF, Kind, Member, Terms, expert_of, experts_at, kind_of, member, written
+from moesaic.kinds import AnyKind, at_site, is_model, named_kind
+from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
 from moesaic.routing import Selection
 from moesaic.routing.routers import TrainedRouter
@@ -44,6 +44,18 @@ FEATURE = "hidden_mean"
 SEED = 0
 
 Where = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Member:
+    """An expert of the mixture to be, with its place and commit, where it was no folder of this machine.
+
+    `features`: what the router reads of its prompts.
+    """
+
+    expert: Joined[Any]
+    origin: dict[str, str]
+    features: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -92,14 +104,14 @@ def adopt(
         raise StorageError("there is a mixture already", path=root / "mixture", hint=hint)
     called = validate_name(root.name if name is None else name, "a mixture, which is called as its folder or `--name`")
     found, given = named(experts, {}), prompts_of(prompts or {})
-    terms = Terms(kind_of(kind), rank, ignore_rest)
-    require_prompts(given, [*found], told_by_prompts=bool(given) or terms.kind != "lora")
+    terms, own = Terms(rank, ignore_rest), named_kind(kind)
+    require_prompts(given, [*found], told_by_prompts=bool(given) or not own.routes_by_weights)
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
-        members = {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        members = {one: joined(own, parts, place, terms, given.get(one), told, one) for one, place in found.items()}
         with lock(root):
-            return finish(root, base_at.folder, parts, members, terms.kind, (), called, None)
+            return finish(root, base_at.folder, parts, members, own, (), called, None)
 
 
 def amend(
@@ -143,13 +155,13 @@ def amend(
                 require_known(one, [*stay, *found], field)
         origins = origins_in(manifest, at)
         parts = load_base(at / "base", origins.get("base"))
-        members = standing(at, manifest, origins, stay, parts)
-        terms = Terms(experts_at(manifest), rank, ignore_rest)
-        members |= {one: joined(parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
+        members = standing(own, at, manifest, origins, stay, parts)
+        members |= {one: joined(own, parts, place, terms, given.get(one), told, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, at / "base", parts, members, terms.kind, silent, manifest["name"], ready)
+        return finish(root, at / "base", parts, members, own, silent, manifest["name"], ready)
 
 
 # --- who is to be adopted ---------------------------------------------------------------------------------------------
@@ -202,22 +214,32 @@ def require_known(name: str, known: list[str], field: str) -> None:
 
 
 def joined(
-    base: Base, at: Located, terms: Terms, prompts: list[str | Conversation] | None, told: Progress, name: str
+    kind: AnyKind,
+    base: Base,
+    at: Located,
+    terms: Terms,
+    prompts: list[str | Conversation] | None,
+    told: Progress,
+    name: str,
 ) -> Member:
     """An expert that is to join, held against the base, with what the router reads of its prompts."""
     features = None if prompts is None else features_of(base, prompts, name)
-    return replace(member(base, at, terms, told, name), features=features)
+    return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, told, name), at.origin, features)
 
 
-def standing(at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base) -> dict[str, Member]:
+def standing(
+    kind: AnyKind, at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base
+) -> dict[str, Member]:
     """The experts of a mixture that stands, with what its router has read of their prompts."""
     path = at / "router" / router_room.FEATURES
     features = read_tensors(path) if path.is_file() else {}
     return {
         name: Member(
-            expert_of(SITES[manifest["site"]].read(at / "experts" / name, base)),
-            at / "experts" / name,
-            manifest["adopted"]["experts"][name],
+            Joined(
+                kind.value(kind.read(at / "experts" / name, base)),
+                at / "experts" / name,
+                manifest["adopted"]["experts"][name],
+            ),
             origins.get(name, {}),
             features.get(name),
         )
@@ -262,7 +284,7 @@ def finish(
     base_at: Path,
     base: Base,
     members: dict[str, Member],
-    kind: Kind,
+    kind: AnyKind,
     disabled: tuple[str, ...],
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
@@ -275,9 +297,12 @@ def finish(
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
         router_at, told = router or made_router(scratch / "router", base, members)
-        folders = {one: made.folder or written(scratch / one, one, made, base) for one, made in members.items()}
-        experts = {one: made.facts for one, made in members.items()}
-        facts: dict[str, Any] = {"name": name, "site": SITE_OF[kind], "level": "sequence", "disabled": list(disabled)}
+        folders = {
+            one: made.expert.folder or written(kind, scratch / one, one, made.expert, base)
+            for one, made in members.items()
+        }
+        experts = {one: made.expert.facts for one, made in members.items()}
+        facts: dict[str, Any] = {"name": name, "site": kind.site, "level": "sequence", "disabled": list(disabled)}
         facts["adopted"] = {"router": told, "experts": experts}
         origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
         facts["origins"] = {one: origin for one, origin in origins.items() if origin}
@@ -304,7 +329,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
         made: TrainedRouter = router
     else:
-        loras = [one.expert for one in members.values() if isinstance(one.expert, LoRA)]
+        loras = [one.expert.value for one in members.values() if one.expert.value is not None]
         arrow = fit_arrow(base.decoder, loras, *begins(base), SEED)
         alike = overlaps(arrow).fill_diagonal_(-1.0)
         one, other = divmod(int(alike.argmax()), len(names))
@@ -315,6 +340,13 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
     stored = StoredRouter(made, told["kind"], names, told["feature"], Selection(), {})
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, told
+
+
+def written(kind: AnyKind, folder: Path, name: str, made: Joined[Any], base: Base) -> Path:
+    """The folder of an expert that was made here."""
+    disk.make_all(folder)
+    kind.save(folder, made.value, base, {"name": name, **made.facts, **base.told})
+    return folder
 
 
 def begins(base: Base) -> tuple[tuple[int, ...], int]:

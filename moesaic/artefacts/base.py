@@ -39,6 +39,11 @@ class Base:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def body(self) -> Decoder:
+        """The decoder, by the name that bases of every task have."""
+        return self.decoder
+
+    @property
     def told(self) -> dict[str, Any]:
         """What the manifests of experts and routers say of it beside the fingerprint."""
         return {"base_origin": dict(self.origin)} if self.origin else {}

@@ -511,6 +511,19 @@ def recipe_from(
     show_recipe(config, train or [], test or [], name)
 
 
+@app.command()
+def recipe(
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="[PATH]", help="Write it to this file instead (default: print it).")
+    ] = None,
+) -> None:
+    """Describe recipes to editors: a JSON schema of every key."""
+    from moesaic.cli.translating import show_schema
+
+    show_schema(path)
+
+
 def main() -> None:
     """The console script."""
     arguments, debug = without_debug(sys.argv[1:])

@@ -27,7 +27,7 @@ def budget(folder: Path, vram: str | int | None, ram: str | int | None) -> Budge
     found = described((folder,), None, None)
     width = computed(found, *types_of(found, None)).itemsize
     sizes = sorted((part.bytes for part in told.parts if part.role == "expert"), reverse=True)
-    held = sum(sizes) if told.site == "linear" else 0  # adapters are small: all of them are there always
+    held = sum(sizes) if found.kind and found.kind.always_held else 0
     host = 0 if ram is None else bytes_of(ram, "ram")
     first = host - LIBRARIES if vram is None else devices_of(vram, 1)[0]
 

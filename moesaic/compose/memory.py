@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 import torch
 
 from moesaic.config import DecoderConfig
-from moesaic.interop.outline import Config, Outline, Shape
+from moesaic.interop.outline import PARTS, Config, Outline, Shape, part_of
 from moesaic.nn.rope import FIRST
 
-PARTS = ("embeddings", "attention", "norms", "ffn", "head")
 MOMENTS = 3
 """What AdamW keeps beside a weight that it trains: its gradient and two moments."""
 
@@ -21,17 +20,6 @@ LIBRARIES = 32_000_000
 
 Types = Callable[[torch.dtype], torch.dtype]
 """The type of a tensor as stored -> the type it is computed in."""
-
-
-def part_of(name: str) -> str:
-    """Which part of a model a parameter belongs to, by its name."""
-    if "norm" in name.lower():
-        return "norms"
-    if "embed" in name:
-        return "embeddings"
-    if "attn" in name or "attention" in name:
-        return "attention"
-    return "ffn" if name.startswith("layers.") else "head"
 
 
 def by_part(model: Outline, types: Types, unstored: torch.dtype) -> dict[str, tuple[int, int]]:

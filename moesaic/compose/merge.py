@@ -1,41 +1,99 @@
-"""Merging: weights + weights -> one dense model, the control that a mixture has to beat.
+"""Several models of one shape averaged into one dense base, tensor by tensor.
 
-Knows nothing about routers or files.
+Knows nothing about routers. `average` of `merge.py` is that of adapters, a control of the evaluation.
 """
 
+import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
-from moesaic.adapters import LoRA, merge
-from moesaic.adapters.blocks import graft, mean_of
-from moesaic.adapters.feedforward import FFN
-from moesaic.model.decoder import Decoder
+from moesaic.artefacts.base import KIND, end_of, identify, write_description
+from moesaic.artefacts.whole_model import as_stored, require_tokenizer
+from moesaic.errors import RecipeError
+from moesaic.files import write_manifest, write_new
+from moesaic.hub.locate import locate, model_folder, tokenizer_folder
+from moesaic.interop.decoders import named, read_decoder
+from moesaic.kinds.difference import require_shape
+from moesaic.tensors.shards import write_shards
+from moesaic.tensors.tensors import Made
+from moesaic.tokenizer import Tokenizer
+
+Only = Literal["shared"]
+FILE_BYTES = 1_000_000_000
+"""What one file of the result holds at most, and so about half of what averaging takes of memory."""
 
 
-def average(decoder: Decoder, experts: list[LoRA]) -> Decoder:
-    """The base with the mean of all experts' changes added to its weights, in place.
+def merge(
+    models: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    only: str | None = None,
+) -> Path:
+    """Average the parameters of models of one shape and tokenizer into a new folder, a base. Returns it.
 
-    At site `linear` a mixture with uniform weights computes the same function: sum_e (1/E) B_e A_e is linear.
+    `weights`: one for each model, divided by their sum; without them all count the same. `only="shared"`: everything
+    but the feed-forward blocks, which stay those of the first model; to give each model's blocks to a mixture of site
+    `ffn` over the result (Branch-Train-MiX, arXiv 2403.07816, section 2.2). Sums are made in float32 at least, and
+    stored in the types of the first. Raises CompatibilityError for models of another shape or tokenizer.
     """
-    merge(decoder, experts, [1 / len(experts)] * len(experts))
-    return decoder
+    shares = shares_of(len(models), weights)
+    if only not in (None, *get_args(Only)):
+        raise RecipeError("unknown", field="only", expected=" or ".join(get_args(Only)), got=only)
+    folders = [model_folder(locate(place).folder) for place in models]
+    read = [read_decoder(folder, as_stored, mapped=True) for folder in folders]
+    tokenizers = [
+        Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))
+        for at, (_, found) in zip(folders, read, strict=True)
+    ]
+    first, tokenizer = read[0][0], tokenizers[0]
+    for at, (decoder, _), own in zip(folders, read, tokenizers, strict=True):
+        require_shape(first.config, decoder.config, at, "models of one shape are merged, and this one's")
+        require_tokenizer(tokenizer, own, at)
+    tensors = [named(decoder) for decoder, _ in read]
 
+    def averaged(name: str) -> Tensor:
+        own = tensors[0][name]
+        if only == "shared" and ".mlp." in name:
+            return own
+        exact = torch.promote_types(own.dtype, torch.float32)
+        total = torch.zeros(own.shape, dtype=exact)
+        for share, some in zip(shares, tensors, strict=True):
+            total.add_(some[name].to(exact), alpha=share)
+        return total.to(own.dtype)
 
-def average_blocks(decoder: Decoder, experts: Sequence[FFN]) -> Decoder:
-    """The base with the mean of all experts' feed-forward blocks in the place of its own, in place.
+    def write(draft: Path) -> None:
+        write_shards(draft, Made(tensors[0], averaged), FILE_BYTES)
+        write_description(draft, first, tokenizer)
+        made, _ = read_decoder(draft, as_stored, mapped=True)
+        facts = {
+            "fingerprint": identify(made, tokenizer, torch.get_default_dtype()),
+            "shapes": {name: list(tensor.shape) for name, tensor in tensors[0].items()},
+            "merged": {
+                "from": [identify(decoder, tokenizer, torch.get_default_dtype()) for decoder, _ in read],
+                "weights": shares,
+                "only": only,
+            },
+        }
+        write_manifest(draft, {"kind": KIND, **facts})
 
-    No identity: a block is not linear in its matrices, so uniform weights compute something else.
-    """
-    graft(decoder, mean_of(decoder, experts))
-    return decoder
-
-
-def average_models(decoder: Decoder, experts: Sequence[Decoder]) -> Decoder:
-    """The mean of whole models of one shape, in place of a decoder that is none of them."""
     with torch.no_grad():
-        for name, weight in decoder.named_parameters():  # a tied head is there once
-            weight.zero_()
-            for expert in experts:
-                weight.add_(expert.get_parameter(name), alpha=1 / len(experts))
-    return decoder
+        size = sum(tensor.nbytes for tensor in tensors[0].values())
+        return write_new(Path(out), write, size, "the merged model")
+
+
+def shares_of(count: int, weights: Sequence[float] | None) -> list[float]:
+    """What each of the models counts, 1 together."""
+    if count < 2:
+        raise RecipeError("one model alone needs no merging", expected="two models or more", got=count)
+    given = [1.0] * count if weights is None else list(weights)
+    if len(given) != count:
+        raise RecipeError("not a weight for each model", field="weights", expected=count, got=len(given))
+    if not all(math.isfinite(weight) for weight in given) or not sum(given) > 0:
+        raise RecipeError("no weights", field="weights", expected="numbers with a sum above 0", got=str(given))
+    return [weight / sum(given) for weight in given]

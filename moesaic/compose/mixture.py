@@ -4,89 +4,34 @@ Knows nothing about text in or out: `generate/` asks the mixture that stands her
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from moesaic.adapters import LoRA, attach, feedforward, standing
-from moesaic.adapters.feedforward import FFN
-from moesaic.artefacts import adapter as adapter_room
 from moesaic.artefacts import base as base_room
-from moesaic.artefacts import ffn as ffn_room
 from moesaic.artefacts import router as router_room
-from moesaic.artefacts.adapter import StoredExpert, load_expert
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.expert_names import expert_names
-from moesaic.artefacts.ffn import FFNFiles, FFNPlace, StoredFFN, load_ffn
 from moesaic.artefacts.router import StoredRouter, load_router
-from moesaic.artefacts.whole_model import StoredModel, load_whole, model_of, open_whole, write_into_mixture
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, gather, is_published, read_manifest, write_manifest
-from moesaic.model.mixture import AdapterMixture
+from moesaic.kinds import AnyKind, at_site, sites
+from moesaic.kinds.kind import Mixing, Stored
+from moesaic.model.mixture import Routed
 from moesaic.model.source import HELD, ExpertSource
-from moesaic.model.whole import LEVELS, Level, ModelMixture
-from moesaic.ops.ensemble import COMBINATIONS, Combine
-from moesaic.residency.fetching import Budget, Fetchable, FetchedExperts, Whole
+from moesaic.residency.fetching import Budget, Fetchable, FetchedExperts
 from moesaic.tokenizer import Tokenizer
 
 KIND = "mixture"
-Stored = StoredExpert | StoredFFN | StoredModel
-Mixture = AdapterMixture | ModelMixture
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where experts meet, as far as the disk is concerned: how one is read over its base, and how the folder of one is
-    written into a mixture's beside a base's folder. `open` reads all but the values, of the expert in a place."""
-
-    read: Callable[[Path, Base], Stored]
-    write: Callable[[Path, Path, Path], None]
-    open: Callable[[Path, Base, int], tuple[Fetchable, Stored]]
-
-
-def copying(files: tuple[str, ...]) -> Callable[[Path, Path, Path], None]:
-    """Writes an expert's folder by taking over these files of it and its manifest."""
-
-    def write(source: Path, target: Path, base: Path) -> None:
-        gather({file: source / file for file in (*files, MANIFEST)}, target)
-
-    return write
-
-
-def read_adapter(at: Path, base: Base) -> StoredExpert:
-    return load_expert(at, base.fingerprint, base.decoder, mapped=True)
-
-
-def open_adapter(at: Path, base: Base, place: int) -> tuple[Fetchable, StoredExpert]:
-    """Adapters are small: they are held."""
-    return Whole(), read_adapter(at, base)
-
-
-def open_ffn(at: Path, base: Base, place: int) -> tuple[Fetchable, StoredFFN]:
-    files = FFNFiles(at, base.fingerprint, base.decoder)
-    return FFNPlace(files, base.decoder, place), StoredFFN(files.outline, files.manifest)
-
-
-def open_model(at: Path, base: Base, place: int) -> tuple[Fetchable, StoredModel]:
-    files, manifest = open_whole(at, base)
-    if not files.own:
-        files.fill({})
-    return files, model_of(files, manifest, base)
-
-
-SITES = {
-    "linear": Site(read_adapter, copying(adapter_room.FILES), open_adapter),
-    "ffn": Site(lambda at, base: load_ffn(at, base.fingerprint, base.decoder), copying(ffn_room.FILES), open_ffn),
-    "model": Site(load_whole, write_into_mixture, open_model),
-}
 
 
 @dataclass(frozen=True)
 class StoredMixture:
     """A mixture as read, ready to route and compute. `source`: who has its experts in memory."""
 
-    model: Mixture
+    kind: AnyKind
+    model: Routed
     tokenizer: Tokenizer
     experts: Mapping[str, Stored]
     manifest: dict[str, Any]
@@ -95,33 +40,11 @@ class StoredMixture:
 
 
 def assemble(
-    base: Base,
-    experts: Mapping[str, Stored],
-    router: StoredRouter,
-    disabled: Collection[str] = (),
-    level: Level = "sequence",
-    combine: Combine = "mixture",
-    source: ExpertSource = HELD,
-) -> Mixture:
-    """Join the parts, in the order of the router's names. The base's decoder becomes the mixture's.
-
-    `level` and `combine` are those of whole models; other experts are chosen by the prompt. With a `source` that
-    fetches them, blocks have places that are empty so far.
-    """
+    kind: AnyKind, base: Base, experts: Mapping[str, Stored], router: StoredRouter, mixing: Mixing | None = None
+) -> Routed:
+    """Join the parts, in the order of the router's names. The base's decoder becomes the mixture's."""
     require_names(router, experts)
-    found, reads, decides = [experts[name] for name in router.names], router.reads, router.decides
-    models = [one.decoder for one in found if isinstance(one, StoredModel)]
-    if models:
-        return ModelMixture(
-            base.decoder, models, router.names, decides, reads, router.selection, level, combine, disabled, source
-        )
-    loras = [one.lora for one in found if isinstance(one, StoredExpert)]
-    ffns = [one.ffn for one in found if isinstance(one, StoredFFN)]
-    beside: list[LoRA | FFN] = [*loras, *ffns]
-    lowest = min(layer for expert in beside for layer in expert.layers)
-    attach(base.decoder, loras)
-    (feedforward.attach if source is HELD else feedforward.reserve)(base.decoder, ffns)
-    return AdapterMixture(base.decoder, router.names, decides, reads, router.selection, lowest, disabled, source)
+    return kind.join(base, [experts[name] for name in router.names], router, mixing or Mixing())
 
 
 def require_names(router: StoredRouter, names: Collection[str]) -> None:
@@ -137,10 +60,10 @@ def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Pat
     """
     gather(base_room.files_of(base), folder / "base")
     gather({file: router / file for file in (*router_room.FILES, MANIFEST)}, folder / "router")
-    site = SITES[facts.get("site", "linear")]
+    kind = at_site(facts.get("site", "linear"))
     for name, path in experts.items():
         disk.make_all(folder / "experts" / name)
-        site.write(path, folder / "experts" / name, folder / "base")
+        kind.write(path, folder / "experts" / name, folder / "base")
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
 
 
@@ -163,38 +86,30 @@ def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
     manifest = read_manifest(folder, KIND)
     names = expert_names(folder, manifest)
     base = load_base(folder / "base")
-    site = SITES[said(folder, manifest, "site", [*SITES])]
-    experts = {} if budget else {name: site.read(folder / "experts" / name, base) for name in names}
+    kind = at_site(said(folder, manifest, "site", sites()))
+    experts = {} if budget else {name: kind.read(folder / "experts" / name, base) for name in names}
     router = load_router(folder / "router", base.fingerprint)
+    level, combine = said(folder, manifest, "level", kind.levels), said(folder, manifest, "combine", kind.combinations)
     source: ExpertSource = HELD
-    whole = site is SITES["model"]
-    level, combine = said(folder, manifest, "level", LEVELS if whole else LEVELS[:1]), COMBINATIONS[0]
-    if whole:
-        combine = said(folder, manifest, "combine", COMBINATIONS)
     if budget:
         require_names(router, names)
-        experts, source = fetched(folder, site, base, router, budget, level)
-    mixture = assemble(base, experts, router, disabled_in(folder, manifest), level, combine, source)
-    for name, expert in experts.items():  # nobody holds the files' tensors any longer, nor their pages
-        place = mixture.names.index(name)
-        if isinstance(expert, StoredFFN) and source is HELD:
-            experts[name] = StoredFFN(feedforward.standing(base.decoder, place), expert.manifest)
-        elif isinstance(expert, StoredExpert):
-            adapter = expert.adapter  # of a train the pairs are made again where somebody asks for them
-            own = standing(base.decoder, adapter, place) if isinstance(adapter, LoRA) else adapter
-            experts[name] = replace(expert, adapter=own)
-    return StoredMixture(mixture, base.tokenizer, experts, manifest, folder, source)
+        experts, source = fetched(folder, kind, base, router, budget, level)
+    mixing = Mixing(level, combine, disabled_in(folder, manifest), source)
+    mixture = assemble(kind, base, experts, router, mixing)
+    if source is HELD or kind.always_held:
+        experts = {name: kind.held(base.decoder, one, mixture.names.index(name)) for name, one in experts.items()}
+    return StoredMixture(kind, mixture, base.tokenizer, experts, manifest, folder, source)
 
 
 def fetched(
-    folder: Path, site: Site, base: Base, router: StoredRouter, budget: Budget, level: Level
+    folder: Path, kind: AnyKind, base: Base, router: StoredRouter, budget: Budget, level: str
 ) -> tuple[dict[str, Stored], FetchedExperts]:
     """The experts of a mixture without their values, and who fetches these; base and router are moved to the device."""
     for part in (base.decoder, router.router, *([router.encoder.sentences] if router.encoder else [])):
         part.to(budget.device)
     experts, opened = dict[str, Stored](), list[Fetchable]()
-    for place, name in enumerate(router.names):
-        comes, experts[name] = site.open(folder / "experts" / name, base, place)
+    for index, name in enumerate(router.names):
+        comes, experts[name] = kind.open(folder / "experts" / name, base, index)
         opened.append(comes)
     return experts, FetchedExperts(opened, budget, level == "sequence")
 

@@ -7,15 +7,16 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import torch
 
 from moesaic.compose import memory
-from moesaic.compose.compatibility import Difference, Site
-from moesaic.compose.composition import Composition, Expert, described
+from moesaic.compose.composition import Composition, Planned, described
 from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
+from moesaic.kinds import sites
+from moesaic.kinds.compatibility import Difference
 
 CONTEXT = 4096
 """Tokens of a row where none are given, or the context of the base if that is shorter."""
@@ -45,7 +46,7 @@ class Plan:
     """
 
     base: str
-    site: Site | None
+    site: str | None
     dtype: str
     context: int
     batch: int
@@ -144,7 +145,7 @@ def plan(
     share the experts; `vram`, `ram` and `devices` are those of each.
     """
     _check(site, dtype, devices, batch, context, active, bandwidth, hosts)
-    found = described(models, base, cast(Site | None, site))
+    found = described(models, base, site)
     types, unstored = types_of(found, dtype)
     width = computed(found, types, unstored).itemsize
     most = found.base.config.context
@@ -156,7 +157,7 @@ def plan(
     needs = working(found, batch, tokens, asked, width, training)
     told = Plan(
         base=found.base.name,
-        site=found.site,
+        site=found.kind.site if found.kind else None,
         dtype=str(computed(found, types, unstored)).removeprefix("torch."),
         context=tokens,
         batch=batch,
@@ -174,8 +175,8 @@ def plan(
         core=told.bytes_of("shared", "router"),
         working=told.working + (memory.LIBRARIES if vram is None else 0),
         experts={part.name: part.bytes for part in told.parts if part.role == "expert"},
-        active=len(found.experts) if found.site == "linear" else asked,  # adapters are small: all are held
-        everywhere=found.site == "model",
+        active=len(found.experts) if found.kind and found.kind.always_held else asked,
+        everywhere=found.kind is not None and not found.kind.shares_trunk,
     )
     host = Host(devices_of(vram, devices), None if ram is None else bytes_of(ram, "ram"), bandwidth)
     where = spread(demand, host, hosts) if hosts > 1 else placed(demand, host)
@@ -191,7 +192,7 @@ def types_of(found: Composition, dtype: str | None) -> tuple[memory.Types, torch
         return lambda stored: TYPES[dtype], TYPES[dtype]
     if found.base.folder is None and not found.base.stored:
         return lambda stored: torch.bfloat16, torch.bfloat16
-    if found.site is None:
+    if found.kind is None:
         return lambda stored: torch.float32 if stored == torch.float16 else stored, torch.bfloat16
     return lambda stored: torch.float32, torch.float32
 
@@ -212,13 +213,13 @@ def weights(found: Composition, types: memory.Types, unstored: torch.dtype) -> l
     parts = [Part(name, "shared", *both) for name, both in shared.items()]
     if turned := memory.rotations(found.base.config, width):
         parts.append(Part("rotary positions", "shared", 0, turned))
-    stacks = memory.stacked([expert.pairs for expert in found.experts if expert.pairs is not None])
+    stacks = memory.stacked([expert.footprint.pairs for expert in found.experts if expert.footprint.pairs is not None])
     for expert in found.experts:
-        size = sum(count * types(stored).itemsize for stored, count in expert.counts.items())
-        size += stacks * width if expert.pairs is not None else 0
-        size += memory.rotations(expert.config, width) if expert.config and size else 0
+        size = sum(count * types(stored).itemsize for stored, count in expert.footprint.counts.items())
+        size += stacks * width if expert.footprint.pairs is not None else 0
+        size += memory.rotations(expert.footprint.config, width) if expert.footprint.config and size else 0
         parts.append(Part(expert.name, "expert", parameters_of(expert), size))
-    if found.site is not None:
+    if found.kind is not None:
         parts.append(Part("router", "router", found.router, found.router * 4))
     return parts
 
@@ -233,15 +234,15 @@ def working(found: Composition, rows: int, tokens: int, active: int, width: int,
             Part("activations", "working", 0, memory.saved_activations(config, rows, tokens, width)),
             Part("gradients and AdamW", "working", 0, memory.optimiser(trained, width)),
         ]
-    own = [config, *(expert.config for expert in found.experts if expert.config is not None)]
+    own = [config, *(expert.footprint.config for expert in found.experts if expert.footprint.config is not None)]
     readers = len(own) if found.level == "token" else active if own[1:] else 1
     kept = sum(sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:readers])
     most = max(memory.activations(one, rows, tokens, width) for one in own)
     return [Part("key/value cache", "working", 0, kept), Part("activations", "working", 0, most)]
 
 
-def parameters_of(expert: Expert) -> int:
-    return memory.pairs(expert.pairs or {}) + sum(expert.counts.values())
+def parameters_of(expert: Planned) -> int:
+    return memory.pairs(expert.footprint.pairs or {}) + sum(expert.footprint.counts.values())
 
 
 def resident(found: Composition, dtype: torch.dtype) -> int:
@@ -259,7 +260,7 @@ def _check(
     bandwidth: tuple[float, float],
     hosts: int,
 ) -> None:
-    for field, value, known in (("site", site, get_args(Site)), ("dtype", dtype, tuple(TYPES))):
+    for field, value, known in (("site", site, tuple(sites())), ("dtype", dtype, tuple(TYPES))):
         if value is not None and value not in known:
             raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
     counts = {"devices": devices, "batch": batch, "context": context, "active": active, "hosts": hosts}

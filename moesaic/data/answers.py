@@ -5,6 +5,7 @@ Knows nothing about files, models, or which labels other tasks have.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -34,6 +35,11 @@ class LabelledTokens:
     def prompt(self) -> int:
         """How many of its ids a router may read: all."""
         return len(self.ids)
+
+    @property
+    def judged_by(self) -> list[Any]:
+        """Everything that an answer to the row depends on, and its label."""
+        return [self.ids, self.prompt, self.label]
 
 
 def encode_labelled(

@@ -6,7 +6,7 @@ Knows nothing about files, splits or models; of a tokenizer only how it begins a
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -54,6 +54,11 @@ class Tokens:
     group: str
     truncated: bool = False
     source: str = field(default="", compare=False)
+
+    @property
+    def judged_by(self) -> list[Any]:
+        """The tokens of the row, and from where they are scored."""
+        return [self.ids, self.prompt]
 
     def __post_init__(self) -> None:
         if not 0 < self.prompt < len(self.ids):

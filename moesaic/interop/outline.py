@@ -31,6 +31,9 @@ from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.safetensors_file import opened
 from moesaic.tensors.shards import TensorFiles
 
+PARTS = ("embeddings", "attention", "norms", "ffn", "head")
+"""The parts of a model that its parameters are counted by."""
+
 Shape = tuple[int, ...]
 Config = DecoderConfig | EncoderConfig
 
@@ -54,6 +57,11 @@ class Outline:
     def module(self) -> nn.Module:
         """The model without memory for its values."""
         return unloaded(self.config)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether the model routes its own tokens."""
+        return bool(getattr(self.config, "num_experts", 0))
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
@@ -190,3 +198,14 @@ def shapes_in(folder: Path) -> dict[str, Shape]:
     """The shape of every tensor in a folder, by its name there."""
     with TensorFiles(folder, mapped=True) as files:
         return {name: tuple(files.shape(name)) for name in files}
+
+
+def part_of(name: str) -> str:
+    """Which part of a model a parameter belongs to, by its name."""
+    if "norm" in name.lower():
+        return "norms"
+    if "embed" in name:
+        return "embeddings"
+    if "attn" in name or "attention" in name:
+        return "attention"
+    return "ffn" if name.startswith("layers.") else "head"

@@ -18,7 +18,7 @@ from moesaic.model.features import Prompts, pool, project, read
 from moesaic.model.readings import Readings
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Cache
-from moesaic.routing import Gates, Routing, Selection
+from moesaic.routing import Gates, Routing, Selection, require
 from moesaic.routing.routers import ArrowRouter, Features, Router
 
 Read = TypeVar("Read", Cache, Readings)
@@ -54,7 +54,7 @@ class Routed(Protocol):
     @property
     def context(self) -> int: ...
     def route(self, prompts: Prompts) -> Routing: ...
-    def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]: ...
+    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None) -> Float[Tensor, "b t v"]: ...
     def prefill(
         self, prompts: Prompts, room: int, forced: Routing | None
     ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
@@ -108,8 +108,9 @@ class AdapterMixture(nn.Module):
         """Features to weights."""
         return decided(self.router, features, self.selection, self.disabled, self.decoder.norm.weight)
 
-    def score(self, ids: Int[Tensor, "b t"], gates: Gates) -> Float[Tensor, "b t v"]:
+    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates."""
+        gates = require(gates, ids)
         with self.source.using(gates.present):
             return self.decoder(ids, None, gates).logits
 

@@ -3,17 +3,16 @@
 Knows nothing about torch, rows of text or run directories: it is plain data that every other room is handed.
 """
 
-from moesaic.recipe.mixing import LEGAL, Mixture, Site
+from moesaic.recipe.mixing import Mixture, Site
 from moesaic.recipe.reading import dump, parse, read
 from moesaic.recipe.schema import (
     Base,
     Evaluate,
     ExistingBase,
-    Expert,
     NewBase,
     Recipe,
-    Target,
 )
+from moesaic.sections.expert import Expert, Target
 from moesaic.sections.layers import layer_range
 from moesaic.sections.names import RESERVED, Control, validate_expert, validate_name
 from moesaic.sections.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
@@ -22,7 +21,6 @@ from moesaic.sections.texts import Texts
 from moesaic.sections.training import Pretrain, Train, TrainOverride
 
 __all__ = [
-    "LEGAL",
     "RESERVED",
     "Base",
     "Control",

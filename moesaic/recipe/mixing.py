@@ -1,6 +1,6 @@
-"""Which experts can be mixed, where and how finely; and what a recipe may not say beside each kind.
+"""Checks which kinds of experts can be mixed, where, how finely and by which routers.
 
-Knows nothing about files or tensors: kinds, sites and levels are words here.
+Knows no kind by name, and nothing about files or tensors.
 """
 
 from collections.abc import Mapping
@@ -8,79 +8,59 @@ from typing import Literal
 
 from moesaic.config import Feature
 from moesaic.errors import RecipeError
+from moesaic.kinds import KINDS, Kind
 from moesaic.sections.routers import Router
-from moesaic.sections.section import Section, refusal
+from moesaic.sections.section import Section, either, refusal
 
-Kind = Literal["lora", "tt_lora", "ffn", "model"]
 Site = Literal["linear", "ffn", "model"]
 Level = Literal["sequence", "token"]
-
-LEGAL: dict[str, tuple[Site, tuple[Level, ...]]] = {
-    "lora": ("linear", ("sequence",)),
-    "tt_lora": ("linear", ("sequence",)),
-    "ffn": ("ffn", ("sequence",)),
-    "model": ("model", ("sequence", "token")),
-}
-"""Expert kind -> the site where such experts meet, and the levels at which they can be routed there."""
-
-OF_ADAPTERS = ("rank", "alpha", "targets", "factors", "init")
-"""What only experts of site `linear` have."""
-
-WITHOUT = {
-    "ffn": dict.fromkeys(OF_ADAPTERS, "a feed-forward expert is whole blocks, and no adapter"),
-    "model": {
-        **dict.fromkeys(OF_ADAPTERS, "a whole model is no adapter"),
-        "layers": "of a whole model all layers are trained",
-    },
-}
-"""Expert kind -> the keys that say nothing about it, and why."""
 
 
 class Mixture(Section):
     """Where and how finely experts are mixed."""
 
     site: Site | None = None
-    """Where experts meet: adapters beside the matrices of the base, blocks beside its feed-forward blocks, or whole
-    models behind the router; as their kind has it, where none is given."""
+    """Where experts meet (default: as their kind decides): linear, adapters beside matrices of the base; ffn, blocks
+    beside its feed-forward blocks; model, whole models behind the router."""
     level: Level = "sequence"
-    """Who decides: each sequence, from its prompt; or, of whole models, before each token all that was read."""
+    """How often the router decides: once for each sequence, from its prompt; or before each token, from the text so
+    far, which only whole models allow."""
     combine: Literal["mixture", "product"] = "mixture"
-    """How several whole models' next-token distributions become one: their weighted mean, or their weighted product."""
+    """Way to combine the next-token distributions of whole models: their weighted mean, or their weighted product."""
 
     def idle(self) -> dict[str, str]:
-        """How distributions are combined, where there is only one."""
-        return {"combine": "it goes with site: model"} if self.site in ("linear", "ffn") else {}
+        """How distributions are combined, where the experts share a trunk and so give one distribution."""
+        several = dict.fromkeys(kind.site for kind in KINDS.values() if not kind.shares_trunk)
+        return {} if self.site is None or self.site in several else {"combine": f"it goes with site: {either(several)}"}
 
 
-def site_of(kinds: Mapping[str, str]) -> Site:
-    """Where experts of these kinds meet, by name; those of several sites cannot be mixed."""
+def site_of(kinds: Mapping[str, Kind]) -> str:
+    """Where experts of these kinds meet, by name; experts of several sites cannot be mixed."""
     (first, kind), *_ = kinds.items()
-    site, _ = LEGAL[kind]
     for name, other in kinds.items():
-        if LEGAL[other][0] != site:
-            alike = " or ".join(one for one, (where, _) in LEGAL.items() if where == site)
-            what = f"{other} experts ('{name}') cannot be mixed with {kind} experts ('{first}')"
+        if other.site != kind.site:
+            alike = either(one.word for one in KINDS.values() if one.site == kind.site)
+            what = f"{other.word} experts ('{name}') cannot be mixed with {kind.word} experts ('{first}')"
             hint = "keep each kind in a recipe of its own"
             raise refusal(RecipeError(what, expected=alike, hint=hint), "experts", name, "kind")
-    return site
+    return kind.site
 
 
-def require_legal(kinds: Mapping[str, str], mixture: Mixture) -> None:
+def require_legal(kinds: Mapping[str, Kind], mixture: Mixture) -> None:
     """Refuse a site or a level at which experts of these kinds, by name, cannot be mixed."""
     for name, kind in kinds.items():
-        site, levels = LEGAL[kind]
-        what = f"{kind} experts ('{name}') cannot be mixed"
-        if mixture.site not in (None, site):
-            error = RecipeError(f"{what} at site {mixture.site}", expected=f"site {site}")
+        what = f"{kind.word} experts ('{name}') cannot be mixed"
+        if mixture.site not in (None, kind.site):
+            error = RecipeError(f"{what} at site {mixture.site}", expected=f"site {kind.site}")
             raise refusal(error, "mixture", "site")
-        if mixture.level not in levels:
-            error = RecipeError(f"{what} at level {mixture.level}", expected=f"level {' or '.join(levels)}")
+        if mixture.level not in kind.levels:
+            error = RecipeError(f"{what} at level {mixture.level}", expected=f"level {either(kind.levels)}")
             raise refusal(error, "mixture", "level")
 
 
-def require_routable(router: Router, site: Site, level: Level) -> None:
-    """Refuse a router that whole models cannot be chosen by, or not token by token."""
-    if site != "model":
+def require_routable(router: Router, kinds: Mapping[str, Kind], level: Level) -> None:
+    """Refuse a router that cannot choose between whole models, or not token by token."""
+    if all(kind.shares_trunk for kind in kinds.values()):
         return
     if router.depth is not None:
         hint = "read embedding_mean, hidden_mean or hidden_last"

@@ -1,18 +1,20 @@
-"""What pydantic finds wrong, as the one error that a person reads: where, expected, got, what to do.
+"""Turns what pydantic finds wrong into the one error that a person reads: where, expected, got, what to do.
 
-Knows nothing about any section by name: what could have been written is read off the models.
+Knows no section by name: the keys that could have been written are read off the models.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from moesaic.errors import RecipeError, nearest
+from moesaic.recipe.by_kind import ByKind, kind_sections
 from moesaic.sections.document import Document, Loc
-from moesaic.sections.section import CASE
+from moesaic.sections.section import CASE, either
 
 EXPECTED = {
     "int_type": "a whole number",
@@ -37,23 +39,60 @@ EXPECTED = {
 """Error types of pydantic -> what should have been written, in terms of their context."""
 
 
-def models_at(annotation: Any, loc: Loc) -> Iterator[type[BaseModel]]:
-    """The models that may stand at `loc` in a value of type `annotation`: of a union, all of them."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+@dataclass(frozen=True)
+class Shape:
+    """A section that may stand at a place.
+
+    `kinds`: the kinds that the recipe would have to write for it; none where it goes with what is written.
+    """
+
+    section: type[BaseModel]
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> Iterable[str]:
+        return self.section.model_fields
+
+
+def shapes_at(annotation: Any, loc: Loc, value: Any, kinds: tuple[str, ...] = ()) -> Iterator[Shape]:
+    """The sections that may stand at `loc` in `value`, whose type is `annotation`: of a union, all of them."""
+    if isinstance(annotation, ByKind):
+        for section in kind_sections():
+            yield from shapes_at(section, loc, value, kinds)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kinds = kinds or other_kinds(annotation, value)
         if not loc:
-            yield annotation
+            yield Shape(annotation, kinds)
         elif loc[0] in annotation.model_fields:
-            yield from models_at(annotation.model_fields[str(loc[0])].annotation, loc[1:])
-        return
-    container = get_origin(annotation) in (list, dict)
-    if loc or not container:
+            field = annotation.model_fields[str(loc[0])]
+            for part in (field.annotation, *field.metadata):
+                yield from shapes_at(part, loc[1:], inside(value, loc[0]), kinds)
+    elif get_origin(annotation) in (list, dict):
+        if loc:
+            for argument in get_args(annotation):
+                yield from shapes_at(argument, loc[1:], inside(value, loc[0]), kinds)
+    else:
         for argument in get_args(annotation):
-            yield from models_at(argument, loc[1:] if container else loc)
+            yield from shapes_at(argument, loc, value, kinds)
 
 
-def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
-    """The keys that a section knows; none where there is no section, or one whose keys are free."""
-    return list(dict.fromkeys(key for section in models_at(model, loc) for key in section.model_fields))
+def other_kinds(section: type[BaseModel], value: Any) -> tuple[str, ...]:
+    """The kinds that a section is of, if `value` writes another one."""
+    if "kind" not in section.model_fields or not isinstance(value, dict) or "kind" not in value:
+        return ()
+    kinds = get_args(section.model_fields["kind"].annotation)
+    return () if value["kind"] in kinds else kinds
+
+
+def inside(value: Any, step: str | int) -> Any:
+    """The value behind a step, as far as it is written."""
+    written = isinstance(value, dict) or (isinstance(value, list) and isinstance(step, int) and step < len(value))
+    return value.get(step) if isinstance(value, dict) else value[step] if written else None
+
+
+def keys_of(shapes: Iterable[Shape]) -> list[str]:
+    """The keys that sections know; none where there is no section, or one whose keys are free."""
+    return list(dict.fromkeys(key for shape in shapes for key in shape.keys))
 
 
 def as_recipe_error(found: ValidationError, model: type[BaseModel], document: Document) -> RecipeError:
@@ -69,12 +108,14 @@ def as_recipe_error(found: ValidationError, model: type[BaseModel], document: Do
     return document.located(first, loc)
 
 
-def unknown_key(key: str, known: list[str], beside: Any) -> RecipeError:
-    """The refusal of a key: misspelt, or one that does not go with those `beside` it."""
+def unknown_key(key: str, shapes: Sequence[Shape], beside: Any) -> RecipeError:
+    """The refusal of a key: misspelt, of another kind, or one that does not go with those `beside` it."""
+    known = keys_of(shape for shape in shapes if not shape.kinds)
     if key in known:
         others = ", ".join(f"'{other}'" for other in beside if other != key)
         return RecipeError(f"does not go with {others}")
-    hint = nearest(key, known)
+    kinds = dict.fromkeys(kind for shape in shapes if key in shape.keys for kind in shape.kinds)
+    hint = f"it goes with kind: {either(kinds)}" if kinds else nearest(key, known)
     return RecipeError("unknown key", expected=None if hint else f"one of {', '.join(known)}", hint=hint)
 
 
@@ -85,7 +126,8 @@ def _problem(details: ErrorDetails, model: type[BaseModel], document: Document) 
         return document.find(loc + context["at"]), context["error"]
     if kind == "extra_forbidden":
         place = document.find(loc)
-        return place, unknown_key(str(loc[-1]), keys_at(model, loc[:-1]), document.at(place[:-1]))
+        shapes = [*shapes_at(model, loc[:-1], document.value)]
+        return place, unknown_key(str(loc[-1]), shapes, document.at(place[:-1]))
     if kind == "missing":
         return document.find(loc), RecipeError("missing")
     expected = EXPECTED[kind].format_map(context) if kind in EXPECTED else details["msg"]

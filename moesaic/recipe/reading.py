@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.problems import as_recipe_error, keys_at, unknown_key
-from moesaic.recipe.schema import ExistingBase, Recipe
+from moesaic.recipe.problems import as_recipe_error, keys_of, shapes_at, unknown_key
+from moesaic.recipe.schema import Recipe
 from moesaic.sections import document as yaml
 from moesaic.sections.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
 from moesaic.sections.places import is_folder, settled
@@ -85,9 +85,6 @@ def _checked(document: Document, overrides: Sequence[str], folder: Path) -> Reci
 def _settled(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its folders made absolute and its ids with their revisions, to mean the same wherever it lies."""
     root = os.path.abspath(folder / os.path.expanduser(recipe.data_root or ""))
-    base = recipe.base
-    if isinstance(base, ExistingBase):
-        base = base.model_copy(update={"path": settled(base.path, folder)})
     experts = {
         name: expert.model_copy(update={"path": expert.path and settled(expert.path, folder)})
         for name, expert in recipe.experts.items()
@@ -96,7 +93,9 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
     router = _settled_router(recipe.router, folder)
     if rivals:
         router = router.model_copy(update={"compare": rivals})
-    return recipe.model_copy(update={"data_root": root, "base": base, "experts": experts, "router": router})
+    return recipe.model_copy(
+        update={"data_root": root, "base": recipe.base.settled(folder), "experts": experts, "router": router}
+    )
 
 
 def _settled_router(spec: Spec, folder: Path) -> Spec:
@@ -121,14 +120,14 @@ def _override(document: Document, override: str) -> None:
     node, rest = document.value, key
     while True:
         step, rest = _step(key, rest, node)
-        known = keys_at(Recipe, loc)
+        shapes = [*shapes_at(Recipe, loc, document.value)]
         loc = (*loc, step)
         if not rest:
             break
         if isinstance(node, dict) and node.get(step) is None:
-            if known and step not in known:
-                raise _on_command_line(unknown_key(str(step), known, node), loc)
-            if not known:
+            if shapes and step not in keys_of(shapes):
+                raise _on_command_line(unknown_key(str(step), shapes, node), loc)
+            if not shapes:
                 raise _on_command_line(RecipeError("does not exist", hint=nearest(str(step), list(node))), loc)
             node[step] = {}
             document.marks[loc] = BEHIND_ALL

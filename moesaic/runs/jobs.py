@@ -16,14 +16,32 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
-from typing import Any
+from typing import Any, TypeVar
 
 from moesaic.errors import MoesaicError
 from moesaic.runs.progress import Progress
 from moesaic.runs.signals import SIGNALS, heed, mood, obey, stopping
 
+T = TypeVar("T")
+
+
+class Kept:
+    """The last result of each of some functions: one piece of work leaves to the next what both would compute."""
+
+    def __init__(self) -> None:
+        self.results: dict[Callable[..., Any], tuple[tuple[Any, ...], Any]] = {}
+
+    def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(*arguments)`, computed anew only where the arguments differ from the last time's."""
+        if function not in self.results or self.results[function][0] != arguments:
+            self.results.pop(function, None)  # never both in memory
+            self.results[function] = arguments, function(*arguments)
+        return self.results[function][1]
+
+
 # A process of the pool knows its line to the parent by this; spawned processes share nothing else.
 _line: "Queue[tuple[str, str, Any]] | None" = None
+_kept = Kept()
 
 
 class Jobs:
@@ -37,6 +55,7 @@ class Jobs:
         self.pool: ProcessPoolExecutor | None = None
         self.others: set[int | None] = set()  # children of this process that are not ours
         self.done: set[str] = set()
+        self.kept = Kept()
         self.line: Queue[tuple[str, str, Any]] | None = None
 
     def __enter__(self) -> "Jobs":
@@ -53,7 +72,9 @@ class Jobs:
         """Do all the work, started in the order given, and return its results by name; the first error is raised."""
         if self.workers == 1:
             with threads(1):
-                return {name: job(Report.here(name, self.progress)) for name, job in work.items()}
+                return {name: job(self.report(name)) for name, job in work.items()}
+        if not work:
+            return {}
         if not self.pool:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
@@ -70,6 +91,14 @@ class Jobs:
             self.drain()
         self.done -= work.keys()
         return {name: future.result() for name, future in futures.items()}
+
+    def report(self, name: str) -> "Report":
+        """The report of work in this process."""
+
+        def tell(kind: str, task: str, what: Any) -> None:
+            self.progress.warn(f"{task}: {what}") if kind == "warn" else getattr(self.progress, kind)(task, what)
+
+        return Report(name, tell, self.kept)
 
     def wait(self, futures: Mapping[str, "Future[Any]"]) -> None:
         """Until all is done, or the first error; where somebody asks to stop, until every process has come to that."""
@@ -115,10 +144,10 @@ class Jobs:
 
 
 class Report:
-    """How a piece of work tells its steps, from whichever process it runs in."""
+    """How a piece of work tells its steps, from whichever process it runs in; `kept`: results of earlier work there."""
 
-    def __init__(self, name: str, tell: Callable[[str, str, Any], None]):
-        self.name, self.tell = name, tell
+    def __init__(self, name: str, tell: Callable[[str, str, Any], None], kept: Kept):
+        self.name, self.tell, self.kept = name, tell, kept
 
     def begin(self, steps: int) -> None:
         self.tell("begin", self.name, steps)
@@ -131,15 +160,6 @@ class Report:
 
     def warn(self, text: str) -> None:
         self.tell("warn", self.name, text)
-
-    @staticmethod
-    def here(name: str, progress: Progress) -> "Report":
-        """A report of work in this process."""
-
-        def tell(kind: str, task: str, what: Any) -> None:
-            progress.warn(f"{task}: {what}") if kind == "warn" else getattr(progress, kind)(task, what)
-
-        return Report(name, tell)
 
 
 @contextmanager
@@ -190,6 +210,6 @@ def _call(job: Callable[[Report], Any], name: str) -> Any:
     assert line is not None
     with mood("hasty"):
         heed()
-        result = job(Report(name, lambda *message: line.put(message)))
+        result = job(Report(name, lambda *message: line.put(message), _kept))
     line.put(("done", name, None))
     return result

@@ -3,7 +3,8 @@
 Knows no section by name, and nothing about files.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -11,10 +12,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from moesaic.errors import RecipeError
 
@@ -29,6 +33,12 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 CASE = "\0"
 """Begins the tags of unions, which pydantic puts into an error's place; no key of a recipe can begin so."""
+
+
+def either(words: Iterable[str]) -> str:
+    """The words as an error lists them: a, b or c."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def refusal(error: RecipeError, *at: str | int) -> PydanticCustomError:
@@ -58,6 +68,22 @@ class Section(BaseModel):
     def _without_idle(self, write: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         idle = self.idle()
         return {key: value for key, value in write(self).items() if key not in idle and value is not None}
+
+
+@dataclass(frozen=True)
+class OneOrMore:
+    """Annotates a list in whose place a recipe may write its only entry."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        several = handler(schema)
+        return {"anyOf": [several["items"], several]}
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
 
 
 def _distinct(values: list[T]) -> list[T]:

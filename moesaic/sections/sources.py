@@ -4,12 +4,14 @@ Knows nothing about rows, formats or demo texts: only what the recipe writes.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, Discriminator, Field, GetJsonSchemaHandler, Tag, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from moesaic.errors import RecipeError
-from moesaic.sections.section import CASE, Count, Distinct, Section, Text, refusal
+from moesaic.sections.section import CASE, Count, Distinct, OneOrMore, Section, Text, refusal
 from moesaic.sections.tasks import Metric, Task, task_of
 
 
@@ -30,17 +32,22 @@ class Source(Section):
             raise refusal(RecipeError("wrong value", expected="a path, or a mapping with one", got=repr(value)))
         return value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Adds the bare path."""
+        section = handler.resolve_ref_schema(handler(schema))
+        return {"anyOf": [section["properties"]["path"], section]}
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list) else [value]
 
-
-Sources = Annotated[list[Source], BeforeValidator(_listed)]
+Sources = Annotated[list[Source], OneOrMore()]
 SomeSources = Annotated[Sources, Field(min_length=1)]
 
 
 class DemoData(Section):
     """A domain of the built-in demo texts."""
+
+    labelled: ClassVar[bool] = False
+    """Whether the rows have labels."""
 
     demo: Text
     """Name of the demo domain."""
@@ -51,46 +58,52 @@ def _share_or_sources(value: Any) -> str:
 
 
 class FileData(Section):
-    """Files of rows, split into what is learned from, chosen by and judged on."""
+    """Files of rows: to train on, to choose settings by and to judge on."""
+
+    labelled: ClassVar[bool] = False
+    """Whether the rows have labels."""
 
     train: SomeSources
-    """What is learned from."""
+    """Files to train on."""
     validation: Annotated[
         Annotated[float, Field(gt=0, lt=1), Tag(CASE + "share")] | Annotated[SomeSources, Tag(CASE + "sources")],
         Discriminator(_share_or_sources),
     ] = 0.1
-    """What settings are chosen by: files, or the share of train that is put aside for it."""
+    """Files to choose settings by, or the share of train to set aside for that."""
     test: SomeSources
-    """What is judged on, and never learned from."""
+    """Files to judge on; nothing is ever trained on them."""
     score: Literal["response"] = "response"
-    """Which tokens carry loss and are scored: those of the response; a prompt is only read."""
+    """Tokens that are trained on and scored: those of the response; a prompt is only read."""
 
 
 HUB = "hub:"
 
 
 class LabelledData(Section):
-    """Files of rows with a label, split as texts are: JSON Lines, or by their names .tsv and .parquet."""
+    """Files of rows with a label: JSON Lines, .tsv or .parquet."""
+
+    labelled: ClassVar[bool] = True
+    """Whether the rows have labels."""
 
     task: Text | None = None
-    """A task of GLUE, which says the columns, the labels and the metrics."""
+    """Task of GLUE, which decides the columns, the labels and the metrics."""
     columns: Annotated[list[Text], Distinct, Field(min_length=1, max_length=2)] | None = None
-    """The columns of a row's text, or of its two texts."""
+    """Columns of a row's text, or of its two texts."""
     label: Text | None = None
-    """The column of a row's label; `label` where none is given."""
+    """Column of a row's label (default: `label`)."""
     labels: Annotated[list[Text], Distinct, Field(min_length=2)] | None = None
-    """Names of the labels, in the order of the integers that stand for them; else those found in train, sorted."""
-    metric: Annotated[list[Metric], BeforeValidator(_listed), Distinct, Field(min_length=1)] | None = None
-    """What is measured; by the first it is chosen. Accuracy where none is given."""
+    """Names of the labels, in the order of the integers that stand for them (default: those in train, sorted)."""
+    metric: Annotated[list[Metric], OneOrMore(), Distinct, Field(min_length=1)] | None = None
+    """Metrics to report; settings are chosen by the first (default: accuracy)."""
     train: SomeSources
-    """What is learned from; `hub:SPLIT` of a task, or `hub:OWNER/NAME/CONFIG/SPLIT`, is downloaded."""
+    """Files to train on; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
     validation: Annotated[
         Annotated[float, Field(gt=0, lt=1), Tag(CASE + "share")] | Annotated[SomeSources, Tag(CASE + "sources")],
         Discriminator(_share_or_sources),
     ] = 0.1
-    """What settings are chosen by: files, or the share of train that is put aside for it."""
+    """Files to choose settings by, or the share of train to set aside for that."""
     test: SomeSources
-    """What is judged on, and never learned from."""
+    """Files to judge on; nothing is ever trained on them."""
 
     @property
     def known(self) -> Task | None:

@@ -5,39 +5,36 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 
 import multiprocessing
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from moesaic.artefacts.router import load_router
-from moesaic.artefacts.tokenizer_check import tokenizer_beside
-from moesaic.compose.classifier import load_classifier
-from moesaic.compose.mixture import Stored, load_mixture, room_for, save_mixture
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError, memory_for, nearest
-from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
-from moesaic.kinds.labels import stored_in
-from moesaic.kinds.mixed import fingerprint_of, part_folders, read_part, take_out
+from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
-from moesaic.report import write_report
-from moesaic.runs.checkpoints import forget
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
+from moesaic.runs.part import Part, ensure, graph_of
 from moesaic.runs.progress import Progress, Silent
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
-from moesaic.runs.workshop import Workshop, keeping
-from moesaic.sections.sources import DemoData
-from moesaic.stages.evaluation import evaluate as evaluate_stage
-from moesaic.stages.experts import check_names, train_experts
-from moesaic.stages.experts import verify_expert as verify_stage
-from moesaic.stages.pretraining import pretrain as pretrain_stage
-from moesaic.stages.pretraining import text_of
-from moesaic.stages.routers import at as router_at
-from moesaic.stages.routers import specs, train_routers
+from moesaic.stages.base import BasePart, text_of
+from moesaic.stages.evaluation import EvaluationPart
+from moesaic.stages.experts import ExpertPart, ExtractedPart, check_names, is_extracted, wanted_controls
+from moesaic.stages.experts import verify_expert as verify
+from moesaic.stages.mixture import MixturePart
+from moesaic.stages.report import ReportPart
+from moesaic.stages.routers import RouterPart, specs
+from moesaic.tasks import Address, Run, open_run
+
+STAGES = ("base", "experts", "router", "mixture", "evaluation", "report")
+"""The order in which a whole run makes its parts."""
 
 
 def run(
@@ -54,32 +51,15 @@ def run(
     (base, an expert, a control, router) whose half-done states are dropped. The same in all verbs that train.
     """
     seconds: dict[str, float] = {}
-    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
-
-        @contextmanager
-        def stage(name: str) -> Iterator[None]:
-            started = time.perf_counter()
-            yield
-            seconds[name] = round(time.perf_counter() - started, 2)
-            told.note(f"{name}: {seconds[name]:.1f} s")
-
-        with stage("data"):
-            look_for_duplicates(workshop, told)
-        with stage("base"):
-            pretrain_stage(workshop, told)
-        with stage("experts"):
-            train_experts(workshop, [*workshop.trained_experts(), *wanted_controls(workshop)], told, jobs)
-        with stage("router"):
-            train_routers(workshop, told, jobs)
-        with stage("mixture"):
-            compose_stage(workshop, told)
-        with stage("evaluation"):
-            evaluation = evaluate_stage(workshop, told, jobs)
-        if "stages" not in evaluation["timing"]:  # one that was skipped keeps the times in which it was made
-            evaluation["timing"]["stages"] = seconds
-            write_sealed(workshop.root / "evaluation.json", evaluation)
-        told.note(f"report: {write_report(workshop.root)}")
-    return evaluation
+    with opened(recipe, root, progress, strict, restart) as bench:
+        with timed("data", seconds, bench.told):
+            look_for_duplicates(bench.run, bench.told)
+        for stage in STAGES:
+            if stage == "report":
+                add_times(bench.run.dir.evaluation_at, seconds)
+            with timed(stage, seconds, bench.told):
+                bench.make(stage)
+        return read_sealed(bench.run.dir.evaluation_at)
 
 
 def pretrain(
@@ -91,8 +71,9 @@ def pretrain(
     restart: Collection[str] = (),
 ) -> Path:
     """Make the base. Returns the folder it lies in."""
-    with opened(recipe, root, progress, strict, restart) as (workshop, told, _):
-        return pretrain_stage(workshop, told)
+    with opened(recipe, root, progress, strict, restart) as bench:
+        bench.make("base")
+        return bench.run.models.base_at
 
 
 def train_expert(
@@ -105,18 +86,18 @@ def train_expert(
     restart: Collection[str] = (),
 ) -> dict[str, Path]:
     """Train those named, experts or controls; or all that the recipe asks for. Returns their folders."""
-    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
-        chosen = check_names(workshop, names) if names else [*workshop.trained_experts(), *wanted_controls(workshop)]
-        train_experts(workshop, chosen, told, jobs)
-        return {name: workshop.part_at(name) for name in chosen}
+    with opened(recipe, root, progress, strict, restart) as bench:
+        chosen = check_names(recipe, names) if names else [*recipe.trained, *wanted_controls(recipe)]
+        bench.ensure([*bench.extracted, *(ExpertPart(bench.run, name) for name in chosen)])
+        return {name: bench.run.dir.part_at(name) for name in chosen}
 
 
 def verify_expert(
     recipe: Recipe, root: str | PathLike[str], names: list[str], progress: Progress | None = None
 ) -> list[dict[str, Any]]:
     """Read experts back from disk over a fresh base and measure them again; raises where they are not as they say."""
-    with opened(recipe, root, progress, makes=False) as (workshop, _, _):
-        return [verify_stage(workshop, name) for name in check_names(workshop, names)]
+    with opened(recipe, root, progress, makes=False) as bench:
+        return [verify(bench.run, name) for name in check_names(recipe, names)]
 
 
 def train_router(
@@ -128,22 +109,83 @@ def train_router(
     restart: Collection[str] = (),
 ) -> Path:
     """Train the router, and those it is compared with. Returns the folder of the mixture's own."""
-    with opened(recipe, root, progress, strict, restart) as (workshop, told, jobs):
-        train_routers(workshop, told, jobs)
-        return workshop.router_at
+    with opened(recipe, root, progress, strict, restart) as bench:
+        bench.make("router")
+        return bench.run.dir.router_at("router")
 
 
 def compose(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> Path:
     """Join base, experts and router into one folder. Returns it."""
-    with opened(recipe, root, progress, reads=False) as (workshop, told, _):
-        compose_stage(workshop, told)
-        return workshop.mixture_at
+    with opened(recipe, root, progress, reads=False) as bench:
+        bench.ensure([*bench.extracted, *bench.parts["mixture"]])
+        return bench.run.dir.mixture_at
 
 
 def evaluate(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
-    """Judge the mixture that stands in the run directory against its controls. Returns the evaluation."""
-    with opened(recipe, root, progress) as (workshop, told, jobs):
-        return evaluate_stage(workshop, told, jobs)
+    """Judge the mixture in the run directory against its controls. Returns the evaluation."""
+    with opened(recipe, root, progress) as bench:
+        bench.make("evaluation")
+        return read_sealed(bench.run.dir.evaluation_at)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A run that is worked on: its parts, who listens, and the processes that do the work."""
+
+    run: Run
+    told: Progress
+    jobs: Jobs
+
+    @property
+    def extracted(self) -> list[Part]:
+        """The experts that are extracted from fine-tuned models."""
+        names = [name for name in self.run.recipe.experts if is_extracted(self.run, name)]
+        return [ExtractedPart(self.run, name, self.told) for name in names]
+
+    @property
+    def parts(self) -> dict[str, list[Part]]:
+        """Every part of the run, by stage. A new kind of part is one more row."""
+        run, recipe = self.run, self.run.recipe
+        trained = [*recipe.trained, *wanted_controls(recipe)]
+        return {
+            "base": [] if recipe.base.place else [BasePart(run)],
+            "experts": [*self.extracted, *(ExpertPart(run, name) for name in trained)],
+            "router": [RouterPart(run, name, spec) for name, spec in specs(run).items()],
+            "mixture": [MixturePart(run, self.told)],
+            "evaluation": [EvaluationPart(run)],
+            "report": [ReportPart(run.dir)],
+        }
+
+    def make(self, stage: str) -> None:
+        """Make the parts of a stage; a base that is not made here is named."""
+        models, place = self.run.models, self.run.recipe.base.place
+        if stage == "base" and place:
+            found, fingerprint = models.located(place), self.run.task.foundation.fingerprint[:12]
+            commit = f", commit {found.commit[:12]}" if found.commit else ""
+            self.told.note(f"base: {found.place or found.folder}{commit} ({fingerprint}), as it is")
+        self.ensure(self.parts[stage])
+
+    def ensure(self, wanted: list[Part]) -> None:
+        """Make those of the wanted parts that are not finished."""
+        every = [part for parts in self.parts.values() for part in parts]
+        ensure(graph_of(every), wanted, self.told, self.jobs)
+
+
+@contextmanager
+def timed(stage: str, seconds: dict[str, float], told: Progress) -> Iterator[None]:
+    """Time a stage, and say how long it took."""
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 2)
+    told.note(f"{stage}: {seconds[stage]:.1f} s")
+
+
+def add_times(at: Path, seconds: dict[str, float]) -> None:
+    """Add the times of the stages to an evaluation; one that was skipped keeps the times in which it was made."""
+    evaluation = read_sealed(at)
+    if "stages" not in evaluation["timing"]:
+        evaluation["timing"]["stages"] = seconds
+        write_sealed(at, evaluation)
 
 
 @contextmanager
@@ -155,7 +197,7 @@ def opened(
     restart: Collection[str] = (),
     reads: bool = True,
     makes: bool = True,
-) -> Iterator[tuple[Workshop, Recorder, Jobs]]:
+) -> Iterator[Bench]:
     """A run directory with nobody else in it, and the recipe written down beside what it makes.
 
     `reads`: whether texts will be read; `makes`: whether anything will be written.
@@ -167,122 +209,52 @@ def opened(
     with (
         listening(),
         lock(root),
-        keeping(),
         Recorder(root, progress or Silent()) as told,
         Jobs(recipe.workers, told) as jobs,
     ):
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe).encode())
-        workshop = Workshop(recipe, root, strict)
+        run = open_run(Address(RunDir(recipe, root, strict)))
         for name in restart:
-            forget(workshop, part_of(workshop, name))
+            run.dir.forget(trained_at(run, name))
         if reads:
-            take_stock(workshop, told)
-        for place in recipe.places.values():  # before any work, as one that is missing would stop it in the end
-            workshop.located(place)
+            take_stock(run.dir, run.materials, told)
+        run.models.locate_all()
         with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
-            yield workshop, told, jobs
+            yield Bench(run, told, jobs)
         if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
             disk.remove(root / "checkpoints")
 
 
-def part_of(workshop: Workshop, name: str) -> Path:
-    """Where what a training is called on the command line will lie."""
-    parts = {"base": workshop.root / "base", **{name: router_at(workshop, name) for name in specs(workshop)}}
-    parts |= {name: workshop.part_at(name) for name in (*workshop.trained_experts(), *workshop.recipe.trained_controls)}
+def trained_at(run: Run, name: str) -> Path:
+    """Where a training, by the name that the command line knows, publishes its part."""
+    parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
+    parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
     if name not in parts:
         hint = nearest(name, [*parts])
         raise RecipeError("no such training", field="restart", expected=" or ".join(parts), got=name, hint=hint)
     return parts[name]
 
 
-def look_for_duplicates(workshop: Workshop, progress: Progress) -> None:
+def look_for_duplicates(run: Run, progress: Progress) -> None:
     """Report texts that stand in more than one split or domain; a split's own duplicates were dropped at reading."""
+    domains, unseen = run.materials.domains, run.materials.unseen
     texts = {
         (domain.name, split): [text_of(example) for example in getattr(domain, split)]
-        for domain in workshop.domains.values()
+        for domain in domains.values()
         for split in ("train", "validation", "test")
     }
-    if workshop.unseen:
-        texts["unseen", "test"] = [text_of(example) for example in workshop.unseen]
+    if unseen:
+        texts["unseen", "test"] = [text_of(example) for example in unseen]
     found = find_duplicates(texts)
-    counts = {domain.name: domain.dropped for domain in workshop.domains.values() if any(domain.dropped.values())}
+    counts = {domain.name: domain.dropped for domain in domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
-    demos = {name: e.data.demo for name, e in workshop.recipe.experts.items() if isinstance(e.data, DemoData)}
-    facts = {"files": workshop.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
+    demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
+    facts = {"files": run.materials.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
-    write_json(workshop.root / "data.json", facts)
-    for domain in workshop.domains.values():
+    write_json(run.dir.root / "data.json", facts)
+    for domain in domains.values():
         sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
         progress.note(f"{domain.name}: {sizes}")
     if found:
         progress.note(f"{len(found)} texts stand, exactly or nearly, in two splits or domains: see data.json")
-
-
-def wanted_controls(workshop: Workshop) -> list[str]:
-    """The controls to train; without experts that are trained here there is nothing to train them on."""
-    wanted = workshop.recipe.evaluate.controls if workshop.trained_experts() else []
-    return [name for name in workshop.recipe.trained_controls if wanted == "all" or name in wanted]
-
-
-def compose_stage(workshop: Workshop, progress: Progress) -> None:
-    """Join the parts into the mixture's folder, unless it stands."""
-    recipe = workshop.recipe
-    take_out(workshop, progress)
-    folders = part_folders(workshop)
-    for name in workshop.trained_experts():
-        if not folders[name].is_dir():
-            hint = f"train it first: moesaic train-expert RECIPE --expert {name}"
-            raise RecipeError(f"there is no expert '{name}' yet", path=folders[name], hint=hint)
-    if not workshop.router_at.is_dir():
-        hint = "train it first: moesaic train-router RECIPE"
-        raise RecipeError("there is no router yet", path=workshop.router_at, hint=hint)
-    experts = experts_in(workshop, folders, progress)
-    router = load_router(workshop.router_at, workshop.base_fingerprint)
-    if set(router.names) != set(experts):
-        raise RecipeError(
-            "the router was trained for other experts",
-            expected=", ".join(sorted(experts)),
-            got=", ".join(sorted(router.names)),
-            hint="run train-router again",
-        )
-    how = {"level": recipe.mixture.level, "combine": recipe.mixture.combine} if recipe.site == "model" else {}
-    key = workshop.key(
-        "mixture",
-        **how,
-        base=workshop.base_fingerprint,
-        experts={name: fingerprint_of(expert, folders[name]) for name, expert in experts.items()},
-        router=workshop.identity(workshop.router_at),
-    )
-    if workshop.finished(workshop.mixture_at, key, progress):
-        progress.note("mixture: finished, skipped")
-        return
-    facts = {
-        "stage_key": key,
-        "name": workshop.recipe.name,
-        "site": recipe.site,
-        "level": recipe.mixture.level,
-        "prompt_tokens": recipe.router.prompt_tokens,
-        "origins": workshop.origins,
-        **how,
-    }
-    if workshop.recipe.labelled:
-        labels = {name: list(domain.labels) for name, domain in workshop.domains.items()}
-        facts |= {"labels": labels, "pool": workshop.pool, "length": workshop.recipe.train.length}
-    workshop.publish(
-        workshop.mixture_at,
-        lambda folder: save_mixture(folder, workshop.base_at, folders, workshop.router_at, facts),
-        room_for(workshop.base_at, folders.values(), workshop.router_at),
-    )
-    (load_classifier if workshop.recipe.labelled else load_mixture)(workshop.mixture_at)
-
-
-def experts_in(workshop: Workshop, folders: dict[str, Path], progress: Progress) -> Mapping[str, Stored]:
-    """The experts that a mixture is made of, each held against the base; what is odd about their text is told."""
-    if workshop.recipe.labelled:
-        return stored_in(workshop, folders)
-    base = workshop.base
-    for name, folder in folders.items() if workshop.recipe.site == "linear" else ():
-        for odd in tokenizer_beside(folder, base.tokenizer):
-            progress.warn(f"{name}: {odd}")
-    return {name: read_part(workshop, folder, base) for name, folder in folders.items()}

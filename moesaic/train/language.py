@@ -9,16 +9,9 @@ import torch
 from torch import Tensor
 
 from moesaic.data.batches import Batch, Tokens, pad
+from moesaic.kinds.gates import GatesFor
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
-from moesaic.routing import Gates
-
-GatesFor = Callable[[int], Gates | None]
-
-
-def plain(rows: int) -> None:
-    """The gates of a decoder without experts: none."""
-    return
 
 
 def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from moesaic.adapters import LoRA, LowRankLinear, attach, detach, merge
+from moesaic.adapters import LoRA, LowRankLinear, attach, merge
 from moesaic.adapters.lora import MASKED_LIMIT
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
@@ -152,7 +152,7 @@ def test_the_same_seed_draws_the_same_expert():
 def test_detach_takes_out_what_attach_put_in():
     expert = experts()[1]
     decoder = adapted([expert])
-    found = detach(decoder, expert)
+    found = expert.detach(decoder)
     assert found.pairs.keys() == expert.pairs.keys()
     for path, (a, b) in expert.pairs.items():
         assert found.pairs[path][0].equal(a) and found.pairs[path][1].equal(b)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moesaic.adapters import Cores, Design, Factors, TensorTrain, adapt, attach, detach, merge
+from moesaic.adapters import Cores, Factors, LoRADesign, TensorTrain, TrainDesign, attach, merge
 from moesaic.adapters.tensor_train import TensorTrainLinear
 from moesaic.errors import CompatibilityError, GatesError
 from moesaic.model.decoder import Decoder
@@ -53,7 +53,7 @@ def close(a: Tensor, b: Tensor) -> None:
 def test_in_training_it_is_its_pairs_and_what_merging_them_gives_with_the_gradients(kind):
     made = expert(model(kind))
     trained, paired, merged = (model(kind) for _ in range(3))
-    adapt(trained, made)
+    made.adapt(trained)
     attach(paired, [made.lora()])
     merge(merged, [made.lora()], [1.0])
     found = states(trained, one())
@@ -102,7 +102,7 @@ def test_the_slot_is_the_formula_row_by_row():
 def test_a_fresh_expert_with_zero_changes_nothing_at_all_and_can_learn(kind):
     fresh = TensorTrain.fresh(model(kind), 4, 3.0, TARGETS[kind], range(9), torch.Generator().manual_seed(0))
     trained = model(kind)
-    adapt(trained, fresh)
+    fresh.adapt(trained)
     assert states(trained, one()).equal(states(model(kind), None))
     with torch.enable_grad():
         states(trained, one()).square().mean().backward()
@@ -162,7 +162,7 @@ def test_targets_may_have_factors_of_their_own():
 def test_the_cores_of_a_layer_change_that_layer_and_only_what_follows():
     made = expert(tiny_decoder())
     decoder = tiny_decoder()
-    adapt(decoder, made)
+    made.adapt(decoder)
 
     def outputs() -> list[Tensor]:
         x, found = decoder.embed_tokens(IDS), []
@@ -226,21 +226,21 @@ def test_matrices_that_are_trains_come_back_and_others_as_near_as_the_rank_allow
     assert errors[0] > errors[1] > 0.1 and errors[2] < 1e-10
 
 
-@pytest.mark.parametrize("kind", ["lora", "tt_lora"])
+@pytest.mark.parametrize("kind", [LoRADesign, TrainDesign])
 def test_what_was_trained_comes_out_as_a_value(kind):
-    design = Design(kind, 4, 2.0, ["q_proj", "down_proj"])
+    design = kind(4, 2.0, ["q_proj", "down_proj"])
     decoder = tiny_decoder()
     decoder.requires_grad_(False)
     fresh = design.fresh(decoder, range(1, 3), torch.Generator().manual_seed(0))
     before = states(decoder, None)
-    adapt(decoder, fresh)
+    fresh.adapt(decoder)
     assert sum(p.numel() for p in decoder.parameters() if p.requires_grad) == fresh.num_parameters
     assert design.num_parameters(tiny_decoder(), range(1, 3)) == fresh.num_parameters
     optimiser = torch.optim.SGD([p for p in decoder.parameters() if p.requires_grad], 0.5)
     for _ in range(2):
         states(decoder, one()).square().mean().backward()
         optimiser.step()
-    trained = detach(decoder, fresh)
+    trained = fresh.detach(decoder)
     assert type(trained) is type(fresh) and (trained.rank, trained.alpha) == (fresh.rank, fresh.alpha)
     found = states(decoder, one())
     assert not found.equal(before)
@@ -255,7 +255,7 @@ def test_what_was_trained_comes_out_as_a_value(kind):
 
 def test_what_is_put_in_is_a_copy():
     made, decoder = expert(tiny_decoder()), tiny_decoder()
-    adapt(decoder, made)
+    made.adapt(decoder)
     with torch.no_grad():
         for weight in decoder.parameters():
             weight.zero_()
@@ -264,21 +264,21 @@ def test_what_is_put_in_is_a_copy():
 
 def test_a_design_finds_the_smallest_rank_of_a_size():
     decoder, every = tiny_decoder(), range(9)
-    for kind in ("lora", "tt_lora"):
-        design = Design(kind, 1, 1.0, ["q_proj"])
+    for kind in (LoRADesign, TrainDesign):
+        design = kind(1, 1.0, ["q_proj"])
         for size in (1, 500, 1000):
             found = design.of_size(size, decoder, every)
             assert found.num_parameters(decoder, every) >= size
-            smaller = Design(kind, found.rank - 1, 1.0, ["q_proj"])
+            smaller = kind(found.rank - 1, 1.0, ["q_proj"])
             assert found.rank == 1 or smaller.num_parameters(decoder, every) < size
         assert design.of_size(10**9, decoder, every).rank == 32
-        exact = Design(kind, 3, 1.0, ["q_proj"])
+        exact = kind(3, 1.0, ["q_proj"])
         assert design.of_size(exact.num_parameters(decoder, every), decoder, every).rank == 3
 
 
 def test_rows_without_the_expert_get_the_base_alone_and_missing_gates_raise():
     decoder = tiny_decoder()
-    adapt(decoder, expert(decoder))
+    expert(decoder).adapt(decoder)
     assert states(decoder, Gates.one(-1, 2, 1, torch.zeros(1))).equal(states(tiny_decoder(), None))
     with pytest.raises(GatesError):
         states(decoder, None)
@@ -291,14 +291,14 @@ def test_an_expert_of_another_base_is_refused_by_name():
     with pytest.raises(
         CompatibilityError, match=r"layers\.0\.self_attn\.q_proj: .*expected \(16, 16\); got \(32, 32\)"
     ):
-        adapt(tiny_decoder(hidden_size=16), made)
+        made.adapt(tiny_decoder(hidden_size=16))
     with pytest.raises(CompatibilityError, match=r"layers\.2\.self_attn\.q_proj: the base has no such module"):
-        adapt(tiny_decoder(num_layers=2), made)
+        made.adapt(tiny_decoder(num_layers=2))
     with pytest.raises(CompatibilityError, match="q_proj: an impossible rank; expected 1 to 32"):
         TensorTrain.fresh(tiny_decoder(), 33, 1.0, ["q_proj"], range(9), torch.Generator())
     with pytest.raises(CompatibilityError, match="targets: no linear"):
         TensorTrain.fresh(tiny_decoder(), 2, 1.0, ["query"], range(9), torch.Generator())
     decoder = tiny_decoder()
-    adapt(decoder, made)
+    made.adapt(decoder)
     with pytest.raises(CompatibilityError, match="already carries experts"):
-        adapt(decoder, made)
+        made.adapt(decoder)

@@ -15,6 +15,7 @@ from moesaic.artefacts.router import TENSORS, StoredRouter, load_router, save_ro
 from moesaic.compose.mixture import assemble, load_mixture, save_mixture
 from moesaic.errors import CompatibilityError, MoesaicError, WeightsError
 from moesaic.files import MANIFEST, read_manifest, write_manifest
+from moesaic.kinds import at_site
 from moesaic.model.features import Prompts
 from moesaic.routing import Gates, Selection, States
 from moesaic.routing.routers import AttentionRouter, CentroidRouter, KeywordRouter, MLPRouter
@@ -286,7 +287,7 @@ def test_a_router_of_other_experts_does_not_make_a_mixture(parts):
     router, expert = load_router(parts.folder / "router"), load_expert(parts.folder / "one")
     for names in (["one"], ["one", "two", "three"], ["one", "2"]):
         with pytest.raises(CompatibilityError, match=r"other experts; expected \['one', 'two'\]"):
-            assemble(load_base(parts.folder / "base"), dict.fromkeys(names, expert), router)
+            assemble(at_site("linear"), load_base(parts.folder / "base"), dict.fromkeys(names, expert), router)
 
 
 def test_a_folder_of_one_kind_is_not_another(parts):

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from moesaic.errors import RecipeError
+from moesaic.kinds import KINDS
 from moesaic.recipe import Recipe, dump, parse
-from moesaic.recipe.mixing import LEGAL
 
 DATA = {"train": "a.jsonl", "test": "b.jsonl"}
 
@@ -36,9 +36,9 @@ def made(
     )
 
 
-@pytest.mark.parametrize("kind", LEGAL)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_site_follows_from_the_kind_and_is_written_out(kind: str) -> None:
-    site = LEGAL[kind][0]
+    site = KINDS[kind].site
     for mixture in (None, {}, {"level": "sequence"}, {"site": site}):
         recipe = made(kind, kind, mixture=mixture)
         assert recipe.site == recipe.mixture.site == site
@@ -82,10 +82,11 @@ def test_what_cannot_be_mixed_is_named() -> None:
 )
 def test_what_only_adapters_have_is_refused(kind: str, said: dict[str, Any]) -> None:
     (key,) = said
-    with pytest.raises(RecipeError, match=rf"experts.one.{key}: has no effect here; .*adapter"):
+    kinds = "tt_lora" if key in ("factors", "init") else "lora or tt_lora"
+    with pytest.raises(RecipeError, match=rf"experts.one.{key}: unknown key; it goes with kind: {kinds}$"):
         made(kind, kind, **said)
     if key in ("rank", "alpha", "targets"):
-        with pytest.raises(RecipeError, match=rf"experts.one.sweep.{key}: has no effect here; .*adapter"):
+        with pytest.raises(RecipeError, match=rf"experts.one.sweep.{key}: unknown key; it goes with kind: {kinds}$"):
             made(kind, kind, sweep={key: [said[key]]})
     assert made(kind, kind, sweep={"lr": [0.1, 0.2]}).experts["one"].trials == [
         made(kind, sweep={"lr": [0.1, 0.2]}).experts["one"]
@@ -97,12 +98,12 @@ def test_layers_anchors_and_rests_have_their_kinds() -> None:
     assert made("ffn", path="there", ignore_rest=True).experts["one"].ignore_rest
     for kind, said, why in (
         ("model", {"layers": "1.."}, "layers: has no effect here; of a whole model all layers"),
-        ("model", {"anchor": True}, "anchor: has no effect here; it goes with kind: ffn"),
-        ("lora", {"anchor": False}, "anchor: has no effect here; it goes with kind: ffn"),
+        ("model", {"anchor": True}, "anchor: unknown key; it goes with kind: ffn"),
+        ("lora", {"anchor": False}, "anchor: unknown key; it goes with kind: ffn"),
         ("ffn", {"path": "there", "anchor": True}, "anchor: has no effect here; an expert with path is trained"),
         ("ffn", {"path": "there", "layers": "1.."}, "layers: has no effect here; an expert with path is trained"),
         ("ffn", {"ignore_rest": True}, "ignore_rest: has no effect here; it goes with kind: ffn and path"),
-        ("model", {"path": "there", "ignore_rest": True}, "ignore_rest: has no effect here; it goes with kind: ffn"),
+        ("model", {"path": "there", "ignore_rest": True}, "ignore_rest: unknown key; it goes with kind: ffn"),
         ("ffn", {"ancor": True}, "ancor: unknown key; did you mean 'anchor'"),
     ):
         with pytest.raises(RecipeError, match=rf"experts.one.{why}"):

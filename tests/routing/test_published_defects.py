@@ -18,6 +18,7 @@ from moesaic.compose.mixture import assemble
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.errors import CompatibilityError
+from moesaic.kinds import at_site
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import AdapterMixture
@@ -73,7 +74,7 @@ def test_4_experts_are_joined_by_name_in_the_routers_order_however_they_are_list
     plain, names = tiny_decoder(), ("b", "c", "a")
     experts = {name: StoredExpert(toy_expert(plain, seed), {}) for seed, name in enumerate(sorted(names))}
     stored = StoredRouter(router_of("linear"), "linear", names, "embedding_mean", Selection(), {})
-    found = assemble(base(), experts, stored)
+    found = assemble(at_site("linear"), base(), experts, stored)
     assert found.names == names
     ids = torch.tensor([[1, 2, 3]])
     for place, name in enumerate(names):
@@ -82,7 +83,7 @@ def test_4_experts_are_joined_by_name_in_the_routers_order_however_they_are_list
         expected = alone(ids, None, Gates.one(0, 1, 1, torch.zeros(1))).logits
         torch.testing.assert_close(found.score(ids, Gates.one(place, 1, 3, torch.zeros(1))), expected)
     with pytest.raises(CompatibilityError, match="the router decides between other experts"):
-        assemble(base(), {"a": experts["a"], "b": experts["b"]}, stored)
+        assemble(at_site("linear"), base(), {"a": experts["a"], "b": experts["b"]}, stored)
 
 
 def test_5_states_are_never_rounded_to_whole_numbers():

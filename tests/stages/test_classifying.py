@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from moesaic.runs.workshop import Workshop
 
 import moesaic
 from moesaic import stages
@@ -18,7 +19,6 @@ from moesaic.files import read_manifest
 from moesaic.interop.encoders import save_encoder
 from moesaic.recipe import Recipe, parse
 from moesaic.report import compare_reports, write_report
-from moesaic.runs.workshop import Workshop
 from moesaic.stages import grading
 from moesaic.testing import tiny_encoder
 
@@ -138,7 +138,7 @@ def test_an_expert_that_does_not_do_what_it_says_is_refused(ran, texts, monkeypa
     stored = load_expert(workshop.part_at("bird"))
     with torch.no_grad():
         stored.head.out.weight.mul_(-1)
-    monkeypatch.setattr("moesaic.kinds.labels.load_expert", lambda *_: stored)
+    monkeypatch.setattr("moesaic.stages.labels.load_expert", lambda *_: stored)
     with pytest.raises(CompatibilityError, match=r"metrics\.validation_\w+: the expert does not do what its manifest"):
         stages.verify_expert(recipe, root, ["bird"])
 

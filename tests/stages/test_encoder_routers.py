@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from moesaic.runs.workshop import Workshop
 
 import moesaic
 from moesaic.artefacts.base import load_base
@@ -16,7 +17,6 @@ from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.recipe import parse
 from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent
-from moesaic.runs.workshop import Workshop
 from moesaic.stages import train_router
 from moesaic.stages.routers import done, features_of, read_features, specs
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from moesaic.runs.workshop import Workshop
+from moesaic.stages.running import points_of
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
 
 import moesaic
@@ -26,11 +28,9 @@ from moesaic.recipe.gated import translated
 from moesaic.routing.routers import MLPRouter
 from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent
-from moesaic.runs.workshop import Workshop
 from moesaic.stages import evaluation as stage
 from moesaic.stages.experts import key_of
 from moesaic.stages.routers import done, specs
-from moesaic.stages.running import points_of
 
 pytestmark = pytest.mark.slow  # whole runs
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from moesaic.runs.workshop import Workshop
 
 import moesaic
 from moesaic import stages
@@ -17,7 +18,6 @@ from moesaic.model.features import Prompts
 from moesaic.recipe import Recipe, parse
 from moesaic.routing import States
 from moesaic.runs.jobs import Report
-from moesaic.runs.workshop import Workshop
 from moesaic.stages.routers import UNTAUGHT, done, label_of, read_features, rows_of, specs
 from moesaic.train.task import computed, language
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from moesaic.runs.workshop import Workshop
+from moesaic.stages.courses import adapted
 
 import moesaic
 from moesaic import stages
@@ -16,9 +18,7 @@ from moesaic.artefacts.adapter import load_expert, save_expert
 from moesaic.artefacts.base import load_base
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import read_manifest
-from moesaic.kinds.courses import adapted
 from moesaic.recipe import Recipe, parse
-from moesaic.runs.workshop import Workshop
 from moesaic.stages.experts import key_of, plan_of
 
 pytestmark = pytest.mark.slow  # whole runs

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from moesaic.runs.workshop import Workshop
+from moesaic.stages.writing import question, written
 
 from moesaic import stages
 from moesaic.data.rows import examples_of
@@ -13,8 +15,6 @@ from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.loaded import load
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.progress import Silent
-from moesaic.runs.workshop import Workshop
-from moesaic.stages.writing import question, written
 
 pytestmark = pytest.mark.slow  # whole runs
 

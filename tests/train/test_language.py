@@ -7,9 +7,10 @@ import torch
 
 from moesaic.adapters import attach
 from moesaic.data.batches import Tokens, pad
+from moesaic.kinds.gates import plain
 from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.train.language import loss_of, mean_nats, plain
+from moesaic.train.language import loss_of, mean_nats
 
 ROWS = [
     Tokens([5, 17, 3, 8, 60, 2], 2, "a"),

@@ -13,19 +13,20 @@ from moesaic.data.batches import Tokens
 from moesaic.errors import DataError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.statistics import UNSEEN
-from moesaic.runs.workshop import Workshop
+from moesaic.recipe import Recipe
+from moesaic.tasks.task import Task
 
 
-def matched_rows(workshop: Workshop) -> dict[str, list[Tokens]]:
+def matched_rows(task: Task[Tokens]) -> dict[str, list[Tokens]]:
     """The middles of the test prompts, by domain; nothing where the recipe does not ask. Shorter prompts are left out.
 
     What stands behind a middle is not read. Raises DataError where a domain has no prompt of that length.
     """
-    size = workshop.recipe.evaluate.matched
+    size = task.recipe.evaluate.matched
     if size is None:
         return {}
     found = {}
-    for domain, rows in workshop.test_rows().items():
+    for domain, rows in task.test_rows.items():
         if domain == UNSEEN:
             continue
         found[domain] = [middle(row, size) for row in rows if row.prompt >= size]
@@ -42,15 +43,13 @@ def middle(row: Tokens, size: int) -> Tokens:
     return Tokens([*row.ids[start : start + size], row.ids[row.prompt]], size, row.group)
 
 
-def matched_report(workshop: Workshop, rows: dict[str, list[Tokens]], weights: Float[Tensor, "n e"]) -> dict[str, Any]:
+def matched_report(recipe: Recipe, rows: dict[str, list[Tokens]], weights: Float[Tensor, "n e"]) -> dict[str, Any]:
     """How a router did on these rows, its weights of the recipe's experts; by it alone, as nobody answers middles."""
-    names = [*workshop.recipe.experts]
+    names = [*recipe.experts]
     labels = [names.index(domain) for domain, some in rows.items() for _ in some]
     chosen = [
         int(best) if one > 0 else -1 for best, one in zip(weights.argmax(-1), weights.sum(-1).tolist(), strict=True)
     ]
     told = router_report(labels, chosen, weights.clamp_max(1).double().numpy(), names)
     sizes = {domain: len(some) for domain, some in rows.items()}
-    return {"tokens": workshop.recipe.evaluate.matched, "rows": sizes} | {
-        key: told[key] for key in ("accuracy", "macro_f1")
-    }
+    return {"tokens": recipe.evaluate.matched, "rows": sizes} | {key: told[key] for key in ("accuracy", "macro_f1")}

@@ -1,17 +1,18 @@
-"""What the base, every expert and the mixture write after test prompts, scored against the rows' own answers.
+"""The texts that the base, every expert and the mixture write after test prompts, scored against the rows' answers.
 
 Greedy, so that the same mixture writes the same. Knows nothing about how any score is computed.
 """
 
 from dataclasses import dataclass
 
+from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.engine import BASE, Engine
-from moesaic.runs.workshop import Workshop
 from moesaic.sections.texts import Texts
+from moesaic.tasks.task import Task
 
 Written = dict[str, dict[str, dict[str, float]]]
 """Domain -> contender -> score -> value."""
@@ -26,24 +27,24 @@ class Question:
     wanted: Wanted
 
 
-def written(workshop: Workshop, engine: Engine) -> dict[str, Written]:
+def written(task: Task[Tokens], engine: Engine) -> dict[str, Written]:
     """Under `written`, what the recipe asks for; nothing where it does not ask.
 
     Contenders: `base`, `expert:NAME`, and `router`, the mixture. A row without a prompt, or whose prompt fills the
     context, is left out; `rows` says how many were not. Scores of truth are of domains whose rows have wrong answers.
     Raises DataError where they are asked for and none has.
     """
-    wanted = workshop.recipe.evaluate.generate
+    wanted = task.recipe.evaluate.generate
     if wanted is None:
         return {}
-    names = {"base": BASE, **{f"expert:{name}": name for name in workshop.recipe.experts}, "router": None}
+    names = {"base": BASE, **{f"expert:{name}": name for name in task.recipe.experts}, "router": None}
     told: Written = {}
-    for domain, rows in workshop.domains.items():
-        given = (question(workshop, example) for example in take(rows.test, wanted.limit) if example.prompt)
+    for domain, rows in task.materials.domains.items():
+        given = (question(task, example) for example in take(rows.test, wanted.limit) if example.prompt)
         questions = [one for one in given if one.room > 0]
         if questions:
             told[domain] = {
-                contender: scored(answers(workshop, engine, questions, wanted, name), questions, wanted)
+                contender: scored(answers(task, engine, questions, wanted, name), questions, wanted)
                 for contender, name in names.items()
             }
     if "truth" in wanted.metrics and not any("truth" in scores["base"] for scores in told.values()):
@@ -52,19 +53,19 @@ def written(workshop: Workshop, engine: Engine) -> dict[str, Written]:
     return {"written": told}
 
 
-def question(workshop: Workshop, example: Example) -> Question:
+def question(task: Task[Tokens], example: Example) -> Question:
     """A test row as it is put to a contender."""
-    (row,) = workshop.encoded([example], workshop.recipe.train.length)
+    (row,) = task.encoded([example], task.recipe.train.length, "")
     correct = tuple(dict.fromkeys((example.response, *example.correct)))
-    room = workshop.base.decoder.config.context - row.prompt
+    room = task.body.config.context - row.prompt
     return Question(row.ids[: row.prompt], room, Wanted(correct, example.incorrect))
 
 
 def answers(
-    workshop: Workshop, engine: Engine, questions: list[Question], wanted: Texts, expert: str | None
+    task: Task[Tokens], engine: Engine, questions: list[Question], wanted: Texts, expert: str | None
 ) -> list[str]:
     """What one contender writes; rows of a batch have as much room as the longest prompt of it leaves."""
-    size, texts = workshop.recipe.evaluate.batch, []
+    size, texts = task.recipe.evaluate.batch, []
     for start in range(0, len(questions), size):
         batch = questions[start : start + size]
         new = min(wanted.max_new_tokens, *(one.room for one in batch))

@@ -11,7 +11,14 @@ import pytest
 import tokenizers
 
 from moesaic.artefacts.base import save_base
-from moesaic.compose.compatibility import (
+from moesaic.config import published
+from moesaic.errors import WeightsError
+from moesaic.files import disk
+from moesaic.interop import decoder_config as configs
+from moesaic.interop import encoders as encoder_room
+from moesaic.interop.families import ABSENT, FAMILIES, KEYS
+from moesaic.interop.outline import Outline, outline
+from moesaic.kinds.compatibility import (
     ALLOWED,
     OWN,
     PADDING,
@@ -21,13 +28,6 @@ from moesaic.compose.compatibility import (
     tokenizer_differences,
     unreadable,
 )
-from moesaic.config import published
-from moesaic.errors import WeightsError
-from moesaic.files import disk
-from moesaic.interop import decoder_config as configs
-from moesaic.interop import encoders as encoder_room
-from moesaic.interop.families import ABSENT, FAMILIES, KEYS
-from moesaic.interop.outline import Outline, outline
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Special, Template, Tokenizer
 
@@ -200,6 +200,6 @@ def test_another_template_and_another_padding_are_allowed(
     one, two = (Outline(name, published("llama-3-8b"), folder=tmp_path) for name in ("one", "two"))
     for other, why in ((templated, TEMPLATE), (padded, PADDING)):
         given = iter((before, other))
-        monkeypatch.setattr("moesaic.compose.compatibility._tokenizer", lambda folder, found, given=given: next(given))
+        monkeypatch.setattr("moesaic.kinds.compatibility._tokenizer", lambda folder, found, given=given: next(given))
         (difference,) = tokenizer_differences(one, two)
         assert difference.allowed == why

@@ -5,9 +5,9 @@ import torch
 
 from moesaic.adapters.feedforward import attach
 from moesaic.artefacts.base import load_base, save_base
-from moesaic.compose.extraction import extract, ffn_of
 from moesaic.errors import CompatibilityError
 from moesaic.files import MANIFEST
+from moesaic.kinds.extraction import extract, ffn_of
 from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from moesaic.adapters import attach, merge
-from moesaic.compose import difference as room
-from moesaic.compose.difference import difference, truncated
 from moesaic.errors import CompatibilityError
+from moesaic.kinds import difference as room
+from moesaic.kinds.difference import difference, truncated
 from moesaic.testing import tiny_decoder, toy_expert
 
 IDS = torch.randint(61, (2, 6), generator=torch.Generator().manual_seed(0))

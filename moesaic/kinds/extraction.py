@@ -10,10 +10,10 @@ import torch
 
 from moesaic.adapters.feedforward import FFN, block_of, ffns, require_glu
 from moesaic.artefacts.base import Base, end_of
-from moesaic.compose.difference import require_variant
 from moesaic.errors import CompatibilityError
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop.decoders import named, read_decoder
+from moesaic.kinds.difference import require_variant
 from moesaic.tokenizer import Tokenizer
 
 SHOWN = 3

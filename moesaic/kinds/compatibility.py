@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moesaic.adapters.lora import linears
 from moesaic.artefacts.base import end_of
@@ -20,8 +20,6 @@ from moesaic.interop.families import ABSENT, FAMILIES, KEYS
 from moesaic.interop.outline import AdapterOutline, Outline, Shape
 from moesaic.tensors.json_config import read_settings
 from moesaic.tokenizer import Tokenizer, compare
-
-Site = Literal["model", "ffn", "linear"]
 
 TRAINING = "has a say in training only"
 ALLOWED: dict[str, str] = {
@@ -63,12 +61,12 @@ class Difference:
         return f"{self.model}: {self.field}: {self.own}, and the base {self.base}"
 
 
-def differences(base: Outline, other: Outline, site: Site) -> list[Difference]:
+def differences(base: Outline, other: Outline, shares_trunk: bool) -> list[Difference]:
     """All that differs in config.json and between the tokenizers, and what is wrong with the other's tensors."""
     published = not (base.found and other.found)  # of a published size only the wiring is known
     mine, yours = (asdict(model.config) if published else meaning(model) for model in (base, other))
     found = [
-        _difference(base, other, site, field, mine.get(field), yours.get(field))
+        _difference(base, other, shares_trunk, field, mine.get(field), yours.get(field))
         for field in sorted(mine.keys() | yours.keys())
         if mine.get(field) != yours.get(field)
     ]
@@ -121,7 +119,7 @@ def _spoken(found: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _difference(base: Outline, other: Outline, site: Site, field: str, mine: Any, yours: Any) -> Difference:
+def _difference(base: Outline, other: Outline, shares_trunk: bool, field: str, mine: Any, yours: Any) -> Difference:
     own, absent = (base.config, other.config), "nothing"
     allowed = ALLOWED.get(field)
     decoders = all(isinstance(config, DecoderConfig) for config in own)
@@ -129,7 +127,7 @@ def _difference(base: Outline, other: Outline, site: Site, field: str, mine: Any
         allowed = None
     if field == "pad_token_id" and not decoders:
         allowed = None  # RoBERTa counts positions from it
-    if site == "model" and decoders and field not in TEXT:
+    if not shares_trunk and decoders and field not in TEXT:
         allowed = allowed or OWN
     one, two = (absent if value is None else clipped(value) for value in (mine, yours))
     return Difference(other.name, field, one, two, allowed)

@@ -17,7 +17,7 @@ BATCH = 32
 
 
 @torch.no_grad()
-def running(feature: Feature, base: Decoder, rows: list[Tokens]) -> Float[Tensor, "n d"]:
+def token_features(feature: Feature, base: Decoder, rows: list[Tokens]) -> Float[Tensor, "n d"]:
     """The feature of all that stands before each of those tokens, row after row; a short response has fewer."""
     found: list[Tensor] = []
     depth = len(base.layers) if feature.depth is None else feature.depth

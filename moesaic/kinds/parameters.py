@@ -85,7 +85,7 @@ def counted(base: int, experts: int, router: Router, active: int) -> dict[str, i
     if isinstance(router, SentenceRouter):
         encoder = num_parameters(router.sentences)
         router = router.router
-    routed = num_parameters(router) if isinstance(router, TrainedRouter) else 0
+    routed = router_parameters(router)
     return {
         "total": base + experts + routed + encoder,
         "base": base,
@@ -95,6 +95,11 @@ def counted(base: int, experts: int, router: Router, active: int) -> dict[str, i
         "trained": experts + routed,
         "active": active + routed + encoder,
     }
+
+
+def router_parameters(router: Router) -> int:
+    """The numbers that a router was trained to; none of a control."""
+    return num_parameters(router) if isinstance(router, TrainedRouter) else 0
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -1,0 +1,72 @@
+"""Adapters before they have values: of what rank, beside which linears, how large.
+
+Knows nothing about optimisers or files.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from torch import Generator, nn
+
+from moesaic.adapters.factors import Choice, factors_of
+from moesaic.adapters.lora import LoRA, targeted
+from moesaic.adapters.tensor_train import Init, TensorTrain
+
+Adapter = LoRA | TensorTrain
+D = TypeVar("D", bound="Design")
+
+
+@dataclass(frozen=True)
+class Design(ABC):
+    """An adapter before it has values. `scale` multiplies its product, whatever that is made of."""
+
+    rank: int
+    scale: float
+    targets: list[str]
+
+    @abstractmethod
+    def fresh(self, module: nn.Module, layers: range, generator: Generator) -> Adapter:
+        """An untrained adapter for the linears of a plain decoder or encoder."""
+
+    @abstractmethod
+    def numbers(self, path: str, inputs: int, outputs: int) -> int:
+        """How many numbers the adapter has beside one linear."""
+
+    def num_parameters(self, module: nn.Module, layers: range) -> int:
+        """How many numbers the adapter has beside the linears of a plain decoder or encoder."""
+        linears = targeted(module, self.targets, layers)
+        return sum(self.numbers(path, linear.in_features, linear.out_features) for path, linear in linears.items())
+
+    def of_size(self: D, num_parameters: int, module: nn.Module, layers: range) -> D:
+        """The same with the smallest rank that has no fewer parameters; the largest rank there is, if none has."""
+        most = min(min(linear.weight.shape) for linear in targeted(module, self.targets, layers).values())
+        designs = [replace(self, rank=rank) for rank in range(1, most + 1)]
+        return next((one for one in designs if one.num_parameters(module, layers) >= num_parameters), designs[-1])
+
+
+@dataclass(frozen=True)
+class LoRADesign(Design):
+    """Pairs of thin matrices."""
+
+    def fresh(self, module: nn.Module, layers: range, generator: Generator) -> LoRA:
+        return LoRA.fresh(module, self.rank, self.scale * self.rank, self.targets, layers, generator)
+
+    def numbers(self, path: str, inputs: int, outputs: int) -> int:
+        return self.rank * (inputs + outputs)
+
+
+@dataclass(frozen=True)
+class TrainDesign(Design):
+    """Cores of tensor trains."""
+
+    factors: Choice = "auto"
+    init: Init = "zero"
+
+    def fresh(self, module: nn.Module, layers: range, generator: Generator) -> TensorTrain:
+        return TensorTrain.fresh(
+            module, self.rank, self.scale, self.targets, layers, generator, self.factors, self.init
+        )
+
+    def numbers(self, path: str, inputs: int, outputs: int) -> int:
+        return factors_of(path, inputs, outputs, self.rank, self.factors).num_parameters(self.rank)

@@ -1,0 +1,226 @@
+"""Feed-forward experts: whole blocks beside those of a shared base.
+
+Knows nothing about rows or routers.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from moesaic.adapters import feedforward
+from moesaic.adapters.blocks import Blocks, graft
+from moesaic.adapters.feedforward import FFN
+from moesaic.adapters.lora import layer_of
+from moesaic.artefacts.backbone import Backbone
+from moesaic.artefacts.base import Base
+from moesaic.artefacts.ffn import CONFIG, FILES, FFNFiles, FFNPlace, StoredFFN, load_ffn, save_ffn
+from moesaic.artefacts.router import StoredRouter
+from moesaic.errors import CompatibilityError
+from moesaic.files import MANIFEST, gather
+from moesaic.interop.outline import Outline, part_of, shapes_in, weighed
+from moesaic.kinds.averages import average_blocks
+from moesaic.kinds.compatibility import Difference, block_differences
+from moesaic.kinds.extraction import extract
+from moesaic.kinds.gates import halves, plain
+from moesaic.kinds.kind import Begun, Footprint, Joined, Kind, Listener, Lone, Mixing, Terms
+from moesaic.kinds.parameters import count_blocks, num_parameters
+from moesaic.model.classifier import Head
+from moesaic.model.decoder import Decoder
+from moesaic.model.mixture import AdapterMixture
+from moesaic.model.source import HELD
+from moesaic.residency.fetching import Fetchable
+from moesaic.routing import Gates
+from moesaic.sections.expert import TRAINED, Expert
+from moesaic.sections.layers import layer_range
+from moesaic.sections.section import Text
+
+
+class FFNSection(Expert):
+    """A feed-forward expert."""
+
+    kind: Literal["ffn"]
+    """Kind of the expert: feed-forward blocks."""
+    path: Text | None = None
+    """Folder or `org/name@revision` of blocks that were trained elsewhere, or of a fine-tuned version of the base."""
+    anchor: bool = False
+    """Whether to train the blocks beside the base's own, each with half the weight, so that they learn to be mixed."""
+    ignore_rest: bool = False
+    """With path: whether to report and leave out what else of a fine-tuned model differs from the base, rather than
+    refuse it."""
+
+    def idle(self) -> dict[str, str]:
+        idle = super().idle()
+        if self.path:
+            return {**idle, "anchor": TRAINED}
+        return {**idle, "ignore_rest": "it goes with kind: ffn and path"}
+
+
+class FFNKind(Kind[Blocks, FFN, StoredFFN]):
+    """Feed-forward blocks."""
+
+    word = "ffn"
+    site = "ffn"
+    section = FFNSection
+    changes = "has blocks of"
+
+    # --- trained here
+
+    def design(self, spec: Any) -> Blocks:
+        return Blocks(anchor=spec.anchor)
+
+    def joint(self, designs: Sequence[Blocks]) -> Blocks:
+        """Blocks without an anchor, as the control answers alone."""
+        return Blocks()
+
+    def wide(self, designs: Sequence[Blocks], layers: Sequence[str | None], body: Any, own: str | None) -> Blocks:
+        """Blocks as wide as all experts' are together; where these have other layers, of no fewer parameters."""
+        config = body.config
+        depths = [len(layer_range(some, config.num_layers)) for some in layers]
+        return Blocks(inner=-(-sum(depths) * config.intermediate_size // len(layer_range(own, config.num_layers))))
+
+    def begin(self, body: Any, design: Blocks, layers: str | None, generator: Generator) -> Begun[FFN]:
+        body.requires_grad_(False)
+        own = layer_range(layers, body.config.num_layers)
+        design.plant(body, design.fresh(body, own, generator))
+        return Begun(halves if design.anchor else plain, lambda: design.lifted(body, own))
+
+    def facts(self, design: Blocks) -> dict[str, Any]:
+        return {"anchor": True} if design.anchor else {}
+
+    def save(
+        self, folder: Path, value: FFN, base: Base | Backbone, facts: dict[str, Any], head: Head | None = None
+    ) -> None:
+        save_ffn(folder, value, base.fingerprint, facts)
+
+    def lone(self, folder: Path, base: Base, design: Blocks) -> Lone[StoredFFN]:
+        stored = load_ffn(folder, base.fingerprint)
+        if design.anchor:
+            feedforward.attach(base.decoder, [stored.ffn])
+        else:
+            graft(base.decoder, stored.ffn)
+        return Lone(base.decoder, halves if design.anchor else plain, stored)
+
+    def idle_part(self, lone: Lone[StoredFFN], base: Decoder) -> str | None:
+        """A block that is the base's own."""
+        own = FFN.of(base, range(base.config.num_layers))
+        blocks = lone.stored.ffn.blocks.items()
+        return next((path for path, block in blocks if all(map(torch.equal, block, own.blocks[path]))), None)
+
+    # --- read
+
+    def holds(self, folder: Path) -> bool:
+        return (folder / CONFIG).is_file()
+
+    def read(self, folder: Path, base: Base) -> StoredFFN:
+        return load_ffn(folder, base.fingerprint, base.decoder)
+
+    def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, StoredFFN]:
+        files = FFNFiles(folder, base.fingerprint, base.decoder)
+        return FFNPlace(files, base.decoder, index), StoredFFN(files.outline, files.manifest)
+
+    def write(self, source: Path, target: Path, base: Path) -> None:
+        gather({file: source / file for file in (*FILES, MANIFEST)}, target)
+
+    def value(self, stored: StoredFFN) -> FFN:
+        return stored.ffn
+
+    # --- joined
+
+    def attach(self, base: Decoder, experts: Sequence[StoredFFN]) -> None:
+        feedforward.attach(base, [one.ffn for one in experts])
+
+    def join(self, base: Base, experts: Sequence[StoredFFN], router: StoredRouter, mixing: Mixing) -> AdapterMixture:
+        """With a source that fetches experts, blocks have slots that are empty so far."""
+        blocks = [one.ffn for one in experts]
+        lowest = min(layer for one in blocks for layer in one.layers)
+        (feedforward.attach if mixing.source is HELD else feedforward.reserve)(base.decoder, blocks)
+        return AdapterMixture(
+            base.decoder,
+            router.names,
+            router.decides,
+            router.reads,
+            router.selection,
+            lowest,
+            mixing.disabled,
+            mixing.source,
+        )
+
+    def held(self, base: Decoder, stored: StoredFFN, index: int) -> StoredFFN:
+        return StoredFFN(feedforward.standing(base, index), stored.manifest)
+
+    def average(self, decoder: Decoder, experts: Sequence[StoredFFN]) -> Decoder:
+        return average_blocks(decoder, [one.ffn for one in experts])
+
+    # --- counted
+
+    def counts(
+        self, base: Decoder, mixture: AdapterMixture, experts: Sequence[StoredFFN], weights: Float[Tensor, "n e"]
+    ) -> dict[str, int]:
+        return count_blocks(base, mixture.router, [one.ffn for one in experts], weights)
+
+    def cost(self, base: Decoder, stored: StoredFFN) -> int:
+        """The expert's blocks stand in the place of the base's."""
+        slots = feedforward.ffns(base)
+        replaced = sum(num_parameters(slots[path]) for path in stored.ffn.blocks)
+        return num_parameters(base) - replaced + stored.ffn.num_parameters
+
+    def first(self, mixture: AdapterMixture, experts: Sequence[StoredFFN]) -> tuple[Decoder, Gates | None]:
+        like = mixture.decoder.norm.weight
+        return mixture.decoder, Gates.one(0, 1, len(experts), like)
+
+    # --- planned
+
+    def planned(self, base: Outline, spec: Expert) -> Footprint:
+        inside = layer_range(spec.layers, base.config.num_layers)
+        own = {name for name in base.shapes if part_of(name) == "ffn" and layer_of(name) in inside}
+        return Footprint.of(base, own)
+
+    def of_model(self, model: Outline, base: Outline, held: bool = False) -> Footprint:
+        return Footprint.of(model, {name for name in model.shapes if part_of(name) == "ffn"})
+
+    def beside(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
+        name = os.path.basename(os.path.abspath(folder))
+        return Footprint(counts=weighed(folder)), block_differences(base, name, shapes_in(folder))
+
+    def require_composable(self, base: Outline) -> None:
+        if base.sparse:
+            what = "a sparse base has no feed-forward block to replace"
+            raise CompatibilityError(what, path=base.name, field="site")
+
+    # --- adopted
+
+    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[FFN]:
+        if tuned:
+            ffn, facts = self.extract(base, path, terms, told, name)
+            return Joined(ffn, None, facts)
+        stored = self.read(path, base)
+        verified = (path / MANIFEST).is_file()
+        facts = {"from": "feed-forward expert", "verified": verified, "parameters": stored.ffn.num_parameters}
+        return Joined(stored.ffn, path, facts)
+
+    def extracted(self, folder: Path) -> bool:
+        return not self.holds(folder)
+
+    def terms(self, spec: Any) -> Terms:
+        return Terms(ignore_rest=spec.ignore_rest)
+
+    def of_base(self, base: Base) -> FFN:
+        return FFN.of(base.decoder, range(base.decoder.config.num_layers))
+
+    def extract(self, base: Base, folder: Path, terms: Terms, told: Listener, name: str) -> tuple[FFN, dict[str, Any]]:
+        """A fine-tuned model's blocks; what else of it differs is reported tensor by tensor, then refused."""
+        found = extract(base, folder)
+        for tensor, moved in sorted(found.outside.items(), key=lambda item: -item[1]):
+            told.warn(
+                f"{name}: {tensor} differs from the base's by {moved:.2%} of its norm, and an ffn expert has it not"
+            )
+        if not terms.ignore_rest:
+            found.require_nothing_else(folder)
+        told.note(f"{name}: feed-forward blocks of {len(found.ffn.layers)} layers")
+        facts = {"from": "fine-tuned model", "verified": True, "ignored": len(found.outside)}
+        return found.ffn, {**facts, "parameters": found.ffn.num_parameters}

@@ -1,0 +1,28 @@
+"""Gates under which one contender is trained or measured by itself.
+
+Knows nothing about routers.
+"""
+
+from collections.abc import Callable
+
+import torch
+
+from moesaic.routing import Gates
+
+GatesFor = Callable[[int], Gates | None]
+"""The gates of so many rows."""
+
+
+def plain(rows: int) -> None:
+    """No gates: a decoder without experts."""
+    return
+
+
+def alone(rows: int) -> Gates:
+    """All rows on the only expert."""
+    return Gates.one(0, rows, 1, torch.zeros(1))
+
+
+def halves(rows: int) -> Gates:
+    """All rows on the only expert, which has as much weight as the base."""
+    return Gates.of(torch.full((rows, 1), 0.5))

@@ -1,0 +1,320 @@
+"""One kind of expert as one object: its section in a recipe, how it is made, kept on disk, joined, averaged, counted.
+
+Knows nothing about rows, run directories or terminals: a kind is handed a base, a design and a seed.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from moesaic.artefacts.backbone import Backbone
+from moesaic.artefacts.base import Base
+from moesaic.artefacts.router import StoredRouter
+from moesaic.interop.outline import Config, Outline, Shape
+from moesaic.kinds.compatibility import Difference
+from moesaic.kinds.gates import GatesFor
+from moesaic.model.classifier import Head
+from moesaic.model.decoder import Decoder
+from moesaic.model.encoder import Encoder
+from moesaic.model.mixture import Routed
+from moesaic.model.source import HELD, ExpertSource
+from moesaic.ops.ensemble import Combine
+from moesaic.residency.fetching import Fetchable
+from moesaic.routing import Gates
+from moesaic.sections.expert import Expert
+from moesaic.tokenizer import Tokenizer
+
+D = TypeVar("D")
+"""A design: an expert before it has values."""
+V = TypeVar("V")
+"""A value: an expert apart from its folder."""
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """An expert as read from its folder."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of its folder; {} of a foreign one."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The hash of its values; None of a foreign model, which nobody has hashed."""
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """The base it was made for; None where its folder does not say."""
+
+
+S = TypeVar("S", bound=Stored)
+
+
+@dataclass(frozen=True)
+class Begun(Generic[V]):
+    """An expert in a base, ready to be trained: the gates to call the base with, and how to take the expert out."""
+
+    gates: GatesFor
+    taken: Callable[[], V]
+
+
+@dataclass(frozen=True)
+class Lone(Generic[S]):
+    """An expert that was read back into a base of its own, as it was trained."""
+
+    decoder: Decoder
+    gates: GatesFor
+    stored: S
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How experts are mixed: who decides, how distributions become one, who is never chosen, who holds the experts."""
+
+    level: str = "sequence"
+    combine: Combine = "mixture"
+    disabled: Collection[str] = ()
+    source: ExpertSource = HELD
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms on which a fine-tuned model joins: the rank of a LoRA, and whether to ignore what an ffn cannot hold."""
+
+    rank: int = 16
+    ignore_rest: bool = False
+
+
+@dataclass(frozen=True)
+class Joined(Generic[V]):
+    """An expert that joins a mixture. `value`: None for a whole model, which is its folder; `folder`: None where the
+    expert was made here and is still to be written; `facts`: for the mixture's manifest.
+    """
+
+    value: V | None
+    folder: Path | None
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory that an expert adds. `pairs`: of an adapter; `counts`: all else, its values by stored type.
+
+    `config`: of an expert with a cache of its own; None where the base's serves.
+    """
+
+    pairs: Mapping[str, Shape] | None = None
+    counts: Mapping[torch.dtype, int] = field(default_factory=dict)
+    config: Config | None = None
+
+    @classmethod
+    def of(cls, model: Outline, kept: Collection[str], config: Config | None = None) -> "Footprint":
+        """Some of a model's parameters, by the type they are stored in."""
+        counts: dict[torch.dtype, int] = {}
+        for name in kept:
+            dtype = model.stored.get(name, torch.bfloat16)
+            counts[dtype] = counts.get(dtype, 0) + math.prod(model.shapes[name])
+        return cls(counts=counts, config=config)
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """Hears what is worth a line while experts are read and made."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def warn(self, text: str) -> None:
+        """Something that nobody should overlook."""
+
+
+class Kind(ABC, Generic[D, V, S]):
+    """A kind of expert. Kinds of one site can be mixed with each other and are read alike."""
+
+    word: ClassVar[str]
+    """The kind as recipes and manifests write it."""
+    site: ClassVar[str]
+    """Where experts of this kind meet."""
+    section: ClassVar[type[Expert]]
+    """The keys of such an expert in a recipe."""
+    changes: ClassVar[str] = "changes"
+    """What such an expert does to a layer, as a verb."""
+    levels: ClassVar[tuple[str, ...]] = ("sequence",)
+    """Who may decide between such experts: each sequence, or each token."""
+    combinations: ClassVar[tuple[Combine, ...]] = ("mixture",)
+    """How next-token distributions of several experts can become one."""
+    classifies: ClassVar[bool] = False
+    """Whether such experts can have a head and answer rows with labels."""
+    adopts: ClassVar[bool] = True
+    """Whether `adopt` knows the kind by its word."""
+    routes_by_weights: ClassVar[bool] = False
+    """Whether a router can tell such experts apart by their weights alone."""
+    shares_trunk: ClassVar[bool] = True
+    """Whether such experts share the base's blocks, so that a router can read them on the way."""
+    always_held: ClassVar[bool] = False
+    """Whether such experts are so small that a budget holds all of them."""
+    no_wider: ClassVar[str | None] = None
+    """Why there is no control `joint_wide` of this kind; None: there is one."""
+
+    # --- trained here
+
+    @abstractmethod
+    def design(self, spec: Expert) -> D:
+        """An expert before it has values, as its section in a recipe describes it."""
+
+    @abstractmethod
+    def joint(self, designs: Sequence[D]) -> D:
+        """The control `joint`: one expert in the shape of all of these."""
+
+    def wide(self, designs: Sequence[D], layers: Sequence[str | None], body: Decoder | Encoder, own: str | None) -> D:
+        """The control `joint_wide`, of no fewer parameters than all of these. `own`: the layers of the control."""
+        raise NotImplementedError(self.no_wider)
+
+    @abstractmethod
+    def begin(self, body: Decoder | Encoder, design: D, layers: str | None, generator: Generator) -> Begun[V]:
+        """Put a fresh expert into a base of its own: only its numbers ask for gradients, the same at every call."""
+
+    def facts(self, design: D) -> dict[str, Any]:
+        """Facts about a design for the expert's manifest."""
+        return {}
+
+    @abstractmethod
+    def save(
+        self, folder: Path, value: V, base: Base | Backbone, facts: dict[str, Any], head: Head | None = None
+    ) -> None:
+        """Write an expert, with its manifest, into an empty folder."""
+
+    @abstractmethod
+    def lone(self, folder: Path, base: Base, design: D) -> Lone[S]:
+        """Read an expert back into a base of its own, as it was trained."""
+
+    @abstractmethod
+    def idle_part(self, lone: Lone[S], base: Decoder) -> str | None:
+        """A part of an expert that changes nothing; None where every part does."""
+
+    # --- read
+
+    @abstractmethod
+    def holds(self, folder: Path) -> bool:
+        """Whether an expert of this kind lies in a folder, by the names of its files."""
+
+    @abstractmethod
+    def read(self, folder: Path, base: Base) -> S:
+        """Read an expert, held against its base."""
+
+    @abstractmethod
+    def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, S]:
+        """Read all of an expert but its values, which are fetched later into this index of the mixture."""
+
+    @abstractmethod
+    def write(self, source: Path, target: Path, base: Path) -> None:
+        """Write the expert of a folder into a mixture's, beside the folder of the mixture's base."""
+
+    @abstractmethod
+    def value(self, stored: S) -> V | None:
+        """An expert apart from its folder; None where it is its folder."""
+
+    def fingerprint(self, stored: S, folder: Path) -> str:
+        """The hash of an expert's values."""
+        assert stored.fingerprint is not None
+        return stored.fingerprint
+
+    def version(self, folder: Path, base: Callable[[], Base]) -> str:
+        """The fingerprint of an expert from its folder; the base is loaded only where the kind needs it."""
+        return self.fingerprint(self.read(folder, base()), folder)
+
+    def warnings(self, folder: Path, tokenizer: Tokenizer) -> list[str]:
+        """Differences between the text that an expert learned from and the base's, which are worth a warning."""
+        return []
+
+    # --- joined
+
+    def attach(self, base: Decoder, experts: Sequence[S]) -> None:
+        """Put experts, in this order, into the slots of a base."""
+        raise NotImplementedError(f"{self.word} experts stand in no slot")
+
+    @abstractmethod
+    def join(self, base: Base, experts: Sequence[S], router: StoredRouter, mixing: Mixing) -> Routed:
+        """Make a mixture of experts, in the order of the router's names. The base's decoder becomes the mixture's."""
+
+    def held(self, base: Decoder, stored: S, index: int) -> S:
+        """An expert by what a mixture's base holds of it, so that nobody keeps the files' tensors."""
+        return stored
+
+    @abstractmethod
+    def average(self, decoder: Decoder, experts: Sequence[S]) -> Decoder:
+        """One dense model in place of `decoder`: the mean of all experts."""
+
+    def not_averaged(self, base: Path, experts: Sequence[Path]) -> str | None:
+        """Why the experts of these folders have no average; None: they have one."""
+        return None
+
+    # --- counted
+
+    @abstractmethod
+    def counts(
+        self, base: Decoder, mixture: Any, experts: Sequence[S], weights: Float[Tensor, "n e"]
+    ) -> dict[str, int]:
+        """Parameters of a mixture over a plain `base`, by part, and those that answer a row; see `parameters`."""
+
+    @abstractmethod
+    def cost(self, base: Decoder, stored: S) -> int:
+        """Parameters that answer a row of one expert alone."""
+
+    @abstractmethod
+    def first(self, mixture: Any, experts: Sequence[S]) -> tuple[Decoder, Gates | None]:
+        """The decoder and the gates by which the first expert answers one row alone."""
+
+    # --- planned
+
+    @abstractmethod
+    def planned(self, base: Outline, spec: Expert) -> Footprint:
+        """The memory of an expert that a recipe trains."""
+
+    @abstractmethod
+    def of_model(self, model: Outline, base: Outline, held: bool = False) -> Footprint:
+        """The memory of a fine-tuned model as an expert. `held`: the model is the base itself."""
+
+    def beside(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
+        """The memory of the expert in a folder that this kind `holds`, and where it does not fit the base."""
+        raise NotImplementedError(f"no folder is known to hold {self.word} experts only")
+
+    def in_mixture(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
+        """The same for an expert in a mixture's folder."""
+        return self.beside(base, folder)
+
+    def require_composable(self, base: Outline) -> None:
+        """Refuse a base that such experts cannot stand beside."""
+
+    def plan_notes(self, adapters_only: bool) -> list[str]:
+        """Assumptions of a plan that are worth a line."""
+        return []
+
+    # --- adopted
+
+    @abstractmethod
+    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[V]:
+        """Read what lies in a folder as an expert of this kind, held against the base. `tuned`: a fine-tuned model."""
+
+    def extracted(self, folder: Path) -> bool:
+        """Whether the expert is only a part of the model in a folder, and has to be extracted from it."""
+        return False
+
+    def terms(self, spec: Expert) -> Terms:
+        """The terms on which a recipe takes an expert out of a fine-tuned model."""
+        return Terms()
+
+    def of_base(self, base: Base) -> V:
+        """The expert that computes what the base does."""
+        raise NotImplementedError(f"{self.word} experts are not extracted")
+
+    def extract(self, base: Base, folder: Path, terms: Terms, told: Listener, name: str) -> tuple[V, dict[str, Any]]:
+        """Take an expert out of a fine-tuned model, with facts for its manifest."""
+        raise NotImplementedError(f"{self.word} experts are not extracted")

@@ -1,0 +1,179 @@
+"""Whole models as experts, with the router in front of them.
+
+Knows nothing about rows or routers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from moesaic.artefacts.base import Base, read_config
+from moesaic.artefacts.router import StoredRouter
+from moesaic.artefacts.whole_model import (
+    StoredModel,
+    identified,
+    load_whole,
+    model_of,
+    open_whole,
+    save_whole,
+    write_into_mixture,
+)
+from moesaic.files import MANIFEST
+from moesaic.hub.locate import CONFIG, model_folder
+from moesaic.interop import decoder_config
+from moesaic.interop.decoders import named
+from moesaic.interop.outline import Outline, weighed
+from moesaic.kinds.averages import average_models
+from moesaic.kinds.compatibility import Difference
+from moesaic.kinds.gates import plain
+from moesaic.kinds.kind import Begun, Footprint, Joined, Kind, Listener, Lone, Mixing, Terms
+from moesaic.kinds.parameters import count_models, num_parameters
+from moesaic.model.classifier import Head
+from moesaic.model.decoder import Decoder
+from moesaic.model.whole import LEVELS, ModelMixture
+from moesaic.ops.ensemble import COMBINATIONS
+from moesaic.residency.fetching import Fetchable
+from moesaic.routing import Gates
+from moesaic.sections.expert import Expert
+from moesaic.sections.section import Text
+
+
+class ModelSection(Expert):
+    """A whole model as an expert."""
+
+    kind: Literal["model"]
+    """Kind of the expert: a whole model."""
+
+    path: Text | None = None
+    """Folder or `org/name@revision` of a model that was trained elsewhere."""
+
+    def idle(self) -> dict[str, str]:
+        return {**super().idle(), "layers": "of a whole model all layers are trained"}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole model before it has values of its own: the base, all of which learns."""
+
+
+class ModelKind(Kind[Whole, Decoder, StoredModel]):
+    """A whole model."""
+
+    word = "model"
+    site = "model"
+    section = ModelSection
+    changes = "has"
+    levels = LEVELS
+    combinations = COMBINATIONS
+    shares_trunk = False
+    no_wider = "no whole model is as large as several of them and of the same kind"
+
+    # --- trained here
+
+    def design(self, spec: Expert) -> Whole:
+        return Whole()
+
+    def joint(self, designs: Sequence[Whole]) -> Whole:
+        return Whole()
+
+    def begin(self, body: Any, design: Whole, layers: str | None, generator: Generator) -> Begun[Decoder]:
+        body.requires_grad_(True)
+        return Begun(plain, lambda: body)
+
+    def save(self, folder: Path, value: Decoder, base: Any, facts: dict[str, Any], head: Head | None = None) -> None:
+        save_whole(folder, value, base.tokenizer, base.fingerprint, facts)
+
+    def lone(self, folder: Path, base: Base, design: Whole) -> Lone[StoredModel]:
+        stored = load_whole(folder, base)
+        return Lone(stored.decoder, plain, stored)
+
+    def idle_part(self, lone: Lone[StoredModel], base: Decoder) -> str | None:
+        same = all(map(torch.equal, lone.decoder.parameters(), base.parameters()))
+        return "every tensor of it" if same else None
+
+    # --- read
+
+    def holds(self, folder: Path) -> bool:
+        """Never: a model's folder can become an expert of several kinds."""
+        return False
+
+    def read(self, folder: Path, base: Base) -> StoredModel:
+        return load_whole(folder, base)
+
+    def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, StoredModel]:
+        files, manifest = open_whole(folder, base)
+        if not files.own:
+            files.fill({})
+        return files, model_of(files, manifest, base)
+
+    def write(self, source: Path, target: Path, base: Path) -> None:
+        write_into_mixture(source, target, base)
+
+    def value(self, stored: StoredModel) -> None:
+        return None
+
+    def fingerprint(self, stored: StoredModel, folder: Path) -> str:
+        return stored.fingerprint or identified(folder, {})[2]
+
+    # --- joined
+
+    def join(self, base: Base, experts: Sequence[StoredModel], router: StoredRouter, mixing: Mixing) -> ModelMixture:
+        return ModelMixture(
+            base.decoder,
+            [one.decoder for one in experts],
+            router.names,
+            router.decides,
+            router.reads,
+            router.selection,
+            LEVELS[LEVELS.index(mixing.level)],
+            mixing.combine,
+            mixing.disabled,
+            mixing.source,
+        )
+
+    def average(self, decoder: Decoder, experts: Sequence[StoredModel]) -> Decoder:
+        return average_models(decoder, [one.decoder for one in experts])
+
+    def not_averaged(self, base: Path, experts: Sequence[Path]) -> str | None:
+        own = read_config(model_folder(base) / "config.json")[0]
+        alike = all(read_config(model_folder(folder) / "config.json")[0] == own for folder in experts)
+        return None if alike else "the mean of models exists only where all have one shape"
+
+    # --- counted
+
+    def counts(
+        self, base: Decoder, mixture: ModelMixture, experts: Sequence[StoredModel], weights: Float[Tensor, "n e"]
+    ) -> dict[str, int]:
+        return count_models(mixture, weights)
+
+    def cost(self, base: Decoder, stored: StoredModel) -> int:
+        return num_parameters(stored.decoder)
+
+    def first(self, mixture: ModelMixture, experts: Sequence[StoredModel]) -> tuple[Decoder, Gates | None]:
+        return experts[0].decoder, None
+
+    # --- planned
+
+    def planned(self, base: Outline, spec: Expert) -> Footprint:
+        return self.of_model(base, base)
+
+    def of_model(self, model: Outline, base: Outline, held: bool = False) -> Footprint:
+        return Footprint.of(model, () if held else set(model.shapes), model.config)
+
+    def in_mixture(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
+        """Only what the base does not have already was written there."""
+        return Footprint(counts=weighed(folder), config=decoder_config.read_config(folder / CONFIG)[0]), []
+
+    def plan_notes(self, adapters_only: bool) -> list[str]:
+        return ["every model counts whole: what it shares with the base is found when they are composed"]
+
+    # --- adopted
+
+    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[Decoder]:
+        size = sum(tensor.numel() for tensor in named(load_whole(path, base).decoder).values())
+        return Joined(None, path, {"from": "model", "verified": (path / MANIFEST).is_file(), "parameters": size})

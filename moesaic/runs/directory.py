@@ -1,0 +1,92 @@
+"""The directory of a run: where each of its parts lies, which of them are finished, and how one is published.
+
+Knows nothing about texts, models or what a part is made of; it can be sent to other processes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moesaic.errors import WeightsError
+from moesaic.files import MANIFEST, check_space, digest, disk, publish, read_manifest
+from moesaic.recipe import Recipe
+from moesaic.runs.progress import Progress
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """A recipe and the folder of its run. `strict`: refuse damaged parts rather than make them anew."""
+
+    recipe: Recipe
+    root: Path
+    strict: bool = False
+
+    @property
+    def base_at(self) -> Path:
+        """The base, where it is pretrained in this run."""
+        return self.root / "base"
+
+    def part_at(self, contender: str) -> Path:
+        """An expert, or a control that is trained as one."""
+        room = "experts" if contender in self.recipe.experts else "controls"
+        return self.root / room / contender / "best"
+
+    def router_at(self, label: str) -> Path:
+        """A router: the mixture's own, or one that is only compared."""
+        return self.root / "router" if label == "router" else self.root / "controls" / "routers" / label
+
+    @property
+    def mixture_at(self) -> Path:
+        return self.root / "mixture"
+
+    @property
+    def evaluation_at(self) -> Path:
+        return self.root / "evaluation.json"
+
+    @property
+    def rejects_at(self) -> Path:
+        """The list of rows that were left out."""
+        return self.root / "rejects.jsonl"
+
+    def title(self, at: Path) -> Path:
+        """The part of the run directory that belongs to a part, as a relative path: `experts/math`, `router`."""
+        place = at.relative_to(self.root)
+        return place.parent if place.name == "best" else place
+
+    def states_at(self, at: Path) -> Path:
+        """The states of a part's trainings, as long as the part is not finished."""
+        return self.root / "checkpoints" / self.title(at)
+
+    def logs_at(self, at: Path) -> Path:
+        """The logs of a part's trainings, a file for each trial."""
+        return self.root / "metrics" / self.title(at)
+
+    def forget(self, at: Path) -> None:
+        """Drop the states of a part's trainings: the part is finished, or shall begin anew."""
+        disk.remove(self.states_at(at))
+
+    def key(self, stage: str, **inputs: Any) -> str:
+        """The hash of everything that a part depends on."""
+        return digest({"stage": stage, "seed": self.recipe.seed, **inputs})
+
+    def finished(self, at: Path, key: str, progress: Progress) -> bool:
+        """Whether a sound version made from the same inputs exists; a damaged one is reported and not counted."""
+        try:
+            return (at / MANIFEST).is_file() and read_manifest(at).get("stage_key") == key
+        except WeightsError as error:
+            if self.strict:
+                raise
+            progress.warn(f"damaged, to be made anew: {error}")
+            return False
+
+    def identity(self, at: Path) -> Any:
+        """The key of a finished part; where it has none, the hashes of its files."""
+        manifest = read_manifest(at)
+        return manifest.get("stage_key") or manifest["files"]
+
+    def publish(self, at: Path, write: Callable[[Path], None], needed_bytes: int) -> None:
+        """Publish a part where it belongs, if there is room for it."""
+        disk.make_all(at.parent)
+        check_space(at, needed_bytes, at.relative_to(self.root).as_posix())
+        publish(at, write)

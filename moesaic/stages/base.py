@@ -1,0 +1,155 @@
+"""The base as a part of a run: a tokenizer and a decoder trained from nothing.
+
+Knows nothing about experts but that their texts may be what the base is trained on.
+"""
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moesaic.artefacts.base import save_base
+from moesaic.config import sized
+from moesaic.data.batches import Packed, encode_all
+from moesaic.data.rows import Example
+from moesaic.data.splits import take
+from moesaic.errors import MoesaicError, RecipeError
+from moesaic.kinds.gates import plain
+from moesaic.model.decoder import Decoder, initialise
+from moesaic.recipe import NewBase, Recipe
+from moesaic.runs.checkpoints import drop_logs, training, trial_at
+from moesaic.runs.jobs import Report, threads
+from moesaic.runs.part import Part
+from moesaic.tasks import Run
+from moesaic.tasks.texts import TextTask
+from moesaic.tokenizer import Tokenizer
+from moesaic.train.language import loss_of, mean_nats
+from moesaic.train.loop import fit
+
+ROWS = TextTask.chosen_by
+"""Rows of a domain that the base is validated on, at most."""
+
+
+class BasePart(Part):
+    """A base that is pretrained in the run."""
+
+    name, stage = "base", "pretrain"
+
+    def __init__(self, run: Run):
+        super().__init__(run.dir)
+        self.source, self.spec = run, new_base(run.recipe)
+
+    @property
+    def at(self) -> Path:
+        return self.run.base_at
+
+    @cached_property
+    def corpus(self) -> tuple[list[Example], list[Example], str]:
+        return corpus(self.source)
+
+    def inputs(self) -> dict[str, Any]:
+        return {"base": self.spec.model_dump(mode="json"), "data": self.corpus[2]}
+
+    def settings(self) -> dict[str, Any]:
+        return {**self.inputs(), "workers": self.run.recipe.workers}  # other threads add sums up in another order
+
+    def missing(self) -> MoesaicError:
+        return RecipeError("there is no base yet", path=self.at, hint="make it first: moesaic pretrain RECIPE")
+
+    def make(self, report: Report) -> None:
+        """With as many threads as there will be trainings side by side."""
+        recipe, spec, settings = self.run.recipe, self.spec, self.spec.pretrain
+        (train, validation, source) = self.corpus
+        tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
+        decoder = Decoder(sized(spec.size, spec.vocab_size))
+        initialise(decoder, torch.Generator().manual_seed(recipe.seed))
+        if isinstance(settings.lr, list):
+            raise RecipeError("a base is pretrained once", field="base.pretrain.lr", expected="one number")
+        if settings.length > decoder.config.context:
+            raise RecipeError(
+                "rows longer than the context of the base",
+                field="base.pretrain.length",
+                expected=f"<= {decoder.config.context}",
+                got=settings.length,
+            )
+        rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
+        chosen_by = take(validation, ROWS)
+        held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
+        packed = Packed(rows, settings.length, settings.batch, recipe.seed)
+        report.begin(settings.steps)
+        trial = trial_at(settings.lr)
+        drop_logs(self.run, self.at, [trial])
+        with (
+            threads(recipe.workers),
+            training(self.run, self.at, trial, self.settings(), report) as (keeper, record),
+        ):
+            trained = fit(
+                dict(decoder.named_parameters()),
+                packed,
+                loss_of(decoder, plain),
+                lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
+                settings,
+                settings.lr,
+                record,
+                recipe.seed,
+                keeper,
+                packed.names,
+            )
+        decoder.load_state_dict(trained.state, strict=False)
+        facts = {
+            "stage_key": self.key,
+            "data": source,
+            "seed": recipe.seed,
+            "metrics": {
+                "validation_nats": trained.best,
+                "perplexity": math.exp(trained.best),
+                "step": trained.best_step,
+            },
+            "rows": {"train": len(rows), "validation": len(held_out), "truncated": cut},  # packed rows are never cut
+            "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
+            "timing": {"seconds": round(trained.seconds, 2)},
+        }
+        size = sum(p.numel() * p.element_size() for p in decoder.parameters())
+        self.run.publish(self.at, lambda folder: save_base(folder, decoder, tokenizer, facts), size)
+        self.run.forget(self.at)
+        report.end(f"validation {trained.best:.3f} nats a token")
+
+
+def new_base(recipe: Recipe) -> NewBase:
+    """The section of a base that is pretrained in the run."""
+    assert isinstance(recipe.base, NewBase)
+    return recipe.base
+
+
+def corpus(run: Run) -> tuple[list[Example], list[Example], str]:
+    """Training and validation text of a base, and the hash of where it comes from."""
+    domains, source = run.materials.domains.values(), new_base(run.recipe).pretrain.data
+    if source == "experts":
+        train = [example for domain in domains for example in longest(domain.train)]
+        validation = [example for domain in domains for example in take(domain.validation, ROWS)]
+        return train, validation, run.dir.key("corpus", domains=[domain.digest for domain in domains])
+    judged = {e.group for domain in domains for e in domain.test} | {e.group for e in run.materials.unseen}
+    texts = [e for e in run.materials.texts(source) if e.group not in judged]
+    held_out = take(texts, max(1, min(ROWS, len(texts) // 10)))
+    groups = {example.group for example in held_out}
+    train = [example for example in texts if example.group not in groups]
+    return train, held_out, run.dir.key("corpus", groups=sorted(example.group for example in texts))
+
+
+def longest(examples: list[Example]) -> list[Example]:
+    """One example of each group: of a conversation the last turn, whose prompt holds all that came before."""
+    found: dict[str, Example] = {}
+    for example in examples:
+        kept = found.setdefault(example.group, example)
+        if len(text_of(example)) > len(text_of(kept)):
+            found[example.group] = example
+    return list(found.values())
+
+
+def text_of(example: Example) -> str:
+    """An example as one text; of a row with a label, the text that the label is of."""
+    if example.texts:
+        return example.prompt
+    return f"{example.prompt}\n{example.response}" if example.prompt else example.response

@@ -1,0 +1,5 @@
+"""What a run is about: texts that experts write, or labels that they answer; and the run as one value."""
+
+from moesaic.tasks.opened import Address, Run, open_run
+
+__all__ = ["Address", "Run", "open_run"]

@@ -1,0 +1,146 @@
+"""Grades of the answers that contenders give to test rows with labels; and what they would cost.
+
+Knows nothing about how contenders are compared, nor how they were trained.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from moesaic.artefacts.adapter import StoredExpert
+from moesaic.compose.classifier import StoredClassifier
+from moesaic.data.answers import LabelledTokens, targets_of
+from moesaic.data.rows import Example
+from moesaic.evaluate.grades import Grades
+from moesaic.evaluate.statistics import Means
+from moesaic.evaluate.verdict import Cost, with_derived
+from moesaic.kinds.parameters import num_parameters, router_parameters
+from moesaic.model.classifier import Classifier
+from moesaic.ops.metrics import Metric
+from moesaic.routing import Gates
+from moesaic.train.classification import batched, own_of
+
+ABSTAINED = -1
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The test rows of every data set in their order, the number of its labels and its metrics."""
+
+    rows: Mapping[str, list[LabelledTokens]]
+    counts: Mapping[str, int]
+    metrics: Mapping[str, tuple[Metric, ...]]
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return sum(map(len, self.rows.values()))
+
+    @torch.inference_mode()
+    def grade(self, classifier: Classifier, weights: Float[Tensor, "n e"], batch: int, pad: int) -> Grades:
+        """Grade a classifier: to each row it answers the most probable of all labels, of whatever data set.
+
+        A row on which nobody is chosen has no answer. Rows of like length share a batch, which changes only the time.
+        """
+        every = [row for some in self.rows.values() for row in some]
+        nats, said = np.zeros(len(every)), np.zeros(len(every), dtype=np.int64)
+        order = sorted(range(len(every)), key=lambda i: len(every[i].ids))
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            some = [every[i] for i in chosen]
+            logs = classifier(batched(some, pad), Gates.of(weights[chosen].float())).double()
+            nats[chosen] = -logs.gather(1, targets_of(some)[:, None])[:, 0].numpy()
+            said[chosen] = torch.where(weights[chosen].sum(-1) > 0, logs.argmax(-1), ABSTAINED).numpy()
+        return self.graded(nats, said)
+
+    def graded(self, nats: np.ndarray, said: np.ndarray) -> Grades:
+        """Grade answers among all labels, in the order of the rows."""
+        truth, own, first, start = dict[str, np.ndarray](), dict[str, np.ndarray](), 0, 0
+        for name, some in self.rows.items():
+            truth[name] = np.array([row.label for row in some]) - start
+            own[name] = own_of(said[first : first + len(some)], start, self.counts[name])
+            first, start = first + len(some), start + self.counts[name]
+        groups = [row.group for some in self.rows.values() for row in some]
+        return Grades.of(nats, truth, own, self.counts, self.metrics, groups)
+
+    def majority(self, domains: Mapping[str, tuple[Sequence[str], Sequence[Example]]]) -> Grades:
+        """Answer every row with the most frequent label of its data set in training, given labels and training rows.
+
+        Nats are by frequencies, each label seen once more.
+        """
+        nats, said, start = list[float](), list[int](), 0
+        for name, some in self.rows.items():
+            labels, train = domains[name]
+            seen = Counter(example.response for example in train)
+            counts = np.array([seen[label] for label in labels])
+            logs = np.log((counts + 1) / (counts.sum() + len(counts)))
+            nats += [-float(logs[row.label - start]) for row in some]
+            said += [start + int(counts.argmax())] * len(some)
+            start += len(counts)
+        return self.graded(np.array(nats), np.array(said))
+
+    def nobody(self) -> Grades:
+        """Grade rows on which a router abstains: no answer, and all labels alike."""
+        spread = np.log(sum(self.counts.values()))
+        return self.graded(np.full(self.size, spread), np.full(self.size, ABSTAINED))
+
+
+def counted(base: nn.Module, stored: StoredClassifier, weights: Float[Tensor, "n e"]) -> dict[str, int]:
+    """Parameters: in all, of the base, of adapters, heads and router; and those that answer one row, on average."""
+    adapters, heads = ([*sizes] for sizes in zip(*sizes_of(stored).values(), strict=True))
+    own, routed = num_parameters(base), router_parameters(stored.model.router)
+    shares = (weights > 0).double().mean(0).tolist()
+    chosen = sum((a + h) * share for a, h, share in zip(adapters, heads, shares, strict=True))
+    trained = sum(adapters) + sum(heads) + routed
+    return {
+        "total": own + trained,
+        "base": own,
+        "experts": sum(adapters),
+        "heads": sum(heads),
+        "router": routed,
+        "trained": trained,
+        "active": own + routed + round(chosen),
+    }
+
+
+def sizes_of(stored: StoredClassifier) -> dict[str, tuple[int, int]]:
+    """Parameters of every expert's adapter, and of its head."""
+    return {name: parameters_of(stored.experts[name]) for name in stored.model.names}
+
+
+def parameters_of(expert: StoredExpert) -> tuple[int, int]:
+    """Parameters of an expert's adapter, and of its head."""
+    return expert.adapter.num_parameters, expert.head.num_parameters if expert.head else 0
+
+
+def costs(
+    base: nn.Module, stored: StoredClassifier, counts: Mapping[str, int], controls: Mapping[str, StoredExpert]
+) -> dict[str, Cost]:
+    """Parameters and bytes that answer one row, of whatever could be used instead of the mixture."""
+    own = counts["base"]
+    parameters = {"average": own + counts["heads"], "router": counts["active"]}
+    parameters |= {f"expert:{name}": own + sum(sizes) for name, sizes in sizes_of(stored).items()}
+    parameters |= {name: own + sum(parameters_of(control)) for name, control in controls.items()}
+    width = next(base.parameters()).element_size()
+    return {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
+
+
+def pooled(scores: Mapping[str, Grades], seed: int) -> dict[str, dict[str, Any]]:
+    """Of every contender the share of all rows it answers right, with its interval, and how far the router is ahead."""
+    errors = {name: one.errors() for name, one in with_derived(scores).items() if isinstance(one, Grades)}
+    means = Means.of(errors, seed=seed)
+    found = {}
+    for name in errors:
+        versus = means.difference(name, "router") if name != "router" and "router" in errors else None
+        found[name] = {
+            "value": 1 - means.value[name],
+            "interval": sorted(1 - end for end in means.interval(name)),
+            "versus_router": versus and {"difference": versus.mean, "interval": [versus.low, versus.high]},
+        }
+    return found

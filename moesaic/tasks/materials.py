@@ -1,0 +1,55 @@
+"""The texts of a run: every domain in its splits, text that nobody trains for, and the rows that were left out.
+
+Knows nothing about tokens or models.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Any
+
+from moesaic.data.rejects import Rejects
+from moesaic.data.rows import Example
+from moesaic.data.splits import Domain, load_domain, load_source
+from moesaic.runs.directory import RunDir
+from moesaic.sections.sources import Source
+
+
+class Materials:
+    """The texts that a recipe names, each file read once. `refuse` raises DataError for a row that cannot be used."""
+
+    def __init__(self, run: RunDir, refuse: Callable[[list[Example]], None]):
+        self.recipe = run.recipe
+        most = run.recipe.max_bad if run.recipe.bad_rows == "skip" else None
+        self.rejects = Rejects(most, run.rejects_at, refuse)
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """The texts of every expert that has data; nobody learns from what another domain is judged on."""
+        read = {
+            name: load_domain(name, expert.data, self.recipe.resolve, self.rejects)
+            for name, expert in self.recipe.experts.items()
+            if expert.data
+        }
+        judged = {example.group for domain in read.values() for example in domain.test}
+        return {name: domain.without(judged) for name, domain in read.items()}
+
+    @cached_property
+    def unseen(self) -> list[Example]:
+        """Text of domains that no expert was trained for."""
+        return self.texts(self.recipe.evaluate.unseen)
+
+    def texts(self, sources: Iterable[Source]) -> list[Example]:
+        """Text that belongs to no domain."""
+        return load_source(sources, self.recipe.resolve, self.rejects)
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, Any]]:
+        """The rows read, used, and skipped by reason of every file that the recipe names; all of them are read."""
+        base, experts = self.recipe.base, self.recipe.experts.values()
+        apart = [expert.examples for expert in experts if expert.examples and not expert.data]
+        if base.pretrain and base.pretrain.data != "experts":
+            apart.append(base.pretrain.data)
+        _ = self.domains, self.unseen
+        for sources in apart:
+            self.texts(sources)
+        return self.rejects.files()

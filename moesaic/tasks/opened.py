@@ -1,0 +1,63 @@
+"""A run as one value: its directory, its texts, its models and its task; and the address by which a process opens it.
+
+Knows nothing about the parts of a run.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from moesaic.data.batches import encode_all
+from moesaic.data.rows import Example
+from moesaic.hub.locate import Located
+from moesaic.recipe import Recipe
+from moesaic.runs.directory import RunDir
+from moesaic.tasks.labels import LabelTask
+from moesaic.tasks.materials import Materials
+from moesaic.tasks.models import Models
+from moesaic.tasks.task import Task
+from moesaic.tasks.texts import TextTask
+
+TASKS: dict[bool, type[Task[Any]]] = {False: TextTask, True: LabelTask}
+"""The task of a run, by whether its rows have labels."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Everything that another process needs to open the same run: its directory, and where models were found."""
+
+    dir: RunDir
+    found: tuple[tuple[str, Located], ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run. Each value reads what it needs from disk once."""
+
+    dir: RunDir
+    materials: Materials
+    models: Models
+    task: Task[Any]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.dir.recipe
+
+    @property
+    def address(self) -> Address:
+        """The address of the run, for a process that opens it again."""
+        return Address(self.dir, tuple(self.models.found.items()))
+
+
+def open_run(address: Address) -> Run:
+    """Open the run at an address; nothing is read yet."""
+    models = Models(address.dir, address.found)
+    recipe = address.dir.recipe
+
+    def refuse(row: list[Example]) -> None:
+        """Raise DataError for a row that the chat template of the base refuses; only an existing base has one."""
+        if row[0].messages and recipe.base.place and models.base.tokenizer.template:
+            base = models.base
+            encode_all(row, base.tokenizer, base.decoder.config.context, recipe.router.prompt_tokens)
+
+    materials = Materials(address.dir, refuse)
+    return Run(address.dir, materials, models, TASKS[recipe.labelled](address.dir, materials, models))

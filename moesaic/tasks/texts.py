@@ -1,0 +1,258 @@
+"""The task of writing: rows are texts, experts are chosen and judged by nats a token of held-out responses.
+
+Knows nothing about labels, nor which parts a run has.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.artefacts.base import Base
+from moesaic.compose.mixture import StoredMixture, load_mixture
+from moesaic.data.batches import Schedule, Tokens, encode_all, pad
+from moesaic.data.rows import Example
+from moesaic.data.splits import take
+from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.statistics import UNSEEN, Judged
+from moesaic.evaluate.tokens import pieces, token_owners
+from moesaic.evaluate.verdict import Cost
+from moesaic.generate.engine import Engine
+from moesaic.generate.sample import Sampling
+from moesaic.generate.speed import tokens_per_second
+from moesaic.kinds.gates import plain
+from moesaic.kinds.kind import Listener, Stored
+from moesaic.kinds.parameters import asleep, num_parameters
+from moesaic.model.decoder import Decoder
+from moesaic.model.features import Prompts
+from moesaic.routing import controls
+from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, trainable
+from moesaic.tasks.written import written
+from moesaic.train import language
+from moesaic.train.task import Weighed
+from moesaic.train.task import language as text_losses
+
+SAMPLE_TOKENS = 48
+
+
+class TextTrainer:
+    """Trains an expert to write."""
+
+    def __init__(self, task: "TextTask", plan: Plan):
+        self.task = task
+        self.train = task.encoded_all(plan.train, plan.settings.length)
+        self.held_out = task.held_out(plan)
+
+    def rows(self) -> dict[str, int]:
+        every = [*self.train, self.held_out]
+        return {
+            "train": sum(map(len, self.train)),
+            "validation": len(self.held_out),
+            "truncated": sum(row.truncated for rows in every for row in rows),
+        }
+
+    def objective(self, plan: Plan) -> Objective:
+        settings, seed = plan.settings, self.task.recipe.seed
+        decoder = self.task.fresh().decoder
+        gates = plan.begin(decoder, seed).gates
+        schedule = Schedule(even(self.train), settings.batch, seed)
+        return Objective(
+            trainable(decoder),
+            lambda step: pad(schedule(step)),
+            language.loss_of(decoder, gates),
+            lambda: language.mean_nats(decoder, gates, self.held_out, settings.batch),
+            schedule.names,
+        )
+
+    def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
+        decoder = self.task.fresh().decoder
+        begun = plan.begin(decoder, self.task.recipe.seed)
+        decoder.load_state_dict(state, strict=False)
+        return Made(begun.taken(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
+
+    def logged(self, row: dict[str, Any]) -> dict[str, Any]:
+        return row
+
+    def outcome(self, best: float) -> float:
+        return best
+
+
+class TextScorer:
+    """Scores contenders by the nats of responses."""
+
+    def __init__(self, task: "TextTask"):
+        self.task, self.stored = task, load_mixture(task.run.mixture_at)
+
+    def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        mixture, batch, rows = self.stored.model, self.task.recipe.evaluate.batch, self.task.test_rows
+        n, e = sum(map(len, rows.values())), len(mixture.names)
+        which, _, expert = name.partition(":")
+        if plan and folder:
+            lone = plan.kind.lone(folder, self.task.fresh(), plan.design)
+            gates = lone.gates(n)
+            return score(logits_of(lone.decoder), rows, None if gates is None else gates.weights, batch)
+        if which == "average":
+            return score(logits_of(self.task.averaged(self.stored)), rows, None, batch)
+        if which == "uniform":
+            return self.weighted(controls.uniform(n, e))
+        return self.weighted(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))
+
+    def weighted(self, weights: Float[Tensor, "n e"] | None) -> Judged:
+        return score(self.stored.model.score, self.task.test_rows, weights, self.task.recipe.evaluate.batch)
+
+    def shown(self, scores: Judged) -> str:
+        return f"{scores.mean():.3f} nats a token"
+
+
+class TextTask(Task[Tokens]):
+    """Rows are texts: prompts, and responses that are scored."""
+
+    chosen_by = 100  # enough rows to choose by, few enough not to cost more than the training
+
+    # --- the base
+
+    @property
+    def foundation(self) -> Base:
+        return self.models.base
+
+    def fresh(self) -> Base:
+        return self.models.fresh_base()
+
+    # --- rows
+
+    def encoded(self, examples: Sequence[Example], length: int, domain: str = "") -> list[Tokens]:
+        return encode_all(examples, self.foundation.tokenizer, length, self.recipe.router.prompt_tokens)[0]
+
+    def encoded_all(self, domains: Mapping[str, Sequence[Example]], length: int) -> list[list[Tokens]]:
+        """The rows of several domains."""
+        return [self.encoded(examples, length, name) for name, examples in domains.items()]
+
+    def held_out(self, plan: Plan) -> list[Tokens]:
+        """The rows that a contender is chosen by."""
+        return [row for rows in self.encoded_all(plan.validation, plan.settings.length) for row in rows]
+
+    @cached_property
+    def test_rows(self) -> dict[str, list[Tokens]]:
+        rows, limit = dict(super().test_rows), self.recipe.evaluate.limit
+        if self.materials.unseen:
+            rows[UNSEEN] = self.encoded(take(self.materials.unseen, limit), self.recipe.train.length)
+        return rows
+
+    def prompts(self, rows: Sequence[Tokens]) -> Prompts:
+        return Prompts.pad([row.ids[: row.prompt] for row in rows], self.texts(rows))
+
+    def texts(self, rows: Sequence[Tokens]) -> list[str]:
+        return [self.foundation.tokenizer.decode(row.ids[: row.prompt]) for row in rows]
+
+    # --- experts
+
+    def trainer(self, plan: Plan) -> Trainer:
+        return TextTrainer(self, plan)
+
+    def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
+        """The validation nats of an expert, beside the base's."""
+        lone, rows, batch = plan.kind.lone(folder, self.fresh(), plan.design), self.held_out(plan), plan.settings.batch
+        found = language.mean_nats(lone.decoder, lone.gates, rows, batch)
+        off = language.mean_nats(self.foundation.decoder, plain, rows, batch)
+        said = lone.stored.manifest["metrics"]["validation_nats"]
+        idle = plan.kind.idle_part(lone, self.foundation.decoder)
+        if abs(found - said) > 1e-4 * said or idle:
+            got = f"{found:.6f}" + (f", and {idle} changes nothing" if idle else "")
+            refuse("metrics.validation_nats", f"{said:.6f}", got)
+        return {"validation_nats": found, "manifest": said, "base": off, "gain": off - found}
+
+    # --- mixtures
+
+    def read_experts(self, folders: Mapping[str, Path], told: Listener) -> Mapping[str, Stored]:
+        base = self.foundation
+        for name, folder in folders.items():
+            for odd in self.kind.warnings(folder, base.tokenizer):
+                told.warn(f"{name}: {odd}")
+        return {name: self.kind.read(folder, base) for name, folder in folders.items()}
+
+    def require_mixture(self, folder: Path) -> None:
+        load_mixture(folder)
+
+    def frozen_experts(self, folders: Mapping[str, Path]) -> Decoder:
+        base = self.fresh()
+        self.kind.attach(base.decoder, [self.kind.read(folder, base) for folder in folders.values()])
+        return base.decoder.requires_grad_(False)
+
+    def losses(self, experts: Decoder, rows: Sequence[Tokens]) -> Weighed:
+        return text_losses(experts, [*rows])
+
+    def averaged(self, stored: StoredMixture) -> Decoder:
+        """One dense model: the base with the mean of all experts."""
+        return self.kind.average(self.fresh().decoder, in_order(stored))
+
+    # --- evaluation
+
+    def scorer(self) -> Scorer:
+        return TextScorer(self)
+
+    def beside(
+        self, scores: dict[str, Judged], weights: Float[Tensor, "n e"], trained: Mapping[str, tuple[Plan, Path]]
+    ) -> Beside:
+        """The texts that the mixture writes, what it costs, and how fast it is."""
+        stored, base = load_mixture(self.run.mixture_at), self.foundation.decoder
+        lone = {name: plan.kind.lone(at, self.fresh(), plan.design) for name, (plan, at) in trained.items()}
+        counts = self.kind.counts(base, stored.model, in_order(stored), weights)
+        facts = {"parameters": counts, "samples": self.samples(stored)}
+        facts |= written(self, Engine(stored.model, stored.tokenizer))
+        speeds = {
+            "base": tokens_per_second(base, None),
+            "router": tokens_per_second(*self.kind.first(stored.model, in_order(stored))),
+        }
+        speeds |= {name: tokens_per_second(one.decoder, one.gates(1)) for name, one in lone.items()}
+        told = {name: round(rate, 1) for name, rate in speeds.items()}
+        own = num_parameters(base) - asleep(base)
+        parameters = {"base": own, "average": own, "router": counts["active"]}
+        parameters |= {f"expert:{name}": self.kind.cost(base, one) for name, one in stored.experts.items()}
+        parameters |= {name: trained[name][0].kind.cost(base, one.stored) for name, one in lone.items()}
+        width = base.norm.weight.element_size()
+        costs = {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
+        return Beside(costs, {}, facts, {"tokens_per_second": told})
+
+    def samples(self, stored: StoredMixture) -> list[dict[str, Any]]:
+        """A few prompts of each domain, how the mixture routed them and what it wrote."""
+        engine, shown = Engine(stored.model, stored.tokenizer), []
+        for domain, some in self.test_rows.items():
+            for row in some[: self.recipe.evaluate.samples]:
+                room, given = stored.model.context - row.prompt, row.ids[: row.prompt]
+                if room < 1:
+                    continue
+                new = min(SAMPLE_TOKENS, room)
+                ((made,),) = engine.generate([given], max_new_tokens=new, sampling=Sampling())
+                shown.append(
+                    {
+                        "domain": domain,
+                        "prompt": stored.tokenizer.decode(given),
+                        "text": made.text,
+                        "finish": made.finish,
+                        "chosen": made.routing.chosen,
+                        "weights": made.routing.weights,
+                        "reference": stored.tokenizer.decode(row.ids[row.prompt :]),
+                        "tokens": owned(stored, row),
+                    }
+                )
+        return shown
+
+
+def in_order(stored: StoredMixture) -> list[Stored]:
+    """The experts of a mixture, in the order of its router's names."""
+    return [stored.experts[name] for name in stored.model.names]
+
+
+def owned(stored: StoredMixture, row: Tokens) -> list[list[Any]]:
+    """Of each token of a row: its text, who predicts it best, the nats of that part and of the base.
+
+    The texts join to the prompt and the reference as they are decoded, each by itself.
+    """
+    texts = pieces(stored.tokenizer.decode, row.ids[: row.prompt])
+    texts += pieces(stored.tokenizer.decode, row.ids[row.prompt :])
+    owners = token_owners(stored.model.score, row.ids, tuple(stored.model.names))
+    rounded = ((who, *(nats and round(nats, 4) for nats in both)) for who, *both in owners)
+    return [[text, *owner] for text, owner in zip(texts, rounded, strict=True)]
