@@ -506,9 +506,13 @@ def recipe_from(
     name: Annotated[str | None, typer.Option(help="What the run is called; else as the config.")] = None,
 ) -> None:
     """Print the recipe that a gated pair's config means."""
-    from moesaic.cli.translating import show_recipe
+    from moesaic.cli.printing import harmless
+    from moesaic.migrate import files_by_name, translated
 
-    show_recipe(config, train or [], test or [], name)
+    found = translated(config, files_by_name("train", train or []), files_by_name("test", test or []), name)
+    for note in found.notes:
+        typer.echo(harmless(f"# {note}"))
+    typer.echo(found.text, nl=False)
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from moesaic.errors import CompatibilityError, DataError, RecipeError
 from moesaic.evaluate.score import logits_of, score
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
+from moesaic.migrate import translated
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
-from moesaic.recipe.gated import translated
 from moesaic.routing.routers import MLPRouter
 from moesaic.stages import evaluation as stage
 from moesaic.stages.experts import key_of
