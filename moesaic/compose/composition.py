@@ -21,7 +21,7 @@ from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.recipe import ExistingBase, NewBase, Recipe, RouterSpec, read
 from moesaic.recipe import Expert as Spec
-from moesaic.recipe.layers import layer_range
+from moesaic.recipe.section import layer_range
 from moesaic.weights import feedforward, heads, trains
 from moesaic.weights import router as router_room
 from moesaic.weights.configs import read_config

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from moesaic.errors import DataError, RecipeError
-from moesaic.recipe.texts import TextMetric
+from moesaic.recipe import TextMetric
 
 if TYPE_CHECKING:
     from moesaic.model.sentences import SentenceEncoder

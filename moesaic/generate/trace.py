@@ -24,7 +24,7 @@ from moesaic.errors import DataError, MoesaicError, NonFiniteError, nearest
 from moesaic.files import JsonlWriter, read_jsonl
 from moesaic.generate.engine import BASE, Prompt
 from moesaic.model.features import Prompts
-from moesaic.recipe.names import validate_name
+from moesaic.recipe.section import validate_name
 from moesaic.routing import Routing
 from moesaic.routing.selection import probabilities
 from moesaic.tokenizer import Conversation

@@ -3,9 +3,7 @@
 Knows nothing about torch, rows of text or run directories: it is plain data that every other room is handed.
 """
 
-from moesaic.recipe.layers import layer_range
 from moesaic.recipe.mixing import LEGAL, Mixture, Site
-from moesaic.recipe.names import validate_name
 from moesaic.recipe.reading import dump, parse, read
 from moesaic.recipe.routers import EncoderFeature, Exploration, Router, RouterLoss, RouterSpec
 from moesaic.recipe.schema import (
@@ -18,10 +16,12 @@ from moesaic.recipe.schema import (
     NewBase,
     Recipe,
     Target,
+    TextMetric,
+    Texts,
     validate_expert,
 )
+from moesaic.recipe.section import layer_range, validate_name
 from moesaic.recipe.sources import Data, DemoData, FileData, LabelledData, Source
-from moesaic.recipe.texts import Texts
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "Site",
     "Source",
     "Target",
+    "TextMetric",
     "Texts",
     "Train",
     "TrainOverride",

@@ -13,19 +13,29 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 
 from moesaic.config import SIZES
 from moesaic.errors import RecipeError, nearest
-from moesaic.recipe.layers import layer_bounds
 from moesaic.recipe.mixing import LEGAL, OF_ADAPTERS, WITHOUT, Kind, Mixture, Site, require_legal, require_routable
 from moesaic.recipe.mixing import site_of as site_of_kinds
-from moesaic.recipe.names import validate_name
 from moesaic.recipe.routers import EncoderFeature, Router
-from moesaic.recipe.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
+from moesaic.recipe.section import (
+    CASE,
+    Amount,
+    Count,
+    Distinct,
+    Positive,
+    Section,
+    Text,
+    Whole,
+    layer_bounds,
+    refusal,
+    validate_name,
+)
 from moesaic.recipe.sources import Data, LabelledData, SomeSources, Sources, case_by_key
-from moesaic.recipe.texts import Texts
 from moesaic.recipe.training import Pretrain, Train, TrainOverride
 
 OfDecoders = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 Target = Literal[OfDecoders, "query", "key", "value", "dense"]
 Metric = Literal["perplexity", "accuracy"]
+TextMetric = Literal["exact_match", "f1", "rouge", "bleu", "truth"]
 Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
 
 RESERVED = (*get_args(Control), "router", "all", "unseen")
@@ -235,6 +245,18 @@ class Expert(Section):
 
 def _all_or_some(value: Any) -> str:
     return CASE + ("some" if isinstance(value, list) else "all")
+
+
+class Texts(Section):
+    """What the base, every expert and the mixture write after test prompts, greedily, and what it is held against."""
+
+    metrics: Annotated[list[TextMetric], Distinct] = Field(default=["exact_match", "f1", "rouge", "bleu"], min_length=1)
+    """How it is scored against the rows' responses; truth reads `correct_answers` and `incorrect_answers` too. All but
+    exact_match and f1 need `pip install 'moesaic[metrics]'`."""
+    limit: Count = 50
+    """Rows of a domain at most."""
+    max_new_tokens: Count = 64
+    """Tokens to write at most."""
 
 
 class Evaluate(Section):

@@ -1,8 +1,9 @@
-"""What all sections of a recipe share: strictness, the kinds of value, how a check refuses one.
+"""What all sections of a recipe share: strictness, the kinds of value (names and ranges of layers too), refusal.
 
-Knows no section by name, and nothing about files.
+Knows no section by name, and nothing about files or models.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
@@ -29,6 +30,14 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 CASE = "\0"
 """Begins the tags of unions, which pydantic puts into an error's place; no key of a recipe can begin so."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+"""A name that can be a folder on every file system, but for these devices of Windows:"""
+
+DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+RANGE = re.compile(r"(?=\.*\d)(\d{0,6})\.\.(\d{0,6})", re.ASCII)
+"""Layers that an adapter touches: "2..", "2..6" (2, 3, 4, 5) or "..4"."""
 
 
 def refusal(error: RecipeError, *at: str | int) -> PydanticCustomError:
@@ -70,3 +79,36 @@ def _distinct(values: list[T]) -> list[T]:
 
 
 Distinct = AfterValidator(_distinct)
+
+
+def validate_name(name: str, what: str) -> str:
+    """`name` itself, if it can be a folder on every file system; `what` says in the error what it is the name of."""
+    if not NAME.fullmatch(name):
+        expected = "1 to 96 of the letters A-Z and a-z, digits, '.', '_' and '-', beginning with a letter or a digit"
+        raise RecipeError(f"not a name for {what}", expected=expected, got=repr(name))
+    if name.endswith("."):
+        raise RecipeError(f"not a name for {what}", got=repr(name), hint="a name may not end with a dot")
+    if name.split(".")[0].lower() in DEVICES:
+        raise RecipeError(f"not a name for {what}", got=repr(name), hint="Windows keeps this name for a device")
+    return name
+
+
+def layer_bounds(text: str | None) -> tuple[int, int | None]:
+    """First layer, and the one after the last (None: to the end). No text means all layers."""
+    if text is None:
+        return 0, None
+    match = RANGE.fullmatch(text)
+    if match is None:
+        raise RecipeError("not a range of layers", expected="'2..', '2..6' or '..4'", got=repr(text))
+    start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
+    if stop is not None and start >= stop:
+        raise RecipeError("an empty range of layers", got=repr(text), hint="the end is not part of the range")
+    return start, stop
+
+
+def layer_range(text: str | None, num_layers: int) -> range:
+    """The layers that `text` means in a model of `num_layers`; a range beyond its last layer is refused."""
+    start, stop = layer_bounds(text)
+    if max(start + 1, stop or 0) > num_layers:
+        raise RecipeError("a range of layers beyond the last one", expected=f"at most {num_layers} layers", got=text)
+    return range(start, num_layers if stop is None else stop)
