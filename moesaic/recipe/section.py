@@ -32,7 +32,7 @@ CASE = "\0"
 """Begins the tags of unions, which pydantic puts into an error's place; no key of a recipe can begin so."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-"""A name that can be a folder on every file system, but for these devices of Windows:"""
+"""A name that can be a folder on every file system, unless its first part is one of DEVICES."""
 
 DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
