@@ -32,7 +32,7 @@ bench: $(VENV)/ready-to-test       ## ratios against named peers -> benchmarks/r
 	$(BIN)/python -m benchmarks
 
 # What is never imported need not be compiled: that halves the time this takes.
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action ignore --no-compile --constraint constraints.txt --editable
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -30,8 +30,8 @@ def report() -> str:
         f"One thread, processor time, medians of {ROUNDS} rounds in turns; over: over that of `load_file`, summed.",
         "`load_model` also builds the model, which takes some 0.1 ms a tensor, however large.",
         "",
-        "| file | `load_file` ms | summed ms | `load_model` ms | over | summed, over | in copies, over |",
-        "|---|---|---|---|---|---|---|",
+        "| file | `load_file` ms | summed ms | `load_model` ms | over | summed, over |",
+        "|---|---|---|---|---|---|",
     ]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -39,7 +39,6 @@ def report() -> str:
         lines += [row(dtype, layers) for dtype, layers in LAYERS.items()]
     finally:
         torch.set_num_threads(threads)
-    lines += ["", "In copies: where the file cannot be leased, here because somebody has it open for writing."]
     return "\n".join(lines) + "\n"
 
 
@@ -61,21 +60,16 @@ def row(dtype: torch.dtype, layers: int) -> str:
         }
         size = file.stat().st_size
     what, base = f"{size / 1e6:.0f} MB of {str(dtype).removeprefix('torch.')}, {count} tensors", times["file, summed"]
-    over = [f"{times[name] / base:.2f}" for name in ("model", "model, summed", "copied")]
+    over = [f"{times[name] / base:.2f}" for name in ("model", "model, summed")]
     return f"| {what} | {times['file']:.1f} | {base:.0f} | {times['model']:.0f} | {' | '.join(over)} |"
 
 
 def contenders(folder: Path, file: Path) -> dict[str, Callable[[], object]]:
-    def copied() -> object:
-        with file.open("ab"):
-            return moesaic.load_model(folder)
-
     return {
         "file": lambda: load_file(file),
         "file, summed": lambda: summed(load_file(file).values()),
         "model": lambda: moesaic.load_model(folder),
         "model, summed": lambda: summed(moesaic.load_model(folder).state_dict().values()),
-        "copied": copied,
     }
 
 

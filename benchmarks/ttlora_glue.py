@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from moesaic.stages.courses import alone
+from moesaic.kinds.courses import alone
 
 import moesaic
 from benchmarks.glue_report import report

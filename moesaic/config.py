@@ -146,69 +146,66 @@ TRAITS: dict[str, dict[str, Any]] = {
 """Family, as `model_type` names it -> the wiring that all its models have."""
 
 
-# Sizes to pretrain from nothing. hidden, layers, heads, kv heads, ffn, context
-SIZES: dict[str, tuple[int, int, int, int, int, int]] = {
-    "nano": (32, 2, 4, 2, 64, 128),
-    "micro": (96, 3, 6, 2, 256, 256),
-    "tiny": (192, 4, 6, 2, 640, 512),
-    "small": (384, 8, 6, 2, 1024, 1024),
+SHORT = {
+    "vocab": "vocab_size",
+    "hidden": "hidden_size",
+    "layers": "num_layers",
+    "heads": "num_heads",
+    "kv": "num_kv_heads",
+    "ffn": "intermediate_size",
+    "context": "context",
 }
+"""Short names of sizes in the tables below -> the fields of a configuration."""
+
+
+def _sizes(**short: int) -> dict[str, Any]:
+    return {SHORT[name]: size for name, size in short.items()}
+
+
+SIZES = {
+    "nano": _sizes(hidden=32, layers=2, heads=4, kv=2, ffn=64, context=128),
+    "micro": _sizes(hidden=96, layers=3, heads=6, kv=2, ffn=256, context=256),
+    "tiny": _sizes(hidden=192, layers=4, heads=6, kv=2, ffn=640, context=512),
+    "small": _sizes(hidden=384, layers=8, heads=6, kv=2, ffn=1024, context=1024),
+}
+"""Shapes to pretrain from nothing."""
 
 
 def sized(name: str, vocab_size: int) -> DecoderConfig:
     """The configuration of a named size with a vocabulary of `vocab_size` tokens."""
-    hidden, layers, heads, kv_heads, ffn, context = SIZES[name]
-    return DecoderConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        intermediate_size=ffn,
-        context=context,
-    )
+    return DecoderConfig(vocab_size=vocab_size, **SIZES[name])
+
+
+def _gemma3(layers: int) -> dict[str, Any]:
+    theta = {"rope_theta": 1e6, "local_rope_theta": 1e4}
+    local = {"window": 512, "local_layers": tuple(layer for layer in range(layers) if (layer + 1) % 6)}
+    return {"family": "gemma3_text", "norm_eps": 1e-6, "head_dim": 256, "query_scalar": 256} | theta | local
 
 
 _LLAMA3 = {"rope_theta": 5e5, "tie_embeddings": False}
 _LLAMA32 = {"rope_theta": 5e5, "rope_scaling": RopeScaling(kind="llama3", factor=32.0)}
-_GEMMA3 = {"rope_theta": 1e6, "norm_eps": 1e-6, "head_dim": 256, "query_scalar": 256, "local_rope_theta": 1e4}
-_MISTRAL = {"tie_embeddings": False, "window": 4096, "local_layers": tuple(range(32))}
-_MIXTRAL = {"rope_theta": 1e6, "tie_embeddings": False, "num_experts": 8, "experts_per_token": 2}
+_QWEN2 = {"family": "qwen2", "rope_theta": 1e6, "norm_eps": 1e-6}
+_MISTRAL = {"family": "mistral", "tie_embeddings": False, "window": 4096, "local_layers": tuple(range(32))}
+_MIXTRAL = {"family": "mixtral", "tie_embeddings": False, "rope_theta": 1e6, "num_experts": 8, "experts_per_token": 2}
 
-
-def _local(layers: int) -> dict[str, Any]:
-    return {"window": 512, "local_layers": tuple(layer for layer in range(layers) if (layer + 1) % 6)}
-
-
-# Models that people have. family, (vocabulary, hidden, layers, heads, kv heads, ffn, context), what else is its own
-PUBLISHED: dict[str, tuple[str, tuple[int, int, int, int, int, int, int], dict[str, Any]]] = {
-    "llama-3.2-1b": ("llama", (128256, 2048, 16, 32, 8, 8192, 131072), _LLAMA32),
-    "llama-3.2-3b": ("llama", (128256, 3072, 28, 24, 8, 8192, 131072), _LLAMA32),
-    "llama-3-8b": ("llama", (128256, 4096, 32, 32, 8, 14336, 8192), _LLAMA3),
-    "llama-3-70b": ("llama", (128256, 8192, 80, 64, 8, 28672, 8192), _LLAMA3),
-    "qwen2-0.5b": ("qwen2", (151936, 896, 24, 14, 2, 4864, 131072), {"rope_theta": 1e6, "norm_eps": 1e-6}),
-    "gemma-3-270m": ("gemma3_text", (262144, 640, 18, 4, 1, 2048, 32768), _GEMMA3 | _local(18)),
-    "gemma-3-1b": ("gemma3_text", (262144, 1152, 26, 4, 1, 6912, 32768), _GEMMA3 | _local(26)),
-    "mistral-7b": ("mistral", (32000, 4096, 32, 32, 8, 14336, 32768), _MISTRAL),
-    "mixtral-8x7b": ("mixtral", (32000, 4096, 32, 32, 8, 14336, 32768), _MIXTRAL),
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "llama-3.2-1b": _LLAMA32 | _sizes(vocab=128256, hidden=2048, layers=16, heads=32, kv=8, ffn=8192, context=131072),
+    "llama-3.2-3b": _LLAMA32 | _sizes(vocab=128256, hidden=3072, layers=28, heads=24, kv=8, ffn=8192, context=131072),
+    "llama-3-8b": _LLAMA3 | _sizes(vocab=128256, hidden=4096, layers=32, heads=32, kv=8, ffn=14336, context=8192),
+    "llama-3-70b": _LLAMA3 | _sizes(vocab=128256, hidden=8192, layers=80, heads=64, kv=8, ffn=28672, context=8192),
+    "qwen2-0.5b": _QWEN2 | _sizes(vocab=151936, hidden=896, layers=24, heads=14, kv=2, ffn=4864, context=131072),
+    "gemma-3-270m": _gemma3(18) | _sizes(vocab=262144, hidden=640, layers=18, heads=4, kv=1, ffn=2048, context=32768),
+    "gemma-3-1b": _gemma3(26) | _sizes(vocab=262144, hidden=1152, layers=26, heads=4, kv=1, ffn=6912, context=32768),
+    "mistral-7b": _MISTRAL | _sizes(vocab=32000, hidden=4096, layers=32, heads=32, kv=8, ffn=14336, context=32768),
+    "mixtral-8x7b": _MIXTRAL | _sizes(vocab=32000, hidden=4096, layers=32, heads=32, kv=8, ffn=14336, context=32768),
 }
+"""Models that people have -> the fields of their configurations, but for the wiring of the whole family."""
 
 
 def published(name: str) -> DecoderConfig:
     """The configuration of a published model, by name."""
-    family, (vocab, hidden, layers, heads, kv_heads, ffn, context), own = PUBLISHED[name]
-    return DecoderConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        intermediate_size=ffn,
-        context=context,
-        family=family,
-        **TRAITS[family],
-        **own,
-    )
+    own = PUBLISHED[name]
+    return DecoderConfig(**TRAITS[own.get("family", "llama")], **own)
 
 
 FEATURES = (
@@ -304,26 +301,15 @@ ENCODER_TRAITS: dict[str, dict[str, Any]] = {
 }
 """Family, as `model_type` names it -> the wiring that its models have where they say nothing else."""
 
-# family, (vocabulary, hidden, layers, heads, ffn, context)
-ENCODERS: dict[str, tuple[str, tuple[int, int, int, int, int, int]]] = {
-    "bert-base": ("bert", (30522, 768, 12, 12, 3072, 512)),
-    "roberta-base": ("roberta", (50265, 768, 12, 12, 3072, 512)),
-    "minilm-l6": ("bert", (30522, 384, 6, 12, 1536, 512)),
+ENCODERS: dict[str, dict[str, Any]] = {
+    "bert-base": _sizes(vocab=30522, hidden=768, layers=12, heads=12, ffn=3072, context=512),
+    "roberta-base": {"family": "roberta"} | _sizes(vocab=50265, hidden=768, layers=12, heads=12, ffn=3072, context=512),
+    "minilm-l6": _sizes(vocab=30522, hidden=384, layers=6, heads=12, ffn=1536, context=512),
 }
+"""Encoders that people have -> the fields of their configurations, but for the wiring of the whole family."""
 
 
 def published_encoder(name: str, head: Head = "none", labels: tuple[str, ...] = ()) -> EncoderConfig:
     """The configuration of a published encoder, by name, with a head."""
-    family, (vocab, hidden, layers, heads, ffn, context) = ENCODERS[name]
-    return EncoderConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        intermediate_size=ffn,
-        context=context,
-        family=family,
-        head=head,
-        labels=labels,
-        **ENCODER_TRAITS[family],
-    )
+    own = ENCODERS[name]
+    return EncoderConfig(head=head, labels=labels, **ENCODER_TRAITS[own.get("family", "bert")], **own)

@@ -506,9 +506,13 @@ def recipe_from(
     name: Annotated[str | None, typer.Option(help="What the run is called; else as the config.")] = None,
 ) -> None:
     """Print the recipe that a gated pair's config means."""
-    from moesaic.cli.translating import show_recipe
+    from moesaic.cli.printing import harmless
+    from moesaic.migrate import files_by_name, translated
 
-    show_recipe(config, train or [], test or [], name)
+    found = translated(config, files_by_name("train", train or []), files_by_name("test", test or []), name)
+    for note in found.notes:
+        typer.echo(harmless(f"# {note}"))
+    typer.echo(found.text, nl=False)
 
 
 @app.command()
@@ -519,9 +523,14 @@ def recipe(
     ] = None,
 ) -> None:
     """Describe recipes to editors: a JSON schema of every key."""
-    from moesaic.cli.translating import show_schema
+    from moesaic.files import write_json
+    from moesaic.files.plain import encoded
+    from moesaic.recipe.json_schema import json_schema
 
-    show_schema(path)
+    if path:
+        write_json(path, json_schema())
+    else:
+        typer.echo(encoded(json_schema(), indent=2), nl=False)
 
 
 def main() -> None:

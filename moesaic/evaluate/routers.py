@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from moesaic.errors import DataError
+from moesaic.ops.metrics import f1_by_label
 
 BASE = "base"
 BINS = 10
@@ -38,7 +39,7 @@ def router_report(
     counts = np.zeros((len(names) + 1,) * 2, dtype=np.int64)  # the base's row and column are the last: index -1
     np.add.at(counts, (true, picked), 1)
     occurring, selected = counts.sum(1), counts.sum(0)
-    f1 = 2 * counts.diagonal() / np.maximum(occurring + selected, 1)
+    f1 = f1_by_label(np.concatenate([occurring, selected, [0], counts.diagonal()]).astype(np.float64))
 
     known = [*names, BASE]
     rows, columns = (known if total[-1] else names for total in (occurring, selected))

@@ -1,15 +1,16 @@
 """Scores of generated texts against references: exact match, F1 of words, ROUGE, BLEU, and a truth score.
 
-Knows nothing about models or prompts. ROUGE is Google's rouge-score with its stemmer, BLEU is sacreBLEU; both are
-imported when they are asked for.
+Knows nothing about models or prompts. ROUGE is Google's rouge-score with its stemmer, BLEU is sacreBLEU: two packages
+of the extra `metrics`, imported where a recipe asks for their scores.
 """
 
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, get_args
 
 import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from moesaic.model.sentences import SentenceEncoder
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
+MODULES: dict[TextMetric, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "truth": "rouge_score"}
+FIELD = "evaluate.generate.metrics"
+EXTRA = "pip install 'moesaic[metrics]'"
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -40,6 +44,15 @@ class Wanted:
     def __post_init__(self) -> None:
         if not self.correct:
             raise DataError("nothing to hold a text against", field="correct", expected="one answer or more")
+
+
+def require_packages(metrics: Iterable[TextMetric]) -> None:
+    """Refuse metrics whose package is not installed."""
+    for metric in metrics:
+        module = MODULES.get(metric)
+        if module and find_spec(module) is None:
+            package = module.replace("_", "-")
+            raise DataError(f"{package} is not installed, which scores {metric}", field=FIELD, hint=EXTRA)
 
 
 def score_texts(

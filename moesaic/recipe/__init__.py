@@ -43,6 +43,7 @@ __all__ = [
     "Site",
     "Source",
     "Target",
+    "TextMetric",
     "Texts",
     "Train",
     "TrainOverride",

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.problems import as_recipe_error, keys_of, shapes_at, unknown_key
 from moesaic.recipe.schema import Recipe
-from moesaic.sections import document as yaml
 from moesaic.sections.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
+from moesaic.sections.document import dump as dump_yaml
+from moesaic.sections.document import load as load_yaml
 from moesaic.sections.places import is_folder, settled
 from moesaic.sections.routers import RouterSpec
 
@@ -31,7 +32,7 @@ STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file; each override is a `key=value`, with the names of the file and a value in YAML."""
-    return _checked(yaml.load(_text(path), os.fspath(path)), overrides, Path(path).parent)
+    return _checked(load_yaml(_text(path), os.fspath(path)), overrides, Path(path).parent)
 
 
 def parse(
@@ -44,7 +45,7 @@ def parse(
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML: reading it, from anywhere, gives an equal recipe."""
-    return yaml.dump(recipe.model_dump())
+    return dump_yaml(recipe.model_dump())
 
 
 def _text(path: str | PathLike[str]) -> str:
@@ -112,7 +113,7 @@ def _override(document: Document, override: str) -> None:
     if not equals or not key or key.endswith("."):
         raise RecipeError("not an override", path=COMMAND_LINE, expected="key=value", got=repr(override))
     try:
-        value = yaml.load(text).value
+        value = load_yaml(text).value
     except RecipeError as error:
         raise RecipeError(error.what, path=COMMAND_LINE, field=key, got=repr(text)) from None
 

@@ -16,7 +16,8 @@ class Texts(Section):
     """What the base, every expert and the mixture write after test prompts, greedily, and what it is held against."""
 
     metrics: Annotated[list[TextMetric], Distinct] = Field(default=["exact_match", "f1", "rouge", "bleu"], min_length=1)
-    """How it is scored against the rows' responses; truth reads `correct_answers` and `incorrect_answers` too."""
+    """How it is scored against the rows' responses; truth reads `correct_answers` and `incorrect_answers` too. All but
+    exact_match and f1 need `pip install 'moesaic[metrics]'`."""
     limit: Count = 50
     """Rows of a domain at most."""
     max_new_tokens: Count = 64

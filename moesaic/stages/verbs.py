@@ -15,6 +15,7 @@ from typing import Any
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.errors import RecipeError, memory_for, nearest
+from moesaic.evaluate.texts import require_packages
 from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
 from moesaic.runs.directory import RunDir
@@ -50,6 +51,7 @@ def run(
     `strict`: a damaged part or saved state is refused, not made anew or passed over. `restart`: names of trainings
     (base, an expert, a control, router) whose half-done states are dropped. The same in all verbs that train.
     """
+    require_metrics(recipe)
     seconds: dict[str, float] = {}
     with opened(recipe, root, progress, strict, restart) as bench:
         with timed("data", seconds, bench.told):
@@ -123,6 +125,7 @@ def compose(recipe: Recipe, root: str | PathLike[str], progress: Progress | None
 
 def evaluate(recipe: Recipe, root: str | PathLike[str], progress: Progress | None = None) -> dict[str, Any]:
     """Judge the mixture in the run directory against its controls. Returns the evaluation."""
+    require_metrics(recipe)
     with opened(recipe, root, progress) as bench:
         bench.make("evaluation")
         return read_sealed(bench.run.dir.evaluation_at)
@@ -186,6 +189,12 @@ def add_times(at: Path, seconds: dict[str, float]) -> None:
     if "stages" not in evaluation["timing"]:
         evaluation["timing"]["stages"] = seconds
         write_sealed(at, evaluation)
+
+
+def require_metrics(recipe: Recipe) -> None:
+    """Refuse a recipe that asks for text metrics whose packages are missing, before any work."""
+    if recipe.evaluate.generate:
+        require_packages(recipe.evaluate.generate.metrics)
 
 
 @contextmanager

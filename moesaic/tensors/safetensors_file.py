@@ -1,6 +1,7 @@
 """A safetensors file, checked before a byte of it is believed, and fetched tensor by tensor.
 
-Knows nothing about what the tensors mean, nor which ones a model needs.
+The library judges the header. Refused here is what the library lets pass: keys that stand twice, names that are no
+module paths, values that are not finite. Knows nothing about what the tensors mean, nor which ones a model needs.
 """
 
 import errno
@@ -8,7 +9,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from moesaic.errors import WeightsError, memory_for
+from moesaic.errors import WeightsError, clipped, memory_for
 from moesaic.files import disk
-from moesaic.files.leases import leased
 from moesaic.files.plain import decoded
 from moesaic.files.regular import open_regular
 from moesaic.tensors.refused_formats import require_safetensors
@@ -38,17 +39,15 @@ BRACKETS = 3 * MAX_TENSORS + 2_000
 KEYS = {"dtype", "shape", "data_offsets"}
 LFS = b"version "  # as the pointers of git-lfs begin; as a length it would be beyond all files
 CHUNK = 1 << 20
-STRETCH = 16 << 20
-"""How much is looked at under one lease: even a slow disk reads it long before whoever waits is let in."""
-
+HINT = "close other programs, or use a smaller model"
 HUGE = 1e6
 """No weight of a trained model comes near it: what does has lost a bit of its exponent."""
 
 PLAIN = 1.0
 """A magnitude that is neither 0 nor huge."""
 
-POPULATE = 22
-"""MADV_POPULATE_READ of Linux, which Python has no name for: pages are read now, and what cannot be is an error."""
+PREFIX = "Error while deserializing header: "
+"""How the library begins what it says of a header."""
 
 DTYPES = {
     "BOOL": torch.bool,
@@ -97,11 +96,9 @@ class Stored:
 class Opened:
     """An open file whose description holds: `tensors` in the order of their data, `metadata`, and the values on demand.
 
-    `get` gives views of the file, `read` memory of its own. All values are checked, where they lie while a lease keeps
-    the file as long as it is, else in a copy that a call of the system makes: a file that is cut off meanwhile is an
-    error. To touch a view of a file that is cut off *later* ends the process by a signal (SIGBUS), as with every mapped
-    file: weights are replaced, not written over, and what must outlive that is fetched by `read`. `doubts` are lines
-    about tensors that are odd but may be meant.
+    `get` gives views of the file, `read` memory of its own; both check all values. Touching a view of a file that
+    somebody cuts off ends the process by a signal (SIGBUS), as with every mapped file: replace weights, do not write
+    over them, and fetch by `read` what must outlive that. `doubts` are warnings about tensors that may be meant so.
     """
 
     def __init__(self, path: Path):
@@ -114,7 +111,7 @@ class Opened:
             about = os.fstat(self._file.fileno())
             self.size, self.written = about.st_size, about.st_mtime_ns
             header = self._header()
-        self.tensors, self.metadata = described(path, header, self.size)
+            self.tensors, self.metadata = self._described(header)
 
     def __enter__(self) -> "Opened":
         return self
@@ -160,15 +157,14 @@ class Opened:
             if (size := os.fstat(self._file.fileno()).st_size) < self.size:
                 raise self._cut(name, size)
             if self._mapped is None:
-                with memory_for(f"a view of {self.path.name}", "close other programs, or use a smaller model"):
+                with memory_for(f"a view of {self.path.name}", HINT):
                     self._mapped = mapping(self._file.fileno(), self.size)
-            if name not in self._checked:
-                if self._plain_in_place(self._mapped, stored):
-                    self._checked.add(name)
-                else:
-                    self._pieces(name, stored, None)
-        count = math.prod(stored.shape)
-        return torch.frombuffer(self._mapped, dtype=stored.dtype, count=count, offset=stored.begin).view(stored.shape)
+            count = math.prod(stored.shape)
+            flat = torch.frombuffer(self._mapped, dtype=stored.dtype, count=count, offset=stored.begin)
+            if name not in self._checked and not _plain(flat):
+                self._pieces(name, stored, None)
+            self._checked.add(name)
+        return flat.view(stored.shape)
 
     def read(self, name: str, into: Tensor | None = None) -> Tensor:
         """A tensor in memory of its own, checked; raises as `get` does, and MemoryLimitError.
@@ -177,7 +173,7 @@ class Opened:
         """
         stored = self.stored(name)
         if into is None:
-            with memory_for(f"{name} of {self.path.name}", "close other programs, or use a smaller model"):
+            with memory_for(f"{name} of {self.path.name}", HINT):
                 into = torch.empty(stored.shape, dtype=stored.dtype)
         with disk.errors(self.path):
             self._pieces(name, stored, into.view(-1))
@@ -223,25 +219,28 @@ class Opened:
         self._fill("header", header, 8)
         return header.numpy().tobytes()
 
-    def _plain_in_place(self, mapped: mmap.mmap, stored: Stored) -> bool:
-        """Whether a tensor's values are plain, looking at them where they lie.
+    def _described(self, header: bytes) -> tuple[dict[str, Stored], dict[str, str]]:
+        """The tensors in the order of their data, and the metadata, once the library finds the header in order."""
+        if header[:1] != b"{":
+            raise _broken(self.path, "its header is not an object", "{", repr(header[:1]))
+        if header.count(b'"') > QUOTES or header.count(b"{") + header.count(b"[") > BRACKETS:
+            raise _broken(self.path, "its header has too many parts", f"at most {MAX_TENSORS:,} tensors")
+        try:
+            with memory_for(f"a view of {self.path.name}", HINT), safe_open(self._itself(), framework="np"):
+                found = decoded(header)
+        except (SafetensorError, ValueError) as error:
+            raise _broken(self.path, clipped(str(error).removeprefix(PREFIX))) from error
+        metadata = found.pop("__metadata__", {})
+        if len(found) > MAX_TENSORS:
+            raise _broken(self.path, "it has too many tensors", f"at most {MAX_TENSORS:,}", f"{len(found):,}")
+        begin = 8 + len(header)
+        tensors = {name: _stored(self.path, name, facts, begin) for name, facts in found.items()}
+        return dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))), metadata
 
-        False, too, where a look could end the process: the file may be cut off meanwhile, or the disk cannot read it.
-        """
-        fd, width = self._file.fileno(), stored.dtype.itemsize
-        for start in range(stored.begin, stored.end, STRETCH):
-            stop, page = min(start + STRETCH, stored.end), start - start % mmap.PAGESIZE
-            with leased(fd) as held:
-                if not held or os.fstat(fd).st_size < self.size:
-                    return False
-                try:
-                    mapped.madvise(POPULATE, page, stop - page)
-                except OSError:
-                    return False
-                values = torch.frombuffer(mapped, dtype=stored.dtype, count=(stop - start) // width, offset=start)
-                if not _plain(values):
-                    return False
-        return True
+    def _itself(self) -> Path:
+        """The open file by the system's own name for it, so that the library reads this one; else its path."""
+        numbered = Path("/dev/fd") / str(self._file.fileno())
+        return numbered if numbered.exists() else self.path
 
     def _pieces(self, name: str, stored: Stored, into: Tensor | None) -> None:
         """Read a tensor's values piece by piece, each checked while it is in the processor's cache."""
@@ -356,60 +355,20 @@ def opened(path: Path) -> Opened:
     return Opened(path)
 
 
-def described(path: Path, header: bytes, size: int) -> tuple[dict[str, Stored], dict[str, str]]:
-    """The tensors and the metadata that the header of a file of `size` bytes describes, in the order of the data."""
-    if header[:1] != b"{":
-        raise _broken(path, "its header is not an object", "{", repr(header[:1]))
-    if header.count(b'"') > QUOTES or header.count(b"{") + header.count(b"[") > BRACKETS:
-        raise _broken(path, "its header has too many parts", f"at most {MAX_TENSORS:,} tensors")
-    try:
-        found = decoded(header)
-    except ValueError as error:
-        raise _broken(path, f"its header is not usable as JSON: {error}") from error
-    metadata = found.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise _broken(path, "not a table of texts", "a text for every key", metadata, "__metadata__")
-    if len(found) > MAX_TENSORS:
-        raise _broken(path, "it has too many tensors", f"at most {MAX_TENSORS:,}", f"{len(found):,}")
-    end = 8 + len(header)
-    tensors = {name: _stored(path, name, facts, end) for name, facts in found.items()}
-    tensors = dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end)))
-    for name, stored in tensors.items():
-        if stored.begin != end:
-            what = "its data overlaps another tensor's" if stored.begin < end else "there is a gap before its data"
-            raise _broken(path, what, f"data from byte {end:,} of the file", f"{stored.begin:,}", name)
-        end = stored.end
-    if end != size:
-        what = "it is cut off" if end > size else "there is more behind the last tensor"
-        raise _broken(path, what, f"{end:,} bytes", f"{size:,}")
-    return tensors, metadata
-
-
-def _stored(path: Path, name: str, facts: Any, data: int) -> Stored:
+def _stored(path: Path, name: str, facts: Mapping[str, Any], data: int) -> Stored:
+    """A tensor whose description the library has read, if it is one that is read here."""
     if not NAME.fullmatch(name):
         raise _broken(path, "not a name for a tensor", "1 to 256 letters, digits, dots, _ or -", repr(name), name)
-    if not isinstance(facts, dict) or facts.keys() != KEYS:
-        raise _broken(path, "not a description of a tensor", ", ".join(sorted(KEYS)), repr(facts), name)
-    kind, shape, offsets = facts["dtype"], facts["shape"], facts["data_offsets"]
-    if not isinstance(kind, str) or kind not in DTYPES:
+    if facts.keys() != KEYS:
+        raise _broken(path, "not a description of a tensor", ", ".join(sorted(KEYS)), ", ".join(facts), name)
+    kind, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
+    if kind not in DTYPES:
         raise _broken(path, "a type that is not read", f"one of {', '.join(DTYPES)}", repr(kind), f"{name}: dtype")
-    if not _counts(shape) or len(shape) > MAX_DIMENSIONS:
-        raise _broken(
-            path, "not a shape", f"at most {MAX_DIMENSIONS} whole numbers from 0", repr(shape), f"{name}: shape"
-        )
-    width = DTYPES[kind].itemsize
-    if math.prod(max(length, 1) for length in shape) * width > MAX_BYTES:
-        raise _broken(path, "no memory is that large", f"at most {MAX_BYTES:,} bytes", repr(shape), f"{name}: shape")
-    if not _counts(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= MAX_BYTES:
-        raise _broken(path, "not a place in the file", "[begin, end]", repr(offsets), f"{name}: data_offsets")
-    needed, got = math.prod(shape) * width, offsets[1] - offsets[0]
-    if needed != got:
-        raise _broken(path, "its data is not as long as its type and shape say", f"{needed:,} bytes", f"{got:,}", name)
-    return Stored(kind, tuple(shape), data + offsets[0], data + offsets[1])
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)
+    size = math.prod(max(length, 1) for length in shape) * DTYPES[kind].itemsize
+    if len(shape) > MAX_DIMENSIONS or size > MAX_BYTES:
+        expected = f"at most {MAX_DIMENSIONS} dimensions and {MAX_BYTES:,} bytes"
+        raise _broken(path, "not a shape", expected, repr(shape), f"{name}: shape")
+    return Stored(kind, tuple(shape), data + begin, data + end)
 
 
 def _broken(path: Path, what: str, expected: Any = None, got: Any = None, field: str | None = None) -> WeightsError:

@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 import torch
-from moesaic.adoption import adopting
 from small_domains import TEXTS
 
 import moesaic
 from moesaic.adapters import merge
+from moesaic.adoption import adopting
 from moesaic.artefacts.adapter import save_expert
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.compose.mixture import load_mixture

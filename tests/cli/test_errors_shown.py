@@ -53,6 +53,15 @@ def test_missing_data(recipe, moesaic):
     assert code == 3 and "birds-test.jsonl: there is no such file" in err
 
 
+@pytest.mark.parametrize("verb", ["run", "evaluate"])
+def test_text_metrics_without_their_package_are_refused_before_any_work(recipe, moesaic, monkeypatch, verb):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    code, _, err = moesaic(verb, recipe.name, "evaluate.generate.metrics=[exact_match, bleu]", "--out", "made")
+    assert code == 3 and "evaluate.generate.metrics: sacrebleu is not installed" in err
+    assert "pip install 'moesaic[metrics]'" in err
+    assert not Path("made").exists()
+
+
 def test_a_run_directory_that_cannot_be(recipe, moesaic):
     code, _, err = moesaic("pretrain", recipe.name, "--out", recipe)
     assert code == 6 and "storage failed" in err

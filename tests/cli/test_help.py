@@ -7,7 +7,7 @@ import pytest
 import moesaic
 from moesaic.cli.main import app, without_debug
 
-HEAVY = {"torch", "numpy", "pydantic", "yaml", "sklearn", "tokenizers", "rich"}
+HEAVY = {"torch", "numpy", "pydantic", "yaml", "tokenizers", "rich"}
 
 
 def modules_after(*arguments: str) -> tuple[str, set[str]]:

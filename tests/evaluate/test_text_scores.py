@@ -17,6 +17,7 @@ from moesaic.evaluate.texts import (
     exact_match,
     f1,
     normalised,
+    require_packages,
     rouge,
     rouge_l,
     score_texts,
@@ -121,6 +122,21 @@ def test_an_encoder_tells_a_right_answer_in_other_words(minilm: Path) -> None:
     row = Wanted(("Nothing happens",), ("You will grow a tree in your stomach",))
     text = "There are no effects at all"
     assert truth(text, row, similarity) > 0 >= truth(text, row, rouge_l)
+
+
+@pytest.mark.parametrize(
+    ("module", "metric", "package"),
+    [
+        ("rouge_score", "rouge", "rouge-score"),
+        ("rouge_score", "truth", "rouge-score"),
+        ("sacrebleu", "bleu", "sacrebleu"),
+    ],
+)
+def test_a_metric_without_its_package_is_refused(module, metric, package, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    require_packages(["exact_match", "f1"])
+    with pytest.raises(DataError, match=rf"{package} is not installed.*{metric}.*pip install 'moesaic\[metrics\]'"):
+        require_packages(["exact_match", metric])
 
 
 @pytest.mark.slow

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import sklearn.metrics  # noqa: F401
 import tokenizers  # noqa: F401
 import torch
-import torch._dynamo  # the optimiser imports it: like scikit-learn once here, not in every child
+import torch._dynamo  # the optimiser imports it: once here, not in every child
 
 from moesaic import stages
 from moesaic.errors import Interrupted, MoesaicError

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from moesaic.runs import signals as stopping
 from rehearsal import PARTS, Order, copy, newest, trace
 
 from moesaic.cli.main import INTERRUPTED, TERMINATED
 from moesaic.errors import Interrupted
 from moesaic.files import read_jsonl, read_manifest
+from moesaic.runs import signals as stopping
 
 pytestmark = pytest.mark.slow
 

@@ -9,11 +9,11 @@ import pytest
 import tokenizers
 import torch
 from marked import LABELS, ROUTER, SIZES, TRAIN, Journey, files_of, watching, write
-from moesaic.weights.adapter import load_expert, save_expert
-from moesaic.weights.base import save_base
 
 import moesaic
 from moesaic import stages
+from moesaic.artefacts.adapter import load_expert, save_expert
+from moesaic.artefacts.base import save_base
 from moesaic.errors import CompatibilityError
 from moesaic.recipe import Recipe, parse
 from moesaic.testing import tiny_decoder

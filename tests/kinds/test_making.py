@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from moesaic.kinds.courses import Whole
+from moesaic.kinds.making import begin, lone
 from moesaic.runs.workshop import Workshop
-from moesaic.stages.courses import Whole
-from moesaic.stages.making import begin, lone
-from moesaic.stages.texts import TextCourse
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from moesaic.ops.losses import UNSCORED
 from moesaic.runs.checkpoints import states_at
 from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent
+from moesaic.runs.rejected_rows import TextCourse
 from moesaic.stages import experts
 from moesaic.stages.experts import key_of, plan_of, train_one, verify_expert
 from moesaic.tensors.tensors import read_tensors
@@ -177,8 +177,8 @@ def test_an_expert_is_read_back_and_one_that_does_nothing_is_noticed(place, tmp_
     made = begin(workshop, plan_of(workshop, "sums")).taken()
 
     def idle(folder: Path) -> None:
-        from moesaic.stages.courses import Made
-        from moesaic.stages.making import keep
+        from moesaic.kinds.courses import Made
+        from moesaic.kinds.making import keep
 
         keep(folder, workshop, Made(made, None, {}, ""), facts)
 

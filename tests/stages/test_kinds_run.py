@@ -22,9 +22,9 @@ from moesaic.errors import CompatibilityError, DataError, RecipeError
 from moesaic.evaluate.score import logits_of, score
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
+from moesaic.migrate import translated
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
-from moesaic.recipe.gated import translated
 from moesaic.routing.routers import MLPRouter
 from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent

@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from moesaic.kinds.courses import even
 from moesaic.runs.workshop import Workshop
-from moesaic.stages.courses import even
 from moesaic.stages.pretraining import longest
-from moesaic.stages.workshop import Workshop
-from moesaic.weights.adapter import load_expert, save_expert
-from moesaic.weights.base import load_base
-from moesaic.weights.router import load_router
 from safetensors.torch import load_file
 
 import moesaic
 from moesaic import stages
 from moesaic.artefacts.adapter import load_expert, save_expert
 from moesaic.artefacts.base import load_base
+from moesaic.artefacts.router import load_router
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError

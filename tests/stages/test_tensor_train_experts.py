@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from moesaic.kinds.courses import adapted
 from moesaic.runs.workshop import Workshop
-from moesaic.stages.courses import adapted
 
 import moesaic
 from moesaic import stages

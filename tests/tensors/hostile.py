@@ -39,12 +39,16 @@ SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Case:
-    """What is done to a good folder, and which file and field must be named for it; "" where there is no field."""
+    """What is done to a good folder, and which file and field must be named for it; "" where there is no field.
+
+    `what`: what else the error must say.
+    """
 
     spoil: Callable[[Path], None]
     file: str
     field: str = ""
     expert: bool = False
+    what: str = ""
 
 
 # --- the bytes of a safetensors file ----------------------------------------------------------------------------------
@@ -140,14 +144,15 @@ WIDE = ('{"😀":0,' + "".join(f'"{word}":0,' for word in SHORT) + '"a":0}').enc
 LISTS = b'{"a":[' + b"[]," * 2_700_000 + b"[]]}"
 DEEP = b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 DIGITS = b"1" * 5000
+NOTHING = {"dtype": "F32", "shape": [0, 1 << 62, 1 << 62], "data_offsets": [0, 0]}
 
 TENSORS: dict[str, Case] = {
     "empty": Case(file(lambda raw: b""), MODEL),
     "four bytes": Case(file(lambda raw: raw[:4]), MODEL),
     "only a length": Case(file(lambda raw: raw[:8]), MODEL),
     "half a header": Case(file(lambda raw: raw[:200]), MODEL),
-    "data cut off": Case(file(lambda raw: raw[:-1]), MODEL),
-    "data behind the last tensor": Case(file(lambda raw: raw + b"\0"), MODEL),
+    "data cut off": Case(file(lambda raw: raw[:-1]), MODEL, what="not fully covered"),
+    "data behind the last tensor": Case(file(lambda raw: raw + b"\0"), MODEL, what="not fully covered"),
     "header of 2^63 bytes": Case(text(str, 1 << 63), MODEL),
     "header of 101 MB": Case(text(str, 101_000_000), MODEL),
     "header of 0 bytes": Case(text(str, 0), MODEL),
@@ -176,36 +181,40 @@ TENSORS: dict[str, Case] = {
     "a name of 300": Case(renamed("a" * 300), MODEL, "aaa"),
     "a name in another script": Case(renamed("вес"), MODEL, "вес"),
     "a name with a line break": Case(renamed(NORM + "\n"), MODEL, NORM),
-    "unknown type": Case(tensor(dtype="F4"), MODEL, NORM),
-    "type that is a list": Case(tensor(dtype=["F32"]), MODEL, NORM),
-    "no type": Case(tensor(dtype=...), MODEL, NORM),
-    "no shape": Case(tensor(shape=...), MODEL, NORM),
-    "no place": Case(tensor(data_offsets=...), MODEL, NORM),
+    "unknown type": Case(tensor(dtype="F4"), MODEL, what="invalid shape, data type, or offset"),
+    "type that is a list": Case(tensor(dtype=["F32"]), MODEL, what="invalid type: sequence"),
+    "no type": Case(tensor(dtype=...), MODEL, what="missing field `dtype`"),
+    "no shape": Case(tensor(shape=...), MODEL, what="missing field `shape`"),
+    "no place": Case(tensor(data_offsets=...), MODEL, what="missing field `data_offsets`"),
     "one key more": Case(tensor(code="x"), MODEL, NORM),
-    "a tensor that is null": Case(header(lambda found: found.update({NORM: None})), MODEL, NORM),
-    "negative length": Case(tensor(shape=[-32]), MODEL, NORM),
-    "two negative lengths": Case(tensor(shape=[-4, -8]), MODEL, NORM),
-    "length with a point": Case(tensor(shape=[32.0]), MODEL, NORM),
-    "length of true": Case(tensor(shape=[True, 32]), MODEL, NORM),
-    "shape of text": Case(tensor(shape="32"), MODEL, NORM),
-    "shape beyond 64 bits": Case(tensor(shape=[1 << 33, 1 << 33]), MODEL, NORM),
-    "shape that wraps around to 32": Case(tensor(shape=[(1 << 64) + 32]), MODEL, NORM),
-    "nothing of far too much": Case(tensor(shape=[0, 1 << 62, 1 << 62], data_offsets=[0, 0]), MODEL, NORM),
+    "a tensor that is null": Case(header(lambda found: found.update({NORM: None})), MODEL, what="invalid type: null"),
+    "negative length": Case(tensor(shape=[-32]), MODEL, what="integer `-32`"),
+    "two negative lengths": Case(tensor(shape=[-4, -8]), MODEL, what="integer `-4`"),
+    "length with a point": Case(tensor(shape=[32.0]), MODEL, what="`32.0`"),
+    "length of true": Case(tensor(shape=[True, 32]), MODEL, what="boolean `true`"),
+    "shape of text": Case(tensor(shape="32"), MODEL, what="expected a sequence"),
+    "shape beyond 64 bits": Case(tensor(shape=[1 << 33, 1 << 33]), MODEL, what="overflow"),
+    "shape that wraps around to 32": Case(tensor(shape=[(1 << 64) + 32]), MODEL, what="1.8446744073709552e+19"),
+    "nothing of far too much": Case(header(lambda found: found.update(more=NOTHING)), MODEL, "more: shape"),
     "300 dimensions": Case(tensor(shape=[1] * 300 + [32]), MODEL, f"{NORM}: shape"),
-    "longer than its data": Case(tensor(shape=[33]), MODEL, NORM),
-    "half the type": Case(tensor(dtype="F16"), MODEL, NORM),
-    "place before the file": Case(tensor(data_offsets=[-128, 0]), MODEL, NORM),
-    "place backwards": Case(tensor(data_offsets=[256, 128]), MODEL, NORM),
-    "place of three": Case(tensor(data_offsets=[0, 128, 999]), MODEL, NORM),
-    "place with a point": Case(tensor(data_offsets=[0.0, 128.0]), MODEL, NORM),
-    "place behind the file": Case(moved(1 << 40), MODEL, "model."),
-    "place of 2^64": Case(tensor(data_offsets=[1 << 64, (1 << 64) + 128]), MODEL, NORM),
-    "overlap": Case(moved(-4), MODEL, "model."),
-    "gap": Case(moved(4), MODEL, "model."),
-    "two tensors in one place": Case(header(lambda found: found.update(more=dict(found[NORM]))), MODEL, "mo"),
-    "metadata of numbers": Case(header(lambda found: found.update(__metadata__={"format": 1})), MODEL, "__metadata__"),
-    "metadata in metadata": Case(header(lambda found: found.update(__metadata__={"a": {}})), MODEL, "__metadata__"),
-    "metadata that is a list": Case(header(lambda found: found.update(__metadata__=[])), MODEL, "__metadata__"),
+    "longer than its data": Case(tensor(shape=[33]), MODEL, what="invalid shape, data type, or offset"),
+    "half the type": Case(tensor(dtype="F16"), MODEL, what="invalid shape, data type, or offset"),
+    "place before the file": Case(tensor(data_offsets=[-128, 0]), MODEL, what="integer `-128`"),
+    "place backwards": Case(tensor(data_offsets=[256, 128]), MODEL, what=NORM),
+    "place of three": Case(tensor(data_offsets=[0, 128, 999]), MODEL, what="invalid length 3"),
+    "place with a point": Case(tensor(data_offsets=[0.0, 128.0]), MODEL, what="`0.0`"),
+    "place behind the file": Case(moved(1 << 40), MODEL, what="`model."),
+    "place of 2^64": Case(tensor(data_offsets=[1 << 64, (1 << 64) + 128]), MODEL, what="1.8446744073709552e+19"),
+    "overlap": Case(moved(-4), MODEL, what="`model."),
+    "gap": Case(moved(4), MODEL, what="`model."),
+    "two tensors in one place": Case(header(lambda found: found.update(more=dict(found[NORM]))), MODEL, what="`mo"),
+    "metadata of numbers": Case(
+        header(lambda found: found.update(__metadata__={"format": 1})), MODEL, what="expected a string"
+    ),
+    "metadata in metadata": Case(
+        header(lambda found: found.update(__metadata__={"a": {}})), MODEL, what="expected a string"
+    ),
+    "metadata that is a list": Case(header(lambda found: found.update(__metadata__=[])), MODEL, what="expected a map"),
     "NaN": Case(values(float("nan")), MODEL, NORM),
     "infinity": Case(values(float("-inf"), Q), MODEL, Q),
     "pickle": Case(lambda folder: torch.save({}, folder / MODEL), MODEL),

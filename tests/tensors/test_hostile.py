@@ -48,6 +48,7 @@ def test_it_is_refused_by_name_soon_and_in_little_memory(name, besieged):
     assert found["status"] in (4, 5), found
     assert found["file"] == case.file, found
     assert case.field in found["field"] and bool(case.field) == bool(found["field"]), found
+    assert case.what in found["error"], found
     if found["seconds"] >= hostile.SECONDS:  # once more, as a machine may be busy for a moment
         found = besieged(name)
     assert found["seconds"] < hostile.SECONDS, found

@@ -3,10 +3,11 @@
 Knows nothing about splits; its groups are the wordings of whole conversations, whatever details fill them.
 """
 
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from moesaic.data.demo.phrases import filled, open_slots, worded
-from moesaic.data.demo.scenarios import BYE, CORRECTION, DOUBT, POOLS, READY, SCENARIOS, YES, Scenario
+from moesaic.data.demo.scenarios import Moves, Scenario, read_scenarios
 
 DRAWN = 2200  # conversations before duplicates are dropped and the splits are dealt
 
@@ -14,9 +15,11 @@ DRAWN = 2200  # conversations before duplicates are dropped and the splits are d
 def groups(seed: int) -> dict[str, list[dict]]:
     """Conversations of every scenario in turn, by their wording."""
     rng = Random(f"{seed} dialogue")
+    known = read_scenarios()
     found: dict[str, list[dict]] = {}
     for number in range(DRAWN):
-        talk = Talk(SCENARIOS[number % len(SCENARIOS)], rng)
+        scenario = known.scenarios[number % len(known.scenarios)]
+        talk = Talk(scenario, known.moves, known.pools | scenario.pools, rng)
         talk.run(turns=rng.randint(2, 5))
         found.setdefault("\n".join(talk.wording), []).append({"messages": talk.messages})
     return found
@@ -25,10 +28,10 @@ def groups(seed: int) -> dict[str, list[dict]]:
 class Talk:
     """One conversation as it unfolds: the details settled so far, what was said, and how it was worded."""
 
-    def __init__(self, scenario: Scenario, rng: Random):
-        self.scenario, self.rng = scenario, rng
+    def __init__(self, scenario: Scenario, shared: Moves, pools: Mapping[str, Sequence], rng: Random):
+        self.scenario, self.shared, self.rng = scenario, shared, rng
         # Two values for every detail: the one that is meant, and another to be mistaken for it.
-        pairs = {slot: rng.sample(pool, 2) for slot, pool in (POOLS | scenario.pools).items()}
+        pairs = {slot: rng.sample(pool, 2) for slot, pool in pools.items()}
         self.slots = {slot: meant for slot, (meant, _) in pairs.items()}
         self.others = {slot: other for slot, (_, other) in pairs.items()}
         self.messages: list[dict[str, str]] = []
@@ -53,7 +56,7 @@ class Talk:
             chosen = ["bye"]
         for number, slot in enumerate(missing):
             self.ask(slot, doubt="doubt" in chosen and number == 0)
-        self.say(READY + scenario.check if "check" in chosen else scenario.done)
+        self.say(self.shared.ready + scenario.check if "check" in chosen else scenario.done)
         if "check" in chosen:
             self.answer_check()
             self.say(scenario.done)
@@ -63,17 +66,17 @@ class Talk:
                 self.say(question)
                 self.say(answer)
         if "bye" in chosen:
-            thanks, bye = BYE
+            thanks, bye = self.shared.bye
             self.say(thanks)
             self.say(scenario.bye or bye)
 
     def ask(self, slot: str, doubt: bool) -> None:
         """The assistant asks for a detail; in doubt, once more."""
         question, answer = self.scenario.details[slot]
-        self.say((READY if self.scenario.check else "") + question)
+        self.say((self.shared.ready if self.scenario.check else "") + question)
         self.say(answer)
         if doubt:
-            question, answer = DOUBT
+            question, answer = self.shared.doubt
             self.slots |= {"heard": self.slots[slot], "misheard": self.others[slot]}
             self.say(question)
             self.say(answer)
@@ -83,4 +86,4 @@ class Talk:
         slot = self.rng.choice([*self.scenario.details, ""])
         if slot:
             self.slots |= {slot: self.others[slot], "old": self.slots[slot], "new": self.others[slot]}
-        self.say(CORRECTION if slot else YES)
+        self.say(self.shared.correction if slot else self.shared.yes)

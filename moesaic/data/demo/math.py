@@ -8,7 +8,7 @@ from operator import add, floordiv, mul, sub
 from random import Random
 
 from moesaic.data.demo.phrases import filled, worded
-from moesaic.data.demo.problems import POOLS, PROBLEMS, Problem
+from moesaic.data.demo.problems import Problem, read_problems
 
 DRAWN = 2200  # rows before duplicates are dropped and the splits are dealt
 
@@ -18,9 +18,10 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul,
 def groups(seed: int) -> dict[str, list[dict]]:
     """Rows of every problem in turn, by the wording of the question; a response ends in a line `Answer: 42`."""
     rng = Random(f"{seed} math")
+    problems = read_problems().problems
     found: dict[str, list[dict]] = {}
     for number in range(DRAWN):
-        problem = PROBLEMS[number % len(PROBLEMS)]
+        problem = problems[number % len(problems)]
         question = worded(rng.choice(problem.questions), rng)
         found.setdefault(question, []).append(solved(problem, question, rng))
     return found
@@ -29,7 +30,7 @@ def groups(seed: int) -> dict[str, list[dict]]:
 def solved(problem: Problem, question: str, rng: Random) -> dict:
     """One row: the question and its solution, step by step, with fresh names and numbers."""
     slots: dict[str, str | int] = {}
-    for names, pool in POOLS.items():
+    for names, pool in read_problems().pools.items():
         slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
     slots |= computed(problem, rng)
     lines = [filled(worded(step.saying, rng), slots | {"eq": filled(step.equation, slots)}) for step in problem.steps]

@@ -5,13 +5,14 @@ here is refused by its name. Knows nothing about weights: the pickle that holds 
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moesaic.errors import RecipeError, WeightsError, nearest
 from moesaic.files import read_json
+from moesaic.sections.document import dump
 
 EXPERTS = ("model1", "model2")
 """What its output calls the two: `model1_prob` there is the weight of `model1` here."""
@@ -53,6 +54,11 @@ class Translated:
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """The recipe as YAML."""
+        return dump(self.recipe)
 
 
 def translated(
@@ -107,6 +113,17 @@ def translated(
         "mixture": {"site": "ffn", "level": "sequence"},
     }
     return Translated(recipe, tuple(notes))
+
+
+def files_by_name(option: str, given: Iterable[str]) -> dict[str, list[str]]:
+    """The files of each name, from any number of `NAME=FILE`, as the command line's `--option` takes them."""
+    files: dict[str, list[str]] = {}
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not (name and equals and file):
+            raise RecipeError("not a file for a model", field=option, expected="NAME=FILE", got=repr(text))
+        files.setdefault(name, []).append(file)
+    return files
 
 
 def checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:

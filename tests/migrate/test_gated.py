@@ -1,13 +1,15 @@
 """Does a recipe say what the config of a gated pair says, and is what has no place in it refused by its name?"""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from moesaic.errors import RecipeError
-from moesaic.recipe.gated import ELSEWHERE, READ, translated
+from moesaic.migrate.gated import ELSEWHERE, READ, translated
 
 FILES = {"model1": ["a.jsonl"], "model2": ["b.jsonl", "c.jsonl"]}
 PAIR = {"model1_path": "models/one", "model2_path": "models/two"}
@@ -112,3 +114,9 @@ def test_rows_must_be_named_for_both(tmp_path: Path) -> None:
 
 def test_no_key_is_read_and_refused_at_once() -> None:
     assert not set(READ) & set(ELSEWHERE)
+
+
+def test_the_room_is_free_of_torch() -> None:
+    script = "import sys, moesaic.migrate; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
