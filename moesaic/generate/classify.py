@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from moesaic.errors import DataError, RecipeError, nearest
-from moesaic.generate.engine import BASE, RoutingReport
+from moesaic.generate.request import BASE, RoutingReport
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.routing.controls import fixed

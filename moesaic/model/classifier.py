@@ -4,7 +4,7 @@ Knows nothing about files, tokenizers or routers. The same Gates choose adapters
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moesaic.config import Feature
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.model.features import Prompts, read
+from moesaic.model.features import Prompts
 from moesaic.routing import Gates, Routing, Selection, require
 from moesaic.routing.routers import Router
 
@@ -156,11 +157,22 @@ class Answers:
 
 
 class ClassifierMixture(nn.Module):
-    """A classifier whose experts a router chooses, once a row, from a pass of the base."""
+    """A classifier whose experts a router chooses, once a row, from a pass of the base.
 
-    def __init__(self, classifier: Classifier, router: Router, feature: Feature, selection: Selection):
+    `disabled`: experts that the router never chooses; who names one is still answered by it.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        router: Router,
+        feature: Feature,
+        selection: Selection,
+        disabled: Collection[str] = (),
+    ):
         super().__init__()
-        self.classifier, self.router, self.feature, self.selection = classifier, router, feature, selection
+        self.classifier, self.router = classifier, router
+        self.decider = Decider.over(classifier.body, classifier.experts, router, feature, selection, disabled)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -169,7 +181,7 @@ class ClassifierMixture(nn.Module):
 
     def route(self, rows: Prompts) -> Routing:
         """Decide for each row, by itself."""
-        return self.selection(self.router(read(self.feature, self.classifier.body, len(self.names), rows)))
+        return self.decider.decide(rows)
 
     def classify(self, rows: Prompts, forced: Routing | None = None) -> Answers:
         """Answer each row; `forced`: who does, in the router's place."""

@@ -9,7 +9,8 @@ from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
-from moesaic.generate.engine import BASE, Engine
+from moesaic.generate.engine import Engine
+from moesaic.generate.request import BASE
 from moesaic.recipe import Texts
 from moesaic.stages.workshop import Workshop
 
