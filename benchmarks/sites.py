@@ -14,6 +14,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import GLU, Cache
 from moesaic.routing import Gates, Routing, Selection
+from moesaic.testing import prefilled
 
 CONFIG = DecoderConfig(
     vocab_size=4096, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1536, context=256
@@ -112,9 +113,9 @@ def decode(decoder: Decoder, ids: torch.Tensor, gates: Gates | None) -> None:
 def mixed_decode(model: ModelMixture, ids: torch.Tensor, weights: list[float]) -> None:
     forced = torch.tensor([weights] * len(ids))
     prompts = Prompts(ids, torch.full((len(ids),), PROMPT), [""] * len(ids))
-    logits, session = model.prefill(prompts, STEPS, Routing(forced, forced))
+    logits, session = prefilled(model, prompts, STEPS, Routing(forced, forced))
     for _ in range(STEPS - 1):
-        logits = model.decode(logits.argmax(-1), session)
+        logits, session = model.decode(logits.argmax(-1), session)
 
 
 def fresh(seed: int) -> Decoder:

@@ -5,7 +5,8 @@ Knows nothing about experts, files, chat templates or HTTP; what it asks of a mi
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -111,8 +112,8 @@ class Engine:
         expert: str | None = None,
     ) -> list[list[Generation]]:
         """n continuations of every prompt, all with the same settings: see `Request` and `answer`."""
-        alike = {"limit": max_new_tokens, "sampling": sampling, "stop": stop, "expert": expert, "n": n}
-        return self.answer([Request(prompt=prompt, listener=self.listener, **alike) for prompt in prompts])
+        one = partial(Request, limit=max_new_tokens, sampling=sampling, stop=stop, expert=expert, n=n)
+        return self.answer([one(prompt=prompt, listener=self.listener) for prompt in prompts])
 
     def answer(self, requests: Sequence[Request]) -> list[list[Generation]]:
         """The continuations of every request, in one batch where there is memory; routed once, from the prompt, unless
@@ -143,7 +144,9 @@ class Engine:
                     rows = batch.enter(own) if decided is None else batch.place(own, decided[at])
                     while batch.rows:
                         batch.step()
-                made |= {place: [row.generation() for row in some] for place, some in zip(part.places, rows, strict=True)}
+                made |= {
+                    place: [row.generation() for row in some] for place, some in zip(part.places, rows, strict=True)
+                }
         return [made[place] for place in range(len(requests))]
 
     def cheapest(self, parts: list[Part]) -> Part | None:
@@ -165,8 +168,8 @@ class Engine:
 
         Refuses what `generate` refuses, at the call. Returns the whole Generation to whoever uses `yield from`.
         """
-        settings = {"limit": max_new_tokens, "sampling": sampling, "stop": stop, "expert": expert}
-        asked = self.read([Request(prompt=prompt, listener=self.listener, **settings)])
+        one = Request(prompt=prompt, limit=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
+        asked = self.read([replace(one, listener=self.listener)])
         self.source.rows(asked.tokens)
         return self.pieces(asked)
 

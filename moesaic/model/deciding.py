@@ -43,6 +43,7 @@ class Reader:
         if self.body is None:
             return characters(prompts.texts)
         if self.feature.source == "projection":
+            assert isinstance(self.body, Decoder)  # the router was made from adapters of a decoder
             return project(self.body, self.num_experts, prompts, self.prototypes)
         return read(self.feature, self.body, self.num_experts, prompts)
 

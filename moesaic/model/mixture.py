@@ -86,9 +86,7 @@ class Routed(Protocol):
     def prefill(
         self, prompts: Prompts, room: Any, slots: Sequence[int], forced: Routing | None
     ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
-    def decode(
-        self, ids: Int[Tensor, " b"], session: Session[Any]
-    ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Any]) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
 
 
 class AdapterMixture(nn.Module):
@@ -119,11 +117,6 @@ class AdapterMixture(nn.Module):
     def context(self) -> int:
         """How many tokens a prompt and what follows it may have together."""
         return self.decoder.config.context
-
-    @property
-    def selection(self) -> Selection:
-        """How its router's logits become weights."""
-        return self.decider.selection
 
     def route(self, prompts: Prompts) -> Routing:
         """Decide for each prompt, by itself, from a pass of the base."""
@@ -159,9 +152,7 @@ class AdapterMixture(nn.Module):
             logits = decoder.head(last, gates)[:, 0]
         return logits, Session(routing, gates, cache.advance(prompts.lengths))
 
-    def decode(
-        self, ids: Int[Tensor, " b"], session: Session[Cache]
-    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read one more token of each row and return the logits after it; never re-routes."""
         with self.source.using(session.gates.present):
             logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]

@@ -137,12 +137,13 @@ class Readings:
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"]]:
         """Let a decoder read all that it has not read of these rows: the states behind `layers`, and the last's index.
 
-        t is the most that any row has missed; a row that has missed less repeats some, which changes nothing.
+        t is the most that any row has missed, and 1 at least; a row that has missed less repeats some, which changes
+        nothing.
         """
         shelf, device = self.room.shelf(number, decoder), self.room.ids.device
         slots, lengths = [self.slots[row] for row in rows], [self.lengths[row] for row in rows]
         places = shelf.seat(slots)
-        missed = max(length - shelf.read[slot] for slot, length in zip(slots, lengths, strict=True))
+        missed = max(1, *(length - shelf.read[slot] for slot, length in zip(slots, lengths, strict=True)))
         starts = torch.tensor([max(length - missed, 0) for length in lengths], device=device)
         columns = starts[:, None] + torch.arange(missed, device=device)
         chunk = self.room.ids[torch.tensor(slots, device=device)[:, None], columns]

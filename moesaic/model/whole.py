@@ -195,9 +195,9 @@ class ModelMixture(nn.Module):
     def ask(self, number: int, model: Decoder, rows: list[int], readings: Readings) -> Float[Tensor, "g v"]:
         """The logits of one model after the last token of some rows."""
         running = readings.running
-        if running is not None and self.feature.depth is None and model is self.base:
-            if all(running.anew[row] for row in rows):  # the router has read their last states already
-                return model.lm_head(running.last[torch.tensor(rows, device=running.last.device)][:, None], None)[:, 0]
+        read = running is not None and self.feature.depth is None and model is self.base
+        if running and read and all(running.anew[row] for row in rows):  # by the router, up to their last states
+            return model.lm_head(running.last[torch.tensor(rows, device=running.last.device)][:, None], None)[:, 0]
         x, last = readings.read(number, model, rows, range(len(model.layers)))
         return model.head(x[torch.arange(len(x), device=x.device), last][:, None], None)[:, 0]
 
@@ -218,7 +218,9 @@ class ModelMixture(nn.Module):
         if self.feature.pool == "last":
             features = running.last[anew]
         else:
-            features = running.total[anew] / torch.tensor([readings.lengths[row] for row in rows], device=ids.device)[:, None]
+            features = (
+                running.total[anew] / torch.tensor([readings.lengths[row] for row in rows], device=ids.device)[:, None]
+            )
         return replace(readings, running=running), self.decider.weigh(features, ids.device)
 
     def shares_everywhere(

@@ -148,7 +148,7 @@ class Cache:
         return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
 
     def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
-        """The tokens of its slot that a token at each position may see: up to its own, or of these the last `window`."""
+        """The tokens of its slot that each token may see: up to its own position, or of these the last `window`."""
         held = torch.arange(self.capacity, device=positions.device)
         own = positions[:, None, :, None]
         return (held <= own) & (held > own - window) if window else held <= own

@@ -77,13 +77,13 @@ def test_a_pretrained_model_gives_its_golden_logits_and_greedy_ids_through_the_c
         prompt, expected = golden[f"input_ids_{index}"], golden[f"greedy_ids_{index}"].tolist()
         cache = Cache.empty(base.decoder.config, 1, len(expected), like=base.decoder.norm.weight)
         logits = base.decoder(prompt[None], cache).logits[0]
-        cache.advance(len(prompt))
+        cache = cache.advance(len(prompt))
         assert (logits - golden[f"logits_{index}"]).abs().max() <= 1e-4
         found = prompt.tolist()
         while len(found) < len(expected):
             found.append(int(logits[-1].argmax()))
             logits = base.decoder(torch.tensor([found[-1:]]), cache).logits[0]
-            cache.advance(1)
+            cache = cache.advance(1)
         assert found == expected
 
 
