@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from moesaic.compose.averaging import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
-    from moesaic.generate.loaded import LoadedMixture, load
+    from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, load
     from moesaic.generate.sample import Sampling
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 # Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
 # verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
 _HOMES = {
-    "LoadedMixture": "moesaic.generate.loaded",
+    "ClassifyingMixture": "moesaic.generate.loaded",
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
+    "WritingMixture": "moesaic.generate.loaded",
     "adopt": "moesaic.stages.adopting",
     "amend": "moesaic.stages.adopting",
     "inspect": "moesaic.weights.artefacts",
@@ -37,10 +38,11 @@ _HOMES = {
     "run": "moesaic.stages",
 }
 __all__ = [
-    "LoadedMixture",
+    "ClassifyingMixture",
     "MoesaicError",
     "Recipe",
     "Sampling",
+    "WritingMixture",
     "adopt",
     "amend",
     "inspect",
