@@ -9,6 +9,7 @@ from benchmarks.timing import alternate
 from moesaic.adapters import feedforward
 from moesaic.adapters.feedforward import FFN, MixedFFN
 from moesaic.config import DecoderConfig, Feature
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.model.features import Prompts
 from moesaic.model.whole import ModelMixture
@@ -76,7 +77,8 @@ def decoding() -> list[str]:
     plain, base = fresh(0), fresh(0)
     feedforward.attach(base, [FFN.of(fresh(seed), range(CONFIG.num_layers)) for seed in range(EXPERTS)])
     feature = Feature.parse("hidden_mean")
-    whole = ModelMixture(plain, [fresh(1), fresh(2)], ("a", "b"), torch.nn.Linear(1, 2), feature, Selection())
+    decider = Decider.over(plain, ("a", "b"), torch.nn.Linear(1, 2), feature, Selection())
+    whole = ModelMixture(plain, [fresh(1), fresh(2)], decider)
     lines = [
         f"{STEPS} greedy steps after {PROMPT} tokens, {CONFIG.num_layers} layers; time over that of the dense decoder.",
         "",

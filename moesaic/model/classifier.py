@@ -4,7 +4,7 @@ Knows nothing about files, tokenizers or routers. The same Gates choose adapters
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,13 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moesaic.config import Feature
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.model.features import Prompts
-from moesaic.routing import Gates, Routing, Selection, require
-from moesaic.routing.routers import Router
+from moesaic.routing import Gates, Routing, require
 
 Pool = Literal["first", "mean", "last"]
 
@@ -157,22 +155,11 @@ class Answers:
 
 
 class ClassifierMixture(nn.Module):
-    """A classifier whose experts a router chooses, once a row, from a pass of the base.
+    """A classifier whose experts a router chooses, once a row, from a pass of the base."""
 
-    `disabled`: experts that the router never chooses; who names one is still answered by it.
-    """
-
-    def __init__(
-        self,
-        classifier: Classifier,
-        router: Router,
-        feature: Feature,
-        selection: Selection,
-        disabled: Collection[str] = (),
-    ):
+    def __init__(self, classifier: Classifier, decider: Decider):
         super().__init__()
-        self.classifier, self.router = classifier, router
-        self.decider = Decider.over(classifier.body, classifier.experts, router, feature, selection, disabled)
+        self.classifier, self.decider, self.router = classifier, decider, decider.router
 
     @property
     def names(self) -> tuple[str, ...]:

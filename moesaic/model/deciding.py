@@ -50,7 +50,10 @@ class Reader:
 
 @dataclass(frozen=True)
 class Decider:
-    """Prompts -> Routing over `names`. `disabled`: indices of experts that are never chosen."""
+    """Prompts -> Routing over `names`.
+
+    `disabled`: indices of experts that are never chosen; a caller who names one is still answered by it.
+    """
 
     names: tuple[str, ...]
     router: Router

@@ -5,7 +5,7 @@ the caller holds, and in the room whose slots its rows have: rows join, leave an
 `repeat`.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -14,15 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from moesaic.adapters.feedforward import groups
-from moesaic.config import Feature
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, pool
 from moesaic.model.readings import Readings
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Cache, Slots, Spare
-from moesaic.routing import Gates, Routing, Selection
-from moesaic.routing.routers import Router
+from moesaic.routing import Gates, Routing
 
 Read = TypeVar("Read", Cache, Readings)
 
@@ -93,24 +91,18 @@ class AdapterMixture(nn.Module):
     """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
 
     `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
-    prompt's own pass. `disabled`: experts that the router never chooses; who names one is still answered by it.
-    `source` has those that compute in memory while they do.
+    prompt's own pass. `source` has the experts that compute in memory while they do.
     """
 
     def __init__(
         self,
         decoder: Decoder,
-        names: tuple[str, ...],
-        router: Router,
-        feature: Feature,
-        selection: Selection,
+        decider: Decider,
         trunk: int,
-        disabled: Collection[str] = (),
         source: ExpertSource = HELD,
     ):
         super().__init__()
-        self.decoder, self.names, self.router = decoder, names, router
-        self.decider = Decider.over(decoder, names, router, feature, selection, disabled)
+        self.decoder, self.decider, self.names, self.router = decoder, decider, decider.names, decider.router
         self.trunk, self.source, self.groups = trunk, source, groups(decoder)
 
     @property

@@ -23,8 +23,7 @@ from moesaic.model.mixture import Session
 from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.ensemble import Combine, Part, combined
-from moesaic.routing import Gates, Routing, Selection
-from moesaic.routing.routers import Router
+from moesaic.routing import Gates, Routing
 
 Level = Literal["sequence", "token"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -37,8 +36,7 @@ class ModelMixture(nn.Module):
 
     At level `sequence` the prompt decides. At level `token` what has been read so far does, before every token; experts
     that are not asked do not read, and catch up when they are. `combine`: how several distributions become one.
-    `disabled`: experts that the router never chooses; who names one is still answered by it. `source` has the expert
-    that is asked in memory while it computes.
+    `source` has the expert that is asked in memory while it computes.
     """
 
     own: Tensor
@@ -47,25 +45,21 @@ class ModelMixture(nn.Module):
         self,
         base: Decoder,
         experts: Sequence[Decoder],
-        names: tuple[str, ...],
-        router: Router,
-        feature: Feature,
-        selection: Selection,
+        decider: Decider,
         level: Level = "sequence",
         combine: Combine = "mixture",
-        disabled: Collection[str] = (),
         source: ExpertSource = HELD,
     ):
         super().__init__()
-        require_readable(feature, level)
+        require_readable(decider.reader.feature, level)
+        names = decider.names
         every = [*experts, base]
         for name, expert in zip((*names, "base"), every, strict=True):
             if (size := expert.config.vocab_size) != base.config.vocab_size:
                 what, expected = "whole models share one vocabulary", base.config.vocab_size
                 raise CompatibilityError(what, field=f"{name}.vocab_size", expected=expected, got=size)
         models = list(dict.fromkeys(every))  # one that stands in several places is held, and asked, once
-        self.models, self.names, self.router = nn.ModuleList(models), names, router
-        self.decider = Decider.over(base, names, router, feature, selection, disabled)
+        self.models, self.decider, self.names, self.router = nn.ModuleList(models), decider, names, decider.router
         self.level, self.combine = level, combine
         self.number_of_base, self.source = models.index(base), source
         # the base is always there, also where it is an expert

@@ -109,19 +109,17 @@ def assemble(
     fetches them, blocks have places that are empty so far.
     """
     require_names(router, experts)
-    found, reads, decides = [experts[name] for name in router.names], router.reads, router.decides
+    found, decider = [experts[name] for name in router.names], router.over(base.decoder, disabled)
     models = [one.decoder for one in found if isinstance(one, StoredModel)]
     if models:
-        return ModelMixture(
-            base.decoder, models, router.names, decides, reads, router.selection, level, combine, disabled, source
-        )
+        return ModelMixture(base.decoder, models, decider, level, combine, source)
     loras = [one.lora for one in found if isinstance(one, StoredExpert)]
     ffns = [one.ffn for one in found if isinstance(one, StoredFFN)]
     beside: list[LoRA | FFN] = [*loras, *ffns]
     lowest = min(layer for expert in beside for layer in expert.layers)
     attach(base.decoder, loras)
     (feedforward.attach if source is HELD else feedforward.reserve)(base.decoder, ffns)
-    return AdapterMixture(base.decoder, router.names, decides, reads, router.selection, lowest, disabled, source)
+    return AdapterMixture(base.decoder, decider, lowest, source)
 
 
 def require_names(router: StoredRouter, names: Collection[str]) -> None:

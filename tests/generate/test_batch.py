@@ -11,6 +11,7 @@ from moesaic.errors import MemoryLimitError, RecipeError
 from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.generate.engine import Batch
 from moesaic.generate.row import Row
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.nn.cache import Slots
@@ -19,7 +20,7 @@ from moesaic.routing.routers import KeywordRouter
 from moesaic.testing import ByteTokenizer, tiny_decoder, toy_expert, toy_ffn
 
 NAMES = ("maths", "code")
-WORDS = KeywordRouter([["sum"], ["def", "code"]])
+TEXT, WORDS = Feature.parse("text"), KeywordRouter([["sum"], ["def", "code"]])
 WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
 REQUESTS = [
     Request(prompt="add the sum", limit=9),
@@ -56,10 +57,10 @@ def mixture(kind: str) -> AdapterMixture | ModelMixture:
     else:
         experts = [tiny_decoder(seed, vocab_size=257) for seed in (1, 2)]
         if kind == "token":
-            feature = Feature.parse("hidden@2_last")
-            return ModelMixture(base, experts, NAMES, Reads(), feature, Selection(), "token")
-        return ModelMixture(base, experts, NAMES, WORDS, Feature.parse("text"), Selection(kind="soft"))
-    return AdapterMixture(base, NAMES, WORDS, Feature.parse("text"), Selection(kind="soft"), 0)
+            decider = Decider.over(base, NAMES, Reads(), Feature.parse("hidden@2_last"), Selection())
+            return ModelMixture(base, experts, decider, "token")
+        return ModelMixture(base, experts, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")))
+    return AdapterMixture(base, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")), 0)
 
 
 KINDS = ["linear", "ffn", "model", "token"]

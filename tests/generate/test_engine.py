@@ -12,6 +12,7 @@ from moesaic.config import Feature
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.generate import Engine, Generation, RoutingReport, Sampling
 from moesaic.generate.row import begun
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture, Routed, Session
 from moesaic.nn import Cache, Slots
 from moesaic.routing import Gates, Routing, Selection
@@ -34,7 +35,8 @@ def mixture(router: Router | None = None) -> AdapterMixture:
     decoder = tiny_decoder(vocab_size=257)
     attach(decoder, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
     router = router or KeywordRouter([["sum"], ["def", "code"]])
-    return AdapterMixture(decoder, ("maths", "code"), router, Feature.parse("text"), Selection(kind="soft"), 0)
+    decider = Decider.over(decoder, ("maths", "code"), router, Feature.parse("text"), Selection(kind="soft"))
+    return AdapterMixture(decoder, decider, 0)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from moesaic.adapters import attach
 from moesaic.adapters.lora import LowRankLinear
 from moesaic.config import Feature
 from moesaic.errors import GatesError
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture, Session
@@ -282,7 +283,8 @@ def test_missing_gates_and_gates_of_another_batch_raise():
 def mixture(logits, feature="hidden_mean", layers=range(99), kind="top_1") -> AdapterMixture:
     experts = [toy_expert(tiny_decoder(), seed, layers=layers) for seed in (1, 2)]
     decoder, parsed = adapted(*experts), Feature.parse(feature)
-    return AdapterMixture(decoder, ("one", "two"), FixedRouter(logits), parsed, Selection(kind=kind), layers.start)
+    decider = Decider.over(decoder, ("one", "two"), FixedRouter(logits), parsed, Selection(kind=kind))
+    return AdapterMixture(decoder, decider, layers.start)
 
 
 def prompts(*lengths: int) -> Prompts:

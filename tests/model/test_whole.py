@@ -9,6 +9,7 @@ from torch import Tensor
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
 from moesaic.generate.engine import Engine
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import Routed, Session
@@ -64,7 +65,8 @@ def mixture(experts: Sequence[Decoder] | None = None, kind: str = "top_1", route
     feature = Feature.parse(more.pop("feature", "hidden_mean"))
     base = more.pop("base", None) or tiny_decoder(0)
     selection = Selection(kind=kind, k=2 if kind == "top_k" else None)
-    return ModelMixture(base, experts, NAMES[: len(experts)], router, feature, selection, **more)
+    decider = Decider.over(base, NAMES[: len(experts)], router, feature, selection)
+    return ModelMixture(base, experts, decider, **more)
 
 
 def prompts(*lengths: int) -> Prompts:

@@ -14,6 +14,7 @@ from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.errors import CompatibilityError
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import AdapterMixture
@@ -62,7 +63,8 @@ def feature_of(kind: str) -> Feature:
 def mixture(kind: str) -> AdapterMixture:
     decoder, plain = tiny_decoder(), tiny_decoder()
     attach(decoder, [toy_expert(plain, seed) for seed in range(E)])
-    return AdapterMixture(decoder, ("a", "b", "c"), router_of(kind), feature_of(kind), Selection(kind="soft"), 0)
+    decider = Decider.over(decoder, ("a", "b", "c"), router_of(kind), feature_of(kind), Selection(kind="soft"))
+    return AdapterMixture(decoder, decider, 0)
 
 
 def batch(rows: list[list[int]] = ROWS) -> Prompts:

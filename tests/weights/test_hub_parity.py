@@ -10,6 +10,7 @@ import moesaic
 from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.generate import Engine
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Selection
@@ -93,7 +94,8 @@ def test_the_engine_writes_the_golden_stories_all_in_one_batch():
     base, golden = load_base(STORIES), json.loads((STORIES / "golden.json").read_text())["greedy"]
     attach(base.decoder, [toy_expert(base.decoder, 1, targets=["q_proj"])])
     router = FixedRouter([[float("-inf")]] * len(golden), dtype=torch.float32)
-    mixture = AdapterMixture(base.decoder, ("toy",), router, Feature.parse("text"), Selection(), 0)
+    decider = Decider.over(base.decoder, ("toy",), router, Feature.parse("text"), Selection())
+    mixture = AdapterMixture(base.decoder, decider, 0)
     tokenizer = base.tokenizer
     assert [tokenizer.begin(row["prompt"]) for row in golden] == [row["input_ids"] for row in golden]
     written = Engine(mixture, tokenizer).generate([row["prompt"] for row in golden], max_new_tokens=60)
