@@ -57,7 +57,7 @@ def decode(decoder: Decoder, ids: torch.Tensor, gates: Gates | None) -> torch.Te
     chunk, made = ids, []
     for _ in range(STEPS):
         x, _ = decoder.run(decoder.embed_tokens(chunk), cache, range(CONFIG.num_layers), gates)
-        cache.advance(chunk.shape[1])
+        cache = cache.advance(chunk.shape[1])
         chunk = decoder.head(x[:, -1:], gates)[:, 0].argmax(-1)[:, None]
         made.append(chunk)
     return torch.cat(made, 1)

@@ -9,11 +9,13 @@ from benchmarks.timing import alternate
 from moesaic.adapters import feedforward
 from moesaic.adapters.feedforward import FFN, MixedFFN
 from moesaic.config import DecoderConfig, Feature
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.model.features import Prompts
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import GLU, Cache
 from moesaic.routing import Gates, Routing, Selection
+from moesaic.testing import prefilled
 
 CONFIG = DecoderConfig(
     vocab_size=4096, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1536, context=256
@@ -75,7 +77,8 @@ def decoding() -> list[str]:
     plain, base = fresh(0), fresh(0)
     feedforward.attach(base, [FFN.of(fresh(seed), range(CONFIG.num_layers)) for seed in range(EXPERTS)])
     feature = Feature.parse("hidden_mean")
-    whole = ModelMixture(plain, [fresh(1), fresh(2)], ("a", "b"), torch.nn.Linear(1, 2), feature, Selection())
+    decider = Decider.over(plain, ("a", "b"), torch.nn.Linear(1, 2), feature, Selection())
+    whole = ModelMixture(plain, [fresh(1), fresh(2)], decider)
     lines = [
         f"{STEPS} greedy steps after {PROMPT} tokens, {CONFIG.num_layers} layers; time over that of the dense decoder.",
         "",
@@ -105,16 +108,16 @@ def decode(decoder: Decoder, ids: torch.Tensor, gates: Gates | None) -> None:
     cache = Cache.empty(CONFIG, len(ids), PROMPT + STEPS, decoder.norm.weight)
     for _ in range(STEPS):
         x, _ = decoder.run(decoder.embed_tokens(ids), cache, range(CONFIG.num_layers), gates)
-        cache.advance(ids.shape[1])
+        cache = cache.advance(ids.shape[1])
         ids = decoder.head(x[:, -1:], gates)[:, 0].argmax(-1)[:, None]
 
 
 def mixed_decode(model: ModelMixture, ids: torch.Tensor, weights: list[float]) -> None:
     forced = torch.tensor([weights] * len(ids))
     prompts = Prompts(ids, torch.full((len(ids),), PROMPT), [""] * len(ids))
-    logits, session = model.prefill(prompts, STEPS, Routing(forced, forced))
+    logits, session = prefilled(model, prompts, STEPS, Routing(forced, forced))
     for _ in range(STEPS - 1):
-        logits = model.decode(logits.argmax(-1), session)
+        logits, session = model.decode(logits.argmax(-1), session)
 
 
 def fresh(seed: int) -> Decoder:

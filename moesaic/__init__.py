@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
-    from moesaic.generate.loaded import LoadedMixture, load
+    from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, load
     from moesaic.generate.sample import Sampling
     from moesaic.interop.pretrained import load_model
     from moesaic.recipe import Recipe
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 # Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
 # verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
 _HOMES = {
-    "LoadedMixture": "moesaic.generate.loaded",
+    "ClassifyingMixture": "moesaic.generate.loaded",
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
     "adopt": "moesaic.adoption.adopting",
     "amend": "moesaic.adoption.adopting",
     "inspect": "moesaic.artefacts.inspect",
+    "WritingMixture": "moesaic.generate.loaded",
     "load": "moesaic.generate.loaded",
     "load_model": "moesaic.interop.pretrained",
     "merge": "moesaic.compose.merge",
@@ -37,10 +38,11 @@ _HOMES = {
     "run": "moesaic.stages",
 }
 __all__ = [
-    "LoadedMixture",
+    "ClassifyingMixture",
     "MoesaicError",
     "Recipe",
     "Sampling",
+    "WritingMixture",
     "adopt",
     "amend",
     "inspect",

@@ -230,6 +230,11 @@ class Feature:
     depth: int | None
     pool: Literal["mean", "last", "none"]
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether the base must be in memory to read it."""
+        return self.source in ("state", "projection")
+
     @staticmethod
     def parse(kind: str) -> "Feature":
         """The feature of this name, as recipes write it; RecipeError where there is none."""

@@ -25,10 +25,11 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 PUBLIC = [
-    "LoadedMixture",
+    "ClassifyingMixture",
     "MoesaicError",
     "Recipe",
     "Sampling",
+    "WritingMixture",
     "adopt",
     "amend",
     "inspect",

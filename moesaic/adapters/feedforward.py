@@ -162,6 +162,12 @@ def take(decoder: nn.Module, place: int, paths: Collection[str]) -> None:
         slot.blocks.pop(slot.experts.index(place), None)
 
 
+def groups(decoder: nn.Module) -> frozenset[tuple[int, ...]]:
+    """The columns of the gates that the feed-forward slots of a decoder read: see `Gates.ready`."""
+    slots = ffns(decoder).values()
+    return frozenset(slot.experts for slot in slots if isinstance(slot, (MixedFFN, FetchedFFN)))
+
+
 def reserved(decoder: nn.Module, path: str) -> FetchedFFN:
     slot = decoder.get_submodule(path)
     assert isinstance(slot, FetchedFFN)

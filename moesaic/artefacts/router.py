@@ -3,6 +3,7 @@
 Knows nothing about how a router was trained.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, sa
 from moesaic.config import PROJECTIONS, Feature
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
+from moesaic.model.deciding import Decider
+from moesaic.model.features import Body
 from moesaic.model.sentences import SentenceRouter
 from moesaic.routing import Selection
 from moesaic.routing.routers import ROUTERS, Router, TrainedRouter
@@ -51,6 +54,10 @@ class StoredRouter:
         """What `reads` -> logits, the encoder included."""
         return SentenceRouter(self.encoder.sentences, self.router) if self.encoder else self.router
 
+    def over(self, body: Body | None, disabled: Collection[str] = ()) -> Decider:
+        """Its decisions over a base, which may be None where it reads none; `disabled`: experts never chosen."""
+        return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled)
+
 
 def save_router(
     folder: Path,
@@ -79,15 +86,8 @@ def save_router(
 def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRouter:
     """Read a router; it is refused over another base, whose states would mean something else."""
     manifest = read_manifest(folder, KIND)
-    if base_fingerprint and manifest["base_fingerprint"] != base_fingerprint:
-        raise CompatibilityError(
-            "the router was trained on another base",
-            path=folder,
-            field="base_fingerprint",
-            expected=base_fingerprint[:12],
-            got=manifest["base_fingerprint"][:12],
-            hint="train the router again",
-        )
+    if base_fingerprint:
+        require_base(folder, manifest, base_fingerprint)
     names, kind = expert_names(folder, manifest), manifest["router"]
     if kind not in ROUTERS:
         raise WeightsError("unknown kind of router", path=folder, field="router", got=kind)
@@ -96,6 +96,19 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
     selection = Selection(**manifest["selection"])
     encoder = load_own_encoder(folder, manifest["encoder_fingerprint"]) if "encoder_fingerprint" in manifest else None
     return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder)
+
+
+def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) -> None:
+    """Refuse a router over another base than it was trained on."""
+    if manifest["base_fingerprint"] != fingerprint:
+        raise CompatibilityError(
+            "the router was trained on another base",
+            path=folder,
+            field="base_fingerprint",
+            expected=fingerprint[:12],
+            got=manifest["base_fingerprint"][:12],
+            hint="train the router again",
+        )
 
 
 def load_own_encoder(folder: Path, expected: str) -> StoredEncoder:

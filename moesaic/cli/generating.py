@@ -13,7 +13,7 @@ from moesaic.cli.printing import harmless, routed, size, stdout
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
-from moesaic.generate.loaded import LoadedMixture, conversation_of
+from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingMixture, conversation_of
 from moesaic.residency.fetching import Traffic
 from moesaic.tokenizer import Conversation
 
@@ -21,7 +21,10 @@ STDIN = "<stdin>"
 
 
 def answer(
-    mixture: LoadedMixture, prompts: Sequence[str | Conversation], settings: dict[str, Any], as_json: bool
+    mixture: WritingMixture | ClassifyingMixture,
+    prompts: Sequence[str | Conversation],
+    settings: dict[str, Any],
+    as_json: bool,
 ) -> None:
     """Continue the prompts, all of them at once; those of stdin (`-`) one after the other, as they come in."""
     terminal = stdout().is_terminal and not as_json
@@ -35,9 +38,10 @@ def answer(
                 raise
             show(made, prompt, as_json)
     elif len(prompts) == 1 and terminal:
-        sign(streamed(mixture.engine.stream(prompts[0], **settings)))
+        sign(streamed(mixture.stream(prompts[0], **settings)))
     else:
-        for asked, (made,) in zip(prompts, mixture.engine.generate(prompts, **settings), strict=True):
+        several: list[str | Turns] = [*prompts]
+        for asked, made in zip(prompts, mixture.generate(several, **settings), strict=True):
             show(made, asked, as_json)
 
 

@@ -4,6 +4,7 @@ Knows nothing about how texts come in or answers go out.
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,7 @@ from moesaic.artefacts.adapter import StoredExpert, load_expert
 from moesaic.artefacts.backbone import Backbone, load_backbone
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, load_router
+from moesaic.compose.mixture import disabled_in
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_json, read_manifest
 from moesaic.model.classifier import Classifier, ClassifierMixture, Pool
@@ -38,7 +40,11 @@ def classifies(folder: Path) -> bool:
 
 
 def assemble_classifier(
-    base: Backbone, experts: dict[str, StoredExpert], router: StoredRouter, pool: Pool
+    base: Backbone,
+    experts: dict[str, StoredExpert],
+    router: StoredRouter,
+    pool: Pool,
+    disabled: Collection[str] = (),
 ) -> ClassifierMixture:
     """Join the parts, in the order of the router's names. The base's body becomes the mixture's."""
     heads = {name: expert.head for name in router.names if (expert := experts.get(name)) and expert.head}
@@ -47,7 +53,7 @@ def assemble_classifier(
         raise CompatibilityError("the router decides between other experts", expected=expected, got=got)
     attach(base.body, [experts[name].lora for name in router.names])
     classifier = Classifier(base.body, heads, pool).requires_grad_(False)
-    return ClassifierMixture(classifier, router.decides, router.reads, router.selection)
+    return ClassifierMixture(classifier, router.over(base.body, disabled))
 
 
 def load_classifier(folder: Path) -> StoredClassifier:
@@ -70,5 +76,5 @@ def load_classifier(folder: Path) -> StoredClassifier:
         name: load_expert(folder / "experts" / name, base.fingerprint, base.body, tuple(labels[name])) for name in names
     }
     router = load_router(folder / "router", base.fingerprint)
-    model = assemble_classifier(base, experts, router, pool)
+    model = assemble_classifier(base, experts, router, pool, disabled_in(folder, manifest))
     return StoredClassifier(model.eval(), base, experts, length, manifest, folder)

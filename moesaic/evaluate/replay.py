@@ -22,7 +22,6 @@ from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, read_trace, utilisation
 from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
-from moesaic.model.mixture import AdapterMixture
 from moesaic.routing.selection import probabilities
 
 BATCH = 32
@@ -81,12 +80,12 @@ def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[lis
     """What the router decides about each prompt, all of which it reads, as in a mixture. Rows of like length share a
     batch, which changes nothing but the time.
     """
-    mixture = AdapterMixture(base.decoder, stored.names, stored.decides, stored.reads, stored.selection, 0)
+    decider = stored.over(base.decoder)
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     choices: list[Choice] = [(BASE, None)] * len(texts)
     for start in range(0, len(order), BATCH):
         some = order[start : start + BATCH]
-        routing = mixture.route(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
+        routing = decider.decide(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
         for i, best, shares in zip(some, routing.best.tolist(), probabilities(routing.logits).tolist(), strict=True):
             if best >= 0:
                 choices[i] = stored.names[best], shares[best]

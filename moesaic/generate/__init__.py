@@ -1,6 +1,8 @@
 """Prompts in, text out: the one engine behind generate, chat, evaluate and serve, and how it draws tokens."""
 
-from moesaic.generate.engine import Engine, Generation, RoutingReport, Tokenizing
+from moesaic.generate.engine import Batch, Engine
+from moesaic.generate.request import Generation, Request, RoutingReport
+from moesaic.generate.row import Tokenizing
 from moesaic.generate.sample import GREEDY, Sampling, choose
 
-__all__ = ["GREEDY", "Engine", "Generation", "RoutingReport", "Sampling", "Tokenizing", "choose"]
+__all__ = ["GREEDY", "Batch", "Engine", "Generation", "Request", "RoutingReport", "Sampling", "Tokenizing", "choose"]

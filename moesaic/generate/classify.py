@@ -10,7 +10,7 @@ import torch
 
 from moesaic.compose.classifier import StoredClassifier
 from moesaic.errors import DataError, RecipeError, nearest
-from moesaic.generate.engine import BASE, RoutingReport
+from moesaic.generate.request import BASE, RoutingReport
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.routing.controls import fixed

@@ -1,125 +1,81 @@
-"""The engine: prompts -> continuations, from any routed mixture. Rows advance together and leave when they finish.
+"""The engine: requests -> continuations, from any routed mixture. Rows advance together; each leaves when it finishes.
 
 Knows nothing about experts, files, chat templates or HTTP; what it asks of a mixture is `Routed`, of text `Tokenizing`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from moesaic.errors import DataError, RecipeError, nearest
+from moesaic.errors import DataError, MemoryLimitError, RecipeError, nearest
+from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport
+from moesaic.generate.row import Row, Tokenizing
 from moesaic.generate.sample import GREEDY, Sampling, choose
 from moesaic.model.features import Prompts
-from moesaic.model.mixture import Routed
+from moesaic.model.mixture import Routed, Session
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.routing import Routing
-from moesaic.routing.controls import fixed
+from moesaic.routing.controls import oracle
 from moesaic.tokenizer import Conversation
 
-BASE = "base"
 NEW = 128
-UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
-
-Finish = Literal["stop", "length"]
-Prompt = str | Conversation | list[int]
-"""A text; a conversation that the assistant is to continue; or ids that a sequence begins with."""
-Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool], None]
-"""Who is told of decisions: what was asked, what was read of it, what was decided, and whether by a caller, not by the
-router."""
 
 
-@runtime_checkable
-class Tokenizing(Protocol):
-    """Text <-> ids: `begin` is what a sequence starts with, any of `ends` ends it."""
+class Asked(NamedTuple):
+    """Requests as a mixture reads them: their prompts as one batch, the tokens that each may write at most, and the
+    index of the expert that each names, -1 for the base, None where the router decides."""
+
+    requests: list[Request]
+    prompts: Prompts
+    limits: list[int]
+    named: list[int | None]
 
     @property
-    def ends(self) -> tuple[int, ...]: ...
-    def begin(self, prompt: str | Conversation) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
+    def tokens(self) -> int:
+        """Room that each row needs, prompt and answer together."""
+        lengths = self.prompts.lengths.tolist()
+        whole = (length + limit for length, limit in zip(lengths, self.limits, strict=True))
+        return max(self.prompts.ids.shape[1], *whole)
 
+    @property
+    def rows(self) -> int:
+        """Continuations, of all requests together."""
+        return sum(request.n for request in self.requests)
 
-@dataclass(frozen=True)
-class RoutingReport:
-    """Who answered a prompt: the weight of every expert, and the name of the heaviest ("base": none of them)."""
+    def some(self, places: Sequence[int]) -> "Asked":
+        """Some of the requests, as wide as beside the others: what they get does not depend on who is left out."""
+        if len(places) == len(self.requests):
+            return self
+        at = torch.tensor(places, dtype=torch.long, device=self.prompts.ids.device)
+        texts = [self.prompts.texts[place] for place in places]
+        prompts = Prompts(self.prompts.ids[at], self.prompts.lengths[at], texts)
+        limits, named = [self.limits[place] for place in places], [self.named[place] for place in places]
+        return Asked([self.requests[place] for place in places], prompts, limits, named)
 
-    weights: dict[str, float]
-    chosen: str
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One continuation. `text` is without the newline that starts a response, and ends before a stop string.
-
-    What was the space between prompt and continuation starts it. `ids`: all tokens written, those of the stop string
-    included, the end token not.
-    `finish`: "stop" at the end token or a stop string, "length" where the tokens asked for ran out.
-    """
-
-    text: str
-    ids: list[int]
-    routing: RoutingReport
-    finish: Finish
-
-
-@dataclass
-class Row:
-    """One continuation as it grows: ids in, text out, until `finish` says why it is over."""
-
-    tokenizer: Tokenizing
-    given: list[int]  # the ids that are continued
-    stop: tuple[str, ...]
-    limit: int
-    generator: torch.Generator
-    routing: RoutingReport
-    ids: list[int] = field(default_factory=list)
-    text: str = ""
-    shown: str = ""  # the part of `text` that nothing to come can change
-    finish: Finish | None = None
-    whole: str = ""  # the text of ids[:read], which ends between two characters; so does that of ids[:context]
-    context: int | None = None  # None: of what is given
-    read: int = 0
-
-    def add(self, id: int) -> None:
-        """Take the next token."""
-        if id in self.tokenizer.ends:
-            self.finish = "stop"
-        else:
-            self.ids.append(id)
-            self.finish = "length" if len(self.ids) == self.limit else None
-        text = self.decoded()
-        text = (text if self.finish else text.rstrip(UNKNOWN)).removeprefix("\n")
-        found = [at for word in self.stop if (at := text.find(word, len(self.shown))) >= 0]
-        if found:
-            text, self.finish = text[: min(found)], "stop"
-        self.text = text
-        self.shown = text if self.finish else text[: len(text) - begun(text, self.stop)]
-
-    def decoded(self) -> str:
-        """The text of all ids, decoding only the latest: after a few that are known, as a decoder may trim a start."""
-        before = self.given if self.context is None else []
-        known = self.tokenizer.decode(before + self.ids[self.context : self.read])
-        latest = self.tokenizer.decode(before + self.ids[self.context :])[len(known) :]
-        text = self.whole + latest
-        if latest and not latest.endswith(UNKNOWN):
-            self.whole, self.context, self.read = text, self.read, len(self.ids)
-        return text
-
-    def generation(self) -> Generation:
-        return Generation(self.text, self.ids, self.routing, self.finish or "length")
+    def tell(self, routing: Routing) -> None:
+        """Call each request's listener with the decision about it."""
+        for place, request in enumerate(self.requests):
+            if request.listener:
+                alone = self.some([place]).prompts
+                request.listener([request.prompt], alone, routing[place : place + 1], request.expert is not None)
 
 
 class Part(NamedTuple):
-    """Rows that are answered together, by their places, and the experts that these ask."""
+    """Requests that are answered together, by their places, and the experts that these ask."""
 
     experts: tuple[int, ...]
-    rows: list[int]
+    places: list[int]
 
 
-def parts(routing: Routing | None, rows: int, most: int) -> list[Part]:
-    """All rows, those of the same experts together, at most so many at once; without a routing, in their order."""
-    chosen = [()] * rows if routing is None else [tuple(row.nonzero().flatten().tolist()) for row in routing.weights]
+def parts(routing: Routing | None, count: int, most: int) -> list[Part]:
+    """All requests, those of the same experts together, at most so many at once; without a routing, in their order."""
+    chosen = [()] * count if routing is None else [tuple(row.nonzero().flatten().tolist()) for row in routing.weights]
     places: dict[tuple[int, ...], list[int]] = {}
     for place, experts in enumerate(chosen):
         places.setdefault(experts, []).append(place)
@@ -130,24 +86,13 @@ def parts(routing: Routing | None, rows: int, most: int) -> list[Part]:
     ]
 
 
-def some(prompts: Prompts, rows: list[int]) -> Prompts:
-    """Some of the prompts, as wide as they were beside the others: what they get does not depend on who is left out."""
-    at = torch.tensor(rows, device=prompts.ids.device)
-    return Prompts(prompts.ids[at], prompts.lengths[at], [prompts.texts[place] for place in rows])
-
-
-def begun(text: str, stop: tuple[str, ...]) -> int:
-    """How many characters at the end of `text` may turn out to begin a stop string."""
-    return max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)
-
-
 @dataclass(frozen=True)
 class Engine:
     """Generates with a mixture; every method may be called any number of times, nothing is kept in between.
 
-    `device`: where the mixture stands; None: torch's default device. `listener` is told of every decision that a text
-    is generated by, before any of that text is given out. `source`: the mixture's own; where its experts do not all fit
-    into memory, rows of the same experts are answered to their end before the next are: each is fetched once.
+    `device`: where the mixture stands; None: torch's default device. `listener`: of the requests that `generate` and
+    `stream` make. `source`: the mixture's own; where its experts do not all fit into memory, rows of the same experts
+    are answered to their end before the next are: each is fetched once.
     """
 
     mixture: Routed
@@ -166,38 +111,43 @@ class Engine:
         stop: tuple[str, ...] = (),
         expert: str | None = None,
     ) -> list[list[Generation]]:
-        """n continuations of every prompt, in one batch where there is memory; routed once, from the prompt, unless
-        `expert`.
+        """n continuations of every prompt, all with the same settings: see `Request` and `answer`."""
+        one = partial(Request, limit=max_new_tokens, sampling=sampling, stop=stop, expert=expert, n=n)
+        return self.answer([one(prompt=prompt, listener=self.listener) for prompt in prompts])
+
+    def answer(self, requests: Sequence[Request]) -> list[list[Generation]]:
+        """The continuations of every request, in one batch where there is memory; routed once, from the prompt, unless
+        a request names its expert.
 
         A continuation has at least one token: the end of text never comes first.
-        `stop`: strings that end a text, looked for in `Generation.text`. `expert`: who answers, "base" included.
         Raises RecipeError for an empty prompt, one that does not fit the context, and an unknown expert.
         """
-        new = self.asked(max_new_tokens)
-        check(new, n, stop)
-        if not prompts:
+        if not requests:
             return []
-        forced, batch = self.forced(expert, len(prompts)), self.read(prompts, new)
-        tokens, made = batch.ids.shape[1] + new, dict[int, list[Generation]]()
-        most = max(1, self.source.rows(tokens) // n)
-        with self.source.turn(min(most, len(prompts)) * n, tokens):
-            decided, told = forced, False
+        asked = self.read(requests)
+        made = dict[int, list[Generation]]()
+        most = max(1, self.source.rows(asked.tokens) // max(request.n for request in requests))
+        with self.source.turn(min(asked.rows, most * max(request.n for request in requests)), asked.tokens):
+            decided = None
             if self.source.sorts:
-                decided, told = self.routed(batch, most) if forced is None else forced, True
-                if self.listener:
-                    self.listener(prompts, batch, decided, forced is not None)
-            left = parts(decided if self.source.sorts else None, len(prompts), most)
+                decided = self.decided(asked, most)
+                asked.tell(decided)
+            left = parts(decided, len(requests), most)
             following = self.cheapest(left)
             while part := following:
                 with self.source.using(part.experts):
                     if following := self.cheapest(left):
                         self.source.expect(following.experts)
-                    asked = [] if told else [prompts[place] for place in part.rows]
-                    own = None if decided is None else decided[torch.tensor(part.rows, device=self.device)]
-                    *_, rows = self.steps(asked, some(batch, part.rows), own, new, sampling, n, stop)
-                for index, place in enumerate(part.rows):
-                    made[place] = [row.generation() for row in rows[index * n : (index + 1) * n]]
-        return [made[place] for place in range(len(prompts))]
+                    own = asked.some(part.places)
+                    batch = Batch(self, own.rows, own.tokens)
+                    at = torch.tensor(part.places, device=self.device)
+                    rows = batch.enter(own) if decided is None else batch.place(own, decided[at])
+                    while batch.rows:
+                        batch.step()
+                made |= {
+                    place: [row.generation() for row in some] for place, some in zip(part.places, rows, strict=True)
+                }
+        return [made[place] for place in range(len(requests))]
 
     def cheapest(self, parts: list[Part]) -> Part | None:
         """The part that the least must be fetched for, taken from those left; None: there is none."""
@@ -218,81 +168,61 @@ class Engine:
 
         Refuses what `generate` refuses, at the call. Returns the whole Generation to whoever uses `yield from`.
         """
-        new = self.asked(max_new_tokens)
-        check(new, 1, stop)
-        forced, batch = self.forced(expert, 1), self.read([prompt], new)
-        tokens = batch.ids.shape[1] + new
-        self.source.rows(tokens)
-        return pieces(self.alone(self.steps([prompt], batch, forced, new, sampling, 1, stop), tokens))
+        one = Request(prompt=prompt, limit=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
+        asked = self.read([replace(one, listener=self.listener)])
+        self.source.rows(asked.tokens)
+        return self.pieces(asked)
 
-    def alone(self, steps: Iterator[list[Row]], tokens: int) -> Iterator[list[Row]]:
-        """The steps of one row, while no other answer is written."""
-        with self.source.turn(1, tokens):
-            yield from steps
+    def pieces(self, asked: Asked) -> Generator[str, None, Generation]:
+        """What each step adds to the certain text of a single row, while no other answer is written."""
+        with self.batch(1, asked.tokens) as batch:
+            (((row,),), sent) = batch.enter(asked), 0
+            while not row.finish:
+                batch.step()
+                if len(row.shown) > sent:
+                    yield row.shown[sent:]
+                    sent = len(row.shown)
+        return row.generation()
 
-    def asked(self, new: int | None) -> int:
-        """How many tokens to write: those asked for; else NEW, or half of a context that is small."""
-        return min(NEW, self.mixture.context // 2) if new is None else new
+    @contextmanager
+    def batch(self, rows: int, tokens: int) -> Iterator["Batch"]:
+        """A batch with room for so many rows of so many tokens, prompt and answer together."""
+        with self.source.turn(rows, tokens):
+            yield Batch(self, rows, tokens)
 
     def route(self, prompts: Sequence[Prompt]) -> list[RoutingReport]:
         """Who would answer each prompt."""
         if not prompts:
             return []
-        batch = self.read(prompts, 0)
-        most = self.source.rows(batch.ids.shape[1])
-        with self.source.turn(min(most, len(prompts)), batch.ids.shape[1]):
-            return self.reports(self.routed(batch, most))
+        asked = self.encoded([Request(prompt=prompt) for prompt in prompts], [0] * len(prompts))
+        most = self.source.rows(asked.tokens)
+        with self.source.turn(min(most, len(prompts)), asked.tokens):
+            return self.reports(self.decided(asked, most))
 
     @torch.inference_mode()
-    def routed(self, prompts: Prompts, most: int) -> Routing:
-        """The router's decisions, made for at most so many prompts at once."""
-        every = range(len(prompts.texts))
-        pieces = [some(prompts, list(every[start : start + most])) for start in every[::most]]
-        return Routing.cat([self.mixture.route(piece) for piece in pieces])
+    def decided(self, asked: Asked, most: int) -> Routing:
+        """The decision about each request: of its caller, or of the router, for at most so many prompts at once."""
+        free = [place for place, expert in enumerate(asked.named) if expert is None]
+        pieces = [self.mixture.route(asked.some(free[at : at + most]).prompts) for at in range(0, len(free), most)]
+        if len(free) == len(asked.named):
+            return Routing.cat(pieces)
+        named = self.decision_of([-1 if expert is None else expert for expert in asked.named])
+        return named.put(torch.tensor(free, device=self.device), Routing.cat(pieces)) if free else named
 
-    @torch.inference_mode()
-    def steps(
-        self,
-        asked: Sequence[Prompt],
-        prompts: Prompts,
-        forced: Routing | None,
-        max_new_tokens: int,
-        sampling: Sampling,
-        n: int,
-        stop: tuple[str, ...],
-    ) -> Iterator[list[Row]]:
-        """All rows, n side by side for each prompt, after every token; a row that has finished costs nothing more.
+    def decision_of(self, experts: list[int]) -> Routing:
+        """The decisions that callers make in the router's place; -1: the base."""
+        weights = oracle(torch.tensor(experts), len(self.mixture.names)).to(self.device)
+        return Routing(weights, weights.log())
 
-        `asked`: what the listener is told; empty where it has been told.
-        """
-        logits, session = self.mixture.prefill(prompts, max_new_tokens, forced)
-        reports = self.reports(session.routing)
-        if self.listener and asked:
-            self.listener(asked, prompts, session.routing, forced is not None)
-        logits[:, list(self.tokenizer.ends)] = float("-inf")  # whoever asks gets an answer: the end never comes first
-        if n > 1:
-            logits, session = logits.repeat_interleave(n, 0), session.repeat(n)
-        rows = [
-            Row(self.tokenizer, given[:length], stop, max_new_tokens, generator, report)
-            for given, length, report in zip(prompts.ids.tolist(), prompts.lengths.tolist(), reports, strict=True)
-            for generator in sampling.generators(n)
-        ]
-        going = rows
-        while True:
-            ids = choose(logits, sampling, [row.generator for row in going])
-            for row, id in zip(going, ids.tolist(), strict=True):
-                row.add(id)
-            yield rows
-            stay = [place for place, row in enumerate(going) if not row.finish]
-            if not stay:
-                return
-            if len(stay) < len(going):
-                going, ids = [going[place] for place in stay], ids[stay]
-                session = session.select(torch.tensor(stay, device=logits.device))
-            logits = self.mixture.decode(ids.to(logits.device), session)
+    def read(self, requests: Sequence[Request]) -> Asked:
+        """Requests as the mixture reads them, if each has a prompt and leaves room for its answer."""
+        usual = max(1, min(NEW, self.mixture.context // 2))
+        limits = [usual if request.limit is None else request.limit for request in requests]
+        return self.encoded(requests, limits)
 
-    def read(self, prompts: Sequence[Prompt], new: int) -> Prompts:
-        """The prompts as one batch of tokens, if each has any and leaves room for `new` more."""
+    def encoded(self, requests: Sequence[Request], limits: list[int]) -> Asked:
+        """The prompts as one batch of tokens, if each has any and leaves room for as many more as its limit."""
+        named, prompts = [self.index(request.expert) for request in requests], [one.prompt for one in requests]
         for index, text in enumerate(prompts):
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
@@ -300,7 +230,7 @@ class Engine:
         both = zip(prompts, rows, strict=True)
         texts = [one if isinstance(one, str) else self.tokenizer.decode(ids) for one, ids in both]
         context = self.mixture.context
-        for index, (one, ids) in enumerate(zip(prompts, rows, strict=True)):
+        for index, (one, ids, new) in enumerate(zip(prompts, rows, limits, strict=True)):
             if not one or not ids:
                 raise RecipeError("the prompt is empty", field=f"prompts[{index}]")
             if len(ids) + new > context:
@@ -311,7 +241,7 @@ class Engine:
                     got=f"{len(ids)} of the prompt + {new} new",
                     hint="shorten the prompt, or ask for fewer new tokens",
                 )
-        return Prompts.pad(rows, texts, self.device)
+        return Asked(list(requests), Prompts.pad(rows, texts, self.device), limits, named)
 
     def begin(self, prompt: str | Conversation, index: int) -> list[int]:
         """The ids of a prompt; a conversation that the base's template refuses is named by its `index`."""
@@ -321,17 +251,15 @@ class Engine:
             error.field = f"prompts[{index}].{error.field}"
             raise
 
-    def forced(self, expert: str | None, rows: int) -> Routing | None:
-        """The decision that a caller makes in the router's place."""
+    def index(self, expert: str | None) -> int | None:
+        """The index of the expert that a caller names; -1: the base, None: nobody is named."""
         if expert is None:
             return None
         known = [*self.mixture.names, BASE]
         if expert not in known:
             hint = nearest(expert, known)
             raise RecipeError("no such expert", field="expert", expected=" or ".join(known), got=expert, hint=hint)
-        index = -1 if expert == BASE else known.index(expert)
-        weights = fixed(index, rows, len(self.mixture.names)).to(self.device)
-        return Routing(weights, weights.log())
+        return -1 if expert == BASE else known.index(expert)
 
     def reports(self, routing: Routing) -> list[RoutingReport]:
         names = [*self.mixture.names, BASE]  # an abstaining row's best is -1
@@ -339,20 +267,152 @@ class Engine:
         return [RoutingReport(dict(zip(self.mixture.names, some, strict=True)), names[best]) for some, best in rows]
 
 
-def check(max_new_tokens: int, n: int, stop: tuple[str, ...]) -> None:
-    """Refuse to write nothing."""
-    for name, count in {"max_new_tokens": max_new_tokens, "n": n}.items():
-        if count < 1:
-            raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
-    if "" in stop:
-        raise RecipeError("an empty stop string ends every text before it starts", field="stop")
+class Flight(NamedTuple):
+    """Rows in flight, and for each what comes next: the logits of a token to choose, or a token chosen and not read."""
+
+    rows: list[Row]
+    following: Tensor
+    session: Session[Any]
+
+    def select(self, places: Sequence[int]) -> "Flight":
+        kept = torch.tensor(places, dtype=torch.long, device=self.following.device)
+        return Flight([self.rows[place] for place in places], self.following[kept], self.session.select(places))
+
+    @staticmethod
+    def join(flights: Sequence["Flight"]) -> "Flight":
+        """All rows, in the order of their slots: neighbours are computed in one piece."""
+        if len(flights) == 1:
+            return flights[0]
+        session = Session.join([flight.session for flight in flights])
+        rows = [row for flight in flights for row in flight.rows]
+        joined = Flight(rows, torch.cat([flight.following for flight in flights]), session)
+        order = sorted(range(len(rows)), key=lambda place: session.slots[place])
+        return joined if order == [*range(len(rows))] else joined.select(order)
 
 
-def pieces(steps: Iterator[list[Row]]) -> Generator[str, None, Generation]:
-    """What each step adds to the certain text of a single row."""
-    sent = 0
-    for (row,) in steps:
-        if len(row.shown) > sent:
-            yield row.shown[sent:]
-            sent = len(row.shown)
-    return row.generation()
+class Batch:
+    """Rows in flight, in memory that is allocated once for so many `rows` of so many `tokens`.
+
+    `admit` requests at any time, also while others run; each `step` writes one token of every row. A row that has
+    finished, or is released, frees its slot for another. Rows may differ in all that a `Request` says, and each gets
+    what it would get alone.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, engine: Engine, rows: int, tokens: int):
+        self.engine, self.tokens = engine, tokens
+        self.room = engine.mixture.room(rows, tokens)
+        self.running: Flight | None = None
+        self.fresh: list[Flight] = []  # admitted since the last step
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows in flight."""
+        return [row for flight in (self.running, *self.fresh) if flight for row in flight.rows]
+
+    @property
+    def free(self) -> int:
+        """Rows that may still be admitted."""
+        return len(self.room.spare)
+
+    def admit(self, requests: Sequence[Request]) -> list[list[Row]]:
+        """Read the prompts of these requests and decide who answers: the rows of each, which `step` then writes.
+
+        Raises what `Engine.answer` raises, and MemoryLimitError where there are too few free slots, or too few tokens
+        in one. Nothing has been admitted then.
+        """
+        return self.enter(self.engine.read(requests)) if requests else []
+
+    def enter(self, asked: Asked) -> list[list[Row]]:
+        """Admit requests that are encoded: those that the router decides about, and those that name an expert."""
+        if asked.rows > self.free:
+            hint = "wait until rows finish, or make a larger batch"
+            expected = f"at most {self.free} more rows"
+            raise MemoryLimitError("the batch is full", expected=expected, got=asked.rows, hint=hint)
+        groups = [
+            [place for place, expert in enumerate(asked.named) if (expert is None) == free] for free in (True, False)
+        ]
+        begun, found = list[Flight](), dict[int, list[Row]]()
+        try:
+            for places in filter(None, groups):
+                own = asked.some(places)
+                named = [expert for expert in own.named if expert is not None]
+                flight, rows, decided = self.begin(own, self.engine.decision_of(named) if named else None)
+                begun.append(flight)
+                found |= zip(places, rows, strict=True)
+                own.tell(decided)
+        except BaseException:
+            self.room.free([slot for flight in begun for slot in flight.session.slots])
+            raise
+        self.fresh += begun
+        return [found[place] for place in range(len(asked.named))]
+
+    def place(self, asked: Asked, decided: Routing) -> list[list[Row]]:
+        """Admit requests that are decided already, and whose listeners know."""
+        flight, rows, _ = self.begin(asked, decided)
+        self.fresh.append(flight)
+        return rows
+
+    @torch.inference_mode()
+    def begin(self, asked: Asked, decided: Routing | None) -> tuple[Flight, list[list[Row]], Routing]:
+        """Read prompts into free slots: their rows, also by request, and the decision about each request."""
+        if asked.tokens > self.tokens:
+            what, hint = "the prompt and what is to follow exceed the batch's slots", "make a batch of longer rows"
+            raise MemoryLimitError(what, expected=f"at most {self.tokens} tokens", got=asked.tokens, hint=hint)
+        engine, taken = self.engine, self.room.spare.take(asked.rows)
+        ends = [*accumulate(request.n for request in asked.requests)]
+        slots = [taken[end - request.n : end] for request, end in zip(asked.requests, ends, strict=True)]
+        try:
+            logits, session = engine.mixture.prefill(asked.prompts, self.room, [some[0] for some in slots], decided)
+            decision = session.routing
+            logits[:, list(engine.tokenizer.ends)] = float("-inf")  # the end never comes first: there is an answer
+            if len(taken) > len(slots):
+                counts = torch.tensor([len(some) for some in slots], device=logits.device)
+                logits, session = logits.repeat_interleave(counts, 0), session.repeat(slots)
+        except BaseException:
+            self.room.free(taken)
+            raise
+        prompts = zip(asked.prompts.ids.tolist(), asked.prompts.lengths.tolist(), strict=True)
+        each = zip(asked.requests, prompts, asked.limits, engine.reports(decision), strict=True)
+        rows = [
+            [
+                Row(engine.tokenizer, request, ids[:length], limit, generator, report)
+                for generator in request.sampling.generators(request.n)
+            ]
+            for request, (ids, length), limit, report in each
+        ]
+        return Flight([row for some in rows for row in some], logits, session), rows, decision
+
+    @torch.inference_mode()
+    def step(self) -> list[Row]:
+        """Write one token of every row; returns the rows that it finished, whose slots are free again."""
+        flights = [*([self.read_on(self.running)] if self.running else []), *self.fresh]
+        if not flights:
+            return []
+        rows, logits, session = Flight.join(flights)
+        ids = choose(logits, [row.request.sampling for row in rows], [row.generator for row in rows])
+        for row, id in zip(rows, ids.tolist(), strict=True):
+            row.add(id)
+        self.running, self.fresh = Flight(rows, ids.to(logits.device), session), []
+        finished = [row for row in rows if row.finish]
+        self.release(finished)
+        return finished
+
+    def read_on(self, flight: Flight) -> Flight:
+        """Let the mixture read the tokens that were chosen: the logits after them."""
+        logits, session = self.engine.mixture.decode(flight.following, flight.session)
+        return Flight(flight.rows, logits, session)
+
+    @torch.inference_mode()
+    def release(self, rows: Sequence[Row]) -> None:
+        """Drop these rows, finished or not, and free their slots; a row that is not in flight has none."""
+
+        def without(flight: Flight) -> Flight | None:
+            gone = [place for place, row in enumerate(flight.rows) if row in rows]
+            self.room.free([flight.session.slots[place] for place in gone])
+            kept = [place for place in range(len(flight.rows)) if place not in gone]
+            return flight if not gone else flight.select(kept) if kept else None
+
+        if rows:
+            self.running = without(self.running) if self.running else None
+            self.fresh = [left for flight in self.fresh if (left := without(flight))]

@@ -4,9 +4,9 @@ Knows nothing about how it was made.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, NoReturn, overload
 
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import load_mixture
@@ -14,7 +14,8 @@ from moesaic.data.rows import messages_of
 from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
-from moesaic.generate.engine import Engine, Generation, RoutingReport
+from moesaic.generate.engine import Engine
+from moesaic.generate.request import Generation, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
@@ -26,11 +27,13 @@ from moesaic.tokenizer.conversation import plain
 Turns = Sequence[Mapping[str, Any]] | Conversation
 """A conversation as a caller has it: messages of a role and a content."""
 
+EVALUATION = "evaluation.json"
+
 Several = list[str] | Sequence[Turns] | list[str | Turns]
 
 
-class LoadedMixture:
-    """A mixture read from a folder.
+class WritingMixture:
+    """A mixture of language models or adapters, read from a folder: it continues prompts.
 
     >>> mixture = moesaic.load("runs/demo")
     >>> mixture.generate("What is 3 + 4?").text
@@ -43,39 +46,20 @@ class LoadedMixture:
     def __init__(
         self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
     ):
-        self.evaluation_at, self.budget = folder.parent / "evaluation.json", budget
-        self.classifier = load_classifier(folder) if classifies(folder) else None
-        if self.classifier:
-            if trace:
-                raise RecipeError("decisions of a mixture that classifies are not traced", field="trace")
-            return
-        self.stored = load_mixture(folder, budget)
+        self.evaluation_at, self.budget, self.stored = folder.parent / EVALUATION, budget, load_mixture(folder, budget)
         self.trace = Trace(trace, self.names, digest(self.stored.manifest)[:12], trace_texts) if trace else None
-        self.engine = Engine(
-            self.stored.model,
-            self.stored.tokenizer,
-            budget.device if budget else None,
-            self.trace.record if self.trace else None,
-            self.stored.source,
-        )
+        device, listener = budget.device if budget else None, self.trace.record if self.trace else None
+        self.engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The experts, in the router's order."""
-        return (self.classifier or self.stored).model.names
+        return self.stored.model.names
 
     @property
     def traffic(self) -> Traffic:
         """What was fetched of experts since the mixture was loaded: nothing, where all are held."""
         return self.stored.source.traffic if isinstance(self.stored.source, FetchedExperts) else Traffic()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """Reached for what a mixture that classifies does not have."""
-            if name in ("stored", "engine", "trace"):
-                raise CompatibilityError("this mixture answers with labels and writes nothing", hint="use classify")
-            raise AttributeError(name)
 
     @overload
     def generate(
@@ -116,19 +100,22 @@ class LoadedMixture:
         first = [row[0] for row in made]
         return first[0] if alone else first
 
-    @overload
-    def classify(self, text: str | tuple[str, ...], *, expert: str | None = ...) -> Classification: ...
-    @overload
-    def classify(self, text: list[str | tuple[str, ...]], *, expert: str | None = ...) -> list[Classification]: ...
-    def classify(
-        self, text: str | tuple[str, ...] | list[str | tuple[str, ...]], *, expert: str | None = None
-    ) -> Classification | list[Classification]:
-        """The label of a text, or of each of several; a tuple of two texts is one row. `expert`: who answers."""
-        if self.classifier is None:
-            raise CompatibilityError("this mixture writes and knows no labels", hint="use generate")
-        texts = text if isinstance(text, list) else [text]
-        found = classified(self.classifier, [(one,) if isinstance(one, str) else one for one in texts], expert)
-        return found if isinstance(text, list) else found[0]
+    def stream(
+        self,
+        prompt: str | Turns,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        stop: tuple[str, ...] = (),
+        expert: str | None = None,
+    ) -> Generator[str, None, Generation]:
+        """The text that `generate` gives after one prompt, piece by piece as it becomes certain; returns all of it."""
+        ((one, *_), _) = asked(prompt)
+        return self.engine.stream(one, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
+
+    def classify(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: labels come from a mixture of experts that classify."""
+        raise CompatibilityError("this mixture writes and knows no labels", hint="use generate")
 
     @overload
     def route(self, text: str | Turns) -> RoutingReport: ...
@@ -137,18 +124,15 @@ class LoadedMixture:
     def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
         """Who would answer a text or a conversation, or each of several."""
         prompts, alone = asked(text)
-        if self.classifier:
-            reports = routed(self.classifier, [(one if isinstance(one, str) else plain(one),) for one in prompts])
-        else:
-            reports = self.engine.route(prompts)
+        reports = self.engine.route(prompts)
         return reports[0] if alone else reports
 
     def close(self) -> None:
         """End the trace, if one is kept: its rows are on the disk then."""
-        if not self.classifier and self.trace:
+        if self.trace:
             self.trace.close()
 
-    def __enter__(self) -> "LoadedMixture":
+    def __enter__(self) -> "WritingMixture":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,21 +140,8 @@ class LoadedMixture:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
-        source = (self.classifier or self.stored).folder
-        files = [path for path in source.rglob("*") if path.is_file()]
-
-        def write(draft: Path) -> None:
-            for path in files:
-                copy = draft / path.relative_to(source)
-                disk.make_all(copy.parent)
-                disk.copy(path, copy)
-            if self.budget:  # to load it again would take the memory twice
-                for manifest in draft.rglob(MANIFEST):
-                    read_manifest(manifest.parent)
-            else:
-                (load_classifier if self.classifier else load_mixture)(draft)
-
-        return write_new(Path(folder), write, sum(path.stat().st_size for path in files), "the mixture")
+        # under a budget, to load it again would take the memory twice
+        return copied(self.stored.folder, Path(folder), verified if self.budget else load_mixture)
 
     def push_to_hub(
         self,
@@ -186,8 +157,99 @@ class LoadedMixture:
         The arguments are those of a model that `load_model` gives. The card tells the verdict of the evaluation that
         stands beside the mixture in its run directory, if that is of this mixture.
         """
-        folder = (self.classifier or self.stored).folder
-        return push_mixture(folder, self.evaluation_at, repository, private, revision, token, license)
+        return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
+
+
+class ClassifyingMixture:
+    """A mixture of experts that classify, read from a folder: it labels texts.
+
+    >>> mixture = moesaic.load("runs/glue")
+    >>> mixture.classify("a text").label
+    """
+
+    traffic = Traffic()
+    """Nothing is fetched: all experts are held."""
+
+    def __init__(self, folder: Path):
+        self.evaluation_at, self.stored = folder.parent / EVALUATION, load_classifier(folder)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The experts, in the router's order."""
+        return self.stored.model.names
+
+    @overload
+    def classify(self, text: str | tuple[str, ...], *, expert: str | None = ...) -> Classification: ...
+    @overload
+    def classify(self, text: list[str | tuple[str, ...]], *, expert: str | None = ...) -> list[Classification]: ...
+    def classify(
+        self, text: str | tuple[str, ...] | list[str | tuple[str, ...]], *, expert: str | None = None
+    ) -> Classification | list[Classification]:
+        """The label of a text, or of each of several; a tuple of two texts is one row. `expert`: who answers."""
+        texts = text if isinstance(text, list) else [text]
+        found = classified(self.stored, [(one,) if isinstance(one, str) else one for one in texts], expert)
+        return found if isinstance(text, list) else found[0]
+
+    def generate(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: text comes from a mixture that writes."""
+        raise CompatibilityError("this mixture answers with labels and writes nothing", hint="use classify")
+
+    stream = generate
+
+    @overload
+    def route(self, text: str | Turns) -> RoutingReport: ...
+    @overload
+    def route(self, text: Several) -> list[RoutingReport]: ...
+    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
+        """Who would answer a text or a conversation, or each of several."""
+        prompts, alone = asked(text)
+        reports = routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
+        return reports[0] if alone else reports
+
+    def __enter__(self) -> "ClassifyingMixture":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
+        return copied(self.stored.folder, Path(folder), load_classifier)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
+
+        The arguments are those of a model that `load_model` gives. The card tells the verdict of the evaluation that
+        stands beside the mixture in its run directory, if that is of this mixture.
+        """
+        return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
+
+
+def copied(source: Path, target: Path, check: Callable[[Path], object]) -> Path:
+    """Copy a mixture's folder into a new one, once `check` has read the copy."""
+    files = [path for path in source.rglob("*") if path.is_file()]
+
+    def write(draft: Path) -> None:
+        for path in files:
+            copy = draft / path.relative_to(source)
+            disk.make_all(copy.parent)
+            disk.copy(path, copy)
+        check(draft)
+
+    return write_new(target, write, sum(path.stat().st_size for path in files), "the mixture")
+
+
+def verified(folder: Path) -> None:
+    """Check every file of a mixture against its hash, without loading any."""
+    for manifest in folder.rglob(MANIFEST):
+        read_manifest(manifest.parent)
 
 
 def asked(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool]:
@@ -214,9 +276,9 @@ def load(
     trace_texts: bool = False,
     ram: str | int | None = None,
     vram: str | int | None = None,
-) -> LoadedMixture:
+) -> WritingMixture | ClassifyingMixture:
     """Read a mixture from its own folder, from the run directory that it was made in, or from `org/name@revision` of
-    the hub.
+    the hub. Its experts write, or they classify.
 
     `trace`: a file to which every decision that a text is generated by is appended (see `generate.trace`), the prompt
     as its SHA-256, or with `trace_texts` as it is. Queries of `route` are not recorded.
@@ -232,7 +294,11 @@ def load(
     for candidate in (folder / "mixture", folder):
         if (candidate / "manifest.json").is_file():
             memory = None if ram is None and vram is None else budget_of(candidate, ram, vram)
-            return LoadedMixture(candidate, None if trace is None else Path(trace), trace_texts, memory)
+            if not classifies(candidate):
+                return WritingMixture(candidate, None if trace is None else Path(trace), trace_texts, memory)
+            if trace is not None:
+                raise RecipeError("decisions of a mixture that classifies are not traced", field="trace")
+            return ClassifyingMixture(candidate)
     raise WeightsError(
         "no mixture here", path=folder, hint="give a run directory after `compose`, or a folder of save_pretrained"
     )

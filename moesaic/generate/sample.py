@@ -5,7 +5,7 @@ Knows nothing about models or text. n rows, v tokens of the vocabulary.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -60,14 +60,24 @@ GREEDY = Sampling()
 
 
 def choose(
-    logits: Float[Tensor, "n v"], sampling: Sampling, generators: Sequence[torch.Generator]
+    logits: Float[Tensor, "n v"], samplings: Sequence[Sampling], generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " n"]:
     """The next token of each row, on the host: reading it is the one wait for the device in a step.
 
-    Each row draws one number from its own generator, so what it gets does not depend on the rows beside it.
-    A logit of -inf rules a token out. Raises NonFiniteError for a row with NaN, +inf or nothing but -inf.
+    Each row has its own settings, and draws one number from its own generator, so what it gets does not depend on the
+    rows beside it. A logit of -inf rules a token out. Raises NonFiniteError for a row with NaN, +inf or nothing but
+    -inf.
     """
-    ids = logits.argmax(-1) if sampling.temperature == 0 else draw(probabilities(logits, sampling), generators)
+    ids = logits.argmax(-1)
+    alike: dict[Sampling, list[int]] = {}
+    for row, sampling in enumerate(samplings):
+        if sampling.temperature:
+            alike.setdefault(replace(sampling, seed=None), []).append(row)
+    for sampling, rows in alike.items():
+        every = len(rows) == len(logits)
+        at = torch.tensor(rows, device=logits.device)
+        drawn = draw(probabilities(logits if every else logits[at], sampling), [generators[row] for row in rows])
+        ids = drawn if every else ids.index_copy(0, at, drawn)
     # NaN and +inf win every maximum, and -inf is one only where all of the row is.
     ids = torch.where(logits.amax(-1).isfinite(), ids, -1).cpu()
     if bad := [row for row, id in enumerate(ids.tolist()) if id < 0]:

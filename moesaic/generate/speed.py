@@ -23,7 +23,7 @@ def tokens_per_second(decoder: Decoder, gates: Gates | None) -> float:
     for _ in range(STEPS):
         started = time.perf_counter()
         logits = decoder(chunk, cache, gates).logits
-        cache.advance(chunk.shape[1])
+        cache = cache.advance(chunk.shape[1])
         chunk = logits[:, -1].argmax(-1)[:, None]
         laps.append(time.perf_counter() - started)
     return 1 / statistics.median(laps[1:])

@@ -22,7 +22,7 @@ from typing import Any
 from moesaic.data.rows import messages_of
 from moesaic.errors import DataError, MoesaicError, NonFiniteError, nearest
 from moesaic.files import JsonlWriter, read_jsonl
-from moesaic.generate.engine import BASE, Prompt
+from moesaic.generate.request import BASE, Prompt
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.routing.selection import probabilities

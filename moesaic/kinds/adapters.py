@@ -166,16 +166,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
     def join(self, base: Base, experts: Sequence[StoredExpert], router: StoredRouter, mixing: Mixing) -> AdapterMixture:
         lowest = min(layer for one in experts for layer in one.lora.layers)
         self.attach(base.decoder, experts)
-        return AdapterMixture(
-            base.decoder,
-            router.names,
-            router.decides,
-            router.reads,
-            router.selection,
-            lowest,
-            mixing.disabled,
-            mixing.source,
-        )
+        return AdapterMixture(base.decoder, router.over(base.decoder, mixing.disabled), lowest, mixing.source)
 
     def held(self, base: Decoder, stored: StoredExpert, index: int) -> StoredExpert:
         return replace(stored, adapter=stored.adapter.held_in(base, index))

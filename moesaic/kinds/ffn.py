@@ -139,16 +139,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         blocks = [one.ffn for one in experts]
         lowest = min(layer for one in blocks for layer in one.layers)
         (feedforward.attach if mixing.source is HELD else feedforward.reserve)(base.decoder, blocks)
-        return AdapterMixture(
-            base.decoder,
-            router.names,
-            router.decides,
-            router.reads,
-            router.selection,
-            lowest,
-            mixing.disabled,
-            mixing.source,
-        )
+        return AdapterMixture(base.decoder, router.over(base.decoder, mixing.disabled), lowest, mixing.source)
 
     def held(self, base: Decoder, stored: StoredFFN, index: int) -> StoredFFN:
         return StoredFFN(feedforward.standing(base, index), stored.manifest)

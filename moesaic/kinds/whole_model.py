@@ -123,18 +123,9 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     # --- joined
 
     def join(self, base: Base, experts: Sequence[StoredModel], router: StoredRouter, mixing: Mixing) -> ModelMixture:
-        return ModelMixture(
-            base.decoder,
-            [one.decoder for one in experts],
-            router.names,
-            router.decides,
-            router.reads,
-            router.selection,
-            LEVELS[LEVELS.index(mixing.level)],
-            mixing.combine,
-            mixing.disabled,
-            mixing.source,
-        )
+        models, decider = [one.decoder for one in experts], router.over(base.decoder, mixing.disabled)
+        level = LEVELS[LEVELS.index(mixing.level)]
+        return ModelMixture(base.decoder, models, decider, level, mixing.combine, mixing.source)
 
     def average(self, decoder: Decoder, experts: Sequence[StoredModel]) -> Decoder:
         return average_models(decoder, [one.decoder for one in experts])

@@ -12,12 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moesaic.config import Feature
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.model.features import Prompts, read
-from moesaic.routing import Gates, Routing, Selection, require
-from moesaic.routing.routers import Router
+from moesaic.model.features import Prompts
+from moesaic.routing import Gates, Routing, require
 
 Pool = Literal["first", "mean", "last"]
 
@@ -158,9 +157,9 @@ class Answers:
 class ClassifierMixture(nn.Module):
     """A classifier whose experts a router chooses, once a row, from a pass of the base."""
 
-    def __init__(self, classifier: Classifier, router: Router, feature: Feature, selection: Selection):
+    def __init__(self, classifier: Classifier, decider: Decider):
         super().__init__()
-        self.classifier, self.router, self.feature, self.selection = classifier, router, feature, selection
+        self.classifier, self.decider, self.router = classifier, decider, decider.router
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -169,7 +168,7 @@ class ClassifierMixture(nn.Module):
 
     def route(self, rows: Prompts) -> Routing:
         """Decide for each row, by itself."""
-        return self.selection(self.router(read(self.feature, self.classifier.body, len(self.names), rows)))
+        return self.decider.decide(rows)
 
     def classify(self, rows: Prompts, forced: Routing | None = None) -> Answers:
         """Answer each row; `forced`: who does, in the router's place."""

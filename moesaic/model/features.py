@@ -3,12 +3,11 @@
 Knows nothing about routers. Padding never counts: a row alone and in a batch read the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from threading import get_ident
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -48,6 +47,11 @@ class Prompts:
 
         lengths = torch.tensor([len(row) for row in rows], device=device)
         return Prompts(filled(rows, with_id), lengths, texts, None if types is None else filled(types, 0))
+
+    @staticmethod
+    def of_texts(texts: list[str]) -> "Prompts":
+        """Texts without tokens: all that a router reads that needs no base."""
+        return Prompts(torch.zeros(len(texts), 0, dtype=torch.long), torch.zeros(len(texts), dtype=torch.long), texts)
 
     @property
     def real(self) -> Bool[Tensor, "b t"]:
@@ -117,32 +121,42 @@ def project(
     Linear-major (b, linears x e); a pass of the base alone, no deeper than the deepest of the linears.
     """
     found: dict[str, Tensor] = {}
-    real = prompts.real
-
-    def note(path: str, x: Tensor) -> None:
-        sizes = (x @ prototypes[path].to(x.dtype).t()).abs() * real[..., None]
-        found[path] = sizes.sum(1) / prompts.lengths[:, None]
-
+    noting = decoder
+    for path, vectors in prototypes.items():
+        slot = Projecting(decoder.get_submodule(path), vectors, prompts, partial(found.__setitem__, path))
+        noting = with_part(noting, path, slot)
     x = decoder.embed_tokens(prompts.ids)
-    with ExitStack() as stack:
-        for path in prototypes:
-            stack.enter_context(listening(decoder.get_submodule(path), partial(note, path)))
-        deepest = max(int(path.split(".")[1]) for path in prototypes)
-        decoder.run(x, None, range(deepest + 1), Gates.one(-1, len(x), num_experts, x))
+    deepest = max(int(path.split(".")[1]) for path in prototypes)
+    noting.run(x, None, range(deepest + 1), Gates.one(-1, len(x), num_experts, x))
     return torch.stack([found[path] for path in prototypes], 1).flatten(1)
 
 
-@contextmanager
-def listening(module: nn.Module, note: Callable[[Tensor], None]) -> Iterator[None]:
-    """Tells `note` what a module is called with by this thread."""
-    here = get_ident()
+class Projecting(nn.Module):
+    """A filling of the linear slot that also measures its input along prototypes: for a single pass."""
 
-    def heard(_: nn.Module, given: tuple[Any, ...]) -> None:
-        if get_ident() == here:
-            note(given[0])
+    def __init__(
+        self,
+        base: nn.Module,
+        prototypes: Float[Tensor, "e i"],
+        prompts: Prompts,
+        note: Callable[[Float[Tensor, "b e"]], None],
+    ):
+        super().__init__()
+        self.base, self.prototypes, self.prompts, self.note = base, prototypes, prompts, note
 
-    handle = module.register_forward_pre_hook(heard)
-    try:
-        yield
-    finally:
-        handle.remove()
+    def forward(self, x: Float[Tensor, "b t i"], gates: Gates | None) -> Float[Tensor, "b t o"]:
+        sizes = (x @ self.prototypes.to(x.dtype).t()).abs() * self.prompts.real[..., None]
+        self.note(sizes.sum(1) / self.prompts.lengths[:, None])
+        return self.base(x, gates)
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def with_part(model: Model, path: str, part: nn.Module) -> Model:
+    """A copy of a model with another part at this path; it shares all the rest, and the model stays as it is."""
+    twin = copy(model)
+    twin._modules = dict(model._modules)
+    name, _, rest = path.partition(".")
+    twin._modules[name] = with_part(model.get_submodule(name), rest, part) if rest else part
+    return twin

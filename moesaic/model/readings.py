@@ -1,138 +1,174 @@
-"""What several decoders have read of the same rows: the tokens, and for each decoder a cache of the rows it was asked.
+"""Tokens of a batch, and for each of several decoders a cache of the rows that it was asked about.
 
 A decoder that was not asked about a row falls behind, and reads what it has missed in one pass when it is asked again.
-Knows nothing about routers or weights.
+`Shelves` is the memory of a batch; `Readings` is a value that says which rows stand in it. Knows nothing about routers
+or weights.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
-from moesaic.errors import GatesError
 from moesaic.model.decoder import Decoder
-from moesaic.nn import Cache
+from moesaic.nn import Cache, Slots, Spare
 
 
-@dataclass
 class Shelf:
-    """A cache, and where in it each of n rows stands; -1: nowhere."""
+    """Memory of one decoder for the rows that it was asked about: by the slot of a row, its place and tokens read."""
 
-    cache: Cache
-    places: Int[Tensor, " n"]
+    def __init__(self, memory: Slots):
+        self.memory = memory
+        self.places: dict[int, int] = {}
+        self.read: dict[int, int] = {}
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Shelf":
-        places = self.places[rows]
-        held = places >= 0
-        cache = self.cache.select(places[held])
-        return Shelf(cache, places.masked_scatter(held, torch.arange(int(held.sum()), device=places.device)))
+    def seat(self, slots: Sequence[int]) -> list[int]:
+        """The places of these rows. A row without one gets one, with nothing read; memory grows by what is missing."""
+        new = [slot for slot in slots if slot not in self.places]
+        if (missing := len(new) - len(self.memory.spare)) > 0:
+            self.memory.grow(missing)
+        self.places |= zip(new, self.memory.spare.take(len(new)), strict=True)
+        self.read |= dict.fromkeys(new, 0)
+        return [self.places[slot] for slot in slots]
 
-    def seat(self, rows: Int[Tensor, " g"], like: Decoder) -> Int[Tensor, " g"]:
-        """Where these rows stand; those that stand nowhere get a place, with nothing read."""
-        new = rows[self.places[rows] < 0]
-        if len(new):
-            size = len(self.cache.lengths)
-            empty = Cache.empty(like.config, len(new), self.cache.capacity, like.norm.weight)
-            self.cache = Cache.join([self.cache, empty]) if size else empty
-            self.places = self.places.index_copy(0, new, torch.arange(size, size + len(new), device=new.device))
-        return self.places[rows]
+    def free(self, slots: Sequence[int]) -> None:
+        """Let other rows have the places of these."""
+        held = [slot for slot in slots if slot in self.places]
+        self.memory.free([self.places.pop(slot) for slot in held])
+        for slot in held:
+            del self.read[slot]
+
+    def copy(self, source: int, target: int) -> None:
+        """What has been read of one row is read of another."""
+        if source in self.places:
+            (place,) = self.seat([target])
+            self.memory.copy(self.places[source], place, self.read[source])
+            self.read[target] = self.read[source]
 
 
-@dataclass
+class Shelves:
+    """Memory of a batch: slots with room for `capacity` tokens, and a shelf for each decoder, by its number."""
+
+    def __init__(self, rows: int, capacity: int, device: torch.device):
+        self.ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+        self.spare = Spare(range(rows))
+        self.shelves: dict[int, Shelf] = {}
+
+    def shelf(self, number: int, decoder: Decoder) -> Shelf:
+        if number not in self.shelves:
+            self.shelves[number] = Shelf(Slots(decoder.config, 0, self.ids.shape[1], decoder.norm.weight))
+        return self.shelves[number]
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Let other rows have these slots, and their places on every shelf."""
+        for shelf in self.shelves.values():
+            shelf.free(slots)
+        self.spare.add(slots)
+
+    def copy(self, source: int, target: int) -> None:
+        """Give a second row the tokens of another, and what every decoder has read of them."""
+        self.ids[target] = self.ids[source]
+        for shelf in self.shelves.values():
+            shelf.copy(source, target)
+
+
+@dataclass(frozen=True)
 class Running:
-    """The states of n rows, pooled as far as they have been read: what a router reads that decides at every token."""
+    """States of n rows, pooled as far as they have been read: the feature of a router that decides at every token.
 
+    `anew`: whether a row is decided at every token; the states of the others are 0.
+    """
+
+    anew: tuple[bool, ...]
     total: Float[Tensor, "n d"]
     last: Float[Tensor, "n d"]
 
-    def add(self, x: Float[Tensor, "n t d"], lengths: Int[Tensor, " n"]) -> None:
-        """The states of the next tokens, `lengths` of them in each row."""
-        rows = torch.arange(len(x), device=x.device)
-        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        self.total, self.last = self.total + (x * real[..., None]).sum(1), x[rows, lengths - 1]
+    @property
+    def rows(self) -> list[int]:
+        """The rows that are decided at every token."""
+        return [row for row, anew in enumerate(self.anew) if anew]
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Running":
-        return Running(self.total[rows], self.last[rows])
+    def add(self, x: Float[Tensor, "g t d"], lengths: Int[Tensor, " g"]) -> "Running":
+        """The states of the next tokens of `rows`, `lengths` of them in each."""
+        rows = torch.tensor(self.rows, device=x.device)
+        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+        total = self.total.index_add(0, rows, (x * real[..., None]).sum(1))
+        last = self.last.index_copy(0, rows, x[torch.arange(len(x), device=x.device), lengths - 1])
+        return Running(self.anew, total, last)
+
+    def select(self, rows: Sequence[int]) -> "Running":
+        kept = torch.tensor(rows, dtype=torch.long, device=self.total.device)
+        return Running(tuple(self.anew[row] for row in rows), self.total[kept], self.last[kept])
 
     @staticmethod
-    def join(parts: list["Running"]) -> "Running":
-        return Running(torch.cat([part.total for part in parts]), torch.cat([part.last for part in parts]))
+    def join(parts: Sequence["Running"]) -> "Running":
+        anew = tuple(anew for part in parts for anew in part.anew)
+        return Running(anew, torch.cat([part.total for part in parts]), torch.cat([part.last for part in parts]))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Readings:
-    """The tokens of n rows, `lengths` of each, with room for more; and how far each decoder, by its number, has read.
+    """Rows of a batch by their slots, and the number of tokens in each.
 
-    `running`: of a router that reads on while the rows grow; None: whoever answers has been decided.
+    `running`: of a router that decides at every token; None: whoever answers has been decided.
     """
 
-    ids: Int[Tensor, "n c"]
-    lengths: Int[Tensor, " n"]
-    shelves: dict[int, Shelf] = field(default_factory=dict)
+    room: Shelves
+    slots: tuple[int, ...]
+    lengths: tuple[int, ...]
     running: Running | None = None
 
     @staticmethod
-    def begin(ids: Int[Tensor, "n t"], lengths: Int[Tensor, " n"], room: int) -> "Readings":
-        """Of right-padded prompts, nothing of which has been read; `room`: how many tokens may follow."""
-        return Readings(F.pad(ids, (0, room)), lengths)
+    def begin(room: Shelves, slots: Sequence[int], ids: Int[Tensor, "n t"], lengths: Sequence[int]) -> "Readings":
+        """Rows of right-padded prompts, nothing of which has been read."""
+        room.ids[torch.tensor(slots, device=ids.device), : ids.shape[1]] = ids
+        return Readings(room, tuple(slots), tuple(lengths))
 
-    def add(self, ids: Int[Tensor, " n"]) -> None:
-        """One more token of each row."""
-        self.ids = self.ids.scatter(1, self.lengths[:, None], ids[:, None])
-        self.lengths = self.lengths + 1
+    def add(self, ids: Int[Tensor, " n"]) -> "Readings":
+        """The same rows with one more token each."""
+        device = self.room.ids.device
+        self.room.ids[torch.tensor(self.slots, device=device), torch.tensor(self.lengths, device=device)] = ids
+        return replace(self, lengths=tuple(length + 1 for length in self.lengths))
 
     def read(
-        self, number: int, decoder: Decoder, rows: Int[Tensor, " g"], layers: range
+        self, number: int, decoder: Decoder, rows: Sequence[int], layers: range
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"]]:
-        """Let a decoder read all that it has not read of these rows: the states behind `layers`, and the last's place.
+        """Let a decoder read all that it has not read of these rows: the states behind `layers`, and the last's index.
 
-        t is the most that any row has missed; a row that has missed less repeats some, which changes nothing.
+        t is the most that any row has missed, and 1 at least; a row that has missed less repeats some, which changes
+        nothing.
         """
-        shelf = self.shelves.get(number)
-        if shelf is None:
-            cache = Cache.empty(decoder.config, 0, self.ids.shape[1], decoder.norm.weight)
-            shelf = self.shelves[number] = Shelf(cache, torch.full_like(self.lengths, -1))
-        at = shelf.seat(rows, decoder)
-        whole = at.equal(torch.arange(len(shelf.cache.lengths), device=at.device))
-        own = shelf.cache if whole else shelf.cache.select(at)
-        lengths = self.lengths[rows]
-        missed = int((lengths - own.lengths).max())
-        starts = (lengths - missed).clamp_min(0)
-        own.lengths = starts
-        chunk = self.ids[rows].gather(1, starts[:, None] + torch.arange(missed, device=starts.device))
-        x, _ = decoder.run(decoder.embed_tokens(chunk), own, layers, None)
-        own.advance(lengths - starts)
-        if not whole:
-            shelf.cache.put(at, own)
-        return x, lengths - starts - 1
+        shelf, device = self.room.shelf(number, decoder), self.room.ids.device
+        slots, lengths = [self.slots[row] for row in rows], [self.lengths[row] for row in rows]
+        places = shelf.seat(slots)
+        missed = max(1, *(length - shelf.read[slot] for slot, length in zip(slots, lengths, strict=True)))
+        starts = torch.tensor([max(length - missed, 0) for length in lengths], device=device)
+        columns = starts[:, None] + torch.arange(missed, device=device)
+        chunk = self.room.ids[torch.tensor(slots, device=device)[:, None], columns]
+        x, _ = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, starts), layers, None)
+        shelf.read |= zip(slots, lengths, strict=True)
+        return x, torch.tensor(lengths, device=device) - starts - 1
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Readings":
-        """Some of the rows, in the order given (a row may be taken more than once)."""
-        shelves = {number: shelf.select(rows) for number, shelf in self.shelves.items()}
-        held = {number: shelf for number, shelf in shelves.items() if len(shelf.cache.lengths)}
-        return Readings(self.ids[rows], self.lengths[rows], held, self.running and self.running.select(rows))
+    def select(self, rows: Sequence[int]) -> "Readings":
+        """Some of the rows, in the order given."""
+        running = self.running.select(rows) if self.running else None
+        slots, lengths = tuple(self.slots[row] for row in rows), tuple(self.lengths[row] for row in rows)
+        return Readings(self.room, slots, lengths, running)
+
+    def repeat(self, slots: Sequence[Sequence[int]]) -> "Readings":
+        """Each row once in each of its slots, the first of which is the one that it has."""
+        rows = [row for row, some in enumerate(slots) for _ in some]
+        for own, (_, *others) in zip(self.slots, slots, strict=True):
+            for other in others:
+                self.room.copy(own, other)
+        return replace(self.select(rows), slots=tuple(slot for some in slots for slot in some))
 
     @staticmethod
-    def join(parts: list["Readings"]) -> "Readings":
-        """All rows of several, with the largest room among them."""
-        width = max(part.ids.shape[1] for part in parts)
-        ids = torch.cat([F.pad(part.ids, (0, width - part.ids.shape[1])) for part in parts])
+    def join(parts: Sequence["Readings"]) -> "Readings":
+        """All rows of several, of one memory."""
+        slots = tuple(slot for part in parts for slot in part.slots)
+        lengths = tuple(length for part in parts for length in part.lengths)
         running = [part.running for part in parts if part.running]
-        if running and len(running) < len(parts):
-            raise GatesError("some rows are decided once and others at every token", hint="join rows of one kind")
-        lengths = torch.cat([part.lengths for part in parts])
-        joined = Readings(ids, lengths, running=Running.join(running) if running else None)
-        for number in sorted({number for part in parts for number in part.shelves}):
-            places, caches, size = [], list[Cache](), 0
-            for part in parts:
-                if number not in part.shelves:
-                    places.append(torch.full_like(part.lengths, -1))
-                    continue
-                shelf = part.shelves[number]
-                places.append(torch.where(shelf.places < 0, -1, shelf.places + size))
-                caches.append(shelf.cache)
-                size += len(shelf.cache.lengths)
-            joined.shelves[number] = Shelf(Cache.join([c.grow(width) for c in caches]), torch.cat(places))
-        return joined
+        return Readings(parts[0].room, slots, lengths, Running.join(running) if running else None)

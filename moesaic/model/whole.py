@@ -6,6 +6,7 @@ what a row's weights leave of 1 is the base's, so a row that abstains is answere
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Literal, get_args
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, read
-from moesaic.model.mixture import Session, decided
-from moesaic.model.readings import Readings, Running
+from moesaic.model.features import Prompts
+from moesaic.model.mixture import Session
+from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.ensemble import Combine, Part, combined
-from moesaic.routing import Gates, Routing, Selection
-from moesaic.routing.routers import Features, Router
+from moesaic.routing import Gates, Routing
 
 Level = Literal["sequence", "token"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -35,8 +36,7 @@ class ModelMixture(nn.Module):
 
     At level `sequence` the prompt decides. At level `token` what has been read so far does, before every token; experts
     that are not asked do not read, and catch up when they are. `combine`: how several distributions become one.
-    `disabled`: experts that the router never chooses; who names one is still answered by it. `source` has the expert
-    that is asked in memory while it computes.
+    `source` has the expert that is asked in memory while it computes.
     """
 
     own: Tensor
@@ -45,31 +45,32 @@ class ModelMixture(nn.Module):
         self,
         base: Decoder,
         experts: Sequence[Decoder],
-        names: tuple[str, ...],
-        router: Router,
-        feature: Feature,
-        selection: Selection,
+        decider: Decider,
         level: Level = "sequence",
         combine: Combine = "mixture",
-        disabled: Collection[str] = (),
         source: ExpertSource = HELD,
     ):
         super().__init__()
-        require_readable(feature, level)
+        require_readable(decider.reader.feature, level)
+        names = decider.names
         every = [*experts, base]
         for name, expert in zip((*names, "base"), every, strict=True):
             if (size := expert.config.vocab_size) != base.config.vocab_size:
                 what, expected = "whole models share one vocabulary", base.config.vocab_size
                 raise CompatibilityError(what, field=f"{name}.vocab_size", expected=expected, got=size)
         models = list(dict.fromkeys(every))  # one that stands in several places is held, and asked, once
-        self.models, self.names, self.router = nn.ModuleList(models), names, router
-        self.feature, self.selection, self.level, self.combine = feature, selection, level, combine
-        self.disabled = [place for place, name in enumerate(names) if name in disabled]
+        self.models, self.decider, self.names, self.router = nn.ModuleList(models), decider, names, decider.router
+        self.level, self.combine = level, combine
         self.number_of_base, self.source = models.index(base), source
         # the base is always there, also where it is an expert
         self.places = [(experts.index(model),) if model is not base else () for model in models]
         own = torch.eye(len(models))[[models.index(expert) for expert in every]]
         self.register_buffer("own", own, persistent=False)
+
+    @property
+    def feature(self) -> Feature:
+        """What its router reads."""
+        return self.decider.reader.feature
 
     @property
     def base(self) -> Decoder:
@@ -87,11 +88,7 @@ class ModelMixture(nn.Module):
 
     def route(self, prompts: Prompts) -> Routing:
         """Decide for each prompt, by itself, from a pass of the base; at level `token`, about the token after it."""
-        return self.decide(read(self.feature, self.base, len(self.names), prompts))
-
-    def decide(self, features: Features) -> Routing:
-        """Features to weights."""
-        return decided(self.router, features, self.selection, self.disabled, self.base.norm.weight)
+        return self.decider.decide(prompts)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates | None = None) -> Float[Tensor, "b t v"]:
         """Next-token logits of whole sequences under given gates; without gates, at level `token`, under its own.
@@ -117,34 +114,42 @@ class ModelMixture(nn.Module):
             parts.append((number, Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))))
         return combined(in_order(parts), len(ids), self.combine)
 
-    def prefill(
-        self, prompts: Prompts, room: int, forced: Routing | None = None
-    ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        """Read the prompts, decide (unless `forced`, which then holds for all that follows), and return the logits
-        after each prompt's last token.
+    def room(self, rows: int, tokens: int) -> Shelves:
+        """Memory for so many rows of so many tokens; a model's caches are allocated when rows ask it."""
+        return Shelves(rows, tokens, self.base.norm.weight.device)
 
-        `room`: how many tokens may follow.
+    def prefill(
+        self, prompts: Prompts, room: Shelves, slots: Sequence[int], forced: Routing | None = None
+    ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
+        """Read the prompts into these slots, decide (unless `forced`, which then holds for all that follows), and
+        return the logits after each prompt's last token.
         """
-        readings = Readings.begin(prompts.ids, prompts.lengths, room)
+        readings = Readings.begin(room, slots, prompts.ids, prompts.lengths.tolist())
+        if self.level == "token":
+            nothing = self.base.norm.weight.new_zeros(len(slots), len(self.base.norm.weight))
+            readings = replace(readings, running=Running((forced is None,) * len(slots), nothing, nothing))
         if forced is not None:
             routing = forced
         elif self.level == "token":
-            like = self.base.norm.weight
-            nothing = like.new_zeros(len(prompts.ids), like.shape[0])
-            readings.running = Running(nothing, nothing)
-            routing = self.read_on(readings, prompts.ids, prompts.lengths)
+            readings, routing = self.read_on(readings, prompts.ids, prompts.lengths)
         else:
             routing = self.route(prompts)
-        gates = self.gates(routing)
+        gates = self.shares(self.gates(routing))
         return self.answer(readings, gates), Session(routing, gates, readings)
 
-    def decode(self, ids: Int[Tensor, " b"], session: Session[Readings]) -> Float[Tensor, "b v"]:
-        """Read one more token of each row and return the logits after it; decided anew only at level `token`."""
-        readings, gates = session.cache, session.gates
-        readings.add(ids)
-        if readings.running is not None:
-            gates = self.gates(self.read_on(readings, ids[:, None], torch.ones_like(ids)))
-        return self.answer(readings, gates)
+    def decode(
+        self, ids: Int[Tensor, " b"], session: Session[Readings]
+    ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
+        """Read one more token of each row and return the logits after it; rows are decided anew only at level `token`,
+        and not where their expert was named.
+        """
+        routing, gates, readings = session.routing, session.gates, session.cache.add(ids)
+        if readings.running is not None and (rows := readings.running.rows):
+            anew = torch.tensor(rows, device=ids.device)
+            readings, decided = self.read_on(readings, ids[anew][:, None], torch.ones_like(anew))
+            routing = routing.put(anew, decided)
+            gates = self.shares(self.gates(routing))
+        return self.answer(readings, gates), Session(routing, gates, readings)
 
     def gates(self, routing: Routing) -> Gates:
         return Gates.of(routing.weights.to(self.base.norm.weight.dtype))
@@ -157,16 +162,16 @@ class ModelMixture(nn.Module):
         merged = len(self.models) < len(self.own)
         return Gates.of(whole.weights @ self.own.to(whole.weights)) if merged else whole
 
-    def answer(self, readings: Readings, gates: Gates) -> Float[Tensor, "n v"]:
-        """The logits after the last token of each row; models without a say do not compute."""
-        groups = {number: (rows, weights) for number, rows, weights in self.shares(gates).groups()}
+    def answer(self, readings: Readings, shares: Gates) -> Float[Tensor, "n v"]:
+        """The logits after the last token of each row; models without a say do not compute. `shares`: by model."""
+        groups = {number: (rows, weights) for number, rows, weights in shares.groups()}
         parts = []
         for number, next_one in self.in_turn(groups):
             rows, weights = groups[number]
             with self.there(number, next_one) as model:
-                logits = self.ask(number, model, rows, readings)
+                logits = self.ask(number, model, rows.tolist(), readings)
             parts.append((number, Part(rows, logits[:, None], weights[:, None])))
-        return combined(in_order(parts), gates.num_rows, self.combine)[:, 0]
+        return combined(in_order(parts), shares.num_rows, self.combine)[:, 0]
 
     def in_turn(self, numbers: Collection[int]) -> Iterator[tuple[int, int | None]]:
         """The models to ask, those in memory first, each with the one after it: all are fetched once at most."""
@@ -181,26 +186,36 @@ class ModelMixture(nn.Module):
                 self.source.expect(self.places[next_one])
             yield self.model(number)
 
-    def ask(self, number: int, model: Decoder, rows: Int[Tensor, " g"], readings: Readings) -> Float[Tensor, "g v"]:
-        """What one model says after the last token of some rows."""
-        if readings.running is not None and self.feature.depth is None and model is self.base:
-            return model.lm_head(readings.running.last[rows][:, None], None)[:, 0]
+    def ask(self, number: int, model: Decoder, rows: list[int], readings: Readings) -> Float[Tensor, "g v"]:
+        """The logits of one model after the last token of some rows."""
+        running = readings.running
+        read = running is not None and self.feature.depth is None and model is self.base
+        if running and read and all(running.anew[row] for row in rows):  # by the router, up to their last states
+            return model.lm_head(running.last[torch.tensor(rows, device=running.last.device)][:, None], None)[:, 0]
         x, last = readings.read(number, model, rows, range(len(model.layers)))
         return model.head(x[torch.arange(len(x), device=x.device), last][:, None], None)[:, 0]
 
-    def read_on(self, readings: Readings, ids: Int[Tensor, "n t"], lengths: Int[Tensor, " n"]) -> Routing:
-        """The router's decision from all that the rows hold, of which these tokens are new."""
+    def read_on(
+        self, readings: Readings, ids: Int[Tensor, "g t"], lengths: Int[Tensor, " g"]
+    ) -> tuple[Readings, Routing]:
+        """The router's decisions about the rows that are decided at every token; these tokens of them are new."""
         base, depth, running = self.base, self.feature.depth, readings.running
         assert running is not None
+        rows = running.rows
         if depth == 0:
             x = base.embed_tokens(ids)
         else:
             number = self.number_of_base if depth is None else READER
-            rows = torch.arange(len(ids), device=ids.device)
             x, _ = readings.read(number, base, rows, range(len(base.layers) if depth is None else depth))
-        running.add(base.norm(x) if depth is None else x, lengths)
-        mean = running.total / readings.lengths[:, None]
-        return self.decide(running.last if self.feature.pool == "last" else mean)
+        running = running.add(base.norm(x) if depth is None else x, lengths)
+        anew = torch.tensor(rows, device=ids.device)
+        if self.feature.pool == "last":
+            features = running.last[anew]
+        else:
+            features = (
+                running.total[anew] / torch.tensor([readings.lengths[row] for row in rows], device=ids.device)[:, None]
+            )
+        return replace(readings, running=running), self.decider.weigh(features, ids.device)
 
     def shares_everywhere(
         self, ids: Int[Tensor, "b t"]
@@ -211,7 +226,7 @@ class ModelMixture(nn.Module):
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
         features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
-        shares = self.shares(self.gates(self.decide(features.flatten(0, 1)))).weights
+        shares = self.shares(self.gates(self.decider.weigh(features.flatten(0, 1), x.device))).weights
         return shares.unflatten(0, ids.shape), x if depth is None else None
 
 

@@ -1,7 +1,7 @@
 """The parts of a transformer: the linear slot, norms, rotary positions, attention with its cache, the ffn slot."""
 
 from moesaic.nn.attention import Attention
-from moesaic.nn.cache import Cache
+from moesaic.nn.cache import Cache, Slots, Spare
 from moesaic.nn.embedding import embedding
 from moesaic.nn.ffn import GLU
 from moesaic.nn.linear import Linear, LinearSlot
@@ -18,7 +18,9 @@ __all__ = [
     "OffsetRMSNorm",
     "RMSNorm",
     "Rope",
+    "Slots",
     "Span",
+    "Spare",
     "SparseFFN",
     "beside_padding",
     "embedding",

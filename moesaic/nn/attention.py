@@ -3,12 +3,13 @@
 Knows nothing about masks or positions beyond the Span it is handed.
 """
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.config import DecoderConfig
-from moesaic.nn.cache import Cache
+from moesaic.nn.cache import Cache, Run
 from moesaic.nn.linear import Linear
 from moesaic.nn.norm import norm
 from moesaic.nn.rope import Span
@@ -40,12 +41,36 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = span.rotate(q), span.rotate(k)
-        if cache is not None:
-            k, v = cache.write(self.layer, k, v, span.positions)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=span.mask, is_causal=span.mask is None, enable_gqa=self.grouped, scale=self.scale
-        )
+        if cache is None:
+            y = self.attend(q, k, v, span.mask)
+        else:
+            y = torch.cat([self.attend_run(q, k, v, span, cache, run) for run in cache.runs])
         return self.o_proj(y.transpose(1, 2).flatten(2), gates)
+
+    def attend(
+        self,
+        q: Float[Tensor, "b h t hd"],
+        k: Float[Tensor, "b g s hd"],
+        v: Float[Tensor, "b g s hd"],
+        mask: Bool[Tensor, "b 1 t s"] | None,
+    ) -> Float[Tensor, "b h t hd"]:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped, scale=self.scale
+        )
+
+    def attend_run(
+        self,
+        q: Float[Tensor, "b h t hd"],
+        k: Float[Tensor, "b g t hd"],
+        v: Float[Tensor, "b g t hd"],
+        span: Span,
+        cache: Cache,
+        run: Run,
+    ) -> Float[Tensor, "r h t hd"]:
+        """Write the chunk of a run's rows into their slots, and attend to all that these hold, in place."""
+        own = run.rows
+        keys, values = cache.write(self.layer, run, k[own], v[own], span.positions[own])
+        return self.attend(q[own], keys, values, None if span.mask is None else span.mask[own])
 
     def heads(self, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b h t hd"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -1,90 +1,192 @@
 """Keys and values of the tokens already read, per layer and row; rows may have different lengths.
 
-Knows nothing about models: attention writes here, whoever finishes a pass calls `advance`.
+`Slots` is memory that is allocated once and never moved. A `Cache` is a value: the slots that the rows of a batch have,
+and how many tokens each row has read. Rows come and go by naming other slots, and no key or value is copied.
+Knows nothing about models: attention writes here, the caller of a pass advances the lengths.
 """
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.config import DecoderConfig
+from moesaic.errors import MemoryLimitError
 
 
+class Spare:
+    """Free slots by number; the lowest go first, so that rows stand side by side."""
+
+    def __init__(self, numbers: Iterable[int] = ()):
+        self.numbers = sorted(numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """So many free slots; raises MemoryLimitError where there are fewer."""
+        if count > len(self):
+            hint = "admit fewer rows, or wait until some finish"
+            expected = f"at most {len(self)} rows"
+            raise MemoryLimitError("there are too few free slots", expected=expected, got=count, hint=hint)
+        taken, self.numbers = tuple(self.numbers[:count]), self.numbers[count:]
+        return taken
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """Free these slots."""
+        self.numbers = sorted([*self.numbers, *numbers])
+
+
+class Block(NamedTuple):
+    """The memory of several slots, allocated together: keys and values of each layer, (slots, h, capacity, hd)."""
+
+    first: int
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.keys[0])
+
+
+class Slots:
+    """Memory for keys and values: slots with room for `capacity` tokens, each for one row."""
+
+    def __init__(self, config: DecoderConfig, rows: int, capacity: int, like: Tensor):
+        self.config, self.capacity, self.dtype, self.device = config, capacity, like.dtype, like.device
+        self.blocks: list[Block] = []
+        self.spare = Spare()
+        if rows:
+            self.grow(rows)
+
+    def grow(self, rows: int) -> None:
+        """Allocate so many more slots; those that exist stay where they are."""
+        first = self.blocks[-1].end if self.blocks else 0
+        shape, layers = (rows, self.config.num_kv_heads, self.capacity, self.config.head_dim), self.config.num_layers
+
+        def zeros() -> list[Tensor]:
+            return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(layers)]
+
+        self.blocks.append(Block(first, zeros(), zeros()))
+        self.spare.add(range(first, first + rows))
+
+    def free(self, slots: Sequence[int]) -> None:
+        """Let other rows have these slots."""
+        self.spare.add(slots)
+
+    def block(self, slot: int) -> Block:
+        """The block that holds a slot."""
+        return next(block for block in self.blocks if block.first <= slot < block.end)
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Write the first tokens of one slot into another: a second row that continues them."""
+        one, other = self.block(source), self.block(target)
+        for own, new in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
+            new[target - other.first, :, :tokens] = own[source - one.first, :, :tokens]
+
+
+class Run(NamedTuple):
+    """Rows of a batch, `start` to `stop`, that have neighbouring slots of one block, the first at `place`."""
+
+    start: int
+    stop: int
+    block: Block
+    place: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+
+def runs(memory: Slots, slots: Sequence[int]) -> tuple[Run, ...]:
+    """Rows in as few runs as their order allows: attention reads each run in place."""
+    found: list[Run] = []
+    for row, slot in enumerate(slots):
+        if found and slot == slots[row - 1] + 1 and slot < found[-1].block.end:
+            found[-1] = found[-1]._replace(stop=row + 1)
+        else:
+            block = memory.block(slot)
+            found.append(Run(row, row + 1, block, slot - block.first))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
 class Cache:
-    """Room for `capacity` tokens of b rows. Row i holds `lengths[i]` tokens; what stands after them is never seen.
+    """The slots of b rows. Row i holds `lengths[i]` tokens in `slots[i]`; what stands after them is never seen.
 
-    Chunks are right-padded: a pass writes all its tokens after each row's length, `advance` keeps the real ones, and
+    Chunks are right-padded: a pass writes all its tokens after each row's length, `advance` counts the real ones, and
     the next pass writes over the padding.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Int[Tensor, " b"]):
-        self.keys, self.values, self.lengths = keys, values, lengths
+    memory: Slots
+    slots: tuple[int, ...]
+    lengths: Int[Tensor, " b"]
+    runs: tuple[Run, ...]
+
+    @staticmethod
+    def of(memory: Slots, slots: Sequence[int], lengths: Int[Tensor, " b"] | None = None) -> "Cache":
+        """Rows in these slots, which hold so many tokens; without `lengths` none."""
+        if lengths is None:
+            lengths = torch.zeros(len(slots), dtype=torch.long, device=memory.device)
+        return Cache(memory, tuple(slots), lengths, runs(memory, slots))
 
     @staticmethod
     def empty(config: DecoderConfig, rows: int, capacity: int, like: Tensor) -> "Cache":
-        shape = (rows, config.num_kv_heads, capacity, config.head_dim)
-        keys = [like.new_zeros(shape) for _ in range(config.num_layers)]
-        values = [like.new_zeros(shape) for _ in range(config.num_layers)]
-        return Cache(keys, values, torch.zeros(rows, dtype=torch.long, device=like.device))
+        """Rows in memory of their own, which have read nothing."""
+        memory = Slots(config, rows, capacity, like)
+        return Cache.of(memory, memory.spare.take(rows))
 
     @property
     def capacity(self) -> int:
-        return self.keys[0].shape[2]
+        return self.memory.capacity
 
     def positions(self, t: int) -> Int[Tensor, "b t"]:
-        """Where the next t tokens of each row will stand."""
+        """Positions of the next t tokens of each row."""
         return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
 
     def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
-        """Which slots a token at each position may see: those up to its own, or of these the last `window`."""
-        slots = torch.arange(self.capacity, device=positions.device)
+        """The tokens of its slot that each token may see: up to its own position, or of these the last `window`."""
+        held = torch.arange(self.capacity, device=positions.device)
         own = positions[:, None, :, None]
-        return (slots <= own) & (slots > own - window) if window else slots <= own
+        return (held <= own) & (held > own - window) if window else held <= own
 
     def write(
-        self, layer: int, k: Float[Tensor, "b h t hd"], v: Float[Tensor, "b h t hd"], positions: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b h s hd"], Float[Tensor, "b h s hd"]]:
-        """Put a chunk in its place and return all keys and values of the layer."""
+        self,
+        layer: int,
+        run: Run,
+        k: Float[Tensor, "g h t hd"],
+        v: Float[Tensor, "g h t hd"],
+        positions: Int[Tensor, "g t"],
+    ) -> tuple[Float[Tensor, "g h s hd"], Float[Tensor, "g h s hd"]]:
+        """Put the chunk of a run's rows in its place and return all keys and values of these rows, where they lie."""
+        at = slice(run.place, run.place + run.stop - run.start)
+        keys, values = run.block.keys[layer][at], run.block.values[layer][at]
         index = positions[:, None, :, None].expand(k.shape)
-        self.keys[layer].scatter_(2, index, k)
-        self.values[layer].scatter_(2, index, v)
-        return self.keys[layer], self.values[layer]
+        return keys.scatter_(2, index, k), values.scatter_(2, index, v)
 
-    def advance(self, tokens: int | Int[Tensor, " b"]) -> None:
-        """Count the tokens just read by all layers: one number, or one for each row."""
-        self.lengths = self.lengths + tokens
+    def advance(self, tokens: int | Int[Tensor, " b"]) -> "Cache":
+        """The same rows after the tokens that all layers have just read: one number, or one for each row."""
+        return replace(self, lengths=self.lengths + tokens)
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Cache":
-        """Some of the rows, in the order given (a row may be taken more than once)."""
-        return Cache([k[rows] for k in self.keys], [v[rows] for v in self.values], self.lengths[rows])
+    def select(self, rows: Sequence[int]) -> "Cache":
+        """Some of the rows, in the order given; the slots of the others are not touched."""
+        kept = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
+        return Cache.of(self.memory, [self.slots[row] for row in rows], self.lengths[kept])
 
-    def put(self, rows: Int[Tensor, " g"], part: "Cache") -> None:
-        """Write back what `select(rows)` gave, each row once, after it has read on."""
-        for own, new in zip((*self.keys, *self.values), (*part.keys, *part.values), strict=True):
-            own[rows] = new
-        self.lengths = self.lengths.index_copy(0, rows, part.lengths)
-
-    def repeat(self, n: int) -> "Cache":
-        """n copies of each row, side by side."""
-        return self.select(torch.arange(len(self.lengths), device=self.lengths.device).repeat_interleave(n))
-
-    def grow(self, capacity: int) -> "Cache":
-        """The same rows with room for `capacity` tokens."""
-        pad = (0, 0, 0, capacity - self.capacity)
-        return Cache(
-            [torch.nn.functional.pad(k, pad) for k in self.keys],
-            [torch.nn.functional.pad(v, pad) for v in self.values],
-            self.lengths,
-        )
+    def repeat(self, slots: Sequence[Sequence[int]]) -> "Cache":
+        """Each row once in each of its slots, the first of which is the one that it has: its tokens are copied."""
+        tokens = int(self.lengths.max())
+        for own, (_, *others) in zip(self.slots, slots, strict=True):
+            for other in others:
+                self.memory.copy(own, other, tokens)
+        counts = torch.tensor([len(some) for some in slots], device=self.lengths.device)
+        return Cache.of(self.memory, [slot for some in slots for slot in some], self.lengths.repeat_interleave(counts))
 
     @staticmethod
-    def join(parts: list["Cache"]) -> "Cache":
-        """All rows of several caches in one batch, with the largest capacity among them."""
-        capacity = max(part.capacity for part in parts)
-        grown = [part.grow(capacity) for part in parts]
-        layers = range(len(grown[0].keys))
-        return Cache(
-            [torch.cat([part.keys[layer] for part in grown]) for layer in layers],
-            [torch.cat([part.values[layer] for part in grown]) for layer in layers],
-            torch.cat([part.lengths for part in grown]),
-        )
+    def join(parts: Sequence["Cache"]) -> "Cache":
+        """All rows of several caches of one memory."""
+        slots = [slot for part in parts for slot in part.slots]
+        return Cache.of(parts[0].memory, slots, torch.cat([part.lengths for part in parts]))

@@ -4,8 +4,8 @@ Both are values: nothing here is parked on a module, and nothing here knows how 
 n rows, e experts, m (row, expert) pairs with a weight.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,10 @@ class Routing:
     def __getitem__(self, rows: slice | Tensor) -> "Routing":
         return Routing(self.weights[rows], self.logits[rows])
 
+    def put(self, rows: Int[Tensor, " g"], new: "Routing") -> "Routing":
+        """The same decisions but for these rows, which are decided anew."""
+        return Routing(self.weights.index_copy(0, rows, new.weights), self.logits.index_copy(0, rows, new.logits))
+
     @staticmethod
     def cat(parts: list["Routing"]) -> "Routing":
         return Routing(torch.cat([p.weights for p in parts]), torch.cat([p.logits for p in parts]))
@@ -44,7 +48,7 @@ class Routing:
 class Gates:
     """The weights of n rows, and the same as m pairs sorted by expert so that layers compute only what was chosen.
 
-    Build it once when the membership of the batch changes; all layers share it.
+    Build them once when the rows of the batch change; all layers share them.
     """
 
     weights: Float[Tensor, "n e"]
@@ -53,7 +57,7 @@ class Gates:
     values: Float[Tensor, " m"]
     sizes: tuple[int, ...] | None  # pairs of each expert, known to the host; None: only the device knows
     each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # every row's expert and its weight, if each has one
-    _beside: dict[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)
+    beside: Mapping[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)  # see `ready`
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
@@ -120,25 +124,30 @@ class Gates:
     def with_base(self, experts: tuple[int, ...]) -> "Gates":
         """The weights of these experts and, as the last column, what each row leaves of 1: the base's own share.
 
-        What rounding leaves is none. Made once for all layers that hold the same experts. Where gates are `dense`, with
-        pairs of weight 0, so is what comes out: a gradient reaches the weights of those that are not chosen, too.
+        What rounding leaves is none. Where gates are `dense`, with pairs of weight 0, so is what comes out: a gradient
+        reaches the weights of those that are not chosen, too. `ready` gates hold the result already.
         """
-        if experts not in self._beside:
-            chosen = self.weights[:, list(experts)]
-            left = 1 - chosen.sum(-1, keepdim=True)
-            rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
-            left = left.masked_fill(left.abs() <= rounding, 0.0)
-            every = len(self.rows) == self.weights.numel() and bool((self.values == 0).any())
-            self._beside[experts] = (Gates.dense if every else Gates.of)(torch.cat([chosen, left], -1))
-        return self._beside[experts]
+        if experts in self.beside:
+            return self.beside[experts]
+        chosen = self.weights[:, list(experts)]
+        left = 1 - chosen.sum(-1, keepdim=True)
+        rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
+        left = left.masked_fill(left.abs() <= rounding, 0.0)
+        every = len(self.rows) == self.weights.numel() and bool((self.values == 0).any())
+        return (Gates.dense if every else Gates.of)(torch.cat([chosen, left], -1))
+
+    def ready(self, groups: Collection[tuple[int, ...]]) -> "Gates":
+        """The same gates with `with_base` computed for these groups of experts: once for all layers and steps."""
+        return replace(self, beside={experts: self.with_base(experts) for experts in groups}) if groups else self
 
     def select(self, rows: Int[Tensor, " g"]) -> "Gates":
         """The gates of some of the rows, in the order given."""
-        return Gates.of(self.weights[rows])
+        return Gates.of(self.weights[rows]).ready(self.beside)
 
-    def repeat(self, n: int) -> "Gates":
-        """The gates of n continuations of each row, continuations of one row side by side."""
-        return Gates.of(self.weights.repeat_interleave(n, 0))
+    @staticmethod
+    def cat(parts: Sequence["Gates"]) -> "Gates":
+        """The gates of the rows of several batches."""
+        return Gates.of(torch.cat([part.weights for part in parts])).ready(parts[0].beside)
 
 
 def require(gates: Gates | None, x: Tensor) -> Gates:
@@ -150,6 +159,6 @@ def require(gates: Gates | None, x: Tensor) -> Gates:
             "the gates belong to another batch",
             expected=f"{x.shape[0]} rows",
             got=f"{gates.num_rows} rows",
-            hint="use gates.select(rows) or gates.repeat(n) when the batch changes",
+            hint="use gates.select(rows) when the batch changes",
         )
     return gates

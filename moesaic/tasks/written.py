@@ -10,7 +10,8 @@ from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.evaluate.texts import Wanted, score_texts
-from moesaic.generate.engine import BASE, Engine
+from moesaic.generate.engine import Engine
+from moesaic.generate.request import BASE
 from moesaic.sections.texts import Texts
 from moesaic.tasks.task import Task
 

@@ -1,5 +1,7 @@
 """Test doubles, shipped: tiny models, toy experts, a byte tokenizer, a fixed router. Imported by tests only."""
 
+from typing import Any
+
 import torch
 
 from moesaic.adapters import LoRA
@@ -7,6 +9,9 @@ from moesaic.adapters.feedforward import FFN
 from moesaic.config import ENCODER_TRAITS, DecoderConfig, EncoderConfig, Head
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.model.encoder import Encoder
+from moesaic.model.features import Prompts
+from moesaic.model.mixture import Routed, Session
+from moesaic.routing import Routing
 from moesaic.routing.routers import Features, Router
 from moesaic.tokenizer import Conversation
 from moesaic.tokenizer.conversation import plain
@@ -53,6 +58,14 @@ def toy_ffn(decoder: Decoder, seed: int, layers: range = range(99)) -> FFN:
         for part in block:
             part.add_(torch.empty_like(part).normal_(0, 0.3, generator=generator))
     return expert
+
+
+def prefilled(
+    mixture: Routed, prompts: Prompts, new: int, forced: Routing | None = None
+) -> tuple[torch.Tensor, Session[Any]]:
+    """Prompts read by a mixture in a room of their own, with `new` more tokens for each."""
+    room = mixture.room(len(prompts.ids), prompts.ids.shape[1] + new)
+    return mixture.prefill(prompts, room, room.spare.take(len(prompts.ids)), forced)
 
 
 def tiny_encoder(

@@ -66,7 +66,7 @@ def written(decoder: Decoder, start: tuple[int, ...], eos: int, seed: int) -> Pr
     cache = Cache.empty(decoder.config, ROWS, len(first) + tokens, like=decoder.norm.weight)
     for _ in range(tokens):
         logits = decoder(new, cache).logits[:, -1]
-        cache.advance(new.shape[1])
+        cache = cache.advance(new.shape[1])
         new = torch.multinomial(logits.softmax(-1), 1, generator=generator)
         ids = torch.cat([ids, new], 1)
     return Prompts(ids, torch.full((ROWS,), ids.shape[1]), [""] * ROWS)

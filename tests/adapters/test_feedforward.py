@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from moesaic.adapters.feedforward import FFN, MixedFFN, attach, standing
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
@@ -16,7 +17,7 @@ from moesaic.nn import GLU
 from moesaic.nn.ffn import ACTIVATIONS
 from moesaic.ops import glu
 from moesaic.routing import Gates, Selection
-from moesaic.testing import FixedRouter, tiny_decoder, toy_ffn
+from moesaic.testing import FixedRouter, prefilled, tiny_decoder, toy_ffn
 
 WEIGHTS = [[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.25, 0.5], [0.0, 0.0, 1.0]]
 
@@ -218,16 +219,18 @@ class ByEinsum(nn.Module):
 def test_the_mixture_routes_prefills_and_decodes_as_with_adapters():
     some = [toy_ffn(tiny_decoder(), seed, range(2, 3)) for seed in (1, 2)]
     router = FixedRouter([[1.0, 0], [0, 1.0], [3.0, 0]])
-    model = AdapterMixture(mixed(some), ("one", "two"), router, Feature.parse("hidden@2"), Selection(), trunk=2)
+    decoder = mixed(some)
+    decider = Decider.over(decoder, ("one", "two"), router, Feature.parse("hidden@2"), Selection())
+    model = AdapterMixture(decoder, decider, trunk=2)
     rows = [ids(1, n)[0].tolist() for n in (3, 9, 5)]
-    logits, session = model.prefill(Prompts.pad(rows, [""] * 3), 4)
+    logits, session = prefilled(model, Prompts.pad(rows, [""] * 3), 4)
     models = [swapped(expert) for expert in some]
     for _ in range(3):
         for row, expert in enumerate((0, 1, 0)):
             close(logits[row], models[expert](torch.tensor([rows[row]])).logits[0, -1])
         chosen = logits.argmax(-1)
         rows = [[*row, token] for row, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
+        logits, session = model.decode(chosen, session)
 
 
 def test_what_is_attached_stands_there_by_its_place_and_is_not_copied():

@@ -20,7 +20,7 @@ from moesaic.model.features import Prompts
 from moesaic.routing import Gates, Selection, States
 from moesaic.routing.routers import AttentionRouter, CentroidRouter, KeywordRouter, MLPRouter
 from moesaic.tensors.tensors import read_tensors, write_tensors
-from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.testing import prefilled, tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Special, Template, Tokenizer
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -222,13 +222,13 @@ def test_a_mixture_gives_the_same_logits_wherever_it_is_moved(parts, tmp_path):
     assert first.model.names == ("two", "one") and list(first.experts) == ["one", "two"]
     assert routing.weights.min() > 0 and first.model.trunk == 0
     assert first.model.score(batch.ids, Gates.of(routing.weights)).equal(expected)
-    logits, _ = first.model.prefill(batch, 4)
+    logits, _ = prefilled(first.model, batch, 4)
     shutil.move(tmp_path / "first", tmp_path / "some where" / "else")
     again = load_mixture(tmp_path / "some where" / "else")
     assert again.model.route(batch).weights.equal(routing.weights)
-    assert again.model.prefill(batch, 4)[0].equal(logits)
+    assert prefilled(again.model, batch, 4)[0].equal(logits)
     os.symlink(tmp_path / "some where" / "else", tmp_path / "link")
-    assert load_mixture(tmp_path / "link").model.prefill(batch, 4)[0].equal(logits)
+    assert prefilled(load_mixture(tmp_path / "link").model, batch, 4)[0].equal(logits)
     assert again.tokenizer.decode(batch.ids[0].tolist()) == "the sum of two"
 
 

@@ -13,7 +13,8 @@ WIDE = {"hidden_size": 64, "intermediate_size": 192, "num_layers": 4, "vocab_siz
 def test_a_cache_takes_what_is_counted():
     config = tiny_config(**WIDE)
     cache = Cache.empty(config, 3, 100, torch.zeros(()))
-    size = sum(tensor.numel() * tensor.element_size() for tensor in (*cache.keys, *cache.values))
+    (block,) = cache.memory.blocks
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*block.keys, *block.values))
     assert memory.cache(config, 3, 100, 4) == size
     assert memory.cache(published("llama-3-8b"), 1, 8192, 2) == 2**30
 

@@ -22,7 +22,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Gates
-from moesaic.testing import tiny_decoder, toy_ffn
+from moesaic.testing import prefilled, tiny_decoder, toy_ffn
 
 SITES = ("ffn", "model")
 
@@ -59,10 +59,10 @@ def test_saved_moved_and_loaded_it_gives_the_same_logits(parts, made, tmp_path, 
     first = load_mixture(folder)
     assert isinstance(first.model, {"ffn": AdapterMixture, "model": ModelMixture}[site])
     assert first.model.names == ("two", "one") and first.model.route(batch).weights.min() > 0
-    logits, _ = first.model.prefill(batch, 4, None)
+    logits, _ = prefilled(first.model, batch, 4, None)
     shutil.move(folder, tmp_path / "some where" / "else")
     again = load_mixture(tmp_path / "some where" / "else")
-    assert again.model.prefill(batch, 4, None)[0].equal(logits)
+    assert prefilled(again.model, batch, 4, None)[0].equal(logits)
     mixture = moesaic.load(tmp_path / "some where" / "else")
     text = mixture.generate("the sum of", max_new_tokens=5)
     mixture.save_pretrained(tmp_path / "copy")

@@ -1,6 +1,6 @@
 """Is what a batch writes what each prompt would get alone, and is the text told right, whole and in pieces?"""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -11,11 +11,13 @@ from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.generate import Engine, Generation, RoutingReport, Sampling
-from moesaic.generate.engine import begun
-from moesaic.model.mixture import AdapterMixture, Routed
+from moesaic.generate.row import begun
+from moesaic.model.deciding import Decider
+from moesaic.model.mixture import AdapterMixture, Routed, Session
+from moesaic.nn import Cache, Slots
 from moesaic.routing import Gates, Routing, Selection
 from moesaic.routing.routers import KeywordRouter, Router
-from moesaic.testing import ByteTokenizer, FixedRouter, tiny_decoder, toy_expert
+from moesaic.testing import ByteTokenizer, FixedRouter, tiny_config, tiny_decoder, toy_expert
 
 PROMPTS = ["add the sum", "def f", "hello there, you", "a sum of code"]
 WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
@@ -33,7 +35,8 @@ def mixture(router: Router | None = None) -> AdapterMixture:
     decoder = tiny_decoder(vocab_size=257)
     attach(decoder, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
     router = router or KeywordRouter([["sum"], ["def", "code"]])
-    return AdapterMixture(decoder, ("maths", "code"), router, Feature.parse("text"), Selection(kind="soft"), 0)
+    decider = Decider.over(decoder, ("maths", "code"), router, Feature.parse("text"), Selection(kind="soft"))
+    return AdapterMixture(decoder, decider, 0)
 
 
 @pytest.fixture
@@ -49,39 +52,35 @@ class Script:
     computed: list[int] = field(default_factory=list)
     names: tuple[str, ...] = ("scribe",)
     context: int = 10_000
+    scripts: dict[int, bytes] = field(default_factory=dict)  # by slot
+
+    def said(self, cache):
+        steps = zip(cache.slots, cache.lengths.tolist(), strict=True)
+        return [(*self.scripts[slot], 256)[step] for slot, step in steps]
 
     def say(self, session):
-        logits = torch.zeros(len(session.scripts), 257)
-        for row, script in enumerate(session.scripts):
-            logits[row, script[session.step] if session.step < len(script) else 256] = 50.0
-        return logits
+        return torch.nn.functional.one_hot(torch.tensor(self.said(session.cache)), 257) * 50.0
 
-    def prefill(self, prompts, room, forced):
+    def room(self, rows, tokens):
+        return Slots(tiny_config(num_layers=1), rows, 1, torch.zeros(()))
+
+    def prefill(self, prompts, room, slots, forced):
         routing = forced or self.route(prompts)
-        session = Reading([self.texts[text] for text in prompts.texts], routing)
+        self.scripts |= zip(slots, (self.texts[text] for text in prompts.texts), strict=True)
+        session = Session(routing, Gates.of(routing.weights), Cache.of(room, slots))
         return self.say(session), session
 
     def decode(self, ids, session):
-        assert ids.tolist() == [script[session.step] for script in session.scripts], "a row was handed another's token"
+        assert ids.tolist() == self.said(session.cache), "a row was handed another's token"
         self.computed.append(len(ids))
-        session.step += 1
-        return self.say(session)
+        session = replace(session, cache=session.cache.advance(1))
+        return self.say(session), session
 
     def route(self, prompts):
         return Routing(torch.ones(len(prompts.texts), 1), torch.ones(len(prompts.texts), 1))
 
     def score(self, ids, gates):
         raise NotImplementedError
-
-
-@dataclass
-class Reading:
-    scripts: list[bytes]
-    routing: Routing
-    step: int = 0
-
-    def select(self, rows):
-        return Reading([self.scripts[row] for row in rows.tolist()], self.routing[rows], self.step)
 
 
 def written(raw: bytes, **options) -> Generation:

@@ -9,6 +9,7 @@ from moesaic.adapters import attach
 from moesaic.artefacts.base import load_base
 from moesaic.config import Feature
 from moesaic.generate import Engine
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter
@@ -37,7 +38,8 @@ def engine(folder):
     base = load_base(folder)
     attach(base.decoder, [toy_expert(base.decoder, 1)])
     router = KeywordRouter([["robot"]])
-    mixture = AdapterMixture(base.decoder, ("odd",), router, Feature.parse("text"), Selection(kind="soft"), 0)
+    decider = Decider.over(base.decoder, ("odd",), router, Feature.parse("text"), Selection(kind="soft"))
+    mixture = AdapterMixture(base.decoder, decider, 0)
     return Engine(mixture, base.tokenizer)
 
 

@@ -16,7 +16,7 @@ LOGITS = torch.tensor([[0.5, 0.2, 0.2, 0.1]]).log()
 
 def many(logits: torch.Tensor, sampling: Sampling, draws: int = 4000) -> torch.Tensor:
     """How often each token is drawn, by so many rows alike."""
-    ids = choose(logits.expand(draws, -1), sampling, sampling.generators(draws))
+    ids = choose(logits.expand(draws, -1), [sampling] * draws, sampling.generators(draws))
     return torch.bincount(ids, minlength=logits.shape[1]) / draws
 
 
@@ -36,7 +36,7 @@ def test_impossible_settings_are_refused_by_name(field, value):
 
 
 def test_greedy_takes_the_most_probable_of_each_row():
-    ids = choose(torch.tensor([[0.0, 2, 1], [5, 2, 1]]), GREEDY, GREEDY.generators(2))
+    ids = choose(torch.tensor([[0.0, 2, 1], [5, 2, 1]]), [GREEDY] * 2, GREEDY.generators(2))
     assert ids.tolist() == [1, 0]
 
 
@@ -70,8 +70,8 @@ def test_tokens_are_drawn_as_often_as_they_should_be(sampling, expected):
 def test_a_row_draws_the_same_alone_and_beside_others(n, v, top_k, top_p, seed):
     logits = torch.randn(n, v, generator=torch.Generator().manual_seed(seed)) * 4
     sampling = Sampling(temperature=0.8, top_k=top_k, top_p=top_p, seed=seed)
-    together = choose(logits, sampling, sampling.generators(n))
-    alone = [choose(row[None], sampling, [g]) for row, g in zip(logits, sampling.generators(n), strict=True)]
+    together = choose(logits, [sampling] * n, sampling.generators(n))
+    alone = [choose(row[None], [sampling], [g]) for row, g in zip(logits, sampling.generators(n), strict=True)]
     assert together.tolist() == torch.cat(alone).tolist()
 
 
@@ -79,8 +79,8 @@ def test_nearly_equal_tokens_are_drawn_alike_whichever_the_rounding_puts_first()
     logits = torch.zeros(200, 4)
     logits[:, 1] += 1e-6
     for sampling in (Sampling(temperature=1.0, seed=0), Sampling(temperature=1.0, top_p=0.99, seed=0)):
-        one = choose(logits, sampling, sampling.generators(200))
-        other = choose(logits.roll(1, -1), sampling, sampling.generators(200))
+        one = choose(logits, [sampling] * 200, sampling.generators(200))
+        other = choose(logits.roll(1, -1), [sampling] * 200, sampling.generators(200))
         assert one.tolist() == other.tolist()
 
 
@@ -88,7 +88,7 @@ def test_a_ruled_out_token_is_never_drawn_and_without_a_seed_draws_differ():
     logits = torch.full((1, 50), -torch.inf)
     logits[0, [3, 7]] = 0.0
     assert many(logits, Sampling(temperature=1.0)).nonzero().flatten().tolist() == [3, 7]
-    assert choose(logits, GREEDY, GREEDY.generators(1)).tolist() == [3]
+    assert choose(logits, [GREEDY], GREEDY.generators(1)).tolist() == [3]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0), Sampling(temperature=1.0, top_k=2, top_p=0.5)])
@@ -96,7 +96,7 @@ def test_a_ruled_out_token_is_never_drawn_and_without_a_seed_draws_differ():
 def test_logits_that_are_no_numbers_are_an_error_that_names_the_row(sampling, bad):
     logits = torch.tensor([[0.0, 1, 2], bad, [2.0, 1, 0]])
     with pytest.raises(NonFiniteError, match="row 1"):
-        choose(logits, sampling, sampling.generators(3))
+        choose(logits, [sampling] * 3, sampling.generators(3))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

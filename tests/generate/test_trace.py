@@ -15,6 +15,7 @@ from moesaic.config import Feature
 from moesaic.errors import DataError, MoesaicError, NonFiniteError, RecipeError
 from moesaic.generate import Engine
 from moesaic.generate.trace import Decision, Trace, decision_of, read_trace, row_of, summary
+from moesaic.model.deciding import Decider
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing import Routing, Selection
@@ -48,7 +49,8 @@ def mixture() -> AdapterMixture:
     decoder = tiny_decoder(vocab_size=257)
     attach(decoder, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
     router = KeywordRouter([["sum", "def"], ["def", "f"]])
-    return AdapterMixture(decoder, NAMES, router, Feature.parse("text"), Selection(kind="top_1"), 0)
+    decider = Decider.over(decoder, NAMES, router, Feature.parse("text"), Selection(kind="top_1"))
+    return AdapterMixture(decoder, decider, 0)
 
 
 @pytest.fixture

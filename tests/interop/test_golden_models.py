@@ -21,7 +21,7 @@ def greedy(model: LoadedDecoder, ids: torch.Tensor, length: int) -> list[int]:
     found, chunk = ids[0].tolist(), ids
     while len(found) < length:
         logits = model.decoder(chunk, cache).logits[:, -1]
-        cache.advance(chunk.shape[1])
+        cache = cache.advance(chunk.shape[1])
         chunk = logits.argmax(-1)[:, None]
         found.append(int(chunk))
     return found

@@ -12,6 +12,7 @@ from moesaic.artefacts.adapter import load_expert, save_expert
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.config import Feature
 from moesaic.generate import Engine
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Selection
@@ -77,13 +78,13 @@ def test_a_pretrained_model_gives_its_golden_logits_and_greedy_ids_through_the_c
         prompt, expected = golden[f"input_ids_{index}"], golden[f"greedy_ids_{index}"].tolist()
         cache = Cache.empty(base.decoder.config, 1, len(expected), like=base.decoder.norm.weight)
         logits = base.decoder(prompt[None], cache).logits[0]
-        cache.advance(len(prompt))
+        cache = cache.advance(len(prompt))
         assert (logits - golden[f"logits_{index}"]).abs().max() <= 1e-4
         found = prompt.tolist()
         while len(found) < len(expected):
             found.append(int(logits[-1].argmax()))
             logits = base.decoder(torch.tensor([found[-1:]]), cache).logits[0]
-            cache.advance(1)
+            cache = cache.advance(1)
         assert found == expected
 
 
@@ -93,7 +94,8 @@ def test_the_engine_writes_the_golden_stories_all_in_one_batch():
     base, golden = load_base(STORIES), json.loads((STORIES / "golden.json").read_text())["greedy"]
     attach(base.decoder, [toy_expert(base.decoder, 1, targets=["q_proj"])])
     router = FixedRouter([[float("-inf")]] * len(golden), dtype=torch.float32)
-    mixture = AdapterMixture(base.decoder, ("toy",), router, Feature.parse("text"), Selection(), 0)
+    decider = Decider.over(base.decoder, ("toy",), router, Feature.parse("text"), Selection())
+    mixture = AdapterMixture(base.decoder, decider, 0)
     tokenizer = base.tokenizer
     assert [tokenizer.begin(row["prompt"]) for row in golden] == [row["input_ids"] for row in golden]
     written = Engine(mixture, tokenizer).generate([row["prompt"] for row in golden], max_new_tokens=60)

@@ -7,6 +7,7 @@ from moesaic.adapters import attach, feedforward
 from moesaic.config import Feature
 from moesaic.kinds.averages import average, average_blocks, average_models
 from moesaic.kinds.parameters import asleep, count_blocks, count_models, count_parameters
+from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.sentences import SentenceEncoder, SentenceRouter
 from moesaic.model.whole import ModelMixture
@@ -26,7 +27,8 @@ def mixture(router: Router) -> AdapterMixture:
     decoder = tiny_decoder()
     some = [toy_expert(decoder, 1, rank=2), toy_expert(decoder, 2, rank=4, targets=["q_proj"], layers=range(1, 3))]
     attach(decoder, some)
-    return AdapterMixture(decoder, ("one", "two"), router, Feature.parse("hidden_mean"), Selection(), 0)
+    decider = Decider.over(decoder, ("one", "two"), router, Feature.parse("hidden_mean"), Selection())
+    return AdapterMixture(decoder, decider, 0)
 
 
 @torch.no_grad()
@@ -61,9 +63,8 @@ def test_parameters_are_counted_by_part():
     experts = [toy_expert(plain, 1, rank=3), toy_expert(plain, 2, rank=4)]
     decoder = tiny_decoder()
     attach(decoder, experts)
-    routed = AdapterMixture(
-        decoder, ("one", "two"), MLPRouter(32, 2, [5]), Feature.parse("hidden_mean"), Selection(kind="soft"), 0
-    )
+    feature, soft = Feature.parse("hidden_mean"), Selection(kind="soft")
+    routed = AdapterMixture(decoder, Decider.over(decoder, ("one", "two"), MLPRouter(32, 2, [5]), feature, soft), 0)
     decisions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, 0.0]])
     counts = count_parameters(routed, experts, decisions)
     block = 32 * (32 + 16 + 16 + 32) + 3 * 32 * 48 + 2 * 32
@@ -99,7 +100,8 @@ def test_of_a_sparse_base_only_the_chosen_experts_are_active():
     decoder = tiny_decoder(num_experts=4, experts_per_token=1)
     expert = toy_expert(decoder, 1, rank=2, targets=["q_proj"])
     attach(decoder, [expert])
-    routed = AdapterMixture(decoder, ("one",), FixedRouter([[0.0]]), Feature.parse("hidden_mean"), Selection(), 0)
+    decider = Decider.over(decoder, ("one",), FixedRouter([[0.0]]), Feature.parse("hidden_mean"), Selection())
+    routed = AdapterMixture(decoder, decider, 0)
     counts = count_parameters(routed, [expert], torch.ones(3, 1))
     glu, attention, norms, gate = 3 * 32 * 48, 32 * (32 + 16 + 16 + 32), 2 * 32, 32 * 4
     assert counts["base"] == 61 * 32 + 32 + 3 * (attention + norms + gate + 4 * glu)
@@ -160,9 +162,8 @@ def test_whole_models_are_counted_once_and_by_who_answers(level):
     two.layers[0].mlp.gate_proj.weight = base.layers[0].mlp.gate_proj.weight
     size, shared = sum(weight.numel() for weight in base.parameters()), 32 * 48
     router = MLPRouter(32, 3, [])
-    mixture = ModelMixture(
-        base, [one, two, base], ("one", "two", "same"), router, Feature.parse("hidden_mean"), Selection(), level
-    )
+    decider = Decider.over(base, ("one", "two", "same"), router, Feature.parse("hidden_mean"), Selection())
+    mixture = ModelMixture(base, [one, two, base], decider, level)
 
     def counts(*rows: list[float]) -> dict[str, int]:
         return count_models(mixture, torch.tensor(rows))

@@ -16,7 +16,7 @@ from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.model.features import Prompts
 from moesaic.runs.progress import Silent
-from moesaic.testing import tiny_decoder
+from moesaic.testing import prefilled, tiny_decoder
 from moesaic.tokenizer import Tokenizer
 
 NAMES = [*TEXTS]
@@ -72,7 +72,7 @@ def test_each_answers_its_own_prompts_as_the_model_it_was(parts, tmp_path, kind)
         ids = tuned.tokenizer.begin(TEXTS[name][3])
         routing = stored.model.route(Prompts.pad([ids], [""]))
         assert stored.model.names[int(routing.best)] == name
-        logits, _ = stored.model.prefill(Prompts.pad([ids], [""]), 2, None)
+        logits, _ = prefilled(stored.model, Prompts.pad([ids], [""]), 2, None)
         torch.testing.assert_close(logits[0], tuned.decoder(torch.tensor([ids])).logits[0, -1], rtol=1e-4, atol=1e-4)
     mixture = moesaic.load(tmp_path / "out")
     assert mixture.generate(TEXTS["birds"][0], max_new_tokens=3).routing.chosen == "birds"

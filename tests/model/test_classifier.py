@@ -8,8 +8,9 @@ import torch
 from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.model.classifier import EPSILON, Classifier, ClassifierMixture, Head, Shape, usual_pool, usual_shape
+from moesaic.model.deciding import Decider
 from moesaic.model.features import Body, Prompts, read_all
-from moesaic.routing import Gates, Selection
+from moesaic.routing import Gates, Routing, Selection
 from moesaic.testing import FixedRouter, tiny_decoder, tiny_encoder, toy_expert
 
 LABELS = {"one": ("no", "yes"), "two": ("red", "green", "blue")}
@@ -137,9 +138,21 @@ def test_features_are_read_of_encoders_and_decoders_and_never_of_padding(body, f
         torch.testing.assert_close(together[place], alone[0], rtol=1e-12, atol=1e-12)
 
 
+def mixed(body, router, disabled=()) -> ClassifierMixture:
+    feature, selection = Feature.parse("hidden_mean"), Selection(kind="top_1")
+    return ClassifierMixture(classifier(body), Decider.over(body, ("one", "two"), router, feature, selection, disabled))
+
+
+def test_an_expert_that_is_disabled_is_never_chosen_and_answers_who_names_it(body):
+    mixture, rows = mixed(body, FixedRouter([[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]]), ["one"]), prompts(types=False)
+    assert mixture.route(rows).best.tolist() == [1, 1, 1]
+    named = mixture.route(rows).weights.flip(1)
+    assert mixture.classify(rows, Routing(named, named)).routing.best.tolist() == [0, 0, 0]
+
+
 def test_the_router_reads_the_base_alone_and_a_caller_may_decide_in_its_place(body):
     router = FixedRouter([[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]])
-    mixture = ClassifierMixture(classifier(body), router, Feature.parse("hidden_mean"), Selection(kind="top_1"))
+    mixture = mixed(body, router)
     rows = prompts(types=False)
     answers = mixture.classify(rows)
     assert answers.routing.best.tolist() == [0, 1, 0] and mixture.names == ("one", "two")

@@ -14,12 +14,13 @@ from moesaic.adapters import attach
 from moesaic.adapters.lora import LowRankLinear
 from moesaic.config import Feature
 from moesaic.errors import GatesError
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture, Session
-from moesaic.nn import GLU, Cache, Linear
+from moesaic.nn import GLU, Cache, Linear, Slots
 from moesaic.routing import Gates, Routing, Selection
-from moesaic.testing import FixedRouter, tiny_config, tiny_decoder, toy_expert
+from moesaic.testing import FixedRouter, prefilled, tiny_config, tiny_decoder, toy_expert
 
 F64 = torch.float64
 HALF = torch.tensor([[0.5, 0.5], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]], dtype=F64)
@@ -264,7 +265,7 @@ def test_head_mixer_fills_o_proj_and_equals_a_loop_over_heads():
     cache = Cache.empty(decoder.config, 2, 8, like=x)
     whole = decoder(ids(2, 6)).logits
     decoder(ids(2, 6)[:, :4], cache)
-    cache.advance(4)
+    cache = cache.advance(4)
     close(decoder(ids(2, 6)[:, 4:], cache).logits, whole[:, 4:])
 
 
@@ -282,7 +283,8 @@ def test_missing_gates_and_gates_of_another_batch_raise():
 def mixture(logits, feature="hidden_mean", layers=range(99), kind="top_1") -> AdapterMixture:
     experts = [toy_expert(tiny_decoder(), seed, layers=layers) for seed in (1, 2)]
     decoder, parsed = adapted(*experts), Feature.parse(feature)
-    return AdapterMixture(decoder, ("one", "two"), FixedRouter(logits), parsed, Selection(kind=kind), layers.start)
+    decider = Decider.over(decoder, ("one", "two"), FixedRouter(logits), parsed, Selection(kind=kind))
+    return AdapterMixture(decoder, decider, layers.start)
 
 
 def prompts(*lengths: int) -> Prompts:
@@ -290,14 +292,14 @@ def prompts(*lengths: int) -> Prompts:
     return Prompts.pad(rows, ["" for _ in rows])
 
 
-def decode_all(model, batch: Prompts, steps: int, session_of=lambda s, step: s) -> torch.Tensor:
+def decode_all(model, batch: Prompts, steps: int) -> torch.Tensor:
     """Greedy ids of each row, through the cache."""
-    logits, session = model.prefill(batch, steps)
+    room = model.room(len(batch.ids), batch.ids.shape[1] + steps)
+    logits, session = model.prefill(batch, room, room.spare.take(len(batch.ids)))
     found = []
-    for step in range(steps):
+    for _ in range(steps):
         found.append(logits.argmax(-1))
-        session = session_of(session, step)
-        logits = model.decode(found[-1], session)
+        logits, session = model.decode(found[-1], session)
     return torch.stack(found, 1)
 
 
@@ -330,7 +332,7 @@ def test_hidden_at_k_shares_the_prefill_with_the_cache(feature, monkeypatch):
     monkeypatch.setattr(Decoder, "run", counted)
     seen = []
     monkeypatch.setattr(FixedRouter, "__call__", lambda self, features: seen.append(features) or self.logits)
-    logits, session = model.prefill(batch, 4)
+    logits, session = prefilled(model, batch, 4)
     depth = int(feature[7])
     assert passes == [range(depth), range(depth, 3)], "one pass over every block, none twice"
     passes.clear()
@@ -343,18 +345,18 @@ def test_hidden_at_k_shares_the_prefill_with_the_cache(feature, monkeypatch):
 
 def test_rows_join_and_leave_between_decode_steps():
     first, second = mixture([[1.0, 0], [0, 1.0]]), mixture([[0, 1.0]])
-    second.decoder = first.decoder
+    second.decoder, room = first.decoder, first.room(3, 16)
     early, late = prompts(3, 8), prompts(5)
-    logits, session = first.prefill(early, 8)
+    logits, session = first.prefill(early, room, room.spare.take(2))
     one = logits.argmax(-1)
-    logits = first.decode(one, session)
+    logits, session = first.decode(one, session)
     two = logits.argmax(-1)
-    new_logits, new_session = second.prefill(late, 8)
+    new_logits, new_session = second.prefill(late, room, room.spare.take(1))
     session = Session.join([session, new_session])
-    logits = first.decode(torch.cat([two, new_logits.argmax(-1)]), session)
+    logits, session = first.decode(torch.cat([two, new_logits.argmax(-1)]), session)
     three = logits.argmax(-1)
-    session = session.select(torch.tensor([2, 0]))
-    four = first.decode(three[[2, 0]], session).argmax(-1)
+    session = session.select([2, 0])
+    four = first.decode(three[[2, 0]], session)[0].argmax(-1)
     expected = [greedy_alone(first, p, w, 4) for p, w in zip(rows_of(early), torch.eye(2), strict=True)]
     late_expected = greedy_alone(first, rows_of(late)[0], torch.tensor([0.0, 1.0]), 3)
     assert [int(one[0]), int(two[0]), int(three[0]), int(four[1])] == expected[0]
@@ -369,10 +371,11 @@ def rows_of(batch: Prompts) -> list[list[int]]:
 def test_three_continuations_of_one_prompt_share_its_prefill():
     model = mixture([[1.0, 0], [0, 1.0]])
     batch = prompts(4, 6)
-    logits, session = model.prefill(batch, 6)
-    session = session.repeat(3)
+    room = model.room(6, 12)
+    logits, session = model.prefill(batch, room, (0, 3))
+    session = session.repeat([(0, 1, 2), (3, 4, 5)])
     starts = logits.topk(3, -1).indices.flatten()
-    following = model.decode(starts, session)
+    following, _ = model.decode(starts, session)
     for index, start in enumerate(starts.tolist()):
         row = index // 3
         alone = torch.tensor([[*rows_of(batch)[row], start]])
@@ -389,27 +392,29 @@ class WholeModels:
     def route(self, batch: Prompts) -> Routing:
         return self.selection(self.router(batch.texts))
 
-    def prefill(self, batch: Prompts, room: int, forced: Routing | None = None):
+    def room(self, rows: int, tokens: int) -> Slots:
+        return Slots(self.models[0].config, rows, tokens, self.models[0].norm.weight)
+
+    def prefill(self, batch: Prompts, room: Slots, slots, forced: Routing | None = None):
         routing = self.route(batch) if forced is None else forced
         gates, one = Gates.of(routing.weights), self.models[0]
-        caches = {
-            e: Cache.empty(one.config, len(r), batch.ids.shape[1] + room, one.norm.weight) for e, r, _ in gates.groups()
-        }
-        logits = self.mix(batch.ids, gates, caches, {e: batch.lengths[r] for e, r, _ in gates.groups()})
+        caches = {e: Cache.empty(one.config, len(r), room.capacity, one.norm.weight) for e, r, _ in gates.groups()}
+        logits, caches = self.mix(batch.ids, gates, caches, {e: batch.lengths[r] for e, r, _ in gates.groups()})
         return logits[torch.arange(len(logits)), batch.lengths - 1], (gates, caches)
 
     def decode(self, tokens, session):
         gates, caches = session
-        return self.mix(tokens[:, None], gates, caches, dict.fromkeys(caches, 1))[:, 0]
+        logits, caches = self.mix(tokens[:, None], gates, caches, dict.fromkeys(caches, 1))
+        return logits[:, 0], (gates, caches)
 
     def mix(self, tokens, gates, caches, advance):
         total = 0.0
         for expert, rows, values in gates.groups():
             logits = self.models[expert](tokens[rows], caches[expert]).logits
-            caches[expert].advance(advance[expert])
+            caches = {**caches, expert: caches[expert].advance(advance[expert])}
             mixed = torch.zeros(*tokens.shape, logits.shape[-1])
             total = total + mixed.index_add(0, rows, logits.softmax(-1) * values[:, None, None])
-        return total.log()
+        return total.log(), caches
 
 
 @pytest.mark.parametrize("kind", ["top_1", "soft"])
@@ -443,8 +448,8 @@ def test_compiles_whole_with_gates_cache_and_a_token_level_filling():
     for step in range(3):
         chunk = ids(4, 1, seed=step)
         torch.testing.assert_close(compiled(chunk, one, gates).logits, decoder(chunk, two, gates).logits)
-        one.advance(1)
-        two.advance(1)
+        one = one.advance(1)
+        two = two.advance(1)
 
 
 def test_fully_shard_on_a_process_group_of_one(tmp_path):

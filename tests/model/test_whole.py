@@ -9,12 +9,13 @@ from torch import Tensor
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
 from moesaic.generate.engine import Engine
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import Routed, Session
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Gates, Routing, Selection
-from moesaic.testing import ByteTokenizer, FixedRouter, tiny_decoder
+from moesaic.testing import ByteTokenizer, FixedRouter, prefilled, tiny_decoder
 
 LOGITS = [[2.0, 0, 0], [0, 0, 3.0], [1.0, 4.0, 0], [0, 0, 1.0]]
 NAMES = ("one", "two", "three")
@@ -64,7 +65,8 @@ def mixture(experts: Sequence[Decoder] | None = None, kind: str = "top_1", route
     feature = Feature.parse(more.pop("feature", "hidden_mean"))
     base = more.pop("base", None) or tiny_decoder(0)
     selection = Selection(kind=kind, k=2 if kind == "top_k" else None)
-    return ModelMixture(base, experts, NAMES[: len(experts)], router, feature, selection, **more)
+    decider = Decider.over(base, NAMES[: len(experts)], router, feature, selection)
+    return ModelMixture(base, experts, decider, **more)
 
 
 def prompts(*lengths: int) -> Prompts:
@@ -99,13 +101,13 @@ def alone(model: ModelMixture, row: list[int], weights: Tensor) -> Tensor:
 def test_rows_in_a_batch_decode_greedily_as_the_naive_loop(kind, combine):
     model, batch = mixture(kind=kind, combine=combine), prompts(3, 9, 5, 6)
     weights, rows = model.route(batch).weights, rows_of(batch)
-    logits, session = model.prefill(batch, 6)
+    logits, session = prefilled(model, batch, 6)
     for _ in range(6):
         for row, (ids, own) in enumerate(zip(rows, weights, strict=True)):
             close(logits[row].softmax(-1), alone(model, ids, own))
         chosen = logits.argmax(-1)
         rows = [[*ids, token] for ids, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
+        logits, session = model.decode(chosen, session)
 
 
 def test_one_hot_is_the_experts_own_logits_exactly_and_minus_1_the_bases():
@@ -115,7 +117,7 @@ def test_one_hot_is_the_experts_own_logits_exactly_and_minus_1_the_bases():
         decoder = model.base if expert < 0 else model.model(expert)
         expected = decoder(batch.ids).logits
         assert model.score(batch.ids, Gates.of(weights)).equal(expected)
-        close(model.prefill(batch, 2, Routing(weights, weights))[0], expected[:, -1])
+        close(prefilled(model, batch, 2, Routing(weights, weights))[0], expected[:, -1])
 
 
 @pytest.mark.parametrize("combine", ["mixture", "product"])
@@ -136,13 +138,16 @@ def test_select_means_skip_and_rows_of_one_expert_go_together(passes):
     model, batch = mixture(feature="embedding_mean"), prompts(5, 5, 5, 5)
     one, two, three = (model.model(n) for n in range(3))
     passes.clear()
-    logits, session = model.prefill(batch, 4)
+    logits, session = prefilled(model, batch, 4)
     assert passes == [(one, 1, 5), (two, 1, 5), (three, 2, 5)]
     passes.clear()
-    model.decode(logits.argmax(-1), session)
+    again, following = model.decode(logits.argmax(-1), session)
     assert passes == [(one, 1, 1), (two, 1, 1), (three, 2, 1)]
-    session = session.select(torch.tensor([3, 1]))
-    assert session.cache.shelves.keys() == {2}, "nobody keeps what nobody will ask for"
+    close(again, model.decode(logits.argmax(-1), session)[0])
+    session.cache.room.free([0, 2])
+    session = following.select([3, 1])
+    places = {number: shelf.places.keys() for number, shelf in session.cache.room.shelves.items()}
+    assert places == {0: set(), 1: set(), 2: {1, 3}}, "nobody keeps what nobody will ask for"
     passes.clear()
     model.decode(torch.tensor([1, 2]), session)
     assert passes == [(three, 2, 1)]
@@ -172,21 +177,23 @@ def test_the_base_may_be_an_expert_and_is_asked_once(passes):
 
 def test_rows_join_multiply_and_leave_between_steps():
     model = mixture(kind="soft")
+    room = model.room(6, 30)
     early, late = prompts(3, 8), prompts(5)
     w = [torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]]), torch.tensor([[0.0, 0.25, 0.75]])]
-    first, one = model.prefill(early, 8, Routing(w[0], w[0]))
-    second = model.decode(first.argmax(-1), one)
-    third, two = model.prefill(late, 20, Routing(w[1], w[1]))
+    first, one = model.prefill(early, room, room.spare.take(2), Routing(w[0], w[0]))
+    second, one = model.decode(first.argmax(-1), one)
+    third, two = model.prefill(late, room, room.spare.take(1), Routing(w[1], w[1]))
     session = Session.join([one, two])
     rows = [*rows_of(early), *rows_of(late)]
     rows = [[*rows[0], int(first[0].argmax())], [*rows[1], int(first[1].argmax())], rows[2]]
     logits = torch.cat([second, third])
-    session = session.select(torch.tensor([2, 0])).repeat(2)
+    room.free([1])
+    session = session.select([2, 0]).repeat([(2, 1), (0, 3)])
     rows, logits, weights = [rows[2], rows[2], rows[0], rows[0]], logits[[2, 2, 0, 0]], torch.cat(w)[[2, 2, 0, 0]]
     for step in range(4):
         chosen = logits.topk(2, -1).indices[torch.arange(4), torch.tensor([0, 1, 0, 1]) if step == 0 else 0]
         rows = [[*row, token] for row, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
+        logits, session = model.decode(chosen, session)
         for place in range(4):
             close(logits[place].softmax(-1), alone(model, rows[place], weights[place]))
 
@@ -232,17 +239,17 @@ def test_at_level_token_every_step_is_decided_from_all_that_was_read(feature, ki
     model = mixture(kind=kind, router=Reads(32, 3), feature=feature, level="token", base=base)
     batch = prompts(3, 9, 5)
     rows, chosen_by = rows_of(batch), set()
-    logits, session = model.prefill(batch, 6)
-    assert session.routing.weights.equal(model.route(batch).weights)
+    logits, session = prefilled(model, batch, 6)
+    close(session.routing.weights, model.route(batch).weights)
     for _ in range(6):
         for row, ids in enumerate(rows):
             states = read(model.feature, base, 3, Prompts.pad([ids], [""]))
-            weights = model.selection(model.router(states)).weights[0]
+            weights = model.decider.selection(model.router(states)).weights[0]
             chosen_by.add((row, int(weights.argmax())))
             close(logits[row].softmax(-1), alone(model, ids, weights))
         chosen = logits.argmax(-1)
         rows = [[*ids, token] for ids, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
+        logits, session = model.decode(chosen, session)
     assert len(chosen_by) > 3, "some row changed its expert, or this shows nothing"
 
 
@@ -251,10 +258,11 @@ def test_at_level_token_every_step_is_decided_from_all_that_was_read(feature, ki
 def test_scoring_at_level_token_equals_decoding_step_by_step(feature, kind):
     model = mixture(kind=kind, router=Reads(32, 3), feature=feature, level="token")
     ids = prompts(12, 12).ids
-    logits, session = model.prefill(Prompts(ids[:, :5], torch.tensor([5, 5]), [""] * 2), 8)
+    logits, session = prefilled(model, Prompts(ids[:, :5], torch.tensor([5, 5]), [""] * 2), 8)
     found = [logits]
     for at in range(5, 12):
-        found.append(model.decode(ids[:, at], session))
+        logits, session = model.decode(ids[:, at], session)
+        found.append(logits)
     close(torch.stack(found, 1), model.score(ids)[:, 4:])
 
 
@@ -264,11 +272,11 @@ def test_at_level_token_an_expert_reads_what_it_missed_in_one_pass(passes):
     experts = [tiny_decoder(1), tiny_decoder(2)]
     model = mixture(experts, router=lambda f: torch.eye(2)[[next(turns)] * len(f)] * 50, level="token")
     batch, rows = prompts(4), rows_of(prompts(4))
-    logits, session = model.prefill(batch, 8)
+    logits, session = prefilled(model, batch, 8)
     for expert in (0, 1, 1, 1, 0):
         rows = [[*rows[0], int(logits.argmax())]]
         passes.clear()
-        logits = model.decode(logits.argmax(-1), session)
+        logits, session = model.decode(logits.argmax(-1), session)
         own = [(rows, tokens) for decoder, rows, tokens in passes if decoder is experts[expert]]
         assert not any(decoder is experts[1 - expert] for decoder, *_ in passes)
         close(logits[0], experts[expert](torch.tensor(rows)).logits[0, -1])
@@ -280,10 +288,10 @@ def test_what_some_rows_have_read_they_do_not_read_again(passes):
     """The first row stays with its expert; the second, which shares the expert's cache, goes elsewhere."""
     experts, turns = [tiny_decoder(1), tiny_decoder(2)], iter([[0, 0], [0, 1], [0, 1], [0, 1]])
     model = mixture(experts, router=lambda f: torch.eye(2)[next(turns)] * 50, level="token")
-    logits, session = model.prefill(prompts(5, 5), 4)
+    logits, session = prefilled(model, prompts(5, 5), 4)
     passes.clear()
     for _ in range(3):
-        logits = model.decode(logits.argmax(-1), session)
+        logits, session = model.decode(logits.argmax(-1), session)
     assert [(rows, tokens) for decoder, rows, tokens in passes if decoder is experts[0]] == [(1, 1)] * 3
 
 
@@ -291,7 +299,7 @@ def test_the_base_that_the_router_reads_is_not_read_again_to_answer(passes):
     base = tiny_decoder(0)
     router = lambda features: torch.tensor([[0, 9.0]] * len(features))  # noqa: E731
     model = mixture([tiny_decoder(1), base], router=router, base=base, level="token")
-    logits, session = model.prefill(prompts(5), 4)
+    logits, session = prefilled(model, prompts(5), 4)
     model.decode(logits.argmax(-1), session)
     assert passes == [(base, 1, 5), (base, 1, 1)]
     passes.clear()
@@ -299,35 +307,47 @@ def test_the_base_that_the_router_reads_is_not_read_again_to_answer(passes):
     assert [decoder for decoder, *_ in passes] == [base, base], "once to score, once here"
 
 
-def test_at_level_token_rows_leave_and_join_too():
-    model = mixture(kind="soft", router=Reads(32, 3), level="token")
+def test_at_level_token_rows_leave_and_join_too_those_of_named_experts_beside_the_others():
+    model = mixture(kind="soft", router=Reads(32, 3), level="token", feature="hidden_last")
+    room = model.room(4, 30)
     one, two = prompts(4, 7), prompts(9)
-    first, a = model.prefill(one, 6)
-    first = model.decode(first.argmax(-1), a) if (taken := first.argmax(-1)) is not None else first
-    second, b = model.prefill(two, 12)
-    session = Session.join([a, b]).select(torch.tensor([2, 1]))
-    rows = [rows_of(two)[0], [*rows_of(one)[1], int(taken[1])]]
-    logits = torch.stack([second[0], first[1]])
+    taken, a = model.prefill(one, room, room.spare.take(2))
+    first, a = model.decode(taken.argmax(-1), a)
+    second, b = model.prefill(two, room, room.spare.take(1))
+    named = Gates.one(-1, 1, 3, torch.zeros(1)).weights
+    third, c = model.prefill(two, room, room.spare.take(1), Routing(named, named))
+    session = Session.join([a, b, c]).select([2, 1, 3])
+    rows = [rows_of(two)[0], [*rows_of(one)[1], int(taken[1].argmax())], rows_of(two)[0]]
+    logits = torch.stack([second[0], first[1], third[0]])
     for _ in range(4):
         chosen = logits.argmax(-1)
         rows = [[*row, token] for row, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
-        for place, row in enumerate(rows):
+        logits, session = model.decode(chosen, session)
+        for place, row in enumerate(rows[:2]):
             close(logits[place], model.score(torch.tensor([row]))[0, -1])
-    forced = Gates.one(1, 1, 3, torch.zeros(1)).weights
-    with pytest.raises(GatesError, match="decided once"):
-        Session.join([session, model.prefill(two, 2, Routing(forced, forced))[1]])
+        close(logits[2], model.base(torch.tensor([rows[2]])).logits[0, -1])
+    assert session.gates.weights[2].tolist() == [0, 0, 0, 1] and session.routing.weights[2].tolist() == [0, 0, 0]
+
+
+def test_at_level_token_a_session_says_what_its_latest_step_decided():
+    turns = iter([0, 2, 1])
+    model = mixture(router=lambda f: torch.eye(3)[[next(turns)] * len(f)] * 50, level="token")
+    logits, session = prefilled(model, prompts(4), 4)
+    for expert in (0, 2, 1):
+        assert session.routing.best.tolist() == [expert] and session.gates.present == (expert,)
+        if expert != 1:
+            logits, session = model.decode(logits.argmax(-1), session)
 
 
 def test_who_is_named_answers_every_token():
     model, batch = mixture(router=Reads(32, 3), level="token"), prompts(5)
     weights = Gates.one(1, 1, 3, torch.zeros(1)).weights
-    logits, session = model.prefill(batch, 4, Routing(weights, weights))
+    logits, session = prefilled(model, batch, 4, Routing(weights, weights))
     rows = rows_of(batch)
     for _ in range(4):
         close(logits, model.model(1)(torch.tensor(rows)).logits[:, -1])
         rows = [[*rows[0], int(logits.argmax())]]
-        logits = model.decode(logits.argmax(-1), session)
+        logits, session = model.decode(logits.argmax(-1), session)
 
 
 def test_a_router_at_level_token_learns_through_the_answer():
@@ -344,11 +364,11 @@ def test_near_the_end_of_the_context_nobody_reads_beyond_it():
     model = mixture(experts, router=lambda f: torch.eye(2)[next(turns)] * 50, level="token")
     assert model.context == 20
     rows = rows_of(prompts(16, 3))
-    logits, session = model.prefill(prompts(16, 3), 4)
+    logits, session = prefilled(model, prompts(16, 3), 4)
     for own in ([0, 1], [0, 1], [1, 0], [0, 0]):
         chosen = logits.argmax(-1)
         rows = [[*row, token] for row, token in zip(rows, chosen.tolist(), strict=True)]
-        logits = model.decode(chosen, session)
+        logits, session = model.decode(chosen, session)
         for place, (row, expert) in enumerate(zip(rows, own, strict=True)):
             close(logits[place], experts[expert](torch.tensor([row])).logits[0, -1])
 

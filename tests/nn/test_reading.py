@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesaic.errors import MemoryLimitError
 from moesaic.model.decoder import Decoder
-from moesaic.nn import Cache
+from moesaic.nn import Cache, Slots, Spare
 from moesaic.testing import tiny_decoder
 
 quick = settings(max_examples=8, deadline=None)
@@ -28,8 +29,7 @@ def empty(decoder: Decoder, rows: int, capacity: int) -> Cache:
 
 def read(decoder: Decoder, cache: Cache, chunk: torch.Tensor, lengths: int | torch.Tensor | None = None):
     logits = decoder(chunk, cache).logits
-    cache.advance(chunk.shape[1] if lengths is None else lengths)
-    return logits
+    return logits, cache.advance(chunk.shape[1] if lengths is None else lengths)
 
 
 @pytest.mark.slow
@@ -40,7 +40,8 @@ def test_any_chunks_through_the_cache_equal_the_whole_text(sizes, spare):
     decoder, text = SHALLOW, ids(2, sum(sizes))
     whole, cache, at = decoder(text).logits, empty(decoder, 2, sum(sizes) + spare), 0
     for size in sizes:
-        close(read(decoder, cache, text[:, at : at + size]), whole[:, at : at + size])
+        logits, cache = read(decoder, cache, text[:, at : at + size])
+        close(logits, whole[:, at : at + size])
         at += size
     assert cache.lengths.tolist() == [sum(sizes)] * 2 and cache.capacity == sum(sizes) + spare
 
@@ -59,7 +60,7 @@ def test_rows_that_read_at_their_own_pace_equal_each_alone(paces):
         chunk = ids(3, max(pace), seed=100 + step)
         for row, size in enumerate(pace):
             chunk[row, :size] = texts[row][at[row] : at[row] + size]
-        logits = read(decoder, cache, chunk, torch.tensor(pace))
+        logits, cache = read(decoder, cache, chunk, torch.tensor(pace))
         for row, size in enumerate(pace):
             close(logits[row, :size], whole[row][at[row] : at[row] + size])
             at[row] += size
@@ -67,51 +68,70 @@ def test_rows_that_read_at_their_own_pace_equal_each_alone(paces):
 
 
 @torch.no_grad()
-def test_caches_of_other_capacity_and_length_join_and_read_on():
+def test_rows_of_one_memory_come_at_different_times_and_read_on_together():
     decoder = tiny_decoder()
+    memory = Slots(decoder.config, 4, 12, decoder.norm.weight)
     texts = [ids(1, 9, seed=1), ids(2, 6, seed=2), ids(1, 4, seed=3)]
-    caches = []
-    for text, capacity in zip(texts, (12, 7, 5), strict=True):
-        caches.append(empty(decoder, len(text), capacity))
-        read(decoder, caches[-1], text[:, :-1])
+    caches = [read(decoder, Cache.of(memory, memory.spare.take(len(text))), text[:, :-1])[1] for text in texts]
     joined = Cache.join(caches)
-    assert joined.capacity == 12 and joined.lengths.tolist() == [8, 5, 5, 3]
-    logits = read(decoder, joined, torch.cat([text[:, -1:] for text in texts]))[:, 0]
-    close(logits, torch.cat([decoder(text).logits[:, -1] for text in texts]))
+    assert joined.slots == (0, 1, 2, 3) and joined.lengths.tolist() == [8, 5, 5, 3] and len(joined.runs) == 1
+    logits, _ = read(decoder, joined, torch.cat([text[:, -1:] for text in texts]))
+    close(logits[:, 0], torch.cat([decoder(text).logits[:, -1] for text in texts]))
     assert [cache.lengths.tolist() for cache in caches] == [[8], [5, 5], [3]], "the parts are as they were"
-    assert [cache.capacity for cache in caches] == [12, 7, 5]
 
 
 @torch.no_grad()
 def test_rows_leave_change_places_and_multiply():
     decoder, text = tiny_decoder(), ids(3, 5)
-    cache = empty(decoder, 3, 9)
-    read(decoder, cache, text, torch.tensor([5, 3, 4]))
-    rows = torch.tensor([2, 0, 2])
-    selected, repeated, following = cache.select(rows), cache.repeat(2), ids(6, 1, seed=5)
-    assert selected.lengths.tolist() == [4, 5, 4] and repeated.lengths.tolist() == [5, 5, 3, 3, 4, 4]
-    for some, sources in ((selected, [2, 0, 2]), (repeated, [0, 0, 1, 1, 2, 2])):
-        logits = read(decoder, some, following[: len(sources)])[:, 0]
+    memory = Slots(decoder.config, 7, 9, decoder.norm.weight)
+    _, cache = read(decoder, Cache.of(memory, (0, 2, 5)), text, torch.tensor([5, 3, 4]))
+    selected, repeated, following = cache.select([2, 0]), cache.repeat([(0, 1), (2, 3), (5, 6)]), ids(6, 1, seed=5)
+    assert selected.lengths.tolist() == [4, 5] and repeated.lengths.tolist() == [5, 5, 3, 3, 4, 4]
+    assert len(selected.runs) == 2 and [run.rows for run in repeated.runs] == [slice(0, 4), slice(4, 6)]
+    for some, sources in ((selected, [2, 0]), (repeated, [0, 0, 1, 1, 2, 2])):
+        logits, _ = read(decoder, some, following[: len(sources)])
         for place, source in enumerate(sources):
             alone = torch.cat([text[source, : (5, 3, 4)[source]], following[place]])[None]
-            close(logits[place], decoder(alone).logits[0, -1])
+            close(logits[place, 0], decoder(alone).logits[0, -1])
     assert cache.lengths.tolist() == [5, 3, 4]
+
+
+@torch.no_grad()
+def test_memory_grows_by_blocks_and_what_has_been_read_stays_where_it_is():
+    decoder, text = tiny_decoder(), ids(3, 5)
+    memory = Slots(decoder.config, 1, 9, decoder.norm.weight)
+    _, cache = read(decoder, Cache.of(memory, memory.spare.take(1)), text[:1, :-1])
+    before = [tensor.data_ptr() for tensor in memory.blocks[0].keys]
+    memory.grow(2)
+    _, late = read(decoder, Cache.of(memory, memory.spare.take(2)), text[1:, :-1])
+    joined = Cache.join([cache, late])
+    assert joined.slots == (0, 1, 2) and [run.place for run in joined.runs] == [0, 0]
+    close(read(decoder, joined, text[:, -1:])[0][:, 0], decoder(text).logits[:, -1])
+    assert [tensor.data_ptr() for tensor in memory.blocks[0].keys] == before
+
+
+def test_free_slots_are_taken_from_the_lowest_and_never_twice():
+    spare = Spare(range(4))
+    assert spare.take(2) == (0, 1)
+    spare.add([0])
+    assert spare.take(2) == (0, 2) and len(spare) == 1
+    with pytest.raises(MemoryLimitError, match="too few free slots; expected at most 1 rows; got 2"):
+        spare.take(2)
 
 
 @torch.no_grad()
 def test_what_stands_after_a_rows_length_is_never_seen():
     decoder, text = tiny_decoder(), ids(2, 4)
     clean, dirty = empty(decoder, 2, 8), empty(decoder, 2, 8)
-    for tensor in (*dirty.keys, *dirty.values):
+    for tensor in (*dirty.memory.blocks[0].keys, *dirty.memory.blocks[0].values):
         tensor.fill_(1e6)
-    assert read(decoder, clean, text).equal(read(decoder, dirty, text))
+    assert read(decoder, clean, text)[0].equal(read(decoder, dirty, text)[0])
 
 
 @torch.no_grad()
 def test_a_cache_without_room_refuses():
     decoder = tiny_decoder()
-    cache = empty(decoder, 1, 4)
-    read(decoder, cache, ids(1, 4))
+    _, cache = read(decoder, empty(decoder, 1, 4), ids(1, 4))
     with pytest.raises((IndexError, RuntimeError)):
         read(decoder, cache, ids(1, 1))
 
@@ -122,7 +142,7 @@ def test_a_row_alone_and_in_a_padded_batch_agree(dtype, relative):
     decoder, lengths = tiny_decoder(dtype=dtype), [3, 17, 9, 1]
     padded = ids(4, 17, seed=3)
     together = decoder(padded).logits
-    cached = read(decoder, empty(decoder, 4, 40), padded, torch.tensor(lengths))
+    cached, _ = read(decoder, empty(decoder, 4, 40), padded, torch.tensor(lengths))
     for row, length in enumerate(lengths):
         alone = decoder(padded[row : row + 1, :length]).logits[0]
         assert alone.dtype == dtype

@@ -169,7 +169,7 @@ def test_a_long_context_is_tabled_when_it_is_asked_for_and_says_the_same():
 def test_a_text_longer_than_the_first_table_is_read():
     decoder = random(Decoder(config(num_layers=1, num_heads=1, num_kv_heads=1, hidden_size=4, context=FIRST + 9)))
     cache = Cache.empty(decoder.config, 1, FIRST + 9, like=decoder.norm.weight)
-    cache.advance(FIRST + 3)
+    cache = cache.advance(FIRST + 3)
     assert decoder(torch.tensor([[1, 2]]), cache).logits.isfinite().all()
 
 

@@ -87,7 +87,7 @@ def test_selected_rows_are_those_rows_in_the_order_given(weights, data):
 @quick
 @given(matrices(), st.integers(1, 3))
 def test_repeated_rows_stand_side_by_side(weights, n):
-    gates = Gates.of(weights).repeat(n)
+    gates = Gates.of(weights).select(torch.arange(len(weights)).repeat_interleave(n))
     expected = torch.zeros(len(weights) * n, weights.shape[1], dtype=torch.float64)
     for row in range(len(expected)):
         expected[row] = weights[row // n]
@@ -140,7 +140,18 @@ def test_what_the_chosen_experts_leave_of_1_is_the_bases_share():
     assert gates.with_base((0, 1, 2)).weights.tolist() == [[0.5, 0.5, 0, 0], [0, 0, 0, 1], [0.25, 0, 0.5, 0.25]]
     some = gates.with_base((2, 0))
     assert some.weights.tolist() == [[0, 0.5, 0.5], [0, 0, 1], [0.5, 0.25, 0.25]]
-    assert some.sizes == (1, 2, 3) and gates.with_base((2, 0)) is some, "made once for all layers"
+    assert some.sizes == (1, 2, 3)
+
+
+def test_ready_gates_hold_the_bases_share_for_all_layers_also_after_rows_leave_or_come(monkeypatch):
+    weights = torch.tensor([[0.5, 0.5, 0], [0, 0, 0], [0.25, 0, 0.5]])
+    gates = Gates.of(weights).ready([(2, 0), (1,)])
+    some = gates.with_base((2, 0))
+    assert some is gates.with_base((2, 0)) and some.weights.equal(Gates.of(weights).with_base((2, 0)).weights)
+    left, more = gates.select(torch.tensor([2, 0])), Gates.cat([gates, gates])
+    monkeypatch.setattr(Gates, "of", None)
+    assert left.with_base((1,)).weights.tolist() == [[0, 1], [0.5, 0.5]]
+    assert more.with_base((1,)).weights.tolist() == [[0.5, 0.5], [0, 1], [0, 1]] * 2
 
 
 def test_weights_that_sum_to_1_but_for_rounding_leave_the_base_nothing():

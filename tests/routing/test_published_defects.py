@@ -19,13 +19,14 @@ from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.errors import CompatibilityError
 from moesaic.kinds import at_site
+from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import AdapterMixture
 from moesaic.routing import Gates, Selection, States
 from moesaic.routing.routers import ROUTERS, AttentionRouter, MLPRouter, TrainedRouter
 from moesaic.sections.routers import RouterSpec
-from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.testing import prefilled, tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
 from moesaic.train.routers import Labelled, fresh, train_router
 from moesaic.train.task import computed, language
@@ -63,7 +64,8 @@ def feature_of(kind: str) -> Feature:
 def mixture(kind: str) -> AdapterMixture:
     decoder, plain = tiny_decoder(), tiny_decoder()
     attach(decoder, [toy_expert(plain, seed) for seed in range(E)])
-    return AdapterMixture(decoder, ("a", "b", "c"), router_of(kind), feature_of(kind), Selection(kind="soft"), 0)
+    decider = Decider.over(decoder, ("a", "b", "c"), router_of(kind), feature_of(kind), Selection(kind="soft"))
+    return AdapterMixture(decoder, decider, 0)
 
 
 def batch(rows: list[list[int]] = ROWS) -> Prompts:
@@ -138,7 +140,7 @@ def test_8_deciding_and_answering_leave_every_module_as_it_is(kind):
     found = mixture(kind)
     modules = {name: (id(part), type(part), part.__dict__.keys()) for name, part in found.named_modules()}
     tensors = {name: tensor.clone() for name, tensor in found.state_dict().items()}
-    found.prefill(batch(), 2)
+    prefilled(found, batch(), 2)
     assert {name: (id(part), type(part), part.__dict__.keys()) for name, part in found.named_modules()} == modules
     assert all(tensors[name].equal(tensor) for name, tensor in found.state_dict().items())
 
@@ -146,12 +148,12 @@ def test_8_deciding_and_answering_leave_every_module_as_it_is(kind):
 @torch.no_grad()
 def test_9_threads_that_decide_at_the_same_time_do_not_hear_of_each_other():
     found = mixture("attention")
-    alone = {place: found.prefill(batch([row]), 1)[0] for place, row in enumerate(ROWS)}
+    alone = {place: prefilled(found, batch([row]), 1)[0] for place, row in enumerate(ROWS)}
     answers: dict[tuple[int, int], torch.Tensor] = {}
 
     def answer(turn: int) -> None:
         for place, row in enumerate(ROWS[turn:] + ROWS[:turn]):
-            answers[turn, (place + turn) % 3] = found.prefill(batch([row]), 1)[0]
+            answers[turn, (place + turn) % 3] = prefilled(found, batch([row]), 1)[0]
 
     threads = [Thread(target=answer, args=(turn,)) for turn in range(3)]
     for thread in threads:

@@ -305,7 +305,7 @@ def test_a_router_that_was_trained_anew_comes_into_the_mixture(first, texts, tmp
     stages.train_router(recipe, tmp_path / "small", told)
     stages.compose(recipe, tmp_path / "small", told)
     assert "router" in told.ended and "centroid-hidden_mean" in told.skipped and "mixture" not in told.skipped
-    assert not moesaic.load(tmp_path / "small").stored.model.selection.renormalise
+    assert not moesaic.load(tmp_path / "small").stored.model.decider.selection.renormalise
 
 
 def test_stale_parts_are_not_judged(first, texts, tmp_path):

@@ -14,11 +14,13 @@ from moesaic.compose.mixture import load_mixture
 from moesaic.errors import RecipeError
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
+from moesaic.model.deciding import Decider
 from moesaic.model.features import Prompts
 from moesaic.recipe import Recipe, parse
 from moesaic.routing import States
 from moesaic.runs.jobs import Report
 from moesaic.stages.routers import UNTAUGHT, done, label_of, read_features, rows_of, specs
+from moesaic.testing import prefilled
 from moesaic.train.task import computed, language
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -139,7 +141,7 @@ def test_the_loss_that_is_told_is_the_mixtures_own_on_validation(made):
         read_features(workshop.address, name, "validation", {"hidden_mean": 400}, told).features[0] for name in names
     ]
     rows = [row for name in names for row in rows_of(workshop, name, "validation", 400)]
-    weights = stored.model.decide(torch.cat(read)).weights.detach()
+    weights = stored.model.decider.weigh(torch.cat(read), torch.device("cpu")).weights.detach()
     lost = count = 0.0
     for row, one in zip(rows, weights, strict=True):
         nats, tokens = computed(language(stored.model.decoder, [row]))(torch.tensor([0]), one[None])
@@ -210,12 +212,12 @@ def test_a_mixture_with_an_attention_router_decides_as_it_was_judged_alone_and_i
     workshop, _, _ = made
     stored = load_router(workshop.rival_at(LABELS[3]))
     model = load_mixture(workshop.mixture_at).model
-    model.router, model.feature, model.selection = stored.decides, stored.reads, stored.selection
+    model.decider = Decider.over(model.decoder, stored.names, stored.decides, stored.reads, stored.selection)
     texts = ["What is 3 + 3?", "Cry of bird 7, and of another"]
     rows = [workshop.base.tokenizer.begin(text) for text in texts]
     together = model.route(Prompts.pad(rows, texts)).logits
     for place, row in enumerate(rows):
         alone = model.route(Prompts.pad([row], [texts[place]])).logits[0]
         torch.testing.assert_close(together[place], alone, rtol=1e-5, atol=1e-5)
-    _, session = model.prefill(Prompts.pad(rows, texts), 4)
+    _, session = prefilled(model, Prompts.pad(rows, texts), 4)
     torch.testing.assert_close(session.routing.logits, together, rtol=1e-5, atol=1e-5)

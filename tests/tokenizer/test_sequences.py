@@ -8,8 +8,13 @@ import torch
 
 from moesaic.data.batches import encode
 from moesaic.data.rows import Example
-from moesaic.generate.engine import Engine, RoutingReport, Row
-from moesaic.routing import Routing
+from moesaic.generate.engine import Engine
+from moesaic.generate.request import Request, RoutingReport
+from moesaic.generate.row import Row
+from moesaic.model.mixture import Session
+from moesaic.nn import Cache, Slots
+from moesaic.routing import Gates, Routing
+from moesaic.testing import tiny_config
 from moesaic.tokenizer import Special, Tokenizer
 
 ROUTING = RoutingReport({}, "base")
@@ -48,20 +53,19 @@ class Parrot:
     def say(self):
         return torch.nn.functional.one_hot(torch.tensor([self.says[self.at]]), self.size) * 50.0
 
-    def prefill(self, prompts, room, forced):
-        self.at = 0
-        self.routing = self.route(prompts)
-        return self.say(), self
+    def room(self, rows, tokens):
+        return Slots(tiny_config(), rows, 1, torch.zeros(()))
+
+    def prefill(self, prompts, room, slots, forced):
+        self.at, routing = 0, self.route(prompts)
+        return self.say(), Session(routing, Gates.of(routing.weights), Cache.of(room, slots))
 
     def decode(self, ids, session):
         self.at += 1
-        return self.say()
+        return self.say(), session
 
     def score(self, ids, gates):
         raise NotImplementedError
-
-    def select(self, rows):
-        return self
 
 
 def test_a_prompt_is_the_same_ids_in_training_and_in_generation(tokenizer):
@@ -94,7 +98,7 @@ def test_ours_starts_with_nothing_and_its_ids_are_as_ever(ours):
 
 def pieces(tokenizer: Tokenizer, given: list[int], ids: list[int]) -> tuple[list[str], str]:
     """What a row shows after each id, and its text in the end."""
-    row, shown = Row(tokenizer, given, (), len(ids), torch.Generator(), ROUTING), [""]
+    row, shown = Row(tokenizer, Request(prompt=given), given, len(ids), torch.Generator(), ROUTING), [""]
     for id in ids:
         row.add(id)
         shown.append(row.shown)
@@ -117,7 +121,7 @@ def test_the_pieces_of_a_stream_are_the_whole(tokenizer, split):
 def test_a_row_ends_at_any_of_the_ends(ours):
     tokenizer = Tokenizer(ours.inner, Special(0, (7, 9)))
     for end in (0, 7, 9):
-        row = Row(tokenizer, [], (), 10, torch.Generator(), ROUTING)
+        row = Row(tokenizer, Request(prompt=[7]), [], 10, torch.Generator(), ROUTING)
         for id in (20, 21, end):
             row.add(id)
         assert (row.ids, row.finish) == ([20, 21], "stop")

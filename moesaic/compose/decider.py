@@ -1,0 +1,32 @@
+"""The decisions of a mixture on disk, without the mixture: its router, the experts' names, and which are disabled.
+
+Knows nothing about experts, nor how text becomes an answer.
+"""
+
+import os
+from pathlib import Path
+
+from moesaic.artefacts.backbone import load_backbone
+from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.router import load_router, require_base
+from moesaic.compose.mixture import KIND, disabled_in, require_names
+from moesaic.files import read_manifest
+from moesaic.model.deciding import Decider
+
+
+def load_decider(folder: Path) -> Decider:
+    """Read the router of any mixture, whether its experts write or classify.
+
+    The base is loaded only where the router reads its states; a router on the text, on characters or with an encoder of
+    its own decides without it, and no file of base or experts is then read. Experts are never read.
+    """
+    folder = Path(os.path.realpath(folder))
+    manifest = read_manifest(folder, KIND, verify=False)
+    router = load_router(folder / "router")
+    require_names(router, expert_names(folder, manifest))
+    body = None
+    if router.reads.reads_base:
+        base = load_backbone(folder / "base")
+        require_base(folder / "router", router.manifest, base.fingerprint)
+        body = base.body
+    return router.over(body, disabled_in(folder, manifest))

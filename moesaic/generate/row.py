@@ -1,0 +1,76 @@
+"""One continuation as it grows: ids in, text out, and the piece of the text that is certain.
+
+Knows nothing about models or the rows beside it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from moesaic.generate.request import Finish, Generation, Request, RoutingReport
+from moesaic.tokenizer import Conversation
+
+UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
+
+
+@runtime_checkable
+class Tokenizing(Protocol):
+    """Text <-> ids: `begin` is what a sequence starts with, any of `ends` ends it."""
+
+    @property
+    def ends(self) -> tuple[int, ...]: ...
+    def begin(self, prompt: str | Conversation) -> list[int]: ...
+    def decode(self, ids: list[int]) -> str: ...
+
+
+@dataclass(eq=False)
+class Row:
+    """A continuation of a request in flight, until `finish` says why it is over."""
+
+    tokenizer: Tokenizing
+    request: Request
+    given: list[int]  # the ids that are continued
+    limit: int
+    generator: torch.Generator
+    routing: RoutingReport
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    shown: str = ""  # the part of `text` that nothing to come can change
+    finish: Finish | None = None
+    whole: str = ""  # the text of ids[:read], which ends between two characters; so does that of ids[:context]
+    context: int | None = None  # None: of what is given
+    read: int = 0
+
+    def add(self, id: int) -> None:
+        """Take the next token."""
+        if id in self.tokenizer.ends:
+            self.finish = "stop"
+        else:
+            self.ids.append(id)
+            self.finish = "length" if len(self.ids) == self.limit else None
+        stop, text = self.request.stop, self.decoded()
+        text = (text if self.finish else text.rstrip(UNKNOWN)).removeprefix("\n")
+        found = [at for word in stop if (at := text.find(word, len(self.shown))) >= 0]
+        if found:
+            text, self.finish = text[: min(found)], "stop"
+        self.text = text
+        self.shown = text if self.finish else text[: len(text) - begun(text, stop)]
+
+    def decoded(self) -> str:
+        """The text of all ids, decoding only the latest: after a few that are known, as a decoder may trim a start."""
+        before = self.given if self.context is None else []
+        known = self.tokenizer.decode(before + self.ids[self.context : self.read])
+        latest = self.tokenizer.decode(before + self.ids[self.context :])[len(known) :]
+        text = self.whole + latest
+        if latest and not latest.endswith(UNKNOWN):
+            self.whole, self.context, self.read = text, self.read, len(self.ids)
+        return text
+
+    def generation(self) -> Generation:
+        return Generation(self.text, self.ids, self.routing, self.finish or "length")
+
+
+def begun(text: str, stop: tuple[str, ...]) -> int:
+    """How many characters at the end of `text` may turn out to begin a stop string."""
+    return max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)

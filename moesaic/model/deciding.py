@@ -1,0 +1,86 @@
+"""Decisions about prompts: a router, what it reads of a prompt, and how its logits become weights, as one value.
+
+A mixture decides with it, and so does a program that only routes. Knows nothing about files or generation.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moesaic.config import Feature
+from moesaic.errors import CompatibilityError
+from moesaic.model.characters import characters
+from moesaic.model.decoder import Decoder
+from moesaic.model.features import Body, Prompts, project, read
+from moesaic.routing import Routing, Selection
+from moesaic.routing.routers import ArrowRouter, Features, Router
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Prompts -> the feature that a router reads.
+
+    `body`: the base, with room for `num_experts` beside it; None where the feature needs none: the text, or its
+    characters. `prototypes`: the directions that are looked for in a base's linears, for projections.
+    """
+
+    feature: Feature
+    body: Body | None
+    num_experts: int
+    prototypes: Mapping[str, Float[Tensor, "e i"]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.body is None and self.feature.reads_base:
+            what, hint = "the router reads states of the base, and there is none", "load the base"
+            raise CompatibilityError(what, field="feature", hint=hint)
+
+    def __call__(self, prompts: Prompts) -> Features:
+        if self.feature.source == "text":
+            return prompts.texts
+        if self.body is None:
+            return characters(prompts.texts)
+        if self.feature.source == "projection":
+            assert isinstance(self.body, Decoder)  # the router was made from adapters of a decoder
+            return project(self.body, self.num_experts, prompts, self.prototypes)
+        return read(self.feature, self.body, self.num_experts, prompts)
+
+
+@dataclass(frozen=True)
+class Decider:
+    """Prompts -> Routing over `names`.
+
+    `disabled`: indices of experts that are never chosen; a caller who names one is still answered by it.
+    """
+
+    names: tuple[str, ...]
+    router: Router
+    reader: Reader
+    selection: Selection
+    disabled: tuple[int, ...] = ()
+
+    @staticmethod
+    def over(
+        body: Body | None,
+        names: tuple[str, ...],
+        router: Router,
+        feature: Feature,
+        selection: Selection,
+        disabled: Collection[str] = (),
+    ) -> "Decider":
+        """The decisions of a router that reads this base, or none; `disabled`: by name."""
+        prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
+        silent = tuple(index for index, name in enumerate(names) if name in disabled)
+        return Decider(names, router, Reader(feature, body, len(names), prototypes), selection, silent)
+
+    def decide(self, prompts: Prompts) -> Routing:
+        """Decide for each prompt, by itself."""
+        return self.weigh(self.reader(prompts), prompts.ids.device)
+
+    def weigh(self, features: Features, device: torch.device) -> Routing:
+        """Features to weights, on this device; with all experts disabled, every row abstains."""
+        logits = self.router(features).to(device)
+        silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
+        return self.selection(logits.index_fill(1, silent, float("-inf")))
