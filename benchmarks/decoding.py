@@ -56,7 +56,7 @@ def decode(decoder: Decoder, ids: torch.Tensor, gates: Gates | None) -> torch.Te
     cache = Cache.empty(CONFIG, len(ids), PROMPT + STEPS, decoder.norm.weight)
     chunk, made = ids, []
     for _ in range(STEPS):
-        x, _ = decoder.run(decoder.embed_tokens(chunk), cache, range(CONFIG.num_layers), gates)
+        x = decoder.run(decoder.embed_tokens(chunk), cache, range(CONFIG.num_layers), gates)
         cache = cache.advance(chunk.shape[1])
         chunk = decoder.head(x[:, -1:], gates)[:, 0].argmax(-1)[:, None]
         made.append(chunk)

@@ -107,7 +107,7 @@ def decoding() -> list[str]:
 def decode(decoder: Decoder, ids: torch.Tensor, gates: Gates | None) -> None:
     cache = Cache.empty(CONFIG, len(ids), PROMPT + STEPS, decoder.norm.weight)
     for _ in range(STEPS):
-        x, _ = decoder.run(decoder.embed_tokens(ids), cache, range(CONFIG.num_layers), gates)
+        x = decoder.run(decoder.embed_tokens(ids), cache, range(CONFIG.num_layers), gates)
         cache = cache.advance(ids.shape[1])
         ids = decoder.head(x[:, -1:], gates)[:, 0].argmax(-1)[:, None]
 

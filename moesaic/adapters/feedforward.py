@@ -16,7 +16,7 @@ from moesaic.adapters.lora import layers_in
 from moesaic.errors import CompatibilityError
 from moesaic.nn import GLU, SparseFFN
 from moesaic.ops import glu
-from moesaic.routing import Gates, Routing, require
+from moesaic.routing import Gates, require
 
 Block = tuple[Float[Tensor, "i d"], Float[Tensor, "i d"], Float[Tensor, "i d"]]
 
@@ -66,7 +66,7 @@ class MixedFFN(nn.Module):
         self.base, self.experts = base, experts
         self.gate, self.up, self.down = nn.Parameter(gate), nn.Parameter(up), nn.Parameter(down)
 
-    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
+    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> Float[Tensor, "n t d"]:
         shares = require(gates, x).with_base(self.experts)
         sizes, own, act = shares.host_sizes(), len(self.experts), self.base.act
         if sizes.count(0) == own:  # all rows chose the same one
@@ -74,7 +74,7 @@ class MixedFFN(nn.Module):
                 return self.base(x, None)
             only = next(expert for expert, size in enumerate(sizes) if size)
             parts = self.gate[only], self.up[only], self.down[only]
-            return glu.block(x, *parts, act, shares.weights[:, only]), None
+            return glu.block(x, *parts, act, shares.weights[:, only])
         groups = list(shares.groups())
         if all(size == len(x) for size in sizes[:own]):  # every row has a weight for every expert
             y = glu.blended(x, self.gate, self.up, self.down, act, shares.weights[:, :own])
@@ -83,7 +83,7 @@ class MixedFFN(nn.Module):
             y = torch.zeros_like(x)
         # unbound, not indexed: the backward of that fills one gradient of a stack, not one for each expert
         blocks = list(zip(self.gate.unbind(), self.up.unbind(), self.down.unbind(), strict=True))
-        return added(y, x, groups, blocks, own, self.base), None
+        return added(y, x, groups, blocks, own, self.base)
 
 
 class FetchedFFN(nn.Module):
@@ -97,15 +97,15 @@ class FetchedFFN(nn.Module):
         self.base, self.experts = base, experts
         self.blocks: dict[int, Block] = {}
 
-    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
+    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> Float[Tensor, "n t d"]:
         shares = require(gates, x).with_base(self.experts)
         groups, own = list(shares.groups()), len(self.experts)
         if len(groups) == 1:  # all rows chose the same one
             only, _, weights = groups[0]
             if only == own:
                 return self.base(x, None)
-            return glu.block(x, *self.blocks[only], self.base.act, weights), None
-        return added(torch.zeros_like(x), x, groups, self.blocks, own, self.base), None
+            return glu.block(x, *self.blocks[only], self.base.act, weights)
+        return added(torch.zeros_like(x), x, groups, self.blocks, own, self.base)
 
 
 Group = tuple[int, Tensor, Tensor]
@@ -123,7 +123,7 @@ def added(
     """`y`, and what each group of rows gets from its block, weighted; group `own` is the base's."""
     for expert, rows, weights in groups:
         if expert == own:
-            part = base(x[rows], None)[0] * weights[:, None, None]
+            part = base(x[rows], None) * weights[:, None, None]
         else:
             part = glu.block(x[rows], *blocks[expert], base.act, weights)
         y = y.index_add(0, rows, part)

@@ -1,7 +1,7 @@
 """The one decoder: raw PyTorch, with slots where experts go in. Families differ in the fields of its config.
 
-Knows nothing about experts, routers, tokenizers or files. Gates go down as an argument, Routing comes up as a
-return value; the cache is an argument, so cached and uncached are one model.
+Knows nothing about experts, routers, tokenizers or files. Gates go down as an argument, and so does the cache: cached
+and uncached are one model.
 """
 
 from typing import NamedTuple
@@ -13,15 +13,13 @@ from torch import Tensor, nn
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, embedding, ffn, norm
-from moesaic.routing import Gates, Routing
+from moesaic.routing import Gates
 
 
 class Output(NamedTuple):
-    """Next-token logits, the decisions of layers that route by themselves (None: the layer does not), and the state
-    behind the last norm, which the logits are read from."""
+    """Next-token logits, and the state behind the last norm, which they are read from."""
 
     logits: Float[Tensor, "b t v"]
-    routings: list[Routing | None]
     hidden: Float[Tensor, "b t d"]
 
 
@@ -58,9 +56,8 @@ class Decoder(nn.Module):
 
         `mask`: 0 where a token is padding, on either side. Real tokens get what they get without it.
         """
-        x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
-        hidden = self.norm(x)
-        return Output(self.lm_head(hidden, gates), routings, hidden)
+        hidden = self.norm(self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask))
+        return Output(self.lm_head(hidden, gates), hidden)
 
     def run(
         self,
@@ -69,15 +66,14 @@ class Decoder(nn.Module):
         layers: range,
         gates: Gates | None,
         mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], list[Routing | None]]:
+    ) -> Float[Tensor, "b t d"]:
         """Pass a chunk through a range of blocks."""
-        near, routings = self.config.local_layers, []
+        near = self.config.local_layers
         span = self.span(x, cache, mask)
         local = self.span(x, cache, mask, local=True) if near else span
         for layer in layers:
-            x, routing = self.layers[layer](x, local if layer in near else span, cache, gates)
-            routings.append(routing)
-        return x, routings
+            x = self.layers[layer](x, local if layer in near else span, cache, gates)
+        return x
 
     def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
         """`types`: ignored, an encoder's have a meaning."""
@@ -87,7 +83,7 @@ class Decoder(nn.Module):
         self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
     ) -> Float[Tensor, "b t d"]:
         """Blocks without a cache. `real`: ignored, as no token sees the padding behind it."""
-        return self.run(x, None, layers, gates)[0]
+        return self.run(x, None, layers, gates)
 
     def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """The states that logits are read from."""
@@ -130,10 +126,9 @@ class Block(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    ) -> Float[Tensor, "b t d"]:
         x = x + self.self_attn(self.input_layernorm(x), span, cache, gates)
-        y, routing = self.mlp(self.post_attention_layernorm(x), gates)
-        return x + y, routing
+        return x + self.mlp(self.post_attention_layernorm(x), gates)
 
 
 class SandwichBlock(nn.Module):
@@ -150,10 +145,9 @@ class SandwichBlock(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    ) -> Float[Tensor, "b t d"]:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), span, cache, gates))
-        y, routing = self.mlp(self.pre_feedforward_layernorm(x), gates)
-        return x + self.post_feedforward_layernorm(y), routing
+        return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x), gates))
 
 
 def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:

@@ -133,13 +133,13 @@ class AdapterMixture(nn.Module):
         x, cache = decoder.embed_tokens(prompts.ids), Cache.of(room, slots)
         depth = feature.depth if forced is None and feature.source == "state" else None
         if depth is not None and depth <= self.trunk:
-            x, _ = decoder.run(x, cache, range(depth), None)
+            x = decoder.run(x, cache, range(depth), None)
             routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device)
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
         gates = Gates.of(routing.weights.to(x.dtype)).ready(self.groups)
         with self.source.using(gates.present):
-            x, _ = decoder.run(x, cache, range(depth, layers), gates)
+            x = decoder.run(x, cache, range(depth, layers), gates)
             last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
             logits = decoder.head(last, gates)[:, 0]
         return logits, Session(routing, gates, cache.advance(prompts.lengths))

@@ -147,7 +147,7 @@ class Readings:
         starts = torch.tensor([max(length - missed, 0) for length in lengths], device=device)
         columns = starts[:, None] + torch.arange(missed, device=device)
         chunk = self.room.ids[torch.tensor(slots, device=device)[:, None], columns]
-        x, _ = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, starts), layers, None)
+        x = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, starts), layers, None)
         shelf.read |= zip(slots, lengths, strict=True)
         return x, torch.tensor(lengths, device=device) - starts - 1
 

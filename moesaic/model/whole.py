@@ -222,7 +222,7 @@ class ModelMixture(nn.Module):
     ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t d"] | None]:
         """The share of every model in the token after each position, and the base's last states, if they were read."""
         base, depth = self.base, self.feature.depth
-        x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
+        x = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
         features = x if self.feature.pool == "last" else x.cumsum(1) / so_far

@@ -1,4 +1,4 @@
-"""The ffn slot, `ffn(x, gates) -> (y, Routing | None)`, and its dense filling.
+"""The ffn slot, `ffn(x, gates) -> y`, and its dense filling.
 
 Knows nothing about attention or about who routes.
 """
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from moesaic.config import DecoderConfig
 from moesaic.nn.linear import Linear
-from moesaic.routing import Gates, Routing
+from moesaic.routing import Gates
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "gelu_tanh": partial(F.gelu, approximate="tanh")}
 
@@ -28,5 +28,5 @@ class GLU(nn.Module):
         self.up_proj = Linear(config.hidden_size, inner, config.mlp_bias)
         self.down_proj = Linear(inner, config.hidden_size, config.mlp_bias)
 
-    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> tuple[Float[Tensor, "n t d"], Routing | None]:
-        return self.down_proj(self.act(self.gate_proj(x, gates)) * self.up_proj(x, gates), gates), None
+    def forward(self, x: Float[Tensor, "n t d"], gates: Gates | None) -> Float[Tensor, "n t d"]:
+        return self.down_proj(self.act(self.gate_proj(x, gates)) * self.up_proj(x, gates), gates)

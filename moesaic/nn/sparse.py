@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from moesaic.config import DecoderConfig
 from moesaic.nn.ffn import GLU
 from moesaic.nn.linear import Linear
-from moesaic.routing import Gates, Routing
+from moesaic.routing import Gates
 
 
 class SparseFFN(nn.Module):
@@ -25,19 +25,22 @@ class SparseFFN(nn.Module):
         self.gate = Linear(config.hidden_size, config.num_experts)
         self.experts = nn.ModuleList(GLU(config, config.expert_size) for _ in range(config.num_experts))
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> tuple[Float[Tensor, "b t d"], Routing | None]:
-        tokens = x.flatten(0, 1)
+    def choose(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Gates:
+        """The experts of every token, b x t of them, and their weights, in float32 at least."""
         logits = self.gate(x, gates).flatten(0, 1)
         exact = torch.promote_types(x.dtype, torch.float32)
         values, chosen = logits.softmax(-1, dtype=exact).topk(self.chosen, -1)
         if self.renormalise:
             values = values / values.sum(-1, keepdim=True)
-        own = Gates.of_choices(chosen, values, len(self.experts))
+        return Gates.of_choices(chosen, values, len(self.experts))
+
+    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t d"]:
+        tokens, own = x.flatten(0, 1), self.choose(x, gates)
         y = torch.zeros_like(tokens)
         for expert, rows, weights in own.groups():
-            out, _ = self.experts[expert](tokens[None, rows], None)
+            out = self.experts[expert](tokens[None, rows], None)
             y = y.index_add(0, rows, (out[0] * weights[:, None]).to(y.dtype))
-        return y.view_as(x), Routing(own.weights, logits)
+        return y.view_as(x)
 
 
 def ffn(config: DecoderConfig, layer: int) -> GLU | SparseFFN:

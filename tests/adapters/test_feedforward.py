@@ -82,7 +82,7 @@ class NaiveSum(nn.Module):
         self.all, self.shares = nn.ModuleList([*blocks, base]), [*weights.tolist(), 1 - float(weights.sum())]
 
     def forward(self, x, gates):
-        return sum(w * block(x, None)[0] for w, block in zip(self.shares, self.all, strict=True)), None
+        return sum(w * block(x, None) for w, block in zip(self.shares, self.all, strict=True))
 
 
 def alone(some: list[FFN], weights: Tensor) -> Decoder:
@@ -213,7 +213,7 @@ class ByEinsum(nn.Module):
         gate, up, down = self.stacks
         inner = self.base.act(torch.einsum("ntd,eid->neti", x, gate)) * torch.einsum("ntd,eid->neti", x, up)
         own = torch.einsum("neti,eid,ne->ntd", inner, down, self.weights)
-        return own + (1 - self.weights.sum(1))[:, None, None] * self.base(x, None)[0], None
+        return own + (1 - self.weights.sum(1))[:, None, None] * self.base(x, None)
 
 
 def test_the_mixture_routes_prefills_and_decodes_as_with_adapters():

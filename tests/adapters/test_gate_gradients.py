@@ -97,8 +97,8 @@ def test_blocks_give_weights_the_gradients_of_a_loop_and_the_base_loses_what_the
     slot, x, target = decoder.layers[1].mlp, torch.randn(4, 3, 32), torch.randn(4, 3, 32)
     weights = torch.tensor([[1.0, 0], [0, 1.0], [0.5, 0.5], [0.3, 0.0]], requires_grad=True)
     gates = Gates.dense(weights) if dense else Gates.of(weights)
-    (found,) = torch.autograd.grad((slot(x, gates)[0] * target).sum(), weights)
-    one, two, base = ((slot(x, Gates.one(e, 4, 2, x))[0] * target).sum((1, 2)) for e in (0, 1, -1))
+    (found,) = torch.autograd.grad((slot(x, gates) * target).sum(), weights)
+    one, two, base = ((slot(x, Gates.one(e, 4, 2, x)) * target).sum((1, 2)) for e in (0, 1, -1))
     computed = torch.ones(4, 2) if dense else (weights != 0).double()
     expected = computed * torch.stack([one, two], 1) - torch.tensor([0.0, 0, 0, 1])[:, None] * base[:, None]
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)

@@ -171,7 +171,7 @@ def test_every_change_of_every_layer_and_target_reaches_its_layers_output():
     def outputs() -> list[Tensor]:
         x, found = decoder.embed_tokens(text), []
         for layer in range(3):
-            x, _ = decoder.run(x, None, range(layer, layer + 1), gates)
+            x = decoder.run(x, None, range(layer, layer + 1), gates)
             found.append(x)
         return found
 

@@ -167,7 +167,7 @@ def test_the_cores_of_a_layer_change_that_layer_and_only_what_follows():
     def outputs() -> list[Tensor]:
         x, found = decoder.embed_tokens(IDS), []
         for layer in range(3):
-            x, _ = decoder.run(x, None, range(layer, layer + 1), one())
+            x = decoder.run(x, None, range(layer, layer + 1), one())
             found.append(x)
         return found
 

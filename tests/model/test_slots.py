@@ -66,9 +66,9 @@ class SparseFFN(nn.Module):
         routing = Selection(kind="top_k", k=self.k)(self.router(tokens[:, 0]))
         y = torch.zeros_like(tokens)
         for expert, rows, values in Gates.of(routing.weights).groups():
-            out, _ = self.experts[expert](tokens[rows], None)
+            out = self.experts[expert](tokens[rows], None)
             y = y.index_add(0, rows, out * values[:, None, None])
-        return y.view_as(x), routing
+        return y.view_as(x)
 
 
 class StackedSparseFFN(nn.Module):
@@ -84,7 +84,7 @@ class StackedSparseFFN(nn.Module):
         values, chosen = self.router(tokens).softmax(-1).topk(self.k, -1)
         mine = Gates.of_choices(chosen, values, self.up.shape[0])
         out = torch.bmm(tokens[mine.rows][:, None], self.up[mine.experts])[:, 0] * mine.values[:, None]
-        return torch.zeros_like(tokens).index_add(0, mine.rows, out).view_as(x), Routing(mine.weights, mine.weights)
+        return torch.zeros_like(tokens).index_add(0, mine.rows, out).view_as(x)
 
 
 class TokenLoRAFFN(nn.Module):
@@ -98,11 +98,11 @@ class TokenLoRAFFN(nn.Module):
             a, b = torch.randn(adapters, 2, base.in_features), torch.randn(adapters, 2, base.out_features)
             setattr(ffn, name, LowRankLinear(base, a, b, torch.full((adapters,), 0.1)))
 
+    def route(self, x):
+        return Selection(kind="top_1")(self.router(x.flatten(0, 1)))
+
     def forward(self, x, gates):
-        tokens = x.flatten(0, 1)[:, None]
-        routing = Selection(kind="top_1")(self.router(tokens[:, 0]))
-        y, _ = self.ffn(tokens, Gates.of(routing.weights))
-        return y.view_as(x), routing
+        return self.ffn(x.flatten(0, 1)[:, None], Gates.of(self.route(x).weights)).view_as(x)
 
 
 class SequenceFFN(nn.Module):
@@ -115,30 +115,27 @@ class SequenceFFN(nn.Module):
         self.calls: list[int] = []
 
     def forward(self, x, gates):
-        y = torch.where(gates.weights.sum(-1)[:, None, None] > 0, 0.0, self.base(x, None)[0])
+        y = torch.where(gates.weights.sum(-1)[:, None, None] > 0, 0.0, self.base(x, None))
         for expert, rows, values in gates.groups():
             self.calls.append(expert)
-            out, _ = self.experts[expert](x[rows], None)
+            out = self.experts[expert](x[rows], None)
             y = y.index_add(0, rows, out * values[:, None, None])
-        return y, None
+        return y
 
 
-def test_sparse_ffn_returns_its_routing_and_equals_a_loop_over_tokens():
+def test_a_sparse_ffn_equals_a_loop_over_tokens():
     decoder = tiny_decoder()
     decoder.layers[1].mlp = sparse = SparseFFN(4, 2)
-    out = decoder(ids(3, 5))
-    assert [r is not None for r in out.routings] == [False, True, False]
-    assert out.routings[1].weights.shape == (15, 4)
-
+    assert decoder(ids(3, 5)).logits.shape == (3, 5, 61)
     x = torch.randn(3, 5, 32)
-    y, _ = sparse(x, None)
+    y = sparse(x, None)
     for row in range(3):
         for token in range(5):
             one = x[row : row + 1, token : token + 1]
             probabilities = sparse.router(one[0, 0]).softmax(-1)
             values, experts = probabilities.topk(2)
             naive = sum(
-                v * sparse.experts[e](one, None)[0] for v, e in zip(values / values.sum(), experts, strict=True)
+                v * sparse.experts[e](one, None) for v, e in zip(values / values.sum(), experts, strict=True)
             )
             close(y[row, token], naive[0, 0])
 
@@ -146,14 +143,14 @@ def test_sparse_ffn_returns_its_routing_and_equals_a_loop_over_tokens():
 def test_token_level_lora_inside_an_ffn_equals_a_loop_over_tokens():
     ffn = TokenLoRAFFN(swiglu(0), 3)
     x = torch.randn(2, 6, 32)
-    y, routing = ffn(x, None)
+    y, best = ffn(x, None), ffn.route(x).best
     for index, token in enumerate(x.flatten(0, 1)):
-        adapter = int(routing.best[index])
+        adapter = int(best[index])
         dense = copy.deepcopy(swiglu(0))
         for name in ("gate_proj", "up_proj", "down_proj"):
             slot = getattr(ffn.ffn, name)
             getattr(dense, name).weight.data += 0.1 * slot.b[adapter].t() @ slot.a[adapter]
-        close(y.flatten(0, 1)[index], dense(token[None, None], None)[0][0, 0])
+        close(y.flatten(0, 1)[index], dense(token[None, None], None)[0, 0])
 
 
 @pytest.mark.parametrize("selection", [Selection(kind="soft"), Selection(kind="top_1")], ids=["weighted", "select"])
@@ -176,7 +173,7 @@ class NaiveSum(nn.Module):
         self.experts, self.weights = experts, weights
 
     def forward(self, x, gates):
-        return sum(w * e(x, None)[0] for w, e in zip(self.weights, self.experts, strict=True)), None
+        return sum(w * e(x, None) for w, e in zip(self.weights, self.experts, strict=True))
 
 
 def test_select_means_skip_an_expert_without_rows_is_never_called():
@@ -235,7 +232,7 @@ def test_heads_of_unequal_size_share_one_label_space():
     decoder.lm_head = heads = ExpertHeads([[0, 1], [2, 3, 4]], 5)
     gates = Gates.of(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
     logits = decoder(ids(2, 4), None, gates).logits
-    x, _ = decoder.run(decoder.embed_tokens(ids(2, 4)), None, range(3), gates)
+    x = decoder.run(decoder.embed_tokens(ids(2, 4)), None, range(3), gates)
     close(logits[0, :, 2:], decoder.norm(x[0]) @ heads.weights[1].t())
     close(logits[1, :, :2], decoder.norm(x[1]) @ heads.weights[0].t())
     assert set(logits[0].argmax(-1).tolist()) <= {2, 3, 4}

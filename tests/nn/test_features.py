@@ -37,7 +37,7 @@ def naive(decoder: Decoder, kind: str, row: list[int]) -> torch.Tensor:
     span = decoder.span(x, None)
     depth = 0 if kind == "embedding_mean" else int(kind[7]) if "@" in kind else 3
     for layer in range(depth):
-        x, _ = decoder.layers[layer](x, span, None, None)
+        x = decoder.layers[layer](x, span, None, None)
     if kind.startswith("hidden_"):
         x = decoder.norm(x)
     return x[0, -1] if kind.endswith("last") else sum(x[0, i] for i in range(len(row))) / len(row)
@@ -137,7 +137,7 @@ def test_projections_are_of_each_prompt_alone_what_each_linear_is_given_along_ea
         x = plain.embed_tokens(torch.tensor([ids]))
         span = plain.span(x, None)
         q = plain.layers[0].input_layernorm(x)
-        x, _ = plain.layers[0](x, span, None, None)
+        x = plain.layers[0](x, span, None, None)
         block = plain.layers[1]
         x = x + block.self_attn(block.input_layernorm(x), span, None, None)
         y = block.post_attention_layernorm(x)

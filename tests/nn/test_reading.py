@@ -156,8 +156,7 @@ def test_ranges_of_blocks_one_after_the_other_are_the_whole_model(layers):
     decoder, text = tiny_decoder(num_layers=layers), ids(2, 6)
     x, cache = decoder.embed_tokens(text), empty(decoder, 2, 6)
     for layer in range(layers):
-        x, routings = decoder.run(x, cache, range(layer, layer + 1), None)
-        assert routings == [None]
+        x = decoder.run(x, cache, range(layer, layer + 1), None)
     close(decoder.head(x, None), decoder(text).logits)
 
 

@@ -37,7 +37,7 @@ def naive(ffn: SparseFFN, x: torch.Tensor) -> torch.Tensor:
             chosen = p.argsort(descending=True)[: ffn.chosen]
             total = p[chosen].sum() if ffn.renormalise else 1.0
             for e in chosen:
-                out[row, t] += p[e] / total * ffn.experts[e](x[row, t][None, None], None)[0][0, 0]
+                out[row, t] += p[e] / total * ffn.experts[e](x[row, t][None, None], None)[0, 0]
     return out
 
 
@@ -45,10 +45,10 @@ def naive(ffn: SparseFFN, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("chosen", [1, 2, 5])
 def test_it_equals_a_loop_over_tokens_and_so_do_its_gradients(renormalise, chosen):
     ffn, x = sparse(renormalise=renormalise, experts_per_token=chosen), text(2, 7, 16)
-    found, routing = ffn(x, None)
+    found, own = ffn(x, None), ffn.choose(x, None)
     expected = naive(ffn, x)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
-    assert ((routing.weights > 0).sum(-1) == chosen).all()
+    assert ((own.weights > 0).sum(-1) == chosen).all()
     ours = torch.autograd.grad((found * text(2, 7, 16)).sum(), list(ffn.parameters()), allow_unused=True)
     theirs = torch.autograd.grad((expected * text(2, 7, 16)).sum(), list(ffn.parameters()), allow_unused=True)
     for one, other in zip(ours, theirs, strict=True):
@@ -58,12 +58,12 @@ def test_it_equals_a_loop_over_tokens_and_so_do_its_gradients(renormalise, chose
 
 
 @torch.no_grad()
-def test_routing_says_what_each_token_chose():
+def test_each_token_chooses_the_experts_of_largest_share():
     ffn, x = sparse(), text(2, 7, 16)
-    _, routing = ffn(x, None)
+    own = ffn.choose(x, None)
     p = torch.softmax(x.flatten(0, 1) @ ffn.gate.weight.T, -1)
-    assert routing.best.tolist() == p.argmax(-1).tolist()
-    torch.testing.assert_close(routing.weights.sum(-1), torch.ones(14, dtype=torch.float64))
+    assert own.weights.argmax(-1).tolist() == p.argmax(-1).tolist()
+    torch.testing.assert_close(own.weights.sum(-1), torch.ones(14, dtype=torch.float64))
 
 
 @torch.no_grad()
@@ -84,9 +84,9 @@ def test_select_means_skip_a_sparse_expert_without_tokens_is_never_called(monkey
 @torch.no_grad()
 def test_in_bfloat16_the_choice_is_weighed_in_float32():
     ffn, x = sparse(torch.bfloat16), text(1, 50, 16, dtype=torch.bfloat16)
-    y, routing = ffn(x, None)
-    assert y.dtype == torch.bfloat16 and routing.weights.dtype == torch.float32
-    assert (routing.weights.sum(-1) - 1).abs().max() < 1e-6
+    own = ffn.choose(x, None)
+    assert ffn(x, None).dtype == torch.bfloat16 and own.weights.dtype == torch.float32
+    assert (own.weights.sum(-1) - 1).abs().max() < 1e-6
 
 
 def test_a_model_may_have_dense_layers_among_sparse_ones():
@@ -94,5 +94,4 @@ def test_a_model_may_have_dense_layers_among_sparse_ones():
     assert [type(layer.mlp) for layer in decoder.layers] == [SparseFFN, GLU, SparseFFN]
     assert decoder.layers[0].mlp.experts[0].down_proj.in_features == 12
     assert decoder.layers[1].mlp.down_proj.in_features == 24
-    routings = decoder(torch.tensor([[1, 2, 3]])).routings
-    assert [routing is None for routing in routings] == [False, True, False]
+    assert decoder(torch.tensor([[1, 2, 3]])).logits.isfinite().all()

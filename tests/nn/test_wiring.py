@@ -110,7 +110,7 @@ def test_the_gate_is_opened_by_the_activation_of_the_config():
     ffn, x = random(GLU(config(activation="gelu_tanh"))), torch.randn(1, 2, 32)
     z = x @ ffn.gate_proj.weight.T
     opened = z / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-    close(ffn(x, None)[0], (opened * (x @ ffn.up_proj.weight.T)) @ ffn.down_proj.weight.T)
+    close(ffn(x, None), (opened * (x @ ffn.up_proj.weight.T)) @ ffn.down_proj.weight.T)
 
 
 @torch.no_grad()
@@ -121,8 +121,8 @@ def test_a_sandwich_has_a_norm_behind_attention_and_ffn_too():
     span = decoder.span(x, None)
     middle = x + block.post_attention_layernorm(block.self_attn(block.input_layernorm(x), span, None, None))
     close(
-        block(x, span, None, None)[0],
-        middle + block.post_feedforward_layernorm(block.mlp(block.pre_feedforward_layernorm(middle), None)[0]),
+        block(x, span, None, None),
+        middle + block.post_feedforward_layernorm(block.mlp(block.pre_feedforward_layernorm(middle), None)),
     )
 
 
