@@ -134,9 +134,7 @@ def test_a_sparse_ffn_equals_a_loop_over_tokens():
             one = x[row : row + 1, token : token + 1]
             probabilities = sparse.router(one[0, 0]).softmax(-1)
             values, experts = probabilities.topk(2)
-            naive = sum(
-                v * sparse.experts[e](one, None) for v, e in zip(values / values.sum(), experts, strict=True)
-            )
+            naive = sum(v * sparse.experts[e](one, None) for v, e in zip(values / values.sum(), experts, strict=True))
             close(y[row, token], naive[0, 0])
 
 
