@@ -15,6 +15,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import GLU, Cache
 from moesaic.routing import Gates, Routing, Selection
+from moesaic.routing.routers import MLPRouter
 from moesaic.testing import prefilled
 
 CONFIG = DecoderConfig(
@@ -77,7 +78,7 @@ def decoding() -> list[str]:
     plain, base = fresh(0), fresh(0)
     feedforward.attach(base, [FFN.of(fresh(seed), range(CONFIG.num_layers)) for seed in range(EXPERTS)])
     feature = Feature.parse("hidden_mean")
-    decider = Decider.over(plain, ("a", "b"), torch.nn.Linear(1, 2), feature, Selection())
+    decider = Decider.over(plain, ("a", "b"), MLPRouter(1, 2, []), feature, Selection())
     whole = ModelMixture(plain, [fresh(1), fresh(2)], decider)
     lines = [
         f"{STEPS} greedy steps after {PROMPT} tokens, {CONFIG.num_layers} layers; time over that of the dense decoder.",

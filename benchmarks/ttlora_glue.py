@@ -27,11 +27,12 @@ import moesaic
 from benchmarks.glue_report import report
 from moesaic.adapters import Design, LoRADesign, TrainDesign
 from moesaic.artefacts.backbone import load_backbone
+from moesaic.config import Pool
 from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Schedule
 from moesaic.data.splits import load_domain, take
 from moesaic.files import write_json
-from moesaic.model.classifier import Classifier, Head, Pool, usual_shape
+from moesaic.model.classifier import Classifier, Head, usual_shape
 from moesaic.ops.metrics import metric, tallies
 from moesaic.recipe import read as read_recipe
 from moesaic.sections.sources import LabelledData

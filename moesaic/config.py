@@ -5,7 +5,7 @@ Knows nothing about torch, files or other people's config keys (`weights/` trans
 
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from moesaic.errors import RecipeError
 
@@ -36,9 +36,36 @@ class RopeScaling:
             )
 
 
+Pool = Literal["first", "mean", "last"]
+"""Makes one state of a row: of its first token, of its last, or the mean over its tokens."""
+
+
+@dataclass(frozen=True)
+class LabelHead:
+    """The head that transformers' models for sequence classification give a base.
+
+    `family`: the bases whose heads are alike. `pool`: the state that it reads. `dense`: x -> tanh(W x + b) comes before
+    the logits where it reads the first token. `bias`: its logits have one.
+    """
+
+    family: str
+    pool: Pool
+    dense: bool
+    bias: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """The size and wiring of a decoder. Every family is this with other values; nothing computes by its name."""
+
+    decodes: ClassVar[bool] = True
+    """Whether the model predicts the next token."""
+
+    ffn_states: ClassVar[int] = 4
+    """Inner states of a feed-forward block: gate, up, its activation and their product."""
+    pad: ClassVar[int] = 0
+    """The token that fills the shorter rows of a batch: any, as no token sees what stands behind it."""
+    label_head: ClassVar[LabelHead] = LabelHead("decoder", "last", dense=False, bias=False)
 
     vocab_size: int
     hidden_size: int
@@ -111,6 +138,32 @@ class DecoderConfig:
                 expected=f"1 to num_experts = {self.num_experts}",
                 got=self.experts_per_token,
             )
+
+    @property
+    def query_width(self) -> int:
+        """The width of all queries of a token."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def key_width(self) -> int:
+        """The width of all keys of a token, which is that of its values."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def cached_width(self) -> int:
+        """The width of what one layer caches of a token."""
+        return 2 * self.key_width
+
+    @property
+    def rotary_width(self) -> int:
+        """The width of the tables of rotary positions, cosine and sine, of global layers and of local ones."""
+        return 2 * (2 if self.local_rope_theta else 1) * self.head_dim
+
+    @property
+    def ffn_width(self) -> int:
+        """The inner width of what one token passes through in a block."""
+        dense = self.intermediate_size
+        return self.experts_per_token * (self.expert_size or dense) if self.num_experts else dense
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -253,6 +306,9 @@ class Feature:
 
 PROJECTIONS = Feature("projection", None, "mean")
 
+SelectionKind = Literal["soft", "top_k", "top_1"]
+"""How many experts answer: all, by probability; the k most probable; or the most probable."""
+
 
 Head = Literal["none", "pooler", "mlm", "classification"]
 
@@ -260,6 +316,16 @@ Head = Literal["none", "pooler", "mlm", "classification"]
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """The size and wiring of an encoder, a BERT or a RoBERTa, and which head it has."""
+
+    decodes: ClassVar[bool] = False
+    """Whether the model predicts the next token."""
+
+    ffn_states: ClassVar[int] = 2
+    """Inner states of a feed-forward block: what goes into its activation, and what comes out."""
+    cached_width: ClassVar[int] = 0
+    """An encoder reads a text at once: it has no cache."""
+    rotary_width: ClassVar[int] = 0
+    """Its positions are embeddings, not rotations."""
 
     vocab_size: int
     hidden_size: int
@@ -299,6 +365,31 @@ class EncoderConfig:
         """Rows of the table of positions."""
         return self.context + (self.pad + 1 if self.positions_skip_padding else 0)
 
+    @property
+    def query_width(self) -> int:
+        """The width of all queries of a token."""
+        return self.hidden_size
+
+    @property
+    def key_width(self) -> int:
+        """The width of all keys of a token, which is that of its values."""
+        return self.hidden_size
+
+    @property
+    def ffn_width(self) -> int:
+        """The inner width of what one token passes through in a block."""
+        return self.intermediate_size
+
+    @property
+    def label_head(self) -> LabelHead:
+        return LABEL_HEADS[self.family]
+
+
+LABEL_HEADS = {
+    "bert": LabelHead("bert", "first", dense=False, bias=True),  # the layer before the logits is BERT's pooler
+    "roberta": LabelHead("roberta", "first", dense=True, bias=True),
+}
+"""Family of encoders -> the head that reads a label."""
 
 ENCODER_TRAITS: dict[str, dict[str, Any]] = {
     "bert": {},

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound="MoesaicError")
 
 
 class MoesaicError(Exception):
@@ -33,6 +35,20 @@ class MoesaicError(Exception):
         super().__init__(what)
         self.what, self.path, self.line, self.field = what, path, line, field
         self.expected, self.got, self.hint = expected, got, hint
+
+    def at(
+        self: E,
+        *,
+        path: str | PathLike[str] | None = None,
+        field: str | None = None,
+        line: int | None = None,
+        hint: str | None = None,
+    ) -> E:
+        """The same error, with what it does not say yet filled in. A line belongs to its path, and comes with it."""
+        self.path = self.path or path
+        self.line = self.line or (line if self.path == path else None)
+        self.field, self.hint = self.field or field, self.hint or hint
+        return self
 
     def __str__(self) -> str:
         where = "" if self.path is None else f"{self.path}:{self.line}: " if self.line else f"{self.path}: "

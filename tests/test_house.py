@@ -17,6 +17,7 @@ import moesaic
 from moesaic import stages
 from moesaic.config import Feature
 from moesaic.errors import MoesaicError
+from moesaic.kinds import KINDS, sites
 from moesaic.sections.routers import RouterSpec
 
 ROOT = Path(__file__).parents[1]
@@ -262,3 +263,72 @@ def test_the_documents_name_tests_files_and_links_that_are_there() -> None:
         assert not linked, path
         named = re.findall(r"`(?:moesaic|tests|recipes|docs|benchmarks)/[\w./-]+`", text)
         assert not [name for name in named if not (ROOT / name.strip("`")).exists()], path
+
+
+# --- questions of type: what a thing is, is asked where it is decided, and nowhere else
+
+QUESTIONS = {  # file of the package -> how often it asks, and why it may
+    "generate/loaded.py": (2, "users give messages as mappings or as values"),
+    "kinds/adapters.py": (1, "a head has no effect beside rows without labels"),
+    "kinds/compatibility.py": (1, "an encoder's config is compared as it is, a decoder's by its meaning"),
+    "model/deciding.py": (1, "a router made from weights brings the directions that it looks for"),
+    "recipe/by_kind.py": (1, "a section that was checked before is not checked again"),
+    "recipe/problems.py": (1, "an annotation of the recipe's own, met while types are searched"),
+    "recipe/schema.py": (1, "the one place that finds out whether rows have labels"),
+    "report/reading.py": (1, "an error of the package says more than one of Python's"),
+    "sections/expert.py": (1, "the definition of `labelled`"),
+    "sections/routers.py": (1, "a feature is a word or a section"),
+    "sections/sources.py": (1, "a source is a path or a section"),
+}
+
+
+def questions(tree: ast.Module, own: set[str]) -> Iterator[str]:
+    """Tests for the package's own types, comparisons of a kind or a site, and reads of `labelled`."""
+    for node in ast.walk(tree):
+        text = ast.unparse(node) if isinstance(node, ast.Call | ast.Compare | ast.Attribute | ast.match_case) else ""
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("isinstance", "issubclass")
+        ):
+            asked = {leaf.id for leaf in ast.walk(node.args[1]) if isinstance(leaf, ast.Name)}
+            asked |= {leaf.attr for leaf in ast.walk(node.args[1]) if isinstance(leaf, ast.Attribute)}
+            if asked & own:
+                yield text
+        elif isinstance(node, ast.match_case) and isinstance(node.pattern, ast.MatchClass):
+            if ast.unparse(node.pattern.cls) in own:
+                yield text
+        elif isinstance(node, ast.Compare):
+            words = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+            kinds = {kind.word for kind in KINDS.values()} - {"linear"}
+            of_kind = re.search(r"\b(kind|site|adapter)\b", text) and words & kinds
+            if of_kind or (re.search(r"\bsite\b", text) and words & set(sites())):
+                yield text
+        elif isinstance(node, ast.Attribute) and node.attr == "labelled":
+            yield text
+
+
+def test_few_questions_of_type_kind_or_row_are_asked_each_with_a_reason() -> None:
+    """Beside slots in a tree of modules, which cannot be found otherwise (adapters/slots.py), and exit codes (cli/)."""
+    trees = {path.relative_to(PACKAGE).as_posix(): tree_of(path) for path in FILES}
+    own = {node.name for tree in trees.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    found = {name: list(questions(tree, own)) for name, tree in trees.items() if not name.startswith("cli/")}
+    counts = {name: len(some) for name, some in found.items() if some}
+    assert counts == {name: count for name, (count, _) in QUESTIONS.items()}, {n: s for n, s in found.items() if s}
+    assert sum(counts.values()) <= 12
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "isinstance(x, Decoder)",
+        "isinstance(x, (int, model.Decoder))",
+        "expert.kind == 'lora'",
+        "recipe.site in ('linear', 'ffn')",
+        "recipe.labelled",
+        "match x:\n    case Decoder():\n        pass",
+    ],
+)
+def test_the_search_for_such_questions_finds_them(source: str) -> None:
+    assert list(questions(ast.parse(source), {"Decoder"}))
+    assert not list(questions(ast.parse("isinstance(x, int); router.kind == 'linear'; x.kind = 'lora'"), {"Decoder"}))

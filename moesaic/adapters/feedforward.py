@@ -7,12 +7,14 @@ Knows nothing about files, training or who chose the experts.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from moesaic.adapters.lora import layers_in
+from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError
 from moesaic.nn import GLU, SparseFFN
 from moesaic.ops import glu
@@ -150,28 +152,22 @@ def reserve(decoder: nn.Module, experts: list[FFN]) -> None:
 
 def put(decoder: nn.Module, place: int, expert: FFN) -> None:
     """Have an expert's blocks where `reserve` made its place; nothing is copied."""
+    slots = slots_of(decoder, FetchedFFN)
     for path, block in expert.blocks.items():
-        slot = reserved(decoder, path)
-        slot.blocks[slot.experts.index(place)] = block
+        slots[path].blocks[slots[path].experts.index(place)] = block
 
 
 def take(decoder: nn.Module, place: int, paths: Collection[str]) -> None:
-    """Have them there no longer."""
+    """Remove an expert's blocks from the slots at these paths."""
+    slots = slots_of(decoder, FetchedFFN)
     for path in paths:
-        slot = reserved(decoder, path)
-        slot.blocks.pop(slot.experts.index(place), None)
+        slots[path].blocks.pop(slots[path].experts.index(place), None)
 
 
 def groups(decoder: nn.Module) -> frozenset[tuple[int, ...]]:
     """The columns of the gates that the feed-forward slots of a decoder read: see `Gates.ready`."""
-    slots = ffns(decoder).values()
-    return frozenset(slot.experts for slot in slots if isinstance(slot, (MixedFFN, FetchedFFN)))
-
-
-def reserved(decoder: nn.Module, path: str) -> FetchedFFN:
-    slot = decoder.get_submodule(path)
-    assert isinstance(slot, FetchedFFN)
-    return slot
+    mixed = {slot.experts for slot in slots_of(decoder, MixedFFN).values()}
+    return frozenset(mixed | {slot.experts for slot in slots_of(decoder, FetchedFFN).values()})
 
 
 def fill(decoder: nn.Module, path: str, slot: nn.Module) -> None:
@@ -198,7 +194,7 @@ def places(decoder: nn.Module, experts: list[FFN]) -> Iterator[tuple[str, GLU, t
 
 def standing(decoder: nn.Module, place: int) -> FFN:
     """The expert in this place among those that `attach` put into a decoder; its tensors are those of the stacks."""
-    slots = {path: slot for path, slot in decoder.named_modules() if isinstance(slot, MixedFFN)}
+    slots = slots_of(decoder, MixedFFN)
     rows = {path: slot.experts.index(place) for path, slot in slots.items() if place in slot.experts}
     stacks = {path: (slots[path].gate.detach(), slots[path].up.detach(), slots[path].down.detach()) for path in rows}
     return FFN(
@@ -211,13 +207,20 @@ def ffns(decoder: nn.Module) -> dict[str, nn.Module]:
     return {path: part for path, part in decoder.named_modules() if path.endswith(".mlp")}
 
 
+@singledispatch
 def require_glu(slot: nn.Module, path: str) -> GLU:
-    """The slot's filling, if it is a dense gated block that nothing stands beside yet."""
-    if isinstance(slot, SparseFFN):
-        what, hint = "the base's feed-forward block is sparse already", "experts of kind ffn need a dense base"
-        raise CompatibilityError(what, field=path, expected="one gated block", got="a mixture of its own", hint=hint)
-    if not isinstance(slot, GLU):
-        raise CompatibilityError("the module already carries experts", field=path)
+    """The slot's filling, if it is a dense gated block without biases that nothing stands beside yet."""
+    raise CompatibilityError("the module already carries experts", field=path)
+
+
+@require_glu.register(SparseFFN)
+def _(slot: SparseFFN, path: str) -> GLU:
+    what, hint = "the base's feed-forward block is sparse already", "experts of kind ffn need a dense base"
+    raise CompatibilityError(what, field=path, expected="one gated block", got="a mixture of its own", hint=hint)
+
+
+@require_glu.register(GLU)
+def _(slot: GLU, path: str) -> GLU:
     if slot.gate_proj.bias is not None:
         hint = "use whole models (kind model), or adapters"
         raise CompatibilityError("experts of kind ffn have no biases, and the base's block has", field=path, hint=hint)

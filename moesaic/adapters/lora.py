@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Linear, SparseFFN
 from moesaic.ops import low_rank
@@ -129,9 +130,8 @@ class LowRankLinear(nn.Module):
 
 def linears(module: nn.Module) -> dict[str, Linear]:
     """The linears that adapters can stand beside, by path: all but those in sparse experts, which see no gates."""
-    sparse = tuple(f"{path}.experts." for path, part in module.named_modules() if isinstance(part, SparseFFN))
-    found = {path: part for path, part in module.named_modules() if isinstance(part, Linear)}
-    return {path: linear for path, linear in found.items() if not path.startswith(sparse)}
+    sparse = tuple(f"{path}.experts." for path in slots_of(module, SparseFFN))
+    return {path: linear for path, linear in slots_of(module, Linear).items() if not path.startswith(sparse)}
 
 
 def targeted(module: nn.Module, targets: list[str], layers: range) -> dict[str, Linear]:
@@ -150,7 +150,7 @@ def targeted(module: nn.Module, targets: list[str], layers: range) -> dict[str, 
             field="targets",
             expected=f"some of {', '.join(targets_in(adaptable))}",
             got=", ".join(missing),
-            hint=SPARSE if any(isinstance(part, SparseFFN) for part in module.modules()) else None,
+            hint=SPARSE if slots_of(module, SparseFFN) else None,
         )
     return found
 
@@ -173,29 +173,29 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
 
 def standing(decoder: nn.Module, expert: LoRA, place: int) -> LoRA:
     """The expert that `attach` put in this place, by what stands there now; its tensors are those of the stacks."""
-    slots = dict(decoder.named_modules())
-    pairs = {
-        path: (slot.a[place, :rank].detach(), slot.b[place, :rank].detach())
-        for path in expert.pairs
-        if isinstance(slot := slots[path], LowRankLinear) and (rank := expert.rank_of(path))
-    }
-    return replace(expert, pairs=pairs)
+    slots = slots_of(decoder, LowRankLinear)
+
+    def held(path: str) -> tuple[Tensor, Tensor]:
+        rank = expert.rank_of(path)
+        return slots[path].a[place, :rank].detach(), slots[path].b[place, :rank].detach()
+
+    return replace(expert, pairs={path: held(path) for path in expert.pairs})
 
 
 def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear], nn.Module]) -> None:
     """Replace the linears at these paths by fillings of their slots, each made around the linear."""
-    adaptable = linears(module)
+    plain, adaptable = slots_of(module, Linear), linears(module)
     for path in sorted(paths):
         try:
-            base = module.get_submodule(path)
+            module.get_submodule(path)
         except AttributeError:
             raise CompatibilityError("the base has no such module", field=path) from None
-        if not isinstance(base, Linear):
+        if path not in plain:
             raise CompatibilityError("the module already carries experts or is no linear", field=path)
         if path not in adaptable:
             raise CompatibilityError("this linear cannot be adapted", field=path, hint=SPARSE)
         parent, _, name = path.rpartition(".")
-        setattr(module.get_submodule(parent), name, filling(path, base))
+        setattr(module.get_submodule(parent), name, filling(path, plain[path]))
 
 
 def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None:

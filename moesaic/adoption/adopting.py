@@ -18,6 +18,7 @@ from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
+from moesaic.data.batches import by_length
 from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
@@ -176,7 +177,7 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
         try:
             validate_expert(own, seen)
         except RecipeError as error:
-            error.path, error.hint = place, error.hint or "give it a name: NAME=PATH"
+            error.at(path=place, hint="give it a name: NAME=PATH")
             raise
         at = locate(place)
         best = at.folder / "best"
@@ -254,10 +255,11 @@ def features_of(base: Base, prompts: list[str | Conversation], name: str) -> tor
         begun(base, prompt, f"prompts.{name}[{place}]")[: base.decoder.config.context]
         for place, prompt in enumerate(prompts)
     ]
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    order: list[int] = []
     found: list[torch.Tensor] = []
-    for start in range(0, len(order), BATCH):
-        batch = Prompts.pad([rows[place] for place in order[start : start + BATCH]], [""] * BATCH)
+    for chosen in by_length([len(row) for row in rows], BATCH):
+        order += chosen
+        batch = Prompts.pad([rows[index] for index in chosen], [""] * BATCH)
         states = read(Feature.parse(FEATURE), base.decoder, 1, batch)
         assert isinstance(states, torch.Tensor)
         found.append(states)

@@ -3,6 +3,7 @@
 A folder without a manifest loads too, as declared but unverified. Knows nothing about training or routing.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,24 @@ FILES = (peft.CONFIG, peft.TENSORS, trains.CONFIG, trains.TENSORS, heads.TENSORS
 
 
 @dataclass(frozen=True)
+class Format:
+    """One kind of adapter as files: its word, the names of its two files, and what they hold."""
+
+    kind: str
+    config: str
+    at: str
+    tensors: Callable[[Any], dict[str, Tensor]]
+    written: Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]
+
+
+FORMATS: dict[type, Format] = {
+    LoRA: Format("lora", peft.CONFIG, peft.TENSORS, peft.tensors_of, peft.written),
+    TensorTrain: Format(trains.KIND, trains.CONFIG, trains.TENSORS, trains.tensors_of, trains.written),
+}
+"""Adapter -> its format."""
+
+
+@dataclass(frozen=True)
 class StoredExpert:
     """An expert as read: what it was trained as, and what its folder says of it ({} for a foreign adapter).
 
@@ -44,13 +63,9 @@ class StoredExpert:
     def fingerprint(self) -> str:
         """The hash of its matrices or cores, under the names they have on disk, of their scales, and of its head."""
         own: list[Any] = [[fingerprint(self.head.state_dict()), heads.facts_of(self.head)]] if self.head else []
-        match self.adapter:
-            case TensorTrain():
-                tensors = fingerprint(trains.tensors_of(self.adapter))
-                return digest([tensors, self.adapter.rank, self.adapter.alpha, *own])
-            case LoRA():
-                own = [*([dict(self.adapter.alphas)] if self.adapter.alphas else []), *own]
-                return digest([fingerprint(peft.tensors_of(self.adapter)), self.adapter.rank, self.adapter.alpha, *own])
+        written, scales = FORMATS[type(self.adapter)], getattr(self.adapter, "alphas", None)
+        tensors, scaled = fingerprint(written.tensors(self.adapter)), [dict(scales)] if scales else []
+        return digest([tensors, self.adapter.rank, self.adapter.alpha, *scaled, *own])
 
     @property
     def base_fingerprint(self) -> str | None:
@@ -66,32 +81,21 @@ def save_expert(
     `head`: of one that classifies; `facts["head"]` is what else is to be said of it. `parameters` are the adapter's,
     those of the head are told with it.
     """
-    match adapter:
-        case TensorTrain():
-            kind, (config, tensors) = trains.KIND, trains.written(adapter)
-            write_tensors(folder / trains.TENSORS, tensors)
-            write_json(folder / trains.CONFIG, config)
-        case LoRA():
-            kind = "lora"
-            write_peft(folder, adapter)
+    form = FORMATS[type(adapter)]
+    config, tensors = form.written(adapter)
+    write_tensors(folder / form.at, tensors)
+    write_json(folder / form.config, config)
     own = {
         "kind": KIND,
         "fingerprint": StoredExpert(adapter, {}, head).fingerprint,
         "base_fingerprint": base_fingerprint,
     }
-    shape = {"adapter": kind, "rank": adapter.rank, "alpha": adapter.alpha}
+    shape = {"adapter": form.kind, "rank": adapter.rank, "alpha": adapter.alpha}
     shape |= {"targets": adapter.targets, "layers": adapter.layers}
     if head:
         heads.save_head(folder, head)
         facts = {**facts, "head": {**heads.facts_of(head), **facts.get("head", {})}}
     write_manifest(folder, {**own, **shape, "parameters": adapter.num_parameters, **facts})
-
-
-def write_peft(folder: Path, lora: LoRA) -> None:
-    """Write pairs into an empty folder as PEFT would, and nothing else."""
-    config, tensors = peft.written(lora)
-    write_tensors(folder / peft.TENSORS, tensors)
-    write_json(folder / peft.CONFIG, config)
 
 
 def export_peft(expert: Path, target: Path) -> Path:

@@ -39,7 +39,7 @@ class Backbone:
     @property
     def pad(self) -> int:
         """What fills the shorter rows of a batch."""
-        return self.body.config.pad if isinstance(self.body, Encoder) else 0
+        return self.body.config.pad
 
 
 def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Backbone:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moesaic.adapters import Cores, Factors, TensorTrain
 from moesaic.adapters.factors import check
+from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError, MoesaicError, WeightsError
 from moesaic.nn import Linear
 from moesaic.tensors.json_config import read_settings
@@ -114,7 +115,7 @@ def taken(path: Path, tensors: dict[str, Tensor], name: str, shape: tuple[int, .
 
 def fits(path: Path, factors: Mapping[str, Factors], module: nn.Module) -> None:
     """Refuse a train for which the base has no linear, or one of other sizes."""
-    linears = {name: part for name, part in module.named_modules() if isinstance(part, Linear)}
+    linears = slots_of(module, Linear)
     for name, own in factors.items():
         field, hint = f"modules.{name}", "was it trained on this base?"
         if (linear := linears.get(name)) is None:

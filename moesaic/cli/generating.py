@@ -14,7 +14,7 @@ from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
 from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingMixture, conversation_of
-from moesaic.residency.fetching import Traffic
+from moesaic.model.source import Traffic
 from moesaic.tokenizer import Conversation
 
 STDIN = "<stdin>"
@@ -33,8 +33,7 @@ def answer(
             try:
                 made = mixture.generate(prompt, **settings)
             except MoesaicError as error:
-                if error.path is None:
-                    error.path, error.line = STDIN, number
+                error.at(path=STDIN, line=number)
                 raise
             show(made, prompt, as_json)
     elif len(prompts) == 1 and terminal:
@@ -62,7 +61,7 @@ def conversation(file: str) -> Conversation:
     except ValueError as error:
         raise DataError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
     except DataError as error:
-        error.path = path
+        error.at(path=path)
         raise
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import moesaic
-from moesaic.errors import Interrupted, MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.errors import MoesaicError, MoesaicWarning, StorageError, printable
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -602,7 +602,6 @@ def explained(error: BaseException) -> tuple[int, str]:
             message = error.format_message()
             return error.exit_code, f"error: {message[:1].lower()}{message[1:].rstrip('.')}"
         case KeyboardInterrupt():
-            code = error.exit_code if isinstance(error, Interrupted) else INTERRUPTED
-            return code, "interrupted; run the same command to continue"
+            return getattr(error, "exit_code", INTERRUPTED), "interrupted; run the same command to continue"
         case _:
             return 1, f"error: internal: {type(error).__name__}: {error}; run with --debug and report it"

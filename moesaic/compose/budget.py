@@ -32,9 +32,8 @@ def budget(folder: Path, vram: str | int | None, ram: str | int | None) -> Budge
     first = host - LIBRARIES if vram is None else devices_of(vram, 1)[0]
 
     def answering(rows: int, tokens: int) -> int:
-        """Where one row leaves, the cache of the others is copied."""
-        cache, most = (part.bytes for part in working(found, rows, tokens, told.active, width, training=False))
-        return cache + max(most, cache if rows > 1 else 0)
+        """The cache, in which rows come and go without copies, and activations."""
+        return sum(part.bytes for part in working(found, rows, tokens, told.active, width, training=False))
 
     return Budget(
         room=first - told.bytes_of("shared", "router") - held,

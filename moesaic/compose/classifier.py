@@ -15,9 +15,10 @@ from moesaic.artefacts.backbone import Backbone, load_backbone
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.compose.mixture import disabled_in
+from moesaic.config import Pool
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_json, read_manifest
-from moesaic.model.classifier import Classifier, ClassifierMixture, Pool
+from moesaic.model.classifier import Classifier, ClassifierMixture
 
 KIND = "mixture"
 

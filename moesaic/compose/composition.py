@@ -15,7 +15,7 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.expert_names import expert_names
-from moesaic.config import DecoderConfig, sized
+from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.outline import Outline, is_adapter, outline, weighed
@@ -98,7 +98,7 @@ def of_folders(
         raise RecipeError("given twice", path=min(twice))
     shared = outline(models[0] if base is None else base)
     config = shared.config
-    if not isinstance(config, DecoderConfig):
+    if not config.decodes:
         raise CompatibilityError("encoders are not composed", path=shared.name, expected="decoders", got=config.family)
     kind.require_composable(shared)
     experts, findings = [], compatibility.defects(shared)
@@ -158,7 +158,7 @@ def kind_in(folder: Path, kind: AnyKind) -> AnyKind:
 
 def of_recipe(recipe: Recipe) -> Composition:
     """A composition that a recipe would make."""
-    shared = of_size(recipe.base) if isinstance(recipe.base, NewBase) else outline(recipe.base.path)
+    shared = of_size(new) if (new := recipe.base.new) else outline(recipe.base.place or "")
     experts, findings = [], compatibility.defects(shared)
     for name, spec in recipe.experts.items():
         kind = KINDS[spec.kind]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from moesaic.config import DecoderConfig
 from moesaic.interop.outline import PARTS, Config, Outline, Shape, part_of
 from moesaic.nn.rope import FIRST
 
@@ -34,16 +33,12 @@ def by_part(model: Outline, types: Types, unstored: torch.dtype) -> dict[str, tu
 
 def rotations(config: Config, width: int) -> int:
     """Bytes of the tables of rotary positions, cosine and sine, of global layers and of local ones."""
-    if not isinstance(config, DecoderConfig):
-        return 0
-    return 2 * (2 if config.local_rope_theta else 1) * min(config.context, FIRST) * config.head_dim * width
+    return config.rotary_width * min(config.context, FIRST) * width
 
 
 def cache(config: Config, rows: int, tokens: int, width: int) -> int:
     """Bytes of keys and values: room for every token in every layer, those with a window too. An encoder has none."""
-    if not isinstance(config, DecoderConfig):
-        return 0
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * rows * tokens * width
+    return config.num_layers * config.cached_width * rows * tokens * width
 
 
 def activations(config: Config, rows: int, tokens: int, width: int) -> int:
@@ -53,8 +48,7 @@ def activations(config: Config, rows: int, tokens: int, width: int) -> int:
     what attention gives, queries and keys twice as they are turned; or gate, up, its activation and their product. Then
     the logits behind the last token of each row.
     """
-    inner, inner_kv = _inner(config)
-    attention, ffn = 3 * inner + 3 * inner_kv, (4 if isinstance(config, DecoderConfig) else 2) * _ffn(config)
+    attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
     return rows * tokens * (3 * config.hidden_size + max(attention, ffn)) * width + rows * config.vocab_size * width
 
 
@@ -64,24 +58,9 @@ def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int
     In every block: x and its norm, twice each; queries, keys and values, turned queries and keys, and what attention
     gives; gate, up, its activation and their product. Then the logits, their softmax and its gradient.
     """
-    inner, inner_kv = _inner(config)
-    ffn = (4 if isinstance(config, DecoderConfig) else 2) * _ffn(config)
-    block = 4 * config.hidden_size + 3 * inner + 3 * inner_kv + ffn
+    attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
+    block = 4 * config.hidden_size + attention + ffn
     return rows * tokens * (config.num_layers * block + 3 * config.vocab_size) * width
-
-
-def _inner(config: Config) -> tuple[int, int]:
-    """Widths of queries and of keys."""
-    if isinstance(config, DecoderConfig):
-        return config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return config.hidden_size, config.hidden_size
-
-
-def _ffn(config: Config) -> int:
-    """Inner width of what one token passes through in a block."""
-    if isinstance(config, DecoderConfig) and config.num_experts:
-        return config.experts_per_token * (config.expert_size or config.intermediate_size)
-    return config.intermediate_size
 
 
 def optimiser(trained: int, width: int) -> int:

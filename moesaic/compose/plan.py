@@ -120,6 +120,67 @@ class Plan:
         return own | {"placement": placement}
 
 
+@dataclass(frozen=True)
+class Load:
+    """Rows that are answered, or with `training` learned from, at once.
+
+    `context`: tokens of each; None: `CONTEXT`, or the base's if that is shorter. `active`: experts that answer a row;
+    None: as the router selects.
+    """
+
+    batch: int
+    context: int | None
+    active: int | None
+    training: bool
+
+    def __post_init__(self) -> None:
+        require_counts(batch=self.batch, context=self.context, active=self.active)
+
+    def tokens(self, most: int) -> int:
+        """Tokens of a row, for a model that reads at most so many."""
+        if self.context is not None and self.context > most:
+            raise RecipeError(
+                "longer than the model's context", field="context", expected=f"<= {most}", got=self.context
+            )
+        return self.context or min(CONTEXT, most)
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Machines, `hosts` of them: `vram`, `ram` and `devices` are those of each, `bandwidth` is as `plan` has it."""
+
+    vram: str | int | Sequence[int] | None
+    ram: str | int | None
+    devices: int
+    hosts: int
+    bandwidth: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        require_counts(devices=self.devices, hosts=self.hosts)
+        if min(self.bandwidth) <= 0:
+            raise RecipeError("nothing would ever arrive", field="bandwidth", expected="> 0", got=self.bandwidth)
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is a budget of memory."""
+        return self.vram is not None or self.ram is not None
+
+    def placed(self, demand: Demand) -> Placement:
+        """Where the parts go; libraries count where they compute on the host."""
+        if self.vram is None:
+            demand = replace(demand, working=demand.working + memory.LIBRARIES)
+        ram = None if self.ram is None else bytes_of(self.ram, "ram")
+        host = Host(devices_of(self.vram, self.devices), ram, self.bandwidth)
+        return spread(demand, host, self.hosts) if self.hosts > 1 else placed(demand, host)
+
+
+def require_counts(**counts: int | None) -> None:
+    """Refuse a number below 1, by its name."""
+    for field, count in counts.items():
+        if count is not None and count < 1:
+            raise RecipeError("not a number of them", field=field, expected=">= 1", got=count)
+
+
 def plan(
     *models: str | os.PathLike[str],
     base: str | os.PathLike[str] | None = None,
@@ -144,43 +205,44 @@ def plan(
     router selects, or 1. `bandwidth`: bytes a second from memory to a device, and from disk. `hosts`: machines that
     share the experts; `vram`, `ram` and `devices` are those of each.
     """
-    _check(site, dtype, devices, batch, context, active, bandwidth, hosts)
-    found = described(models, base, site)
+    for field, value, known in (("site", site, sites()), ("dtype", dtype, [*TYPES])):
+        if value is not None and value not in known:
+            raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
+    load, hardware = Load(batch, context, active, training), Hardware(vram, ram, devices, hosts, bandwidth)
+    return planned(described(models, base, site), dtype, load, hardware)
+
+
+def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardware) -> Plan:
+    """The plan of a composition that is described already."""
     types, unstored = types_of(found, dtype)
-    width = computed(found, types, unstored).itemsize
-    most = found.base.config.context
-    if context is not None and context > most:
-        raise RecipeError("longer than the model's context", field="context", expected=f"<= {most}", got=context)
-    tokens, asked = context or min(CONTEXT, most), min(active or found.active, max(1, len(found.experts)))
-    parts = weights(found, types, unstored)
-    budget = vram is not None or ram is not None
-    needs = working(found, batch, tokens, asked, width, training)
+    computes = computed(found, types, unstored)
+    tokens = load.tokens(found.base.config.context)
+    asked = min(load.active or found.active, max(1, len(found.experts)))
+    needs = working(found, load.batch, tokens, asked, computes.itemsize, load.training)
     told = Plan(
         base=found.base.name,
         site=found.kind.site if found.kind else None,
-        dtype=str(computed(found, types, unstored)).removeprefix("torch."),
+        dtype=str(computes).removeprefix("torch."),
         context=tokens,
-        batch=batch,
+        batch=load.batch,
         active=asked,
-        training=training,
-        parts=(*parts, *needs),
+        training=load.training,
+        parts=(*weights(found, types, unstored), *needs),
         by_dtype={name: resident(found, TYPES[name]) for name in ("float32", "bfloat16")},
         differences=found.findings,
         placement=None,
         notes=found.notes,
     )
-    if not budget:
+    if not hardware.limited:
         return told
     demand = Demand(
         core=told.bytes_of("shared", "router"),
-        working=told.working + (memory.LIBRARIES if vram is None else 0),
+        working=told.working,
         experts={part.name: part.bytes for part in told.parts if part.role == "expert"},
         active=len(found.experts) if found.kind and found.kind.always_held else asked,
         everywhere=found.kind is not None and not found.kind.shares_trunk,
     )
-    host = Host(devices_of(vram, devices), None if ram is None else bytes_of(ram, "ram"), bandwidth)
-    where = spread(demand, host, hosts) if hosts > 1 else placed(demand, host)
-    return replace(told, placement=where)
+    return replace(told, placement=hardware.placed(demand))
 
 
 def types_of(found: Composition, dtype: str | None) -> tuple[memory.Types, torch.dtype]:
@@ -248,24 +310,3 @@ def parameters_of(expert: Planned) -> int:
 def resident(found: Composition, dtype: torch.dtype) -> int:
     """Bytes between two requests if all weights were of one type."""
     return sum(part.bytes for part in weights(found, lambda stored: dtype, dtype))
-
-
-def _check(
-    site: str | None,
-    dtype: str | None,
-    devices: int,
-    batch: int,
-    context: int | None,
-    active: int | None,
-    bandwidth: tuple[float, float],
-    hosts: int,
-) -> None:
-    for field, value, known in (("site", site, tuple(sites())), ("dtype", dtype, tuple(TYPES))):
-        if value is not None and value not in known:
-            raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
-    counts = {"devices": devices, "batch": batch, "context": context, "active": active, "hosts": hosts}
-    for field, count in counts.items():
-        if count is not None and count < 1:
-            raise RecipeError("not a number of them", field=field, expected=">= 1", got=count)
-    if min(bandwidth) <= 0:
-        raise RecipeError("nothing would ever arrive", field="bandwidth", expected="> 0", got=bandwidth)

@@ -3,7 +3,7 @@
 Knows nothing about files, splits or models; of a tokenizer only how it begins a sequence, answers and ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -94,7 +94,7 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
     try:
         prompt, response = tokenizer.begin(asked), tokenizer.answer(asked, example.response)
     except DataError as error:  # a chat template does not take every conversation
-        error.path = example.source or None
+        error.at(path=example.source or None)
         raise
     truncated = len(prompt) + len(response) > length
     response = response[: max(length // 2, length - len(prompt))]
@@ -121,6 +121,16 @@ def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:
         ids[i, : len(tokens) - 1] = tokens[:-1]
         targets[i, first - 1 : len(tokens) - 1] = tokens[first:]
     return Batch(ids, targets)
+
+
+def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """The indices of rows of these lengths in batches of like length, shortest first; equal ones keep their order.
+
+    Together the batches hold every index once, so a result that is written to the indices of its batch is in order.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
 
 
 @runtime_checkable

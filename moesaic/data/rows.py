@@ -90,9 +90,8 @@ def usable(
             rejects.refuse(row)
             rows.append(row)
         except DataError as error:
-            error.path, error.line = path, number
             raw = given_row if isinstance(given_row, bytes) else repr(given_row).encode("utf-8", "backslashreplace")
-            rejects.add(error, path, number, raw)
+            rejects.add(error.at(path=path, line=number), path, number, raw)
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
@@ -107,7 +106,7 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         texts, pairs = _shape(row)(row)
         correct, incorrect = (_answers(row, key) for key in ("correct_answers", "incorrect_answers"))
     except DataError as error:
-        error.path, error.line = path, line
+        error.at(path=path, line=line)
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
     source = f"{basename(path)}:{line}" if path else ""

@@ -11,6 +11,7 @@ from hashlib import sha256
 from itertools import count
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from moesaic.data import demo
 from moesaic.data.labelled import labels_of, place_of, read_labelled
@@ -26,6 +27,20 @@ Groups = dict[str, list[Example]]
 """Different rows by their hash, each as its examples."""
 
 Reader = Callable[[Source], list[list[Example]]]
+Resolve = Callable[[str], Path]
+
+
+@dataclass(frozen=True)
+class Given:
+    """A domain's rows by split, before splits are made disjoint; `dropped` counts those left out, by reason.
+
+    `files`: those of each split as messages name them. `labels`: of rows that have one, all there are.
+    """
+
+    rows: dict[str, Groups]
+    dropped: dict[str, int]
+    files: dict[str, str]
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,17 +70,13 @@ class Domain:
         return replace(self, train=kept, dropped=dropped)
 
 
-def load_domain(name: str, data: Data, resolve: Callable[[str], Path], rejects: Rejects | None = None) -> Domain:
+def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None = None) -> Domain:
     """Read a domain's rows and make its splits disjoint: test keeps what it shares, then validation.
 
     `resolve` finds the file of a source; rows that cannot be used go to `rejects`.
     """
-    labels: tuple[str, ...] = ()
-    if isinstance(data, DemoData):
-        read, dropped = _demo(data.demo)
-    else:
-        reader, labels = _reader(data, resolve, rejects)
-        read, dropped = _split(data, reader)
+    given = READERS[type(data)](data, resolve, rejects)
+    read, dropped = dict(given.rows), dict(given.dropped)
     for split, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
         dropped[f"{split}: also in {other}"] = len(read[split].keys() & read[other].keys())
         read[split] = _without(read[split], read[other])
@@ -74,18 +85,16 @@ def load_domain(name: str, data: Data, resolve: Callable[[str], Path], rejects: 
         if not read[split]:
             raise DataError(
                 f"domain '{name}' has no rows left for {split}",
-                path=_files(data, resolve)[split],
+                path=given.files[split],
                 field=split,
                 got=", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None,
                 hint="give it more rows, that no other split has, or change the share that validation takes",
             )
     train, validation, test = (_flat(read[split]) for split in SPLITS)
-    return Domain(name, train, validation, test, dropped, labels)
+    return Domain(name, train, validation, test, dropped, given.labels)
 
 
-def load_source(
-    sources: Iterable[Source], resolve: Callable[[str], Path], rejects: Rejects | None = None
-) -> list[Example]:
+def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
     """Read text that belongs to no domain, each row once."""
     return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects))[0])
 
@@ -97,23 +106,35 @@ def take(examples: Iterable[Example], n: int) -> list[Example]:
     return [example for _, example in sorted(keyed, key=itemgetter(0))[:n]]
 
 
-def _demo(domain: str) -> tuple[dict[str, Groups], dict[str, int]]:
+def _demo(data: DemoData, resolve: Resolve, rejects: Rejects | None) -> Given:
     read, dropped = {}, {}
     for split in SPLITS:
-        rows = enumerate(demo.rows(domain, split), 1)
-        given = (examples_of(row, f"demo {domain} {split}", number) for number, row in rows)
+        rows = enumerate(demo.rows(data.demo, split), 1)
+        given = (examples_of(row, f"demo {data.demo} {split}", number) for number, row in rows)
         read[split], dropped[f"{split}: repeated"] = _grouped(given)
-    return read, dropped
+    return Given(read, dropped, dict.fromkeys(SPLITS, f"demo {data.demo}"))
 
 
-def _reader(
-    data: FileData | LabelledData, resolve: Callable[[str], Path], rejects: Rejects | None
-) -> tuple[Reader, tuple[str, ...]]:
-    """What reads a source of these data, and the labels that its rows may have."""
-    if not isinstance(data, LabelledData):
-        return lambda source: read_rows(resolve(source.path), rejects), ()
+def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
+    def place(source: Source) -> Path:
+        return resolve(source.path)
+
+    rows, dropped = _split(data, lambda source: read_rows(place(source), rejects))
+    return Given(rows, dropped, _files(data, place))
+
+
+def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
     labels, collected = labels_of(data, resolve, rejects), rejects or Rejects()
-    return lambda source: read_labelled(source, data, labels, resolve, collected), labels.names
+    rows, dropped = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected))
+    return Given(rows, dropped, _files(data, lambda source: place_of(source, data, resolve)), labels.names)
+
+
+READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
+    DemoData: _demo,
+    FileData: _texts,
+    LabelledData: _labelled,
+}
+"""Section of a domain's data -> what reads it. Rows that cannot be used go to the rejects."""
 
 
 def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:
@@ -157,17 +178,11 @@ def _flat(groups: Groups) -> list[Example]:
     return [example for group in sorted(groups) for example in groups[group]]
 
 
-def _files(data: Data, resolve: Callable[[str], Path]) -> dict[str, str]:
-    """Of each split, the files as messages name them."""
-    if isinstance(data, DemoData):
-        return dict.fromkeys(SPLITS, f"demo {data.demo}")
+def _files(data: FileData | LabelledData, place: Callable[[Source], Path]) -> dict[str, str]:
+    """The files of each split, as messages name them."""
     validation = data.train if isinstance(data.validation, float) else data.validation
     sources = dict(zip(SPLITS, (data.train, validation, data.test), strict=True))
-
-    def place(source: Source) -> str:
-        return str(place_of(source, data, resolve) if isinstance(data, LabelledData) else resolve(source.path))
-
-    return {split: ", ".join(map(place, some)) for split, some in sources.items()}
+    return {split: ", ".join(str(place(source)) for source in some) for split, some in sources.items()}
 
 
 def _hash(text: str) -> float:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from moesaic.data.batches import Tokens, pad
+from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.evaluate.statistics import Scores
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
@@ -34,9 +34,7 @@ def score(logits: Logits, rows: dict[str, list[Tokens]], weights: Float[Tensor, 
     """
     every = [row for some in rows.values() for row in some]
     nats, tokens = np.zeros(len(every)), np.zeros(len(every))
-    order = sorted(range(len(every)), key=lambda i: len(every[i].ids))
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
+    for chosen in by_length([len(row.ids) for row in every], batch):
         padded = pad([every[i] for i in chosen])
         gates = None if weights is None else Gates.of(weights[chosen])
         loss = token_nll(logits(padded.ids, gates), padded.targets)

@@ -5,7 +5,7 @@ Knows nothing about models or devices: scores per row and costs come in, a dict 
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,9 @@ class Cost(TypedDict, total=False):
     tokens_per_second: float | None
 
 
+J = TypeVar("J", bound=Judged)
+
+
 def judge(
     scores: Mapping[str, Judged],
     *,
@@ -89,7 +92,7 @@ def judge(
     }
 
 
-def with_derived(scores: Mapping[str, Judged]) -> dict[str, Judged]:
+def with_derived(scores: Mapping[str, J]) -> dict[str, J]:
     """All contenders in the order of tables, those among them that follow from the others' scores."""
     contenders = {**scores, **_derived(scores)}
     return {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
@@ -113,7 +116,7 @@ def _experts(names: Iterable[str]) -> list[str]:
     return [name for name in names if name.startswith("expert:")]
 
 
-def _derived(scores: Mapping[str, Judged]) -> dict[str, Judged]:
+def _derived(scores: Mapping[str, J]) -> dict[str, J]:
     """The controls that need no model of their own.
 
     `random`: each row's mean over the experts, the exact expectation of drawing one evenly. `oracle`: the expert of
@@ -124,7 +127,7 @@ def _derived(scores: Mapping[str, Judged]) -> dict[str, Judged]:
         return {}
     first, everyone = scores[experts[0]], [scores[name] for name in experts]
     parts = everyone if base is None else [base, *everyone]
-    derived: dict[str, Judged] = {
+    derived: dict[str, J] = {
         "random": first.blended(everyone),
         "oracle_best": first.picked(parts, np.stack([part.merit for part in parts]).argmin(0)),
     }

@@ -20,7 +20,8 @@ from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
 from moesaic.hub.locate import locate
-from moesaic.residency.fetching import Budget, FetchedExperts, Traffic
+from moesaic.model.source import Traffic
+from moesaic.residency.fetching import Budget
 from moesaic.tokenizer import Conversation, Message
 from moesaic.tokenizer.conversation import plain
 
@@ -59,7 +60,7 @@ class WritingMixture:
     @property
     def traffic(self) -> Traffic:
         """What was fetched of experts since the mixture was loaded: nothing, where all are held."""
-        return self.stored.source.traffic if isinstance(self.stored.source, FetchedExperts) else Traffic()
+        return self.stored.source.traffic
 
     @overload
     def generate(

@@ -134,7 +134,7 @@ def refuse_another_kind(path: Path) -> None:
         if not path.is_file() or next(read_trace(path), None):
             return
     except DataError as error:
-        error.hint = error.hint or WRITTEN_BY
+        error.at(hint=WRITTEN_BY)
         raise
     with path.open("rb") as file:
         head = file.read(len(START))
@@ -151,7 +151,7 @@ def read_trace(path: Path) -> Iterator[Decision]:
         try:
             yield decision_of(row)
         except DataError as error:
-            error.path, error.line = path, line
+            error.at(path=path, line=line)
             raise
 
 

@@ -12,13 +12,16 @@ from moesaic.errors import RecipeError, WeightsError
 from moesaic.interop.families import ABSENT, FAMILIES, KEYS, REFUSED, Family
 from moesaic.tensors.json_config import family_in, read_settings
 
-SCALING = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_context": "original_max_position_embeddings",
+SCALINGS = {
+    "linear": {"factor": "factor"},
+    "llama3": {
+        "factor": "factor",
+        "low_freq_factor": "low_freq_factor",
+        "high_freq_factor": "high_freq_factor",
+        "original_context": "original_max_position_embeddings",
+    },
 }
-"""Fields of RopeScaling <-> their keys; `linear` has the first alone."""
+"""Kind of RopeScaling -> the fields that it has <-> their keys."""
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
@@ -133,11 +136,10 @@ def read_scaling(found: Mapping[str, Any], field: str, path: Path) -> RopeScalin
     kind = found.get("rope_type", found.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in ("linear", "llama3"):
-        raise WeightsError(
-            "rotary positions scaled in an unknown way", path=path, field=field, expected="linear or llama3", got=kind
-        )
-    keys = SCALING if kind == "llama3" else {"factor": "factor"}
+    if kind not in tuple(SCALINGS):  # which need not be text
+        what, expected = "rotary positions scaled in an unknown way", " or ".join(SCALINGS)
+        raise WeightsError(what, path=path, field=field, expected=expected, got=kind)
+    keys = SCALINGS[kind]
     for key in keys.values():
         if not isinstance(found.get(key), int | float):
             raise WeightsError(f"no {key}", path=path, field=field, expected="a number", got=found.get(key))
@@ -211,7 +213,7 @@ def rope_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
     """Rotary positions, in old keys and in new ones."""
     scaling: dict[str, Any] = {}
     if config.rope_scaling is not None:
-        names = SCALING if config.rope_scaling.kind == "llama3" else {"factor": "factor"}
+        names = SCALINGS[config.rope_scaling.kind]
         scaling = {"rope_type": config.rope_scaling.kind}
         scaling |= {theirs: getattr(config.rope_scaling, ours) for ours, theirs in names.items()}
     new: dict[str, Any] = {"rope_type": "default", **scaling, "rope_theta": config.rope_theta}

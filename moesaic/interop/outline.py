@@ -5,7 +5,7 @@ Knows nothing about what is planned with them; a published model has sizes witho
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,9 @@ PARTS = ("embeddings", "attention", "norms", "ffn", "head")
 
 Shape = tuple[int, ...]
 Config = DecoderConfig | EncoderConfig
+
+MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {DecoderConfig: Decoder, EncoderConfig: Encoder}
+"""What each config is the size of."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class AdapterOutline:
 def unloaded(config: Config) -> nn.Module:
     """A model on the meta device."""
     with torch.device("meta"):
-        return Decoder(config) if isinstance(config, DecoderConfig) else Encoder(config)
+        return MODELS[type(config)](config)
 
 
 def is_adapter(place: str | os.PathLike[str]) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moesaic.adapters import LoRA
 from moesaic.adapters.lora import SPARSE, layer_of, linears
+from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.nn import SparseFFN
 from moesaic.tensors.json_config import read_settings
@@ -347,7 +348,7 @@ def fits(path: Path, pairs: Pairs, decoder: nn.Module, before: str) -> None:
 def agrees(declared: Declared, pairs: Pairs, decoder: nn.Module, before: str) -> None:
     """Refuse a configuration that targets a linear of the base for which the file holds nothing."""
     # What is in a sparse ffn is linears in some versions of transformers and packed parameters in others.
-    sparse = tuple(f"{path}." for path, part in decoder.named_modules() if isinstance(part, SparseFFN))
+    sparse = tuple(f"{path}." for path in slots_of(decoder, SparseFFN))
     for module in linears(decoder):
         if module.startswith(sparse):
             continue

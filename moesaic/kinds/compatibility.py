@@ -11,7 +11,7 @@ from typing import Any
 
 from moesaic.adapters.lora import linears
 from moesaic.artefacts.base import end_of
-from moesaic.config import DecoderConfig, EncoderConfig
+from moesaic.config import EncoderConfig
 from moesaic.errors import WeightsError, clipped
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop.decoder_config import ALIASES
@@ -122,7 +122,7 @@ def _spoken(found: Mapping[str, Any]) -> dict[str, Any]:
 def _difference(base: Outline, other: Outline, shares_trunk: bool, field: str, mine: Any, yours: Any) -> Difference:
     own, absent = (base.config, other.config), "nothing"
     allowed = ALLOWED.get(field)
-    decoders = all(isinstance(config, DecoderConfig) for config in own)
+    decoders = all(config.decodes for config in own)
     if field in ("sliding_window", "max_window_layers") and any(getattr(config, "window", 0) for config in own):
         allowed = None
     if field == "pad_token_id" and not decoders:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from moesaic.adapters import Adapter, LowRankLinear
 from moesaic.adapters.feedforward import FFN
+from moesaic.adapters.slots import slots_of
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
-from moesaic.model.sentences import SentenceRouter
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import SparseFFN
 from moesaic.routing.gates import ROUNDING
-from moesaic.routing.routers import Router, TrainedRouter
+from moesaic.routing.routers import Router
 
 
 def count_parameters(
@@ -30,12 +30,8 @@ def count_parameters(
     chose, on average over the decisions `weights`. An expert counts as it was trained and is stored: a tensor train by
     its cores.
     """
-    adapted = {
-        id(weight)
-        for slot in mixture.decoder.modules()
-        if isinstance(slot, LowRankLinear)
-        for weight in (slot.a, slot.b)
-    }
+    slots = slots_of(mixture.decoder, LowRankLinear).values()
+    adapted = {id(weight) for slot in slots for weight in (slot.a, slot.b)}
     base = sum(weight.numel() for weight in mixture.decoder.parameters() if id(weight) not in adapted)
     sizes = [expert.num_parameters for expert in experts]
     chosen = sum(size * share for size, share in zip(sizes, (weights > 0).double().mean(0).tolist(), strict=True))
@@ -81,11 +77,7 @@ def count_models(mixture: ModelMixture, weights: Float[Tensor, "n e"]) -> dict[s
 
 def counted(base: int, experts: int, router: Router, active: int) -> dict[str, int]:
     """The figures of a mixture; `active`: without the router."""
-    encoder = 0
-    if isinstance(router, SentenceRouter):
-        encoder = num_parameters(router.sentences)
-        router = router.router
-    routed = router_parameters(router)
+    routed, encoder = router.num_parameters, router.num_encoder_parameters
     return {
         "total": base + experts + routed + encoder,
         "base": base,
@@ -95,11 +87,6 @@ def counted(base: int, experts: int, router: Router, active: int) -> dict[str, i
         "trained": experts + routed,
         "active": active + routed + encoder,
     }
-
-
-def router_parameters(router: Router) -> int:
-    """The numbers that a router was trained to; none of a control."""
-    return num_parameters(router) if isinstance(router, TrainedRouter) else 0
 
 
 def num_parameters(module: nn.Module) -> int:
@@ -114,6 +101,6 @@ def share(rows: Bool[Tensor, " n"]) -> float:
 
 def asleep(decoder: Decoder) -> int:
     """Parameters of a base that a token does not meet: of a sparse one, the experts that are not among the chosen."""
-    sparse = [part for part in decoder.modules() if isinstance(part, SparseFFN)]
+    sparse = slots_of(decoder, SparseFFN).values()
     sizes = [sum(weight.numel() for weight in part.experts.parameters()) // len(part.experts) for part in sparse]
     return sum(size * (len(part.experts) - part.chosen) for size, part in zip(sizes, sparse, strict=True))

@@ -6,19 +6,17 @@ Knows nothing about files, tokenizers or routers. The same Gates choose adapters
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from moesaic.config import Pool
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.model.features import Prompts
 from moesaic.routing import Gates, Routing, require
-
-Pool = Literal["first", "mean", "last"]
 
 EPSILON = 1e-4
 """What an expert leaves, together, to the labels that it does not know."""
@@ -69,7 +67,7 @@ class Head(nn.Module):
 
 def usual_pool(body: Encoder | Decoder) -> Pool:
     """What transformers' models for sequence classification do: an encoder's first token, a decoder's last."""
-    return "first" if isinstance(body, Encoder) else "last"
+    return body.config.label_head.pool
 
 
 def usual_shape(body: Encoder | Decoder, pool: Pool, labels: tuple[str, ...]) -> Shape:
@@ -77,8 +75,8 @@ def usual_shape(body: Encoder | Decoder, pool: Pool, labels: tuple[str, ...]) ->
 
     Where another state is read, one matrix.
     """
-    dense = isinstance(body, Encoder) and body.config.family == "roberta" and pool == "first"
-    return Shape(labels, dense, isinstance(body, Encoder))
+    usual = body.config.label_head
+    return Shape(labels, usual.dense and pool == "first", usual.bias)
 
 
 class Classifier(nn.Module):
@@ -117,8 +115,7 @@ class Classifier(nn.Module):
             return (x * real[..., None]).sum(1) / rows.lengths[:, None]
         if self.pool == "last":
             return x[torch.arange(len(x), device=x.device), rows.lengths - 1]
-        pooler = body.pooler if isinstance(body, Encoder) else None
-        return x[:, 0] if pooler is None else pooler(x, gates)
+        return body.first(x, gates)
 
     def mixed(self, states: Float[Tensor, "b d"], gates: Gates) -> Float[Tensor, "b g"]:
         """The formula above; a head without a row is not computed."""

@@ -5,6 +5,7 @@ A mixture decides with it, and so does a program that only routes. Knows nothing
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -43,8 +44,8 @@ class Reader:
         if self.body is None:
             return characters(prompts.texts)
         if self.feature.source == "projection":
-            assert isinstance(self.body, Decoder)  # the router was made from adapters of a decoder
-            return project(self.body, self.num_experts, prompts, self.prototypes)
+            decoder = cast(Decoder, self.body)  # the router was made from adapters of a decoder
+            return project(decoder, self.num_experts, prompts, self.prototypes)
         return read(self.feature, self.body, self.num_experts, prompts)
 
 

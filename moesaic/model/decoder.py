@@ -93,6 +93,10 @@ class Decoder(nn.Module):
         """The states that logits are read from."""
         return self.norm(x)
 
+    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+        """The first token's state. `gates`: ignored, nothing pools it."""
+        return x[:, 0]
+
     def head(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.lm_head(self.norm(x), gates)
 

@@ -45,8 +45,8 @@ class Encoder(nn.Module):
 
     def tie(self) -> None:
         """Let a masked head's decoder have the weights of the embedding, after either was replaced."""
-        if isinstance(self.head, MaskedHead):
-            self.head.decoder.weight = self.embeddings.word_embeddings.weight  # type: ignore[assignment]  # a Parameter
+        if self.head is not None:
+            self.head.tie(self.embeddings.word_embeddings)
 
     def forward(
         self,
@@ -76,6 +76,10 @@ class Encoder(nn.Module):
     def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """The last block's states as they are: its norm stands in it."""
         return x
+
+    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+        """The first token's state, through the pooler where there is one."""
+        return x[:, 0] if self.pooler is None else self.pooler(x, gates)
 
 
 class Embeddings(nn.Module):
@@ -188,6 +192,10 @@ class MaskedHead(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.norm_eps)
         self.decoder = Linear(config.hidden_size, config.vocab_size, bias=True)
 
+    def tie(self, words: nn.Embedding) -> None:
+        """Let the decoder have the weights of the embedding."""
+        self.decoder.weight = words.weight  # type: ignore[assignment]  # a Parameter
+
     def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.decoder(self.LayerNorm(F.gelu(self.dense(x, gates))), gates)
 
@@ -199,6 +207,9 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.pooler = Pooler(config)
         self.out_proj = Linear(config.hidden_size, len(config.labels), bias=True)
+
+    def tie(self, words: nn.Embedding) -> None:
+        """Leave the weights as they are: none of them is the embedding's."""
 
     def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b c"]:
         return self.out_proj(self.pooler(x, gates)[:, None], gates)[:, 0]

@@ -68,5 +68,13 @@ class SentenceRouter(nn.Module):
         super().__init__()
         self.sentences, self.router = sentences, router
 
+    @property
+    def num_parameters(self) -> int:
+        return self.router.num_parameters
+
+    @property
+    def num_encoder_parameters(self) -> int:
+        return sum(weight.numel() for weight in self.sentences.parameters())
+
     def forward(self, features: list[str]) -> Float[Tensor, "n e"]:
         return self.router(self.sentences(features))

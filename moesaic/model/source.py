@@ -6,12 +6,27 @@ Knows nothing about files, devices or how much memory there is.
 import sys
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was fetched so far: how often, bytes, how often an expert was there already, and seconds of waiting."""
+
+    fetches: int = 0
+    bytes: int = 0
+    hits: int = 0
+    seconds: float = 0.0
 
 
 @runtime_checkable
 class ExpertSource(Protocol):
     """Has experts in memory while they compute. An expert is known by its place in the router's order."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """The fetches so far."""
 
     @property
     def sorts(self) -> bool:
@@ -37,6 +52,7 @@ class Held:
     """All experts are in memory, always: nothing is fetched, nobody waits."""
 
     sorts = False
+    traffic = Traffic()
 
     def using(self, experts: Collection[int]) -> AbstractContextManager[None]:
         return nullcontext()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -82,9 +82,7 @@ class ModelMixture(nn.Module):
         return min(self.model(number).config.context for number in range(len(self.models)))
 
     def model(self, number: int) -> Decoder:
-        found = self.models[number]
-        assert isinstance(found, Decoder)
-        return found
+        return cast(Decoder, self.models[number])
 
     def route(self, prompts: Prompts) -> Routing:
         """Decide for each prompt, by itself, from a pass of the base; at level `token`, about the token after it."""

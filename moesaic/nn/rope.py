@@ -62,12 +62,24 @@ class Rope(nn.Module):
 
 def slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
     """Frequencies, in radians a token, as `scaling` says."""
-    if scaling.kind == "linear":
-        return frequencies / scaling.factor
+    return SLOWED[scaling.kind](frequencies, scaling)
+
+
+def all_slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
+    """All frequencies slowed alike."""
+    return frequencies / scaling.factor
+
+
+def low_slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
+    """The low frequencies slowed, the high ones kept, those between blended."""
     turns = scaling.original_context * frequencies / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / scaling.factor)
+
+
+SLOWED = {"linear": all_slowed, "llama3": low_slowed}
+"""Kind of RopeScaling -> what it does to frequencies."""
 
 
 def beside_padding(real: Bool[Tensor, "b t"], window: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b 1 t t"]]:

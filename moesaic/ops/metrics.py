@@ -3,12 +3,10 @@
 As scikit-learn defines them, many resamples at once. Knows nothing about tasks. An answer of -1 is none of the labels.
 """
 
-from typing import Literal
-
 import numpy as np
 from jaxtyping import Float, Int
 
-Metric = Literal["accuracy", "f1", "matthews"]
+from moesaic.sections.tasks import Metric
 
 
 def tallies(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"], labels: int) -> Float[np.ndarray, "n c"]:

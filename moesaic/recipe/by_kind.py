@@ -39,7 +39,7 @@ class ByKind:
 
 
 def _case(value: Any) -> str:
-    return CASE + (value.kind if isinstance(value, Expert) else value["kind"])
+    return CASE + dict(value)["kind"]
 
 
 def _of_known_kind(value: Any) -> Any:

@@ -164,5 +164,4 @@ def _step(key: str, rest: str, node: Any) -> tuple[str | int, str]:
 
 
 def _on_command_line(error: RecipeError, loc: Loc) -> RecipeError:
-    error.path, error.field = COMMAND_LINE, field_name(loc)
-    return error
+    return error.at(path=COMMAND_LINE, field=field_name(loc))

@@ -18,7 +18,7 @@ from moesaic.sections.expert import Expert
 from moesaic.sections.layers import layer_bounds
 from moesaic.sections.names import Control, validate_expert, validate_name
 from moesaic.sections.places import settled
-from moesaic.sections.routers import EncoderFeature, Router
+from moesaic.sections.routers import Router
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Section, Text, Whole, either, refusal
 from moesaic.sections.sources import Sources, case_by_key
 from moesaic.sections.texts import Texts
@@ -53,6 +53,11 @@ class ExistingBase(Section):
         """An existing base is not pretrained."""
         return None
 
+    @property
+    def new(self) -> "NewBase | None":
+        """The section of a base that is pretrained in the run."""
+        return None
+
     def settled(self, folder: Path) -> "ExistingBase":
         """The base with a place that means the same from anywhere, where `folder` is the recipe's."""
         return self.model_copy(update={"path": settled(self.path, folder)})
@@ -77,6 +82,11 @@ class NewBase(Section):
     def pool(self) -> None:
         """No label is read from a new base."""
         return None
+
+    @property
+    def new(self) -> "NewBase":
+        """The section of a base that is pretrained in the run."""
+        return self
 
     def settled(self, folder: Path) -> "NewBase":
         """The same base: it names no folder."""
@@ -185,9 +195,9 @@ class Recipe(Section):
         found = {"base.path": self.base.place} if self.base.place else {}
         found |= {f"experts.{name}.path": expert.path for name, expert in self.experts.items() if expert.path}
         for index, spec in enumerate([self.router, *self.router.compare]):
-            if isinstance(spec.feature, EncoderFeature):
+            if spec.encoder:
                 key = f"router.compare[{index - 1}]" if index else "router"
-                found[f"{key}.feature.model"] = spec.feature.model
+                found[f"{key}.feature.model"] = spec.encoder.model
         return found
 
     def resolve(self, path: str) -> Path:
@@ -260,14 +270,15 @@ class Recipe(Section):
         return self
 
     @property
-    def labelled(self) -> bool:
-        """Whether the experts classify; otherwise all of them write."""
-        return any(expert.labelled for expert in self.experts.values())
+    def classifying(self) -> list[str]:
+        """The experts whose rows have labels: all of them, or none."""
+        return [name for name, expert in self.experts.items() if expert.labelled]
 
     @model_validator(mode="after")
     def _alike(self) -> "Recipe":
         """Refuses experts that classify beside experts that write, and text without labels beside rows with labels."""
-        if not self.labelled:
+        classifying = self.classifying
+        if not classifying:
             if self.base.pool:
                 error = RecipeError("has no effect here", hint="it goes with rows that have labels")
                 raise refusal(error, "base", "pool")
@@ -277,9 +288,8 @@ class Recipe(Section):
                 what, hint = f"{expert.kind} experts do not classify", "give data without task, columns or label"
                 expected = either(kind.word for kind in KINDS.values() if kind.classifies)
                 raise refusal(RecipeError(what, expected=expected, hint=hint), "experts", name, "kind")
-            if not expert.labelled:
-                other = next(n for n, e in self.experts.items() if e.labelled)
-                what = f"'{other}' classifies rows with labels, and '{name}' has none"
+            if name not in classifying:
+                what = f"'{classifying[0]}' classifies rows with labels, and '{name}' has none"
                 hint = "give all experts data with task, or with columns and label, or none of them"
                 raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
         if self.base.pretrain:

@@ -99,7 +99,7 @@ def filled_in(template: str, source: str | Path, **context: Any) -> str:
     try:
         return environment.get_template(template).render(**context)
     except MoesaicError as error:
-        error.path = error.path or source
+        error.at(path=source)
         raise
     except (UndefinedError, LookupError, TypeError, ValueError, AttributeError) as error:
         got = f"{type(error).__name__}: {error}"

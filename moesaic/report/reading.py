@@ -74,8 +74,8 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         found = read_sealed(at)
     except WeightsError as error:
         cause = error.__cause__
-        error.line = cause.lineno if isinstance(cause, JSONDecodeError) else None
         error.hint = ANEW
+        error.at(path=at, line=cause.lineno if isinstance(cause, JSONDecodeError) else None)
         raise
     for key in ("verdict", "controls"):
         if not (isinstance(found.get(key), dict) and found[key]):

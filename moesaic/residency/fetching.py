@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from moesaic.errors import MemoryLimitError, RecipeError
+from moesaic.model.source import Traffic
 from moesaic.residency.transfer import Carrier
 
 HINT = "give more memory, or ask for fewer tokens"
@@ -59,16 +60,6 @@ class Budget:
     working: Callable[[int, int], int]
     device: torch.device | None = None
     near: int = 0
-
-
-@dataclass(frozen=True)
-class Traffic:
-    """What was fetched so far: how often, bytes, how often an expert was there already, and seconds of waiting."""
-
-    fetches: int = 0
-    bytes: int = 0
-    hits: int = 0
-    seconds: float = 0.0
 
 
 class Whole:

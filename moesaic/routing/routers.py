@@ -15,10 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.errors import RecipeError
-from moesaic.routing.states import States
-
-Features = Float[Tensor, "_ _"] | States | list[str]
-"""What n prompts are to a router: a vector of each, the states of its tokens, or its text."""
+from moesaic.routing.states import Features, States
 
 
 @runtime_checkable
@@ -27,6 +24,14 @@ class Router(Protocol):
 
     def __call__(self, features: Features) -> Float[Tensor, "n e"]: ...
 
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers were trained to decide; 0 where none were."""
+
+    @property
+    def num_encoder_parameters(self) -> int:
+        """How many numbers an encoder has that the router reads; 0 where it reads none."""
+
 
 class TrainedRouter(nn.Module):
     """A router that is stored: its tensors, and the arguments that build it anew."""
@@ -34,6 +39,14 @@ class TrainedRouter(nn.Module):
     @property
     @abstractmethod
     def shape(self) -> dict[str, Any]: ...
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(weight.numel() for weight in self.parameters())
+
+    @property
+    def num_encoder_parameters(self) -> int:
+        return 0
 
 
 class KeywordRouter(TrainedRouter):

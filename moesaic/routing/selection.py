@@ -4,12 +4,12 @@ Knows nothing about features, routers or layers.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moesaic.config import SelectionKind
 from moesaic.errors import RecipeError
 from moesaic.routing.gates import Routing
 
@@ -23,7 +23,7 @@ class Selection:
     the answer reaches the router. With `top_1` and `renormalise` the weight is exactly 1 and carries no gradient.
     """
 
-    kind: Literal["soft", "top_k", "top_1"] = "top_1"
+    kind: SelectionKind = "top_1"
     k: int | None = None
     renormalise: bool = True
 

@@ -1,13 +1,18 @@
-"""The states of prompts' tokens, not pooled: what a router reads that pools them itself.
+"""Features of prompts: vectors, texts, or the states of their tokens, not pooled; and what can be done with all three.
 
 Knows nothing about models. There is no padding in here, so nothing that pools can count any.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from moesaic.errors import RecipeError
 
 
 @dataclass(frozen=True)
@@ -59,3 +64,56 @@ class States:
         highest = highest.scatter_reduce(0, owners[:, None].expand_as(scores), scores.detach(), "amax")
         sizes = (scores - highest[owners]).exp()
         return sizes / self.added(sizes)[owners]
+
+
+Features = Float[Tensor, "_ _"] | States | list[str]
+"""What n prompts are to a router: a vector of each, the states of its tokens, or its text."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The operations on one form of features."""
+
+    joined: Callable[[list[Any]], Any]
+    picked: Callable[[Any, Int[Tensor, " g"]], Any]
+    means: Callable[[Any], Float[Tensor, "n d"] | None]
+    vectors: Callable[[Any], Float[Tensor, "m d"]]
+
+
+def _without_vectors(texts: list[str]) -> Float[Tensor, "m d"]:
+    raise RecipeError("texts have no vectors to learn from", field="feature", got="text")
+
+
+FORMS = {
+    Tensor: Form(
+        joined=torch.cat, picked=lambda vectors, rows: vectors[rows], means=lambda own: own, vectors=lambda own: own
+    ),
+    States: Form(joined=States.cat, picked=States.__getitem__, means=States.mean, vectors=lambda states: states.values),
+    list: Form(
+        joined=lambda parts: list(chain.from_iterable(parts)),
+        picked=lambda texts, rows: [texts[row] for row in rows.tolist()],
+        means=lambda texts: None,
+        vectors=_without_vectors,
+    ),
+}
+"""Type of features -> what joins, picks, averages and flattens them."""
+
+
+def joined(parts: list[Features]) -> Features:
+    """One feature of several batches of prompts, as of one batch."""
+    return FORMS[type(parts[0])].joined(parts)
+
+
+def picked(features: Features, rows: Int[Tensor, " g"]) -> Features:
+    """The features of these prompts, in the order given."""
+    return FORMS[type(features)].picked(features, rows)
+
+
+def means_of(features: Features) -> Float[Tensor, "n d"] | None:
+    """One vector of each prompt: its own, or the mean of its states; None of texts, which have none."""
+    return FORMS[type(features)].means(features)
+
+
+def vectors_of(features: Features) -> Float[Tensor, "m d"]:
+    """All vectors of all prompts, by which they are standardised; texts have none, and are refused."""
+    return FORMS[type(features)].vectors(features)

@@ -119,13 +119,10 @@ class Document:
 
     def located(self, error: RecipeError, loc: Loc) -> RecipeError:
         """`error`, told where it happened."""
-        offset = self.marks.get(self.mark(loc))
-        error.field, error.path = field_name(loc) or None, self.path
+        offset, field = self.marks.get(self.mark(loc)), field_name(loc) or None
         if offset == BEHIND_ALL:
-            error.path = COMMAND_LINE
-        elif offset is not None:
-            error.line = line_at(self.text, offset)
-        return error
+            return error.at(path=COMMAND_LINE, field=field)
+        return error.at(path=self.path, line=None if offset is None else line_at(self.text, offset), field=field)
 
 
 def field_name(loc: Loc) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from moesaic.config import FEATURES, Feature
+from moesaic.config import FEATURES, Feature, SelectionKind
 from moesaic.errors import RecipeError, nearest
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
@@ -90,7 +90,7 @@ class RouterSpec(Section):
     """Whether a linear router adds one to its logits."""
     init: Literal["centroids"] | None = None
     """How a linear router or an mlp begins: deciding as a centroid router does; at random where none is given."""
-    selection: Literal["soft", "top_k", "top_1"] = "top_1"
+    selection: SelectionKind = "top_1"
     """How logits become weights."""
     k: Count | None = None
     """Experts that top_k keeps."""
@@ -116,6 +116,11 @@ class RouterSpec(Section):
     """Epochs without improvement before training stops; 0: never."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the hidden states of mlp or attention that is dropped in training."""
+
+    @property
+    def encoder(self) -> EncoderFeature | None:
+        """The encoder that the router reads, if it reads one."""
+        return None if isinstance(self.feature, str) else self.feature
 
     def idle(self) -> dict[str, str]:
         """What only some kinds, a trained router or top_k has a use for."""

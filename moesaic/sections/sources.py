@@ -48,6 +48,8 @@ class DemoData(Section):
 
     labelled: ClassVar[bool] = False
     """Whether the rows have labels."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """Metrics of answers; texts have none."""
 
     demo: Text
     """Name of the demo domain."""
@@ -62,6 +64,8 @@ class FileData(Section):
 
     labelled: ClassVar[bool] = False
     """Whether the rows have labels."""
+    metrics: ClassVar[tuple[Metric, ...]] = ()
+    """Metrics of answers; texts have none."""
 
     train: SomeSources
     """Files to train on."""

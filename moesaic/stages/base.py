@@ -18,7 +18,7 @@ from moesaic.data.splits import take
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
-from moesaic.recipe import NewBase, Recipe
+from moesaic.recipe import NewBase
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
 from moesaic.runs.jobs import Report, threads
 from moesaic.runs.part import Part
@@ -37,9 +37,9 @@ class BasePart(Part):
 
     name, stage = "base", "pretrain"
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, spec: NewBase):
         super().__init__(run.dir)
-        self.source, self.spec = run, new_base(run.recipe)
+        self.source, self.spec = run, spec
 
     @property
     def at(self) -> Path:
@@ -47,7 +47,7 @@ class BasePart(Part):
 
     @cached_property
     def corpus(self) -> tuple[list[Example], list[Example], str]:
-        return corpus(self.source)
+        return corpus(self.source, self.spec)
 
     def inputs(self) -> dict[str, Any]:
         return {"base": self.spec.model_dump(mode="json"), "data": self.corpus[2]}
@@ -117,15 +117,9 @@ class BasePart(Part):
         report.end(f"validation {trained.best:.3f} nats a token")
 
 
-def new_base(recipe: Recipe) -> NewBase:
-    """The section of a base that is pretrained in the run."""
-    assert isinstance(recipe.base, NewBase)
-    return recipe.base
-
-
-def corpus(run: Run) -> tuple[list[Example], list[Example], str]:
+def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:
     """Training and validation text of a base, and the hash of where it comes from."""
-    domains, source = run.materials.domains.values(), new_base(run.recipe).pretrain.data
+    domains, source = run.materials.domains.values(), spec.pretrain.data
     if source == "experts":
         train = [example for domain in domains for example in longest(domain.train)]
         validation = [example for domain in domains for example in take(domain.validation, ROWS)]

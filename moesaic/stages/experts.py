@@ -60,6 +60,7 @@ class ExpertPart(Part):
         return self.run.recipe.train_of(self.name).steps * len(trials_of(self.source, self.name))
 
     def inputs(self) -> dict[str, Any]:
+        """The expert's own section (all of them for a control), its training, its texts, the base and the task."""
         recipe, task = self.run.recipe, self.source.task
         names = [self.name] if self.name in recipe.experts else recipe.trained
         return {

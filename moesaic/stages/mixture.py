@@ -78,6 +78,7 @@ class MixturePart(Part):
         return RecipeError("there is no mixture yet", path=self.at, hint="moesaic compose RECIPE")
 
     def make(self, report: Report) -> None:
+        """Gather the files of base, experts and router, and read the mixture back."""
         run, recipe = self.source, self.run.recipe
         facts = {
             "stage_key": self.key,

@@ -17,13 +17,13 @@ from moesaic.artefacts.router import ENCODER, INFO, StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
 from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature
+from moesaic.data.batches import by_length
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError, MoesaicError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_json
 from moesaic.model.features import read_all
-from moesaic.routing import States
-from moesaic.routing.routers import Features
+from moesaic.routing.states import Features, joined, means_of, picked
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.part import Part, Work
@@ -236,7 +236,7 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
     features, beside = (joined([one[at][:limit] for one in every]) for at in (places[0], places[-1]))
     sizes = [len(one[places[0]][:limit]) for one in every]
     labels = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes))
-    return Labelled(features, labels, means(beside), task_of(part, material, split, limit, report))
+    return Labelled(features, labels, means_of(beside), task_of(part, material, split, limit, report))
 
 
 def task_of(part: RouterPart, material: Material, split: str, limit: int, report: Report) -> Task | None:
@@ -267,7 +267,7 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     with training(part.run, part.at, trial, part.inputs(), report) as (keeper, record):
         router, metrics = train_router(spec, train, validation, words, len(names), recipe.seed, record, keeper)
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
-    encoder = None if isinstance(spec.feature, str) else run.models.encoder(spec.feature)
+    encoder = run.models.encoder(spec.encoder) if spec.encoder else None
     stored = StoredRouter(router, spec.kind, names, str(spec.feature), selection_of(spec), {}, encoder)
     facts = {
         "stage_key": part.key,
@@ -277,7 +277,7 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
         **({"task_gradient": not spec.untaught} if spec.loss.task else {}),
         **run.task.foundation.told,
     }
-    if isinstance(spec.feature, EncoderFeature) and (origin := run.models.located(spec.feature.model).origin):
+    if spec.encoder and (origin := run.models.located(spec.encoder.model).origin):
         facts["encoder_origin"] = origin
     info = {
         "router": spec.model_dump(mode="json"),
@@ -450,28 +450,12 @@ def sentences_of(run: Run, rows: Sequence[Any], feature: EncoderFeature, reporte
 def states_of(run: Run, rows: Sequence[Any], features: list[str], report: Report) -> list[Features]:
     """The base's states of rows, in their order, computed in batches of like length."""
     parsed = [Feature.parse(feature) for feature in features]
-    order = sorted(range(len(rows)), key=lambda i: rows[i].prompt)
+    order: list[int] = []
     chunks: list[list[Features]] = []
-    for start in range(0, len(order), BATCH):
-        batch = run.task.prompts([rows[i] for i in order[start : start + BATCH]])
+    for chosen in by_length([row.prompt for row in rows], BATCH):
+        batch = run.task.prompts([rows[i] for i in chosen])
         chunks.append(read_all(parsed, run.task.body, len(run.recipe.experts), batch))
-        report.row({"step": start + len(batch.texts)})
+        order += chosen
+        report.row({"step": len(order)})
     back = torch.tensor(order).argsort()
-    return [taken(joined([chunk[i] for chunk in chunks]), back) for i in range(len(parsed))]
-
-
-def joined(parts: list[Features]) -> Features:
-    """One feature of several batches of prompts, as of one."""
-    states = [part for part in parts if isinstance(part, States)]
-    vectors = [part for part in parts if isinstance(part, torch.Tensor)]
-    if states:
-        return States.cat(states)
-    return torch.cat(vectors) if vectors else [text for part in parts if isinstance(part, list) for text in part]
-
-
-def taken(features: Features, rows: torch.Tensor) -> Features:
-    return [features[place] for place in rows] if isinstance(features, list) else features[rows]
-
-
-def means(features: Features) -> torch.Tensor | None:
-    return features.mean() if isinstance(features, States) else features if isinstance(features, torch.Tensor) else None
+    return [picked(joined([chunk[i] for chunk in chunks]), back) for i in range(len(parsed))]

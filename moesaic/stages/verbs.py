@@ -151,7 +151,7 @@ class Bench:
         run, recipe = self.run, self.run.recipe
         trained = [*recipe.trained, *wanted_controls(recipe)]
         return {
-            "base": [] if recipe.base.place else [BasePart(run)],
+            "base": [BasePart(run, recipe.base.new)] if recipe.base.new else [],
             "experts": [*self.extracted, *(ExpertPart(run, name) for name in trained)],
             "router": [RouterPart(run, name, spec) for name, spec in specs(run).items()],
             "mixture": [MixturePart(run, self.told)],

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from moesaic.artefacts.adapter import StoredExpert
 from moesaic.compose.classifier import StoredClassifier
 from moesaic.data.answers import LabelledTokens, targets_of
+from moesaic.data.batches import by_length
 from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Means
 from moesaic.evaluate.verdict import Cost, with_derived
-from moesaic.kinds.parameters import num_parameters, router_parameters
+from moesaic.kinds.parameters import num_parameters
 from moesaic.model.classifier import Classifier
 from moesaic.ops.metrics import Metric
 from moesaic.routing import Gates
@@ -50,9 +51,7 @@ class Sheet:
         """
         every = [row for some in self.rows.values() for row in some]
         nats, said = np.zeros(len(every)), np.zeros(len(every), dtype=np.int64)
-        order = sorted(range(len(every)), key=lambda i: len(every[i].ids))
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
+        for chosen in by_length([len(row.ids) for row in every], batch):
             some = [every[i] for i in chosen]
             logs = classifier(batched(some, pad), Gates.of(weights[chosen].float())).double()
             nats[chosen] = -logs.gather(1, targets_of(some)[:, None])[:, 0].numpy()
@@ -94,7 +93,7 @@ class Sheet:
 def counted(base: nn.Module, stored: StoredClassifier, weights: Float[Tensor, "n e"]) -> dict[str, int]:
     """Parameters: in all, of the base, of adapters, heads and router; and those that answer one row, on average."""
     adapters, heads = ([*sizes] for sizes in zip(*sizes_of(stored).values(), strict=True))
-    own, routed = num_parameters(base), router_parameters(stored.model.router)
+    own, routed = num_parameters(base), stored.model.router.num_parameters
     shares = (weights > 0).double().mean(0).tolist()
     chosen = sum((a + h) * share for a, h, share in zip(adapters, heads, shares, strict=True))
     trained = sum(adapters) + sum(heads) + routed
@@ -133,7 +132,7 @@ def costs(
 
 def pooled(scores: Mapping[str, Grades], seed: int) -> dict[str, dict[str, Any]]:
     """Of every contender the share of all rows it answers right, with its interval, and how far the router is ahead."""
-    errors = {name: one.errors() for name, one in with_derived(scores).items() if isinstance(one, Grades)}
+    errors = {name: one.errors() for name, one in with_derived(scores).items()}
     means = Means.of(errors, seed=seed)
     found = {}
     for name in errors:

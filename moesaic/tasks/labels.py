@@ -25,12 +25,10 @@ from moesaic.evaluate.statistics import Judged
 from moesaic.kinds.gates import alone
 from moesaic.kinds.kind import Begun, Listener
 from moesaic.model.classifier import Classifier, Head, usual_shape
-from moesaic.model.encoder import Encoder
 from moesaic.model.features import Prompts
 from moesaic.ops.metrics import Metric
 from moesaic.routing import controls
 from moesaic.runs.jobs import threads
-from moesaic.sections.sources import LabelledData
 from moesaic.tasks import grading
 from moesaic.tasks.grading import Sheet
 from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, ones, trainable
@@ -200,8 +198,7 @@ class LabelTask(Task[LabelledTokens]):
     def metrics_of(self, name: str) -> tuple[Metric, ...]:
         """The metrics of one data set."""
         data = self.recipe.experts[name].data
-        assert isinstance(data, LabelledData)
-        return data.metrics
+        return data.metrics if data else ()
 
     @property
     def sheet(self) -> Sheet:
@@ -219,12 +216,7 @@ class LabelTask(Task[LabelledTokens]):
         return {"labels": {"tasks": own, "pool": self.pool}}
 
     def head_facts(self, plan: Plan) -> dict[str, Any]:
-        return {"head": {"pool": self.pool, "family": self.family, "trained": not plan.frozen}}
-
-    @property
-    def family(self) -> str:
-        """The family of the base, as the heads of transformers' classifiers differ by it."""
-        return self.body.config.family if isinstance(self.body, Encoder) else "decoder"
+        return {"head": {"pool": self.pool, "family": self.body.config.label_head.family, "trained": not plan.frozen}}
 
     def assembled(self, adapter: Adapter, head: Head) -> Classifier:
         """A fresh base with one expert, as the expert is used: by its pairs."""

@@ -60,4 +60,4 @@ def open_run(address: Address) -> Run:
             encode_all(row, base.tokenizer, base.decoder.config.context, recipe.router.prompt_tokens)
 
     materials = Materials(address.dir, refuse)
-    return Run(address.dir, materials, models, TASKS[recipe.labelled](address.dir, materials, models))
+    return Run(address.dir, materials, models, TASKS[bool(recipe.classifying)](address.dir, materials, models))

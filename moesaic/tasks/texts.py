@@ -17,6 +17,7 @@ from moesaic.data.batches import Schedule, Tokens, encode_all, pad
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.evaluate.verdict import Cost
@@ -55,6 +56,7 @@ class TextTrainer:
         }
 
     def objective(self, plan: Plan) -> Objective:
+        """Nats of the responses, the rows of small domains repeated."""
         settings, seed = plan.settings, self.task.recipe.seed
         decoder = self.task.fresh().decoder
         gates = plan.begin(decoder, seed).gates
@@ -87,6 +89,7 @@ class TextScorer:
         self.task, self.stored = task, load_mixture(task.run.mixture_at)
 
     def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        """Score the base, an expert, a control that was trained, the merged average, or all experts alike."""
         mixture, batch, rows = self.stored.model, self.task.recipe.evaluate.batch, self.task.test_rows
         n, e = sum(map(len, rows.values())), len(mixture.names)
         which, _, expert = name.partition(":")
@@ -200,7 +203,10 @@ class TextTask(Task[Tokens]):
         stored, base = load_mixture(self.run.mixture_at), self.foundation.decoder
         lone = {name: plan.kind.lone(at, self.fresh(), plan.design) for name, (plan, at) in trained.items()}
         counts = self.kind.counts(base, stored.model, in_order(stored), weights)
-        facts = {"parameters": counts, "samples": self.samples(stored)}
+        facts: dict[str, Any] = {"parameters": counts, "samples": self.samples(stored)}
+        every = [row for rows in self.test_rows.values() for row in rows]
+        if sparse := layer_utilisation(base, every, self.recipe.evaluate.batch):
+            facts["sparse_layers"] = sparse
         facts |= written(self, Engine(stored.model, stored.tokenizer))
         speeds = {
             "base": tokens_per_second(base, None),

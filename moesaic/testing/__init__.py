@@ -1,5 +1,6 @@
 """Test doubles, shipped: tiny models, toy experts, a byte tokenizer, a fixed router. Imported by tests only."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -97,9 +98,21 @@ class FixedRouter:
 
     def __init__(self, logits: list[list[float]], dtype: torch.dtype = torch.float64):
         self.logits = torch.tensor(logits, dtype=dtype)
+        self.num_parameters = self.num_encoder_parameters = 0
 
     def __call__(self, features: Features) -> torch.Tensor:
         return self.logits[: len(features)]
+
+
+class FunctionRouter:
+    """Gives the logits that a function makes of the features."""
+
+    def __init__(self, logits_of: Callable[[Any], torch.Tensor]):
+        self.logits_of = logits_of
+        self.num_parameters = self.num_encoder_parameters = 0
+
+    def __call__(self, features: Features) -> torch.Tensor:
+        return self.logits_of(features)
 
 
 class ByteTokenizer:

@@ -33,9 +33,9 @@ def begin_at(router: MLPRouter, centroids: CentroidRouter, sharpness: float, usu
     weight, bias = directions * router.deviation, directions @ (router.mean - centroids.centre)
     pair = torch.cat([torch.eye(e), -torch.eye(e)])  # (2e, e): what goes in, and its negative
     for layer in router.inner:
-        assert isinstance(layer, torch.nn.Linear)
-        layer.weight[: 2 * e], layer.bias[: 2 * e] = pair @ weight, pair @ bias
-        weight = torch.zeros(e, layer.out_features)
+        outer, own = layer.get_parameter("weight"), layer.get_parameter("bias")
+        outer[: 2 * e], own[: 2 * e] = pair @ weight, pair @ bias
+        weight = torch.zeros(e, len(own))
         weight[:, : 2 * e], bias = pair.t(), torch.zeros(e)
     router.outer.weight.copy_(weight)
     router.outer.bias.copy_(bias)

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.data.answers import LabelledTokens, targets_of
+from moesaic.data.batches import by_length
 from moesaic.model.classifier import Classifier
 from moesaic.model.features import Prompts
-from moesaic.ops.metrics import Metric, metric, tallies
+from moesaic.ops.metrics import metric, tallies
 from moesaic.routing import Gates
+from moesaic.sections.tasks import Metric
 from moesaic.train.task import Nats, Weighed, frozen
 
 NATS = 1e-6
@@ -103,14 +105,14 @@ def measure(
     found: dict[str, dict[Metric, float]] = {}
     nats, start = 0.0, 0
     for task, rows in tasks.items():
-        ordered, said = sorted(rows, key=lambda row: len(row.ids)), list[int]()
-        for first in range(0, len(ordered), batch):
-            some = ordered[first : first + batch]
+        said = np.zeros(len(rows), dtype=np.int64)
+        for places in by_length([len(row.ids) for row in rows], batch):
+            some = [rows[place] for place in places]
             logs = classifier(batched(some, pad), gates(len(some)))
             nats += F.nll_loss(logs, targets_of(some), reduction="sum").item()
-            said += logs.argmax(-1).tolist()
-        truth = np.array([row.label - start for row in ordered])
-        sums = tallies(truth, own_of(np.array(said), start, counts[task]), counts[task]).sum(0)
+            said[places] = logs.argmax(-1).numpy()
+        truth = np.array([row.label - start for row in rows])
+        sums = tallies(truth, own_of(said, start, counts[task]), counts[task]).sum(0)
         found[task] = {name: float(metric(name, sums)) for name in metrics[task]}
         start += counts[task]
     return Measured(found, nats / sum(map(len, tasks.values())))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from moesaic.data.batches import Batch, Tokens, pad
+from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.kinds.gates import GatesFor
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
@@ -28,8 +28,7 @@ def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor
 def mean_nats(decoder: Decoder, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
     """Nats per scored token: exp of it is the perplexity."""
     loss, nats, count = loss_of(decoder, gates), 0.0, 0
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    for start in range(0, len(ordered), batch):
-        summed, terms = loss(pad(ordered[start : start + batch], score_prompt))
+    for places in by_length([len(row.ids) for row in rows], batch):
+        summed, terms = loss(pad([rows[place] for place in places], score_prompt))
         nats, count = nats + summed.item(), count + terms
     return nats / count

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,22 +17,24 @@ from torch.nn import functional as F
 
 from moesaic.ops.losses import load_balancing, router_z
 from moesaic.ops.metrics import f1_by_label, tallies
-from moesaic.routing import Selection, States
+from moesaic.routing import Selection
 from moesaic.routing.exploration import gumbel_choice, noisy
 from moesaic.routing.routers import (
     AttentionRouter,
     CentroidRouter,
-    Features,
     KeywordRouter,
     LayeredRouter,
     MLPRouter,
     TrainedRouter,
 )
+from moesaic.routing.states import Features, picked, vectors_of
 from moesaic.sections.routers import RouterSpec
 from moesaic.sections.training import Train
 from moesaic.train.centroids import begin_at, reach
 from moesaic.train.loop import Keeper, Record, fit
 from moesaic.train.task import Task
+
+L = TypeVar("L", bound=LayeredRouter)
 
 WORDS = 20
 
@@ -111,20 +113,9 @@ def fit_layers(
     With `mix: balanced` an expert with few examples weighs as much as any: its rows count more, none is left out.
     """
     features, labels = train.features, train.labels
-    assert not isinstance(features, list)
-    states = features.values if isinstance(features, States) else features
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        router = fresh(spec, states.shape[1], num_experts)
-    router.mean.copy_(states.mean(0))
-    # Most counts of characters are 0 nearly always: by its own deviation a rare one would outweigh all others.
-    deviation = states.std() if spec.feature == "characters" else states.std(0)
-    router.deviation.copy_(deviation.clamp_min(1e-6))
-    if spec.init == "centroids":
-        assert isinstance(router, MLPRouter) and isinstance(features, Tensor)
-        centroids = fit_centroids(features, labels, num_experts)
-        said, usual = reach(centroids, features)
-        begin_at(router, centroids, 1 / best_temperature(said, labels, SMOOTHING), usual)
+        router = begun(spec, vectors_of(features), labels, num_experts)
     means = torch.empty(0)
     if router.noise is not None:
         assert train.means is not None
@@ -141,7 +132,7 @@ def fit_layers(
 
     def loss(rows: Tensor) -> tuple[Tensor, int]:
         router.train()
-        logits = router(features[rows])
+        logits = router(picked(features, rows))
         if router.noise is not None:
             logits = noisy(logits, router.noise(means[rows]))
         expert = F.cross_entropy(logits, labels[rows], weights)
@@ -186,13 +177,44 @@ def fit_layers(
     return router
 
 
+def begun(
+    spec: RouterSpec, vectors: Float[Tensor, "m d"], labels: Int[Tensor, " n"], num_experts: int
+) -> LayeredRouter:
+    """A router before its first step, which standardises by these vectors; one that begins at centroids decides so."""
+    if spec.init != "centroids":
+        return standardised(fresh(spec, vectors.shape[1], num_experts), spec, vectors)
+    router = standardised(layered(spec, vectors.shape[1], num_experts), spec, vectors)
+    centroids = fit_centroids(vectors, labels, num_experts)
+    said, usual = reach(centroids, vectors)
+    begin_at(router, centroids, 1 / best_temperature(said, labels, SMOOTHING), usual)
+    return router
+
+
+def standardised(router: L, spec: RouterSpec, vectors: Float[Tensor, "m d"]) -> L:
+    """The router, with the mean and the deviation of these vectors."""
+    router.mean.copy_(vectors.mean(0))
+    # Most counts of characters are 0 nearly always: by its own deviation a rare one would outweigh all others.
+    deviation = vectors.std() if spec.feature == "characters" else vectors.std(0)
+    router.deviation.copy_(deviation.clamp_min(1e-6))
+    return router
+
+
 def fresh(spec: RouterSpec, num_features: int, num_experts: int) -> LayeredRouter:
     """An untrained router."""
-    noise = spec.exploration.kind == "noisy_top_k"
-    if spec.kind == "attention":
-        return AttentionRouter(num_features, num_experts, spec.hidden[0], spec.heads, spec.dropout, noise)
+    if spec.kind != "attention":
+        return layered(spec, num_features, num_experts)
+    return AttentionRouter(num_features, num_experts, spec.hidden[0], spec.heads, spec.dropout, noisy_logits(spec))
+
+
+def layered(spec: RouterSpec, num_features: int, num_experts: int) -> MLPRouter:
+    """An untrained router of layers."""
     hidden = spec.hidden if spec.kind == "mlp" else []
-    return MLPRouter(num_features, num_experts, hidden, spec.dropout, spec.bias, noise)
+    return MLPRouter(num_features, num_experts, hidden, spec.dropout, spec.bias, noisy_logits(spec))
+
+
+def noisy_logits(spec: RouterSpec) -> bool:
+    """Whether training spreads the logits by noise of a learned size."""
+    return spec.exploration.kind == "noisy_top_k"
 
 
 def selection_of(spec: RouterSpec) -> Selection:

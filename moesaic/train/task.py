@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from moesaic.data.batches import Tokens, pad
+from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
 from moesaic.routing import Gates
@@ -45,7 +45,6 @@ Nats = tuple[Float[Tensor, " n"], Int[Tensor, " n"]]
 
 
 @runtime_checkable
-@runtime_checkable
 class Read(Protocol):
     """A row that a model reads."""
 
@@ -76,9 +75,8 @@ def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: 
     def weighed(some: Int[Tensor, " n"], weights: Float[Tensor, "n e"], slopes: bool) -> Losses:
         sums, counts = weights.new_zeros(len(some)), torch.zeros(len(some), dtype=torch.long)
         steep = torch.zeros_like(weights) if slopes else None
-        order = sorted(range(len(some)), key=lambda place: len(rows[int(some[place])].ids))
-        for start in range(0, len(order), CHUNK):
-            places = torch.tensor(order[start : start + CHUNK])
+        for batch in by_length([len(rows[row].ids) for row in some.tolist()], CHUNK):
+            places = torch.tensor(batch)
             with torch.set_grad_enabled(slopes):
                 leaf = weights[places].detach().to(dtype).requires_grad_(slopes)
                 gates = Gates.dense(leaf) if slopes else Gates.of(leaf)

@@ -3,7 +3,7 @@
 import torch
 
 from moesaic.compose import memory
-from moesaic.config import published
+from moesaic.config import published, published_encoder
 from moesaic.nn import Cache
 from moesaic.testing import tiny_config, tiny_decoder
 
@@ -17,6 +17,17 @@ def test_a_cache_takes_what_is_counted():
     size = sum(tensor.numel() * tensor.element_size() for tensor in (*block.keys, *block.values))
     assert memory.cache(config, 3, 100, 4) == size
     assert memory.cache(published("llama-3-8b"), 1, 8192, 2) == 2**30
+
+
+def test_an_encoder_has_neither_cache_nor_rotations_and_an_ffn_without_a_gate():
+    config, tokens = published_encoder("bert-base"), 3 * 77
+    assert memory.cache(config, 3, 77, 2) == memory.rotations(config, 2) == 0
+    assert memory.activations(config, 3, 77, 2) == 2 * (tokens * (3 * 768 + 2 * 3072) + 3 * 30522)
+    assert memory.saved_activations(config, 3, 77, 2) == 2 * tokens * (12 * (10 * 768 + 2 * 3072) + 3 * 30522)
+
+
+def test_a_token_passes_through_the_chosen_experts_of_a_sparse_ffn():
+    assert published("mixtral-8x7b").ffn_width == 2 * 14336 and published("mistral-7b").ffn_width == 14336
 
 
 def test_what_a_training_step_keeps_is_near_to_what_is_counted():

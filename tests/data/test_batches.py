@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesaic.data.batches import Packed, Schedule, Tokens, encode, encode_all, pad
+from moesaic.data.batches import Packed, Schedule, Tokens, by_length, encode, encode_all, pad
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED, token_nll
@@ -212,6 +212,18 @@ def test_where_a_row_was_read_travels_with_its_tokens_and_changes_nothing():
 def test_no_rows_are_refused():
     with pytest.raises(DataError, match="no rows"):
         Schedule([], 4, 0)
+
+
+# Like length
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 7))
+def test_batches_by_length_hold_every_index_once_and_keep_the_order_of_equals(lengths, batch):
+    batches = list(by_length(lengths, batch))
+    places = list(chain.from_iterable(batches))
+    assert sorted(places) == list(range(len(lengths)))
+    assert all((lengths[a], a) < (lengths[b], b) for a, b in pairwise(places))
+    assert [len(some) for some in batches[:-1]] == [batch] * (len(batches) - 1)
 
 
 # Packing

@@ -54,3 +54,11 @@ def test_a_router_over_sentences_decides_from_their_vectors():
     router, made = MLPRouter(32, 3, [5]).eval(), sentences()
     assert SentenceRouter(made, router)(TEXTS).equal(router(made(TEXTS)))
     assert SentenceRouter(made, FixedRouter([[1.0, 2.0]]))(["a"]).tolist() == [[1.0, 2.0]]
+
+
+def test_the_encoder_of_a_router_is_counted_beside_what_decides():
+    made = sentences()
+    router = SentenceRouter(made, MLPRouter(32, 3, [5]))
+    assert router.num_parameters == 32 * 5 + 5 + 5 * 3 + 3
+    assert router.num_encoder_parameters == sum(weight.numel() for weight in made.parameters())
+    assert router.router.num_encoder_parameters == SentenceRouter(made, FixedRouter([[1.0]])).num_parameters == 0

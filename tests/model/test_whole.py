@@ -15,7 +15,7 @@ from moesaic.model.features import Prompts, read
 from moesaic.model.mixture import Routed, Session
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Gates, Routing, Selection
-from moesaic.testing import ByteTokenizer, FixedRouter, prefilled, tiny_decoder
+from moesaic.testing import ByteTokenizer, FixedRouter, FunctionRouter, prefilled, tiny_decoder
 
 LOGITS = [[2.0, 0, 0], [0, 0, 3.0], [1.0, 4.0, 0], [0, 0, 1.0]]
 NAMES = ("one", "two", "three")
@@ -51,6 +51,8 @@ def decoders() -> list[Decoder]:
 
 class Reads:
     """A router that goes by the states it reads: a fixed random matrix."""
+
+    num_parameters = num_encoder_parameters = 0
 
     def __init__(self, features: int, experts: int, sharp: float = 3.0):
         self.matrix = torch.randn(features, experts, generator=torch.Generator().manual_seed(3)) * sharp
@@ -218,7 +220,7 @@ def test_generation_through_the_engine_equals_the_naive_loop():
 
 def test_a_router_learns_through_the_answer():
     router = torch.nn.Linear(32, 3, bias=False)
-    model, batch = mixture(kind="soft", router=router), prompts(4, 7, 5)
+    model, batch = mixture(kind="soft", router=FunctionRouter(router)), prompts(4, 7, 5)
     gates = Gates.of(model.route(batch).weights)
     model.score(batch.ids, gates).log_softmax(-1)[:, 2, 5].sum().backward()
     assert router.weight.grad.abs().min() > 0
@@ -270,7 +272,7 @@ def test_at_level_token_an_expert_reads_what_it_missed_in_one_pass(passes):
     """The second row's expert is asked first, then not for three tokens, then again."""
     turns = iter([0, 0, 1, 1, 1, 0])
     experts = [tiny_decoder(1), tiny_decoder(2)]
-    model = mixture(experts, router=lambda f: torch.eye(2)[[next(turns)] * len(f)] * 50, level="token")
+    model = mixture(experts, router=FunctionRouter(lambda f: torch.eye(2)[[next(turns)] * len(f)] * 50), level="token")
     batch, rows = prompts(4), rows_of(prompts(4))
     logits, session = prefilled(model, batch, 8)
     for expert in (0, 1, 1, 1, 0):
@@ -287,7 +289,7 @@ def test_at_level_token_an_expert_reads_what_it_missed_in_one_pass(passes):
 def test_what_some_rows_have_read_they_do_not_read_again(passes):
     """The first row stays with its expert; the second, which shares the expert's cache, goes elsewhere."""
     experts, turns = [tiny_decoder(1), tiny_decoder(2)], iter([[0, 0], [0, 1], [0, 1], [0, 1]])
-    model = mixture(experts, router=lambda f: torch.eye(2)[next(turns)] * 50, level="token")
+    model = mixture(experts, router=FunctionRouter(lambda f: torch.eye(2)[next(turns)] * 50), level="token")
     logits, session = prefilled(model, prompts(5, 5), 4)
     passes.clear()
     for _ in range(3):
@@ -297,7 +299,7 @@ def test_what_some_rows_have_read_they_do_not_read_again(passes):
 
 def test_the_base_that_the_router_reads_is_not_read_again_to_answer(passes):
     base = tiny_decoder(0)
-    router = lambda features: torch.tensor([[0, 9.0]] * len(features))  # noqa: E731
+    router = FunctionRouter(lambda features: torch.tensor([[0, 9.0]] * len(features)))
     model = mixture([tiny_decoder(1), base], router=router, base=base, level="token")
     logits, session = prefilled(model, prompts(5), 4)
     model.decode(logits.argmax(-1), session)
@@ -331,7 +333,7 @@ def test_at_level_token_rows_leave_and_join_too_those_of_named_experts_beside_th
 
 def test_at_level_token_a_session_says_what_its_latest_step_decided():
     turns = iter([0, 2, 1])
-    model = mixture(router=lambda f: torch.eye(3)[[next(turns)] * len(f)] * 50, level="token")
+    model = mixture(router=FunctionRouter(lambda f: torch.eye(3)[[next(turns)] * len(f)] * 50), level="token")
     logits, session = prefilled(model, prompts(4), 4)
     for expert in (0, 2, 1):
         assert session.routing.best.tolist() == [expert] and session.gates.present == (expert,)
@@ -352,7 +354,7 @@ def test_who_is_named_answers_every_token():
 
 def test_a_router_at_level_token_learns_through_the_answer():
     router = torch.nn.Linear(32, 3, bias=False)
-    model = mixture(kind="soft", router=router, level="token")
+    model = mixture(kind="soft", router=FunctionRouter(router), level="token")
     model.score(prompts(6, 6).ids).log_softmax(-1)[:, 2:, 5].sum().backward()
     assert router.weight.grad.abs().min() > 0
 
@@ -361,7 +363,7 @@ def test_near_the_end_of_the_context_nobody_reads_beyond_it():
     """A row that has missed one token stands beside one that has missed all: no pass may reach beyond the context."""
     experts = [tiny_decoder(1, context=20), tiny_decoder(2, context=20)]
     turns = iter([[0, 0], [0, 1], [0, 1], [1, 0], [0, 0]])
-    model = mixture(experts, router=lambda f: torch.eye(2)[next(turns)] * 50, level="token")
+    model = mixture(experts, router=FunctionRouter(lambda f: torch.eye(2)[next(turns)] * 50), level="token")
     assert model.context == 20
     rows = rows_of(prompts(16, 3))
     logits, session = prefilled(model, prompts(16, 3), 4)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from moesaic.errors import MemoryLimitError, RecipeError, WeightsError
-from moesaic.residency.fetching import Budget, FetchedExperts, Traffic, Whole
+from moesaic.model.source import Traffic
+from moesaic.residency.fetching import Budget, FetchedExperts, Whole
 from moesaic.residency.transfer import Carrier
 from moesaic.tensors.shards import TensorFiles
 from moesaic.tensors.tensors import TENSORS, write_tensors

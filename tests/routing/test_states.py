@@ -5,7 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesaic.errors import RecipeError
 from moesaic.routing import States
+from moesaic.routing.states import joined, means_of, picked, vectors_of
 
 sizes = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
@@ -60,3 +62,21 @@ def test_the_gradient_of_shares_is_the_softmaxs():
     states, _ = some([3, 1, 2], 2)
     scores = states.values.requires_grad_()
     assert torch.autograd.gradcheck(lambda x: States(x, states.lengths).shares(x), (scores,))
+
+
+def test_vectors_states_and_texts_answer_the_same_questions():
+    states, rows = some([2, 1, 3])
+    vectors, texts, order = torch.stack([row.mean(0) for row in rows]), ["a", "b", "c"], torch.tensor([2, 0])
+
+    assert joined([vectors[:1], vectors[1:]]).equal(vectors) and joined([["a"], ["b", "c"]]) == texts
+    again = joined([states[:1], states[1:]])
+    assert again.values.equal(states.values) and again.lengths.equal(states.lengths)
+
+    assert picked(vectors, order).equal(vectors[order]) and picked(texts, order) == ["c", "a"]
+    assert picked(states, order).values.equal(torch.cat([rows[2], rows[0]]))
+
+    assert means_of(vectors) is vectors and means_of(texts) is None
+    torch.testing.assert_close(means_of(states), vectors)
+    assert vectors_of(vectors) is vectors and vectors_of(states) is states.values
+    with pytest.raises(RecipeError, match="feature: texts have no vectors"):
+        vectors_of(texts)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moesaic.runs.workshop import Workshop, at_address
 
 from moesaic import stages
 from moesaic.artefacts.base import save_base
@@ -13,7 +14,6 @@ from moesaic.files import read_jsonl
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.progress import Silent
 from moesaic.runs.rejected_rows import take_stock
-from moesaic.runs.workshop import Workshop, at_address
 from moesaic.stages import verbs
 from moesaic.stages.experts import key_of
 from moesaic.testing import tiny_decoder

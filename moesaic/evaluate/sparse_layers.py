@@ -1,0 +1,39 @@
+"""How evenly the sparse layers of a base spread the tokens of texts over their own experts.
+
+Knows nothing about the mixture's router: these experts are the base's, without names, and decide in every layer.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from moesaic.data.batches import Tokens, by_length, pad
+from moesaic.model.decoder import Decoder
+
+
+@torch.inference_mode()
+def layer_utilisation(decoder: Decoder, rows: Sequence[Tokens], batch: int) -> list[dict[str, Any]]:
+    """Utilisation of each sparse layer of a decoder over all tokens of these rows; [] of a dense decoder.
+
+    Each entry: {layer, utilisation: share of the choices per expert, evenness: their entropy over ln e, 0 to 1}.
+    """
+    chosen: dict[int, torch.Tensor] = {}
+    for some in by_length([len(row.ids) for row in rows], batch):
+        lengths = [len(rows[index].ids) - 1 for index in some]  # the last token of a row is never read
+        ids = pad([rows[index] for index in some]).ids
+        real = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).flatten()
+        for layer, routing in enumerate(decoder(ids, None, None).routings):
+            if routing is not None:
+                counts = (routing.weights[real] > 0).sum(0)
+                chosen[layer] = chosen.get(layer, torch.zeros_like(counts)) + counts
+    return [entry(layer, counts.double()) for layer, counts in chosen.items()]
+
+
+def entry(layer: int, counts: torch.Tensor) -> dict[str, Any]:
+    """The utilisation of one layer from how often each expert was chosen."""
+    shares = counts / counts.sum()
+    entropy = -torch.special.xlogy(shares, shares).sum().item()
+    evenness = entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
+    return {"layer": layer, "utilisation": shares.tolist(), "evenness": abs(evenness)}
