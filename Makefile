@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Tests start processes by the dozen: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults check parity bench clean
+.PHONY: demo test test-faults check wheel parity bench clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
@@ -27,12 +27,26 @@ check: $(VENV)/ready-to-test       ## what a change must pass
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(MAKE) test
+	$(MAKE) wheel
 
-bench: $(VENV)/ready-to-test       ## ratios against named peers -> benchmarks/results/
+WHEEL := build/wheel
+wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, makes the demo's first stage from another folder
+	rm -rf $(WHEEL)
+	$(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
+	$(PIP) install --no-deps --target $(WHEEL)/site $(WHEEL)/*.whl
+	mkdir $(WHEEL)/elsewhere
+	cp recipes/demo.yaml $(WHEEL)/elsewhere
+	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic pretrain demo.yaml
+	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic inspect shipped:tiny
+	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python -c "import moesaic; assert moesaic.__file__.startswith('$(abspath $(WHEEL))'), moesaic.__file__"
+
+bench: $(VENV)/ready-to-test       ## every page of benchmarks/results: measured here, or of runs (hours)
 	$(BIN)/python -m benchmarks
 
+# Errors only: warnings of pip would drown what a demo or a test prints.
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/pip --quiet --quiet
 # What is never imported need not be compiled: that halves the time this takes.
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --root-user-action ignore --no-compile --constraint constraints.txt --editable
+INSTALL = $(PIP) install --no-compile --constraint constraints.txt --editable
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,1 +1,1 @@
-"""Ratios against named peers, alternating in one process, medians over rounds. Each module writes one result file."""
+"""Ratios against named peers, runs of recipes side by side, and disasters rehearsed: the pages of `results`."""

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ sys.stdin.readline()
 """
 
 
-def report() -> str:
+def report(quick: bool) -> str:
+    new = 2 if quick else NEW
     lines = [
-        f"Greedy, {NEW} tokens for each of {ROWS} rows of every expert, float32, one thread, files in the page cache. "
+        f"Greedy, {new} tokens for each of {ROWS} rows of every expert, float32, one thread, files in the page cache. "
         f"The experts weigh {TIMES} times the memory said, in which base, router, caches and activations are too. "
         "Peak: RssAnon + RssFile over what they were before loading. Limit of the system: RLIMIT_AS, the address space "
         "after all imports and the memory said with a twentieth on top.",
@@ -77,23 +79,24 @@ def report() -> str:
     ]
     for site, experts, base in (("model", 4, SMALL), ("ffn", 9, replace(LARGE, num_layers=4))):
         with tempfile.TemporaryDirectory() as place:
-            lines += [*section(Path(place), site, experts, base), ""]
+            lines += [*section(Path(place), site, experts, base, new), ""]
     return "\n".join(lines)
 
 
-def section(folder: Path, site: str, experts: int, base: DecoderConfig) -> list[str]:
+def section(folder: Path, site: str, experts: int, base: DecoderConfig, new: int) -> list[str]:
     mixture, prompts = compose(folder, site, WORDS[:experts], base, LARGE if site == "model" else base)
     found = plan(mixture)
     sizes = [part.bytes for part in found.parts if part.role == "expert"]
     ram = sum(sizes) // TIMES
-    whole = run(mixture, None, prompts)
+    write = partial(run, mixture, prompts=prompts, new=new)
+    whole = write(None)
     ways = {
         "all in memory": whole,
-        f"in {ram / 1e6:.0f} MB": run(mixture, ram, prompts),
-        f"in {ram / 1e6:.0f} MB, limited by the system": run(mixture, ram, prompts, limit=ram + ram // 20),
+        f"in {ram / 1e6:.0f} MB": write(ram),
+        f"in {ram / 1e6:.0f} MB, limited by the system": write(ram, limit=ram + ram // 20),
     }
     if site == "model":  # blocks of several experts are needed in every layer: unsorted rows would not fit at all
-        ways[f"in {ram / 1e6:.0f} MB, swapped at every token"] = run(mixture, ram, prompts, sorts=False)
+        ways[f"in {ram / 1e6:.0f} MB, swapped at every token"] = write(ram, sorts=False)
     assert not does_without(mixture, prompts, ram + ram // 20), "the limit limits nothing"
     lines = [
         f"Site `{site}`: {experts} experts of {sizes[0] / 1e6:.0f} MB beside {found.bytes_of('shared') / 1e6:.0f} MB "
@@ -112,9 +115,11 @@ def section(folder: Path, site: str, experts: int, base: DecoderConfig) -> list[
     return lines
 
 
-def run(folder: Path, ram: int | None, prompts: list[str], sorts: bool = True, limit: int = 0) -> dict[str, Any]:
+def run(
+    folder: Path, ram: int | None, prompts: list[str], sorts: bool = True, limit: int = 0, new: int = NEW
+) -> dict[str, Any]:
     """What a process of its own writes, and the most memory that it took meanwhile."""
-    process = started(folder, ram, prompts, sorts, limit)
+    process = started(folder, ram, prompts, sorts, limit, new)
     assert process.stdin and process.stdout
     assert process.stdout.readline() == "ready\n"
     before, peak, done = resident(process.pid), 0, threading.Event()
@@ -138,13 +143,15 @@ def run(folder: Path, ram: int | None, prompts: list[str], sorts: bool = True, l
 
 def does_without(folder: Path, prompts: list[str], limit: int) -> bool:
     """Whether a mixture without a budget finishes under a limit of the system."""
-    process = started(folder, None, prompts, True, limit)
+    process = started(folder, None, prompts, True, limit, NEW)
     process.communicate("\n\n", timeout=300)
     return process.returncode == 0
 
 
-def started(folder: Path, ram: int | None, prompts: list[str], sorts: bool, limit: int) -> subprocess.Popen[str]:
-    asked = json.dumps([str(folder), ram, sorts, limit, prompts, NEW])
+def started(
+    folder: Path, ram: int | None, prompts: list[str], sorts: bool, limit: int, new: int
+) -> subprocess.Popen[str]:
+    asked = json.dumps([str(folder), ram, sorts, limit, prompts, new])
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", RUN, asked], text=True, stderr=subprocess.PIPE, **pipes)
 

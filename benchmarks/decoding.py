@@ -17,11 +17,11 @@ from moesaic.routing import Gates
 CONFIG = DecoderConfig(
     vocab_size=4096, hidden_size=384, num_layers=8, num_heads=6, num_kv_heads=2, intermediate_size=1024, context=256
 )
-PROMPT, STEPS, EXPERTS = 64, 24, 4
+PROMPT, STEPS, EXPERTS, ROUNDS = 64, 24, 4, 5
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def report() -> str:
+def report(quick: bool) -> str:
     lines = [
         f"Llama of {CONFIG.num_layers} layers x {CONFIG.hidden_size}, prompt {PROMPT}, {STEPS} greedy steps, float32, "
         f"{EXPERTS} experts of rank 8 on all targets.",
@@ -41,7 +41,7 @@ def report() -> str:
                     "base": lambda: decode(base, ids, None),  # noqa: B023
                     "mixed": lambda: decode(mixed, ids, gates),  # noqa: B023
                 },
-                rounds=5,
+                rounds=1 if quick else ROUNDS,
                 inner=1,
             )
         rate = {name: rows * STEPS / seconds for name, seconds in times.items()}

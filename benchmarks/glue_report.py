@@ -1,4 +1,4 @@
-"""The page of `benchmarks.ttlora_glue`: tables of the cells that are finished, and of the mixtures.
+"""The page ttlora_glue: tables of the cells that are finished, and of the mixtures.
 
 Knows nothing about how they were computed.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from benchmarks.__main__ import heading
+from benchmarks.page import Page
 from moesaic.recipe import read as read_recipe
 
 Found = Mapping[str, Any]
@@ -17,15 +17,15 @@ REFERENCE, GOAL = "LoRA r=16", 2.0
 SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "router", "oracle", "oracle_best")
 
 
-def report(found: list[dict[str, Any]], wanted: int, runs: Mapping[str, list[Path]], given: str) -> str:
-    """The whole page. `wanted`: cells there will be; `runs`: where a recipe's mixtures are; `given`: the options."""
-    command = f"-m benchmarks.ttlora_glue DATA BASE {given}".rstrip()
-    top = heading("ttlora_glue").replace("-m benchmarks ttlora_glue", command)
+def report(found: list[dict[str, Any]], wanted: int, runs: Mapping[str, list[Path]]) -> Page:
+    """The whole page. `wanted`: cells there will be; `runs`: where a recipe's mixtures are."""
     mixtures = {name: [evaluation for at in some if (evaluation := read(at))] for name, some in runs.items()}
     parts = [how(found, wanted), compared(found), each(found)]
     parts += [summary(name, some, len(runs[name])) for name, some in mixtures.items()]
     parts += [mixture(name, run) for name, some in mixtures.items() for run in some]
-    return top + "\n\n".join(part for part in parts if part) + "\n"
+    machines = {f"{cell['method']}, {cell['task']}, seed {cell['seed']}": cell["machine"] for cell in found}
+    machines |= {at.name: one["timing"].get("machine") for some in runs.values() for at in some if (one := read(at))}
+    return Page("\n\n".join(part for part in parts if part) + "\n", machines)
 
 
 def read(run: Path) -> dict[str, Any] | None:

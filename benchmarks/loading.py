@@ -25,9 +25,10 @@ LAYERS = {torch.float32: 12, torch.bfloat16: 26}
 ROUNDS = 7
 
 
-def report() -> str:
+def report(quick: bool) -> str:
+    rounds = 1 if quick else ROUNDS
     lines = [
-        f"One thread, processor time, medians of {ROUNDS} rounds in turns; over: over that of `load_file`, summed.",
+        f"One thread, processor time, medians of {rounds} rounds in turns; over: over that of `load_file`, summed.",
         "`load_model` also builds the model, which takes some 0.1 ms a tensor, however large.",
         "",
         "| file | `load_file` ms | summed ms | `load_model` ms | over | summed, over |",
@@ -36,13 +37,13 @@ def report() -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        lines += [row(dtype, layers) for dtype, layers in LAYERS.items()]
+        lines += [row(dtype, layers, rounds) for dtype, layers in LAYERS.items()]
     finally:
         torch.set_num_threads(threads)
     return "\n".join(lines) + "\n"
 
 
-def row(dtype: torch.dtype, layers: int) -> str:
+def row(dtype: torch.dtype, layers: int, rounds: int) -> str:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         file = folder / TENSORS
@@ -56,7 +57,7 @@ def row(dtype: torch.dtype, layers: int) -> str:
         count = len(load_file(file))
         times = {
             name: statistics.median(found) * 1e3
-            for name, found in laps(contenders(folder, file), ROUNDS, 1, time.process_time).items()
+            for name, found in laps(contenders(folder, file), rounds, 1, time.process_time).items()
         }
         size = file.stat().st_size
     what, base = f"{size / 1e6:.0f} MB of {str(dtype).removeprefix('torch.')}, {count} tensors", times["file, summed"]

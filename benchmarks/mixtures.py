@@ -1,24 +1,88 @@
-"""`python -m benchmarks.mixtures RECIPE RUN...`: the evaluations of several runs of one recipe -> results/NAME.md.
+"""Runs of one recipe side by side: makes those that are missing, and writes their evaluations as one page.
 
-NAME is the recipe's own. Reads evaluation.json and the manifests of each run directory; makes nothing itself.
+Knows nothing of what a run computes: reads evaluation.json and the manifests of each run directory.
 """
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import heading
+import moesaic
+from benchmarks.page import RECIPES, Options, Page
 from moesaic.files import MANIFEST, read_json
-from moesaic.recipe import ExistingBase, Recipe
+from moesaic.recipe import ExistingBase
 from moesaic.recipe import read as read_recipe
-from moesaic.sections.sources import FileData
 
+Overrides = Mapping[str, tuple[str, ...]]
+"""Name of a run -> what takes the place of the recipe's own values."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs of a file in recipes/. `texts`: they read texts of other people; `stories`: over their model stories260K."""
+
+    recipe: str
+    runs: Overrides
+    texts: bool = True
+    stories: bool = False
+
+    def overrides(self, run: str, options: Options) -> list[str]:
+        """What one run puts in place of the recipe's values, folders of other people included."""
+        found = [f"data_root={options.shared / 'data'}"] if self.texts else []
+        found += [f"base.path={options.shared / 'models/stories260K'}"] if self.stories else []
+        return [*found, *self.runs[run], *(QUICK if options.quick else ())]
+
+
+SEEDS: Overrides = {f"seed-{seed}": (f"seed={seed}",) for seed in range(3)}
+COMPARED = {
+    "demo": Compared("demo.yaml", SEEDS, texts=False),
+    "five-domains": Compared("five-domains.yaml", SEEDS),
+    "stories260k": Compared("stories.yaml", SEEDS, stories=True),
+    "franken-stories": Compared(
+        "franken-stories.yaml",
+        {
+            "sequence": (),
+            "token": ("mixture.level=token",),
+            "tiny": ("base.path=shipped:tiny", "train.lr=1e-3"),
+        },
+        stories=True,
+    ),
+    "gated-pair": Compared(
+        "gated-pair.yaml", {"stories260K": (), "tiny": ("base.path=shipped:tiny", "train.lr=3e-3")}, stories=True
+    ),
+}
+QUICK = (
+    "workers=1",
+    "train.steps=2",
+    "train.batch=2",
+    "train.length=32",
+    "router.examples=8",
+    "router.epochs=1",
+    "evaluate.limit=4",
+)
 SHOWN = ("base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "router", "oracle", "oracle_best")
-
-
 TRAINED_ALIKE = ("joint",)
 """The controls, beside every expert, that a mixture must beat to be worth its parts."""
+
+
+def page(name: str, options: Options) -> Page:
+    """Make the runs that are not finished, and compare all of them."""
+    of = COMPARED[name]
+    wanted = list(of.runs)[: 1 if options.quick else None]
+    places = {run: options.runs / f"{name}-{run}" for run in wanted}
+    for run, place in places.items():
+        moesaic.run(read_recipe(RECIPES / of.recipe, [f"name={name}-{run}", *of.overrides(run, options)]), place)
+    machines = {place.name: read_json(place / "evaluation.json")["timing"].get("machine") for place in places.values()}
+    how = "\n".join(f"- {command(of, name, run)}" for run in wanted)
+    return Page(f"The runs by hand:\n\n{how}\n\n{report(list(places.values()))}", machines)
+
+
+def command(of: Compared, name: str, run: str) -> str:
+    """How one run is made by hand."""
+    shared = Options(Path(), Path("shared"))
+    words = ["moesaic run", f"recipes/{of.recipe}", f"name={name}-{run}", *of.overrides(run, shared)]
+    return f"`{' '.join(words)}`"
 
 
 def report(runs: list[Path]) -> str:
@@ -140,15 +204,6 @@ def chosen(manifest: dict[str, Any]) -> str:
     return f"**{manifest['lr']:g}** ({tried})"
 
 
-def command(path: Path, recipe: Recipe) -> str:
-    """How one seed is run; folders that a recipe cannot know are named."""
-    given = isinstance(recipe.base, ExistingBase) and not recipe.base.path.startswith("shipped:")
-    places = ["base.path=FOLDER"] if given else []
-    if any(isinstance(expert.data, FileData) for expert in recipe.experts.values()):
-        places.append("data_root=FOLDER")
-    return " ".join(["moesaic run", f"recipes/{path.name}", f"name={recipe.name}-SEED", "seed=SEED", *places])
-
-
 def cell(control: dict[str, Any]) -> str:
     versus = control["versus_router"]
     if versus is None:
@@ -158,6 +213,8 @@ def cell(control: dict[str, Any]) -> str:
 
 
 def bracketed(estimate: dict[str, Any]) -> str:
+    if estimate["interval"] is None:
+        return str(estimate["reason"])
     low, high = estimate["interval"]
     return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"
 
@@ -165,20 +222,3 @@ def bracketed(estimate: dict[str, Any]) -> str:
 def unseen(evaluation: dict[str, Any]) -> str:
     nats = {name: evaluation["controls"][name]["nats"].get("unseen") for name in ("base", "router")}
     return "none given" if nats["base"] is None else f"{nats['base']:.3f} / {nats['router']:.3f}"
-
-
-def main(recipe_at: Path, runs: list[Path]) -> None:
-    recipe = read_recipe(recipe_at)
-    again = f"mixtures recipes/{recipe_at.name} RUN..."
-    top = (
-        heading(again)
-        .replace(f"# {again}", f"# {recipe.name}")
-        .replace("-m benchmarks mixtures", "-m benchmarks.mixtures")
-    )
-    path = Path(__file__).parent / "results" / f"{recipe.name}.md"
-    path.write_text(f"{top}Each run: `{command(recipe_at, recipe)}`\n\n{report(runs)}")
-    print(path.read_text())
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(run) for run in sys.argv[2:]])

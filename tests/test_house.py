@@ -1,4 +1,4 @@
-"""The house as a whole: its floors, its names, what it refuses to contain, and that its documents tell the truth.
+"""Property: the house as a whole: its floors, its names, what it refuses to contain, and documents that tell the truth.
 
 Knows nothing about what any room does.
 """
@@ -231,6 +231,22 @@ def test_the_recipe_takes_the_features_that_the_model_reads(start: str, end: str
         return True
 
     assert takes(lambda: RouterSpec(kind=kind, feature=feature)) == takes(lambda: Feature.parse(feature))  # type: ignore[arg-type]
+
+
+def test_every_test_file_mirrors_a_file_or_says_which_journey_or_property_it_tests() -> None:
+    """tests/ROOM/test_NAME.py tests moesaic/ROOM/NAME; a file of another name begins with one of the two words."""
+    unknown = [
+        str(path)
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if not mirrors(path) and not (ast.get_docstring(tree_of(path)) or "").startswith(("Journey: ", "Property: "))
+    ]
+    assert not unknown
+
+
+def mirrors(path: Path) -> bool:
+    """Whether a file or a folder of the package has the name of a test file, in the same room."""
+    twin = PACKAGE / path.relative_to(ROOT / "tests").with_name(path.stem.removeprefix("test_"))
+    return twin.with_suffix(".py").is_file() or twin.is_dir()
 
 
 def texts() -> Iterator[tuple[str, str]]:

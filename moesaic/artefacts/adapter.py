@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from moesaic.adapters import Adapter, LoRA, TensorTrain
 from moesaic.artefacts import heads
 from moesaic.artefacts import tt_lora as trains
+from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_json, write_manifest, write_new
 from moesaic.interop import peft
@@ -44,7 +45,7 @@ FORMATS: dict[type, Format] = {
 
 
 @dataclass(frozen=True)
-class StoredExpert:
+class StoredExpert(Stored):
     """An expert as read: what it was trained as, and what its folder says of it ({} for a foreign adapter).
 
     `head`: of one that classifies.
@@ -66,11 +67,6 @@ class StoredExpert:
         written, scales = FORMATS[type(self.adapter)], getattr(self.adapter, "alphas", None)
         tensors, scaled = fingerprint(written.tensors(self.adapter)), [dict(scales)] if scales else []
         return digest([tensors, self.adapter.rank, self.adapter.alpha, *scaled, *own])
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """The base it was trained for; None: declared at best, and never verified."""
-        return self.manifest.get("base_fingerprint")
 
 
 def save_expert(

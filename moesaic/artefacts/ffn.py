@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from moesaic.adapters.feedforward import FFN, ffns, put, require_glu, take
 from moesaic.adapters.lora import layers_in
 from moesaic.artefacts.adapter import KIND, manifest_of
+from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import digest, read_json, write_json, write_manifest
 from moesaic.tensors.shards import TensorFiles
@@ -29,7 +30,7 @@ NAME = re.compile(rf"model\.(layers\.(?:0|[1-9]\d*)\.mlp)\.({'|'.join(PARTS)})_p
 
 
 @dataclass(frozen=True)
-class StoredFFN:
+class StoredFFN(Stored):
     """An expert as read: its blocks, and what its folder says of it ({} for a foreign one)."""
 
     ffn: FFN
@@ -39,11 +40,6 @@ class StoredFFN:
     def fingerprint(self) -> str:
         """The hash of its tensors, under the names they have on disk."""
         return digest([ADAPTER, fingerprint(tensors_of(self.ffn))])
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """The base it was made for; None: declared at best, and never verified."""
-        return self.manifest.get("base_fingerprint")
 
 
 def save_ffn(folder: Path, ffn: FFN, base_fingerprint: str, facts: dict[str, Any]) -> None:

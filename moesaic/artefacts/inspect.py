@@ -35,7 +35,7 @@ class Artefact:
 
 
 def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
-    """What lies at a place, a folder or one that `load` takes, by its manifest if it has one.
+    """Describe what lies at a place, a folder or one that `load` takes, by its manifest if it has one.
 
     Its files are compared with their hashes.
     """

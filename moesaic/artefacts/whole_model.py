@@ -15,6 +15,7 @@ from torch import Tensor
 from moesaic.artefacts import base as base_room
 from moesaic.artefacts.adapter import KIND, manifest_of
 from moesaic.artefacts.base import Base, end_of, identify, write_model
+from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
@@ -28,7 +29,7 @@ TEMPLATES = "templates"  # conversations are written with the base's, so an expe
 
 
 @dataclass(frozen=True)
-class StoredModel:
+class StoredModel(Stored):
     """An expert as read: its decoder, and what its folder says of it ({} for a foreign one)."""
 
     decoder: Decoder
@@ -38,11 +39,6 @@ class StoredModel:
     def fingerprint(self) -> str | None:
         """By which its folder knows it, as a base is known; None: a foreign one, which nobody has hashed."""
         return self.manifest.get("fingerprint")
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """The base it was made for; None: declared at best, and never verified."""
-        return self.manifest.get("base_fingerprint")
 
 
 def save_whole(

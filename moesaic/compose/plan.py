@@ -37,7 +37,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `moesaic.plan` found. Bytes are those of memory, not of files.
+    """The result of `moesaic.plan`. Bytes are those of memory, not of files.
 
     `dtype`: what weights are computed in. `resident`: bytes that a loaded composition takes between two requests;
     `working`: on top of it while `batch` rows of `context` tokens are answered or, with `training`, learned from.
@@ -112,7 +112,7 @@ class Plan:
             )
 
     def told(self) -> dict[str, Any]:
-        """All of it as plain data, for JSON."""
+        """Return all of it as plain data, for JSON."""
         own = asdict(self)
         placement = own.pop("placement")
         totals = {"parameters": self.parameters, "resident": self.resident, "working": self.working}
@@ -196,7 +196,7 @@ def plan(
     bandwidth: tuple[float, float] = BANDWIDTH,
     hosts: int = 1,
 ) -> Plan:
-    """What these would weigh together, whether they fit each other and a budget; nothing is loaded.
+    """Compute what models weigh together, and whether they fit each other and a budget; nothing is loaded.
 
     `models`: folders of models or adapters, or published sizes such as llama-3-8b; or one recipe, mixture or run.
     `base`: what they share; of whole models else the first of them. `site`: model, ffn or linear; else linear of

@@ -39,7 +39,7 @@ class WritingMixture:
     >>> mixture = moesaic.load("runs/demo")
     >>> mixture.generate("What is 3 + 4?").text
 
-    One that keeps a trace is to be closed in the end, or used as a context manager:
+    Close a mixture that keeps a trace, or use it as a context manager:
 
     >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture: ...
     """
@@ -59,7 +59,7 @@ class WritingMixture:
 
     @property
     def traffic(self) -> Traffic:
-        """What was fetched of experts since the mixture was loaded: nothing, where all are held."""
+        """Counts of what was fetched of experts since the mixture was loaded: zero where all are held."""
         return self.stored.source.traffic
 
     @overload
@@ -91,10 +91,10 @@ class WritingMixture:
         stop: tuple[str, ...] = (),
         expert: str | None = None,
     ) -> Generation | list[Generation]:
-        """What the mixture writes after a prompt, or after each of several. `expert`: who answers, "base" included.
+        """Continue a prompt, or each of several. `expert`: who answers in the router's place, "base" included.
 
-        A prompt is a text, or a conversation, [{"role": "user", "content": "..."}, ...], that the assistant is to
-        continue: it is written with the base's chat template, and the router reads all of it.
+        A prompt is a text, which is continued as it is, or a conversation, [{"role": "user", "content": "..."}, ...],
+        which the assistant answers: it is written with the base's chat template, and the router reads all of it.
         """
         prompts, alone = asked(prompt)
         made = self.engine.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
@@ -110,7 +110,7 @@ class WritingMixture:
         stop: tuple[str, ...] = (),
         expert: str | None = None,
     ) -> Generator[str, None, Generation]:
-        """The text that `generate` gives after one prompt, piece by piece as it becomes certain; returns all of it."""
+        """Yield the text of `generate` for one prompt, piece by piece as it becomes certain; return all of it."""
         ((one, *_), _) = asked(prompt)
         return self.engine.stream(one, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
 
@@ -123,13 +123,13 @@ class WritingMixture:
     @overload
     def route(self, text: Several) -> list[RoutingReport]: ...
     def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
-        """Who would answer a text or a conversation, or each of several."""
+        """Report which expert would answer a text or a conversation, or each of several."""
         prompts, alone = asked(text)
         reports = self.engine.route(prompts)
         return reports[0] if alone else reports
 
     def close(self) -> None:
-        """End the trace, if one is kept: its rows are on the disk then."""
+        """Close the trace, if there is one: its rows are on the disk then."""
         if self.trace:
             self.trace.close()
 
@@ -155,8 +155,8 @@ class WritingMixture:
     ) -> str:
         """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
 
-        The arguments are those of a model that `load_model` gives. The card tells the verdict of the evaluation that
-        stands beside the mixture in its run directory, if that is of this mixture.
+        The arguments are those of a model that `load_model` gives. The card shows the verdict of the evaluation beside
+        the mixture in its run directory, if that evaluation is of this mixture.
         """
         return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
 
@@ -186,7 +186,7 @@ class ClassifyingMixture:
     def classify(
         self, text: str | tuple[str, ...] | list[str | tuple[str, ...]], *, expert: str | None = None
     ) -> Classification | list[Classification]:
-        """The label of a text, or of each of several; a tuple of two texts is one row. `expert`: who answers."""
+        """Label a text, or each of several; a tuple of two texts is one row. `expert`: who answers."""
         texts = text if isinstance(text, list) else [text]
         found = classified(self.stored, [(one,) if isinstance(one, str) else one for one in texts], expert)
         return found if isinstance(text, list) else found[0]
@@ -202,7 +202,7 @@ class ClassifyingMixture:
     @overload
     def route(self, text: Several) -> list[RoutingReport]: ...
     def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
-        """Who would answer a text or a conversation, or each of several."""
+        """Report which expert would answer a text or a conversation, or each of several."""
         prompts, alone = asked(text)
         reports = routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
         return reports[0] if alone else reports
@@ -227,8 +227,8 @@ class ClassifyingMixture:
     ) -> str:
         """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
 
-        The arguments are those of a model that `load_model` gives. The card tells the verdict of the evaluation that
-        stands beside the mixture in its run directory, if that is of this mixture.
+        The arguments are those of a model that `load_model` gives. The card shows the verdict of the evaluation beside
+        the mixture in its run directory, if that evaluation is of this mixture.
         """
         return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
 

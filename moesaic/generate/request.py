@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """Who answered a prompt: the weight of every expert, and the name of the heaviest ("base": none of them)."""
+    """The decision for a prompt: the weight of every expert, and the name of the heaviest ("base": none of them)."""
 
     weights: dict[str, float]
     chosen: str

@@ -18,7 +18,7 @@ COLDEST = 1e-6  # below it, a float32 logit divided by the temperature is no num
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn. The default is greedy: always the most probable one.
+    """Settings for drawing the next token. The default is greedy: always the most probable one.
 
     `temperature` 0: greedy. `top_k`: among so many most probable tokens (0: all). `top_p`: among the fewest most
     probable tokens that together have this probability (arXiv 1904.09751). Tokens as probable as the last one admitted

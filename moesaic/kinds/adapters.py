@@ -22,7 +22,6 @@ from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.router import StoredRouter
 from moesaic.artefacts.tokenizer_check import spoken_otherwise, tokenizer_beside
 from moesaic.errors import CompatibilityError, RecipeError
-from moesaic.files import MANIFEST, gather
 from moesaic.interop.outline import Outline, Shape
 from moesaic.kinds.averages import average
 from moesaic.kinds.difference import difference, require_variant
@@ -33,8 +32,6 @@ from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.model.mixture import AdapterMixture
-from moesaic.residency.fetching import Fetchable, Whole
-from moesaic.routing import Gates
 from moesaic.sections.expert import ALL_TARGETS, TRAINED, Expert, Sweep, Target, Targets
 from moesaic.sections.layers import layer_range
 from moesaic.sections.section import Count, Distinct, Positive
@@ -112,6 +109,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
     classifies = True
     routes_by_weights = True
     always_held = True
+    files = FILES
 
     # --- trained here
 
@@ -142,12 +140,6 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
 
     def read(self, folder: Path, base: Base) -> StoredExpert:
         return load_expert(folder, base.fingerprint, base.decoder, mapped=True)
-
-    def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, StoredExpert]:
-        return Whole(), self.read(folder, base)
-
-    def write(self, source: Path, target: Path, base: Path) -> None:
-        gather({file: source / file for file in (*FILES, MANIFEST)}, target)
 
     def value(self, stored: StoredExpert) -> Any:
         return stored.lora
@@ -183,10 +175,6 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
 
     def cost(self, base: Decoder, stored: StoredExpert) -> int:
         return num_parameters(base) - asleep(base) + stored.adapter.num_parameters
-
-    def first(self, mixture: AdapterMixture, experts: Sequence[StoredExpert]) -> tuple[Decoder, Gates | None]:
-        like = mixture.decoder.norm.weight
-        return mixture.decoder, Gates.one(0, 1, len(experts), like)
 
     # --- planned
 

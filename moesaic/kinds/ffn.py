@@ -21,7 +21,7 @@ from moesaic.artefacts.base import Base
 from moesaic.artefacts.ffn import CONFIG, FILES, FFNFiles, FFNPlace, StoredFFN, load_ffn, save_ffn
 from moesaic.artefacts.router import StoredRouter
 from moesaic.errors import CompatibilityError
-from moesaic.files import MANIFEST, gather
+from moesaic.files import MANIFEST
 from moesaic.interop.outline import Outline, part_of, shapes_in, weighed
 from moesaic.kinds.averages import average_blocks
 from moesaic.kinds.compatibility import Difference, block_differences
@@ -34,7 +34,6 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.source import HELD
 from moesaic.residency.fetching import Fetchable
-from moesaic.routing import Gates
 from moesaic.sections.expert import TRAINED, Expert
 from moesaic.sections.layers import layer_range
 from moesaic.sections.section import Text
@@ -67,6 +66,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
     site = "ffn"
     section = FFNSection
     changes = "has blocks of"
+    files = FILES
 
     # --- trained here
 
@@ -123,9 +123,6 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         files = FFNFiles(folder, base.fingerprint, base.decoder)
         return FFNPlace(files, base.decoder, index), StoredFFN(files.outline, files.manifest)
 
-    def write(self, source: Path, target: Path, base: Path) -> None:
-        gather({file: source / file for file in (*FILES, MANIFEST)}, target)
-
     def value(self, stored: StoredFFN) -> FFN:
         return stored.ffn
 
@@ -159,10 +156,6 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         slots = feedforward.ffns(base)
         replaced = sum(num_parameters(slots[path]) for path in stored.ffn.blocks)
         return num_parameters(base) - replaced + stored.ffn.num_parameters
-
-    def first(self, mixture: AdapterMixture, experts: Sequence[StoredFFN]) -> tuple[Decoder, Gates | None]:
-        like = mixture.decoder.norm.weight
-        return mixture.decoder, Gates.one(0, 1, len(experts), like)
 
     # --- planned
 

@@ -17,6 +17,9 @@ from torch import Generator, Tensor
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
 from moesaic.artefacts.router import StoredRouter
+from moesaic.artefacts.stored import Stored
+from moesaic.errors import RecipeError
+from moesaic.files import MANIFEST, gather
 from moesaic.interop.outline import Config, Outline, Shape
 from moesaic.kinds.compatibility import Difference
 from moesaic.kinds.gates import GatesFor
@@ -26,7 +29,7 @@ from moesaic.model.encoder import Encoder
 from moesaic.model.mixture import Routed
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.ensemble import Combine
-from moesaic.residency.fetching import Fetchable
+from moesaic.residency.fetching import Fetchable, Whole
 from moesaic.routing import Gates
 from moesaic.sections.expert import Expert
 from moesaic.tokenizer import Tokenizer
@@ -35,23 +38,6 @@ D = TypeVar("D")
 """A design: an expert before it has values."""
 V = TypeVar("V")
 """A value: an expert apart from its folder."""
-
-
-@runtime_checkable
-class Stored(Protocol):
-    """An expert as read from its folder."""
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest of its folder; {} of a foreign one."""
-
-    @property
-    def fingerprint(self) -> str | None:
-        """The hash of its values; None of a foreign model, which nobody has hashed."""
-
-    @property
-    def base_fingerprint(self) -> str | None:
-        """The base it was made for; None where its folder does not say."""
 
 
 S = TypeVar("S", bound=Stored)
@@ -160,6 +146,8 @@ class Kind(ABC, Generic[D, V, S]):
     """Whether such experts share the base's blocks, so that a router can read them on the way."""
     always_held: ClassVar[bool] = False
     """Whether such experts are so small that a budget holds all of them."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """The files that the folder of such an expert may hold beside its manifest."""
     no_wider: ClassVar[str | None] = None
     """Why there is no control `joint_wide` of this kind; None: there is one."""
 
@@ -209,17 +197,20 @@ class Kind(ABC, Generic[D, V, S]):
     def read(self, folder: Path, base: Base) -> S:
         """Read an expert, held against its base."""
 
-    @abstractmethod
     def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, S]:
-        """Read all of an expert but its values, which are fetched later into this index of the mixture."""
+        """Read all of an expert but its values, which are fetched later into this index of the mixture.
 
-    @abstractmethod
+        Experts of a kind that is `always_held` have nothing to fetch: they are read whole.
+        """
+        return Whole(), self.read(folder, base)
+
     def write(self, source: Path, target: Path, base: Path) -> None:
         """Write the expert of a folder into a mixture's, beside the folder of the mixture's base."""
+        gather({file: source / file for file in (*self.files, MANIFEST)}, target)
 
-    @abstractmethod
     def value(self, stored: S) -> V | None:
         """An expert apart from its folder; None where it is its folder."""
+        return None
 
     def fingerprint(self, stored: S, folder: Path) -> str:
         """The hash of an expert's values."""
@@ -268,9 +259,9 @@ class Kind(ABC, Generic[D, V, S]):
     def cost(self, base: Decoder, stored: S) -> int:
         """Parameters that answer a row of one expert alone."""
 
-    @abstractmethod
     def first(self, mixture: Any, experts: Sequence[S]) -> tuple[Decoder, Gates | None]:
         """The decoder and the gates by which the first expert answers one row alone."""
+        return mixture.decoder, Gates.one(0, 1, len(experts), mixture.decoder.norm.weight)
 
     # --- planned
 
@@ -278,9 +269,9 @@ class Kind(ABC, Generic[D, V, S]):
     def planned(self, base: Outline, spec: Expert) -> Footprint:
         """The memory of an expert that a recipe trains."""
 
-    @abstractmethod
     def of_model(self, model: Outline, base: Outline, held: bool = False) -> Footprint:
         """The memory of a fine-tuned model as an expert. `held`: the model is the base itself."""
+        raise RecipeError(f"a model does not become {self.word} experts", path=model.name, field="site")
 
     def beside(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
         """The memory of the expert in a folder that this kind `holds`, and where it does not fit the base."""
@@ -299,9 +290,9 @@ class Kind(ABC, Generic[D, V, S]):
 
     # --- adopted
 
-    @abstractmethod
     def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[V]:
         """Read what lies in a folder as an expert of this kind, held against the base. `tuned`: a fine-tuned model."""
+        raise RecipeError(f"{self.word} experts are not adopted", path=path, field=name)
 
     def extracted(self, folder: Path) -> bool:
         """Whether the expert is only a part of the model in a folder, and has to be extracted from it."""

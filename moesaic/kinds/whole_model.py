@@ -114,9 +114,6 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     def write(self, source: Path, target: Path, base: Path) -> None:
         write_into_mixture(source, target, base)
 
-    def value(self, stored: StoredModel) -> None:
-        return None
-
     def fingerprint(self, stored: StoredModel, folder: Path) -> str:
         return stored.fingerprint or identified(folder, {})[2]
 

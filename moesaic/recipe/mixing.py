@@ -4,15 +4,39 @@ Knows no kind by name, and nothing about files or tensors.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from moesaic.config import Feature
-from moesaic.errors import RecipeError
-from moesaic.kinds import KINDS, Kind
+from moesaic.errors import RecipeError, nearest
+from moesaic.kinds import KINDS, Kind, sites
 from moesaic.sections.routers import Router
 from moesaic.sections.section import Section, either, refusal
 
-Site = Literal["linear", "ffn", "model"]
+
+@dataclass(frozen=True)
+class InTable:
+    """Annotates a site: one that some kind in the table has when the recipe is read."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(_known_site)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"enum": sites(), "type": "string"}
+
+
+def _known_site(value: Any) -> str:
+    if value not in sites():
+        expected, hint = either(map(repr, sites())), nearest(str(value), sites())
+        raise refusal(RecipeError("wrong value", expected=expected, got=repr(value), hint=hint))
+    return str(value)
+
+
+Site = Annotated[str, InTable()]
 Level = Literal["sequence", "token"]
 
 

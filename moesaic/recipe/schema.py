@@ -5,7 +5,7 @@ Knows nothing about YAML, files' contents or tensors; no section ever changes af
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from moesaic.config import SIZES
 from moesaic.errors import RecipeError, nearest
 from moesaic.kinds import KINDS, AnyKind, Kind, at_site
 from moesaic.recipe.by_kind import ByKind
-from moesaic.recipe.mixing import Mixture, Site, require_legal, require_routable, site_of
+from moesaic.recipe.mixing import Mixture, require_legal, require_routable, site_of
 from moesaic.sections.expert import Expert
 from moesaic.sections.layers import layer_bounds
 from moesaic.sections.names import Control, validate_expert, validate_name
@@ -225,9 +225,9 @@ class Recipe(Section):
         return mixture.model_copy(update={"site": KINDS[next(iter(experts.values())).kind].site})
 
     @property
-    def site(self) -> Site:
+    def site(self) -> str:
         """Where the experts meet."""
-        return cast(Site, site_of(self.kinds))
+        return site_of(self.kinds)
 
     @property
     def kinds(self) -> dict[str, Kind]:

@@ -3,7 +3,8 @@
 Knows nothing about what makes a row bad, nor which rows are for what.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.files import disk, write_bytes
@@ -11,33 +12,26 @@ from moesaic.files.plain import encoded
 from moesaic.runs.directory import RunDir
 from moesaic.runs.progress import Progress
 
-
-@runtime_checkable
-class Texts(Protocol):
-    """The texts of a run, as far as their bad rows are concerned."""
-
-    rejects: Rejects
-
-    @property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """The rows read, used, and skipped by reason of every file; all of them are read."""
+Files = dict[str, dict[str, Any]]
+"""The rows read, used, and skipped by reason of every file."""
 
 
-def take_stock(run: RunDir, materials: Texts, progress: Progress) -> None:
+def take_stock(run: RunDir, rejects: Rejects, read: Callable[[], Files], progress: Progress) -> None:
     """Where bad rows are skipped, read every text that the recipe names and list those rows; a list that is old goes.
 
     All at once and first, so that the list is whole whatever is made next, and too many of them cost no training.
+    `read` reads every file and counts its rows; `rejects` collects the bad ones meanwhile.
     """
     at = run.rejects_at
     if run.recipe.bad_rows == "stop":
         disk.remove(at)
         return
     try:
-        files = materials.files
+        files = read()
     finally:  # of too many, too, as the error says to look there
-        rejects = materials.rejects.listed()
-        if rejects:
-            write_bytes(at, b"".join(encoded(reject) for reject in rejects))
+        listed = rejects.listed()
+        if listed:
+            write_bytes(at, b"".join(encoded(reject) for reject in listed))
         else:
             disk.remove(at)
     for path, rows in files.items():

@@ -21,6 +21,7 @@ from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
 from moesaic.files import read_sealed, write_sealed
 from moesaic.runs.jobs import Jobs, Report
+from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.stages.experts import CONTROLS, plan_of
@@ -110,7 +111,7 @@ def evaluate(parts: Sequence[EvaluationPart], told: Progress, jobs: Jobs) -> Non
         "router": told_of_routers(run, decisions, routed, alike),
         **beside.facts,
         "truncated": {d: sum(row.truncated for row in some) for d, some in run.task.test_rows.items()},
-        "timing": {"seconds": round(time.perf_counter() - started, 2), **beside.timing},
+        "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **beside.timing},
     }
     weigh_accuracy(run, evaluation)
     write_sealed(part.at, without_unwanted(evaluation, recipe.evaluate.metrics))

@@ -98,6 +98,12 @@ class RouterPart(Part):
         experts = folders_of(self.source).values() if self.spec.loss.task else ()
         return (self.source.models.base_at, *experts)
 
+    def require_needs(self, needed: Sequence[Part], told: Progress) -> None:
+        """Refuse to train a router without its experts, with the reason why it needs them."""
+        if self.spec.loss.task:
+            versions(self.source)
+        super().require_needs(needed, told)
+
     @property
     def title(self) -> str:
         """The router as progress and logs call it."""
@@ -109,6 +115,7 @@ class RouterPart(Part):
         return self.name == "router" and self.run.recipe.mixture.level == "token"
 
     def inputs(self) -> dict[str, Any]:
+        """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
         rows = ((n, split) for n in recipe.experts for split in SPLITS)
         texts = [[e.prompt, e.response] for n, split in rows for e in prompts_of(self.source, n, split)]

@@ -227,7 +227,7 @@ def opened(
         for name in restart:
             run.dir.forget(trained_at(run, name))
         if reads:
-            take_stock(run.dir, run.materials, told)
+            take_stock(run.dir, run.materials.rejects, lambda: run.materials.files, told)
         run.models.locate_all()
         with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield Bench(run, told, jobs)

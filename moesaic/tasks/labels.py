@@ -119,6 +119,7 @@ class LabelScorer:
         self.stored = load_classifier(task.run.mixture_at)
 
     def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        """Score the base, an expert, a control that was trained, or fixed weights on all test rows."""
         classifier, names = self.stored.model.classifier, self.stored.model.names
         n, e = self.sheet.size, len(names)
         which, _, expert = name.partition(":")

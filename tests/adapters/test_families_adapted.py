@@ -1,4 +1,4 @@
-"""Can every family be adapted by the names that its linears have, and is what cannot be adapted refused by name?"""
+"""Property: every family is adapted by the names of its linears, and what cannot be adapted is refused by name."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Do gradients reach the weights that rows have for their experts, through every form of the low-rank product?"""
+"""Property: gradients reach the rows' weights of their experts through every form of the low-rank product."""
 
 import pytest
 import torch

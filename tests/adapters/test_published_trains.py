@@ -1,4 +1,4 @@
-"""Has TT-LoRA here as many numbers as was published, on the real linears of each model?"""
+"""Property: has TT-LoRA here as many numbers as was published, on the real linears of each model?"""
 
 import pytest
 import torch

@@ -15,6 +15,7 @@ from moesaic.cli.main import status
 from moesaic.compose.mixture import load_mixture
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_json
+from moesaic.kinds import KINDS
 from moesaic.recipe import RESERVED, parse
 from moesaic.sections.names import validate_name
 
@@ -127,7 +128,8 @@ def test_a_forged_mixture_is_refused_before_any_path_is_built(parts, inside, nam
     folder = inside / "mixture"
     shutil.copytree(parts.folder / "mixture", folder)
     forge(folder, experts=["one", name])
-    monkeypatch.setattr("moesaic.compose.mixture.load_expert", lambda *_: pytest.fail("a path was built"))
+    for kind in KINDS.values():
+        monkeypatch.setattr(type(kind), "read", lambda *_: pytest.fail("a path was built"))
     for read in (load_mixture, moesaic.load, inspect):
         refused(folder, read, "experts[1]")
     assert status(["inspect", "mixture"]) == 4

@@ -1,4 +1,4 @@
-"""Do experts, routers and whole mixtures come back to the same logits, and only as and where they belong?"""
+"""Property: do experts, routers and whole mixtures come back to the same logits, and only as and where they belong?"""
 
 import dataclasses
 import json

@@ -187,7 +187,8 @@ def sentences() -> list[str]:
 @torch.no_grad()
 def test_real_sentences_get_the_vectors_that_transformers_gives(minilm):
     """Pooled by hand, one text at a time, from the states of transformers and its own tokenizer."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     ours, texts = load_sentences(minilm).sentences, sentences()
     assert len(set(texts)) == 50 and 2 <= ours.truncated(texts) <= 25
     assert (ours.pool, ours.normalise, ours.limit) == ("mean", True, 256)

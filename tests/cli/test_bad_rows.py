@@ -1,4 +1,4 @@
-"""`--bad-rows skip --max-bad N`: what is left out, what is too much, and that both are only overrides."""
+"""Property: `--bad-rows skip --max-bad N`: what is left out, what is too much, and that both are only overrides."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from moesaic.cli.main import status
 from moesaic.errors import RecipeError
-from moesaic.stages import verbs
+from moesaic.stages.base import BasePart
 
 VERBS = ["run", "pretrain", "train-expert", "verify-expert", "train-router", "compose", "evaluate"]
 
@@ -20,7 +20,7 @@ def call(recipe, monkeypatch, capsys):
     def stop(*_):
         raise RecipeError("the data is read")
 
-    monkeypatch.setattr(verbs, "pretrain_stage", stop)
+    monkeypatch.setattr(BasePart, "inputs", stop)
 
     def call(*arguments):
         code = status([*arguments[:1], recipe.name, *arguments[1:]])

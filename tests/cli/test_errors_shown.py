@@ -1,4 +1,4 @@
-"""Each wrong input: its exit status and its one line (that it is one, the fixture `moesaic` checks)."""
+"""Property: each wrong input: its exit status and its one line (that it is one, the fixture `moesaic` checks)."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Does the verb write an expert for PEFT, and nothing over what is there?"""
+"""Journey: does the verb write an expert for PEFT, and nothing over what is there?"""
 
 import json
 

@@ -1,6 +1,7 @@
+"""Property: are help and version printed without importing what computes, and does help name every verb?"""
+
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -29,17 +30,6 @@ def test_help_imports_nothing_heavy(arguments):
 def test_what_needs_no_model_imports_only_what_typer_does(arguments):
     _, modules = modules_after(*arguments)
     assert not modules & (HEAVY - {"pydantic"})
-
-
-def test_help_is_fast():
-    command = [sys.executable, "-c", "from moesaic.cli.main import main; main()", "--help"]
-
-    def seconds():
-        started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        return time.perf_counter() - started
-
-    assert min(seconds() for _ in range(5)) < 0.4  # the best of a few: other tests may share the machine
 
 
 def test_help_names_every_verb():

@@ -61,7 +61,7 @@ def test_what_cannot_be_composed_ends_in_5_with_every_difference(moesaic):
     [
         (("--vram", "much"), "vram: not a size of memory"),
         (("--bandwidth", "12GB"), "bandwidth: not two rates"),
-        (("--site", "head"), "site: unknown; expected model or ffn or linear"),
+        (("--site", "head"), "site: unknown; expected linear or ffn or model"),
         (("--batch", 0), "batch: not a number of them"),
         (("--hosts", 0), "hosts: not a number of them"),
     ],

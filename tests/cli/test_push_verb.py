@@ -1,4 +1,4 @@
-"""Models of a hub as a user types them: adopted, inspected, pushed, asked from there; and every wrong line of it."""
+"""Journey: models of a hub on the command line: adopted, inspected, pushed, asked from there, and wrong lines."""
 
 import json
 

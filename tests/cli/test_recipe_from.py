@@ -1,4 +1,4 @@
-"""`moesaic recipe-from` and `moesaic recipe --schema` on the command line."""
+"""Journey: `moesaic recipe-from` and `moesaic recipe --schema` on the command line."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One real run through the command line, and the other verbs on what it made."""
+"""Journey: one real run through the command line, and the other verbs on what it made."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What is odd about other people's files reaches whoever types a command: a plain line each, also under --quiet."""
+"""Property: a command prints one plain line for each oddity of other people's files, also under --quiet."""
 
 import json
 import warnings

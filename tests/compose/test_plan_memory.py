@@ -1,4 +1,4 @@
-"""Does a composition take the memory that was planned for it, as the operating system measures it?"""
+"""Property: does a composition take the memory that was planned for it, as the operating system measures it?"""
 
 import subprocess
 import sys

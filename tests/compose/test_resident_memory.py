@@ -1,4 +1,4 @@
-"""Does a mixture of adapters take the memory of its base and its experts, once, and next to nothing else?"""
+"""Property: does a mixture of adapters take the memory of its base and its experts, once, and next to nothing else?"""
 
 import json
 import os

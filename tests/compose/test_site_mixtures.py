@@ -1,4 +1,4 @@
-"""Mixtures of sites `ffn` and `model` as folders: moved anywhere they give the same logits, and weigh no more."""
+"""Property: mixtures of sites `ffn` and `model` give the same logits wherever their folders move, and weigh no more."""
 
 import json
 import os

@@ -6,7 +6,6 @@ Knows nothing about how the search prunes its pairs.
 import json
 import random
 import re
-import time
 from itertools import combinations
 
 import pytest
@@ -92,13 +91,12 @@ def test_summary_counts_by_pair_of_keys_and_can_be_written_as_json() -> None:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_rows_take_seconds() -> None:
+@pytest.mark.usefixtures("hang_limit")
+def test_twenty_thousand_rows_are_not_compared_each_with_each() -> None:
     rng = random.Random(0)
     words = [f"{number:05}" for number in range(5000)]
     rows = [" ".join(rng.choices(words, k=83)) for _ in range(18_000)]
-    started = time.process_time()
     found = find_duplicates({TRAIN: rows, TEST: [f"{row} {words[0]}" for row in rows[:2000]]})
-    assert time.process_time() - started < 10
     assert len(found) == 2000
 
 

@@ -121,7 +121,9 @@ def test_a_line_with_other_fields_than_the_first_names_is_refused(tmp_path):
 
 
 def test_parquet_is_read_and_a_damaged_file_refused(tmp_path):
-    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     table = arrow.table({"sentence": ["good", "bad"], "label": [1, 0], "idx": [0, 1]})
     parquet.write_table(table, tmp_path / "train.parquet")
     given = data(task="sst2", train="train.parquet", test="train.parquet")
@@ -139,7 +141,9 @@ def test_without_the_extra_it_is_said_what_to_install(tmp_path, monkeypatch, sou
 
 
 def test_the_hub_is_asked_for_the_split_of_the_task(tmp_path, monkeypatch):
-    datasets, asked = pytest.importorskip("datasets"), []
+    import datasets
+
+    asked = []
 
     def load(*where, split):
         asked.append((*where, split))

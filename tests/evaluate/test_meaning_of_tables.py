@@ -1,4 +1,4 @@
-"""Tables and verdicts in a terminal are read as people read them: every figure by the words beside it."""
+"""Property: tables and verdicts in a terminal are read as people read them: every figure by the words beside it."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""The router's report against scikit-learn, naive loops and tables done by hand."""
+"""Property: the router's report against scikit-learn, naive loops and tables done by hand."""
 
 import json
 import math

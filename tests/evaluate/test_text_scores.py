@@ -1,4 +1,4 @@
-"""Are generated texts scored as by hand, and as the libraries themselves say?"""
+"""Property: are generated texts scored as by hand, and as the libraries themselves say?"""
 
 import json
 import math

@@ -1,4 +1,6 @@
-"""The disk fails at every call that changes it, or is too small: what stood still stands, and what is said helps."""
+"""Property: the disk fails at every call that changes it, or is too small: what stood still stands, and what
+is said helps.
+"""
 
 import re
 from pathlib import Path

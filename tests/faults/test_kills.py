@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a training leaves what it would have left: bits, curve, log."""
+"""Property: killed at any moment and started again, a training leaves what it would have left: bits, curve, log."""
 
 import random
 from pathlib import Path

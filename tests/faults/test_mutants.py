@@ -1,4 +1,4 @@
-"""Each guard taken out of the code makes a test fail, so every promise is also watched.
+"""Property: each guard taken out of the code makes a test fail, so every promise is also watched.
 
 A mutant names its function and not its file, so that files may move. The report's templates hold no functions and have
 no mutants here.
@@ -105,16 +105,16 @@ ROWS = {
     "pretraining on test rows": Mutant("corpus", "longest(domain.train)", "longest(domain.train + domain.test)", TEXTS),
     "settings chosen on test rows": Mutant("plan_of", "take(domain.validation,", "take(domain.test,", TEXTS),
     "an expert that writes chosen on training rows": Mutant(
-        "held_out", "plan.validation.values()", "plan.train.values()", TEXTS
+        "TextTask.held_out", "self.encoded_all(plan.validation,", "self.encoded_all(plan.train,", TEXTS
     ),
     "an expert that classifies chosen on training rows": Mutant(
-        "LabelCourse.__init__",
+        "LabelTrainer.__init__",
         "self.held_out = self.encoded(plan.validation,",
         "self.held_out = self.encoded(plan.train,",
         LABELS,
     ),
     "a router trained on test prompts": Mutant(
-        "prompts_of", "getattr(workshop.domains[expert], split)", "workshop.domains[expert].test", TEXTS
+        "prompts_of", "getattr(run.materials.domains[expert], split)", "run.materials.domains[expert].test", TEXTS
     ),
     "a router calibrated on training rows": Mutant(
         "train_router",
@@ -122,42 +122,42 @@ ROWS = {
         "best_temperature(router(train.features), train.labels)",
         TEXTS,
     ),
-    "texts judged that were trained on": Mutant("Workshop.test_rows", "take(d.test,", "take(d.train,", TEXTS),
-    "labels judged that were trained on": Mutant(
-        "Workshop.labelled_test_rows", "take(d.test,", "take(d.train,", LABELS
-    ),
+    "texts judged that were trained on": Mutant("Task.test_rows", "take(domain.test,", "take(domain.train,", TEXTS),
+    "labels judged that were trained on": Mutant("Task.test_rows", "take(domain.test,", "take(domain.train,", LABELS),
 }
 STAGES = {
     "the mixture costs as much as the base": Mutant(
-        "costs_of",
+        "TextTask.beside",
         '"router": counts["active"]',
         '"router": own',
         "stages/test_run.py::test_the_costs_of_contenders_are_counted_from_their_files",
     ),
     "a finished expert does not depend on its data": Mutant(
-        "inputs_of",
-        '"data": digests(workshop, name),',
+        "ExpertPart.inputs",
+        '"data": digests(self.source, self.name),',
         "",
         "stages/test_run.py::test_what_depends_on_a_change_is_stale_and_nothing_else",
     ),
     "verify takes an expert that writes at its word": Mutant(
-        "verified",
+        "TextTask.verified",
         "if abs(found - said) > 1e-4 * said or idle:",
         "if idle:",
         "stages/test_run.py::test_verify_refuses_an_expert_that_is_whole_but_does_not_do_what_it_says",
     ),
     "verify takes an expert that classifies at its word": Mutant(
-        "verified", "if value != said[key]:", "if False:", LABELS
+        "LabelTask.verified", "if value != said[key]:", "if False:", LABELS
     ),
     "a row that nobody claims is looked up in an expert": Mutant(
         "looked_up",
         "torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names))",
         "weights.argmax(-1)",
-        "stages/test_run.py::test_a_row_that_no_router_claims_is_looked_up_in_the_base",
+        "stages/test_evaluation.py::test_a_row_that_no_router_claims_is_looked_up_in_the_base",
     ),
-    "the sum of classifiers as their average": Mutant("grade_contender", "[1 / e] * e", "[1.0] * e", LABELS),
+    "the sum of classifiers as their average": Mutant(
+        "LabelScorer.averaged", "[1 / len(found)] * len(found)", "[1.0] * len(found)", LABELS
+    ),
     "matched prompts from the beginning": Mutant(
-        "middle", "start = (row.prompt - size) // 2", "start = 0", "stages/test_matching.py"
+        "middle", "start = (row.prompt - size) // 2", "start = 0", "stages/test_matched_prompts.py"
     ),
 }
 ANSWERS = {

@@ -1,4 +1,4 @@
-"""What a half-done training is taken up with, refused for, and found damaged by."""
+"""Property: what a half-done training is taken up with, refused for, and found damaged by."""
 
 import json
 import os

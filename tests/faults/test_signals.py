@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training finishes its step, saves and goes; a second signal waits for nothing."""
+"""Property: ctrl-C and SIGTERM: a training finishes its step, saves and goes; a second signal waits for nothing."""
 
 import os
 import random

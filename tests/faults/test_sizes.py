@@ -1,4 +1,6 @@
-"""A disk too small for the next version: the one that stands stands, and the error says what was needed and where."""
+"""Property: a disk too small for the next version: the one that stands stands, and the error says what was
+needed and where.
+"""
 
 import re
 import shutil

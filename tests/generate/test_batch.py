@@ -1,4 +1,4 @@
-"""Does a request get in a batch what it gets alone, whoever is admitted and leaves meanwhile, without any copying?"""
+"""Property: a request gets in a batch what it gets alone, whoever is admitted and leaves meanwhile, without copies."""
 
 from dataclasses import replace
 

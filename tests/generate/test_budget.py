@@ -1,4 +1,4 @@
-"""Does a mixture under a budget of memory write what it writes without one, fetching what its plan says?"""
+"""Property: does a mixture under a budget of memory write what it writes without one, fetching what its plan says?"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Does a mixture whose experts weigh three times its memory stay within it, as the operating system counts?
+"""Property: does a mixture whose experts weigh three times its memory stay within it, as the operating system counts?
 
 The same as `benchmarks/budget.py`, with experts of less than 100 MB.
 """

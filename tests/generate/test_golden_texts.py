@@ -1,4 +1,4 @@
-"""Does a real pretrained model write the texts that are published of it, through tokenizer, decoder and engine?"""
+"""Property: a real pretrained model writes its published texts through tokenizer, decoder and engine."""
 
 import json
 

@@ -14,7 +14,7 @@ from moesaic.generate.sample import probabilities
 LOGITS = torch.tensor([[0.5, 0.2, 0.2, 0.1]]).log()
 
 
-def many(logits: torch.Tensor, sampling: Sampling, draws: int = 4000) -> torch.Tensor:
+def many(logits: torch.Tensor, sampling: Sampling, draws: int = 1000) -> torch.Tensor:
     """How often each token is drawn, by so many rows alike."""
     ids = choose(logits.expand(draws, -1), [sampling] * draws, sampling.generators(draws))
     return torch.bincount(ids, minlength=logits.shape[1]) / draws
@@ -56,7 +56,7 @@ def test_greedy_takes_the_most_probable_of_each_row():
 )
 def test_tokens_are_drawn_as_often_as_they_should_be(sampling, expected):
     torch.testing.assert_close(probabilities(LOGITS, sampling), torch.tensor([expected]).float())
-    torch.testing.assert_close(many(LOGITS, sampling), torch.tensor(expected).float(), atol=0.03, rtol=0)
+    torch.testing.assert_close(many(LOGITS, sampling), torch.tensor(expected).float(), atol=0.05, rtol=0)
 
 
 @settings(deadline=None, max_examples=40)

@@ -1,4 +1,4 @@
-"""Five small runs give what is recorded beside their recipes: stage keys, weights and figures.
+"""Property: five small runs give what is recorded beside their recipes: stage keys, weights and figures.
 
 Where the arithmetic of this processor is the recorded one, bytes are compared; elsewhere figures and sums within a
 tolerance. `python tests/golden/record.py` records anew.

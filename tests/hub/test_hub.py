@@ -2,7 +2,6 @@
 
 import pkgutil
 import socket
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -107,18 +106,20 @@ def test_a_gated_repository_says_how_to_log_in(hub):
 
 @pytest.mark.parametrize("revision", ["main", "0" * 40])
 @pytest.mark.parametrize("listens", [False, True])
+@pytest.mark.usefixtures("hang_limit")
 def test_a_hub_that_cannot_be_reached_or_does_not_answer_is_told_within_seconds(hub, monkeypatch, listens, revision):
-    """The client alone takes 25 seconds for a commit where nobody listens, and for ever where nobody answers."""
+    """The client alone sleeps 25 seconds for a commit where nobody listens, and waits for ever where nobody answers."""
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         if listens:
             server.listen()
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.5)
-        started = time.monotonic()
         with pytest.raises(WeightsError, match="ReadTimeout" if listens else "ConnectError"):
             download(HubId("org/toy", revision))
-        assert time.monotonic() - started < 5
+        assert not slept
 
 
 def test_offline_without_a_copy_it_is_said_which_setting_forbids_asking(hub, monkeypatch):

@@ -4,11 +4,10 @@ import json
 
 import pytest
 import torch
+import transformers
 
 from moesaic.interop.pretrained import LoadedDecoder, load_model
 from moesaic.nn import Cache
-
-transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.parity
 

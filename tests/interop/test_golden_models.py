@@ -1,4 +1,4 @@
-"""Do real and reference models give the logits, texts and perplexities that are published with them?"""
+"""Property: do real and reference models give the logits, texts and perplexities that are published with them?"""
 
 import json
 import math

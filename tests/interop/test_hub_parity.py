@@ -1,10 +1,11 @@
-"""Do transformers and peft compute, from the same folders, what this package computes? In both directions."""
+"""Journey: do transformers and peft compute, from the same folders, what this package computes? In both directions."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import moesaic
 from moesaic.adapters import attach
@@ -17,8 +18,6 @@ from moesaic.model.mixture import AdapterMixture
 from moesaic.nn import Cache
 from moesaic.routing import Gates, Selection
 from moesaic.testing import FixedRouter, tiny_decoder, toy_expert
-
-transformers = pytest.importorskip("transformers")
 
 STORIES = Path(__file__).parents[2].parent / "shared" / "models" / "stories260K"
 needs_stories = pytest.mark.skipif(
@@ -141,7 +140,8 @@ def test_a_base_saved_here_loads_in_transformers(tied, tmp_path, tokenizer):
     ("targets", "layers"), [(["q_proj", "v_proj", "down_proj"], range(99)), (["gate_proj", "o_proj"], range(1, 2))]
 )
 def test_an_expert_saved_here_is_an_adapter_of_peft(targets, layers, tmp_path, tokenizer):
-    peft = pytest.importorskip("peft")
+    import peft
+
     for name in ("base", "expert"):
         (tmp_path / name).mkdir()
     model = llama(tokenizer.vocab_size, True)
@@ -164,7 +164,8 @@ def test_an_expert_saved_here_is_an_adapter_of_peft(targets, layers, tmp_path, t
 @torch.no_grad()
 @pytest.mark.parametrize("stabilised", [False, True])
 def test_an_adapter_of_peft_is_an_expert_here(stabilised, tmp_path, tokenizer):
-    peft = pytest.importorskip("peft")
+    import peft
+
     model = llama(tokenizer.vocab_size, False)
     model.save_pretrained(tmp_path / "base")
     tokenizer.save(tmp_path / "base")

@@ -1,7 +1,8 @@
-"""Do adapters made by peft, with each option that is read, give the same logits here; and ours the same there?"""
+"""Property: adapters made by peft, with each option that is read, give the same logits here, and ours there."""
 
 import pytest
 import torch
+import transformers
 
 from moesaic.adapters import Factors, LoRA, TensorTrain, attach
 from moesaic.artefacts.adapter import export_peft, load_expert, save_expert
@@ -10,7 +11,6 @@ from moesaic.routing import Gates
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import toy_expert
 
-transformers, peft = pytest.importorskip("transformers"), pytest.importorskip("peft")
 pytestmark = [
     pytest.mark.parity,
     # peft still asks transformers by the old name.
@@ -90,6 +90,8 @@ def ours(base, lora: LoRA) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_an_adapter_of_peft_gives_its_logits_here_and_again_there(options, model, tmp_path):
+    import peft
+
     config = peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **options)
     theirs = peft.get_peft_model(fresh(model), config).eval()
     torch.manual_seed(1)
@@ -117,6 +119,8 @@ def test_an_adapter_of_peft_gives_its_logits_here_and_again_there(options, model
 
 @torch.no_grad()
 def test_an_irregular_expert_of_ours_is_an_adapter_there(model, tmp_path):
+    import peft
+
     base = load_base(model)
     small, large = toy_expert(base.decoder, 1, rank=2, targets=["q_proj"]), toy_expert(base.decoder, 2, rank=5)
     pairs = {**small.pairs, "layers.1.mlp.up_proj": large.pairs["layers.1.mlp.up_proj"]}
@@ -129,6 +133,8 @@ def test_an_irregular_expert_of_ours_is_an_adapter_there(model, tmp_path):
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_an_adapter_in_halves_gives_the_logits_of_peft_in_float32(dtype, model, tmp_path):
+    import peft
+
     config = peft.LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", target_modules=EVERY)
     theirs = peft.get_peft_model(fresh(model), config).eval()
     for name, weight in theirs.named_parameters():
@@ -144,6 +150,8 @@ def test_an_adapter_in_halves_gives_the_logits_of_peft_in_float32(dtype, model, 
 
 @torch.no_grad()
 def test_an_embedding_that_peft_stores_beside_it_is_accepted_where_it_is_the_bases(model, tmp_path):
+    import peft
+
     config = peft.LoraConfig(r=4, task_type="CAUSAL_LM", target_modules=["q_proj"])
     theirs = peft.get_peft_model(fresh(model), config).eval()
     theirs.save_pretrained(tmp_path, save_embedding_layers=True)
@@ -154,6 +162,8 @@ def test_an_embedding_that_peft_stores_beside_it_is_accepted_where_it_is_the_bas
 @torch.no_grad()
 @pytest.mark.parametrize("factors", ["auto", {"q_proj": Factors((4, 8), (32,)), "down_proj": Factors((6, 8), (4, 8))}])
 def test_an_expert_of_tensor_trains_is_exported_to_the_same_logits(factors, model, tmp_path):
+    import peft
+
     base = load_base(model)
     generator = torch.Generator().manual_seed(0)
     made = TensorTrain.fresh(base.decoder, 4, 1.5, ["q_proj", "down_proj"], range(9), generator, factors)

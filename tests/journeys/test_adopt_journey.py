@@ -1,4 +1,6 @@
-"""Adapters that exist become a mixture: adopted, asked, changed in place; models are averaged, experts exported."""
+"""Journey: adapters that exist become a mixture: adopted, asked, changed in place; models are averaged,
+experts exported.
+"""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""Whatever goes wrong: the exit code, and a line that names the file, the field, what was expected and what to do."""
+"""Journey: whatever goes wrong: the exit code, and a line that names the file, the field, what was expected
+and what to do.
+"""
 
 import shutil
 import signal

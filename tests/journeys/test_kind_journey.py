@@ -1,4 +1,6 @@
-"""Experts of other kinds: feed-forward blocks and whole models are run, loaded, asked, and copied elsewhere."""
+"""Journey: experts of other kinds: feed-forward blocks and whole models are run, loaded, asked, and copied
+elsewhere.
+"""
 
 import shutil
 

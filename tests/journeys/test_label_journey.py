@@ -1,4 +1,6 @@
-"""Rows with labels: two experts learn to classify, and the mixture says the right label wherever it is asked."""
+"""Journey: rows with labels: two experts learn to classify, and the mixture says the right label wherever it
+is asked.
+"""
 
 import json
 
@@ -47,7 +49,7 @@ def test_labels_are_right_on_the_command_line_and_in_python(labelled, command, a
     code, _, err = command("run", "labels.yaml")
     assert code == 0, err
     mixture = moesaic.load("runs/labels")
-    assert mixture.names == ("size", "hue")
+    assert isinstance(mixture, moesaic.ClassifyingMixture) and mixture.names == ("size", "hue")
     asked = [(name, row) for name in WORDS for row in rows(name, 100, 8)]
     found = mixture.classify([row["text"] for _, row in asked])
     assert [one.label for one in found] == [LABELS[name][row["label"]] for name, row in asked]

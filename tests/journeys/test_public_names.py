@@ -1,4 +1,4 @@
-"""The journeys use every public name at least once, and none that is not public."""
+"""Journey: the journeys use every public name at least once, and none that is not public."""
 
 import ast
 from pathlib import Path

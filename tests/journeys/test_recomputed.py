@@ -1,4 +1,4 @@
-"""Recomputes nats, costs and counts of a small run at site `linear` from its folder, with independent code.
+"""Journey: recomputes nats, costs and counts of a small run at site `linear` from its folder, with independent code.
 
 Models come from transformers and peft; rows, tensor trains, routers and costs are computed here, row by row and in
 float64. The test runs a recipe through the package's public names and imports nothing else of the package.

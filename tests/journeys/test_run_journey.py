@@ -1,4 +1,4 @@
-"""From a recipe to a mixture: run, run again, change a setting, look at all of it, and take it elsewhere."""
+"""Journey: from a recipe to a mixture: run, run again, change a setting, look at all of it, and take it elsewhere."""
 
 import json
 import shutil
@@ -76,7 +76,7 @@ def test_what_was_made_is_asked_shown_and_planned(here, command, prompts, tmp_pa
     assert code == 0 and [one["prompt"] for one in told] == asked
     assert all([*one["weights"]] == ["sums", "code", "birds"] for one in told)
     mixture = moesaic.load("runs/small")
-    assert isinstance(mixture, moesaic.LoadedMixture) and mixture.names == ("sums", "code", "birds")
+    assert isinstance(mixture, moesaic.WritingMixture) and mixture.names == ("sums", "code", "birds")
     answers = mixture.generate(asked, max_new_tokens=4, sampling=moesaic.Sampling())
     assert [one.text for one in answers] == [one["text"] for one in told]
     assert [one.routing.chosen for one in answers] == [one["chosen"] for one in told]

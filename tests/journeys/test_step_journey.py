@@ -1,4 +1,4 @@
-"""The verbs one after another make what `run` makes at once."""
+"""Journey: the verbs one after another make what `run` makes at once."""
 
 import json
 

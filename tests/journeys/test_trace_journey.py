@@ -1,4 +1,4 @@
-"""Traffic is recorded, corrected by hand, replayed with another router, and shown on the page of the run."""
+"""Journey: traffic is recorded, corrected by hand, replayed with another router, and shown on the page of the run."""
 
 import json
 import re

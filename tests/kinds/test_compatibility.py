@@ -18,6 +18,7 @@ from moesaic.interop import decoder_config as configs
 from moesaic.interop import encoders as encoder_room
 from moesaic.interop.families import ABSENT, FAMILIES, KEYS
 from moesaic.interop.outline import Outline, outline
+from moesaic.kinds import at_site, sites
 from moesaic.kinds.compatibility import (
     ALLOWED,
     OWN,
@@ -31,7 +32,7 @@ from moesaic.kinds.compatibility import (
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Special, Template, Tokenizer
 
-SITES = ("linear", "ffn", "model")
+SITES = sites()
 
 
 def described(folder: Path, name: str, found: dict[str, Any]) -> Outline:
@@ -91,7 +92,7 @@ def names(configs_folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("site", SITES)
 def test_every_mutation_of_a_real_config_is_refused_by_name_or_on_the_short_list(
-    shared: Path, tmp_path: Path, site: Any
+    shared: Path, tmp_path: Path, site: str
 ) -> None:
     seen = 0
     for path in names(shared / "models" / "configs"):
@@ -101,7 +102,7 @@ def test_every_mutation_of_a_real_config_is_refused_by_name_or_on_the_short_list
             seen += 1
             try:
                 other = described(tmp_path, "mutant", mutant)
-                told = {one.field: one for one in differences(base, other, site)}
+                told = {one.field: one for one in differences(base, other, at_site(site).shares_trunk)}
             except WeightsError as error:
                 (folder := tmp_path / f"{seen}").mkdir()
                 (tmp_path / "mutant.json").rename(folder / "config.json")
@@ -120,7 +121,7 @@ def test_the_same_config_differs_in_nothing(shared: Path, tmp_path: Path) -> Non
     for path in names(shared / "models" / "configs"):
         found = json.loads(path.read_text())
         one = described(tmp_path, "one", found)
-        assert not differences(one, described(tmp_path, "two", copy.deepcopy(found)), "linear")
+        assert not differences(one, described(tmp_path, "two", copy.deepcopy(found)), shares_trunk=True)
 
 
 def test_the_same_wiring_in_new_keys_and_old_ones_is_the_same(shared: Path, tmp_path: Path) -> None:
@@ -128,17 +129,19 @@ def test_the_same_wiring_in_new_keys_and_old_ones_is_the_same(shared: Path, tmp_
     new = {key: value for key, value in found.items() if key not in ("rope_theta", "rope_scaling", "torch_dtype")}
     new["rope_parameters"] = {**found["rope_scaling"], "rope_theta": found["rope_theta"]}
     new["dtype"] = found["torch_dtype"]
-    assert not differences(described(tmp_path, "old", found), described(tmp_path, "new", new), "ffn")
+    assert not differences(described(tmp_path, "old", found), described(tmp_path, "new", new), shares_trunk=True)
 
 
 def test_an_unused_window_may_differ_and_a_used_one_may_not(shared: Path, tmp_path: Path) -> None:
     found = json.loads((shared / "models" / "configs" / "qwen2-0.5b.json").read_text())
     base = described(tmp_path, "base", found)
-    (unused,) = differences(base, described(tmp_path, "other", found | {"sliding_window": 77}), "linear")
+    (unused,) = differences(base, described(tmp_path, "other", found | {"sliding_window": 77}), shares_trunk=True)
     assert unused.field == "sliding_window" and unused.allowed == ALLOWED["sliding_window"]
     used = found | {"use_sliding_window": True, "max_window_layers": 3}
     fields = {
-        one.field for one in differences(base, described(tmp_path, "other", used), "linear") if one.allowed is None
+        one.field
+        for one in differences(base, described(tmp_path, "other", used), shares_trunk=True)
+        if one.allowed is None
     }
     assert fields == {"use_sliding_window", "max_window_layers", "layer_types"}
 
@@ -146,17 +149,17 @@ def test_an_unused_window_may_differ_and_a_used_one_may_not(shared: Path, tmp_pa
 def test_whole_models_share_only_their_text(shared: Path, tmp_path: Path) -> None:
     found = json.loads((shared / "models" / "configs" / "llama-3-8b.json").read_text())
     base = described(tmp_path, "base", found)
-    (narrow,) = differences(base, described(tmp_path, "other", found | {"intermediate_size": 8192}), "model")
+    (narrow,) = differences(base, described(tmp_path, "other", found | {"intermediate_size": 8192}), shares_trunk=False)
     assert narrow.allowed == OWN
     for field in TEXT:
-        (text,) = differences(base, described(tmp_path, "other", found | {field: 77}), "model")
+        (text,) = differences(base, described(tmp_path, "other", found | {field: 77}), shares_trunk=False)
         assert (text.field, text.allowed) == (field, None)
 
 
 def test_published_sizes_are_compared_by_their_wiring() -> None:
     base = Outline("llama-3-8b", published("llama-3-8b"))
-    assert not differences(base, Outline("again", published("llama-3-8b")), "linear")
-    fields = {one.field for one in differences(base, Outline("1b", published("llama-3.2-1b")), "ffn")}
+    assert not differences(base, Outline("again", published("llama-3-8b")), shares_trunk=True)
+    fields = {one.field for one in differences(base, Outline("1b", published("llama-3.2-1b")), shares_trunk=True)}
     assert {"hidden_size", "num_layers", "rope_scaling", "tie_embeddings"} <= fields
 
 
@@ -178,7 +181,7 @@ def test_a_permuted_vocabulary_of_equal_size_is_refused(tokenizer: Tokenizer, tm
     other = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(found)), tokenizer.special)
     one, two = saved(tmp_path / "one", tokenizer), saved(tmp_path / "two", other)
     for site in SITES:
-        (difference,) = differences(one, two, site)  # type: ignore[arg-type]
+        (difference,) = differences(one, two, at_site(site).shares_trunk)
         assert (difference.field, difference.allowed) == ("tokenizer: tokens", None)
         assert difference.own.startswith("274 of its own: 1: ") and "two: tokenizer: tokens: 274" in str(difference)
 

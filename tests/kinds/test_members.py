@@ -1,4 +1,6 @@
-"""Fine-tuned models adopted as experts of kinds `ffn` and `model`: who answers, what is told, and what is refused."""
+"""Property: fine-tuned models adopted as experts of kinds `ffn` and `model`: who answers, what is told, and
+what is refused.
+"""
 
 import json
 from pathlib import Path

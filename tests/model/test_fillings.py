@@ -1,4 +1,4 @@
-"""Does the shape hold? Toy fillings of both slots and of the mixture interface, each against a naive loop per row.
+"""Property: toy fillings of both slots and of the mixture interface equal a naive loop over rows.
 
 All in float64. Every filling here keeps the slot's one signature; none holds state between calls.
 """

@@ -1,4 +1,4 @@
-"""Have the published sizes as many parameters as are published?"""
+"""Property: have the published sizes as many parameters as are published?"""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Do routers read each prompt as it would stand alone: the states of the base, pooled over its own tokens?"""
+"""Property: do routers read each prompt as it would stand alone: the states of the base, pooled over its own tokens?"""
 
 from threading import Thread, current_thread, main_thread
 
@@ -94,7 +94,8 @@ def test_experts_beside_the_base_do_not_change_what_a_router_reads(kind):
 @pytest.mark.parity
 @torch.no_grad()
 def test_hidden_mean_is_the_mean_of_transformers_last_hidden_state():
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     decoder = tiny_decoder()
     size = decoder.config
     config = transformers.LlamaConfig(

@@ -1,4 +1,4 @@
-"""Do norm, rotary positions, attention and ffn equal their formulas, written out one vector at a time in float64?"""
+"""Property: norm, rotary positions, attention and ffn equal their formulas, one vector at a time in float64."""
 
 import cmath
 import math

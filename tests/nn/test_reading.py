@@ -1,4 +1,4 @@
-"""Is a model that reads in chunks, in batches and from caches the same model? Against whole rows read alone."""
+"""Property: a model that reads in chunks, in batches and from caches equals itself on whole rows read alone."""
 
 import pytest
 import torch

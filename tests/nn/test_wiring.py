@@ -1,4 +1,4 @@
-"""Does every field of a config do what its formula says: norms, biases, windows, rotary scaling, scales? In float64."""
+"""Property: every field of a config does what its formula says: norms, biases, windows, rotary scaling, scales."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Is a train the same matrix as a pair, core by core, rebuilt and by tensorly; and are matrices cut into trains?"""
+"""Property: a train is one matrix as a pair, core by core, rebuilt and by tensorly; matrices are cut into trains."""
 
 from math import prod
 

@@ -1,7 +1,6 @@
-"""Every wrong recipe is one error that names its line, its field, what was expected and what to do."""
+"""Property: every wrong recipe is one error that names its line, its field, what was expected and what to do."""
 
 import re
-import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -317,13 +316,12 @@ HOSTILE = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hang_limit")
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_recipe_is_one_line_and_soon(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
     assert len(text) <= 2**20
-    started = time.process_time()
     assert str(tmp_path / "recipe.yaml") in told(tmp_path, capsys)
-    assert time.process_time() - started < 4  # twice the longest, as other tests run beside this one
 
 
 def test_of_a_file_that_is_far_too_large_only_the_beginning_is_read(tmp_path: Path) -> None:

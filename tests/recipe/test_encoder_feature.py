@@ -1,4 +1,4 @@
-"""May a router read an encoder, said as a kind with a folder, and does that folder stay found from anywhere?"""
+"""Property: a router may read an encoder, given as a kind with a folder, which is found from anywhere."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Recipes of experts that classify: what may be written, and what is refused by name."""
+"""Property: recipes of experts that classify: what may be written, and what is refused by name."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Reading, the command line, and writing what was read."""
+"""Property: reading, the command line, and writing what was read."""
 
 from pathlib import Path
 

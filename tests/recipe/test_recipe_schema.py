@@ -1,4 +1,4 @@
-"""What a recipe knows about itself."""
+"""Property: what a recipe knows about itself."""
 
 import pickle
 import re

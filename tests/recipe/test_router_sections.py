@@ -1,4 +1,4 @@
-"""What may be said of a router beside what: kinds, features, losses, exploration."""
+"""Property: what may be said of a router beside what: kinds, features, losses, exploration."""
 
 from typing import Any
 

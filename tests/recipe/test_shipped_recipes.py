@@ -1,21 +1,21 @@
-"""Do the recipes that come with the package read, and are those of published TT-LoRA what was published?"""
+"""Property: do the recipes that come with the package read, and are those of published TT-LoRA what was published?"""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import moesaic
+from moesaic.adapters import LoRADesign
 from moesaic.config import PUBLISHED as DECODERS
 from moesaic.config import published, published_encoder
+from moesaic.kinds import KINDS
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.recipe import Recipe, read
 from moesaic.sections.layers import layer_range
 from moesaic.sections.sources import HUB, LabelledData
 from moesaic.sections.tasks import TASKS
-from moesaic.stages.experts import design_of
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 COUNTS = {"roberta-base": 17_664, "llama-3.2-1b": 33_920, "llama-3-8b": 212_480, "llama-3-70b": 579_200}
@@ -42,7 +42,7 @@ def test_every_recipe_reads_and_is_called_as_its_file(path):
 def test_an_expert_of_a_published_recipe_has_the_published_number_of_parameters(model):
     body = on_meta(model)
     for expert in published_recipe(model).experts.values():
-        design, every = design_of(expert), layer_range(expert.layers, body.config.num_layers)
+        design, every = KINDS[expert.kind].design(expert), layer_range(expert.layers, body.config.num_layers)
         assert design.num_parameters(body, every) == moesaic.published_ttlora(model).parameters == COUNTS[model]
 
 
@@ -51,7 +51,7 @@ def test_its_settings_are_those_that_were_published(model):
     recipe, settings = published_recipe(model), moesaic.published_ttlora(model)
     assert recipe.experts.keys() == GLUE <= TASKS.keys()
     for name, expert in recipe.experts.items():
-        design = design_of(expert)
+        design = KINDS[expert.kind].design(expert)
         assert (design.rank, design.scale, design.targets) == (settings.rank, settings.alpha, settings.targets)
         assert (design.factors, design.init, expert.head) == ("published", "published", "frozen")
         assert recipe.train_of(name).lr == settings.lr
@@ -67,6 +67,6 @@ def test_the_runnable_one_has_at_most_a_twentieth_of_the_parameters_of_lora_16()
     body = on_meta("minilm-l6")
     assert recipe.experts.keys() == GLUE
     for expert in recipe.experts.values():
-        design = design_of(expert)
-        lora = replace(design, kind="lora", rank=16)
+        design = KINDS[expert.kind].design(expert)
+        lora = LoRADesign(16, design.scale, design.targets)
         assert design.num_parameters(body, range(6)) <= 0.05 * lora.num_parameters(body, range(6))

@@ -1,4 +1,4 @@
-"""Is a place read as what it is, whatever lies on the disk, and does it mean the same wherever it is copied to?"""
+"""Property: a place is read the same whatever lies on the disk, and means the same wherever it is copied to."""
 
 import os
 from pathlib import Path

@@ -132,7 +132,7 @@ def make_run() -> Callable[..., Path]:
 def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     """Pages as a browser has them after it ran what it would run, all at once; skips where there is no browser."""
     if BROWSER is None:
-        pytest.skip("needs a browser: neither chromium nor google-chrome is installed")
+        pytest.skip("needs a browser, neither chromium nor google-chrome is installed: apt-get install chromium")
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
 
     def dump(*pages: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Texts that would be code elsewhere: a real browser shows that they are text on a page, whatever its policy."""
+"""Property: a real browser shows texts that would be code elsewhere as text on a page, whatever its policy."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Pages are read as people read them: every figure by the words beside it, never by the place that it names itself.
+"""Property: pages read as people read them: every figure by the words beside it, never by the place it names itself.
 
 No two figures of these runs read alike. Beside the words of a page stands, in Python, where their figure comes from.
 """

@@ -1,4 +1,4 @@
-"""The style sheet: text stands out from whatever is behind it, by day and by night."""
+"""Property: the style sheet: text stands out from whatever is behind it, by day and by night."""
 
 import re
 from importlib.resources import files

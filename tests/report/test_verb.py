@@ -1,4 +1,4 @@
-"""`moesaic report`, as it is typed."""
+"""Journey: `moesaic report`, as it is typed."""
 
 import subprocess
 import sys

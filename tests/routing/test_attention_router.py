@@ -1,4 +1,4 @@
-"""Does the attention router pool as torch's own attention would, each prompt by itself, with the numbers published?"""
+"""Property: the attention router pools each prompt by itself as torch's attention does, with the published numbers."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What is wrong with the published routers of tensor-train experts, one by one, and must not be wrong here.
+"""Property: what is wrong with the published routers of tensor-train experts, one by one, and must not be wrong here.
 
 The numbers are those of the list of their defects: names and order (4), whole numbers (5), kinds (6), noise, padding,
 and gradients when deciding (7), re-wiring in every step (8), decisions parked in globals (9), infinite losses (14).

@@ -1,4 +1,4 @@
-"""Do routers turn features into the logits that their formulas give, and come back from their shape and tensors?"""
+"""Property: routers give the logits of their formulas, and come back from their shape and tensors."""
 
 import json
 import math

@@ -43,7 +43,7 @@ def dies(report: Report) -> None:
 
 
 def sleeps(report: Report) -> None:
-    time.sleep(60)
+    time.sleep(600)
 
 
 @pytest.mark.slow
@@ -82,11 +82,10 @@ def test_a_killed_process_is_an_error_with_a_way_out():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hang_limit")
 def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():
-    started = time.monotonic()
     with pytest.raises(DataError), Jobs(2, Silent()) as jobs:
         jobs.run({"sleeps": sleeps, "bad": fails})
-    assert time.monotonic() - started < 40
 
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -107,7 +106,7 @@ def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         parent.kill()
-    for _ in range(200):
+    for _ in range(1200):
         if not alive(child):
             return
         time.sleep(0.05)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from moesaic.runs.workshop import Workshop, at_address
+from small_runs import opened
 
 from moesaic import stages
 from moesaic.artefacts.base import save_base
@@ -15,7 +15,9 @@ from moesaic.recipe import Recipe, parse
 from moesaic.runs.progress import Silent
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.stages import verbs
-from moesaic.stages.experts import key_of
+from moesaic.stages.experts import ExpertPart
+from moesaic.tasks import Run, open_run
+from moesaic.tasks.models import Models
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Template, Tokenizer
 
@@ -55,11 +57,15 @@ def recipe_in(folder: Path, *overrides: str) -> Recipe:
     return parse(RECIPE, overrides, folder / "recipe.yaml")
 
 
+def take_stock_of(run: Run, told: Notes) -> None:
+    take_stock(run.dir, run.materials.rejects, lambda: run.materials.files, told)
+
+
 def test_every_file_that_the_recipe_names_is_listed_and_counted_before_anything_is_made(texts):
     root, told = texts / "runs", Notes()
     root.mkdir()
-    workshop = Workshop(recipe_in(texts, *SKIP), root)
-    take_stock(workshop, told)
+    run = opened(recipe_in(texts, *SKIP), root)
+    take_stock_of(run, told)
     listed = [row for _, row in read_jsonl(root / "rejects.jsonl")]
     assert [(row["path"], row["line"]) for row in listed] == [
         (str(texts / name), line) for line, name in enumerate(FILES, 2)
@@ -69,7 +75,7 @@ def test_every_file_that_the_recipe_names_is_listed_and_counted_before_anything_
     }
     assert told.notes == [f"1 of 31 rows of {texts / name} skipped: see rejects.jsonl" for name in FILES]
 
-    verbs.look_for_duplicates(workshop, told)
+    verbs.look_for_duplicates(run, told)
     facts = json.loads((root / "data.json").read_text())
     assert facts["files"] == {
         str(texts / name): {"read": 31, "used": 30, "skipped": {"wrong type": 1}} for name in FILES
@@ -78,39 +84,39 @@ def test_every_file_that_the_recipe_names_is_listed_and_counted_before_anything_
 
 
 def test_what_is_skipped_is_as_if_it_had_never_been_there(texts, tmp_path_factory):
-    skipping = Workshop(recipe_in(texts, *SKIP), texts / "runs")
+    skipping = opened(recipe_in(texts, *SKIP), texts / "runs").materials
     clean = tmp_path_factory.mktemp("clean")
     for name in FILES:
         rows = (texts / name).read_text().splitlines(keepends=True)
         (clean / name).write_text("".join(row for row in rows if "null" not in row))
-    never = Workshop(recipe_in(clean), clean / "runs")
+    never = opened(recipe_in(clean), clean / "runs").materials
     assert skipping.domains == never.domains and skipping.unseen == never.unseen
     assert skipping.domains["adds"].digest == never.domains["adds"].digest
 
 
 def test_no_rejects_leave_no_list_and_an_old_one_goes(texts):
     (texts / "rejects.jsonl").write_text("{}\n")
-    take_stock(Workshop(recipe_in(texts), texts), Notes())
+    take_stock_of(opened(recipe_in(texts), texts), Notes())
     assert not (texts / "rejects.jsonl").exists(), "what stops at the first bad row skips none"
     (texts / "rejects.jsonl").write_text("{}\n")
     for name in FILES:
         (texts / name).write_text((texts / name).read_text().replace('{"text": null}\n', ""))
     told = Notes()
-    take_stock(Workshop(recipe_in(texts, *SKIP), texts), told)
+    take_stock_of(opened(recipe_in(texts, *SKIP), texts), told)
     assert not (texts / "rejects.jsonl").exists() and told.notes == []
 
 
 def test_too_many_are_listed_too_and_the_error_says_where(texts):
-    workshop = Workshop(recipe_in(texts, "bad_rows=skip", "max_bad=4"), texts)
+    run = opened(recipe_in(texts, "bad_rows=skip", "max_bad=4"), texts)
     with pytest.raises(DataError, match=r"too many rows.* at most 4 in all files .max_bad.; got 5; .*rejects\.jsonl"):
-        take_stock(workshop, Notes())
+        take_stock_of(run, Notes())
     assert len(list(read_jsonl(texts / "rejects.jsonl"))) == 5
 
 
 def test_another_process_reads_the_same_rows_and_writes_nothing(texts):
-    workshop = Workshop(recipe_in(texts, *SKIP), texts / "runs")
-    again = at_address(*workshop.address)
-    assert again is not workshop and again.domains == workshop.domains
+    run = opened(recipe_in(texts, *SKIP), texts / "runs")
+    again = open_run(run.address)
+    assert again is not run and again.materials.domains == run.materials.domains
     assert not (texts / "runs").exists()
 
 
@@ -119,8 +125,7 @@ def test_every_verb_that_reads_texts_lists_what_it_skips(texts, verb, monkeypatc
     def stop(*_):
         raise KeyboardInterrupt
 
-    for stage in ("pretrain_stage", "check_names", "train_routers", "evaluate_stage"):
-        monkeypatch.setattr(verbs, stage, stop)
+    monkeypatch.setattr(Models, "locate_all", stop)
     names = [["adds"]] if verb in ("train_expert", "verify_expert") else []
     with pytest.raises(KeyboardInterrupt):
         getattr(stages, verb)(recipe_in(texts, *SKIP), texts / "runs", *names, progress=Notes())
@@ -128,7 +133,7 @@ def test_every_verb_that_reads_texts_lists_what_it_skips(texts, verb, monkeypatc
 
 
 def test_composing_reads_no_texts_and_leaves_the_list(texts, monkeypatch):
-    monkeypatch.setattr(verbs, "compose_stage", lambda *_: None)
+    monkeypatch.setattr(verbs.Bench, "ensure", lambda *_: None)
     (texts / "runs").mkdir()
     (texts / "runs" / "rejects.jsonl").write_text("{}\n")
     (texts / "adds.jsonl").unlink()
@@ -175,34 +180,32 @@ def over_base(folder: Path, *overrides: str) -> Recipe:
 
 
 def test_what_the_bases_chat_template_refuses_is_a_bad_row_like_any_other(strict):
-    workshop = Workshop(over_base(strict, *SKIP), strict)
-    take_stock(workshop, Notes())
+    run = opened(over_base(strict, *SKIP), strict)
+    take_stock_of(run, Notes())
     refused = {row["path"]: row for _, row in read_jsonl(strict / "rejects.jsonl") if row["field"] == "messages"}
     assert [*refused] == [str(strict / "adds.jsonl"), str(strict / "other.jsonl")]
     for row in refused.values():
         assert row["line"] == 2 and row["text"] == asked("system", "user", "assistant", "user", "assistant").strip()
         assert row["reason"].startswith("the base's chat template does not take this conversation: no system messages")
-    counts = workshop.files[str(strict / "adds.jsonl")]
+    counts = run.materials.files[str(strict / "adds.jsonl")]
     assert counts == {
         "read": 32,
         "used": 31,
         "skipped": {"the base's chat template does not take this conversation": 1},
     }
-    rows = workshop.test_rows()
+    rows = run.task.test_rows
     assert len(rows["unseen"]) == 31, "those of one answer each; of the other, no answer is kept"
-    assert at_address(*workshop.address).domains == workshop.domains
+    assert open_run(run.address).materials.domains == run.materials.domains
 
 
 def test_and_stops_the_run_before_it_trains_where_bad_rows_do(strict):
     with pytest.raises(DataError, match=r"adds\.jsonl:2: messages: the base's chat template .* no system messages"):
-        _ = Workshop(over_base(strict), strict).domains
+        _ = opened(over_base(strict), strict).materials.domains
 
 
-def test_how_bad_rows_are_met_is_no_part_of_a_key(texts, monkeypatch):
-    monkeypatch.setattr(Workshop, "base_fingerprint", "b")
+def test_how_bad_rows_are_met_is_no_part_of_a_key(strict):
     for name in FILES:
-        (texts / name).write_text((texts / name).read_text().replace('{"text": null}\n', ""))
-    keys = [
-        key_of(Workshop(recipe_in(texts, *some), texts), "adds") for some in ((), SKIP, ("bad_rows=skip", "max_bad=0"))
-    ]
-    assert len({*keys}) == 1
+        rows = (strict / name).read_text().splitlines(keepends=True)
+        (strict / name).write_text("".join(row for row in rows if "null" not in row and "system" not in row))
+    recipes = [over_base(strict, *some) for some in ((), SKIP, ("bad_rows=skip", "max_bad=0"))]
+    assert len({ExpertPart(opened(recipe, strict), "adds").key for recipe in recipes}) == 1

@@ -1,11 +1,13 @@
-"""A small real run whose router reads sentences with all-MiniLM-L6-v2: trained, judged, moved, replayed, run again."""
+"""Journey: a small real run whose router reads sentences with all-MiniLM-L6-v2: trained, judged, moved,
+replayed, run again.
+"""
 
 import json
 import shutil
 
 import pytest
 import torch
-from moesaic.runs.workshop import Workshop
+from small_runs import opened, silent
 
 import moesaic
 from moesaic.artefacts.base import load_base
@@ -15,10 +17,9 @@ from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.evaluate.replay import replay
 from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.recipe import parse
-from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent
 from moesaic.stages import train_router
-from moesaic.stages.routers import done, features_of, read_features, specs
+from moesaic.stages.routers import RouterPart, features_of, read_features, specs
 
 RECIPE = {
     "name": "sentences",
@@ -41,10 +42,6 @@ LONG = "How do I keep my soup warm? " * 20
 ASKED = ["How long do I bake a potato?", "Is a storm coming to Rome?", "salt", "Nach Regen kommt Sonne."]
 
 pytestmark = pytest.mark.slow  # a run of its own over real MiniLM weights
-
-
-def silent() -> Report:
-    return Report("test", lambda *message: None)
 
 
 @pytest.fixture(scope="module")
@@ -111,34 +108,34 @@ def test_a_prompt_is_routed_the_same_alone_and_in_a_batch(made):
 def test_what_is_learned_from_is_what_is_read_when_asked(made, minilm):
     """The features of training are the vectors of the prompts' texts, in the order of the rows."""
     recipe, root, _ = made
-    workshop = Workshop(recipe, root)
-    rows = [row for some in workshop.test_rows().values() for row in some]
+    run = opened(recipe, root)
+    rows = [row for some in run.task.test_rows.values() for row in some]
     own = recipe.router.feature
-    states, vectors = features_of(workshop, rows, ["embedding_mean", own], silent())
-    texts = [workshop.base.tokenizer.decode(row.ids[: row.prompt]) for row in rows]
+    states, vectors = features_of(run, rows, ["embedding_mean", own], silent())
+    texts = [run.models.base.tokenizer.decode(row.ids[: row.prompt]) for row in rows]
     assert any("onions" in text or "noodles" in text for text in texts) and len(states) == len(texts)
     encoder = load_sentences(minilm).sentences
     for text, vector in zip(texts, vectors, strict=True):
         assert (encoder([text])[0] - vector).abs().max() <= 1e-6
-    assert features_of(workshop, rows, [own], silent())[0].equal(vectors)
+    assert features_of(run, rows, [own], silent())[0].equal(vectors)
 
 
 def test_a_text_that_comes_again_is_computed_once(made, monkeypatch):
     recipe, root, _ = made
-    workshop = Workshop(recipe, root)
-    row = workshop.test_rows()["cooking"][0]
+    run = opened(recipe, root)
+    row = run.task.test_rows["cooking"][0]
     seen = []
-    sentences = workshop.encoder(recipe.router.feature).sentences
+    sentences = run.models.encoder(recipe.router.feature).sentences
     forward = type(sentences).forward
     monkeypatch.setattr(type(sentences), "forward", lambda self, texts: seen.extend(texts) or forward(self, texts))
-    (vectors,) = features_of(workshop, [row] * 3, [recipe.router.feature], silent())
+    (vectors,) = features_of(run, [row] * 3, [recipe.router.feature], silent())
     assert len(seen) == 1 and vectors.shape == (3, 384) and vectors[0].equal(vectors[2])
 
 
 def test_texts_that_are_cut_are_counted(made):
     recipe, root, _ = made
     features = [recipe.router.feature, recipe.router.compare[0].feature, "text"]
-    read = read_features(Workshop(recipe, root).address, "weather", "train", dict.fromkeys(features, 99), silent())
+    read = read_features(opened(recipe, root).address, "weather", "train", dict.fromkeys(features, 99), silent())
     assert read.truncated == [0, len(read.features[0]), 0]
     infos = {name: root / "controls" / "routers" / name for name in ("centroid-encoder", "centroid-embedding_mean")}
     infos = {name: json.loads((at / "training_info.json").read_text()) for name, at in infos.items()}
@@ -169,13 +166,13 @@ def test_run_again_it_is_skipped_wherever_the_encoder_lies_and_another_encoder_r
     elsewhere = recipe.router.feature.model_copy(update={"model": str(shutil.copytree(minilm, tmp_path / "copy"))})
     moved = recipe.model_copy(update={"router": recipe.router.model_copy(update={"feature": elsewhere})})
     for one in (recipe, moved):
-        workshop = Workshop(one, root)
-        assert done(workshop, "router", specs(workshop)["router"], Silent())
+        run = opened(one, root)
+        assert RouterPart(run, "router", specs(run)["router"]).finished(Silent())
     train_router(moved, root)
     assert read_manifest(root / "router")["stage_key"] == key
     (tmp_path / "copy" / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
-    workshop = Workshop(moved, root)
-    assert not done(workshop, "router", specs(workshop)["router"], Silent())
+    run = opened(moved, root)
+    assert not RouterPart(run, "router", specs(run)["router"]).finished(Silent())
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -203,6 +200,6 @@ def test_an_encoder_that_is_not_there_is_named(made, tmp_path):
     recipe, _, _ = made
     nowhere = recipe.router.feature.model_copy(update={"model": "someone/their-encoder"})
     recipe = recipe.model_copy(update={"router": recipe.router.model_copy(update={"feature": nowhere})})
-    workshop = Workshop(recipe, tmp_path)
+    run = opened(recipe, tmp_path)
     with pytest.raises(WeightsError, match=r"someone/their-encoder@main: router\.feature\.model: no such folder"):
-        workshop.encoder(recipe.router.feature)
+        run.models.encoder(recipe.router.feature)

@@ -1,4 +1,6 @@
-"""Whole runs whose experts are feed-forward blocks or whole models: is every figure that of the thing it names?"""
+"""Journey: whole runs whose experts are feed-forward blocks or whole models: every figure is that of the
+thing it names.
+"""
 
 import json
 import shutil
@@ -8,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from moesaic.runs.workshop import Workshop
-from moesaic.stages.running import points_of
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
+from small_runs import opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -26,11 +27,10 @@ from moesaic.migrate import translated
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
 from moesaic.routing.routers import MLPRouter
-from moesaic.runs.jobs import Report
 from moesaic.runs.progress import Silent
 from moesaic.stages import evaluation as stage
-from moesaic.stages.experts import key_of
-from moesaic.stages.routers import done, specs
+from moesaic.stages.routers import specs
+from moesaic.stages.token_features import points_of
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -76,7 +76,7 @@ def alone(ran: Ran, folder: Path) -> Decoder:
 
 
 def nats(ran: Ran, decoder: Decoder) -> float:
-    return score(logits_of(decoder), Workshop(*ran[:2]).test_rows(), None, 4).mean()
+    return score(logits_of(decoder), opened(*ran[:2]).task.test_rows, None, 4).mean()
 
 
 def test_one_hot_is_the_expert_alone_and_controls_are_what_lies_in_their_folders(ran):
@@ -114,9 +114,9 @@ def test_random_and_uniform_are_of_all_experts(ran):
 
 def test_the_router_is_scored_by_the_mixture_and_as_its_choices_say(ran):
     recipe, root, evaluation = ran
-    workshop = Workshop(recipe, root)
-    weights, _ = stage.decide(workshop.address, Report.here("decide", Silent()))["router"]
-    parts = [score(logits_of(alone(ran, root / f"experts/{n}/best")), workshop.test_rows(), None, 4) for n in EXPERTS]
+    run = opened(recipe, root)
+    weights, _ = stage.decide(run.address, silent())["router"]
+    parts = [score(logits_of(alone(ran, root / f"experts/{n}/best")), run.task.test_rows, None, 4) for n in EXPERTS]
     chosen = np.stack([part.nats for part in parts])[weights.argmax(-1).numpy(), np.arange(len(weights))]
     expected = parts[0].picked(parts, weights.argmax(-1).numpy())
     assert expected.nats.tolist() == chosen.tolist()
@@ -162,7 +162,7 @@ def test_run_again_skips_all_and_a_change_redoes_what_depends_on_it(ran, place):
     recipe, root, evaluation = ran
     again = moesaic.run(recipe, root)
     assert {k: v for k, v in again.items() if k != "timing"} == {k: v for k, v in evaluation.items() if k != "timing"}
-    site, told = recipe.site, Silent()
+    site = recipe.site
     compare = "router.compare=[{kind: linear, selection: soft, epochs: 2}]"
     if site == "ffn":
         compare = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 2}]"
@@ -174,15 +174,13 @@ def test_run_again_skips_all_and_a_change_redoes_what_depends_on_it(ran, place):
         (["experts.sums.train.steps=2"], {}, {"sums", *controls}),
         (["evaluate.joint.lr=1e-3"], {}, {"joint"}),
         (["router.loss.balance=0.01"], {}, {"router"}),
-        (["router.prompt_tokens=9"], {}, {*trained, *specs(Workshop(recipe, root))}),
+        (["router.prompt_tokens=9"], {}, {*trained, *specs(opened(recipe, root))}),
     ]
     cases += [([], {"layers": "1..", "anchor": True}, {"sums", *controls})] if site == "ffn" else []
     cases += [([], {"layers": "0.."}, {"sums", *controls})] if site == "ffn" else []
-    for overrides, first, stale in cases:
-        workshop = Workshop(recipe_in(place, site, compare, *overrides, **(more | first)), root)
-        parts = {name: workshop.finished(workshop.part_at(name), key_of(workshop, name), told) for name in trained}
-        parts |= {name: done(workshop, name, spec, told) for name, spec in specs(workshop).items()}
-        assert {name for name, finished in parts.items() if not finished} == stale, overrides or first
+    for overrides, first, expected in cases:
+        run = opened(recipe_in(place, site, compare, *overrides, **(more | first)), root)
+        assert stale(run) == expected, overrides or first
     with pytest.raises(RecipeError, match="'sums' is missing, or was made from another recipe"):
         stages.evaluate(recipe_in(place, site, compare, "experts.sums.train.steps=2", **more), root)
 
@@ -208,7 +206,7 @@ def test_at_level_token_the_mixture_decides_as_it_reads(model, place, tmp_path):
     found = moesaic.run(recipe_in(place, "model", compare, "mixture.level=token"), tmp_path / "token")
     mixture = moesaic.load(tmp_path / "token")
     assert mixture.stored.model.level == "token"
-    rows = Workshop(recipe, root).test_rows()
+    rows = opened(recipe, root).task.test_rows
     expected = score(mixture.stored.model.score, rows, None, 1).mean()
     assert found["controls"]["router"]["nats"]["all"] == pytest.approx(expected, rel=1e-5)
     assert found["controls"]["expert:sums"]["nats"] == evaluation["controls"]["expert:sums"]["nats"]
@@ -218,8 +216,8 @@ def test_at_level_token_the_mixture_decides_as_it_reads(model, place, tmp_path):
     pages = [(at / "report/index.html").read_text() for at in (root, tmp_path / "token")]
     assert ["before every token" in page for page in pages] == [False, True]
     info = json.loads((tmp_path / "token/router/training_info.json").read_text())
-    learned = Workshop(recipe, root).domains["sums"].train
-    rows = Workshop(recipe, root).encoded(learned, 48)
+    run = opened(recipe, root)
+    rows = run.task.encoded(run.materials.domains["sums"].train, 48, "sums")
     assert info["examples"]["sums"] == sum(len(points_of(row)) for row in rows) > len(rows), "tokens, not prompts"
     stages.train_router(recipe_in(place, "model", compare), tmp_path / "token")
     stages.compose(recipe_in(place, "model", compare, "mixture.combine=product"), tmp_path / "token")
@@ -335,11 +333,12 @@ def test_the_config_of_a_gated_pair_is_a_recipe_that_runs(tuned, tmp_path):
 def test_routers_are_judged_once_more_on_prompts_of_one_length(place, tmp_path):
     recipe = recipe_in(place, "ffn", "evaluate.matched=4", "router.compare=[{kind: centroid}]", "evaluate.samples=0")
     evaluation = moesaic.run(recipe, tmp_path / "run")
-    rows = Workshop(recipe, tmp_path / "run").test_rows()
+    run = opened(recipe, tmp_path / "run")
+    rows = run.task.test_rows
     sizes = {domain: sum(row.prompt >= 4 for row in some) for domain, some in rows.items()}
     assert evaluation["router"]["matched"]["rows"] == sizes and evaluation["router"]["matched"]["tokens"] == 4
     assert evaluation["router"]["tried"][0]["matched"] == evaluation["router"]["matched"]
-    stored = stage.stored_router(Workshop(recipe, tmp_path / "run"), "centroid-hidden_mean")
+    stored = stage.stored_router(run, "centroid-hidden_mean")
     base, right = load_base(place / "base"), list[bool]()
     for name, some in rows.items():
         for row in some:

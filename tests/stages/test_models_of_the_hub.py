@@ -1,4 +1,6 @@
-"""A run whose base and expert lie on a hub: named once, asked for once, on record, and sound wherever it moves."""
+"""Journey: a run whose base and expert lie on a hub: named once, asked for once, on record, and sound
+wherever it moves.
+"""
 
 import json
 import shutil

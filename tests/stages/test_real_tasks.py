@@ -1,4 +1,4 @@
-"""Two tasks of GLUE over real weights: real sentences, a real encoder, a mixture that knows whose they are."""
+"""Journey: two tasks of GLUE over real weights: real sentences, a real encoder, a mixture that knows whose they are."""
 
 from pathlib import Path
 

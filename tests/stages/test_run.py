@@ -1,4 +1,6 @@
-"""One small real run, from texts to evaluation, and what happens when it is run again, changed, moved or damaged."""
+"""Journey: one small real run, from texts to evaluation, and what happens when it is run again, changed,
+moved or damaged.
+"""
 
 import json
 import re
@@ -9,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from moesaic.kinds.courses import even
-from moesaic.runs.workshop import Workshop
-from moesaic.stages.pretraining import longest
 from safetensors.torch import load_file
+from small_runs import opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -22,12 +22,14 @@ from moesaic.artefacts.router import load_router
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError
-from moesaic.evaluate.statistics import Scores
 from moesaic.files import read_manifest, read_sealed
 from moesaic.recipe import Recipe, parse
-from moesaic.stages import evaluation as evaluation_stage
-from moesaic.stages.experts import key_of, plan_of, verify_expert
-from moesaic.stages.routers import done, label_of, specs
+from moesaic.stages import experts
+from moesaic.stages.base import longest
+from moesaic.stages.evaluation import EvaluationPart, decide, looked_up, score_contender, score_weights
+from moesaic.stages.experts import plan_of, verify_expert
+from moesaic.stages.routers import label_of, specs
+from moesaic.tasks.task import even
 
 RECIPE = {
     "name": "small",
@@ -156,36 +158,18 @@ def test_a_router_that_picks_one_expert_scores_what_the_experts_score(first):
     """The mixture was really run for `router`; rivals are looked up in the experts' scores. They must agree."""
     recipe, root, evaluation = first
     names = tuple(recipe.experts)
-    workshop = Workshop(recipe, root)
-    rows = workshop.test_rows()
-    decided = evaluation_stage.decide(workshop.address, silent_report())["router"][0]
-    scores = {
-        name: evaluation_stage.score_contender(workshop.address, name, silent_report())
-        for name in ("base", *(f"expert:{n}" for n in names))
-    }
-    looked_up = evaluation_stage.looked_up(scores, names, decided)
-    ran = evaluation_stage.score_weights(workshop.address, decided, silent_report())
-    np.testing.assert_allclose(looked_up.nats, ran.nats, rtol=1e-5)
+    run = opened(recipe, root)
+    rows = run.task.test_rows
+    decided = decide(run.address, silent())["router"][0]
+    contenders = ("base", *(f"expert:{name}" for name in names))
+    scores = {name: score_contender(run.address, name, silent()) for name in contenders}
+    found = looked_up(scores, names, decided)
+    ran = score_weights(run.address, decided, silent())
+    np.testing.assert_allclose(found.nats, ran.nats, rtol=1e-5)
     assert len(ran.nats) == sum(map(len, rows.values()))
     assert evaluation["controls"]["router"]["nats"]["all"] == pytest.approx(
         ran.nats[ran.rows("all")].sum() / ran.tokens[ran.rows("all")].sum()
     )
-
-
-def silent_report():
-    from moesaic.runs.jobs import Report
-
-    return Report("test", lambda *message: None)
-
-
-def test_a_row_that_no_router_claims_is_looked_up_in_the_base():
-    base = Scores(np.array([1.0, 2.0]), np.array([1, 1]), ["a", "a"], ["x", "y"])
-    expert = Scores(np.array([5.0, 7.0]), np.array([1, 1]), ["a", "a"], ["x", "y"])
-    found = evaluation_stage.looked_up({"base": base, "expert:a": expert}, ("a",), torch.tensor([[0.0], [1.0]]))
-    assert found.nats.tolist() == [1.0, 7.0]
-    assert evaluation_stage.picks_one(torch.tensor([[0.0], [1.0]]))
-    assert not evaluation_stage.picks_one(torch.tensor([[0.9, 0.0]]))
-    assert not evaluation_stage.picks_one(torch.tensor([[1.0, 1.0]]))
 
 
 def test_every_part_says_what_it_is(first):
@@ -218,7 +202,7 @@ def test_the_costs_of_contenders_are_counted_from_their_files(first):
     expected |= {name: base + numbers(root / "controls" / name / "best") for name in ("joint", "joint_wide")}
     costs = {name: control["cost"] for name, control in evaluation["controls"].items() if "cost" in control}
     assert {name: cost["parameters"] for name, cost in costs.items() if name != "router"} == expected
-    weights = evaluation_stage.decide(Workshop(recipe, root).address, silent_report())["router"][0]
+    weights = decide(opened(recipe, root).address, silent())["router"][0]
     chosen = sum(size * share for size, share in zip(adapters.values(), weights.mean(0).tolist(), strict=True))
     assert costs["router"]["parameters"] == pytest.approx(base + router + chosen, abs=1)
     assert all(cost["bytes"] == 4 * cost["parameters"] for cost in costs.values())
@@ -226,8 +210,8 @@ def test_the_costs_of_contenders_are_counted_from_their_files(first):
 
 def test_joint_is_one_adapter_with_all_steps_and_joint_wide_has_all_ranks(first):
     recipe, root, _ = first
-    workshop = Workshop(recipe, root)
-    adds, joint, wide = (plan_of(workshop, name) for name in ("adds", "joint", "joint_wide"))
+    run = opened(recipe, root)
+    adds, joint, wide = (plan_of(run, name) for name in ("adds", "joint", "joint_wide"))
     assert [plan.design.rank for plan in (adds, joint, wide)] == [2, 4, 6]
     assert [plan.design.scale for plan in (adds, joint, wide)] == [2.0, 2.0, 2.0], "all scaled alike"
     assert joint.settings.steps == wide.settings.steps == 2 * adds.settings.steps
@@ -242,7 +226,7 @@ def test_run_again_skips_what_is_finished_and_a_change_redoes_what_depends_on_it
     told = Notes()
     again = moesaic.run(recipe_in(texts), root, told)
     everything = {"base", "adds", "says", "joint", "joint_wide", "mixture", "evaluation"}
-    everything |= {*specs(Workshop(recipe_in(texts), root))}
+    everything |= {*specs(opened(recipe_in(texts), root))}
     assert set(told.skipped) == everything
     assert {path: path.resolve().name for path in root.rglob("best")} == before
     same = {key: value for key, value in again.items() if key != "timing"}
@@ -261,7 +245,7 @@ ROUTERS = {"router", "centroid-hidden_mean", "mlp-hidden_mean-soft", "keyword-te
 
 
 @pytest.mark.parametrize(
-    ("overrides", "stale"),
+    ("overrides", "expected"),
     [
         (["evaluate.limit=4", "workers=3", "evaluate.samples=0"], set()),
         (["bad_rows=skip", "max_bad=3"], set()),
@@ -278,14 +262,8 @@ ROUTERS = {"router", "centroid-hidden_mean", "mlp-hidden_mean-soft", "keyword-te
         (["seed=1"], {"adds", "says", "joint", "joint_wide", *ROUTERS}),
     ],
 )
-def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overrides, stale):
-    workshop, told = Workshop(recipe_in(texts, *overrides), first[1]), Notes()
-    parts = {
-        name: workshop.finished(workshop.part_at(name), key_of(workshop, name), told)
-        for name in ("adds", "says", "joint", "joint_wide")
-    }
-    parts |= {name: done(workshop, name, spec, told) for name, spec in specs(workshop).items()}
-    assert {name for name, finished in parts.items() if not finished} == stale
+def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overrides, expected):
+    assert stale(opened(recipe_in(texts, *overrides), first[1])) == expected
 
 
 @pytest.mark.parametrize(
@@ -293,7 +271,7 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overri
     ["evaluate.limit=4", "evaluate.samples=0", "experts.adds.data.test=says_test.jsonl", "evaluate.unseen=[]"],
 )
 def test_the_evaluation_depends_on_what_is_judged_and_how(first, texts, override):
-    keys = [evaluation_stage.key_of(Workshop(recipe_in(texts, *some), first[1])) for some in ([], [], [override])]
+    keys = [EvaluationPart(opened(recipe_in(texts, *some), first[1])).key for some in ([], [], [override])]
     assert keys[0] == keys[1] != keys[2]
 
 
@@ -327,13 +305,13 @@ def test_a_damaged_part_is_named_and_made_anew(first, texts, tmp_path):
 
 
 def test_what_is_judged_on_is_the_test_split_and_nobody_learns_from_it(first, texts):
-    workshop = Workshop(first[0], first[1])
-    judged = {row.group for some in workshop.test_rows().values() for row in some}
-    for domain in workshop.domains.values():
+    run = opened(first[0], first[1])
+    judged = {row.group for some in run.task.test_rows.values() for row in some}
+    for domain in run.materials.domains.values():
         assert {row.group for row in domain.test} <= judged
         assert not judged & {row.group for row in (*domain.train, *domain.validation)}
     leaky = recipe_in(texts, "experts.adds.data.train=[adds.jsonl, says_test.jsonl]")
-    adds = Workshop(leaky, first[1]).domains["adds"]
+    adds = opened(leaky, first[1]).materials.domains["adds"]
     assert adds.dropped["train: in another domain's test"] > 0
     assert not {row.group for row in adds.train} & judged
 
@@ -394,29 +372,28 @@ def test_verify_leaves_the_recipe_as_it_was(first, texts):
 def test_verify_reads_back_what_was_published_and_notices_what_changed(first, tmp_path):
     recipe, root, _ = first
     shutil.copytree(root, tmp_path / "small", symlinks=True)
-    workshop = Workshop(recipe, tmp_path / "small")
-    found = verify_expert(workshop, "adds")
+    run = opened(recipe, tmp_path / "small")
+    found = verify_expert(run, "adds")
     assert found["validation_nats"] == pytest.approx(found["manifest"], rel=1e-5)
-    tensors = workshop.part_at("adds").resolve() / "adapter_model.safetensors"
+    tensors = run.dir.part_at("adds").resolve() / "adapter_model.safetensors"
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 1
     tensors.write_bytes(data)
     with pytest.raises(WeightsError, match=r"adapter_model.safetensors: sha256: not as it was written"):
-        verify_expert(workshop, "adds")
+        verify_expert(run, "adds")
 
 
 def test_verify_refuses_an_expert_that_is_whole_but_does_not_do_what_it_says(first, tmp_path):
     """Its hashes are right: only measuring it again shows that its metrics are another expert's."""
     recipe, root, _ = first
     shutil.copytree(root, tmp_path / "small", symlinks=True)
-    workshop = Workshop(recipe, tmp_path / "small")
-    stored = load_expert(workshop.part_at("adds"))
+    run = opened(recipe, tmp_path / "small")
+    at, base = run.dir.part_at("adds"), run.models.base.fingerprint
+    stored = load_expert(at)
     facts = {"metrics": {"validation_nats": stored.manifest["metrics"]["validation_nats"] * 0.99}}
-    workshop.publish(
-        workshop.part_at("adds"), lambda at: save_expert(at, stored.lora, workshop.base_fingerprint, facts), 0
-    )
+    run.dir.publish(at, lambda folder: save_expert(folder, stored.lora, base, facts), 0)
     with pytest.raises(CompatibilityError, match="does not do what its manifest says"):
-        verify_expert(workshop, "adds")
+        verify_expert(run, "adds")
 
 
 def test_an_expert_of_another_base_is_refused(first, texts, tmp_path):
@@ -458,10 +435,8 @@ def test_experts_and_a_base_from_elsewhere_are_joined_by_a_few_examples(first, t
 
 def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, texts, tmp_path, monkeypatch):
     recipe, root, _ = first
-    from moesaic.stages import experts
-
-    workshop, honest = Workshop(recipe, tmp_path), experts.fit
-    monkeypatch.setattr(Workshop, "base_at", root / "base")
+    shutil.copytree(root / "base", tmp_path / "base")
+    address, honest = opened(recipe, tmp_path).address, experts.fit
 
     def only_small_rates(*arguments, **named):
         if arguments[5] > 0.02:
@@ -469,13 +444,12 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
         return honest(*arguments, **named)
 
     monkeypatch.setattr(experts, "fit", only_small_rates)
-    monkeypatch.setattr(experts, "at_address", lambda *address: workshop)
-    experts.train_one(("", "", False, ()), "adds", silent_report())
+    experts.train_one(address, "adds", silent())
     manifest = read_manifest(tmp_path / "experts/adds/best")
     assert manifest["lr"] == 0.01 and manifest["grid"]["0.03"] is None
     monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
     with pytest.raises(NonFiniteError):
-        experts.train_one(("", "", False, ()), "adds", silent_report())
+        experts.train_one(address, "adds", silent())
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
-"""A small real run in which routers learn from what the mixture loses: what they ask of the experts, say and leave."""
+"""Journey: a small real run in which routers learn from what the mixture loses: what they ask of the
+experts, say and leave.
+"""
 
 import json
 from typing import Any
 
 import pytest
 import torch
-from moesaic.runs.workshop import Workshop
+from small_runs import opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -18,8 +20,9 @@ from moesaic.model.deciding import Decider
 from moesaic.model.features import Prompts
 from moesaic.recipe import Recipe, parse
 from moesaic.routing import States
-from moesaic.runs.jobs import Report
-from moesaic.stages.routers import UNTAUGHT, done, label_of, read_features, rows_of, specs
+from moesaic.runs.directory import RunDir
+from moesaic.stages.routers import UNTAUGHT, label_of, read_features, rows_of, specs
+from moesaic.tasks import Run
 from moesaic.testing import prefilled
 from moesaic.train.task import computed, language
 
@@ -98,19 +101,19 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, dict[str, Any], list[str]]:
+def made(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any], list[str]]:
     root, told = tmp_path_factory.mktemp("runs") / "taught", Warnings()
     evaluation = moesaic.run(recipe, root, told)
-    return Workshop(recipe, root), evaluation, told.warned
+    return opened(recipe, root), evaluation, told.warned
 
 
-def manifests(workshop: Workshop) -> dict[str, dict[str, Any]]:
-    return {n: read_manifest(workshop.router_at if n == "router" else workshop.rival_at(n)) for n in specs(workshop)}
+def manifests(run: Run) -> dict[str, dict[str, Any]]:
+    return {name: read_manifest(run.dir.router_at(name)) for name in specs(run)}
 
 
 def test_routers_are_called_by_what_they_learn_from(made):
-    workshop, evaluation, _ = made
-    assert [*specs(workshop)] == LABELS and label_of(specs(workshop)["keyword-text"]) == "keyword-text"
+    run, evaluation, _ = made
+    assert [*specs(run)] == LABELS and label_of(specs(run)["keyword-text"]) == "keyword-text"
     told = [tried["loss"] for tried in evaluation["router"]["tried"]]
     assert told == [
         "task",
@@ -124,45 +127,43 @@ def test_routers_are_called_by_what_they_learn_from(made):
 
 
 def test_where_the_loss_of_the_task_teaches_nothing_it_is_said_once_and_stays_on_record(made):
-    workshop, _, warned = made
+    run, _, warned = made
     assert warned == [f"router {LABELS[2]}: {UNTAUGHT}"]
     taught = {
-        name: manifest["task_gradient"] for name, manifest in manifests(workshop).items() if "task_gradient" in manifest
+        name: manifest["task_gradient"] for name, manifest in manifests(run).items() if "task_gradient" in manifest
     }
     assert taught == {LABELS[0]: True, LABELS[1]: True, LABELS[2]: False}
 
 
 def test_the_loss_that_is_told_is_the_mixtures_own_on_validation(made):
     """Measured again by the mixture as it is used, row by row."""
-    workshop, _, _ = made
-    stored = load_mixture(workshop.mixture_at)
-    names, told = stored.model.names, Report.here("", Warnings())
+    run, _, _ = made
+    stored = load_mixture(run.dir.mixture_at)
+    names = stored.model.names
     read = [
-        read_features(workshop.address, name, "validation", {"hidden_mean": 400}, told).features[0] for name in names
+        read_features(run.address, name, "validation", {"hidden_mean": 400}, silent()).features[0] for name in names
     ]
-    rows = [row for name in names for row in rows_of(workshop, name, "validation", 400)]
+    rows = [row for name in names for row in rows_of(run, name, "validation", 400)]
     weights = stored.model.decider.weigh(torch.cat(read), torch.device("cpu")).weights.detach()
     lost = count = 0.0
     for row, one in zip(rows, weights, strict=True):
         nats, tokens = computed(language(stored.model.decoder, [row]))(torch.tensor([0]), one[None])
         lost, count = lost + nats.item(), count + tokens.item()
-    found = manifests(workshop)["router"]["metrics"]["validation_task"]
+    found = manifests(run)["router"]["metrics"]["validation_task"]
     assert lost / count == pytest.approx(found, rel=1e-5)
 
 
 def test_taught_by_the_task_alone_the_router_answers_better_than_an_even_mixture(made):
-    workshop, _, _ = made
+    run, _, _ = made
     logs = [
         json.loads(line)
-        for line in next((workshop.root / "metrics" / "router").glob("*.jsonl")).read_text().splitlines()
+        for line in next((run.dir.root / "metrics" / "router").glob("*.jsonl")).read_text().splitlines()
     ]
     tasks = [row["task"] for row in logs if "task" in row]
-    assert len(tasks) == 3 and manifests(workshop)["router"]["metrics"]["validation_task"] == min(tasks)
+    assert len(tasks) == 3 and manifests(run)["router"]["metrics"]["validation_task"] == min(tasks)
     assert tasks[-1] < tasks[0]
-    assert manifests(workshop)["router"]["metrics"]["validation_temperature"] == 1.0, (
-        "its weights are as they were learned"
-    )
-    assert manifests(workshop)[LABELS[1]]["metrics"]["validation_temperature"] != 1.0
+    assert manifests(run)["router"]["metrics"]["validation_temperature"] == 1.0, "its weights are as they were learned"
+    assert manifests(run)[LABELS[1]]["metrics"]["validation_temperature"] != 1.0
 
 
 def test_utilisation_stands_side_by_side_with_and_without_the_load_balancing_loss(made):
@@ -176,9 +177,9 @@ def test_utilisation_stands_side_by_side_with_and_without_the_load_balancing_los
 
 
 def test_stored_routers_have_no_use_for_their_noise_and_the_same_decisions_every_time(made):
-    workshop, _, _ = made
+    run, _, _ = made
     for name in (LABELS[3], LABELS[4]):
-        stored = load_router(workshop.rival_at(name))
+        stored = load_router(run.dir.router_at(name))
         assert stored.router.noise is not None and not stored.router.training
         features = torch.randn(6, 32)
         reads = States(features, torch.tensor([4, 2])) if stored.kind == "attention" else features
@@ -195,26 +196,25 @@ def test_without_the_experts_there_is_nothing_to_measure_and_it_is_said_by_name(
         stages.train_router(recipe, tmp_path / "bare")
 
 
-def test_a_router_is_stale_when_an_expert_changes_that_it_was_measured_with_and_no_other(made):
-    workshop, _, _ = made
-    told = Warnings()
-    assert all(done(workshop, name, spec, told) for name, spec in specs(workshop).items())
-    recipe = workshop.recipe
+def test_a_router_is_stale_when_an_expert_changes_that_it_was_measured_with_and_no_other(made, monkeypatch):
+    run, _, _ = made
+    assert not stale(run)
+    recipe = run.recipe
     changed = recipe.experts["sums"].model_copy(update={"rank": 1})
-    other = Workshop(recipe.model_copy(update={"experts": {**recipe.experts, "sums": changed}}), workshop.root)
-    other.identity = lambda at: "another" if "sums" in str(at) else workshop.identity(at)  # type: ignore[method-assign]
-    stale = [name for name, spec in specs(other).items() if not done(other, name, spec, told)]
-    assert stale == LABELS[:3]
+    honest = RunDir.identity
+    monkeypatch.setattr(RunDir, "identity", lambda run, at: "another" if "sums" in str(at) else honest(run, at))
+    other = opened(recipe.model_copy(update={"experts": {**recipe.experts, "sums": changed}}), run.dir.root)
+    assert stale(other) == {"sums", *LABELS[:3]}
 
 
 def test_a_mixture_with_an_attention_router_decides_as_it_was_judged_alone_and_in_a_batch(made):
     """Put in the place of the mixture's own: its feature is read of the base's tokens, none of them padding."""
-    workshop, _, _ = made
-    stored = load_router(workshop.rival_at(LABELS[3]))
-    model = load_mixture(workshop.mixture_at).model
+    run, _, _ = made
+    stored = load_router(run.dir.router_at(LABELS[3]))
+    model = load_mixture(run.dir.mixture_at).model
     model.decider = Decider.over(model.decoder, stored.names, stored.decides, stored.reads, stored.selection)
     texts = ["What is 3 + 3?", "Cry of bird 7, and of another"]
-    rows = [workshop.base.tokenizer.begin(text) for text in texts]
+    rows = [run.models.base.tokenizer.begin(text) for text in texts]
     together = model.route(Prompts.pad(rows, texts)).logits
     for place, row in enumerate(rows):
         alone = model.route(Prompts.pad([row], [texts[place]])).logits[0]

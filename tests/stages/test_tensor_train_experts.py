@@ -1,4 +1,6 @@
-"""Experts of tensor trains in a whole run, beside one of LoRA: trained, verified, joined, judged, and found on disk."""
+"""Journey: experts of tensor trains in a whole run, beside one of LoRA: trained, verified, joined, judged,
+and found on disk.
+"""
 
 import json
 import shutil
@@ -8,8 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from moesaic.kinds.courses import adapted
-from moesaic.runs.workshop import Workshop
+from small_runs import opened
 
 import moesaic
 from moesaic import stages
@@ -19,7 +20,7 @@ from moesaic.artefacts.base import load_base
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import read_manifest
 from moesaic.recipe import Recipe, parse
-from moesaic.stages.experts import key_of, plan_of
+from moesaic.stages.experts import ExpertPart, plan_of
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -121,8 +122,7 @@ def test_a_run_again_skips_what_is_finished_and_other_factors_make_the_expert_an
     keys = read_manifest(root / "experts" / "adds" / "best")["stage_key"]
     own = {"q_proj": [[8, 4], [4, 8]], "v_proj": [[8, 4], [2, 8]]}
     other = recipe_in(texts, {**TRAINED, "factors": own}, {"kind": "lora", "rank": 2})
-    workshop = Workshop(other, root)
-    assert key_of(workshop, "adds") != keys == key_of(Workshop(recipe, root), "adds")
+    assert ExpertPart(opened(other, root), "adds").key != keys == ExpertPart(opened(recipe, root), "adds").key
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,12 @@ def test_a_run_again_skips_what_is_finished_and_other_factors_make_the_expert_an
 )
 def test_a_control_is_of_the_experts_kind_and_joint_wide_of_no_fewer_parameters_than_all(ran, texts, takes, kind):
     _, root, _ = ran
-    workshop = Workshop(recipe_in(texts, TRAINED, takes), root)
-    decoder, every = workshop.base.decoder, range(workshop.base.decoder.config.num_layers)
-    own = [plan_of(workshop, name).design for name in ("adds", "takes")]
-    joint, joint_wide = (plan_of(workshop, name).design for name in ("joint", "joint_wide"))
-    assert (joint.kind, joint_wide.kind) == (kind, kind)
+    run = opened(recipe_in(texts, TRAINED, takes), root)
+    decoder, every = run.models.base.decoder, range(run.models.base.decoder.config.num_layers)
+    own = [plan_of(run, name).design for name in ("adds", "takes")]
+    plans = [plan_of(run, name) for name in ("joint", "joint_wide")]
+    assert [plan.kind.word for plan in plans] == [kind, kind]
+    joint, joint_wide = (plan.design for plan in plans)
     assert joint.rank == max(one.rank for one in own) and joint.scale == max(one.scale for one in own)
     together = sum(one.num_parameters(decoder, every) for one in own)
     smaller = joint_wide.of_size(1, decoder, every)
@@ -149,7 +150,7 @@ def test_the_design_counts_what_the_adapter_has(ran, texts):
     _, root, _ = ran
     base = load_base(root / "base").decoder
     for name in ("adds", "takes"):
-        design = plan_of(Workshop(recipe_in(texts, TRAINED, {"kind": "lora", "rank": 2}), root), name).design
+        design = plan_of(opened(recipe_in(texts, TRAINED, {"kind": "lora", "rank": 2}), root), name).design
         made = design.fresh(base, range(2), torch.Generator().manual_seed(0))
         assert design.num_parameters(base, range(2)) == made.num_parameters
 
@@ -162,6 +163,6 @@ def test_what_does_not_suit_the_base_is_refused_by_name_when_it_is_trained(ran, 
         ({"targets": ["q_proj"], "factors": "published"}, "no factors are published for a matrix of 32 x 32"),
         ({"targets": ["query"]}, "no linear of the base matches"),
     ):
-        workshop = Workshop(recipe_in(texts, {**TRAINED, **own}, {"kind": "lora"}), root)
+        run = opened(recipe_in(texts, {**TRAINED, **own}, {"kind": "lora"}), root)
         with pytest.raises((CompatibilityError, RecipeError), match=says):
-            adapted(workshop, plan_of(workshop, "adds"))
+            plan_of(run, "adds").begin(run.task.fresh().body, run.recipe.seed)

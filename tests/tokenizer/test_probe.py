@@ -54,13 +54,12 @@ HOSTILE = {
 }
 
 
+@pytest.mark.usefixtures("hang_limit")
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_file_is_refused_by_name_when_it_is_read(data, tmp_path, capfd):
     (tmp_path / "tokenizer.json").write_bytes(data)
-    started = time.perf_counter()
     with pytest.raises(WeightsError, match=r"tokenizer\.json: not a readable tokenizer: .") as caught:
         Tokenizer.load(tmp_path, 0)
-    assert time.perf_counter() - started < 15, "2 seconds, and those of a busy machine"
     assert len(str(caught.value)) < 700 and capfd.readouterr() == ("", ""), "panics stay off the terminal"
 
 
@@ -138,11 +137,11 @@ def test_what_is_done_apart_is_answered():
         (exits, "its reader crashed \\(9\\)"),
     ],
 )
-def test_what_takes_too_much_or_fails_is_named_and_nothing_is_shown(work, says, capfd):
-    started = time.perf_counter()
+@pytest.mark.usefixtures("hang_limit")
+def test_what_takes_too_much_or_fails_is_named_and_nothing_is_shown(work, says, capfd, monkeypatch):
+    monkeypatch.setattr(guard, "_PATIENCE", 1000)  # the clock alone would come far too late
     with pytest.raises(ValueError, match=says):
         guarded(work, b"", Limits(1, 64))
-    assert time.perf_counter() < started + 10, "the clock alone would wait for 15 seconds"
     assert capfd.readouterr() == ("", "")
 
 

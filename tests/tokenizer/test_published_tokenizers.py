@@ -1,4 +1,4 @@
-"""Do real tokenizers give their own ids, in every form they are published in, and is every other file told apart?"""
+"""Property: real tokenizers give their own ids in every published form; every other file is told apart."""
 
 import json
 import shutil
@@ -98,7 +98,8 @@ def test_a_small_sentencepiece_model_is_its_tokenizer_json(shared, tmp_path):
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["stories260K", "tokenizers/llama-2"])
 def test_a_sentencepiece_model_gives_the_ids_of_sentencepiece(name, shared, tmp_path):
-    library = pytest.importorskip("sentencepiece")
+    import sentencepiece as library
+
     folder = parts(shared / "models" / name, ["tokenizer.model"], tmp_path)
     theirs, ours = library.SentencePieceProcessor(model_file=str(folder / "tokenizer.model")), Tokenizer.load(folder, 2)
     for text in [*TEXTS, "".join(map(chr, range(1, 600))), "a" * 200, "<s>not control</s>"]:
@@ -216,7 +217,8 @@ def test_a_vocabulary_of_words_is_the_tokenizer_json_that_was_made_of_it(files, 
 @pytest.mark.parametrize("strip", [None, True, False])
 @pytest.mark.parametrize("chinese", [True, False])
 def test_the_settings_of_a_bert_mean_what_they_mean_to_transformers(lower, strip, chinese, tmp_path):
-    library = pytest.importorskip("transformers")
+    import transformers as library
+
     settings = {"do_lower_case": lower, "strip_accents": strip, "tokenize_chinese_chars": chinese}
     words(tmp_path, tokenizer_class="BertTokenizerFast", **settings)
     theirs = library.BertTokenizerFast.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""Does a sequence start alike wherever one is made, and is what is streamed the whole, with real tokenizers?"""
+"""Property: with real tokenizers a sequence starts alike wherever it is made, and a stream is the whole text."""
 
 from itertools import pairwise
 

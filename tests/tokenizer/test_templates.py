@@ -1,7 +1,6 @@
 """Are conversations written as the base has learned to read them, is what is said text, and are they bounded?"""
 
 import json
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -168,7 +167,7 @@ def chatty(tokenizer: Tokenizer, folder: Path, template: str, **facts) -> Tokeni
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("reply", [True, False])
 def test_a_conversation_is_the_text_and_the_ids_that_transformers_makes_of_it(name, reply, ours, tmp_path, monkeypatch):
-    library = pytest.importorskip("transformers")
+    import transformers as library
     from jinja2.exceptions import TemplateError
 
     mine = chatty(ours, tmp_path, KNOWN[name])
@@ -328,12 +327,12 @@ HOSTILE = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hang_limit")
 @pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_template_is_refused_by_name_when_it_is_read(source, ours, tmp_path, capfd):
-    started = time.perf_counter()
     with pytest.raises(WeightsError, match=r"tokenizer_config\.json: chat_template: not a usable chat template: ."):
         chatty(ours, tmp_path, source)
-    assert time.perf_counter() - started < 20 and capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("token", SPECIAL)
@@ -358,14 +357,13 @@ def test_a_conversation_is_bounded_and_refused_with_the_templates_own_words():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hang_limit")
 def test_the_longest_message_of_nothing_but_tokens_is_done_soon(ours, tmp_path):
     tokenizer = chatty(ours, tmp_path, CHATML)
     spellings = Spellings([f"<unused{i}>" for i in range(6000)] + SPECIAL)
     content = "<unused5999>" * (templates.CHARACTERS // 12)
-    started = time.perf_counter()
     assert len(tokenizer.template.pieces(said(("user", content)), True, spellings)) == 6
     tokenizer.template.pieces(said(("user", "<u" * (templates.CHARACTERS // 2))), True, spellings)
-    assert time.perf_counter() - started < 10
 
 
 def test_the_same_conversation_is_the_same_ids_on_any_day():

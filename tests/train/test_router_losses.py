@@ -1,4 +1,4 @@
-"""Do routers learn from what each of the losses says, and do draws depend on the seed and the step alone?"""
+"""Property: do routers learn from what each of the losses says, and do draws depend on the seed and the step alone?"""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Do routers learn what separates the experts, small ones too, and are they chosen and calibrated as promised?"""
+"""Property: routers learn what separates the experts, small ones too, and are chosen and calibrated as promised."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Each stage of a run on texts reads the rows of its own split, all of them and no others."""
+"""Journey: each stage of a run on texts reads the rows of its own split, all of them and no others."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Is what a router learns from, that decides before every token, what it will read there?"""
+"""A router that decides before every token learns from the features that it will read there."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import torch
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.model.features import Prompts, read
-from moesaic.stages.running import POINTS, points_of, running
+from moesaic.stages.token_features import POINTS, points_of, token_features
 from moesaic.testing import tiny_decoder
 
 ROWS = [
@@ -24,7 +24,7 @@ def test_it_is_the_feature_of_all_that_stands_before_each_token(feature):
     decoder, parsed = tiny_decoder(), Feature.parse(feature)
     begun = [row.ids[: place + 1] for row in ROWS for place in points_of(row)]
     expected = torch.cat([read(parsed, decoder, 1, Prompts.pad([ids], [""])) for ids in begun])
-    torch.testing.assert_close(running(parsed, decoder, ROWS), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(token_features(parsed, decoder, ROWS), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_points_are_spread_over_the_response_and_a_short_one_has_fewer():

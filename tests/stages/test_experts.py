@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from moesaic.kinds.courses import Whole
-from moesaic.kinds.making import begin, lone
-from moesaic.runs.workshop import Workshop
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
+from small_runs import opened, silent
 from torch.nn import functional as F
 
 from moesaic.adapters.feedforward import FFN
@@ -15,14 +13,15 @@ from moesaic.artefacts.ffn import load_ffn, save_ffn
 from moesaic.data.batches import Schedule, pad
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import read_manifest
+from moesaic.kinds.kind import Begun
+from moesaic.kinds.whole_model import Whole
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED
-from moesaic.runs.checkpoints import states_at
-from moesaic.runs.jobs import Report
-from moesaic.runs.progress import Silent
-from moesaic.runs.rejected_rows import TextCourse
 from moesaic.stages import experts
-from moesaic.stages.experts import key_of, plan_of, train_one, verify_expert
+from moesaic.stages.experts import ExpertPart, plan_of, train_one, verify_expert
+from moesaic.tasks import Run
+from moesaic.tasks.task import Plan
+from moesaic.tasks.texts import TextTrainer
 from moesaic.tensors.tensors import read_tensors
 from moesaic.train.loop import factor
 
@@ -32,19 +31,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fill(tmp_path_factory.mktemp("kinds"))
 
 
-def trained(workshop: Workshop, name: str) -> Path:
+def trained(run: Run, name: str) -> Path:
     """The folder of a contender that is trained in this process."""
-    train_one(workshop.address, name, Report.here(name, Silent()))
-    return workshop.part_at(name)
+    train_one(run.address, name, silent())
+    return run.dir.part_at(name)
 
 
-def naive(workshop: Workshop, name: str, learns, halved: bool = False) -> dict[str, torch.Tensor]:
+def begun_in(run: Run, plan: Plan) -> tuple[Decoder, Begun]:
+    """A fresh base with a contender in it, and the contender."""
+    decoder = run.task.fresh().decoder
+    return decoder, plan.begin(decoder, run.recipe.seed)
+
+
+def naive(run: Run, name: str, learns, halved: bool = False) -> dict[str, torch.Tensor]:
     """The same by hand, over the model that transformers makes of the base: its parameters after the last step."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(workshop.base_at, dtype=torch.float32)
-    plan, course = plan_of(workshop, name), TextCourse(workshop, plan_of(workshop, name))
-    settings = plan.settings
+    model = AutoModelForCausalLM.from_pretrained(run.models.base_at, dtype=torch.float32)
+    plan = plan_of(run, name)
+    settings, trainer = plan.settings, TextTrainer(run.task, plan)
     learned = {path: p.requires_grad_(learns(path)) for path, p in model.named_parameters() if learns(path)}
     for path, p in model.named_parameters():
         p.requires_grad_(path in learned)
@@ -61,8 +66,8 @@ def naive(workshop: Workshop, name: str, learns, halved: bool = False) -> dict[s
 
             layer.mlp.forward = beside
     optimiser = torch.optim.AdamW(learned.values(), lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
-    (rows,) = course.train
-    schedule = Schedule(rows, settings.batch, workshop.recipe.seed)
+    (rows,) = trainer.train
+    schedule = Schedule(rows, settings.batch, run.recipe.seed)
     for step in range(settings.steps):
         batch = pad(schedule(step))
         logits = model(batch.ids).logits
@@ -79,9 +84,9 @@ def naive(workshop: Workshop, name: str, learns, halved: bool = False) -> dict[s
 @pytest.mark.parametrize(("layers", "inside"), [(None, (0, 1)), ("1..", (1,))])
 def test_an_ffn_expert_is_what_the_naive_loop_makes_of_those_tensors_alone(place, tmp_path, layers, inside):
     more = {} if layers is None else {"layers": layers}
-    workshop = Workshop(recipe_in(place, "ffn", **more), tmp_path)
-    folder = trained(workshop, "sums")
-    expected = naive(workshop, "sums", lambda path: any(f"layers.{n}.mlp." in path for n in inside))
+    run = opened(recipe_in(place, "ffn", **more), tmp_path)
+    folder = trained(run, "sums")
+    expected = naive(run, "sums", lambda path: any(f"layers.{n}.mlp." in path for n in inside))
     found = read_tensors(folder / "model.safetensors")
     assert set(found) == {path for path in expected if any(f"layers.{n}.mlp." in path for n in inside)}
     base = read_tensors(place / "base/model.safetensors")
@@ -96,9 +101,9 @@ def test_an_ffn_expert_is_what_the_naive_loop_makes_of_those_tensors_alone(place
 
 @pytest.mark.parity
 def test_a_whole_model_is_what_the_naive_loop_makes_of_all_tensors(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "model"), tmp_path)
-    folder = trained(workshop, "sums")
-    expected = naive(workshop, "sums", lambda path: True)
+    run = opened(recipe_in(place, "model"), tmp_path)
+    folder = trained(run, "sums")
+    expected = naive(run, "sums", lambda path: True)
     found = read_tensors(folder / "model.safetensors")
     base = read_tensors(place / "base/model.safetensors")
     assert set(found) == set(base)
@@ -110,13 +115,13 @@ def test_a_whole_model_is_what_the_naive_loop_makes_of_all_tensors(place, tmp_pa
 
 @pytest.mark.parity
 def test_an_anchored_expert_is_trained_with_half_the_say(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "ffn", anchor=True), tmp_path)
-    folder = trained(workshop, "sums")
-    expected = naive(workshop, "sums", lambda path: ".mlp." in path, halved=True)
+    run = opened(recipe_in(place, "ffn", anchor=True), tmp_path)
+    folder = trained(run, "sums")
+    expected = naive(run, "sums", lambda path: ".mlp." in path, halved=True)
     for path, tensor in read_tensors(folder / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[path], atol=2e-6, rtol=1e-4)
     assert read_manifest(folder)["anchor"] is True
-    assert verify_expert(workshop, "sums")["gain"] > 0, "measured as it was trained"
+    assert verify_expert(run, "sums")["gain"] > 0, "measured as it was trained"
 
 
 @pytest.mark.slow
@@ -124,8 +129,8 @@ def test_an_anchored_expert_is_trained_with_half_the_say(place, tmp_path):
 def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_same_bytes(
     place, tmp_path, monkeypatch, kind, more
 ):
-    whole = trained(Workshop(recipe_in(place, kind, **more), tmp_path / "whole"), "sums")
-    workshop, honest = Workshop(recipe_in(place, kind, **more), tmp_path / "cut"), experts.fit
+    whole = trained(opened(recipe_in(place, kind, **more), tmp_path / "whole"), "sums")
+    run, honest = opened(recipe_in(place, kind, **more), tmp_path / "cut"), experts.fit
 
     def killed(parameters, batch, loss, validate, settings, lr, record, *rest):
         def last_words(row):
@@ -137,8 +142,8 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
 
     monkeypatch.setattr(experts, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
-        trained(workshop, "sums")
-    (state,) = states_at(workshop, workshop.part_at("sums")).glob("lr-*/state.safetensors")
+        trained(run, "sums")
+    (state,) = run.dir.states_at(run.dir.part_at("sums")).glob("lr-*/state.safetensors")
     held = {name for name in read_tensors(state) if name.startswith("parameters.")}
     assert len(held) == (3 * LAYERS if kind == "ffn" else len(read_tensors(place / "base/model.safetensors")))
     steps = []
@@ -147,16 +152,16 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
         "fit",
         lambda *a: honest(*a[:6], lambda row: (steps.append(row["step"]), a[6](row)), *a[7:]),
     )
-    again = trained(workshop, "sums")
+    again = trained(run, "sums")
     assert steps == [2, 3], "taken up after the state that was saved"
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert not states_at(workshop, workshop.part_at("sums")).exists()
+    assert not run.dir.states_at(run.dir.part_at("sums")).exists()
 
 
 @pytest.mark.parametrize("kind", ["ffn", "model"])
 def test_what_an_expert_depends_on_is_in_its_key(place, tmp_path, kind):
     def key(*overrides: str, name: str = "sums", **more: object) -> str:
-        return key_of(Workshop(recipe_in(place, kind, *overrides, **more), tmp_path), name)
+        return ExpertPart(opened(recipe_in(place, kind, *overrides, **more), tmp_path), name).key
 
     assert key() == key("workers=2", "evaluate.limit=3", "router.epochs=9", "experts.birds.train.steps=9")
     changed = [key("seed=1"), key("experts.sums.train.steps=9"), key("experts.sums.data.test=birds_test.jsonl")]
@@ -168,61 +173,55 @@ def test_what_an_expert_depends_on_is_in_its_key(place, tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["ffn", "model"])
 def test_an_expert_is_read_back_and_one_that_does_nothing_is_noticed(place, tmp_path, kind):
-    workshop = Workshop(recipe_in(place, kind), tmp_path)
-    trained(workshop, "sums")
-    found = verify_expert(workshop, "sums")
+    run = opened(recipe_in(place, kind), tmp_path)
+    trained(run, "sums")
+    found = verify_expert(run, "sums")
     assert found["validation_nats"] == pytest.approx(found["manifest"], rel=1e-5) and found["gain"] > 0
-    facts = {key: read_manifest(workshop.part_at("sums"))[key] for key in ("metrics", "name")}
+    facts = {key: read_manifest(run.dir.part_at("sums"))[key] for key in ("metrics", "name")}
     facts["metrics"]["validation_nats"] = found["base"]
-    made = begin(workshop, plan_of(workshop, "sums")).taken()
-
-    def idle(folder: Path) -> None:
-        from moesaic.kinds.courses import Made
-        from moesaic.kinds.making import keep
-
-        keep(folder, workshop, Made(made, None, {}, ""), facts)
-
-    workshop.publish(workshop.part_at("sums"), idle, 0)
+    plan, base = plan_of(run, "sums"), run.models.base
+    made = begun_in(run, plan)[1].taken()
+    run.dir.publish(run.dir.part_at("sums"), lambda folder: plan.kind.save(folder, made, base, facts), 0)
     with pytest.raises(CompatibilityError, match="does not do what its manifest says.*changes nothing"):
-        verify_expert(workshop, "sums")
+        verify_expert(run, "sums")
 
 
 def test_the_control_of_all_blocks_starts_as_the_base_and_is_as_wide_as_all_experts(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "ffn", anchor=True), tmp_path)
-    joint, wide = (plan_of(workshop, name) for name in ("joint", "joint_wide"))
+    run = opened(recipe_in(place, "ffn", anchor=True), tmp_path)
+    joint, wide = (plan_of(run, name) for name in ("joint", "joint_wide"))
     assert (joint.design.inner, joint.design.anchor, wide.design.inner) == (0, False, 2 * WIDTH)
     assert joint.settings.steps == wide.settings.steps == 6 and set(joint.train) == {"sums", "birds"}
-    begun = begin(workshop, wide)
-    ids = torch.tensor([workshop.base.tokenizer.encode("add 3 to 4")])
-    torch.testing.assert_close(begun.decoder(ids).logits, workshop.base.decoder(ids).logits, atol=1e-6, rtol=1e-5)
+    decoder, begun = begun_in(run, wide)
+    ids = torch.tensor([run.models.base.tokenizer.encode("add 3 to 4")])
+    torch.testing.assert_close(decoder(ids).logits, run.models.base.decoder(ids).logits, atol=1e-6, rtol=1e-5)
     ffn = begun.taken()
     assert isinstance(ffn, FFN) and ffn.num_parameters == 2 * LAYERS * 3 * 32 * WIDTH
     gate, _, down = ffn.blocks["layers.0.mlp"]
     assert not down[WIDTH:].any() and gate[WIDTH:].std() == pytest.approx(gate[:WIDTH].std().item(), rel=0.1)
-    folder = trained(workshop, "joint_wide")
-    read = lone(workshop, wide, folder)
+    folder = trained(run, "joint_wide")
+    read = wide.kind.lone(folder, run.task.fresh(), wide.design)
     assert read.decoder.get_parameter("layers.1.mlp.down_proj.weight")[:, WIDTH:].any(), "what was added learns"
-    assert verify_expert.__doc__ and read_manifest(folder)["parameters"] == ffn.num_parameters
+    assert read_manifest(folder)["parameters"] == ffn.num_parameters
 
 
 def test_where_experts_have_other_layers_the_wide_control_has_no_fewer_parameters(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "ffn", layers="1.."), tmp_path)
-    wide = plan_of(workshop, "joint_wide")
+    run = opened(recipe_in(place, "ffn", layers="1.."), tmp_path)
+    wide = plan_of(run, "joint_wide")
     assert wide.layers is None and wide.design.inner == 74 >= 3 * WIDTH / 2  # three blocks over two layers
 
 
 def test_whole_models_have_one_joint_control(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "model"), tmp_path)
-    assert plan_of(workshop, "joint").design == Whole()
+    run = opened(recipe_in(place, "model"), tmp_path)
+    assert plan_of(run, "joint").design == Whole()
     with pytest.raises(RecipeError, match="no expert 'joint_wide' is trained here"):
-        experts.check_names(workshop, ["joint_wide"])
-    assert isinstance(begin(workshop, plan_of(workshop, "joint")).taken(), Decoder)
+        experts.check_names(run.recipe, ["joint_wide"])
+    assert isinstance(begun_in(run, plan_of(run, "joint"))[1].taken(), Decoder)
 
 
 def test_an_expert_of_another_base_is_refused(place, tmp_path):
-    workshop = Workshop(recipe_in(place, "ffn"), tmp_path)
-    trained(workshop, "sums")
-    stored = load_ffn(workshop.part_at("sums"))
-    workshop.publish(workshop.part_at("sums"), lambda at: save_ffn(at, stored.ffn, "f" * 64, {}), 0)
+    run = opened(recipe_in(place, "ffn"), tmp_path)
+    trained(run, "sums")
+    stored, plan = load_ffn(run.dir.part_at("sums")), plan_of(run, "sums")
+    run.dir.publish(run.dir.part_at("sums"), lambda at: save_ffn(at, stored.ffn, "f" * 64, {}), 0)
     with pytest.raises(CompatibilityError, match="trained on another base"):
-        lone(workshop, plan_of(workshop, "sums"), workshop.part_at("sums"))
+        plan.kind.lone(run.dir.part_at("sums"), run.task.fresh(), plan.design)

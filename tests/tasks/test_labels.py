@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from moesaic.runs.workshop import Workshop
+from small_runs import opened, silent
 
 import moesaic
 from moesaic import stages
@@ -19,7 +19,8 @@ from moesaic.files import read_manifest
 from moesaic.interop.encoders import save_encoder
 from moesaic.recipe import Recipe, parse
 from moesaic.report import compare_reports, write_report
-from moesaic.stages import grading
+from moesaic.stages.evaluation import looked_up, score_contender, score_weights
+from moesaic.stages.experts import ExpertPart
 from moesaic.testing import tiny_encoder
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -134,11 +135,10 @@ def test_verify_finds_the_same_figures_bit_for_bit_with_any_number_of_threads(ra
 
 def test_an_expert_that_does_not_do_what_it_says_is_refused(ran, texts, monkeypatch):
     recipe, root, _ = ran
-    workshop = Workshop(recipe, root)
-    stored = load_expert(workshop.part_at("bird"))
+    stored = load_expert(root / "experts/bird/best")
     with torch.no_grad():
         stored.head.out.weight.mul_(-1)
-    monkeypatch.setattr("moesaic.stages.labels.load_expert", lambda *_: stored)
+    monkeypatch.setattr("moesaic.tasks.labels.load_expert", lambda *_: stored)
     with pytest.raises(CompatibilityError, match=r"metrics\.validation_\w+: the expert does not do what its manifest"):
         stages.verify_expert(recipe, root, ["bird"])
 
@@ -169,31 +169,26 @@ def test_uniform_weights_are_the_merged_average(ran):
 
 def test_a_decision_that_takes_one_expert_a_row_is_looked_up_as_it_is_computed(ran):
     recipe, root, _ = ran
-    address = Workshop(recipe, root).address
-    n = len(Workshop(recipe, root).labelled_test_rows()["bird"]) + len(
-        Workshop(recipe, root).labelled_test_rows()["same"]
-    )
+    run = opened(recipe, root)
+    n = sum(map(len, run.task.test_rows.values()))
     picks = torch.arange(n) % 3  # the third: nobody
     weights = torch.eye(3)[picks][:, :2]
-    alone = {f"expert:{name}": grading.grade_contender(address, f"expert:{name}") for name in ("bird", "same")}
-    from moesaic.stages.evaluation import looked_up
-
-    workshop = Workshop(recipe, root)
-    found = looked_up(
-        {"base": grading.majority(workshop), **alone}, ("bird", "same"), weights, grading.nobody(workshop)
-    )
-    computed = grading.grade_weights(address, weights)
+    contenders = ("base", "expert:bird", "expert:same")
+    alone = {name: score_contender(run.address, name, silent()) for name in contenders}
+    found = looked_up(alone, ("bird", "same"), weights, run.task.nobody())
+    computed = score_weights(run.address, weights, silent())
     np.testing.assert_allclose(found.nats, computed.nats, rtol=1e-5)
     assert found.mean() == computed.mean() and (found.right() == computed.right()).all()
 
 
 def test_the_base_says_the_most_frequent_label_of_the_task(ran):
     recipe, root, _ = ran
-    workshop = Workshop(recipe, root)
-    train = [row.response for row in workshop.domains["bird"].train]
+    run = opened(recipe, root)
+    bird, base = run.materials.domains["bird"], score_contender(run.address, "base", silent())
+    train = [row.response for row in bird.train]
     most = max(sorted(set(train)), key=train.count)
-    test = [row.response for row in workshop.domains["bird"].test]
-    assert 1 - grading.majority(workshop).mean("bird") == pytest.approx(test.count(most) / len(test))
+    test = [row.response for row in bird.test]
+    assert 1 - base.mean("bird") == pytest.approx(test.count(most) / len(test))
 
 
 def test_the_verdict_is_the_first_line_of_the_table_and_every_figure_is_shown(ran):
@@ -253,8 +248,6 @@ def test_it_answers_from_its_folder_wherever_that_is_moved(ran, tmp_path):
 def test_run_again_skips_all_and_another_label_column_makes_the_expert_anew(ran, texts):
     recipe, root, evaluation = ran
     assert moesaic.run(recipe, root)["stage_key"] == evaluation["stage_key"]
-    from moesaic.stages.experts import key_of
-
     data = {"columns": ["text"], "labels": ["owl", "crow", "wren"], "metric": "f1"}
     files = {split: f"bird_{split}.jsonl" for split in ("train", "validation", "test")}
     changed = recipe_in(texts)
@@ -264,9 +257,9 @@ def test_run_again_skips_all_and_another_label_column_makes_the_expert_anew(ran,
             update={"data": type(changed.experts["bird"].data).model_validate({**data, **files})}
         ),
     }
-    other = Workshop(changed.model_copy(update={"experts": experts}), root)
-    assert key_of(other, "bird") != key_of(Workshop(recipe, root), "bird")
-    assert key_of(other, "same") == key_of(Workshop(recipe, root), "same")
+    before, after = opened(recipe, root), opened(changed.model_copy(update={"experts": experts}), root)
+    assert ExpertPart(after, "bird").key != ExpertPart(before, "bird").key
+    assert ExpertPart(after, "same").key == ExpertPart(before, "same").key
 
 
 def test_a_frozen_head_stays_as_it_is_drawn(texts, tmp_path):

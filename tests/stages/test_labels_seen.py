@@ -1,4 +1,6 @@
-"""Each stage of a run on rows with labels reads the rows of its own split, and what was judged is what answers."""
+"""Journey: each stage of a run on rows with labels reads the rows of its own split, and what was judged is
+what answers.
+"""
 
 import json
 import shutil

@@ -1,11 +1,10 @@
-"""Is what contenders write in a run scored as the recipe asks?"""
+"""A run scores the texts that its contenders write as the recipe asks."""
 
 import json
 from typing import Any
 
 import pytest
-from moesaic.runs.workshop import Workshop
-from moesaic.stages.writing import question, written
+from small_runs import opened
 
 from moesaic import stages
 from moesaic.data.rows import examples_of
@@ -15,6 +14,8 @@ from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.loaded import load
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.progress import Silent
+from moesaic.tasks import Run
+from moesaic.tasks.written import question, written
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -46,12 +47,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Workshop, dict[str, Any]]:
+def run(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any]]:
     root = tmp_path_factory.mktemp("run")
-    return Workshop(recipe, root), stages.run(recipe, root, Silent())
+    return opened(recipe, root), stages.run(recipe, root, Silent())
 
 
-def test_every_contender_is_scored_in_every_domain(run: tuple[Workshop, dict[str, Any]]) -> None:
+def test_every_contender_is_scored_in_every_domain(run: tuple[Run, dict[str, Any]]) -> None:
     _, evaluation = run
     told = evaluation["written"]
     assert told.keys() == {"adds", "tells"}
@@ -61,10 +62,10 @@ def test_every_contender_is_scored_in_every_domain(run: tuple[Workshop, dict[str
     assert {scores["rows"] for domain in told.values() for scores in domain.values()} == {3}
 
 
-def test_the_scores_are_those_of_what_it_writes(run: tuple[Workshop, dict[str, Any]]) -> None:
-    workshop, evaluation = run
-    mixture, rows = load(workshop.root), take(workshop.domains["adds"].test, 3)
-    questions = [question(workshop, row) for row in rows]
+def test_the_scores_are_those_of_what_it_writes(run: tuple[Run, dict[str, Any]]) -> None:
+    source, evaluation = run
+    mixture, rows = load(source.dir.root), take(source.materials.domains["adds"].test, 3)
+    questions = [question(source.task, row) for row in rows]
     assert [one.wanted for one in questions] == [Wanted((row.response,)) for row in rows]
     told = evaluation["written"]["adds"]
     for contender, name in (("base", "base"), ("expert:tells", "tells"), ("router", None)):
@@ -73,18 +74,18 @@ def test_the_scores_are_those_of_what_it_writes(run: tuple[Workshop, dict[str, A
         assert told[contender] == pytest.approx({"rows": 3, **own})
 
 
-def test_nothing_is_written_unless_it_is_asked_for(run: tuple[Workshop, dict[str, Any]], recipe: Recipe) -> None:
-    workshop, _ = run
+def test_nothing_is_written_unless_it_is_asked_for(run: tuple[Run, dict[str, Any]], recipe: Recipe) -> None:
+    source, _ = run
     silent = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"generate": None})})
-    assert written(Workshop(silent, workshop.root), load(workshop.root).engine) == {}
+    assert written(opened(silent, source.dir.root).task, load(source.dir.root).engine) == {}
 
 
-def test_truth_without_wrong_answers_is_refused(run: tuple[Workshop, dict[str, Any]], recipe: Recipe) -> None:
-    workshop, _ = run
-    alone = Workshop(recipe, workshop.root)
-    alone.__dict__["domains"] = {"adds": workshop.domains["adds"]}
+def test_truth_without_wrong_answers_is_refused(run: tuple[Run, dict[str, Any]], recipe: Recipe) -> None:
+    source, _ = run
+    alone = opened(recipe, source.dir.root)
+    alone.materials.__dict__["domains"] = {"adds": source.materials.domains["adds"]}
     with pytest.raises(DataError, match="no test row has wrong answers"):
-        written(alone, load(workshop.root).engine)
+        written(alone.task, load(source.dir.root).engine)
 
 
 def test_a_row_has_its_right_and_wrong_answers() -> None:

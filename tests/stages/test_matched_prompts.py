@@ -1,9 +1,9 @@
-"""Is a prompt of matched length the middle of the prompt, with nothing of the response?"""
+"""A prompt of matched length is the middle of the prompt, with nothing of the response."""
 
 import pytest
-from moesaic.stages.matching import middle
 
 from moesaic.data.batches import Tokens
+from moesaic.stages.matched_prompts import middle
 
 
 @pytest.mark.parametrize(

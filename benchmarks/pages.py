@@ -1,0 +1,52 @@
+"""Every page of `benchmarks/results` and what makes it again.
+
+Knows nothing about what a benchmark needs: each module is imported when its page is made.
+"""
+
+from importlib import import_module
+
+from benchmarks.page import Options, Page, Source, measured_here
+
+
+def measured(name: str) -> Source:
+    """A page of figures that the module of that name measures in this process."""
+    return Source(lambda options: measured_here(import_module(f"benchmarks.{name}").report(options.quick)))
+
+
+def compared(name: str, *, texts: bool) -> Source:
+    """A page of runs of one recipe, side by side."""
+
+    def make(options: Options) -> Page:
+        page: Page = import_module("benchmarks.mixtures").page(name, options)
+        return page
+
+    return Source(make, texts=texts)
+
+
+def made_by(module: str, *, texts: bool = False) -> Source:
+    """A page that a module makes by itself, machines included."""
+
+    def make(options: Options) -> Page:
+        page: Page = import_module(f"benchmarks.{module}").page(options)
+        return page
+
+    return Source(make, texts=texts)
+
+
+PAGES = {
+    "starting": measured("starting"),
+    "mixed_rows": measured("mixed_rows"),
+    "decoding": measured("decoding"),
+    "loading": measured("loading"),
+    "tt_lora": measured("tt_lora"),
+    "sites": measured("sites"),
+    "budget": measured("budget"),
+    "demo": compared("demo", texts=False),
+    "five-domains": compared("five-domains", texts=True),
+    "stories260k": compared("stories260k", texts=True),
+    "franken-stories": compared("franken-stories", texts=True),
+    "gated-pair": compared("gated-pair", texts=True),
+    "ttlora_glue": made_by("ttlora_glue", texts=True),
+    "faults": made_by("faults"),
+}
+"""Name of a page -> what makes it; short ones first."""
