@@ -41,7 +41,8 @@ class WritingMixture:
 
     Close a mixture that keeps a trace, or use it as a context manager:
 
-    >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture: ...
+    >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
+    ...     mixture.generate("What is 3 + 4?")
     """
 
     def __init__(

@@ -292,10 +292,10 @@ def separate(arguments: ast.arguments) -> Iterator[str]:
 
 
 def prose(node: ast.FunctionDef | ast.ClassDef) -> str:
-    """A docstring as Markdown: lines that begin with >>> as a block."""
+    """A docstring as Markdown: lines that begin with >>> or ... as a block."""
     text = ast.get_docstring(node) or ""
     block = re.sub(
-        r"((?:^>>> .*\n?)+)", lambda found: f"```pycon\n{found[1].rstrip()}\n```\n", text, flags=re.MULTILINE
+        r"((?:^(?:>>>|\.\.\.) .*\n?)+)", lambda found: f"```pycon\n{found[1].rstrip()}\n```\n", text, flags=re.MULTILINE
     )
     return block.strip()
 
