@@ -11,8 +11,14 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
 
+QUICK := -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
+# Whole runs and the engine call the same layers again and again: the shape checks would take two thirds of their time.
+# All other rooms are tested with shape checks here, and WHOLE with them in `make parity`.
+WHOLE := $(wildcard $(addprefix tests/,adoption cli generate golden journeys report stages tasks))
+
 test: $(VENV)/ready-to-test        ## what is quick and needs no other library to compare with
-	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
+	$(BIN)/pytest $(QUICK) $(WHOLE:%=--ignore=%)
+	$(BIN)/pytest $(QUICK) $(WHOLE) -o addopts="--strict-markers"
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
 	$(BIN)/pytest -q -rsP -n 2 -m faults
@@ -20,6 +26,7 @@ test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, f
 parity: $(VENV)/ready-to-test      ## against transformers and peft, and what takes more than a few seconds
 	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "(parity or slow) and not faults"
 	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
+	$(BIN)/pytest $(QUICK) $(WHOLE)
 
 check: $(VENV)/ready-to-test       ## what a change must pass
 	$(BIN)/ruff format --check
