@@ -209,4 +209,4 @@ def test_no_group_and_no_draw_costs_a_call_of_its_own():
         paired(scores, scores)
     finally:
         sys.setprofile(None)
-    assert calls < 100_000
+    assert calls < 25_000
