@@ -94,13 +94,7 @@ class AdapterMixture(nn.Module):
     prompt's own pass. `source` has the experts that compute in memory while they do.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        decider: Decider,
-        trunk: int,
-        source: ExpertSource = HELD,
-    ):
+    def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
         super().__init__()
         self.decoder, self.decider, self.names, self.router = decoder, decider, decider.names, decider.router
         self.trunk, self.source, self.groups = trunk, source, groups(decoder)

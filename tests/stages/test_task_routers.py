@@ -21,7 +21,7 @@ from moesaic.routing import States
 from moesaic.runs.jobs import Report
 from moesaic.stages.routers import UNTAUGHT, done, label_of, read_features, rows_of, specs
 from moesaic.testing import prefilled
-from moesaic.train.task import computed, language
+from moesaic.train.mixture_loss import computed, language
 
 pytestmark = pytest.mark.slow  # whole runs
 
