@@ -15,7 +15,7 @@ from moesaic.config import Pool
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
-from moesaic.model.features import Prompts
+from moesaic.model.features import Prompts, pooled
 from moesaic.routing import Gates, Routing, require
 
 EPSILON = 1e-4  # probability of an expert for all labels of other tasks together
@@ -76,8 +76,8 @@ class Classifier(nn.Module):
     """A base with adapters in its linears, and the head of each expert, in the same order.
 
     `pool`: the state of a row, of its `first` token (through a pooler if the base has one), its `last`, or the `mean`
-    over its tokens, without padding. The labels of all experts form one space, `expert/label`. With p(y | e) the softmax of an expert's head over its own c of
-    g labels, w the weights of a row, and epsilon = 1e-4:
+    over its tokens, without padding. The labels of all experts form one space, `expert/label`. With p(y | e) the
+    softmax of an expert's head over its own c of g labels, w the weights of a row, and epsilon = 1e-4:
 
         p(y) = sum_e w_e q_e(y) + (1 - sum_e w_e) / g
         q_e(y) = (1 - epsilon) p(y | e) of its own labels, epsilon / (g - c) of the others; p(y | e) where it has all
@@ -102,11 +102,7 @@ class Classifier(nn.Module):
         """The pooled state of each row, which the heads read."""
         real, body = rows.real, self.body
         x = body.top(body.blocks(body.embed(rows.ids, rows.types), range(len(body.layers)), gates, real))
-        if self.pool == "mean":
-            return (x * real[..., None]).sum(1) / rows.lengths[:, None]
-        if self.pool == "last":
-            return x[torch.arange(len(x), device=x.device), rows.lengths - 1]
-        return body.first(x, gates)
+        return body.first(x, gates) if self.pool == "first" else pooled(x, rows.lengths, self.pool)
 
     def mixed(self, states: Float[Tensor, "b d"], gates: Gates) -> Float[Tensor, "b g"]:
         """The formula above; a head without a row is not computed."""
