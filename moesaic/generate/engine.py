@@ -44,7 +44,6 @@ class Encoded(NamedTuple):
 
     @property
     def rows(self) -> int:
-        """The number of continuations of all requests."""
         return sum(request.n for request in self.requests)
 
     def some(self, places: Sequence[int]) -> "Encoded":
@@ -58,7 +57,6 @@ class Encoded(NamedTuple):
         return Encoded([self.requests[place] for place in places], prompts, limits, named)
 
     def notify(self, routing: Routing) -> None:
-        """Call each request's listener with the decision about it."""
         for place, request in enumerate(self.requests):
             if request.listener:
                 alone = self.some([place]).prompts
@@ -170,7 +168,7 @@ class Engine:
         """The router's decision about each prompt."""
         if not prompts:
             return []
-        encoded = self.encoded([Request(prompt=prompt) for prompt in prompts], [0] * len(prompts))
+        encoded = self.read([Request(prompt=prompt) for prompt in prompts], [0] * len(prompts))
         most = self.source.rows(encoded.tokens)
         with self.source.turn(min(most, len(prompts)), encoded.tokens):
             return RoutingReport.each(self.mixture.names, self.decided(encoded, most))
@@ -186,16 +184,13 @@ class Engine:
         return named.put(torch.tensor(free, device=self.device), Routing.cat(pieces)) if free else named
 
     def decision_of(self, experts: list[int]) -> Routing:
-        """The decisions of callers who name experts; -1: the base."""
         weights = oracle(torch.tensor(experts), len(self.mixture.names)).to(self.device)
         return Routing(weights, weights.log())
 
-    def read(self, requests: Sequence[Request]) -> Encoded:
+    def read(self, requests: Sequence[Request], limits: list[int] | None = None) -> Encoded:
+        """Encode requests; refuse prompts that are empty or leave no room for an answer of `limits` tokens."""
         usual = max(1, min(NEW, self.mixture.context // 2))
-        return self.encoded(requests, [usual if one.max_new_tokens is None else one.max_new_tokens for one in requests])
-
-    def encoded(self, requests: Sequence[Request], limits: list[int]) -> Encoded:
-        """The prompts as one batch of tokens; refuses prompts that are empty or leave no room for their answer."""
+        limits = limits or [usual if one.max_new_tokens is None else one.max_new_tokens for one in requests]
         named, prompts = [self.index(request.expert) for request in requests], [one.prompt for one in requests]
         for index, text in enumerate(prompts):
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
@@ -217,7 +212,6 @@ class Engine:
         return Encoded(list(requests), Prompts.pad(rows, texts, self.device), limits, named)
 
     def begin(self, prompt: str | Conversation, index: int) -> list[int]:
-        """The ids of a prompt; errors name a refused conversation by its `index`."""
         try:
             return self.tokenizer.begin(prompt)
         except DataError as error:

@@ -55,7 +55,7 @@ class Row:
         if found:
             text, self.finish = text[: min(found)], "stop"
         self.text = text
-        self.shown = text if self.finish else text[: len(text) - begun(text, stop)]
+        self.shown = text if self.finish else text[: len(text) - pending(text, stop)]
 
     def decoded(self) -> str:
         """The text of all ids; decodes only the latest, after a few known ones, as decoders may trim the start."""
@@ -71,6 +71,6 @@ class Row:
         return Generation(self.text, self.ids, self.routing, self.finish or "length")
 
 
-def begun(text: str, stop: tuple[str, ...]) -> int:
+def pending(text: str, stop: tuple[str, ...]) -> int:
     """The number of characters at the end of `text` that may begin a stop string."""
     return max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)

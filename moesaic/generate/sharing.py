@@ -34,20 +34,14 @@ def push_mixture(
 
 def facts_of(mixture: Artefact) -> dict[str, Any]:
     """The facts on the card of a mixture and its parts."""
-    facts, parts = mixture.facts, mixture.parts
+    facts, parts, experts = mixture.facts, mixture.parts, []
     origins, router = origins_in(facts, mixture.folder), parts["router"].facts
+    for name in facts["experts"]:
+        own, folder = parts[f"expert {name}"].facts, parts[f"expert {name}"].folder
+        kind, rank = own.get("adapter", "lora"), own.get("rank", own.get("r"))  # PEFT's folders have no manifest
+        expert = {"name": name, "kind": kind, "rank": rank, "parameters": parameters(folder)}
+        experts.append(expert | {"origin": origins.get(name, {}), "disabled": name in facts.get("disabled", [])})
     base = {"fingerprint": router["base_fingerprint"], "origin": origins.get("base", {})}
-    experts = [
-        {
-            "name": name,
-            "kind": part.facts.get("adapter", "lora"),  # PEFT's folders have no manifest
-            "rank": part.facts.get("rank", part.facts.get("r")),
-            "parameters": parameters(part.folder),
-            "origin": origins.get(name, {}),
-            "disabled": name in facts.get("disabled", []),
-        }
-        for name, part in ((name, parts[f"expert {name}"]) for name in facts["experts"])
-    ]
     base["parameters"] = parameters(parts["base"].folder)
     name, labels = facts.get("name", "mixture"), "labels" in facts
     return {"name": name, "labels": labels, "base": base, "experts": experts, "router": router}

@@ -1,4 +1,4 @@
-"""The routing trace: a JSON Lines file of what a mixture decided, one row for each prompt that it routed and answered.
+"""The routing trace: a JSON Lines file of a mixture's decisions, one row for each prompt that it answered.
 
     {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
      "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null}
@@ -29,7 +29,7 @@ from moesaic.sections.names import validate_name
 from moesaic.tokenizer import Conversation
 from moesaic.tokenizer.conversation import plain
 
-WRITTEN_BY = "a routing trace is what `moesaic generate --trace` writes"
+WRITTEN_BY = "`moesaic generate --trace` writes routing traces"
 EXCESS = 1e-2  # distance of a sum of shares from 1, in bfloat16 at worst
 
 
@@ -216,7 +216,6 @@ def moment(text: Any) -> datetime | None:
 
 
 def checked(field: str, name: str) -> None:
-    """Refuse an impossible name of an expert."""
     try:
         validate_name(name, "an expert")
     except MoesaicError as error:
@@ -261,7 +260,6 @@ def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
 
 
 def utilisation(chosen: list[str], names: Iterable[str]) -> dict[str, float | None]:
-    """Each expert's share of the rows, and the base's if any."""
     counts = Counter(chosen)
     known = [*names, *([BASE] if counts[BASE] else [])]
     return {name: counts[name] / len(chosen) if chosen else None for name in known}

@@ -49,7 +49,6 @@ class Head(nn.Module):
 
     @staticmethod
     def fresh(shape: Shape, width: int, generator: torch.Generator) -> "Head":
-        """A head of normal weights and biases of 0."""
         head = Head(shape, width)
         with torch.no_grad():
             for weight in head.parameters():
@@ -120,7 +119,6 @@ class Classifier(nn.Module):
         return ((shares * ratios).sum(0).log() + largest).to(states)
 
     def smoothed(self, expert: int, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n g"]:
-        """Log q_e over all labels."""
         (n, c), g = logits.shape, len(self.labels)
         own = logits.log_softmax(-1)
         if c == g:

@@ -151,7 +151,6 @@ class Readings:
         return Readings(self.room, slots, lengths, running)
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Readings":
-        """Each row once in each of its slots, the first of which is its current slot."""
         rows = [row for row, some in enumerate(slots) for _ in some]
         for own, (_, *others) in zip(self.slots, slots, strict=True):
             for other in others:

@@ -1,6 +1,6 @@
 """The source of a mixture's experts: the calls that load experts into memory before they compute.
 
-Knows nothing about files, devices or how much memory there is.
+Knows nothing about files, devices or the size of memory.
 """
 
 import sys

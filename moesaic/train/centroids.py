@@ -31,7 +31,7 @@ def begin_at(router: MLPRouter, centroids: CentroidRouter, sharpness: float, usu
     directions = F.normalize(centroids.centroids, dim=-1) * (sharpness / usual)
     e = len(directions)
     weight, bias = directions * router.deviation, directions @ (router.mean - centroids.centre)
-    pair = torch.cat([torch.eye(e), -torch.eye(e)])  # (2e, e): what goes in, and its negative
+    pair = torch.cat([torch.eye(e), -torch.eye(e)])  # (2e, e): the input, and its negative
     for layer in router.inner:
         outer, own = layer.get_parameter("weight"), layer.get_parameter("bias")
         outer[: 2 * e], own[: 2 * e] = pair @ weight, pair @ bias

@@ -63,8 +63,6 @@ def batched(rows: Sequence[LabelledTokens], pad: int) -> Prompts:
 def loss_of(
     classifier: Classifier, gates: Callable[[int], Gates], pad: int
 ) -> Callable[[Sequence[LabelledTokens]], tuple[Tensor, int]]:
-    """The loss for `fit`: summed nats of a batch's labels, and its number of rows."""
-
     def loss(rows: Sequence[LabelledTokens]) -> tuple[Tensor, int]:
         found = classifier(batched(rows, pad), gates(len(rows)))
         return F.nll_loss(found, targets_of(rows), reduction="sum"), len(rows)
@@ -98,20 +96,20 @@ def measure(
     """
     found, nats, start = dict[str, dict[Metric, float]](), 0.0, 0
     for task, rows in tasks.items():
-        said = np.zeros(len(rows), dtype=np.int64)
+        predicted = np.zeros(len(rows), dtype=np.int64)
         for places in by_length([len(row.ids) for row in rows], batch):
             some = [rows[place] for place in places]
             logs = classifier(batched(some, pad), gates(len(some)))
             nats += F.nll_loss(logs, targets_of(some), reduction="sum").item()
-            said[places] = logs.argmax(-1).numpy()
+            predicted[places] = logs.argmax(-1).numpy()
         truth = np.array([row.label - start for row in rows])
-        sums = tallies(truth, own_of(said, start, counts[task]), counts[task]).sum(0)
+        sums = tallies(truth, own_of(predicted, start, counts[task]), counts[task]).sum(0)
         found[task] = {name: float(metric(name, sums)) for name in metrics[task]}
         start += counts[task]
     return Measured(found, nats / sum(map(len, tasks.values())))
 
 
-def own_of(said: Int[np.ndarray, " n"], start: int, count: int) -> Int[np.ndarray, " n"]:
+def own_of(predicted: Int[np.ndarray, " n"], start: int, count: int) -> Int[np.ndarray, " n"]:
     """Indices among all labels as indices among those of one task; -1 for a label of another task."""
-    own = said - start
+    own = predicted - start
     return np.where((own >= 0) & (own < count), own, -1)

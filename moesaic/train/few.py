@@ -24,7 +24,6 @@ class Judged:
 
     @property
     def accuracy(self) -> float:
-        """The unweighted mean over experts."""
         return sum(right / of for right, of in zip(self.right, self.of, strict=True)) / len(self.of)
 
 

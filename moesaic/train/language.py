@@ -15,8 +15,6 @@ from moesaic.ops.losses import UNSCORED, token_nll
 
 
 def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
-    """The loss for `fit`: summed nats of a batch's scored tokens, and the number of these."""
-
     def loss(batch: Batch) -> tuple[Tensor, int]:
         logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())

@@ -1,14 +1,14 @@
 """The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, best state.
 
-Knows nothing about models, data or disks: callers pass parameters, a batch for every step number, a loss, a validation
-and a keeper of the training's state.
+Knows nothing about models or data: callers pass parameters, a batch for every step number, a loss, a validation and a
+checkpoint.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +16,11 @@ from torch import Tensor, nn
 from moesaic.errors import NonFiniteError, memory_for
 from moesaic.files import faults
 from moesaic.sections.training import Train
-from moesaic.train.checkpoint import State
+from moesaic.train.checkpoint import Checkpoint, State
 
 B = TypeVar("B")
 Record = Callable[[dict[str, Any]], None]
 SHOWN = 8  # rows named in an error
-
-
-@runtime_checkable
-class Keeper(Protocol):
-    """Saves a training's state, at `at`, so that the training can be resumed: see `checkpoint`."""
-
-    @property
-    def at(self) -> Any: ...
-
-    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
-        """Restore parameters and moments, and return the state to continue from."""
-
-    def after(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
-        """React to a recorded step: may save, and may raise to end the training."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ def fit(
     lr: float,
     record: Record,
     seed: int = 0,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
     names: Callable[[int], list[str]] = lambda micro: [],
 ) -> Trained:
     """Train `parameters` for `settings.steps` steps and return their best state by validation (lower is better).
@@ -69,10 +53,8 @@ def fit(
     depend on `seed` and the step alone, so a resumed training draws the same. `names(i)`: the rows of micro-batch i,
     for messages. Raises NonFiniteError for a loss, norm or validation that is not finite.
     """
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
-    )
-    state = keeper.begin(parameters, optimiser) if keeper else State()
+    optimiser = torch.optim.AdamW(parameters.values(), lr, (0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
+    state = checkpoint.begin(parameters, optimiser) if checkpoint else State()
     every = settings.evaluate_every or settings.steps
 
     def over() -> bool:
@@ -82,7 +64,7 @@ def fit(
         first = state.step * settings.accumulate
         rows = [name for micro in range(first, first + settings.accumulate) for name in names(micro)]
         shown = f", of rows {', '.join(rows[:SHOWN])}" + (", ..." if rows[SHOWN:] else "") if rows else ""
-        saved = f"; the last saved state is in {keeper.at}" if keeper else ""
+        saved = f"; the last saved state is in {checkpoint.at}" if checkpoint else ""
         hint = f"this step was discarded; lower lr (now {lr:g}) or clip (now {settings.clip:g}){saved}"
         return NonFiniteError(f"the {what}{shown}", hint=hint)
 
@@ -121,8 +103,8 @@ def fit(
         state.step += 1
         state.seconds += time.perf_counter() - lap
         record(row)
-        if keeper:
-            keeper.after(state, parameters, optimiser, over())
+        if checkpoint:
+            checkpoint.after(state, parameters, optimiser, over())
     return Trained(state.kept, state.best, state.best_step, state.step, state.seconds)
 
 

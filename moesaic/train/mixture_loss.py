@@ -92,8 +92,6 @@ def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: 
 
 
 def computed(weighed: Weighed) -> WeightedLoss:
-    """The loss under any weights, computed anew at every call."""
-
     def loss(rows: Int[Tensor, " n"], weights: Float[Tensor, "n e"]) -> tuple[Tensor, Tensor]:
         losses = weighed(rows, weights.detach(), torch.is_grad_enabled() and weights.requires_grad)
         return losses.at(weights), losses.counts

@@ -31,7 +31,8 @@ from moesaic.routing.states import Features, picked, vectors_of
 from moesaic.sections.routers import RouterSpec
 from moesaic.sections.training import Train
 from moesaic.train.centroids import begin_at, reach
-from moesaic.train.loop import Keeper, Record, fit
+from moesaic.train.checkpoint import Checkpoint
+from moesaic.train.loop import Record, fit
 from moesaic.train.mixture_loss import WeightedLoss
 
 L = TypeVar("L", bound=LayeredRouter)
@@ -63,7 +64,7 @@ def train_router(
     num_experts: int,
     seed: int,
     record: Record,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[TrainedRouter, dict[str, float]]:
     """A router of the kind that `spec` names, at its best by validation, calibrated; and its validation metrics.
 
@@ -78,7 +79,7 @@ def train_router(
     if isinstance(train.features, Tensor) and spec.kind == "centroid":
         router = fit_centroids(train.features, train.labels, num_experts)
     else:
-        router = fit_layers(spec, train, validation, num_experts, seed, record, keeper)
+        router = fit_layers(spec, train, validation, num_experts, seed, record, checkpoint)
     router.eval()
     found = before = metrics(router, validation, num_experts)
     if spec.certain or not spec.loss.task:
@@ -105,7 +106,7 @@ def fit_layers(
     num_experts: int,
     seed: int,
     record: Record,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> LayeredRouter:
     """A router by gradient: the recipe's weighted losses, and its exploration, which draws by (seed, step) alone.
 
@@ -165,7 +166,7 @@ def fit_layers(
         record(row | latest if row.pop("validation", None) is not None else row)
 
     parameters = dict(router.named_parameters())
-    trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, keeper)
+    trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, checkpoint)
     router.load_state_dict(trained.state, strict=False)
     return router
 
@@ -178,8 +179,8 @@ def untrained(
         return standardised(fresh(spec, vectors.shape[1], num_experts), spec, vectors)
     router = standardised(layered(spec, vectors.shape[1], num_experts), spec, vectors)
     centroids = fit_centroids(vectors, labels, num_experts)
-    said, usual = reach(centroids, vectors)
-    begin_at(router, centroids, 1 / best_temperature(said, labels, SMOOTHING), usual)
+    scores, usual = reach(centroids, vectors)
+    begin_at(router, centroids, 1 / best_temperature(scores, labels, SMOOTHING), usual)
     return router
 
 

@@ -176,7 +176,7 @@ def test_names_that_no_reader_would_take_are_refused_at_once(path):
 def test_a_file_that_is_no_trace_is_refused_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "notes.jsonl"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"notes\.jsonl:1: .*what `moesaic generate --trace` writes"):
+    with pytest.raises(DataError, match=r"notes\.jsonl:1: .*`moesaic generate --trace` writes"):
         Trace(path, NAMES, MIXTURE)
     assert path.read_text() == content
 

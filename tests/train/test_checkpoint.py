@@ -55,7 +55,7 @@ def train(keeper: Checkpoint | None, steps: int = 9, noise: float = 1.0) -> tupl
             0.1,
             record,
             seed=3,
-            keeper=keeper,
+            checkpoint=keeper,
         )
     finally:
         if keeper:
