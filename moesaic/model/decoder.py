@@ -16,6 +16,7 @@ from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, emb
 from moesaic.routing import Gates, Routing
 
 Mask = Int[Tensor, "b t"] | Bool[Tensor, "b t"]
+Hidden = Float[Tensor, "b t d"]
 
 
 class Output(NamedTuple):
@@ -23,7 +24,7 @@ class Output(NamedTuple):
 
     logits: Float[Tensor, "b t v"]
     routings: list[Routing | None]
-    hidden: Float[Tensor, "b t d"]
+    hidden: Hidden
 
 
 class Decoder(nn.Module):
@@ -60,13 +61,8 @@ class Decoder(nn.Module):
         return Output(self.lm_head(hidden, gates), routings, hidden)
 
     def run(
-        self,
-        x: Float[Tensor, "b t d"],
-        cache: Cache | None,
-        layers: range,
-        gates: Gates | None,
-        mask: Mask | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], list[Routing | None]]:
+        self, x: Hidden, cache: Cache | None, layers: range, gates: Gates | None, mask: Mask | None = None
+    ) -> tuple[Hidden, list[Routing | None]]:
         """Pass a chunk through a range of blocks."""
         near, routings = self.config.local_layers, []
         span = self.span(x, cache, mask)
@@ -76,29 +72,25 @@ class Decoder(nn.Module):
             routings.append(routing)
         return x, routings
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
         """Embed ids; `types`, of encoders, are ignored."""
         return self.embed_tokens(ids)
 
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]:
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden:
         """Pass x through blocks without a cache; `real` is ignored, as no token sees the padding behind it."""
         return self.run(x, None, layers, gates)[0]
 
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def top(self, x: Hidden) -> Hidden:
         return self.norm(x)
 
-    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+    def first(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
         """The first token's state; `gates`, for poolers of encoders, are ignored."""
         return x[:, 0]
 
-    def head(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
+    def head(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.lm_head(self.norm(x), gates)
 
-    def span(
-        self, x: Float[Tensor, "b t d"], cache: Cache | None, mask: Mask | None = None, local: bool = False
-    ) -> Span:
+    def span(self, x: Hidden, cache: Cache | None, mask: Mask | None = None, local: bool = False) -> Span:
         """Positions and visibility of a chunk's tokens; `local`: in the layers with a window."""
         t, (rope, window) = x.shape[1], (self.local_rope, self.config.window) if local else (self.rope, 0)
         rope.reserve(t if cache is None else cache.capacity, x)
@@ -124,9 +116,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = norm(config, config.hidden_size)
         self.mlp = ffn(config, layer)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    def forward(self, x: Hidden, span: Span, cache: Cache | None, gates: Gates | None) -> tuple[Hidden, Routing | None]:
         x = x + self.self_attn(self.input_layernorm(x), span, cache, gates)
         y, routing = self.mlp(self.post_attention_layernorm(x), gates)
         return x + y, routing
@@ -144,9 +134,7 @@ class SandwichBlock(nn.Module):
         self.mlp = ffn(config, layer)
         self.post_feedforward_layernorm = norm(config, config.hidden_size)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    def forward(self, x: Hidden, span: Span, cache: Cache | None, gates: Gates | None) -> tuple[Hidden, Routing | None]:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), span, cache, gates))
         y, routing = self.mlp(self.pre_feedforward_layernorm(x), gates)
         return x + self.post_feedforward_layernorm(y), routing

@@ -16,12 +16,13 @@ from moesaic.nn import Linear
 from moesaic.routing import Gates
 
 Mask = Bool[Tensor, "b 1 1 t"]
+Hidden = Float[Tensor, "b t d"]
 
 
 class Output(NamedTuple):
     """The last states, and the head's `logits`, or the output of a bare pooler."""
 
-    hidden: Float[Tensor, "b t d"]
+    hidden: Hidden
     logits: Float[Tensor, "b t v"] | Float[Tensor, "b c"] | None
     pooled: Float[Tensor, "b d"] | None
 
@@ -64,21 +65,19 @@ class Encoder(nn.Module):
         logits = None if self.head is None else self.head(x, gates)
         return Output(x, logits, None if self.pooler is None else self.pooler(x, gates))
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
         return self.embeddings(ids, types)
 
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]:
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden:
         for layer in layers:
             x = self.layers[layer](x, real[:, None, None], gates)
         return x
 
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    def top(self, x: Hidden) -> Hidden:
         """The last block's states, which that block has normed."""
         return x
 
-    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+    def first(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
         """The first token's state, through the pooler if the encoder has one."""
         return x[:, 0] if self.pooler is None else self.pooler(x, gates)
 
@@ -94,7 +93,7 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.token_types, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.norm_eps)
 
-    def forward(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+    def forward(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
         words = self.word_embeddings(ids) + self.position_embeddings(self.positions(ids))
         return self.LayerNorm(words + self.token_type_embeddings(torch.zeros_like(ids) if types is None else types))
 
@@ -115,7 +114,7 @@ class Block(nn.Module):
         self.intermediate = Dense(config.hidden_size, config.intermediate_size)
         self.output = Added(config.intermediate_size, config)
 
-    def forward(self, x: Float[Tensor, "b t d"], mask: Mask | None, gates: Gates | None) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Hidden, mask: Mask | None, gates: Gates | None) -> Hidden:
         x = self.attention(x, mask, gates)
         return self.output(F.gelu(self.intermediate.dense(x, gates)), x, gates)
 
@@ -128,7 +127,7 @@ class Attention(nn.Module):
         self.self = Projections(config)
         self.output = Added(config.hidden_size, config)
 
-    def forward(self, x: Float[Tensor, "b t d"], mask: Mask | None, gates: Gates | None) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Hidden, mask: Mask | None, gates: Gates | None) -> Hidden:
         q, k, v = self.self(x, gates)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.output(y.transpose(1, 2).flatten(2), x, gates)
@@ -142,7 +141,7 @@ class Projections(nn.Module):
         self.heads = config.num_heads
         self.query, self.key, self.value = (Linear(config.hidden_size, config.hidden_size, bias=True) for _ in range(3))
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> list[Float[Tensor, "b h t hd"]]:
+    def forward(self, x: Hidden, gates: Gates | None) -> list[Float[Tensor, "b h t hd"]]:
         every = (linear(x, gates) for linear in (self.query, self.key, self.value))
         return [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in every]
 
@@ -155,9 +154,7 @@ class Added(nn.Module):
         self.dense = Linear(inner, config.hidden_size, bias=True)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.norm_eps)
 
-    def forward(
-        self, y: Float[Tensor, "b t i"], x: Float[Tensor, "b t d"], gates: Gates | None
-    ) -> Float[Tensor, "b t d"]:
+    def forward(self, y: Float[Tensor, "b t i"], x: Hidden, gates: Gates | None) -> Hidden:
         return self.LayerNorm(self.dense(y, gates) + x)
 
 
@@ -176,7 +173,7 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, bias=True)
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
         return self.dense(x[:, :1], gates).tanh()[:, 0]
 
 
@@ -192,7 +189,7 @@ class MaskedHead(nn.Module):
     def tie(self, words: nn.Embedding) -> None:
         self.decoder.weight = words.weight  # type: ignore[assignment]  # a Parameter
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.decoder(self.LayerNorm(F.gelu(self.dense(x, gates))), gates)
 
 
@@ -207,5 +204,5 @@ class ClassificationHead(nn.Module):
     def tie(self, words: nn.Embedding) -> None:
         """Share nothing: no weight is the embedding's."""
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b c"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b c"]:
         return self.out_proj(self.pooler(x, gates)[:, None], gates)[:, 0]

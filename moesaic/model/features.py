@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.model.characters import characters
-from moesaic.model.decoder import Decoder
+from moesaic.model.decoder import Decoder, Hidden
 from moesaic.routing import Gates, States
+from moesaic.routing.states import Features
 
 
 @dataclass(frozen=True)
@@ -68,23 +69,19 @@ class Body(Protocol):
 
     layers: nn.ModuleList
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]: ...
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]: ...
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]: ...
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden: ...
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden: ...
+    def top(self, x: Hidden) -> Hidden: ...
 
 
-def read(feature: Feature, body: Body, num_experts: int, prompts: Prompts) -> Float[Tensor, "b d"] | States | list[str]:
+def read(feature: Feature, body: Body, num_experts: int, prompts: Prompts) -> Features:
     """The feature of each prompt under the base alone."""
     return read_all([feature], body, num_experts, prompts)[0]
 
 
-def read_all(
-    features: list[Feature], body: Body, num_experts: int, prompts: Prompts
-) -> list[Float[Tensor, "b d"] | States | list[str]]:
+def read_all(features: list[Feature], body: Body, num_experts: int, prompts: Prompts) -> list[Features]:
     """Several features from one pass of the base alone, no deeper than the deepest feature."""
-    blocks, found = len(body.layers), dict[Feature, Tensor | States | list[str]]()
+    blocks, found = len(body.layers), dict[Feature, Features]()
     x, real = body.embed(prompts.ids, prompts.types), prompts.real
     gates, at = Gates.one(-1, len(x), num_experts, x), 0
     for feature in sorted(features, key=lambda f: blocks + 1 if f.depth is None else f.depth):
@@ -100,12 +97,12 @@ def read_all(
     return [found[feature] for feature in features]
 
 
-def pool(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"] | States:
+def pool(x: Hidden, lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"] | States:
     """States pooled as the feature says; all of them for routers that pool by themselves."""
     return States.of(x, lengths) if feature.pool == "none" else pooled(x, lengths, feature.pool)
 
 
-def pooled(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], how: str) -> Float[Tensor, "b d"]:
+def pooled(x: Hidden, lengths: Int[Tensor, " b"], how: str) -> Float[Tensor, "b d"]:
     """The state of the `last` real token, or the `mean` over the real tokens."""
     if how == "last":
         return x[torch.arange(len(x), device=x.device), lengths - 1]

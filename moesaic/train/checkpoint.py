@@ -14,10 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from moesaic.errors import NonFiniteError, RecipeError, WeightsError, clipped
 from moesaic.files import JsonlWriter, check_space, disk, publish, read_manifest, versions, write_manifest
 from moesaic.tensors.tensors import read_tensors, write_tensors
+
+Parameters = Mapping[str, nn.Parameter]
 
 KIND = "checkpoint"
 TENSORS = "state.safetensors"
@@ -66,7 +69,7 @@ class Checkpoint:
         assert self._log, "the training has begun"
         return self._log
 
-    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
+    def begin(self, parameters: Parameters, optimiser: Optimizer) -> State:
         """Restore parameters and moments, cut the log to the same step, and return the state to continue from."""
         size = sum(p.numel() * p.element_size() for p in parameters.values())
         found = self.sound()
@@ -111,9 +114,7 @@ class Checkpoint:
             what, hint = "an unfinished training started with other settings", f"restore it, or {self.restart}{more}"
             raise RecipeError(what, path=self.at, field=name, expected=old, got=new, hint=hint)
 
-    def after(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
+    def after(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
         """Save between two steps if it is time or the training is done; raise if a stop was requested."""
         stop, started = self.stopping(), time.monotonic()
         if done or stop or started - self.saved >= self.pause:
@@ -123,9 +124,7 @@ class Checkpoint:
         if stop and not done:
             self.heed()
 
-    def save(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
+    def save(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
         """Write the state to disk; for a finished training only its best parameters."""
         tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
         if not done:
@@ -153,9 +152,7 @@ class Checkpoint:
             self._log.close()
 
 
-def restored(
-    folder: Path, manifest: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
-) -> State:
+def restored(folder: Path, manifest: Mapping[str, Any], parameters: Parameters, optimiser: Optimizer) -> State:
     """Restore parameters and moments from a folder, and return its state."""
     numbers, tensors = manifest["state"], read_tensors(folder / TENSORS)
     kept = {name.removeprefix("kept."): t.clone() for name, t in tensors.items() if name.startswith("kept.")}
