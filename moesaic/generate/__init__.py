@@ -1,4 +1,4 @@
-"""Prompts in, text out: the one engine behind generate, chat, evaluate and serve, and how it draws tokens."""
+"""Prompts in, text out: the one engine behind generate, chat and evaluate, and its sampling."""
 
 from moesaic.generate.engine import Batch, Engine
 from moesaic.generate.request import Generation, Request, RoutingReport

@@ -1,12 +1,13 @@
-"""A mixture as its users hold it: ask, route, save. What `moesaic.load` gives.
+"""Loaded mixtures for users, with their calls: generate, classify, route, save and push. The result of `moesaic.load`.
 
-Knows nothing about how it was made.
+Knows nothing about how mixtures are made.
 """
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, TypeVar, Unpack, overload
 
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import load_mixture
@@ -15,7 +16,7 @@ from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsEr
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
 from moesaic.generate.engine import Engine
-from moesaic.generate.request import Generation, RoutingReport
+from moesaic.generate.request import Generation, RoutingReport, Settings
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
@@ -26,20 +27,89 @@ from moesaic.tokenizer import Conversation, Message
 from moesaic.tokenizer.conversation import plain
 
 Turns = Sequence[Mapping[str, Any]] | Conversation
-"""A conversation as a caller has it: messages of a role and a content."""
-
-EVALUATION = "evaluation.json"
-
+"""A conversation: messages with a role and a content."""
 Several = list[str] | Sequence[Turns] | list[str | Turns]
+Texts = str | tuple[str, ...]
+"""A text, or a row of two."""
+
+M = TypeVar("M", bound="LoadedMixture")
 
 
-class WritingMixture:
+class LoadedMixture(ABC):
+    """A mixture that was loaded from `folder`; also a context manager, which closes it."""
+
+    folder: Path
+    names: tuple[str, ...]
+    """The experts, in the router's order."""
+    trace: Trace | None = None
+
+    @overload
+    def route(self, text: str | Turns) -> RoutingReport: ...
+    @overload
+    def route(self, text: Several) -> list[RoutingReport]: ...
+    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
+        """The router's decision about a text or a conversation, or about each of several."""
+        prompts, single = prompts_of(text)
+        reports = self.reports(prompts)
+        return reports[0] if single else reports
+
+    @abstractmethod
+    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
+        """The router's decision about each prompt."""
+
+    @abstractmethod
+    def check(self, copy: Path) -> object:
+        """Raise for a damaged copy of the mixture's folder."""
+
+    def close(self) -> None:
+        """End the trace, if any, and sync its rows to disk."""
+        if self.trace:
+            self.trace.close()
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
+        """Copy the complete mixture into a new folder, and check the copy."""
+        files = [path for path in self.folder.rglob("*") if path.is_file()]
+
+        def write(draft: Path) -> None:
+            for path in files:
+                copy = draft / path.relative_to(self.folder)
+                disk.make_all(copy.parent)
+                disk.copy(path, copy)
+            self.check(draft)
+
+        return write_new(Path(folder), write, sum(path.stat().st_size for path in files), "the mixture")
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Push the mixture and a model card to a repository of the hub, in one commit, for `load` to read.
+
+        The arguments are those of a model from `load_model`. The card shows the verdict of the run's evaluation, if
+        the run directory has an evaluation of this mixture.
+        """
+        evaluation = self.folder.parent / "evaluation.json"
+        return push_mixture(self.folder, evaluation, repository, private, revision, token, license)
+
+
+class WritingMixture(LoadedMixture):
     """A mixture of language models or adapters, read from a folder: it continues prompts.
 
     >>> mixture = moesaic.load("runs/demo")
     >>> mixture.generate("What is 3 + 4?").text
 
-    Close a mixture that keeps a trace, or use it as a context manager:
+    With a trace, close the mixture in the end, or use it as a context manager:
 
     >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
     ...     mixture.generate("What is 3 + 4?")
@@ -48,41 +118,21 @@ class WritingMixture:
     def __init__(
         self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
     ):
-        self.evaluation_at, self.budget, self.stored = folder.parent / EVALUATION, budget, load_mixture(folder, budget)
+        self.folder, self.budget, self.stored = folder, budget, load_mixture(folder, budget)
+        self.names = self.stored.model.names
         self.trace = Trace(trace, self.names, digest(self.stored.manifest)[:12], trace_texts) if trace else None
         device, listener = budget.device if budget else None, self.trace.record if self.trace else None
         self.engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The experts, in the router's order."""
-        return self.stored.model.names
-
-    @property
     def traffic(self) -> Traffic:
-        """Counts of what was fetched of experts since the mixture was loaded: zero where all are held."""
+        """Fetches of experts since the mixture was loaded; none without a budget."""
         return self.stored.source.traffic
 
     @overload
-    def generate(
-        self,
-        prompt: str | Turns,
-        *,
-        max_new_tokens: int | None = ...,
-        sampling: Sampling = ...,
-        stop: tuple[str, ...] = ...,
-        expert: str | None = ...,
-    ) -> Generation: ...
+    def generate(self, prompt: str | Turns, **settings: Unpack[Settings]) -> Generation: ...
     @overload
-    def generate(
-        self,
-        prompt: Several,
-        *,
-        max_new_tokens: int | None = ...,
-        sampling: Sampling = ...,
-        stop: tuple[str, ...] = ...,
-        expert: str | None = ...,
-    ) -> list[Generation]: ...
+    def generate(self, prompt: Several, **settings: Unpack[Settings]) -> list[Generation]: ...
     def generate(
         self,
         prompt: str | Turns | Several,
@@ -92,77 +142,36 @@ class WritingMixture:
         stop: tuple[str, ...] = (),
         expert: str | None = None,
     ) -> Generation | list[Generation]:
-        """Continue a prompt, or each of several. `expert`: who answers in the router's place, "base" included.
+        """The continuation of a prompt, or of each of several; `expert`, which may be "base", replaces the router.
 
-        A prompt is a text, which is continued as it is, or a conversation, [{"role": "user", "content": "..."}, ...],
-        which the assistant answers: it is written with the base's chat template, and the router reads all of it.
+        A prompt is a text, or a conversation for the assistant to continue, [{"role": "user", "content": "..."}, ...],
+        which the base's chat template formats and the router reads as a whole.
         """
-        prompts, alone = asked(prompt)
+        prompts, single = prompts_of(prompt)
         made = self.engine.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
         first = [row[0] for row in made]
-        return first[0] if alone else first
+        return first[0] if single else first
 
-    def stream(
-        self,
-        prompt: str | Turns,
-        *,
-        max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        stop: tuple[str, ...] = (),
-        expert: str | None = None,
-    ) -> Generator[str, None, Generation]:
-        """Yield the text of `generate` for one prompt, piece by piece as it becomes certain; return all of it."""
-        ((one, *_), _) = asked(prompt)
-        return self.engine.stream(one, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
+    def stream(self, prompt: str | Turns, **settings: Unpack[Settings]) -> Generator[str, None, Generation]:
+        """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
+        ((one, *_), _) = prompts_of(prompt)
+        return self.engine.stream(one, **settings)
 
     def classify(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: labels come from a mixture of experts that classify."""
-        raise CompatibilityError("this mixture writes and knows no labels", hint="use generate")
+        """Refuse: only mixtures of classifying experts have labels."""
+        raise CompatibilityError("this mixture generates text and has no labels", hint="use generate")
 
-    @overload
-    def route(self, text: str | Turns) -> RoutingReport: ...
-    @overload
-    def route(self, text: Several) -> list[RoutingReport]: ...
-    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
-        """Report which expert would answer a text or a conversation, or each of several."""
-        prompts, alone = asked(text)
-        reports = self.engine.route(prompts)
-        return reports[0] if alone else reports
+    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
+        return self.engine.route(prompts)
 
-    def close(self) -> None:
-        """Close the trace, if there is one: its rows are on the disk then."""
-        if self.trace:
-            self.trace.close()
-
-    def __enter__(self) -> "WritingMixture":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
-        # under a budget, to load it again would take the memory twice
-        return copied(self.stored.folder, Path(folder), verified if self.budget else load_mixture)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        license: str | None = None,
-    ) -> str:
-        """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
-
-        The arguments are those of a model that `load_model` gives. The card shows the verdict of the evaluation beside
-        the mixture in its run directory, if that evaluation is of this mixture.
-        """
-        return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
+    def check(self, copy: Path) -> object:
+        if not self.budget:
+            return load_mixture(copy)
+        # under a budget, loading it again would take the memory twice
+        return [read_manifest(manifest.parent) for manifest in copy.rglob(MANIFEST)]
 
 
-class ClassifyingMixture:
+class ClassifyingMixture(LoadedMixture):
     """A mixture of experts that classify, read from a folder: it labels texts.
 
     >>> mixture = moesaic.load("runs/glue")
@@ -170,92 +179,39 @@ class ClassifyingMixture:
     """
 
     traffic = Traffic()
-    """Nothing is fetched: all experts are held."""
+    """No fetches: all experts are in memory."""
 
     def __init__(self, folder: Path):
-        self.evaluation_at, self.stored = folder.parent / EVALUATION, load_classifier(folder)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The experts, in the router's order."""
-        return self.stored.model.names
+        self.folder, self.stored = folder, load_classifier(folder)
+        self.names = self.stored.model.names
 
     @overload
-    def classify(self, text: str | tuple[str, ...], *, expert: str | None = ...) -> Classification: ...
+    def classify(self, text: Texts, *, expert: str | None = ...) -> Classification: ...
     @overload
-    def classify(self, text: list[str | tuple[str, ...]], *, expert: str | None = ...) -> list[Classification]: ...
+    def classify(self, text: list[Texts], *, expert: str | None = ...) -> list[Classification]: ...
     def classify(
-        self, text: str | tuple[str, ...] | list[str | tuple[str, ...]], *, expert: str | None = None
+        self, text: Texts | list[Texts], *, expert: str | None = None
     ) -> Classification | list[Classification]:
-        """Label a text, or each of several; a tuple of two texts is one row. `expert`: who answers."""
+        """The label of a text, or of each of several; a tuple of two texts is one row. `expert` replaces the router."""
         texts = text if isinstance(text, list) else [text]
         found = classified(self.stored, [(one,) if isinstance(one, str) else one for one in texts], expert)
         return found if isinstance(text, list) else found[0]
 
     def generate(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: text comes from a mixture that writes."""
-        raise CompatibilityError("this mixture answers with labels and writes nothing", hint="use classify")
+        """Refuse: only mixtures of language models generate text."""
+        raise CompatibilityError("this mixture answers with labels and generates no text", hint="use classify")
 
     stream = generate
 
-    @overload
-    def route(self, text: str | Turns) -> RoutingReport: ...
-    @overload
-    def route(self, text: Several) -> list[RoutingReport]: ...
-    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
-        """Report which expert would answer a text or a conversation, or each of several."""
-        prompts, alone = asked(text)
-        reports = routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
-        return reports[0] if alone else reports
+    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
+        return routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
 
-    def __enter__(self) -> "ClassifyingMixture":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the mixture into a new folder that holds all it needs; checked by reading it back."""
-        return copied(self.stored.folder, Path(folder), load_classifier)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        license: str | None = None,
-    ) -> str:
-        """Put the mixture, and a model card, into a repository of the hub, in one commit; `load` reads it from there.
-
-        The arguments are those of a model that `load_model` gives. The card shows the verdict of the evaluation beside
-        the mixture in its run directory, if that evaluation is of this mixture.
-        """
-        return push_mixture(self.stored.folder, self.evaluation_at, repository, private, revision, token, license)
+    def check(self, copy: Path) -> object:
+        return load_classifier(copy)
 
 
-def copied(source: Path, target: Path, check: Callable[[Path], object]) -> Path:
-    """Copy a mixture's folder into a new one, once `check` has read the copy."""
-    files = [path for path in source.rglob("*") if path.is_file()]
-
-    def write(draft: Path) -> None:
-        for path in files:
-            copy = draft / path.relative_to(source)
-            disk.make_all(copy.parent)
-            disk.copy(path, copy)
-        check(draft)
-
-    return write_new(target, write, sum(path.stat().st_size for path in files), "the mixture")
-
-
-def verified(folder: Path) -> None:
-    """Check every file of a mixture against its hash, without loading any."""
-    for manifest in folder.rglob(MANIFEST):
-        read_manifest(manifest.parent)
-
-
-def asked(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool]:
-    """The prompts that a caller gives, and whether it is one by itself. DataError names the message that is none."""
+def prompts_of(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool]:
+    """A caller's prompts, and whether the caller gave a single one. DataError names a malformed message."""
     if isinstance(prompt, str):
         return [prompt], True
     if isinstance(next(iter(prompt), None), Mapping | Message):
@@ -264,11 +220,11 @@ def asked(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool
 
 
 def conversation_of(turns: Any) -> Conversation:
-    """Messages that the assistant is to answer, as whoever asks has them."""
-    said = messages_of([turn._asdict() if isinstance(turn, Message) else turn for turn in turns])
-    if said and said[-1].role == "assistant":
-        raise DataError("nothing is asked", field="messages", expected="a last message that the assistant can answer")
-    return said
+    """A caller's messages for the assistant to answer, checked."""
+    messages = messages_of([turn._asdict() if isinstance(turn, Message) else turn for turn in turns])
+    if messages and messages[-1].role == "assistant":
+        raise DataError("nothing to answer", field="messages", expected="a last message of another role than assistant")
+    return messages
 
 
 def load(
@@ -279,37 +235,33 @@ def load(
     ram: str | int | None = None,
     vram: str | int | None = None,
 ) -> WritingMixture | ClassifyingMixture:
-    """Read a mixture from its own folder, from the run directory that it was made in, or from `org/name@revision` of
-    the hub. Its experts write, or they classify.
+    """Load a mixture, of language models or classifiers, from its own folder, its run directory, or
+    `org/name@revision` of the hub.
 
-    `trace`: a file to which every decision that a text is generated by is appended (see `generate.trace`), the prompt
-    as its SHA-256, or with `trace_texts` as it is. Queries of `route` are not recorded.
+    `trace`: a file to append every decision behind a generated text to (see `generate.trace`), with the prompt as its
+    SHA-256, or with `trace_texts` as it is. Calls of `route` are not recorded.
 
-    `ram`: memory that weights and answers may take together, as "2GB", on top of what Python takes with all imported.
-    Experts that do not fit stay on disk, are fetched when a prompt is theirs, and make room again: `traffic` says how
-    often. `vram`: the same of a device, which computes then; `ram` is then what the host keeps for it. Where not even
-    the experts of one row fit, MemoryLimitError says what is missing, before anything is loaded.
+    `ram`: memory limit of weights and answers together, as "2GB", in addition to Python with all imports. Experts that
+    do not fit stay on disk, are fetched for their prompts, and unloaded again: `traffic` counts the fetches. `vram`:
+    the limit of a device, which then computes, while `ram` limits the host. Raises MemoryLimitError before loading
+    anything if the experts of a single row do not fit.
     """
     if trace_texts and trace is None:
-        raise RecipeError("there is no trace to write texts to", field="trace_texts", hint="name the trace's file")
-    folder = locate(place).folder
-    for candidate in (folder / "mixture", folder):
-        if (candidate / "manifest.json").is_file():
-            memory = None if ram is None and vram is None else budget_of(candidate, ram, vram)
-            if not classifies(candidate):
-                return WritingMixture(candidate, None if trace is None else Path(trace), trace_texts, memory)
-            if trace is not None:
-                raise RecipeError("decisions of a mixture that classifies are not traced", field="trace")
-            return ClassifyingMixture(candidate)
-    raise WeightsError(
-        "no mixture here", path=folder, hint="give a run directory after `compose`, or a folder of save_pretrained"
-    )
-
-
-def budget_of(folder: Path, ram: str | int | None, vram: str | int | None) -> Budget:
-    """What is left of the memory said, for a mixture that writes."""
+        raise RecipeError("no trace to write texts to", field="trace_texts", hint="name the trace's file")
+    found = locate(place).folder
+    folder = next((one for one in (found / "mixture", found) if (one / MANIFEST).is_file()), None)
+    if folder is None:
+        hint = "give a run directory after `compose`, or a folder of save_pretrained"
+        raise WeightsError("no mixture here", path=found, hint=hint)
+    budgeted = ram is not None or vram is not None
+    if classifies(folder):
+        if budgeted:
+            field = "ram" if vram is None else "vram"
+            raise RecipeError("a mixture that classifies must fit into memory as a whole", field=field)
+        if trace is not None:
+            raise RecipeError("a mixture that classifies has no trace", field="trace")
+        return ClassifyingMixture(folder)
     from moesaic.compose.budget import budget
 
-    if classifies(folder):
-        raise RecipeError("a mixture that classifies is held whole", field="ram" if vram is None else "vram")
-    return budget(folder, vram, ram)
+    memory = budget(folder, vram, ram) if budgeted else None
+    return WritingMixture(folder, None if trace is None else Path(trace), trace_texts, memory)

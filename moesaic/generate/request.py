@@ -1,11 +1,11 @@
-"""A request and its answer as values: a prompt with all settings of its continuation, and what was written.
+"""A request and its answer as values: a prompt with all settings of its continuation, and the continuation.
 
 Knows nothing about models, batches or text <-> ids.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 from moesaic.errors import RecipeError
 from moesaic.generate.sample import GREEDY, Sampling
@@ -17,24 +17,32 @@ BASE = "base"
 
 Finish = Literal["stop", "length"]
 Prompt = str | Conversation | list[int]
-"""A text; a conversation that the assistant is to continue; or ids that a sequence begins with."""
+"""A text; a conversation for the assistant to continue; or the first ids of a sequence."""
 Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool], None]
-"""Called with decisions: the prompts as they were given, what was read of them, what was decided, and whether a caller
-decided in the router's place."""
+"""Called with the prompts of a caller, the same as a batch, the decisions, and whether the caller decided."""
+
+
+class Settings(TypedDict, total=False):
+    """Settings of a continuation: see `Request`."""
+
+    max_new_tokens: int | None
+    sampling: Sampling
+    stop: tuple[str, ...]
+    expert: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A prompt, and how it is to be continued.
+    """A prompt, and the settings of its continuations.
 
-    `limit`: tokens to write at most; None: 128, or half of a context that is small. `stop`: strings that end the text,
-    looked for in `Generation.text`. `expert`: who answers in the router's place, "base" included. `n`: continuations
-    of the prompt, which is read once for all of them. `listener` is called with the decision before any text is given
-    out. RecipeError where nothing is to be written.
+    `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
+    `expert`: the expert, or "base", that answers instead of the router's choice. `n`: the number of continuations; the
+    prompt is read once for all. `listener`: called with the decision before any text is returned.
+    Raises RecipeError for counts below 1 and empty stop strings.
     """
 
     prompt: Prompt
-    limit: int | None = None
+    max_new_tokens: int | None = None
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     expert: str | None = None
@@ -42,7 +50,7 @@ class Request:
     listener: Listener | None = None
 
     def __post_init__(self) -> None:
-        for field, count in {"max_new_tokens": self.limit, "n": self.n}.items():
+        for field, count in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
             if count is not None and count < 1:
                 raise RecipeError("nothing to generate", field=field, expected=">= 1", got=count)
         if "" in self.stop:
@@ -51,19 +59,24 @@ class Request:
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """The decision for a prompt: the weight of every expert, and the name of the heaviest ("base": none of them)."""
+    """A decision about a prompt: the weight of every expert, and the name of the heaviest; "base" if all are 0."""
 
     weights: dict[str, float]
     chosen: str
 
+    @staticmethod
+    def each(names: Sequence[str], routing: Routing) -> list["RoutingReport"]:
+        known, rows = [*names, BASE], zip(routing.weights.tolist(), routing.best.tolist(), strict=True)
+        return [RoutingReport(dict(zip(names, some, strict=True)), known[best]) for some, best in rows]  # base: -1
+
 
 @dataclass(frozen=True)
 class Generation:
-    """One continuation. `text` is without the newline that starts a response, and ends before a stop string.
+    """One continuation.
 
-    What was the space between prompt and continuation starts it. `ids`: all tokens written, those of the stop string
-    included, the end token not.
-    `finish`: "stop" at the end token or a stop string, "length" where the tokens asked for ran out.
+    `text`: without the newline that starts a response, and without stop string; it may start with a space. `ids`: all
+    tokens written, including a stop string's but not the end token. `finish`: "stop" at the end token or a stop string,
+    "length" at `max_new_tokens`.
     """
 
     text: str

@@ -1,6 +1,6 @@
-"""One continuation as it grows: ids in, text out, and the piece of the text that is certain.
+"""One continuation as it grows: ids in, text out, and the part of the text that is final.
 
-Knows nothing about models or the rows beside it.
+Knows nothing about models or the other rows of a batch.
 """
 
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ import torch
 from moesaic.generate.request import Finish, Generation, Request, RoutingReport
 from moesaic.tokenizer import Conversation
 
-UNKNOWN = "\ufffd"  # how a decoder spells bytes that are no character, or none yet
+UNKNOWN = "\ufffd"  # a decoder's text for bytes that are not a character, or not yet
 
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """Text <-> ids: `begin` is what a sequence starts with, any of `ends` ends it."""
+    """Text <-> ids: `begin` encodes a prompt at the start of a sequence, any of `ends` ends the sequence."""
 
     @property
     def ends(self) -> tuple[int, ...]: ...
@@ -26,7 +26,7 @@ class Tokenizing(Protocol):
 
 @dataclass(eq=False)
 class Row:
-    """A continuation of a request in flight, until `finish` says why it is over."""
+    """A continuation of a request in flight, until `finish` is set."""
 
     tokenizer: Tokenizing
     request: Request
@@ -36,14 +36,14 @@ class Row:
     routing: RoutingReport
     ids: list[int] = field(default_factory=list)
     text: str = ""
-    shown: str = ""  # the part of `text` that nothing to come can change
+    shown: str = ""  # the part of `text` that later tokens cannot change
     finish: Finish | None = None
-    whole: str = ""  # the text of ids[:read], which ends between two characters; so does that of ids[:context]
-    context: int | None = None  # None: of what is given
+    whole: str = ""  # the text of ids[:read], which ends between two characters, as does that of ids[:context]
+    context: int | None = None  # None: starts in `given`
     read: int = 0
 
     def add(self, id: int) -> None:
-        """Take the next token."""
+        """Append the next token, and update text and finish."""
         if id in self.tokenizer.ends:
             self.finish = "stop"
         else:
@@ -55,10 +55,10 @@ class Row:
         if found:
             text, self.finish = text[: min(found)], "stop"
         self.text = text
-        self.shown = text if self.finish else text[: len(text) - begun(text, stop)]
+        self.shown = text if self.finish else text[: len(text) - pending(text, stop)]
 
     def decoded(self) -> str:
-        """The text of all ids, decoding only the latest: after a few that are known, as a decoder may trim a start."""
+        """The text of all ids; decodes only the latest, after a few known ones, as decoders may trim the start."""
         before = self.given if self.context is None else []
         known = self.tokenizer.decode(before + self.ids[self.context : self.read])
         latest = self.tokenizer.decode(before + self.ids[self.context :])[len(known) :]
@@ -71,6 +71,6 @@ class Row:
         return Generation(self.text, self.ids, self.routing, self.finish or "length")
 
 
-def begun(text: str, stop: tuple[str, ...]) -> int:
-    """How many characters at the end of `text` may turn out to begin a stop string."""
+def pending(text: str, stop: tuple[str, ...]) -> int:
+    """The number of characters at the end of `text` that may begin a stop string."""
     return max((size for word in stop for size in range(1, len(word)) if text.endswith(word[:size])), default=0)

@@ -1,6 +1,6 @@
-"""A mixture as a repository of the hub: which of its files go there, and the facts that its card tells.
+"""A mixture as a repository of the hub: the files to upload, and the facts on its card.
 
-Knows nothing about how a card looks, nor how the hub is asked.
+Knows nothing about the layout of cards or the protocol of the hub.
 """
 
 import math
@@ -24,7 +24,7 @@ def push_mixture(
     token: str | None,
     license: str | None,
 ) -> str:
-    """Push the files that the manifest vouches for, once they are found as they were written. The commit's address."""
+    """Verify the files that the manifest lists, push them with a card, and return the commit's address."""
     target = hub.repository(repository, revision)
     found = inspect(folder)
     card = mixture_card(target, license=license, **facts_of(found), evaluation=evaluation_of(found, evaluation_at))
@@ -33,36 +33,30 @@ def push_mixture(
 
 
 def facts_of(mixture: Artefact) -> dict[str, Any]:
-    """What a card tells of a mixture and its parts."""
-    facts, parts = mixture.facts, mixture.parts
+    """The facts on the card of a mixture and its parts."""
+    facts, parts, experts = mixture.facts, mixture.parts, []
     origins, router = origins_in(facts, mixture.folder), parts["router"].facts
+    for name in facts["experts"]:
+        own, folder = parts[f"expert {name}"].facts, parts[f"expert {name}"].folder
+        kind, rank = own.get("adapter", "lora"), own.get("rank", own.get("r"))  # PEFT's folders have no manifest
+        expert = {"name": name, "kind": kind, "rank": rank, "parameters": parameters(folder)}
+        experts.append(expert | {"origin": origins.get(name, {}), "disabled": name in facts.get("disabled", [])})
     base = {"fingerprint": router["base_fingerprint"], "origin": origins.get("base", {})}
-    experts = [
-        {
-            "name": name,
-            "kind": part.facts.get("adapter", "lora"),  # of a folder without our manifest, which is PEFT's
-            "rank": part.facts.get("rank", part.facts.get("r")),
-            "parameters": parameters(part.folder),
-            "origin": origins.get(name, {}),
-            "disabled": name in facts.get("disabled", []),
-        }
-        for name, part in ((name, parts[f"expert {name}"]) for name in facts["experts"])
-    ]
     base["parameters"] = parameters(parts["base"].folder)
     name, labels = facts.get("name", "mixture"), "labels" in facts
     return {"name": name, "labels": labels, "base": base, "experts": experts, "router": router}
 
 
 def parameters(folder: Path) -> int:
-    """How many numbers the safetensors of a folder hold."""
+    """The number of elements in all safetensors of a folder."""
     count = 0
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in folder.glob("*.safetensors"):
         with opened(path) as file:
-            count += sum(math.prod(shape) for shape in file.shapes.values())
+            count += sum(map(math.prod, file.shapes.values()))
     return count
 
 
 def evaluation_of(mixture: Artefact, at: Path) -> dict[str, Any]:
-    """The evaluation that stands beside a mixture, where it says that it is of this one; else {}."""
+    """The evaluation in the run directory if it is of this mixture, else {}."""
     evaluation = read_sealed(at) if at.is_file() else {}
     return evaluation if evaluation.get("mixture", 0) == mixture.facts.get("stage_key") else {}

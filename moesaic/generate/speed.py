@@ -1,6 +1,6 @@
-"""How fast a decoder decodes here and now, one row at a time: the median step, so that a disturbed one does not count.
+"""The decoding speed of a decoder for one row, from the median step, which ignores disturbed steps.
 
-Knows nothing about text. What it measures differs from run to run, so it belongs in timings and nowhere else.
+Knows nothing about text. Results differ from run to run, so they belong in timings only.
 """
 
 import statistics
@@ -17,7 +17,7 @@ PROMPT, STEPS = 32, 24
 
 @torch.inference_mode()
 def tokens_per_second(decoder: Decoder, gates: Gates | None) -> float:
-    """Greedy tokens a second of one row after a short prompt, the prompt's own pass left out."""
+    """Greedy tokens per second of one row after a short prompt, without the prompt's own pass."""
     cache = Cache.empty(decoder.config, 1, PROMPT + STEPS, decoder.norm.weight)
     chunk, laps = torch.zeros(1, PROMPT, dtype=torch.long), []
     for _ in range(STEPS):

@@ -1,13 +1,12 @@
-"""The routing trace: a JSON Lines file of what a mixture decided, one row for each prompt that it routed and answered.
+"""The routing trace: a JSON Lines file of a mixture's decisions, one row for each prompt that it answered.
 
     {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
      "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null}
 
-Where texts are kept `prompt` stands in place of `prompt_sha256`, or of a conversation `messages`. `probabilities` is
-null where the router gave none: it abstained, or was not asked because a caller named the expert (`forced`).
-`correction` is for whoever knows better: the expert that should have answered, or "base"; nothing here ever fills it
-in. People and programs edit it into the file, while no mixture is writing there. Knows nothing about models, nor
-about who reads the file.
+With texts, `prompt` or (for a conversation) `messages` replaces `prompt_sha256`. `probabilities` is null if the router
+abstained, or if a caller named the expert (`forced`). `correction` is the expert that should have answered, or "base":
+people and programs edit it into the file while no mixture writes there. Knows nothing about models, nor about readers
+of the file.
 """
 
 import hashlib
@@ -30,13 +29,13 @@ from moesaic.sections.names import validate_name
 from moesaic.tokenizer import Conversation
 from moesaic.tokenizer.conversation import plain
 
-WRITTEN_BY = "a routing trace is what `moesaic generate --trace` writes"
-EXCESS = 1e-2  # how far from 1 shares may sum: they come from bfloat16 at worst
+WRITTEN_BY = "`moesaic generate --trace` writes routing traces"
+EXCESS = 1e-2  # distance of a sum of shares from 1, in bfloat16 at worst
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A row of a trace: what was decided about one prompt. Of what tells it (TOLD) exactly one is there."""
+    """A row of a trace: the decision about one prompt, which exactly one of the fields PROMPTS identifies."""
 
     time: datetime
     prompt: str | None
@@ -52,42 +51,42 @@ class Decision:
 
     @property
     def asked(self) -> str | Conversation | None:
-        """The prompt as it was given; None where only its hash was kept."""
+        """The caller's prompt; None if only its hash was recorded."""
         return self.prompt if self.messages is None else self.messages
 
     @property
     def text(self) -> str | None:
-        """The prompt as people read it."""
+        """The prompt as plain text; None if only its hash was recorded."""
         return self.prompt if self.messages is None else plain(self.messages)
 
     @property
     def confidence(self) -> float | None:
-        """The probability of the chosen expert; None where none was chosen by a router."""
+        """The probability of the chosen expert; None if the router chose no expert."""
         return None if self.probabilities is None or self.chosen == BASE else self.probabilities[self.chosen]
 
 
 KEYS = tuple(field.name for field in fields(Decision))
-TOLD = ("prompt", "messages", "prompt_sha256")
+PROMPTS = ("prompt", "messages", "prompt_sha256")
 START = b'{"time": "'  # of every row as it is written
 
 
 class Trace:
-    """Appends the decisions of one mixture to a file; each is there before anything is answered.
+    """Appends the decisions of one mixture to a file, each before its answer.
 
-    `names`: the experts, in the router's order. `mixture`: 12 hex digits that say which mixture decides. `texts`:
-    whether prompts are written; otherwise only their SHA-256, which hides a prompt from those who cannot guess it.
-    Several processes may write to one file. A file that is not a trace is refused and left as it is.
+    `names`: the experts, in the router's order. `mixture`: 12 hex digits that identify the mixture. `texts`: write
+    prompts; otherwise only their SHA-256, which hides prompts that cannot be guessed. Several processes may write to
+    one file. Raises DataError for another kind of file, and leaves it unchanged.
     """
 
     def __init__(self, path: Path, names: tuple[str, ...], mixture: str, texts: bool = False):
         refuse_another_kind(path)
         for name in names:
-            validate_name(name, "an expert")  # as whoever reads the trace will
+            validate_name(name, "an expert")  # as readers of the trace do
         self.names, self.mixture, self.texts = names, mixture, texts
         self.log = JsonlWriter(path)
 
     def record(self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool) -> None:
-        """Append a row for each prompt, as it was `asked`. `forced`: a caller decided, not the router."""
+        """Append a row for each prompt as `asked` by the caller. `forced`: the caller decided, not the router."""
         time, shares = datetime.now(UTC), probabilities(routing.logits)
         if not shares.isfinite().all():
             raise NonFiniteError("the router's probabilities are not finite", field="probabilities")
@@ -110,7 +109,7 @@ class Trace:
             self.log.append(row_of(decision))
 
     def close(self) -> None:
-        """End the trace, its rows on the disk."""
+        """Sync all rows to disk and close the file."""
         self.log.close()
 
     def __enter__(self) -> "Trace":
@@ -121,15 +120,14 @@ class Trace:
 
 
 def row_of(decision: Decision) -> dict[str, Any]:
-    """A decision as it is written."""
     row = asdict(decision) | {"time": decision.time.isoformat(timespec="milliseconds")}
     if decision.messages is not None:
         row["messages"] = [message._asdict() for message in decision.messages]
-    return {key: value for key, value in row.items() if key not in TOLD or value is not None}
+    return {key: value for key, value in row.items() if key not in PROMPTS or value is not None}
 
 
 def refuse_another_kind(path: Path) -> None:
-    """Raise DataError for a file that holds something else: opening it to append may cut off its last line."""
+    """Raise DataError for a file of something else: opening it to append may cut off its last line."""
     try:
         if not path.is_file() or next(read_trace(path), None):
             return
@@ -143,9 +141,9 @@ def refuse_another_kind(path: Path) -> None:
 
 
 def read_trace(path: Path) -> Iterator[Decision]:
-    """The decisions of a trace, from its first line on; what follows the last line break is still being written.
+    """The decisions of a trace in order, without an unfinished last line.
 
-    Raises DataError with line and field for a row that is no decision, or one that contradicts itself.
+    Raises DataError with line and field for a row that is malformed or contradicts itself.
     """
     for line, row in read_jsonl(path):
         try:
@@ -156,15 +154,16 @@ def read_trace(path: Path) -> Iterator[Decision]:
 
 
 def decision_of(row: dict[str, Any]) -> Decision:
-    """A row as a value, once every field of it holds together; DataError names the field that does not."""
-    named = next((key for key in TOLD if key in row), "prompt")
-    expected = [key for key in KEYS if key not in TOLD or key == named]
-    for key in (key for key in row if key not in expected):
-        hint = f"a row has one of {', '.join(TOLD)}" if key in TOLD else nearest(key, expected)
-        field = key if key.isidentifier() else repr(key)
-        raise DataError("unknown key", field=field, hint=hint or WRITTEN_BY)
-    for key in (key for key in expected if key not in row):
-        raise DataError("is missing", field=key, hint=WRITTEN_BY)
+    """A row as a value; DataError names a field that is malformed or contradicts others."""
+    named = next((key for key in PROMPTS if key in row), "prompt")
+    expected = [key for key in KEYS if key not in PROMPTS or key == named]
+    for key in row:
+        if key not in expected:
+            hint = f"a row has one of {', '.join(PROMPTS)}" if key in PROMPTS else nearest(key, expected)
+            raise DataError("unknown key", field=key if key.isidentifier() else repr(key), hint=hint or WRITTEN_BY)
+    for key in expected:
+        if key not in row:
+            raise DataError("is missing", field=key, hint=WRITTEN_BY)
 
     def require(field: str, holds: object, expected: str) -> None:
         if not holds:
@@ -187,39 +186,36 @@ def decision_of(row: dict[str, Any]) -> Decision:
     require("weights", is_shares(weights) and weights, "{name: weight from 0 to 1}")
     for name in weights:
         checked("weights", name)
-    require("weights", BASE not in weights, f"experts only: {BASE} is what answers where all weights are 0")
+    require("weights", BASE not in weights, f"experts only: {BASE} answers if all weights are 0")
     require("weights", sum(weights.values()) <= 1 + EXCESS, "weights that sum to at most 1")
     if shares is not None:
         require("probabilities", is_shares(shares), "null or {name: probability}")
         require("probabilities", shares.keys() == weights.keys(), f"those of {', '.join(weights)}")
         require("probabilities", abs(sum(shares.values()) - 1) <= EXCESS, "probabilities that sum to 1")
-        require("probabilities", not row["forced"], "null, as the router was not asked")
+        require("probabilities", not row["forced"], "null, as the router did not decide")
     require("chosen", isinstance(chosen, str), "a name")
     require("chosen", chosen in weights or chosen == BASE, f"{', '.join(weights)} or {BASE}")
     heaviest = max(weights.values())
     fits = weights[chosen] == heaviest > 0 if chosen in weights else heaviest == 0
-    require("chosen", fits, "the expert of largest weight, the base where all are 0")
+    require("chosen", fits, "the expert of largest weight, or the base if all are 0")
     if row["correction"] is not None:
         require("correction", isinstance(row["correction"], str), "null or a name")
         checked("correction", row["correction"])
-    return Decision(**{**dict.fromkeys(TOLD), **row, "time": moment(row["time"])})
+    time = moment(row["time"])
+    require("time", time is not None, "ISO 8601 in UTC, as 2026-01-31T12:00:00Z")
+    return Decision(**{**dict.fromkeys(PROMPTS), **row, "time": time})
 
 
-def moment(text: Any) -> datetime:
-    """A time in UTC from its ISO 8601 text."""
+def moment(text: Any) -> datetime | None:
+    """A time in UTC from its ISO 8601 text; None for other texts and zones."""
     try:
         time = datetime.fromisoformat(text)
     except (TypeError, ValueError):
-        time = None
-    if time is None or time.utcoffset() != timedelta():
-        raise DataError(
-            "wrong value", field="time", expected="ISO 8601 in UTC, as 2026-01-31T12:00:00Z", got=repr(text)
-        )
-    return time.astimezone(UTC)
+        return None
+    return time.astimezone(UTC) if time.utcoffset() == timedelta() else None
 
 
 def checked(field: str, name: str) -> None:
-    """Refuse what can be no expert's name: a trace may come from anywhere."""
     try:
         validate_name(name, "an expert")
     except MoesaicError as error:
@@ -235,12 +231,12 @@ def is_shares(value: Any) -> bool:
 
 
 def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
-    """What a trace comes to, ready for JSON; every share is None where there is no row that it is a share of.
+    """Counts and shares of a trace, ready for JSON; a share of no rows is None.
 
     {rows, forced, texts (rows with their prompt's text), mixtures ({id: rows}), first and last (times), utilisation
-    (share of the rows that the router decided for each expert, and the base where it took any), abstained (rows),
-    confidence (the mean over rows where the router chose an expert), corrected (decided rows with a correction),
-    accuracy (share of these that agree with it), unknown (corrections to names that no row has weights for)}.
+    (each expert's share of the rows that the router decided, and the base's if any), abstained (rows), confidence (mean
+    over rows where the router chose an expert), corrected (decided rows with a correction), accuracy (share of these
+    that agree with it), unknown (corrections to names that no row has weights for)}.
     """
     every = list(decisions)
     decided = [one for one in every if not one.forced]
@@ -264,7 +260,6 @@ def summary(decisions: Iterable[Decision]) -> dict[str, Any]:
 
 
 def utilisation(chosen: list[str], names: Iterable[str]) -> dict[str, float | None]:
-    """The share of rows of each expert, and of the base where it took any."""
     counts = Counter(chosen)
     known = [*names, *([BASE] if counts[BASE] else [])]
     return {name: counts[name] / len(chosen) if chosen else None for name in known}

@@ -1,1 +1,1 @@
-"""Models built from the parts: the decoder, what routers read, and the mixture."""
+"""Models built from the parts: the decoder, the encoder, features for routers, classifiers and mixtures."""

@@ -1,7 +1,6 @@
-"""A text as counts of its characters' sequences, hashed: what a router can read without asking any model.
+"""A text as hashed counts of its character sequences: a feature for routers that needs no model.
 
-Letter case, punctuation and how a text begins and ends are all in it, which most tokenizers of encoders throw away.
-Knows nothing about tokens or routers.
+The counts distinguish letter case, punctuation and the ends of a text. Knows nothing about tokens or routers.
 """
 
 import numpy as np
@@ -9,17 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-SIZE = 4096
-LONGEST = 3
+SIZE, LONGEST = 4096, 3
 BEGIN, END = "\x02", "\x03"
 ODD = tuple(np.uint32(odd) for odd in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 
 
 def characters(texts: list[str]) -> Float[Tensor, f"n {SIZE}"]:
-    """Each text's sequences of 1 to 3 characters, counted in `SIZE` buckets: roots of the counts, of length 1 together.
+    """Square roots of the counts of each text's sequences of 1 to 3 characters in `SIZE` buckets, at unit length.
 
-    The hashing trick (arXiv 0902.2206) on character n-grams; a mark stands before and behind each text, the
-    white space around which does not count.
+    The hashing trick (arXiv 0902.2206) on character n-grams of the stripped text between two marks.
     """
     found = np.empty((len(texts), SIZE), np.float32)
     for row, text in enumerate(texts):
@@ -31,7 +28,7 @@ def characters(texts: list[str]) -> Float[Tensor, f"n {SIZE}"]:
 
 
 def hashed(codes: np.ndarray[tuple[int], np.dtype[np.uint32]], length: int) -> np.ndarray:
-    """The bucket of every run of `length` characters: of sums of products with odd numbers, the twelve highest bits."""
+    """The bucket of every sequence of `length` characters: the twelve highest bits of its hash."""
     last = len(codes) - length + 1
     mixed = np.full(last, length, np.uint32)
     for place in range(length):

@@ -1,6 +1,6 @@
-"""Decisions about prompts: a router, what it reads of a prompt, and how its logits become weights, as one value.
+"""Decisions about prompts: a router, the feature that it reads, and the selection from its logits, as one value.
 
-A mixture decides with it, and so does a program that only routes. Knows nothing about files or generation.
+Serves mixtures and programs that only route. Knows nothing about files or generation.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,8 +24,8 @@ from moesaic.routing.routers import ArrowRouter, Features, Router
 class Reader:
     """Prompts -> the feature that a router reads.
 
-    `body`: the base, with room for `num_experts` beside it; None where the feature needs none: the text, or its
-    characters. `prototypes`: the directions that are looked for in a base's linears, for projections.
+    `body`: the base, with slots for `num_experts`; None where the feature is the text or its characters.
+    `prototypes`: directions of a base's linears, for projections.
     """
 
     feature: Feature
@@ -35,8 +35,7 @@ class Reader:
 
     def __post_init__(self) -> None:
         if self.body is None and self.feature.reads_base:
-            what, hint = "the router reads states of the base, and there is none", "load the base"
-            raise CompatibilityError(what, field="feature", hint=hint)
+            raise CompatibilityError("no base for the router to read", field="feature", hint="load the base")
 
     def __call__(self, prompts: Prompts) -> Features:
         if self.feature.source == "text":
@@ -44,7 +43,7 @@ class Reader:
         if self.body is None:
             return characters(prompts.texts)
         if self.feature.source == "projection":
-            decoder = cast(Decoder, self.body)  # the router was made from adapters of a decoder
+            decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
             return project(decoder, self.num_experts, prompts, self.prototypes)
         return read(self.feature, self.body, self.num_experts, prompts)
 
@@ -53,7 +52,7 @@ class Reader:
 class Decider:
     """Prompts -> Routing over `names`.
 
-    `disabled`: indices of experts that are never chosen; a caller who names one is still answered by it.
+    `disabled`: indices of experts that are never chosen; a caller may still name one.
     """
 
     names: tuple[str, ...]
@@ -71,17 +70,16 @@ class Decider:
         selection: Selection,
         disabled: Collection[str] = (),
     ) -> "Decider":
-        """The decisions of a router that reads this base, or none; `disabled`: by name."""
+        """A decider with a router that reads this base; `disabled`: by name."""
         prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
         silent = tuple(index for index, name in enumerate(names) if name in disabled)
         return Decider(names, router, Reader(feature, body, len(names), prototypes), selection, silent)
 
     def decide(self, prompts: Prompts) -> Routing:
-        """Decide for each prompt, by itself."""
         return self.weigh(self.reader(prompts), prompts.ids.device)
 
     def weigh(self, features: Features, device: torch.device) -> Routing:
-        """Features to weights, on this device; with all experts disabled, every row abstains."""
+        """Features -> weights on this device; with all experts disabled, every row abstains."""
         logits = self.router(features).to(device)
         silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
         return self.selection(logits.index_fill(1, silent, float("-inf")))

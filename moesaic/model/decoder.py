@@ -1,4 +1,4 @@
-"""The one decoder: raw PyTorch, with slots where experts go in. Families differ in the fields of its config.
+"""The one decoder: raw PyTorch, with slots for experts. Families differ in the fields of its config.
 
 Knows nothing about experts, routers, tokenizers or files. Gates go down as an argument, Routing comes up as a
 return value; the cache is an argument, so cached and uncached are one model.
@@ -15,14 +15,16 @@ from moesaic.errors import CompatibilityError
 from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, embedding, ffn, norm
 from moesaic.routing import Gates, Routing
 
+Mask = Int[Tensor, "b t"] | Bool[Tensor, "b t"]
+Hidden = Float[Tensor, "b t d"]
+
 
 class Output(NamedTuple):
-    """Next-token logits, the decisions of layers that route by themselves (None: the layer does not), and the state
-    behind the last norm, which the logits are read from."""
+    """Next-token logits, each layer's own decisions (None: it makes none), and the states that give the logits."""
 
     logits: Float[Tensor, "b t v"]
     routings: list[Routing | None]
-    hidden: Float[Tensor, "b t d"]
+    hidden: Hidden
 
 
 class Decoder(nn.Module):
@@ -43,33 +45,24 @@ class Decoder(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Make the head the embedding itself, where they are one."""
+        """Share the embedding with the head if the config says so."""
         if self.config.tie_embeddings:
             self.lm_head.weight = self.embed_tokens.weight  # type: ignore[assignment]  # torch types it as Tensor
 
     def forward(
-        self,
-        ids: Int[Tensor, "b t"],
-        cache: Cache | None = None,
-        gates: Gates | None = None,
-        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+        self, ids: Int[Tensor, "b t"], cache: Cache | None = None, gates: Gates | None = None, mask: Mask | None = None
     ) -> Output:
-        """Logits after every token. With a cache the tokens follow those in it; the caller advances it.
+        """Logits after every token. With a cache the tokens follow the cached ones; the caller advances the cache.
 
-        `mask`: 0 where a token is padding, on either side. Real tokens get what they get without it.
+        `mask`: 0 at padding, on either side.
         """
         x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
         hidden = self.norm(x)
         return Output(self.lm_head(hidden, gates), routings, hidden)
 
     def run(
-        self,
-        x: Float[Tensor, "b t d"],
-        cache: Cache | None,
-        layers: range,
-        gates: Gates | None,
-        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
-    ) -> tuple[Float[Tensor, "b t d"], list[Routing | None]]:
+        self, x: Hidden, cache: Cache | None, layers: range, gates: Gates | None, mask: Mask | None = None
+    ) -> tuple[Hidden, list[Routing | None]]:
         """Pass a chunk through a range of blocks."""
         near, routings = self.config.local_layers, []
         span = self.span(x, cache, mask)
@@ -79,35 +72,26 @@ class Decoder(nn.Module):
             routings.append(routing)
         return x, routings
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
-        """`types`: ignored, an encoder's have a meaning."""
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
+        """Embed ids; `types`, of encoders, are ignored."""
         return self.embed_tokens(ids)
 
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]:
-        """Blocks without a cache. `real`: ignored, as no token sees the padding behind it."""
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden:
+        """Pass x through blocks without a cache; `real` is ignored, as no token sees the padding behind it."""
         return self.run(x, None, layers, gates)[0]
 
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """The states that logits are read from."""
+    def top(self, x: Hidden) -> Hidden:
         return self.norm(x)
 
-    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
-        """The first token's state. `gates`: ignored, nothing pools it."""
+    def first(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
+        """The first token's state; `gates`, for poolers of encoders, are ignored."""
         return x[:, 0]
 
-    def head(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
+    def head(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.lm_head(self.norm(x), gates)
 
-    def span(
-        self,
-        x: Float[Tensor, "b t d"],
-        cache: Cache | None,
-        mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
-        local: bool = False,
-    ) -> Span:
-        """Where the tokens of a chunk stand and what they see; `local`: in the layers that have a window."""
+    def span(self, x: Hidden, cache: Cache | None, mask: Mask | None = None, local: bool = False) -> Span:
+        """Positions and visibility of a chunk's tokens; `local`: in the layers with a window."""
         t, (rope, window) = x.shape[1], (self.local_rope, self.config.window) if local else (self.rope, 0)
         rope.reserve(t if cache is None else cache.capacity, x)
         if cache is not None and mask is not None:
@@ -132,16 +116,14 @@ class Block(nn.Module):
         self.post_attention_layernorm = norm(config, config.hidden_size)
         self.mlp = ffn(config, layer)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    def forward(self, x: Hidden, span: Span, cache: Cache | None, gates: Gates | None) -> tuple[Hidden, Routing | None]:
         x = x + self.self_attn(self.input_layernorm(x), span, cache, gates)
         y, routing = self.mlp(self.post_attention_layernorm(x), gates)
         return x + y, routing
 
 
 class SandwichBlock(nn.Module):
-    """x + norm(attention(norm(x))), then x + norm(ffn(norm(x))). Named as in checkpoints: the second is not Block's."""
+    """x + norm(attention(norm(x))), then x + norm(ffn(norm(x))). Norms have the names of Gemma's checkpoints."""
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
@@ -152,16 +134,14 @@ class SandwichBlock(nn.Module):
         self.mlp = ffn(config, layer)
         self.post_feedforward_layernorm = norm(config, config.hidden_size)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
-    ) -> tuple[Float[Tensor, "b t d"], Routing | None]:
+    def forward(self, x: Hidden, span: Span, cache: Cache | None, gates: Gates | None) -> tuple[Hidden, Routing | None]:
         x = x + self.post_attention_layernorm(self.self_attn(self.input_layernorm(x), span, cache, gates))
         y, routing = self.mlp(self.pre_feedforward_layernorm(x), gates)
         return x + self.post_feedforward_layernorm(y), routing
 
 
 def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:
-    """Fresh weights: normal with deviation 0.02, residual outputs scaled down by the depth (GPT-2's rule)."""
+    """Draw weights with deviation 0.02, scaled down by the depth for residual outputs (GPT-2's rule)."""
     residual_std = 0.02 / (2 * decoder.config.num_layers) ** 0.5
     with torch.no_grad():
         for name, weight in decoder.named_parameters():

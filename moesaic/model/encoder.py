@@ -1,7 +1,7 @@
 """The one encoder: BERT (arXiv 1810.04805) and RoBERTa (arXiv 1907.11692) in raw PyTorch, with slots for experts.
 
-Knows nothing about experts, routers, tokenizers or files. Modules have the names of Hugging Face checkpoints, but for
-`layers` (there `encoder.layer`) and the head's parts.
+Knows nothing about experts, routers, tokenizers or files. Modules have the names of Hugging Face checkpoints except
+`layers` (`encoder.layer`) and the head's parts.
 """
 
 from typing import NamedTuple
@@ -15,11 +15,14 @@ from moesaic.config import EncoderConfig
 from moesaic.nn import Linear
 from moesaic.routing import Gates
 
+Mask = Bool[Tensor, "b 1 1 t"]
+Hidden = Float[Tensor, "b t d"]
+
 
 class Output(NamedTuple):
-    """The last states; and of the head that there is: `logits`, or of a bare pooler what it `pooled`."""
+    """The last states, and the head's `logits`, or the output of a bare pooler."""
 
-    hidden: Float[Tensor, "b t d"]
+    hidden: Hidden
     logits: Float[Tensor, "b t v"] | Float[Tensor, "b c"] | None
     pooled: Float[Tensor, "b d"] | None
 
@@ -27,7 +30,7 @@ class Output(NamedTuple):
 class Encoder(nn.Module):
     """Token ids -> states, each of which has seen the whole text.
 
-    `attention_mask`: 1 (or true) where there is a token, 0 at padding; without it every id is a token.
+    `attention_mask`: 1 (or true) at tokens, 0 at padding; by default every id is a token.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -44,7 +47,7 @@ class Encoder(nn.Module):
         self.tie()
 
     def tie(self) -> None:
-        """Let a masked head's decoder have the weights of the embedding, after either was replaced."""
+        """Share the embedding with a masked head's decoder, also after either was replaced."""
         if self.head is not None:
             self.head.tie(self.embeddings.word_embeddings)
 
@@ -62,23 +65,20 @@ class Encoder(nn.Module):
         logits = None if self.head is None else self.head(x, gates)
         return Output(x, logits, None if self.pooler is None else self.pooler(x, gates))
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
         return self.embeddings(ids, types)
 
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]:
-        """A range of blocks; `real`: where there is a token."""
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden:
         for layer in layers:
             x = self.layers[layer](x, real[:, None, None], gates)
         return x
 
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """The last block's states as they are: its norm stands in it."""
+    def top(self, x: Hidden) -> Hidden:
+        """The last block's states, which that block has normed."""
         return x
 
-    def first(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
-        """The first token's state, through the pooler where there is one."""
+    def first(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
+        """The first token's state, through the pooler if the encoder has one."""
         return x[:, 0] if self.pooler is None else self.pooler(x, gates)
 
 
@@ -93,12 +93,12 @@ class Embeddings(nn.Module):
         self.token_type_embeddings = nn.Embedding(config.token_types, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.norm_eps)
 
-    def forward(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
+    def forward(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden:
         words = self.word_embeddings(ids) + self.position_embeddings(self.positions(ids))
         return self.LayerNorm(words + self.token_type_embeddings(torch.zeros_like(ids) if types is None else types))
 
     def positions(self, ids: Int[Tensor, "b t"]) -> Int[Tensor, "#b t"]:
-        """The columns; or where padding is skipped `pad` + the number of tokens so far, and `pad` for padding."""
+        """The columns; in RoBERTa `pad` + the number of tokens so far, and `pad` for padding."""
         if not self.config.positions_skip_padding:
             return torch.arange(ids.shape[1], device=ids.device)[None]
         tokens = ids != self.config.pad
@@ -106,7 +106,7 @@ class Embeddings(nn.Module):
 
 
 class Block(nn.Module):
-    """norm(x + attention(x)), then norm(x + ffn(x)): the norms stand behind the sums."""
+    """norm(x + attention(x)), then norm(x + ffn(x))."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -114,24 +114,20 @@ class Block(nn.Module):
         self.intermediate = Dense(config.hidden_size, config.intermediate_size)
         self.output = Added(config.intermediate_size, config)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None, gates: Gates | None
-    ) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Hidden, mask: Mask | None, gates: Gates | None) -> Hidden:
         x = self.attention(x, mask, gates)
         return self.output(F.gelu(self.intermediate.dense(x, gates)), x, gates)
 
 
 class Attention(nn.Module):
-    """norm(x + self-attention(x)): every token sees every token that is no padding."""
+    """norm(x + self-attention(x)): every token sees every token that is not padding."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.self = Projections(config)
         self.output = Added(config.hidden_size, config)
 
-    def forward(
-        self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b 1 1 t"] | None, gates: Gates | None
-    ) -> Float[Tensor, "b t d"]:
+    def forward(self, x: Hidden, mask: Mask | None, gates: Gates | None) -> Hidden:
         q, k, v = self.self(x, gates)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.output(y.transpose(1, 2).flatten(2), x, gates)
@@ -145,7 +141,7 @@ class Projections(nn.Module):
         self.heads = config.num_heads
         self.query, self.key, self.value = (Linear(config.hidden_size, config.hidden_size, bias=True) for _ in range(3))
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> list[Float[Tensor, "b h t hd"]]:
+    def forward(self, x: Hidden, gates: Gates | None) -> list[Float[Tensor, "b h t hd"]]:
         every = (linear(x, gates) for linear in (self.query, self.key, self.value))
         return [y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in every]
 
@@ -158,9 +154,7 @@ class Added(nn.Module):
         self.dense = Linear(inner, config.hidden_size, bias=True)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.norm_eps)
 
-    def forward(
-        self, y: Float[Tensor, "b t i"], x: Float[Tensor, "b t d"], gates: Gates | None
-    ) -> Float[Tensor, "b t d"]:
+    def forward(self, y: Float[Tensor, "b t i"], x: Hidden, gates: Gates | None) -> Hidden:
         return self.LayerNorm(self.dense(y, gates) + x)
 
 
@@ -179,12 +173,12 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = Linear(config.hidden_size, config.hidden_size, bias=True)
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b d"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b d"]:
         return self.dense(x[:, :1], gates).tanh()[:, 0]
 
 
 class MaskedHead(nn.Module):
-    """What stands at each place, as logits over the vocabulary; `decoder` shares the weights of the embedding."""
+    """Logits over the vocabulary for the token at each position; `decoder` shares the weights of the embedding."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -193,15 +187,14 @@ class MaskedHead(nn.Module):
         self.decoder = Linear(config.hidden_size, config.vocab_size, bias=True)
 
     def tie(self, words: nn.Embedding) -> None:
-        """Let the decoder have the weights of the embedding."""
         self.decoder.weight = words.weight  # type: ignore[assignment]  # a Parameter
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t v"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b t v"]:
         return self.decoder(self.LayerNorm(F.gelu(self.dense(x, gates))), gates)
 
 
 class ClassificationHead(nn.Module):
-    """A logit for each label, from the first token. BERT and RoBERTa compute the same and name it differently."""
+    """A logit for each label, from the first token; the same in BERT and RoBERTa but for the names of tensors."""
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -209,7 +202,7 @@ class ClassificationHead(nn.Module):
         self.out_proj = Linear(config.hidden_size, len(config.labels), bias=True)
 
     def tie(self, words: nn.Embedding) -> None:
-        """Leave the weights as they are: none of them is the embedding's."""
+        """Share nothing: no weight is the embedding's."""
 
-    def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b c"]:
+    def forward(self, x: Hidden, gates: Gates | None) -> Float[Tensor, "b c"]:
         return self.out_proj(self.pooler(x, gates)[:, None], gates)[:, 0]

@@ -1,6 +1,6 @@
-"""What routers read: a batch of prompts, their texts, and states of the base pooled over each prompt's own tokens.
+"""Features for routers: a batch of prompts, their texts, and states of the base pooled over each prompt's own tokens.
 
-Knows nothing about routers. Padding never counts: a row alone and in a batch read the same.
+Knows nothing about routers. Padding never counts: a row has the same feature alone and in a batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.model.characters import characters
-from moesaic.model.decoder import Decoder
+from moesaic.model.decoder import Decoder, Hidden
 from moesaic.routing import Gates, States
+from moesaic.routing.states import Features
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """A right-padded batch of prompts: token ids, how many of them are real, and the texts.
+    """A right-padded batch of prompts: token ids, the number of real ones, and the texts.
 
-    `types`: which of two texts each token belongs to, where the model asks for that.
+    `types`: which of two texts each token belongs to, for models with token types.
     """
 
     ids: Int[Tensor, "b t"]
@@ -39,7 +40,7 @@ class Prompts:
         types: list[list[int]] | None = None,
         with_id: int = 0,
     ) -> "Prompts":
-        """Put rows side by side; `with_id`: what fills the shorter ones."""
+        """Pad rows to one length by `with_id`."""
         width = max(map(len, rows))
 
         def filled(some: list[list[int]], id: int) -> Int[Tensor, "b t"]:
@@ -50,64 +51,60 @@ class Prompts:
 
     @staticmethod
     def of_texts(texts: list[str]) -> "Prompts":
-        """Texts without tokens: all that a router reads that needs no base."""
+        """Texts without tokens, for routers that need no base."""
         return Prompts(torch.zeros(len(texts), 0, dtype=torch.long), torch.zeros(len(texts), dtype=torch.long), texts)
 
     @property
     def real(self) -> Bool[Tensor, "b t"]:
-        """Where there is a token, not padding."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
 
 @runtime_checkable
 class Body(Protocol):
-    """What features are read from, block by block: a decoder or an encoder."""
+    """A model that states are read from, block by block: a decoder or an encoder.
+
+    `embed`: the input of the first block. `blocks`: passes a right-padded batch through a range of blocks; `real`: true
+    at tokens. `top`: the states behind the last block's norm.
+    """
 
     layers: nn.ModuleList
 
-    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Float[Tensor, "b t d"]:
-        """What goes into the first block."""
-
-    def blocks(
-        self, x: Float[Tensor, "b t d"], layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "b t d"]:
-        """A right-padded batch through a range of blocks; `real`: where there is a token."""
-
-    def top(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """What is done to the last block's states."""
+    def embed(self, ids: Int[Tensor, "b t"], types: Int[Tensor, "b t"] | None) -> Hidden: ...
+    def blocks(self, x: Hidden, layers: range, gates: Gates | None, real: Bool[Tensor, "b t"]) -> Hidden: ...
+    def top(self, x: Hidden) -> Hidden: ...
 
 
-def read(feature: Feature, body: Body, num_experts: int, prompts: Prompts) -> Float[Tensor, "b d"] | States | list[str]:
-    """The feature of each prompt under the base alone (every expert gated off)."""
+def read(feature: Feature, body: Body, num_experts: int, prompts: Prompts) -> Features:
+    """The feature of each prompt under the base alone."""
     return read_all([feature], body, num_experts, prompts)[0]
 
 
-def read_all(
-    features: list[Feature], body: Body, num_experts: int, prompts: Prompts
-) -> list[Float[Tensor, "b d"] | States | list[str]]:
-    """Several features from one pass of the base, no deeper than the deepest of them."""
-    blocks, found = len(body.layers), dict[Feature, Tensor | States | list[str]]()
+def read_all(features: list[Feature], body: Body, num_experts: int, prompts: Prompts) -> list[Features]:
+    """Several features from one pass of the base alone, no deeper than the deepest feature."""
+    blocks, found = len(body.layers), dict[Feature, Features]()
     x, real = body.embed(prompts.ids, prompts.types), prompts.real
     gates, at = Gates.one(-1, len(x), num_experts, x), 0
     for feature in sorted(features, key=lambda f: blocks + 1 if f.depth is None else f.depth):
         depth = blocks if feature.depth is None else feature.depth
         x = body.blocks(x, range(at, depth), gates, real)
         at, top = depth, body.top(x) if feature.depth is None else x
-        match feature.source:
-            case "text":
-                found[feature] = prompts.texts
-            case "characters":
-                found[feature] = characters(prompts.texts).to(x)
-            case _:
-                found[feature] = pool(top, prompts.lengths, feature)
+        if feature.source == "text":
+            found[feature] = prompts.texts
+        elif feature.source == "characters":
+            found[feature] = characters(prompts.texts).to(x)
+        else:
+            found[feature] = pool(top, prompts.lengths, feature)
     return [found[feature] for feature in features]
 
 
-def pool(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"] | States:
-    """Mean over the real tokens, or the last of them; or all of them, for who pools them himself."""
-    if feature.pool == "none":
-        return States.of(x, lengths)
-    if feature.pool == "last":
+def pool(x: Hidden, lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"] | States:
+    """States pooled as the feature says; all of them for routers that pool by themselves."""
+    return States.of(x, lengths) if feature.pool == "none" else pooled(x, lengths, feature.pool)
+
+
+def pooled(x: Hidden, lengths: Int[Tensor, " b"], how: str) -> Float[Tensor, "b d"]:
+    """The state of the `last` real token, or the `mean` over the real tokens."""
+    if how == "last":
         return x[torch.arange(len(x), device=x.device), lengths - 1]
     real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     return (x * real[..., None]).sum(1) / lengths[:, None]
@@ -116,23 +113,22 @@ def pool(x: Float[Tensor, "b t d"], lengths: Int[Tensor, " b"], feature: Feature
 def project(
     decoder: Decoder, num_experts: int, prompts: Prompts, prototypes: Mapping[str, Float[Tensor, "e i"]]
 ) -> Float[Tensor, "b d"]:
-    """Mean over each prompt's own tokens of |x . v|: x the input of a linear, v the prototypes looked for there.
+    """Mean over each prompt's own tokens of |x . v|: x the input of a linear, v the prototypes of that linear.
 
     Linear-major (b, linears x e); a pass of the base alone, no deeper than the deepest of the linears.
     """
-    found: dict[str, Tensor] = {}
-    noting = decoder
+    found, measuring = dict[str, Tensor](), decoder
     for path, vectors in prototypes.items():
         slot = Projecting(decoder.get_submodule(path), vectors, prompts, partial(found.__setitem__, path))
-        noting = with_part(noting, path, slot)
+        measuring = with_part(measuring, path, slot)
     x = decoder.embed_tokens(prompts.ids)
     deepest = max(int(path.split(".")[1]) for path in prototypes)
-    noting.run(x, None, range(deepest + 1), Gates.one(-1, len(x), num_experts, x))
+    measuring.run(x, None, range(deepest + 1), Gates.one(-1, len(x), num_experts, x))
     return torch.stack([found[path] for path in prototypes], 1).flatten(1)
 
 
 class Projecting(nn.Module):
-    """A filling of the linear slot that also measures its input along prototypes: for a single pass."""
+    """A filling of the linear slot that passes its input's mean size along each prototype to `note`."""
 
     def __init__(
         self,
@@ -154,7 +150,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def with_part(model: Model, path: str, part: nn.Module) -> Model:
-    """A copy of a model with another part at this path; it shares all the rest, and the model stays as it is."""
+    """A copy of a model with another part at this path, which shares all other parts with the original."""
     twin = copy(model)
     twin._modules = dict(model._modules)
     name, _, rest = path.partition(".")

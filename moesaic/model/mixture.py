@@ -1,8 +1,7 @@
 """The mixture: base + experts + router as one model that routes once, from the prompt, and then only computes.
 
-Knows nothing about text, files or how experts were trained. Between calls all state is in the Session, a value that
-the caller holds, and in the room whose slots its rows have: rows join, leave and multiply by `join`, `select` and
-`repeat`.
+Knows nothing about text, files or how experts were trained. Between calls all state is in the caller's Session and in
+the room that holds the slots of its rows: rows join, leave and multiply by `join`, `select` and `repeat`.
 """
 
 from collections.abc import Sequence
@@ -16,45 +15,44 @@ from torch import Tensor, nn
 from moesaic.adapters.feedforward import groups
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, pool
+from moesaic.model.features import Prompts, pool, pooled
 from moesaic.model.readings import Readings
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Cache, Slots, Spare
 from moesaic.routing import Gates, Routing, require
 
-Read = TypeVar("Read", Cache, Readings)
+Memory = TypeVar("Memory", Cache, Readings)
 
 
 @dataclass(frozen=True)
-class Session(Generic[Read]):
-    """Rows in flight: their decisions, the same grouped for the layers, and what they have read so far.
+class Session(Generic[Memory]):
+    """Rows in flight: their routing, gates and cache.
 
-    A value: a step returns the next one. Its memory belongs to a room, and is written to where the rows stand.
+    A value: a step returns the next one. The tensors of the cache belong to a room, and steps write into its slots;
+    `select`, `repeat` and `join` copy none of them, except into the new slots of `repeat`.
     """
 
     routing: Routing
     gates: Gates
-    cache: Read
+    cache: Memory
 
     @property
     def slots(self) -> tuple[int, ...]:
-        """The slot of each row."""
         return self.cache.slots
 
-    def select(self, rows: Sequence[int]) -> "Session[Read]":
-        """Some of the rows, in the order given; nothing of what they have read is copied."""
+    def select(self, rows: Sequence[int]) -> "Session[Memory]":
         kept = torch.tensor(rows, dtype=torch.long, device=self.gates.rows.device)
         return Session(self.routing[kept], self.gates.select(kept), self.cache.select(rows))
 
-    def repeat(self, slots: Sequence[Sequence[int]]) -> "Session[Read]":
-        """Each row once in each of its slots, the first of which is the one that it has."""
+    def repeat(self, slots: Sequence[Sequence[int]]) -> "Session[Memory]":
+        """Each row once in each of its slots, the first of which is its current slot."""
         counts = torch.tensor([len(some) for some in slots], device=self.gates.rows.device)
         kept = torch.arange(len(slots), device=counts.device).repeat_interleave(counts)
         return Session(self.routing[kept], self.gates.select(kept), self.cache.repeat(slots))
 
     @staticmethod
-    def join(parts: Sequence["Session[Read]"]) -> "Session[Read]":
-        """All rows of several sessions in one room; nothing of what they have read is copied."""
+    def join(parts: Sequence["Session[Memory]"]) -> "Session[Memory]":
+        """All rows of several sessions in one room."""
         routing = Routing.cat([part.routing for part in parts])
         cache = type(parts[0].cache).join([part.cache for part in parts])
         return Session(routing, Gates.cat([part.gates for part in parts]), cache)
@@ -62,17 +60,16 @@ class Session(Generic[Read]):
 
 @runtime_checkable
 class Room(Protocol):
-    """Memory for rows in flight, in slots: allocated once, whoever comes and goes."""
+    """Memory for rows in flight, in slots that are allocated once; `spare`: the free ones."""
 
     spare: Spare
 
-    def free(self, slots: Sequence[int]) -> None:
-        """Let other rows have these slots."""
+    def free(self, slots: Sequence[int]) -> None: ...
 
 
 @runtime_checkable
 class Routed(Protocol):
-    """The calls that generation and evaluation make of a mixture, whatever its experts are."""
+    """The calls that generation and evaluation make of a mixture of any kind of experts."""
 
     names: tuple[str, ...]
 
@@ -90,46 +87,35 @@ class Routed(Protocol):
 class AdapterMixture(nn.Module):
     """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
 
-    `trunk`: that many lowest blocks carry no expert, so a router that reads their output (`hidden@k`) shares the
-    prompt's own pass. `source` has the experts that compute in memory while they do.
+    `trunk`: the number of lowest blocks without experts; a router that reads their output (`hidden@k`) shares the
+    prompt's own pass. `source` loads experts while they compute.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        decider: Decider,
-        trunk: int,
-        source: ExpertSource = HELD,
-    ):
+    def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
         super().__init__()
         self.decoder, self.decider, self.names, self.router = decoder, decider, decider.names, decider.router
         self.trunk, self.source, self.groups = trunk, source, groups(decoder)
 
     @property
     def context(self) -> int:
-        """How many tokens a prompt and what follows it may have together."""
+        """The most tokens of a prompt and its continuation together."""
         return self.decoder.config.context
 
     def route(self, prompts: Prompts) -> Routing:
-        """Decide for each prompt, by itself, from a pass of the base."""
         return self.decider.decide(prompts)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates | None) -> Float[Tensor, "b t v"]:
-        """Next-token logits of whole sequences under given gates."""
         gates = require(gates, ids)
         with self.source.using(gates.present):
             return self.decoder(ids, None, gates.ready(self.groups)).logits
 
     def room(self, rows: int, tokens: int) -> Slots:
-        """Memory for so many rows of so many tokens, prompt and answer together."""
         return Slots(self.decoder.config, rows, tokens, self.decoder.norm.weight)
 
     def prefill(
         self, prompts: Prompts, room: Slots, slots: Sequence[int], forced: Routing | None = None
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read the prompts into these slots, decide (unless `forced`), and return the logits after each prompt's last
-        token.
-        """
+        """Read prompts into these slots and decide (unless `forced`): the logits after each prompt's last token."""
         decoder, layers, feature = self.decoder, len(self.decoder.layers), self.decider.reader.feature
         x, cache = decoder.embed_tokens(prompts.ids), Cache.of(room, slots)
         depth = feature.depth if forced is None and feature.source == "state" else None
@@ -141,12 +127,11 @@ class AdapterMixture(nn.Module):
         gates = Gates.of(routing.weights.to(x.dtype)).ready(self.groups)
         with self.source.using(gates.present):
             x, _ = decoder.run(x, cache, range(depth, layers), gates)
-            last = x[torch.arange(len(x), device=x.device), prompts.lengths - 1][:, None]
-            logits = decoder.head(last, gates)[:, 0]
+            logits = decoder.head(pooled(x, prompts.lengths, "last")[:, None], gates)[:, 0]
         return logits, Session(routing, gates, cache.advance(prompts.lengths))
 
     def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read one more token of each row and return the logits after it; never re-routes."""
+        """Read one more token of each row, under the same decisions, and return the logits after it."""
         with self.source.using(session.gates.present):
             logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
         return logits, replace(session, cache=session.cache.advance(1))

@@ -1,8 +1,8 @@
-"""Tokens of a batch, and for each of several decoders a cache of the rows that it was asked about.
+"""Tokens of a batch, and for each of several decoders a cache of the rows that it answers.
 
-A decoder that was not asked about a row falls behind, and reads what it has missed in one pass when it is asked again.
-`Shelves` is the memory of a batch; `Readings` is a value that says which rows stand in it. Knows nothing about routers
-or weights.
+A decoder that does not answer a row falls behind, and reads the missed tokens in one pass when it answers again.
+`Shelves` is the memory of a batch; `Readings` is a value that names the rows in it. Knows nothing about routers or
+weights.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,13 @@ from moesaic.nn import Cache, Slots, Spare
 
 
 class Shelf:
-    """Memory of one decoder for the rows that it was asked about: by the slot of a row, its place and tokens read."""
+    """Memory of one decoder for the rows that it answers: by the slot of a row, its place and number of tokens read."""
 
     def __init__(self, memory: Slots):
-        self.memory = memory
-        self.places: dict[int, int] = {}
-        self.read: dict[int, int] = {}
+        self.memory, self.places, self.read = memory, dict[int, int](), dict[int, int]()
 
     def seat(self, slots: Sequence[int]) -> list[int]:
-        """The places of these rows. A row without one gets one, with nothing read; memory grows by what is missing."""
+        """The places of these rows; new rows get a place with nothing read, and the memory grows as needed."""
         new = [slot for slot in slots if slot not in self.places]
         if (missing := len(new) - len(self.memory.spare)) > 0:
             self.memory.grow(missing)
@@ -34,14 +32,12 @@ class Shelf:
         return [self.places[slot] for slot in slots]
 
     def free(self, slots: Sequence[int]) -> None:
-        """Let other rows have the places of these."""
         held = [slot for slot in slots if slot in self.places]
         self.memory.free([self.places.pop(slot) for slot in held])
         for slot in held:
             del self.read[slot]
 
     def copy(self, source: int, target: int) -> None:
-        """What has been read of one row is read of another."""
         if source in self.places:
             (place,) = self.seat([target])
             self.memory.copy(self.places[source], place, self.read[source])
@@ -49,7 +45,7 @@ class Shelf:
 
 
 class Shelves:
-    """Memory of a batch: slots with room for `capacity` tokens, and a shelf for each decoder, by its number."""
+    """Memory of a batch: slots of `capacity` tokens, and a shelf for each decoder, by its number."""
 
     def __init__(self, rows: int, capacity: int, device: torch.device):
         self.ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
@@ -62,13 +58,12 @@ class Shelves:
         return self.shelves[number]
 
     def free(self, slots: Sequence[int]) -> None:
-        """Let other rows have these slots, and their places on every shelf."""
         for shelf in self.shelves.values():
             shelf.free(slots)
         self.spare.add(slots)
 
     def copy(self, source: int, target: int) -> None:
-        """Give a second row the tokens of another, and what every decoder has read of them."""
+        """Copy the tokens of one slot to another, with every decoder's cache of them."""
         self.ids[target] = self.ids[source]
         for shelf in self.shelves.values():
             shelf.copy(source, target)
@@ -76,9 +71,9 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Running:
-    """States of n rows, pooled as far as they have been read: the feature of a router that decides at every token.
+    """Running sum and last of the states of n rows: the feature of a router that decides at every token.
 
-    `anew`: whether a row is decided at every token; the states of the others are 0.
+    `anew`: whether a row is decided at every token; the states of other rows are 0.
     """
 
     anew: tuple[bool, ...]
@@ -87,11 +82,10 @@ class Running:
 
     @property
     def rows(self) -> list[int]:
-        """The rows that are decided at every token."""
         return [row for row, anew in enumerate(self.anew) if anew]
 
     def add(self, x: Float[Tensor, "g t d"], lengths: Int[Tensor, " g"]) -> "Running":
-        """The states of the next tokens of `rows`, `lengths` of them in each."""
+        """Add the states of the next tokens of `rows`, `lengths` of them in each."""
         rows = torch.tensor(self.rows, device=x.device)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         total = self.total.index_add(0, rows, (x * real[..., None]).sum(1))
@@ -112,7 +106,7 @@ class Running:
 class Readings:
     """Rows of a batch by their slots, and the number of tokens in each.
 
-    `running`: of a router that decides at every token; None: whoever answers has been decided.
+    `running`: for a router that decides at every token; None: the prompt has decided.
     """
 
     room: Shelves
@@ -122,7 +116,7 @@ class Readings:
 
     @staticmethod
     def begin(room: Shelves, slots: Sequence[int], ids: Int[Tensor, "n t"], lengths: Sequence[int]) -> "Readings":
-        """Rows of right-padded prompts, nothing of which has been read."""
+        """Rows of right-padded prompts that no decoder has read yet."""
         room.ids[torch.tensor(slots, device=ids.device), : ids.shape[1]] = ids
         return Readings(room, tuple(slots), tuple(lengths))
 
@@ -135,10 +129,10 @@ class Readings:
     def read(
         self, number: int, decoder: Decoder, rows: Sequence[int], layers: range
     ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"]]:
-        """Let a decoder read all that it has not read of these rows: the states behind `layers`, and the last's index.
+        """Let a decoder read all missed tokens of these rows: the states behind `layers`, and the last one's index.
 
-        t is the most that any row has missed, and 1 at least; a row that has missed less repeats some, which changes
-        nothing.
+        t is the largest number of missed tokens, at least 1; rows that have missed fewer read some again, without
+        effect.
         """
         shelf, device = self.room.shelf(number, decoder), self.room.ids.device
         slots, lengths = [self.slots[row] for row in rows], [self.lengths[row] for row in rows]
@@ -152,13 +146,11 @@ class Readings:
         return x, torch.tensor(lengths, device=device) - starts - 1
 
     def select(self, rows: Sequence[int]) -> "Readings":
-        """Some of the rows, in the order given."""
         running = self.running.select(rows) if self.running else None
         slots, lengths = tuple(self.slots[row] for row in rows), tuple(self.lengths[row] for row in rows)
         return Readings(self.room, slots, lengths, running)
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Readings":
-        """Each row once in each of its slots, the first of which is the one that it has."""
         rows = [row for row, some in enumerate(slots) for _ in some]
         for own, (_, *others) in zip(self.slots, slots, strict=True):
             for other in others:
@@ -167,7 +159,6 @@ class Readings:
 
     @staticmethod
     def join(parts: Sequence["Readings"]) -> "Readings":
-        """All rows of several, of one memory."""
         slots = tuple(slot for part in parts for slot in part.slots)
         lengths = tuple(length for part in parts for length in part.lengths)
         running = [part.running for part in parts if part.running]

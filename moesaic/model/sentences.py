@@ -1,17 +1,17 @@
-"""Texts -> one vector each, by an encoder with a tokenizer of its own; and a router that reads such vectors.
+"""Texts -> one vector each, by an encoder with a tokenizer of its own; and a router over such vectors.
 
-Knows nothing about files or bases. Padding never counts: a text alone and in a batch reads the same.
+Knows nothing about files or bases. Padding never counts: a text has the same vector alone and in a batch.
 """
 
 from collections.abc import Callable
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.model.encoder import Encoder
+from moesaic.model.features import Prompts, pooled
 from moesaic.routing.routers import Router
 
 Pool = Literal["mean", "cls"]
@@ -20,8 +20,8 @@ Pool = Literal["mean", "cls"]
 class SentenceEncoder(nn.Module):
     """The mean of a text's last states, or that of its first token, at unit length if `normalise`.
 
-    `encode` gives a text's ids with the tokens that begin and end it; of a text with more than `limit` of them the
-    first are read, and the token that ends it. Sentence-BERT (arXiv 1908.10084), section 3.
+    `encode`: text -> ids with the tokens that begin and end it; a longer text is cut to `limit` ids, with its end
+    token. Sentence-BERT (arXiv 1908.10084), section 3.
     """
 
     def __init__(
@@ -36,28 +36,18 @@ class SentenceEncoder(nn.Module):
         self.encoder, self.encode, self.limit, self.pool, self.normalise = encoder, encode, limit, pool, normalise
 
     def forward(self, texts: list[str]) -> Float[Tensor, "b d"]:
-        ids, mask = self.batch(texts)
-        states = self.encoder(ids, mask).hidden
-        if self.pool == "cls":
-            x = states[:, 0]
-        else:
-            x = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        rows, encoder = [self.cut(self.encode(text)) for text in texts], self.encoder
+        device = encoder.embeddings.word_embeddings.weight.device
+        batch = Prompts.pad(rows, texts, device, with_id=encoder.config.pad)
+        states = encoder(batch.ids, batch.real).hidden
+        x = states[:, 0] if self.pool == "cls" else pooled(states, batch.lengths, "mean")
         return F.normalize(x, dim=-1) if self.normalise else x
-
-    def batch(self, texts: list[str]) -> tuple[Int[Tensor, "b t"], Int[Tensor, "b t"]]:
-        """Right-padded ids, and 1 where there is a token."""
-        rows = [self.cut(self.encode(text)) for text in texts]
-        width, device = max(map(len, rows)), self.encoder.embeddings.word_embeddings.weight.device
-        pad = self.encoder.config.pad
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
-        return ids, mask
 
     def cut(self, ids: list[int]) -> list[int]:
         return ids if len(ids) <= self.limit else [*ids[: self.limit - 1], ids[-1]]
 
     def truncated(self, texts: list[str]) -> int:
-        """How many texts are longer than what is read of them."""
+        """The number of texts that are cut."""
         return sum(len(self.encode(text)) > self.limit for text in texts)
 
 

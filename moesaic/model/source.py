@@ -1,6 +1,6 @@
-"""Where experts are while they are not needed: what a mixture, and whoever asks it, says to who brings them.
+"""The source of a mixture's experts: the calls that load experts into memory before they compute.
 
-Knows nothing about files, devices or how much memory there is.
+Knows nothing about files, devices or the size of memory.
 """
 
 import sys
@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Traffic:
-    """What was fetched so far: how often, bytes, how often an expert was there already, and seconds of waiting."""
+    """Fetches of experts so far, their bytes, cache hits, and seconds of waiting."""
 
     fetches: int = 0
     bytes: int = 0
@@ -22,34 +22,33 @@ class Traffic:
 
 @runtime_checkable
 class ExpertSource(Protocol):
-    """Has experts in memory while they compute. An expert is known by its place in the router's order."""
+    """Holds experts, by their index in the router's order, in memory while they compute."""
 
     @property
-    def traffic(self) -> Traffic:
-        """The fetches so far."""
+    def traffic(self) -> Traffic: ...
 
     @property
     def sorts(self) -> bool:
-        """Whether rows of the same experts are to be answered together, and to their end, before the next are."""
+        """Whether rows of the same experts should be answered together, to their end, before other rows."""
 
     def using(self, experts: Collection[int]) -> AbstractContextManager[None]:
-        """All of these are in memory inside the block; those that are not are fetched first."""
+        """Fetch these experts if necessary, and keep them in memory inside the block."""
 
     def expect(self, experts: Collection[int]) -> None:
-        """These are needed next: fetching them may begin, as far as there is room beside those in use."""
+        """Announce the experts of the next block: fetching may begin if there is room."""
 
     def missing(self, experts: Collection[int]) -> int:
-        """Bytes that would have to be fetched before these compute."""
+        """Bytes to fetch before these experts can compute."""
 
     def rows(self, tokens: int) -> int:
-        """How many rows of so many tokens, prompt and answer together, there is memory for at once."""
+        """The number of rows of so many tokens, prompt and answer together, that fit into memory at once."""
 
     def turn(self, rows: int, tokens: int) -> AbstractContextManager[None]:
-        """One answer, of so many rows and tokens: the memory that it works in is kept free; who comes second waits."""
+        """Reserve the memory of one answer of so many rows and tokens; a second answer waits."""
 
 
 class Held:
-    """All experts are in memory, always: nothing is fetched, nobody waits."""
+    """A source whose experts are always in memory: fetches nothing and never waits."""
 
     sorts = False
     traffic = Traffic()

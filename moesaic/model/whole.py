@@ -1,11 +1,10 @@
 """Whole decoders as experts: each answers its own rows, or their next-token distributions are mixed.
 
 Knows nothing about text, files or how experts were trained. The router reads the base, which may be one of the experts;
-what a row's weights leave of 1 is the base's, so a row that abstains is answered by it.
+the base also gets the rest of a row's weights up to 1, and answers rows that abstain.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Literal, cast, get_args
@@ -27,16 +26,15 @@ from moesaic.routing import Gates, Routing
 
 Level = Literal["sequence", "token"]
 LEVELS: tuple[Level, ...] = get_args(Level)
-READER = -1
-"""The number of the base where a router reads only some of its blocks: they have a cache of their own."""
+READER = -1  # the number of the base's lower blocks, with a cache of their own, for a router that reads those
 
 
 class ModelMixture(nn.Module):
     """A router over whole models: site `model`, level `sequence` or `token`.
 
-    At level `sequence` the prompt decides. At level `token` what has been read so far does, before every token; experts
-    that are not asked do not read, and catch up when they are. `combine`: how several distributions become one.
-    `source` has the expert that is asked in memory while it computes.
+    At level `sequence` the prompt decides; at level `token` all tokens so far do, before every token. Experts read the
+    tokens that they have missed when they are next chosen. `combine`: how several distributions become one. `source`
+    loads experts while they compute.
     """
 
     own: Tensor
@@ -56,20 +54,19 @@ class ModelMixture(nn.Module):
         every = [*experts, base]
         for name, expert in zip((*names, "base"), every, strict=True):
             if (size := expert.config.vocab_size) != base.config.vocab_size:
-                what, expected = "whole models share one vocabulary", base.config.vocab_size
+                what, expected = "whole models must share one vocabulary", base.config.vocab_size
                 raise CompatibilityError(what, field=f"{name}.vocab_size", expected=expected, got=size)
-        models = list(dict.fromkeys(every))  # one that stands in several places is held, and asked, once
+        models = list(dict.fromkeys(every))  # a model in several places is held, and computes, once
         self.models, self.decider, self.names, self.router = nn.ModuleList(models), decider, names, decider.router
         self.level, self.combine = level, combine
         self.number_of_base, self.source = models.index(base), source
-        # the base is always there, also where it is an expert
+        # the base is always in memory, also as an expert
         self.places = [(experts.index(model),) if model is not base else () for model in models]
         own = torch.eye(len(models))[[models.index(expert) for expert in every]]
         self.register_buffer("own", own, persistent=False)
 
     @property
     def feature(self) -> Feature:
-        """What its router reads."""
         return self.decider.reader.feature
 
     @property
@@ -78,20 +75,19 @@ class ModelMixture(nn.Module):
 
     @property
     def context(self) -> int:
-        """How many tokens a prompt and what follows it may have together."""
+        """The most tokens of a prompt and its continuation together."""
         return min(self.model(number).config.context for number in range(len(self.models)))
 
     def model(self, number: int) -> Decoder:
         return cast(Decoder, self.models[number])
 
     def route(self, prompts: Prompts) -> Routing:
-        """Decide for each prompt, by itself, from a pass of the base; at level `token`, about the token after it."""
+        """Decide for each prompt; at level `token`, about the token after it."""
         return self.decider.decide(prompts)
 
     def score(self, ids: Int[Tensor, "b t"], gates: Gates | None = None) -> Float[Tensor, "b t v"]:
-        """Next-token logits of whole sequences under given gates; without gates, at level `token`, under its own.
-
-        Its own decisions are those of decoding: about each token from all that stand before it.
+        """Next-token logits of whole sequences under given gates; without gates, at level `token`, under the router's
+        decisions about each token from all tokens before it.
         """
         top: Tensor | None = None
         if gates is not None:
@@ -99,28 +95,26 @@ class ModelMixture(nn.Module):
         elif self.level == "token":
             shares, top = self.shares_everywhere(ids)
         else:
-            raise GatesError("decisions are made from prompts, and none are given", hint="route first, pass the gates")
-        parts = []
-        asked = [number for number in range(len(self.models)) if (shares[..., number] != 0).any()]
-        for number, next_one in self.in_turn(asked):
+            raise GatesError("scoring at level sequence needs gates", hint="route first and pass the gates")
+        parts = {}
+        for number, model in self.in_turn([n for n in range(len(self.models)) if (shares[..., n] != 0).any()]):
             rows = (shares[..., number] != 0).any(1).nonzero().flatten()
-            with self.there(number, next_one) as model:
-                if top is not None and model is self.base:
-                    logits = model.lm_head(top[rows], None)
-                else:
-                    logits = model(ids[rows]).logits
-            parts.append((number, Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))))
-        return combined(in_order(parts), len(ids), self.combine)
+            if top is not None and model is self.base:
+                logits = model.lm_head(top[rows], None)
+            else:
+                logits = model(ids[rows]).logits
+            parts[number] = Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))
+        return self.combined(parts, len(ids))
 
     def room(self, rows: int, tokens: int) -> Shelves:
-        """Memory for so many rows of so many tokens; a model's caches are allocated when rows ask it."""
+        """Memory for so many rows of so many tokens; each model's cache grows when rows choose it."""
         return Shelves(rows, tokens, self.base.norm.weight.device)
 
     def prefill(
         self, prompts: Prompts, room: Shelves, slots: Sequence[int], forced: Routing | None = None
     ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        """Read the prompts into these slots, decide (unless `forced`, which then holds for all that follows), and
-        return the logits after each prompt's last token.
+        """Read prompts into these slots and decide (unless `forced`, which also holds for all tokens that follow): the
+        logits after each prompt's last token.
         """
         readings = Readings.begin(room, slots, prompts.ids, prompts.lengths.tolist())
         if self.level == "token":
@@ -138,8 +132,8 @@ class ModelMixture(nn.Module):
     def decode(
         self, ids: Int[Tensor, " b"], session: Session[Readings]
     ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        """Read one more token of each row and return the logits after it; rows are decided anew only at level `token`,
-        and not where their expert was named.
+        """Read one more token of each row and return the logits after it, deciding anew only at level `token` and for
+        rows without a forced decision.
         """
         routing, gates, readings = session.routing, session.gates, session.cache.add(ids)
         if readings.running is not None and (rows := readings.running.rows):
@@ -153,36 +147,34 @@ class ModelMixture(nn.Module):
         return Gates.of(routing.weights.to(self.base.norm.weight.dtype))
 
     def shares(self, gates: Gates) -> Gates:
-        """The same decisions by model, the base among them."""
+        """The gates as shares of the models, the base among them."""
         whole = gates.with_base(tuple(range(len(self.names))))
         if (whole.weights < 0).any():
-            raise GatesError("weights of models are shares of one answer", expected="a sum of 1 at most", got="more")
+            raise GatesError("weights of whole models are shares", expected="a sum of 1 at most", got="more")
         merged = len(self.models) < len(self.own)
         return Gates.of(whole.weights @ self.own.to(whole.weights)) if merged else whole
 
     def answer(self, readings: Readings, shares: Gates) -> Float[Tensor, "n v"]:
-        """The logits after the last token of each row; models without a say do not compute. `shares`: by model."""
-        groups = {number: (rows, weights) for number, rows, weights in shares.groups()}
-        parts = []
-        for number, next_one in self.in_turn(groups):
+        """The logits after the last token of each row; models without a share do not compute."""
+        groups, parts = {number: (rows, weights) for number, rows, weights in shares.groups()}, {}
+        for number, model in self.in_turn(groups):
             rows, weights = groups[number]
-            with self.there(number, next_one) as model:
-                logits = self.ask(number, model, rows.tolist(), readings)
-            parts.append((number, Part(rows, logits[:, None], weights[:, None])))
-        return combined(in_order(parts), shares.num_rows, self.combine)[:, 0]
+            logits = self.ask(number, model, rows.tolist(), readings)
+            parts[number] = Part(rows, logits[:, None], weights[:, None])
+        return self.combined(parts, shares.num_rows)[:, 0]
 
-    def in_turn(self, numbers: Collection[int]) -> Iterator[tuple[int, int | None]]:
-        """The models to ask, those in memory first, each with the one after it: all are fetched once at most."""
+    def combined(self, parts: dict[int, Part], num_rows: int) -> Float[Tensor, "n t v"]:
+        """The logits of all rows, summed in the order of the models, independent of which was in memory first."""
+        return combined([parts[number] for number in sorted(parts)], num_rows, self.combine)
+
+    def in_turn(self, numbers: Collection[int]) -> Iterator[tuple[int, Decoder]]:
+        """Yield each model while it is in memory, loaded ones first; the next one may be fetched meanwhile."""
         order = sorted(numbers, key=lambda number: self.source.missing(self.places[number]))
-        yield from zip_longest(order, order[1:])
-
-    @contextmanager
-    def there(self, number: int, next_one: int | None) -> Iterator[Decoder]:
-        """A model while it is in memory; the next one may be fetched meanwhile."""
-        with self.source.using(self.places[number]):
-            if next_one is not None:
-                self.source.expect(self.places[next_one])
-            yield self.model(number)
+        for number, next_one in zip_longest(order, order[1:]):
+            with self.source.using(self.places[number]):
+                if next_one is not None:
+                    self.source.expect(self.places[next_one])
+                yield number, self.model(number)
 
     def ask(self, number: int, model: Decoder, rows: list[int], readings: Readings) -> Float[Tensor, "g v"]:
         """The logits of one model after the last token of some rows."""
@@ -196,7 +188,7 @@ class ModelMixture(nn.Module):
     def read_on(
         self, readings: Readings, ids: Int[Tensor, "g t"], lengths: Int[Tensor, " g"]
     ) -> tuple[Readings, Routing]:
-        """The router's decisions about the rows that are decided at every token; these tokens of them are new."""
+        """Read new tokens of the rows that are decided at every token, and decide about these rows."""
         base, depth, running = self.base, self.feature.depth, readings.running
         assert running is not None
         rows = running.rows
@@ -210,15 +202,14 @@ class ModelMixture(nn.Module):
         if self.feature.pool == "last":
             features = running.last[anew]
         else:
-            features = (
-                running.total[anew] / torch.tensor([readings.lengths[row] for row in rows], device=ids.device)[:, None]
-            )
+            counts = torch.tensor([readings.lengths[row] for row in rows], device=ids.device)
+            features = running.total[anew] / counts[:, None]
         return replace(readings, running=running), self.decider.weigh(features, ids.device)
 
     def shares_everywhere(
         self, ids: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t d"] | None]:
-        """The share of every model in the token after each position, and the base's last states, if they were read."""
+        """The share of every model in the token after each position, and the base's last states if computed."""
         base, depth = self.base, self.feature.depth
         x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
         x = base.norm(x) if depth is None else x
@@ -228,17 +219,12 @@ class ModelMixture(nn.Module):
         return shares.unflatten(0, ids.shape), x if depth is None else None
 
 
-def in_order(parts: list[tuple[int, Part]]) -> list[Part]:
-    """What models say, by their numbers: sums must not depend on who was in memory first."""
-    return [part for _, part in sorted(parts, key=lambda part: part[0])]
-
-
 def require_readable(feature: Feature, level: Level) -> None:
-    """Refuse what cannot be read of whole models, or not token by token."""
+    """Refuse features that whole models do not have, or not token by token."""
     if feature.source == "projection":
-        hint = "route by a feature of the base: give prompts for each expert"
-        raise RecipeError("a router made from adapters cannot tell whole models apart", field="feature", hint=hint)
+        hint = "choose a feature of the base, and give prompts for each expert"
+        raise RecipeError("an arrow router needs adapters, not whole models", field="feature", hint=hint)
     if level == "token" and (feature.source != "state" or feature.pool == "none"):
         expected = "embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last"
-        what = "what decides at every token reads states that run with it"
-        raise RecipeError(what, field="feature", expected=expected, got="texts, or all states")
+        what, got = "a router at level token reads pooled states", "texts, or all states"
+        raise RecipeError(what, field="feature", expected=expected, got=got)

@@ -32,8 +32,8 @@ from moesaic.sections.routers import EncoderFeature, FeatureSpec, RouterLoss, Ro
 from moesaic.stages.experts import folders_of, made_here, version_of
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
+from moesaic.train.mixture_loss import Table, WeightedLoss, computed
 from moesaic.train.routers import Labelled, selection_of, train_router
-from moesaic.train.task import Table, Task, computed
 
 BATCH = 32
 SPLITS = ("train", "validation")
@@ -246,7 +246,7 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
     return Labelled(features, labels, means_of(beside), task_of(part, material, split, limit, report))
 
 
-def task_of(part: RouterPart, material: Material, split: str, limit: int, report: Report) -> Task | None:
+def task_of(part: RouterPart, material: Material, split: str, limit: int, report: Report) -> WeightedLoss | None:
     """The loss of the mixture as a router's task; None where the router does not learn from it."""
     run, names = part.source, tuple(part.run.recipe.experts)
     if not part.spec.loss.task:

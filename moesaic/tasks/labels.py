@@ -34,7 +34,7 @@ from moesaic.tasks.grading import Sheet
 from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, ones, trainable
 from moesaic.train import classification
 from moesaic.train.classification import Measured, batched, measure
-from moesaic.train.task import Weighed
+from moesaic.train.mixture_loss import Weighed
 
 ANYONE = "it"
 """The name of the only expert of a classifier in training."""
@@ -94,7 +94,7 @@ class LabelTrainer:
         classifier.load_state_dict(state, strict=False)
         adapter = begun.taken()
         found = self.measured(self.task.assembled(adapter, head), plan.settings.batch)
-        return Made(adapter, head, found.facts, f"validation {found.told}")
+        return Made(adapter, head, found.facts, f"validation {found}")
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """With the score in place of what the loop minimises; its rate is of rows."""

@@ -31,7 +31,7 @@ from moesaic.runs.directory import RunDir
 from moesaic.sections.training import Train
 from moesaic.tasks.materials import Materials
 from moesaic.tasks.models import Models
-from moesaic.train.task import Weighed
+from moesaic.train.mixture_loss import Weighed
 
 R = TypeVar("R")
 

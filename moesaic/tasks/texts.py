@@ -33,8 +33,8 @@ from moesaic.routing import controls
 from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, trainable
 from moesaic.tasks.written import written
 from moesaic.train import language
-from moesaic.train.task import Weighed
-from moesaic.train.task import language as text_losses
+from moesaic.train.mixture_loss import Weighed
+from moesaic.train.mixture_loss import language as text_losses
 
 SAMPLE_TOKENS = 48
 

@@ -1,4 +1,4 @@
-"""Test doubles, shipped: tiny models, toy experts, a byte tokenizer, a fixed router. Imported by tests only."""
+"""Test doubles, shipped with the package: tiny models, toy experts, a byte tokenizer, fixed routers. For tests only."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: i
 def toy_expert(
     decoder: Decoder | Encoder, seed: int, rank: int = 3, targets: list[str] = ALL_TARGETS, layers: range = range(99)
 ) -> LoRA:
-    """A random LoRA expert that changes every output it touches."""
+    """A random LoRA expert that changes the output of every linear it adapts."""
     generator = torch.Generator().manual_seed(seed)
     expert = LoRA.fresh(decoder, rank, 2.0 * rank, targets, layers, generator)
     for _, b in expert.pairs.values():
@@ -52,7 +52,7 @@ def toy_expert(
 
 
 def toy_ffn(decoder: Decoder, seed: int, layers: range = range(99)) -> FFN:
-    """A random feed-forward expert: the base's own blocks in these layers, moved far."""
+    """A random feed-forward expert: the base's own blocks in these layers plus large noise."""
     generator = torch.Generator().manual_seed(seed)
     expert = FFN.of(decoder, layers)
     for block in expert.blocks.values():
@@ -64,7 +64,7 @@ def toy_ffn(decoder: Decoder, seed: int, layers: range = range(99)) -> FFN:
 def prefilled(
     mixture: Routed, prompts: Prompts, new: int, forced: Routing | None = None
 ) -> tuple[torch.Tensor, Session[Any]]:
-    """Prompts read by a mixture in a room of their own, with `new` more tokens for each."""
+    """Logits and session of prompts in a new room with space for `new` more tokens each."""
     room = mixture.room(len(prompts.ids), prompts.ids.shape[1] + new)
     return mixture.prefill(prompts, room, room.spare.take(len(prompts.ids)), forced)
 
@@ -73,19 +73,10 @@ def tiny_encoder(
     family: str = "bert", head: Head = "none", seed: int = 0, dtype: torch.dtype = torch.float64, vocab_size: int = 61
 ) -> Encoder:
     """A random encoder, three labels where it classifies, in which every tensor matters."""
-    config = EncoderConfig(
-        vocab_size=vocab_size,
-        hidden_size=32,
-        num_layers=2,
-        num_heads=4,
-        intermediate_size=48,
-        context=20,
-        family=family,
-        head=head,
-        labels=("no", "perhaps", "yes") if head == "classification" else (),
-        **ENCODER_TRAITS[family],
-    )
-    encoder = Encoder(config).to(dtype)
+    sizes: Any = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "intermediate_size": 48, "context": 20}
+    labels = ("no", "perhaps", "yes") if head == "classification" else ()
+    sizes |= {"vocab_size": vocab_size, "family": family, "head": head, "labels": labels}
+    encoder = Encoder(EncoderConfig(**sizes, **ENCODER_TRAITS[family])).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
@@ -94,7 +85,7 @@ def tiny_encoder(
 
 
 class FixedRouter:
-    """Gives row i the logits of entry i, whatever it reads."""
+    """Returns the logits of entry i for row i, whatever the features."""
 
     def __init__(self, logits: list[list[float]], dtype: torch.dtype = torch.float64):
         self.logits = torch.tensor(logits, dtype=dtype)
@@ -105,7 +96,7 @@ class FixedRouter:
 
 
 class FunctionRouter:
-    """Gives the logits that a function makes of the features."""
+    """Returns a function's logits of the features."""
 
     def __init__(self, logits_of: Callable[[Any], torch.Tensor]):
         self.logits_of = logits_of

@@ -1,1 +1,1 @@
-"""One training loop, and what is put into it: language modelling for bases and experts, classification for routers."""
+"""One training loop and its losses: language modelling, classification, and routing; routers without gradients."""

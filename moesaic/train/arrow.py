@@ -1,6 +1,6 @@
-"""An Arrow router (arXiv 2405.11157): from the weights of base and experts alone, where there are no prompts.
+"""An Arrow router (arXiv 2405.11157), made from the weights of base and experts alone, without prompts.
 
-Knows nothing about files or text: what inputs usually look like it learns from ids that the base writes itself.
+Knows nothing about files or text: usual inputs are ids that the base itself generates.
 """
 
 import torch
@@ -14,15 +14,14 @@ from moesaic.model.features import Prompts, project
 from moesaic.nn import Cache
 from moesaic.routing.routers import ArrowRouter
 
-ROWS, TOKENS = 64, 32
-"""How many texts the base writes, and how long they are."""
+ROWS, TOKENS = 64, 32  # texts that the base generates, and tokens in each
 
 
 @torch.no_grad()
 def fit_arrow(decoder: Decoder, experts: list[LoRA], start: tuple[int, ...], eos: int, seed: int) -> ArrowRouter:
     """The router of these experts, in their order, over the plain decoder of their base.
 
-    `start`: ids that every text of the base begins with; where it has none, one begins after the end of another, `eos`.
+    `start`: ids that every text of the base begins with; where empty, a text begins after `eos`, the end of another.
     """
     paths = sorted({path for expert in experts for path in expert.pairs})
     widths = {path: next(x.pairs[path][0].shape[1] for x in experts if path in x.pairs) for path in paths}
@@ -42,24 +41,24 @@ def fit_arrow(decoder: Decoder, experts: list[LoRA], start: tuple[int, ...], eos
 
 
 def direction(a: Float[Tensor, "r i"], b: Float[Tensor, "r o"]) -> Float[Tensor, " i"]:
-    """The unit input that B A enlarges most: its first right singular vector, from a matrix no larger than A."""
+    """The unit input that B A enlarges most: the first right singular vector of R A, where B = Q R."""
     _, triangle = torch.linalg.qr(b.t())
     _, _, right = torch.linalg.svd(triangle @ a, full_matrices=False)
     return right[0]
 
 
 def overlaps(router: ArrowRouter) -> Float[Tensor, "e e"]:
-    """How alike the prototypes of two experts are, on average over the linears that both adapt: 0 to 1, if equal."""
+    """Mean absolute cosine of two experts' prototypes over the linears that both adapt: 0 to 1, 1 where equal."""
     total = torch.zeros(router.num_experts, router.num_experts)
     for vectors in router.prototypes.values():
-        total += (F.normalize(vectors, dim=-1) @ F.normalize(vectors, dim=-1).t()).abs()
+        unit = F.normalize(vectors, dim=-1)
+        total += (unit @ unit.t()).abs()
     return total / (router.adapts.t() @ router.adapts).clamp_min(1)
 
 
 def written(decoder: Decoder, start: tuple[int, ...], eos: int, seed: int) -> Prompts:
-    """Texts as the base writes them when nothing is asked: each token drawn by its probability."""
-    generator = torch.Generator().manual_seed(seed)
-    first = start or (eos,)
+    """Texts that the base samples without a prompt."""
+    generator, first = torch.Generator().manual_seed(seed), start or (eos,)
     tokens = min(TOKENS, decoder.config.context - len(first))
     new: Int[Tensor, "n t"] = torch.tensor([first] * ROWS)
     ids = new if start else new[:, :0]

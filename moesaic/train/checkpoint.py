@@ -1,6 +1,6 @@
-"""A training's state on disk: saved every so often and when asked to stop, taken up again bit by bit.
+"""A training's state on disk: saved at intervals and when asked to stop, resumed bit by bit.
 
-Knows nothing about models or rows: named parameters, an optimiser's moments, a few numbers, and the log beside them.
+Knows nothing about models or rows: saves named parameters, an optimiser's moments, a few numbers, and their log.
 """
 
 import math
@@ -14,20 +14,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from moesaic.errors import NonFiniteError, RecipeError, WeightsError, clipped
 from moesaic.files import JsonlWriter, check_space, disk, publish, read_manifest, versions, write_manifest
 from moesaic.tensors.tensors import read_tensors, write_tensors
 
+Parameters = Mapping[str, nn.Parameter]
+
 KIND = "checkpoint"
 TENSORS = "state.safetensors"
 SHARE = 0.05  # of the time that saving may take: a large state is saved less often
-COPIES = 4  # of the parameters: themselves, two moments, the best; what else is saved is small
+COPIES = 4  # of the parameters in a state: themselves, two moments, the best
 
 
 @dataclass
 class State:
-    """Where a training stands between two steps. `kept`: the parameters as they were when validation was best."""
+    """A training between two steps. `kept`: the parameters at the best validation."""
 
     step: int = 0
     best: float = math.inf
@@ -37,17 +40,14 @@ class State:
     kept: dict[str, Tensor] = field(default_factory=dict)
 
 
-def never() -> None:
-    """Nobody asks to stop."""
-
-
 @dataclass
 class Checkpoint:
-    """The saved state of one training, at `at`, with its log; two versions of it stand, should one be damaged.
+    """The saved state of one training, at `at`, with its log; the last two versions, in case one is damaged.
 
-    `inputs`: all that the training depends on; where it differs from what a half-done training was begun with, the
-    training is refused. `every`: seconds between two saves, more where they take long; 0: every step. `heed`: raises
-    where somebody asked to stop.
+    `inputs`: everything that the training depends on; `begin` refuses to resume a training that started with other
+    inputs. `every`: seconds between two saves, more where saving is slow; 0: every step. `restart`: the advice for a
+    training that cannot be resumed. `stopping`: whether a stop was requested; `heed` then raises. `strict`: raise for
+    a damaged version instead of warning.
     """
 
     at: Path
@@ -55,11 +55,10 @@ class Checkpoint:
     inputs: Mapping[str, Any]
     every: float
     restart: str
-    """What to type to begin anew, where the training cannot be taken up."""
     warn: Callable[[str], None]
-    strict: bool = False
-    stopping: Callable[[], bool] = bool
-    heed: Callable[[], None] = never
+    strict: bool
+    stopping: Callable[[], bool]
+    heed: Callable[[], None]
 
     def __post_init__(self) -> None:
         self._log: JsonlWriter | None = None
@@ -67,16 +66,15 @@ class Checkpoint:
 
     @property
     def log(self) -> JsonlWriter:
-        """The rows of the steps so far."""
         assert self._log, "the training has begun"
         return self._log
 
-    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
-        """The state to go on from: parameters and moments are filled in, the log is cut to the same step."""
+    def begin(self, parameters: Parameters, optimiser: Optimizer) -> State:
+        """Restore parameters and moments, cut the log to the same step, and return the state to continue from."""
         size = sum(p.numel() * p.element_size() for p in parameters.values())
         found = self.sound()
         if found is None:
-            # Old and new state stand side by side while one takes the other's place, and so may a third.
+            # Two old states and a new one exist while the new one is published.
             check_space(self.at, 3 * COPIES * size, "the states of this training")
             state, rows = State(), 0
         else:
@@ -90,42 +88,34 @@ class Checkpoint:
         return state
 
     def sound(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest saved state that is as it was written."""
+        """The newest saved state that is undamaged."""
         for folder in versions(self.at):
             try:
                 return folder, read_manifest(folder, KIND)
             except WeightsError as error:
                 if self.strict:
                     raise
-                self.warn(
-                    f"damaged: {error}. The state saved before it is taken, or the first step where there is none"
-                )
+                self.warn(f"damaged: {error}. Resumes from the state saved before it, or else from the first step")
                 disk.remove(folder)
         return None
 
     def refuse_changed(self) -> None:
-        """Refuse other settings before anything else is done; damage is for `begin` to find."""
+        """Refuse other settings early; `begin` looks for damage."""
         for folder in versions(self.at)[:1]:
             with suppress(WeightsError):
-                manifest = read_manifest(folder, KIND, verify=False)
-                self.compare(manifest)
+                self.compare(read_manifest(folder, KIND, verify=False))
 
     def compare(self, manifest: Mapping[str, Any]) -> None:
-        """Refuse to go on with other settings, naming them."""
-        now = {**self.inputs, **made_with()}
-        differing = list(differences(manifest["inputs"], now))
+        """Refuse to resume with other settings, naming them."""
+        differing = list(differences(manifest["inputs"], {**self.inputs, **made_with()}))
         if differing:
             name, old, new = differing[0]
-            more = f"; differs too: {', '.join(name for name, _, _ in differing[1:])}" if differing[1:] else ""
-            what = "a half-done training was begun with other settings"
-            raise RecipeError(
-                what, path=self.at, field=name, expected=old, got=new, hint=f"put it back, or {self.restart}{more}"
-            )
+            more = f"; also changed: {', '.join(name for name, _, _ in differing[1:])}" if differing[1:] else ""
+            what, hint = "an unfinished training started with other settings", f"restore it, or {self.restart}{more}"
+            raise RecipeError(what, path=self.at, field=name, expected=old, got=new, hint=hint)
 
-    def after(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
-        """Between two steps: save where it is time or the training is done; raise where somebody asked to stop."""
+    def after(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
+        """Save between two steps if it is time or the training is done; raise if a stop was requested."""
         stop, started = self.stopping(), time.monotonic()
         if done or stop or started - self.saved >= self.pause:
             self.save(state, parameters, optimiser, done)
@@ -134,10 +124,8 @@ class Checkpoint:
         if stop and not done:
             self.heed()
 
-    def save(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
-        """Put the state on disk. Of a training that is done only its best is of use any more."""
+    def save(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
+        """Write the state to disk; for a finished training only its best parameters."""
         tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
         if not done:
             for name, p in parameters.items():
@@ -145,7 +133,7 @@ class Checkpoint:
                 tensors |= {f"parameters.{name}": p.detach(), **moments}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
-                raise NonFiniteError(f"after step {state.step} there is no saving {name}: it is not finite")
+                raise NonFiniteError(f"cannot save {name} after step {state.step}: it is not finite")
         numbers = {"step": state.step, "best": state.best if math.isfinite(state.best) else None}
         numbers |= {"best_step": state.best_step, "misses": state.misses}
         self.log.sync()
@@ -164,10 +152,8 @@ class Checkpoint:
             self._log.close()
 
 
-def restored(
-    folder: Path, manifest: Mapping[str, Any], parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
-) -> State:
-    """The state in a folder; parameters and moments are put where they belong."""
+def restored(folder: Path, manifest: Mapping[str, Any], parameters: Parameters, optimiser: Optimizer) -> State:
+    """Restore parameters and moments from a folder, and return its state."""
     numbers, tensors = manifest["state"], read_tensors(folder / TENSORS)
     kept = {name.removeprefix("kept."): t.clone() for name, t in tensors.items() if name.startswith("kept.")}
     best = math.inf if numbers["best"] is None else numbers["best"]
@@ -184,14 +170,14 @@ def restored(
 
 
 def made_with() -> dict[str, str]:
-    """The programs whose arithmetic a training continues."""
+    """Versions of the programs whose arithmetic a resumed training must repeat."""
     from moesaic import __version__
 
     return {"moesaic": __version__, "torch": str(torch.__version__)}
 
 
 def differences(old: Any, new: Any, at: str = "") -> Iterator[tuple[str, str, str]]:
-    """Where two values of plain data differ: the place, and both as text."""
+    """Each difference of two values of plain data: its path, and both values as text."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{at}.{key}" if at else key)

@@ -1,4 +1,4 @@
-"""Classification: the loss of a classifier on rows with labels, and how well it does on held-out rows.
+"""Classification: the loss of a classifier on rows with labels, and its metrics on held-out rows.
 
 Knows nothing about optimisers or where rows come from.
 """
@@ -19,15 +19,14 @@ from moesaic.model.features import Prompts
 from moesaic.ops.metrics import metric, tallies
 from moesaic.routing import Gates
 from moesaic.sections.tasks import Metric
-from moesaic.train.task import Nats, Weighed, frozen
+from moesaic.train.mixture_loss import Nats, Weighed, frozen
 
-NATS = 1e-6
-"""What a nat weighs against the score: it decides between trainings that do equally well."""
+NATS = 1e-6  # weight of a nat against the score: nats decide between equal scores only
 
 
 @dataclass(frozen=True)
 class Measured:
-    """How well rows were answered: of each task its metrics in their order, and nats a row of all."""
+    """Metrics of each task, in the task's order, and nats per row over all tasks."""
 
     metrics: dict[str, dict[Metric, float]]
     nats: float
@@ -39,29 +38,24 @@ class Measured:
 
     @property
     def loss(self) -> float:
-        """Lower is better: the score decides, of equals the nats."""
+        """Lower is better: the score decides, nats break ties."""
         return NATS * min(self.nats, 50.0) - self.score
 
     @property
     def facts(self) -> dict[str, float]:
-        """All figures as a manifest has them: of one task its metrics, of several the score of each."""
-        (first, *more) = self.metrics.items()
-        own = {task: next(iter(some.values())) for task, some in self.metrics.items()} if more else dict(first[1])
-        return {
-            "validation_score": self.score,
-            **{f"validation_{k}": v for k, v in own.items()},
-            "validation_nats": self.nats,
-        }
+        """All figures for a manifest: the metrics of a single task, or the score of each of several."""
+        (first, *more) = self.metrics.values()
+        own = {task: next(iter(some.values())) for task, some in self.metrics.items()} if more else first
+        figures = {f"validation_{name}": value for name, value in own.items()}
+        return {"validation_score": self.score, **figures, "validation_nats": self.nats}
 
-    @property
-    def told(self) -> str:
+    def __str__(self) -> str:
         (first, *more) = self.metrics.values()
         figures = {"score": self.score} if more else first
         return ", ".join(f"{name} {value:.3f}" for name, value in figures.items()) + f", {self.nats:.3f} nats a row"
 
 
 def batched(rows: Sequence[LabelledTokens], pad: int) -> Prompts:
-    """Rows side by side; `pad`: the id that fills the shorter ones."""
     ids, types = [row.ids for row in rows], [row.types for row in rows]
     return Prompts.pad(ids, [row.text for row in rows], types=types, with_id=pad)
 
@@ -69,8 +63,6 @@ def batched(rows: Sequence[LabelledTokens], pad: int) -> Prompts:
 def loss_of(
     classifier: Classifier, gates: Callable[[int], Gates], pad: int
 ) -> Callable[[Sequence[LabelledTokens]], tuple[Tensor, int]]:
-    """The loss the loop asks for: summed nats of a batch's labels, and how many rows it has."""
-
     def loss(rows: Sequence[LabelledTokens]) -> tuple[Tensor, int]:
         found = classifier(batched(rows, pad), gates(len(rows)))
         return F.nll_loss(found, targets_of(rows), reduction="sum"), len(rows)
@@ -79,7 +71,7 @@ def loss_of(
 
 
 def labels(classifier: Classifier, rows: Sequence[LabelledTokens], pad: int) -> Weighed:
-    """The nats of each row's label from a classifier of all experts, all of it frozen: the loss of the task."""
+    """The nats of each row's label under a frozen classifier of all experts."""
 
     def nats_of(some: list[LabelledTokens], gates: Gates) -> Nats:
         nats = F.nll_loss(classifier(batched(some, pad), gates), targets_of(some), reduction="none")
@@ -98,27 +90,26 @@ def measure(
     metrics: Mapping[str, Sequence[Metric]],
     counts: Mapping[str, int],
 ) -> Measured:
-    """The metrics of rows by task; `counts`: labels of each task, which stand in the classifier in this order.
+    """The metrics of rows by task; `counts`: the number of labels of each task, in the classifier's order.
 
-    Rows of like length share a batch; the same rows in the same batches give the same bits.
+    Rows of similar length share a batch; the same rows in the same batches give the same bits.
     """
-    found: dict[str, dict[Metric, float]] = {}
-    nats, start = 0.0, 0
+    found, nats, start = dict[str, dict[Metric, float]](), 0.0, 0
     for task, rows in tasks.items():
-        said = np.zeros(len(rows), dtype=np.int64)
+        predicted = np.zeros(len(rows), dtype=np.int64)
         for places in by_length([len(row.ids) for row in rows], batch):
             some = [rows[place] for place in places]
             logs = classifier(batched(some, pad), gates(len(some)))
             nats += F.nll_loss(logs, targets_of(some), reduction="sum").item()
-            said[places] = logs.argmax(-1).numpy()
+            predicted[places] = logs.argmax(-1).numpy()
         truth = np.array([row.label - start for row in rows])
-        sums = tallies(truth, own_of(said, start, counts[task]), counts[task]).sum(0)
+        sums = tallies(truth, own_of(predicted, start, counts[task]), counts[task]).sum(0)
         found[task] = {name: float(metric(name, sums)) for name in metrics[task]}
         start += counts[task]
     return Measured(found, nats / sum(map(len, tasks.values())))
 
 
-def own_of(said: Int[np.ndarray, " n"], start: int, count: int) -> Int[np.ndarray, " n"]:
-    """Places among all labels as places among those of one task, -1 where it is another's."""
-    own = said - start
+def own_of(predicted: Int[np.ndarray, " n"], start: int, count: int) -> Int[np.ndarray, " n"]:
+    """Indices among all labels as indices among those of one task; -1 for a label of another task."""
+    own = predicted - start
     return np.where((own >= 0) & (own < count), own, -1)

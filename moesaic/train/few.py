@@ -1,6 +1,6 @@
-"""A linear router from a few prompts of each expert, in closed form, judged by prompts that it was made without.
+"""A linear router from a few prompts of each expert, in closed form, cross-validated on held-out prompts.
 
-Knows nothing about where features come from, nor which experts they stand for.
+Knows nothing about where features come from, nor which experts they belong to.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,23 @@ FOLDS = 10
 
 @dataclass(frozen=True)
 class Judged:
-    """Of each expert's prompts, how many a router made without them sends to it."""
+    """Cross-validation by expert: the number of held-out prompts routed right (`right`), out of `of`."""
 
     right: list[int]
     of: list[int]
 
     @property
     def accuracy(self) -> float:
-        """The mean over experts, so that one with many prompts counts as any other."""
         return sum(right / of for right, of in zip(self.right, self.of, strict=True)) / len(self.of)
 
 
 @torch.no_grad()
 def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
-    """The router of each expert's features, two of each or more, its temperature calibrated on prompts left out.
+    """A router from each expert's features, at least two per expert, with a temperature calibrated on held-out prompts.
 
-    A tenth of every expert's prompts is left out at a time; of fewer than ten, one. As by Platt ("Probabilistic Outputs
-    for Support Vector Machines", 1999, section 2.2) a label is believed as far as its number of prompts bears:
-    (m + 1) / (m + 2) of m.
+    Each fold holds out a tenth of every expert's prompts; with fewer than ten, one prompt. A label of m prompts has the
+    target probability (m + 1) / (m + 2), after Platt ("Probabilistic Outputs for Support Vector Machines", 1999,
+    section 2.2).
     """
     e, sizes = len(features), [len(rows) for rows in features]
     labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
@@ -46,7 +45,7 @@ def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
         logits[out] = discriminant(kept)(everything[out])
     router = discriminant(features)
     doubt = sum(1 / (m + 2) for m in sizes) / e
-    size = logits.std().clamp_min(1e-6).item()  # the search for a temperature has bounds, and logits have none
+    size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
     router.temperature.fill_(size * best_temperature(logits / size, labels, doubt * e / (e - 1)))
     hits = logits.argmax(-1) == labels
     return router, Judged([int(hits[labels == label].sum()) for label in range(e)], sizes)
@@ -55,8 +54,8 @@ def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
 def discriminant(features: list[Float[Tensor, "_ d"]]) -> MLPRouter:
     """Linear discriminant analysis, every expert as probable as any other.
 
-    The covariance within experts is shrunk towards a multiple of the identity by as much as its own uncertainty says:
-    Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices" (2004), section 3.3.
+    The covariance within experts is shrunk towards a multiple of the identity as by Ledoit and Wolf, "A
+    well-conditioned estimator for large-dimensional covariance matrices" (2004), section 3.3.
     """
     means = torch.stack([rows.double().mean(0) for rows in features])
     inside = torch.cat([rows.double() - mean for rows, mean in zip(features, means, strict=True)])
@@ -70,7 +69,7 @@ def discriminant(features: list[Float[Tensor, "_ d"]]) -> MLPRouter:
 
     centre = means.mean(0)
     means = means - centre
-    # (floor I + (1 - shrunk) X^T X / n)^-1 M^T by Woodbury's identity: a matrix as wide as there are prompts.
+    # (floor I + (1 - shrunk) X^T X / n)^-1 M^T by Woodbury's identity, which inverts an n x n matrix only.
     inner = n * floor * torch.eye(n, dtype=gram.dtype) + (1 - shrunk) * gram
     weight = (means - (1 - shrunk) * torch.linalg.solve(inner, inside @ means.t()).t() @ inside) / floor
     router = MLPRouter(d, len(features), [])

@@ -15,8 +15,6 @@ from moesaic.ops.losses import UNSCORED, token_nll
 
 
 def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
-    """The loss the loop asks for: summed nats of a batch's scored tokens, and how many they are."""
-
     def loss(batch: Batch) -> tuple[Tensor, int]:
         logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
@@ -26,7 +24,7 @@ def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor
 
 @torch.no_grad()
 def mean_nats(decoder: Decoder, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
-    """Nats per scored token: exp of it is the perplexity."""
+    """Nats per scored token, the logarithm of the perplexity."""
     loss, nats, count = loss_of(decoder, gates), 0.0, 0
     for places in by_length([len(row.ids) for row in rows], batch):
         summed, terms = loss(pad([rows[place] for place in places], score_prompt))

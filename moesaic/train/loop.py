@@ -1,14 +1,14 @@
-"""The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, the best kept.
+"""The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, best state.
 
-Knows nothing about models, data or disks: it is handed parameters, a batch for every step number, a loss, a validation,
-and a keeper of its state.
+Knows nothing about models or data: callers pass parameters, a batch for every step number, a loss, a validation and a
+checkpoint.
 """
 
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +16,16 @@ from torch import Tensor, nn
 from moesaic.errors import NonFiniteError, memory_for
 from moesaic.files import faults
 from moesaic.sections.training import Train
-from moesaic.train.checkpoint import State
+from moesaic.train.checkpoint import Checkpoint, State
 
 B = TypeVar("B")
 Record = Callable[[dict[str, Any]], None]
-
-SHOWN = 8  # rows named in an error: a person looks at no more
-
-
-@runtime_checkable
-class Keeper(Protocol):
-    """Who keeps a training's state, so that it can be taken up again: see `checkpoint`."""
-
-    @property
-    def at(self) -> Any:
-        """Where it is kept."""
-
-    def begin(self, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> State:
-        """The state to go on from, once parameters and moments are what they were."""
-
-    def after(
-        self, state: State, parameters: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer, done: bool
-    ) -> None:
-        """A step was made and recorded; may save, and may raise to end the training."""
+SHOWN = 8  # rows named in an error
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The parameters as they were when validation was best."""
+    """The parameters at the best validation (`state`), and how the training went."""
 
     state: dict[str, Tensor]
     best: float
@@ -61,20 +43,18 @@ def fit(
     lr: float,
     record: Record,
     seed: int = 0,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
     names: Callable[[int], list[str]] = lambda micro: [],
 ) -> Trained:
     """Train `parameters` for `settings.steps` steps and return their best state by validation (lower is better).
 
-    `batch(i)` is micro-batch i, a pure function of i; step s uses `accumulate` of them. `loss` gives the sum over a
-    batch and how many things were summed, so that a step's mean weighs every token alike whatever batch it was in.
-    What `loss` draws at random depends on `seed` and the step alone, so a training that is taken up draws the same.
-    `names(i)`: the rows of micro-batch i, for messages.
+    `batch(i)` is micro-batch i, a pure function of i; each step uses `accumulate` of them. `loss` returns the sum over
+    a batch and the number of summands, so that a step's mean weighs every token equally. The random numbers of `loss`
+    depend on `seed` and the step alone, so a resumed training draws the same. `names(i)`: the rows of micro-batch i,
+    for messages. Raises NonFiniteError for a loss, norm or validation that is not finite.
     """
-    optimiser = torch.optim.AdamW(
-        parameters.values(), lr=lr, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=True
-    )
-    state = keeper.begin(parameters, optimiser) if keeper else State()
+    optimiser = torch.optim.AdamW(parameters.values(), lr, (0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
+    state = checkpoint.begin(parameters, optimiser) if checkpoint else State()
     every = settings.evaluate_every or settings.steps
 
     def over() -> bool:
@@ -84,8 +64,8 @@ def fit(
         first = state.step * settings.accumulate
         rows = [name for micro in range(first, first + settings.accumulate) for name in names(micro)]
         shown = f", of rows {', '.join(rows[:SHOWN])}" + (", ..." if rows[SHOWN:] else "") if rows else ""
-        kept = f"; the last state saved is in {keeper.at}" if keeper else ""
-        hint = f"nothing of this step is kept; lower lr (now {lr:g}) or clip (now {settings.clip:g}){kept}"
+        saved = f"; the last saved state is in {checkpoint.at}" if checkpoint else ""
+        hint = f"this step was discarded; lower lr (now {lr:g}) or clip (now {settings.clip:g}){saved}"
         return NonFiniteError(f"the {what}{shown}", hint=hint)
 
     while not over():
@@ -108,9 +88,8 @@ def fit(
             raise stopped(f"loss of step {state.step + 1} is {total / count}, the gradient's norm {norm}")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        rate = count / (time.perf_counter() - lap)
         row = {"step": state.step + 1, "loss": total / count, "lr": lr * factor(state.step, settings), "norm": norm}
-        row["rate"] = rate
+        row["rate"] = count / (time.perf_counter() - lap)
         if (state.step + 1) % every == 0 or state.step + 1 == settings.steps:
             with memory_for("a validation", knobs(settings)):
                 row["validation"] = value = validate()
@@ -124,13 +103,13 @@ def fit(
         state.step += 1
         state.seconds += time.perf_counter() - lap
         record(row)
-        if keeper:
-            keeper.after(state, parameters, optimiser, over())
+        if checkpoint:
+            checkpoint.after(state, parameters, optimiser, over())
     return Trained(state.kept, state.best, state.best_step, state.step, state.seconds)
 
 
 def factor(step: int, settings: Train) -> float:
-    """The learning rate's share of its peak at a step: linear up over the warm-up, then half a cosine down to 0."""
+    """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine down to 0."""
     warm = settings.warmup * settings.steps
     if step < warm:
         return (step + 1) / (warm + 1)
@@ -138,8 +117,7 @@ def factor(step: int, settings: Train) -> float:
 
 
 def knobs(settings: Train) -> str:
-    """What to turn where a training needs more memory than there is."""
     return (
         f"halve batch (now {settings.batch}) and double accumulate (now {settings.accumulate}), shorten length "
-        f"(now {settings.length}), or train fewer side by side (workers)"
+        f"(now {settings.length}), or train fewer in parallel (workers)"
     )

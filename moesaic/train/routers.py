@@ -1,7 +1,7 @@
 """Training routers on features read once: words, centroids, or layers by gradient; then calibration on validation.
 
-Knows nothing about where features come from: it sees states or texts, the index of each row's expert, and what the
-mixture would lose on a row as a function of its weights.
+Knows nothing about where features come from: the inputs are states or texts, the index of each row's expert, and the
+mixture's loss on a row as a function of its weights.
 """
 
 import math
@@ -31,29 +31,29 @@ from moesaic.routing.states import Features, picked, vectors_of
 from moesaic.sections.routers import RouterSpec
 from moesaic.sections.training import Train
 from moesaic.train.centroids import begin_at, reach
-from moesaic.train.loop import Keeper, Record, fit
-from moesaic.train.task import Task
+from moesaic.train.checkpoint import Checkpoint
+from moesaic.train.loop import Record, fit
+from moesaic.train.mixture_loss import WeightedLoss
 
 L = TypeVar("L", bound=LayeredRouter)
 
-WORDS = 20
-
+WORDS = 20  # of each expert's keywords
 SMOOTHING = 0.1
-"""Of the labels by which a router that begins at centroids is made as sure as they allow: rows that are all told apart
-would otherwise ask for certainty, from which nothing is learned any more."""
+"""Label smoothing for the first temperature of a router that starts at centroids: rows that are all separable would
+otherwise make it certain, and certainty has no gradient."""
 
 
 @dataclass(frozen=True)
 class Labelled:
     """Features of n prompts and the index of the expert each belongs to.
 
-    `means`: the means of their states, where noise is learned from those. `task`: what the mixture loses on them.
+    `means`: the means of their states, which learned noise reads. `task`: the mixture's loss on the prompts.
     """
 
     features: Features
     labels: Int[Tensor, " n"]
     means: Float[Tensor, "n d"] | None = None
-    task: Task | None = None
+    task: WeightedLoss | None = None
 
 
 def train_router(
@@ -64,13 +64,13 @@ def train_router(
     num_experts: int,
     seed: int,
     record: Record,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[TrainedRouter, dict[str, float]]:
-    """A router of the kind asked for, at its best by validation, calibrated; and its validation metrics.
+    """A router of the kind that `spec` names, at its best by validation, calibrated; and its validation metrics.
 
-    Its best is that of the lowest loss of the task where that is learned from, else of the highest macro-F1. Where the
-    task's loss has set the weights that experts answer with, they stay as they are: nothing is calibrated.
-    `words`: the keywords stated for some experts; the others' are learned.
+    The best router has the lowest loss of the task if the training uses that loss, else the highest macro-F1. Weights
+    that the task's loss has learned are not calibrated, unless the selection is `certain`.
+    `words`: the keywords declared for some experts; those of the others are learned.
     """
     if isinstance(train.features, list):
         stated = learn_words(train.features, train.labels, num_experts)
@@ -79,7 +79,7 @@ def train_router(
     if isinstance(train.features, Tensor) and spec.kind == "centroid":
         router = fit_centroids(train.features, train.labels, num_experts)
     else:
-        router = fit_layers(spec, train, validation, num_experts, seed, record, keeper)
+        router = fit_layers(spec, train, validation, num_experts, seed, record, checkpoint)
     router.eval()
     found = before = metrics(router, validation, num_experts)
     if spec.certain or not spec.loss.task:
@@ -91,7 +91,7 @@ def train_router(
 
 
 def fit_centroids(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_experts: int) -> CentroidRouter:
-    """Means of each expert's examples, around the mean of those means: every expert counts alike."""
+    """Means of each expert's examples, centred on the mean of those means: every expert counts alike."""
     means = torch.stack([features[labels == e].mean(0) for e in range(num_experts)])
     router = CentroidRouter(means.shape[1], num_experts)
     router.centre.copy_(means.mean(0))
@@ -106,16 +106,16 @@ def fit_layers(
     num_experts: int,
     seed: int,
     record: Record,
-    keeper: Keeper | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> LayeredRouter:
-    """A router by gradient: the losses that the recipe weighs, and its exploration, which draws by (seed, step) alone.
+    """A router by gradient: the recipe's weighted losses, and its exploration, which draws by (seed, step) alone.
 
-    With `mix: balanced` an expert with few examples weighs as much as any: its rows count more, none is left out.
+    With `mix: balanced` all experts weigh the same: rows of an expert with few examples count more.
     """
     features, labels = train.features, train.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        router = begun(spec, vectors_of(features), labels, num_experts)
+        router = untrained(spec, vectors_of(features), labels, num_experts)
     means = torch.empty(0)
     if router.noise is not None:
         assert train.means is not None
@@ -141,7 +141,7 @@ def fit_layers(
             assert train.task is not None
             drawn = spec.exploration.kind == "gumbel"
             chosen = gumbel_choice(logits, spec.exploration.temperature) if drawn else select(logits).weights
-            # Where nothing can be taught, what rounding leaves of a gradient would be all that the optimiser follows.
+            # Where the true gradient is 0, the optimiser would follow the rounding errors.
             lost, of = train.task(rows, chosen.detach() if spec.untaught else chosen)
             counted = weights[labels[rows]]
             total = total + spec.loss.task * (counted * lost).sum() / (counted * of).sum()
@@ -150,81 +150,70 @@ def fit_layers(
     latest: dict[str, float] = {}
 
     def validate() -> float:
-        # Macro-F1 decides; among equals (it moves in steps) the lower loss does. A loss of the task decides alone.
+        # Macro-F1 decides, the lower loss breaks ties. A loss of the task decides alone.
         found = metrics(router.eval(), validation, num_experts)
         latest["score"] = found["macro_f1"] - 1e-3 * min(found["nll"], 10.0)
         if spec.loss.task:
             latest["task"] = task_loss(router, validation, select)
         return latest.get("task", -latest["score"])
 
-    settings = Train(
-        steps=spec.epochs * steps,
-        batch=spec.batch,
-        lr=spec.lr,
-        weight_decay=spec.weight_decay,
-        evaluate_every=steps,
-        patience=spec.patience,
-    )
+    shared = spec.model_dump(include={"batch", "lr", "weight_decay", "patience"})
+    settings = Train(steps=spec.epochs * steps, evaluate_every=steps, **shared)
 
     def scored(row: dict[str, Any]) -> None:
-        # The loop minimises; what a reader of the log wants to see rises.
+        # The loop minimises; the log shows figures that rise.
         row = dict(row)
         record(row | latest if row.pop("validation", None) is not None else row)
 
     parameters = dict(router.named_parameters())
-    trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, keeper)
+    trained = fit(parameters, batch, loss, validate, settings, spec.lr, scored, seed, checkpoint)
     router.load_state_dict(trained.state, strict=False)
     return router
 
 
-def begun(
+def untrained(
     spec: RouterSpec, vectors: Float[Tensor, "m d"], labels: Int[Tensor, " n"], num_experts: int
 ) -> LayeredRouter:
-    """A router before its first step, which standardises by these vectors; one that begins at centroids decides so."""
+    """A router before its first step, random or at centroids, that standardises by these vectors."""
     if spec.init != "centroids":
         return standardised(fresh(spec, vectors.shape[1], num_experts), spec, vectors)
     router = standardised(layered(spec, vectors.shape[1], num_experts), spec, vectors)
     centroids = fit_centroids(vectors, labels, num_experts)
-    said, usual = reach(centroids, vectors)
-    begin_at(router, centroids, 1 / best_temperature(said, labels, SMOOTHING), usual)
+    scores, usual = reach(centroids, vectors)
+    begin_at(router, centroids, 1 / best_temperature(scores, labels, SMOOTHING), usual)
     return router
 
 
 def standardised(router: L, spec: RouterSpec, vectors: Float[Tensor, "m d"]) -> L:
-    """The router, with the mean and the deviation of these vectors."""
     router.mean.copy_(vectors.mean(0))
-    # Most counts of characters are 0 nearly always: by its own deviation a rare one would outweigh all others.
+    # Counts of characters are mostly 0: divided by its own deviation, a rare one would outweigh all others.
     deviation = vectors.std() if spec.feature == "characters" else vectors.std(0)
     router.deviation.copy_(deviation.clamp_min(1e-6))
     return router
 
 
 def fresh(spec: RouterSpec, num_features: int, num_experts: int) -> LayeredRouter:
-    """An untrained router."""
     if spec.kind != "attention":
         return layered(spec, num_features, num_experts)
     return AttentionRouter(num_features, num_experts, spec.hidden[0], spec.heads, spec.dropout, noisy_logits(spec))
 
 
 def layered(spec: RouterSpec, num_features: int, num_experts: int) -> MLPRouter:
-    """An untrained router of layers."""
     hidden = spec.hidden if spec.kind == "mlp" else []
     return MLPRouter(num_features, num_experts, hidden, spec.dropout, spec.bias, noisy_logits(spec))
 
 
 def noisy_logits(spec: RouterSpec) -> bool:
-    """Whether training spreads the logits by noise of a learned size."""
     return spec.exploration.kind == "noisy_top_k"
 
 
 def selection_of(spec: RouterSpec) -> Selection:
-    """How a router's logits become weights."""
     return Selection(kind=spec.selection, k=spec.k, renormalise=spec.renormalise)
 
 
 @torch.no_grad()
 def task_loss(router: TrainedRouter, rows: Labelled, select: Selection) -> float:
-    """What the mixture loses on rows where this router decides, exactly as it does when it is used."""
+    """The mixture's mean loss on rows that this router decides, as in generation."""
     assert rows.task is not None
     lost, of = rows.task(torch.arange(len(rows.labels)), select(router(rows.features)).weights)
     return (lost.double().sum() / of.sum()).item()
@@ -232,7 +221,7 @@ def task_loss(router: TrainedRouter, rows: Labelled, select: Selection) -> float
 
 @torch.no_grad()
 def metrics(router: TrainedRouter, rows: Labelled, num_experts: int) -> dict[str, float]:
-    """Accuracy, macro-F1 and nats per decision; a row that abstains is a wrong answer."""
+    """Accuracy, macro-F1 and nats per decision; abstaining counts as wrong."""
     logits = router(rows.features)
     silent = torch.isneginf(logits).all(-1)
     best = torch.where(silent, -1, logits.argmax(-1))
@@ -250,7 +239,7 @@ def best_temperature(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"], sm
     """The temperature of lowest validation loss, by golden section on its logarithm: the loss is convex in 1/T.
 
     On Calibration of Modern Neural Networks (arXiv 1706.04599), section 4.2. `smoothing`: the share of each label that
-    is spread evenly over all experts, without which a few rows that are all right would ask for certainty.
+    is spread evenly over all experts.
     """
     ratio, low, high = (math.sqrt(5) - 1) / 2, math.log(1e-3), math.log(1e3)
     logits = logits.double()
@@ -265,7 +254,7 @@ def best_temperature(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"], sm
 
 
 def learn_words(texts: list[str], labels: Int[Tensor, " n"], num_experts: int) -> list[list[str]]:
-    """Each expert's most telling words: highest log-odds of occurring in its prompts, against all others'."""
+    """Each expert's words of highest log-odds of occurring in its own prompts, against all others'."""
     documents = [Counter[str]() for _ in range(num_experts)]
     for text, label in zip(texts, labels.tolist(), strict=True):
         documents[label].update(set(re.findall(r"[^\W\d_]{2,}", text.lower())))
@@ -273,13 +262,12 @@ def learn_words(texts: list[str], labels: Int[Tensor, " n"], num_experts: int) -
     everywhere = sum(documents, Counter[str]())
 
     def odds(word: str, expert: int) -> float:
-        inside, outside = documents[expert][word], everywhere[word] - documents[expert][word]
-        return math.log((inside + 0.5) / (sizes[expert] + 1)) - math.log(
-            (outside + 0.5) / (len(labels) - sizes[expert] + 1)
-        )
+        inside, size = documents[expert][word], sizes[expert]
+        outside, others = everywhere[word] - inside, len(labels) - size
+        return math.log((inside + 0.5) / (size + 1)) - math.log((outside + 0.5) / (others + 1))
 
-    def telling(expert: int) -> list[str]:
+    def typical(expert: int) -> list[str]:
         common = [word for word, count in documents[expert].items() if count >= max(2, sizes[expert] // 50)]
         return sorted(common, key=lambda word: (-odds(word, expert), word))[:WORDS]
 
-    return [telling(expert) for expert in range(num_experts)]
+    return [typical(expert) for expert in range(num_experts)]

@@ -80,7 +80,7 @@ def test_inspect_recognises_a_trace(trace, moesaic):
 
 def test_inspect_says_what_is_no_trace_and_that_a_trace_routes_nothing(trace, moesaic, tmp_path):
     code, _, err = moesaic("inspect", "sums-test.jsonl")
-    assert code == 3 and "sums-test.jsonl:1: response: unknown key; a routing trace is what" in err
+    assert code == 3 and "sums-test.jsonl:1: response: unknown key; `moesaic generate --trace` writes" in err
     code, _, err = moesaic("inspect", trace, "--text", "owl")
     assert code == 2 and "text: a trace routes no text" in err
     (tmp_path / "empty.jsonl").touch()

@@ -106,7 +106,7 @@ def test_generate_answers_a_conversation_of_a_file_or_of_stdin(here, moesaic, mo
         ("[", "talk.json: not usable as JSON"),
         ('{"role": "user"}', "talk.json: not usable as JSON: expected a list of objects"),
         ('[{"role": "user"}]', "talk.json: messages[0].content: missing"),
-        (json.dumps(TALK[:2]), "talk.json: messages: nothing is asked"),
+        (json.dumps(TALK[:2]), "talk.json: messages: nothing to answer"),
         (None, "talk.json: the file cannot be read"),
     ],
 )

@@ -116,10 +116,10 @@ def test_with_other_settings_it_is_refused_by_their_name(verb, change, field, ol
     root = half_done(verb, ram, order, ready)
     answer = order(verb, root, overrides=[change])
     assert answer["status"] == RecipeError.exit_code
-    assert f"{field}: a half-done training was begun with other settings" in answer["error"]
+    assert f"{field}: an unfinished training started with other settings" in answer["error"]
     assert old is None or f"expected {old}; got {new};" in answer["error"]
     name = PARTS[verb].rpartition("/")[2]
-    assert f"put it back, or start it anew with --restart {name}" in answer["error"]
+    assert f"restore it, or start it anew with --restart {name}" in answer["error"]
     assert order(verb, root, overrides=[change], restart=[name])["status"] == 0
     assert standing(part(root, PARTS[verb]))
 
@@ -154,9 +154,8 @@ def test_another_torch_is_refused(ram, order, ready, monkeypatch):
     body = {key: value for key, value in manifest.items() if key != "digest"}
     (state / "manifest.json").write_text(json.dumps(dict(body, digest=digest(body))))
     answer = order("pretrain", root)
-    assert (
-        answer["status"] == 2 and "torch: a half-done training" in answer["error"] and "expected 1.0" in answer["error"]
-    )
+    assert answer["status"] == 2 and "expected 1.0" in answer["error"]
+    assert "torch: an unfinished training" in answer["error"]
 
 
 def test_there_is_no_restarting_what_nobody_trains(ram, order, ready):
@@ -203,7 +202,7 @@ def test_a_damaged_state_is_named_and_the_one_before_it_is_taken(name, damage, r
     assert strict["status"] == WeightsError.exit_code and name in strict["error"]
     assert order("expert", root)["status"] == 0
     told = warned(root)
-    assert "damaged: " in told and name in told and "The state saved before it is taken" in told
+    assert "damaged: " in told and name in told and "Resumes from the state saved before it" in told
     assert trace(root, "experts/adds") == unbroken["expert"]
 
 
@@ -212,7 +211,7 @@ def test_with_both_states_damaged_it_begins_anew_and_says_so(ram, order, ready, 
     for state in versions(root / "checkpoints/base/lr-0.01"):
         flip(state / "state.safetensors", random.Random(3))
     assert order("pretrain", root)["status"] == 0
-    assert warned(root).count("The state saved before it is taken, or the first step where there is none") == 2
+    assert warned(root).count("Resumes from the state saved before it, or else from the first step") == 2
     assert trace(root, "base") == unbroken["pretrain"]
 
 

@@ -17,18 +17,18 @@ from moesaic.model.whole import ModelMixture
 from moesaic.nn.cache import Slots
 from moesaic.routing import Selection
 from moesaic.routing.routers import KeywordRouter
-from moesaic.testing import ByteTokenizer, tiny_decoder, toy_expert, toy_ffn
+from moesaic.testing import ByteTokenizer, FunctionRouter, tiny_decoder, toy_expert, toy_ffn
 
 NAMES = ("maths", "code")
 TEXT, WORDS = Feature.parse("text"), KeywordRouter([["sum"], ["def", "code"]])
 WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
 REQUESTS = [
-    Request(prompt="add the sum", limit=9),
-    Request(prompt="def f", limit=4, sampling=WARM, n=2),
-    Request(prompt="hello there, you", limit=12, sampling=Sampling(temperature=0.7, top_k=5, seed=3)),
-    Request(prompt="a sum of code", limit=7, expert="code"),
-    Request(prompt="def g", limit=5, expert="base", sampling=WARM),
-    Request(prompt=[5, 6, 7], limit=3, stop=("\x01", "~")),
+    Request(prompt="add the sum", max_new_tokens=9),
+    Request(prompt="def f", max_new_tokens=4, sampling=WARM, n=2),
+    Request(prompt="hello there, you", max_new_tokens=12, sampling=Sampling(temperature=0.7, top_k=5, seed=3)),
+    Request(prompt="a sum of code", max_new_tokens=7, expert="code"),
+    Request(prompt="def g", max_new_tokens=5, expert="base", sampling=WARM),
+    Request(prompt=[5, 6, 7], max_new_tokens=3, stop=("\x01", "~")),
 ]
 
 
@@ -38,13 +38,6 @@ def double():
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-class Reads:
-    """A router that goes by the states it reads, and changes its mind from token to token."""
-
-    def __call__(self, features):
-        return features[:, :2] * 3
 
 
 def mixture(kind: str) -> AdapterMixture | ModelMixture:
@@ -57,7 +50,8 @@ def mixture(kind: str) -> AdapterMixture | ModelMixture:
     else:
         experts = [tiny_decoder(seed, vocab_size=257) for seed in (1, 2)]
         if kind == "token":
-            decider = Decider.over(base, NAMES, Reads(), Feature.parse("hidden@2_last"), Selection())
+            changing = FunctionRouter(lambda states: states[:, :2] * 3)  # decides anew from token to token
+            decider = Decider.over(base, NAMES, changing, Feature.parse("hidden@2_last"), Selection())
             return ModelMixture(base, experts, decider, "token")
         return ModelMixture(base, experts, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")))
     return AdapterMixture(base, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")), 0)
@@ -134,7 +128,7 @@ def test_more_requests_than_slots_are_answered_in_the_slots_of_those_that_have_f
     waiting, found, most = [replace(one, n=1) for one in REQUESTS], {}, 0
     expected = [alone(engine, request) for request in waiting]
     with engine.batch(rows=2, tokens=32) as batch:
-        for _ in range(sum(request.limit for request in waiting)):
+        for _ in range(sum(request.max_new_tokens for request in waiting)):
             while batch.free and len(found) < len(waiting):
                 ((row,),) = batch.admit([waiting[len(found)]])
                 found[len(found)] = row
@@ -206,7 +200,7 @@ def test_a_row_that_is_released_writes_nothing_more_and_its_slot_is_the_next_one
 
 def test_a_step_returns_the_rows_that_it_finished(linear):
     with linear.batch(rows=2, tokens=32) as batch:
-        (one,), (two,) = batch.admit([Request(prompt="one", limit=1), Request(prompt="two", limit=2)])
+        (one,), (two,) = batch.admit([Request(prompt="one", max_new_tokens=1), Request(prompt="two", max_new_tokens=2)])
         assert batch.step() == [one] and batch.free == 1
         assert batch.step() == [two] and batch.free == 2 and batch.step() == []
 
@@ -223,7 +217,7 @@ def test_a_request_that_has_no_room_is_refused_and_changes_nothing(linear, monke
         assert batch.free == 1 and len(batch.rows) == 1
         monkeypatch.setattr(AdapterMixture, "prefill", None)
         with pytest.raises(TypeError):
-            batch.admit([Request(prompt="x", limit=1)])
+            batch.admit([Request(prompt="x", max_new_tokens=1)])
         assert batch.free == 1
 
 

@@ -11,7 +11,7 @@ from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.generate import Engine, Generation, RoutingReport, Sampling
-from moesaic.generate.row import begun
+from moesaic.generate.row import pending
 from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture, Routed, Session
 from moesaic.nn import Cache, Slots
@@ -226,10 +226,10 @@ def test_a_text_ends_before_its_first_stop_string(data):
 
 
 def test_what_may_begin_a_stop_string_is_held_back():
-    assert begun("xaa", ("aab",)) == 2
-    assert begun("xaa", ("aab", "xaac")) == 3
-    assert begun("x", ("x",)) == 0
-    assert begun("", ("ab",)) == 0
+    assert pending("xaa", ("aab",)) == 2
+    assert pending("xaa", ("aab", "xaac")) == 3
+    assert pending("x", ("x",)) == 0
+    assert pending("", ("ab",)) == 0
 
 
 class Pieces:

@@ -67,7 +67,7 @@ def test_several_are_answered_at_once_conversations_beside_texts(mixture):
 @pytest.mark.parametrize(
     ("talk", "field", "said"),
     [
-        (TALK[:2], "messages", "nothing is asked"),
+        (TALK[:2], "messages", "nothing to answer"),
         ([{"role": "owl", "content": "hoo"}], r"messages\[0\]\.role", "unknown role"),
         ([{"role": "user"}], r"messages\[0\]\.content", "missing"),
     ],

@@ -176,7 +176,7 @@ def test_names_that_no_reader_would_take_are_refused_at_once(path):
 def test_a_file_that_is_no_trace_is_refused_and_left_as_it_is(tmp_path, content):
     path = tmp_path / "notes.jsonl"
     path.write_text(content)
-    with pytest.raises(DataError, match=r"notes\.jsonl:1: .*what `moesaic generate --trace` writes"):
+    with pytest.raises(DataError, match=r"notes\.jsonl:1: .*`moesaic generate --trace` writes"):
         Trace(path, NAMES, MIXTURE)
     assert path.read_text() == content
 
@@ -266,7 +266,7 @@ DEFECTS = [
     ("probabilities", {"probabilities": {"maths": "1", "code": 0}}, "null or {name: probability}"),
     ("probabilities", {"probabilities": {"maths": 1.0}}, "those of maths, code"),
     ("probabilities", {"probabilities": {"maths": 0.5, "code": 0.4}}, "probabilities that sum to 1"),
-    ("probabilities", {"forced": True}, "null, as the router was not asked"),
+    ("probabilities", {"forced": True}, "null, as the router did not decide"),
     ("weights", {"weights": {}}, "{name: weight from 0 to 1}"),
     ("weights", {"weights": {"maths": True}}, "{name: weight from 0 to 1}"),
     ("weights", {"weights": {"../maths": 1.0}}, "not a name for an expert"),
@@ -276,7 +276,7 @@ DEFECTS = [
     ("chosen", {"chosen": 0}, "a name"),
     ("chosen", {"chosen": "moths"}, "maths, code or base; got 'moths'"),
     ("chosen", {"chosen": "code"}, "the expert of largest weight"),
-    ("chosen", {"chosen": "base"}, "the expert of largest weight, the base where all are 0"),
+    ("chosen", {"chosen": "base"}, "the expert of largest weight, or the base if all are 0"),
     ("chosen", {"weights": {"maths": 0, "code": 0}}, "the expert of largest weight"),
     ("forced", {"forced": 0}, "true or false"),
     ("mixture", {"mixture": "0123"}, "12 hexadecimal digits"),

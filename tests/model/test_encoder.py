@@ -36,11 +36,7 @@ def padded(pad: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("name", "head", "count"),
-    [
-        ("bert-base", "pooler", 109_482_240),
-        ("roberta-base", "mlm", 124_697_433),
-        ("minilm-l6", "pooler", 22_713_216),
-    ],
+    [("bert-base", "pooler", 109_482_240), ("roberta-base", "mlm", 124_697_433), ("minilm-l6", "pooler", 22_713_216)],
 )
 def test_a_published_encoder_has_its_published_number_of_parameters(name, head, count):
     with torch.device("meta"):

@@ -382,7 +382,7 @@ def test_what_does_not_fit_is_refused_by_name():
     with pytest.raises(CompatibilityError, match=r"two\.vocab_size: .* expected 61; got 60"):
         mixture([tiny_decoder(1), tiny_decoder(2, vocab_size=60)])
     for feature in ("text", "hidden_tokens"):
-        with pytest.raises(RecipeError, match="what decides at every token reads states that run with it"):
+        with pytest.raises(RecipeError, match="a router at level token reads pooled states"):
             mixture(feature=feature, level="token")
     with pytest.raises(GatesError, match="route first"):
         mixture().score(prompts(3).ids)

@@ -28,8 +28,8 @@ from moesaic.routing.routers import ROUTERS, AttentionRouter, MLPRouter, Trained
 from moesaic.sections.routers import RouterSpec
 from moesaic.testing import prefilled, tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
+from moesaic.train.mixture_loss import computed, language
 from moesaic.train.routers import Labelled, fresh, train_router
-from moesaic.train.task import computed, language
 
 D, E = 32, 3
 ROWS = [[5, 17, 3, 8, 60, 2], [9], [4, 4, 31]]

@@ -24,7 +24,7 @@ from moesaic.runs.directory import RunDir
 from moesaic.stages.routers import UNTAUGHT, label_of, read_features, rows_of, specs
 from moesaic.tasks import Run
 from moesaic.testing import prefilled
-from moesaic.train.task import computed, language
+from moesaic.train.mixture_loss import computed, language
 
 pytestmark = pytest.mark.slow  # whole runs
 

@@ -239,7 +239,7 @@ def test_it_answers_from_its_folder_wherever_that_is_moved(ran, tmp_path):
     assert mixture.classify(rows[0], expert="same").task == "same" and mixture.names == ("bird", "same")
     moved = moesaic.load(mixture.save_pretrained(tmp_path / "moved"))
     assert moved.classify(rows) == found and moved.route(rows[0]) == mixture.route(rows[0])
-    with pytest.raises(CompatibilityError, match="answers with labels and writes nothing; use classify"):
+    with pytest.raises(CompatibilityError, match="answers with labels and generates no text; use classify"):
         moved.generate("the red owl")
     with pytest.raises(RecipeError, match="no such expert; expected bird or same; got base; the base has no labels"):
         moved.classify("the red owl", expert="base")

@@ -55,7 +55,7 @@ def train(keeper: Checkpoint | None, steps: int = 9, noise: float = 1.0) -> tupl
             0.1,
             record,
             seed=3,
-            keeper=keeper,
+            checkpoint=keeper,
         )
     finally:
         if keeper:
@@ -113,7 +113,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     optimiser = torch.optim.AdamW([parameter])
     state = keeper.begin({"w": parameter}, optimiser)
     state.step, state.kept = 4, {"w": torch.tensor([1.0, math.inf])}
-    with pytest.raises(NonFiniteError, match=r"after step 4 there is no saving kept\.w"):
+    with pytest.raises(NonFiniteError, match=r"cannot save kept\.w after step 4"):
         keeper.save(state, {"w": parameter}, optimiser, done=False)
     keeper.close()
     assert not (tmp_path / "state").exists()
@@ -155,7 +155,7 @@ def test_other_settings_are_named_all_of_them(tmp_path):
         train(checkpoint(tmp_path, {"lr": 0.1, "train": {"steps": 8, "rates": [1]}, "more": True}))
     error = caught.value
     assert (error.field, error.expected, error.got) == ("train.steps", "9", "8")
-    assert "restart; differs too: train.rates[1], more" in str(error)
+    assert "restart; also changed: train.rates[1], more" in str(error)
 
 
 def test_differences_are_places_with_both_values():

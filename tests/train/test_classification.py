@@ -8,7 +8,7 @@ from moesaic.model.classifier import Classifier, Head, Shape
 from moesaic.routing import Gates
 from moesaic.testing import tiny_encoder
 from moesaic.train.classification import Measured, labels, loss_of, measure
-from moesaic.train.task import Table
+from moesaic.train.mixture_loss import Table
 
 ROWS = [LabelledTokens([2, 5 + n, 6 + n % 7, 3], [0] * 4, n % 2, f"t{n}", f"g{n}") for n in range(7)]
 

@@ -10,8 +10,8 @@ from moesaic.ops.losses import load_balancing, router_z
 from moesaic.routing import States
 from moesaic.routing.routers import AttentionRouter, LayeredRouter, MLPRouter
 from moesaic.sections.routers import RouterSpec
+from moesaic.train.mixture_loss import Table
 from moesaic.train.routers import Labelled, fit_layers, fresh, train_router
-from moesaic.train.task import Table
 
 GUMBEL, NOISY = {"kind": "gumbel"}, {"kind": "noisy_top_k"}
 ALONE = {"task": 1.0, "expert": 0.0}

@@ -12,8 +12,8 @@ from moesaic.model.decoder import Decoder
 from moesaic.routing import Gates, Selection
 from moesaic.routing.exploration import gumbel_choice
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.train import task
-from moesaic.train.task import Table, computed, language
+from moesaic.train import mixture_loss
+from moesaic.train.mixture_loss import Table, computed, language
 
 ROWS = [Tokens(ids, prompt, str(ids)) for ids, prompt in (([5, 9, 3, 1], 2), ([4, 8], 1), ([7] * 9, 3), ([2, 6, 1], 1))]
 ALL = torch.arange(len(ROWS))
@@ -47,7 +47,7 @@ def by_hand(decoder: Decoder, row: int, weights: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("chunk", [1, 3, 16])
 def test_a_rows_loss_is_of_its_response_alone_and_so_are_its_slopes(decoder, chunk, monkeypatch):
-    monkeypatch.setattr(task, "CHUNK", chunk)
+    monkeypatch.setattr(mixture_loss, "CHUNK", chunk)
     weights = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0, 0], [0, 0.5, 0.5], [0.9, 0.1, 0]], requires_grad=True)
     theirs = weights.detach().clone().requires_grad_()
     order = torch.tensor([2, 0, 3, 1])

@@ -1,7 +1,7 @@
-"""The loss of a mixture itself as a function of its router's weights: what responses lose, and how that would change.
+"""The loss of a mixture itself as a function of its router's weights, with the slope of each row's loss in its weights.
 
 Knows nothing about routers. Base and experts are frozen, so a row's loss depends on its own weights alone: each call
-finds the losses and their slopes in the weights, and hands on both as one straight line through them.
+computes the losses and their slopes in the weights, and returns both as one straight line through them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,48 +17,49 @@ from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
 from moesaic.routing import Gates
 
-Task = Callable[[Int[Tensor, " n"], Float[Tensor, "n e"]], tuple[Float[Tensor, " n"], Int[Tensor, " n"]]]
-"""(which rows, their weights) -> the loss of each, through which gradients reach the weights, summed over how many
-things (tokens, or the row itself)."""
+WeightedLoss = Callable[[Int[Tensor, " n"], Float[Tensor, "n e"]], tuple[Float[Tensor, " n"], Int[Tensor, " n"]]]
+"""(indices of rows, their weights) -> the summed loss of each row, through which gradients reach the weights, and the
+number of summands (tokens, or the row itself)."""
 
-CHUNK = 16  # rows that a model computes at once: all that has to be kept for a gradient
+CHUNK = 16  # rows that a model computes at once: a gradient needs the activations of all of them
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What n rows lose under given weights: in sum, over how many things, and the slope of that in each weight."""
+    """Losses of n rows under given weights: their sums, the numbers of summands, and the slope in each weight."""
 
     sums: Float[Tensor, " n"]
     counts: Int[Tensor, " n"]
     slopes: Float[Tensor, "n e"] | None
 
     def at(self, weights: Float[Tensor, "n e"]) -> Float[Tensor, " n"]:
-        """The sums, with the slopes as their gradient in `weights`, which they were computed under."""
+        """The sums, with the slopes as their gradient in `weights`, which the sums were computed under."""
         return self.sums if self.slopes is None else self.sums + ((weights - weights.detach()) * self.slopes).sum(-1)
 
 
 Weighed = Callable[[Int[Tensor, " n"], Float[Tensor, "n e"], bool], Losses]
-"""(which rows, their weights, whether slopes are wanted) -> what they lose."""
+"""(indices of rows, their weights, whether to compute slopes) -> their losses."""
 
 Nats = tuple[Float[Tensor, " n"], Int[Tensor, " n"]]
-"""What each row of a batch loses, summed over how many things."""
+"""The summed loss of each row of a batch, and the number of summands."""
 
 
 @runtime_checkable
-class Read(Protocol):
-    """A row that a model reads."""
+class HasIds(Protocol):
+    """A row of token ids."""
 
     @property
     def ids(self) -> list[int]: ...
 
 
-R = TypeVar("R", bound=Read)
+R = TypeVar("R", bound=HasIds)
 
 
 def language(decoder: Decoder, rows: list[Tokens]) -> Weighed:
-    """The nats of each row's response from a decoder with the experts beside its linears, all of it frozen.
+    """The nats of each row's response under a frozen decoder with the experts beside its linears.
 
-    The slopes are those of the sum over all experts, the unchosen ones too; without them only the chosen are computed.
+    The slopes are those of the sum over all experts, unchosen ones included; without slopes only the chosen experts
+    compute.
     """
 
     def nats_of(some: list[Tokens], gates: Gates) -> Nats:
@@ -70,7 +71,7 @@ def language(decoder: Decoder, rows: list[Tokens]) -> Weighed:
 
 
 def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: torch.dtype) -> Weighed:
-    """What rows lose by `nats_of` a batch of them under gates of `dtype`; rows of like length are computed together."""
+    """Losses by `nats_of` of a batch of rows under gates of `dtype`; rows of similar length share a batch."""
 
     def weighed(some: Int[Tensor, " n"], weights: Float[Tensor, "n e"], slopes: bool) -> Losses:
         sums, counts = weights.new_zeros(len(some)), torch.zeros(len(some), dtype=torch.long)
@@ -90,32 +91,29 @@ def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: 
     return weighed
 
 
-def computed(weighed: Weighed) -> Task:
-    """The task of any weights: what they lose is computed at every call."""
-
-    def task(rows: Int[Tensor, " n"], weights: Float[Tensor, "n e"]) -> tuple[Tensor, Tensor]:
+def computed(weighed: Weighed) -> WeightedLoss:
+    def loss(rows: Int[Tensor, " n"], weights: Float[Tensor, "n e"]) -> tuple[Tensor, Tensor]:
         losses = weighed(rows, weights.detach(), torch.is_grad_enabled() and weights.requires_grad)
         return losses.at(weights), losses.counts
 
-    return task
+    return loss
 
 
 @dataclass(frozen=True)
 class Table:
-    """What n rows lose with each of e experts alone, and the slopes there: all that weights of 0 and 1 can ask for."""
+    """Losses of n rows with each of e experts alone, and the slopes there: a `WeightedLoss` for weights of 0 and 1."""
 
     sums: Float[Tensor, "n e"]
     counts: Int[Tensor, " n"]
     slopes: Float[Tensor, "n e e"] | None
 
     @staticmethod
-    def of(weighed: Weighed, n: int, num_experts: int, slopes: bool, told: Callable[[int], None]) -> "Table":
-        """Computed once; `told` hears how many (row, expert) pairs are done."""
-        rows, alone = torch.arange(n), torch.eye(num_experts)
-        found: list[Losses] = []
+    def of(weighed: Weighed, n: int, num_experts: int, slopes: bool, progress: Callable[[int], None]) -> "Table":
+        """Compute every entry; `progress` is called with the number of (row, expert) pairs that are done."""
+        rows, alone, found = torch.arange(n), torch.eye(num_experts), list[Losses]()
         for expert in range(num_experts):
             found.append(weighed(rows, alone[expert].expand(n, -1), slopes))
-            told(n * (expert + 1))
+            progress(n * (expert + 1))
         steep = torch.stack([one.slopes for one in found if one.slopes is not None], 1) if slopes else None
         return Table(torch.stack([one.sums for one in found], 1), found[0].counts, steep)
 
@@ -129,7 +127,6 @@ class Table:
         return Table(self.sums[rows], self.counts[rows], None if self.slopes is None else self.slopes[rows])
 
     def __call__(self, rows: Int[Tensor, " n"], weights: Float[Tensor, "n e"]) -> tuple[Tensor, Tensor]:
-        """The task of weights that are 1 for one expert and 0 for the others."""
         chosen = weights.detach().argmax(-1)
         slopes = None if self.slopes is None else self.slopes[rows, chosen]
         losses = Losses(self.sums[rows, chosen], self.counts[rows], slopes)
