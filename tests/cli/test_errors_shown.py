@@ -112,7 +112,7 @@ def test_what_prints_by_rich_ends_alike_and_a_full_disk_behind_it_is_told():
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 6
-    assert done.stderr == "error: what is printed cannot be written: No space left on device; see where it goes\n"
+    assert done.stderr == "error: cannot write to stdout: No space left on device; check where stdout goes\n"
 
 
 def raising(error):

@@ -19,7 +19,7 @@ def test_run_says_what_to_use_and_what_to_type_next(finished):
     _, (code, out, _) = finished
     assert code == 0
     assert out.startswith("Use ")
-    for heading in ("Nats per token", "Routers tried", "Samples", "Time", "Where"):
+    for heading in ("Nats per token", "Routers tried", "Samples", "Time", "Files"):
         assert f"\n{heading}" in out
     assert "sums, routed to " in out and "runs/small/evaluation.json" in out
     assert out.endswith('Next: moesaic generate runs/small "..."\n')
