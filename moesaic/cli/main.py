@@ -123,7 +123,7 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
 
 @recipe_verb
 def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Run all stages of a recipe, and evaluate the mixture. Finished parts are skipped."""
+    """Run all stages of a recipe. Finished parts are skipped."""
     from moesaic.cli.printing import show_run
 
     show_run(work.do(moesaic.run, strict=strict, restart=restart or ()), work.root)
@@ -149,7 +149,7 @@ def train_expert(work: Work, expert: ExpertNames = None, strict: Strict = False,
 
 @recipe_verb
 def verify_expert(work: Work, expert: ExpertNames = None) -> None:
-    """Evaluate trained experts again from disk, and compare them with the base."""
+    """Evaluate trained experts again. They are read from disk."""
     from moesaic import stages
     from moesaic.cli.printing import show_verified
 
@@ -158,7 +158,7 @@ def verify_expert(work: Work, expert: ExpertNames = None) -> None:
 
 @recipe_verb
 def train_router(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Train the router, and the routers it is compared with."""
+    """Train the router, and routers to compare it with."""
     from moesaic import stages
 
     typer.echo(work.do(stages.train_router, strict=strict, restart=restart or ()))
@@ -174,7 +174,7 @@ def compose(work: Work) -> None:
 
 @recipe_verb
 def evaluate(work: Work) -> None:
-    """Evaluate a composed mixture against its parts and controls."""
+    """Compare a mixture with its parts and controls."""
     from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 

@@ -15,8 +15,8 @@ from moesaic.data.rejects import Rejects
 from moesaic.data.rows import BOM, Example, lines, parsed, text_at, usable
 from moesaic.errors import DataError, nearest
 from moesaic.files import disk
+from moesaic.sections.glue import HUB as GLUE
 from moesaic.sections.sources import HUB, LabelledData, Source
-from moesaic.sections.tasks import HUB as GLUE
 
 Row = Mapping[str, Any]
 Given = Iterator[tuple[int, Row, DataError | None]]

@@ -1,6 +1,6 @@
-"""The recipe: the YAML file that says everything about a mixture, read into strict and frozen sections.
+"""The recipe: the YAML file that describes a mixture, read into strict and frozen sections.
 
-Knows nothing about torch, rows of text or run directories: it is plain data that every other room is handed.
+Knows nothing about torch, rows of text or run directories.
 """
 
 from moesaic.recipe.mixing import Mixture, Site

@@ -10,8 +10,8 @@ from moesaic.data.labelled import Labels
 from moesaic.data.rejects import Rejects
 from moesaic.data.splits import load_domain
 from moesaic.errors import DataError
+from moesaic.sections.glue import TASKS
 from moesaic.sections.sources import LabelledData, Source
-from moesaic.sections.tasks import TASKS
 
 MRPC = {"task": "mrpc", "train": "train.jsonl", "test": "test.jsonl", "validation": "train.jsonl"}
 OWN = {"columns": ["text"], "train": "train.jsonl", "test": "test.jsonl", "validation": 0.3}

@@ -4,8 +4,8 @@ import pytest
 
 from moesaic.errors import RecipeError
 from moesaic.recipe import dump, parse
+from moesaic.sections.glue import TASKS, task_of
 from moesaic.sections.sources import LabelledData
-from moesaic.sections.tasks import TASKS, task_of
 
 FILES = {"train": "a.jsonl", "test": "b.jsonl"}
 MRPC = {"task": "mrpc", **FILES}

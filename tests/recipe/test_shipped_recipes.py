@@ -12,9 +12,9 @@ from moesaic.config import published, published_encoder
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.recipe import Recipe, read
+from moesaic.sections.glue import TASKS
 from moesaic.sections.layers import layer_range
 from moesaic.sections.sources import HUB, LabelledData
-from moesaic.sections.tasks import TASKS
 from moesaic.stages.experts import design_of
 
 FOLDER = Path(__file__).parents[2] / "recipes"

@@ -4,11 +4,11 @@ from itertools import pairwise
 
 import pytest
 import torch
+from moesaic.stages.running import POINTS, points_of, running
 
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens
 from moesaic.model.features import Prompts, read
-from moesaic.stages.running import POINTS, points_of, running
 from moesaic.testing import tiny_decoder
 
 ROWS = [
