@@ -207,7 +207,7 @@ def generate(
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a mixture, and print which expert answered."""
+    """Continue prompts with a mixture. Prints which expert answered."""
     from moesaic.cli.generating import answer, conversation, show_traffic
 
     if messages and prompts:
@@ -229,7 +229,7 @@ def classify(
     expert: Answering = None,
     as_json: AsJson = False,
 ) -> None:
-    """Classify a text or a pair of texts, and print which expert answered."""
+    """Classify a text, or two. Prints which expert answered."""
     from moesaic.cli.classifying import show_label
 
     texts = (text,) if second is None else (text, second)
@@ -246,7 +246,7 @@ def inspect(
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Describe a folder or a trace, and check files against their hashes."""
+    """Describe a folder or a trace. Files are checked against their hashes."""
     from moesaic.cli.artefacts import show
 
     if text is None and (ram or vram):

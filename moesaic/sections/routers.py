@@ -191,10 +191,8 @@ class RouterSpec(Section):
         if self.selection == "top_k" and self.k is None:
             raise refusal(RecipeError("missing", hint="selection top_k needs k, the number of selected experts"), "k")
         if self.kind == "attention" and (len(self.hidden) > 1 or self.hidden[0] % self.heads):
-            expected = f"one width, a multiple of heads = {self.heads}"
-            raise refusal(
-                RecipeError("the heads do not divide the width evenly", expected=expected, got=self.hidden), "hidden"
-            )
+            what, expected = "the heads do not divide the width", f"one width, a multiple of heads = {self.heads}"
+            raise refusal(RecipeError(what, expected=expected, got=self.hidden), "hidden")
         return self
 
     @model_validator(mode="after")
@@ -213,9 +211,7 @@ class RouterSpec(Section):
         elif how == "gumbel" and not self.certain:
             error = RecipeError("gumbel samples one expert with weight 1", expected="top_1 with renormalise")
         elif how == "noisy_top_k" and self.selection == "soft":
-            error = RecipeError(
-                "noise changes the selection, and soft selects all experts", expected="selection top_k or top_1"
-            )
+            error = RecipeError("noise has no effect: soft selects all experts", expected="selection top_k or top_1")
         elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature == "characters"):
             what = "the size of the noise is learned from the mean of the base's states"
             error = RecipeError(what, expected="a feature of the base")

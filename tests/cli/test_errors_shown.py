@@ -50,7 +50,7 @@ def test_bad_row(recipe, moesaic):
 def test_missing_data(recipe, moesaic):
     recipe.with_name("birds-test.jsonl").unlink()
     code, _, err = moesaic("pretrain", recipe.name, "--quiet")
-    assert code == 3 and "birds-test.jsonl: there is no such file" in err
+    assert code == 3 and "birds-test.jsonl: no such file" in err
 
 
 @pytest.mark.parametrize("verb", ["run", "evaluate"])
