@@ -65,8 +65,7 @@ Ram = Annotated[
     Option(metavar="SIZE", help="Memory limit, for example 2GB; other experts stay on disk (default: no limit)."),
 ]
 Vram = Annotated[
-    str | None,
-    Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit)."),
+    str | None, Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit).")
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
@@ -392,8 +391,7 @@ def plan(
         int | None, Option(help="Experts that answer a row (default: as many as the router selects).")
     ] = None,
     bandwidth: Annotated[
-        str | None,
-        Option(metavar="SIZE,SIZE", help="Bytes per second from memory and from disk (default: 12GB,2GB)."),
+        str | None, Option(metavar="SIZE,SIZE", help="Bytes per second from memory and from disk (default: 12GB,2GB).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from moesaic.errors import RecipeError
 from moesaic.files import digest
-from moesaic.kinds import KINDS, Kind
+from moesaic.kinds import KINDS
+from moesaic.kinds.ffn import FFNKind
 from moesaic.recipe import Recipe, parse
 from moesaic.recipe.json_schema import json_schema
 from moesaic.sections import document
@@ -28,11 +29,10 @@ class WeirdSection(Expert):
     """A key that no other kind has."""
 
 
-class WeirdKind(Kind):
+class WeirdKind(FFNKind):
     """A kind that only this test knows."""
 
     word = "weird"
-    site = "ffn"
     section = WeirdSection
     changes = "bends"
 

@@ -20,7 +20,7 @@ def recipe(expert=None, **changes):
 
 def test_a_task_says_columns_labels_and_metrics_and_each_can_be_written_in_its_place():
     data = recipe().experts["mrpc"].data
-    assert isinstance(data, LabelledData) and recipe().labelled
+    assert isinstance(data, LabelledData) and recipe().classifying
     assert data.spellings[0] == ("sentence1", "sentence2") and data.names == ("not_equivalent", "equivalent")
     assert data.metrics == ("accuracy", "f1") and data.label_columns == ("label", "Quality")
     own = {**MRPC, "columns": ["a", "b"], "label": "y", "labels": ["n", "p"], "metric": "matthews"}
@@ -93,7 +93,7 @@ def test_what_goes_with_labels_only_is_refused_beside_texts_and_the_other_way_ro
         recipe({"data": FILES, "head": "frozen"})
     with pytest.raises(RecipeError, match="base.pool: has no effect here; pool applies only to rows with labels"):
         recipe({"data": FILES}, base={"path": "x", "pool": "mean"})
-    with pytest.raises(RecipeError, match="base.size: a base for rows with labels a new base cannot classify"):
+    with pytest.raises(RecipeError, match="base.size: a new base cannot classify"):
         recipe(base={"size": "nano", "pretrain": {}})
     with pytest.raises(RecipeError, match="evaluate.unseen: text without labels cannot be evaluated"):
         recipe(evaluate={"unseen": "c.jsonl"})
