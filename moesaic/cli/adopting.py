@@ -63,7 +63,6 @@ def show_adoption(made: "Adoption", at: Path | None, as_json: bool) -> None:
 
 
 def merged(models: list[str], weights: str | None, only: str | None) -> Path:
-    """Average models into the folder at the end of `models`."""
     *some, out = models
     try:
         given = None if weights is None else [float(weight) for weight in weights.split(",")]

@@ -49,7 +49,6 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
 
 
 def raw(found: Artefact) -> dict[str, Any]:
-    """All facts, for JSON."""
     parts = {name: raw(part) for name, part in found.parts.items()}
     own = {"kind": found.kind, "path": str(found.folder), "verified": found.verified, "facts": found.facts}
     return own | ({"parts": parts} if parts else {})

@@ -467,7 +467,6 @@ def recipe(
 
 
 def main() -> None:
-    """Run the console script."""
     arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

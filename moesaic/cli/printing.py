@@ -47,7 +47,6 @@ def size(count: float) -> str:
 
 
 def aligned(rows: Iterable[tuple[str, str]], indent: str = "") -> list[str]:
-    """Lines of two columns: labels and texts."""
     rows = list(rows)
     longest = max((len(label) for label, _ in rows), default=0)
     return [f"{indent}{label:<{longest}}  {text}" for label, text in rows]

@@ -17,7 +17,6 @@ MARGIN = "  "
 
 
 def show_trace(path: Path, as_json: bool) -> None:
-    """Print the summary of a trace."""
     from moesaic.generate.trace import read_trace, summary
 
     found = summary(read_trace(path))

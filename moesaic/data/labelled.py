@@ -88,7 +88,6 @@ def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int,
 
 
 def spelling(row: Row, known: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """The first spelling of columns that a row has."""
     for columns in known:
         if all(column in row for column in columns):
             return columns

@@ -34,7 +34,6 @@ class Reject:
 
     @property
     def kind(self) -> str:
-        """The reason without details of the row."""
         return re.split("[:;]", self.reason)[0]
 
     def __str__(self) -> str:
@@ -93,5 +92,4 @@ class Rejects:
         return counts
 
     def listed(self) -> list[dict[str, Any]]:
-        """Every reject as plain data, by file and line."""
         return [asdict(self._found[place]) for place in sorted(self._found)]

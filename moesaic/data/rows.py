@@ -118,7 +118,6 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
 
 
 def _answers(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """A row's optional list of texts under `key`."""
     found = row.get(key) or []
     if not isinstance(found, list):
         raise _wrong(key, "a list of texts", found)

@@ -150,7 +150,6 @@ def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Gro
 
 
 def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
-    """Distinct rows of all sources, and the number of repeated ones."""
     groups: Groups = {}
     repeated = 0
     for source in sources:

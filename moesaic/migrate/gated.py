@@ -58,7 +58,6 @@ class Translated:
 
     @property
     def text(self) -> str:
-        """The recipe as YAML."""
         return dump(self.recipe)
 
 
@@ -175,7 +174,6 @@ def gate_settings(path: Path, place: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def widths(path: Path, value: str | list[Any]) -> list[int]:
-    """Widths of hidden layers, from a text such as 512,256 or a list."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         found = [int(part) for part in parts]
@@ -199,7 +197,6 @@ def share(path: Path, found: Mapping[str, Any]) -> float:
 def data_of(
     expert: str, train: Mapping[str, Sequence[str]], test: Mapping[str, Sequence[str]], validation: float
 ) -> dict[str, Any]:
-    """Section of an expert's data, with absolute paths."""
     for option, given in (("train", train), ("test", test)):
         if unknown := sorted(given.keys() - set(EXPERTS)):
             hint = nearest(unknown[0], list(EXPERTS))

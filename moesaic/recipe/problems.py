@@ -87,7 +87,6 @@ def inside(value: Any, step: str | int) -> Any:
 
 
 def keys_of(shapes: Iterable[Shape]) -> list[str]:
-    """The keys of all these sections, each once."""
     return list(dict.fromkeys(key for shape in shapes for key in shape.keys))
 
 

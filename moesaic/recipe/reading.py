@@ -100,7 +100,6 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _settled_router(spec: Spec, folder: Path) -> Spec:
-    """Make the folder of a router's encoder absolute."""
     if isinstance(spec.feature, str):
         return spec
     feature = spec.feature.model_copy(update={"model": settled(spec.feature.model, folder)})

@@ -50,12 +50,10 @@ class ExistingBase(Section):
 
     @property
     def pretrain(self) -> None:
-        """None: an existing base is not pretrained."""
         return None
 
     @property
     def new(self) -> "NewBase | None":
-        """Section of a new base, or None."""
         return None
 
     def settled(self, folder: Path) -> "ExistingBase":
@@ -75,17 +73,14 @@ class NewBase(Section):
 
     @property
     def place(self) -> None:
-        """None: a new base is made in the run directory."""
         return None
 
     @property
     def pool(self) -> None:
-        """None: no label is read from a new base."""
         return None
 
     @property
     def new(self) -> "NewBase":
-        """Section of a new base, or None."""
         return self
 
     def settled(self, folder: Path) -> "NewBase":
@@ -200,7 +195,6 @@ class Recipe(Section):
         return found
 
     def resolve(self, path: str) -> Path:
-        """Path of a source's file."""
         return Path(self.data_root or "", os.path.expanduser(path))
 
     @field_validator("experts")
@@ -225,12 +219,10 @@ class Recipe(Section):
 
     @property
     def site(self) -> Site:
-        """Site of the experts."""
         return cast(Site, site_of(self.kinds))
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Kinds by name of expert."""
         return {name: KINDS[expert.kind] for name, expert in self.experts.items()}
 
     @property
@@ -240,7 +232,6 @@ class Recipe(Section):
 
     @property
     def trained(self) -> list[str]:
-        """Names of the experts that are trained in the run."""
         return [name for name, expert in self.experts.items() if expert.data and not expert.path]
 
     @property
@@ -250,7 +241,6 @@ class Recipe(Section):
 
     @property
     def _no_wider(self) -> str | None:
-        """Reason against `joint_wide`; None: the kinds support it."""
         return next((kind.no_wider for kind in self.kinds.values() if kind.no_wider), None)
 
     @model_validator(mode="after")
@@ -270,7 +260,6 @@ class Recipe(Section):
 
     @property
     def classifying(self) -> list[str]:
-        """Names of the experts whose rows have labels."""
         return [name for name, expert in self.experts.items() if expert.labelled]
 
     @model_validator(mode="after")

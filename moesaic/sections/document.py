@@ -65,7 +65,6 @@ class _Dumper(yaml.SafeDumper):
     yaml_implicit_resolvers = {**yaml.SafeDumper.yaml_implicit_resolvers, None: RESOLVERS}  # noqa: RUF012
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        """Writes lists of plain values on one line."""
         plain = not any(isinstance(value, dict | list) for value in sequence)
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
@@ -94,7 +93,6 @@ class Document:
         return found
 
     def at(self, loc: Loc) -> Any:
-        """The value at `loc`."""
         value = self.value
         for step in loc:
             value = value[step]
@@ -118,7 +116,6 @@ class Document:
         return offset_of
 
     def located(self, error: RecipeError, loc: Loc) -> RecipeError:
-        """Add the file, line and field of `loc` to `error`."""
         offset, field = self.marks.get(self.mark(loc)), field_name(loc) or None
         if offset == BEHIND_ALL:
             return error.at(path=COMMAND_LINE, field=field)
@@ -126,7 +123,6 @@ class Document:
 
 
 def field_name(loc: Loc) -> str:
-    """Spell a place as users do: `router.compare[0].kind`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).removeprefix(".")
 
 

@@ -71,7 +71,6 @@ class Expert(Section):
 
     @property
     def largest(self: E) -> E:
-        """The largest of the expert's trials."""
         return self
 
     @property
@@ -81,7 +80,6 @@ class Expert(Section):
 
     @property
     def labelled(self) -> bool:
-        """Whether the expert's data has labels."""
         return self.data is not None and self.data.labelled
 
     @field_validator("layers")
@@ -105,5 +103,4 @@ class Expert(Section):
 
 
 def written_sweep(sweep: Sweep | None) -> dict[str, Any]:
-    """Values of a sweep by key."""
     return {key: values for key, values in sweep or () if values}

@@ -119,7 +119,6 @@ class RouterSpec(Section):
 
     @property
     def encoder(self) -> EncoderFeature | None:
-        """The encoder that the router reads, or None."""
         return None if isinstance(self.feature, str) else self.feature
 
     def idle(self) -> dict[str, str]:

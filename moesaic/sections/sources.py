@@ -34,7 +34,6 @@ class Source(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Allows the bare path."""
         section = handler.resolve_ref_schema(handler(schema))
         return {"anyOf": [section["properties"]["path"], section]}
 
@@ -110,7 +109,6 @@ class LabelledData(Section):
 
     @property
     def known(self) -> GlueTask | None:
-        """The task of GLUE, if the section names one."""
         return task_of(self.task) if self.task else None
 
     @property
@@ -136,7 +134,6 @@ class LabelledData(Section):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Metrics to report; the first one decides between settings."""
         if self.metric:
             return tuple(self.metric)
         return self.known.metrics if self.known else ("accuracy",)

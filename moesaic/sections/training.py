@@ -62,7 +62,6 @@ class TrainOverride(Section):
     """Settings of one training that replace those of the recipe's `train`; others are None."""
 
     def over(self, train: Train) -> Train:
-        """Return `train` with the settings of this section."""
         return train.model_copy(update={key: value for key, value in self if value is not None})
 
 

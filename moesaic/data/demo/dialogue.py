@@ -71,7 +71,6 @@ class Talk:
             self.say(scenario.bye or bye)
 
     def ask(self, slot: str, doubt: bool) -> None:
-        """Ask for a detail; in doubt, ask twice."""
         question, answer = self.scenario.details[slot]
         self.say((self.shared.ready if self.scenario.check else "") + question)
         self.say(answer)

@@ -28,7 +28,6 @@ def groups(seed: int) -> dict[str, list[dict]]:
 
 
 def solved(problem: Problem, question: str, rng: Random) -> dict:
-    """A row with a question and its solution, with random names and numbers."""
     slots: dict[str, str | int] = {}
     for names, pool in read_problems().pools.items():
         slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)

@@ -22,7 +22,6 @@ def worded(template: str, rng: Random) -> str:
 
 
 def filled(skeleton: str, slots: Mapping[str, Any]) -> str:
-    """Fill the slots of `skeleton`, and capitalise its sentences."""
     text = SLOT.sub(lambda match: str(slots[match[1]]), skeleton)
     return SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
 

@@ -21,7 +21,6 @@ class Step(NamedTuple):
 
     @property
     def equation(self) -> str:
-        """The calculation with slots for its numbers."""
         left, right = (word if word.isdigit() else f"{{{word}}}" for word in (self.left, self.right))
         return f"{left} {self.operator} {right} = {{{self.result}}}"
 

@@ -56,7 +56,6 @@ class Scenarios(NamedTuple):
 
 @cache
 def read_scenarios() -> Scenarios:
-    """Read the scenarios, and expand their phrases."""
     written = table("scenarios.yaml")
     phrases = written.pop("phrases")
     written = complete(written, phrases)

@@ -11,24 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from moesaic.data.demo.tables import table
 from moesaic.errors import DataError
-
-# Modules of Python 3.11 to 3.14, without tables of data and modules that distributions often remove.
-MODULES = (
-    "_collections_abc", "_pyio", "_weakrefset", "abc", "argparse", "ast", "base64", "bdb", "bisect", "bz2",
-    "calendar", "cmd", "code", "codeop", "collections", "colorsys", "concurrent", "configparser", "contextlib",
-    "copy", "copyreg", "cProfile", "dataclasses", "difflib", "dis", "doctest", "filecmp", "fileinput", "fnmatch",
-    "fractions", "ftplib", "functools", "genericpath", "getopt", "getpass", "gettext", "glob", "graphlib", "gzip",
-    "heapq", "hmac", "imaplib", "inspect", "ipaddress", "json", "linecache", "logging", "lzma", "mailbox",
-    "mimetypes", "modulefinder", "netrc", "operator", "optparse", "os", "pdb", "pickle", "pkgutil", "platform",
-    "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pty", "py_compile", "pyclbr", "pydoc",
-    "queue", "quopri", "random", "reprlib", "rlcompleter", "runpy", "sched", "secrets", "selectors", "shelve",
-    "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable",
-    "tabnanny", "tempfile", "textwrap", "threading", "timeit", "tokenize", "tomllib", "trace", "traceback",
-    "tracemalloc", "types", "typing", "unittest", "urllib", "uuid", "warnings", "wave", "weakref", "webbrowser",
-    "wsgiref", "zipapp", "zipfile",
-)  # fmt: skip
-
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -55,7 +39,7 @@ class Module(NamedTuple):
 def modules() -> dict[str, Module]:
     """All modules, packages with their submodules, independent of the order on disk."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = {name: Module([], []) for name in MODULES}
+    found = {name: Module([], []) for name in table("modules.yaml")["modules"]}
     for name, module in found.items():
         for path in files(root, name):
             with tokenize.open(path) as file:
