@@ -39,8 +39,8 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
 
         routing = moesaic.load(place, ram=ram, vram=vram).route(text)
     if as_json:
-        told = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
-        print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))
+        shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
+        print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
         return
     console = stdout()
     console.print(harmless("\n".join(summary(found))))
@@ -96,8 +96,8 @@ def mixture(found: Artefact) -> Rows:
     yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
-    told = [parts[f"expert {name}"].facts for name in facts["experts"]]
-    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in told)
+    members = [parts[f"expert {name}"].facts for name in facts["experts"]]
+    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in members)
     base = parameters(parts["base"])
     yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
     for name, origin in origins_in(facts, found.folder).items():
@@ -132,8 +132,8 @@ def expert(found: Artefact) -> Rows:
 def router(found: Artefact) -> Rows:
     facts = found.facts
     selection = facts["selection"]
-    kept = f" of {selection['k']}" if selection["k"] else ""
-    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{kept}"
+    selected = f" of {selection['k']}" if selection["k"] else ""
+    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{selected}"
     yield "experts", ", ".join(facts["experts"])
     yield "over base", short(facts["base_fingerprint"])
 

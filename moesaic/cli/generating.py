@@ -41,8 +41,8 @@ def answer(
         sign(streamed(mixture.stream(prompts[0], **settings)))
     else:
         several: list[str | Turns] = [*prompts]
-        for asked, made in zip(prompts, mixture.generate(several, **settings), strict=True):
-            show(made, asked, as_json)
+        for given, made in zip(prompts, mixture.generate(several, **settings), strict=True):
+            show(made, given, as_json)
 
 
 def conversation(file: str) -> Conversation:
@@ -99,8 +99,8 @@ def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
     """Print a prompt, or the last message of a conversation, and its continuation."""
     if as_json:
         routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
-        asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
-        facts = {**asked, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
+        given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
+        facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
         print(json.dumps(facts, ensure_ascii=False), flush=True)
     else:
         console = stdout()

@@ -211,11 +211,11 @@ def generate(
 
     if messages and prompts:
         raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
-    asked = [conversation(messages)] if messages else prompts or ["-"]
+    wanted = [conversation(messages)] if messages else prompts or ["-"]
     sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
     with moesaic.load(path, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as mixture:
-        answer(mixture, asked, settings, as_json)
+        answer(mixture, wanted, settings, as_json)
         if ram or vram:
             show_traffic(mixture.traffic)
 
@@ -490,8 +490,8 @@ def show_own_warnings() -> None:
 def without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     """Remove --debug anywhere before a --; also returns whether --debug was given."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    return [*kept, *arguments[end:]], len(kept) < end
+    others = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*others, *arguments[end:]], len(others) < end
 
 
 def status(arguments: list[str], debug: bool = False) -> int:

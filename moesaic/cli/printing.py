@@ -34,8 +34,8 @@ def harmless(text: str) -> str:
 def routed(chosen: str, weights: Mapping[str, float]) -> str:
     """Describe a routing, as `math (math 98%, code 2%)`; the base alone has no weights."""
     shares = sorted(weights.items(), key=lambda item: -item[1])
-    heard = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
-    return f"{chosen} ({heard})" if heard else chosen
+    weighted = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
+    return f"{chosen} ({weighted})" if weighted else chosen
 
 
 def size(count: float) -> str:
@@ -74,8 +74,8 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
         for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
             console.print(f"  {clipped(line, room)}")
-    places = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
-    places["report"] = root / "report" / "index.html"
+    files = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
+    files["report"] = root / "report" / "index.html"
     console.print("\nTime", style="bold")
     stages = evaluation["timing"]["stages"]
     times = {**stages, "all": sum(stages.values())}
@@ -85,7 +85,7 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in evaluation["timing"]["tokens_per_second"].items())
         console.print(f"decoding, one row at a time, tokens per second: {rates}")
     console.print("\nFiles", style="bold")
-    console.print("\n".join(aligned((name, str(place)) for name, place in places.items())))
+    console.print("\n".join(aligned((name, str(path)) for name, path in files.items())))
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
 
 

@@ -86,9 +86,9 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
         ids = text[:length]
         given = max(1, min(prompt_tokens, len(ids) // 2))
         return Tokens(ids, given, example.group, len(text) > length, example.source)
-    asked = example.messages or example.prompt
+    request = example.messages or example.prompt
     try:
-        prompt, response = tokenizer.begin(asked), tokenizer.answer(asked, example.response)
+        prompt, response = tokenizer.begin(request), tokenizer.answer(given_prompt, example.response)
     except DataError as error:  # chat templates refuse some conversations
         error.at(path=example.source or None)
         raise

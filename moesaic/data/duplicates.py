@@ -40,9 +40,9 @@ def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Dupl
     """
     if not 0 < near <= 1:
         raise DataError("the threshold of near duplicates is out of range", expected="0 < near <= 1", got=near)
-    rank = {(*key, index): number for number, (key, index) in enumerate(places(texts))}
+    rank = {(*key, index): number for number, (key, index) in enumerate(indices(texts))}
     equal: dict[str, list[Place]] = {}
-    for key, index in places(texts):
+    for key, index in indices(texts):
         equal.setdefault(" ".join(texts[key][index].casefold().split()), []).append((*key, index))
     groups = list(equal.values())
     pairs = [Duplicate("exact", a, b, 1.0) for group in groups for a, b in combinations(group, 2)]
@@ -60,7 +60,7 @@ def summary(duplicates: list[Duplicate]) -> dict[str, dict[str, int]]:
     return {keys: {kind: counts[keys, kind] for kind in ("exact", "near")} for keys, _ in counts}
 
 
-def places(texts: dict[Key, list[str]]) -> Iterator[tuple[Key, int]]:
+def indices(texts: dict[Key, list[str]]) -> Iterator[tuple[Key, int]]:
     return ((key, index) for key, rows in texts.items() for index in range(len(rows)))
 
 

@@ -29,6 +29,7 @@ def read_prompts(path: Path) -> list[str | Conversation]:
 
 
 def lines(path: Path) -> list[str]:
+    """Lines of a text file, without blank ones; raises DataError for lines that are no prompts."""
     with disk.errors(path):
         if not path.is_file():
             what = "not a file" if path.exists() else "no such file"

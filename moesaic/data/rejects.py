@@ -68,14 +68,9 @@ class Rejects:
         if len(self._found) > self.most:
             first = "; ".join(map(str, list(self._found.values())[:SHOWN]))
             where = f"; see {self.listed_at}" if self.listed_at else ""
-            raise DataError(
-                "too many unusable rows",
-                path=path,
-                line=line,
-                expected=f"at most {self.most} in all files (max_bad)",
-                got=len(self._found),
-                hint=f"the first: {first}{where}",
-            )
+            what, got = "too many unusable rows", len(self._found)
+            expected, hint = f"at most {self.most} in all files (max_bad)", f"the first: {first}{where}"
+            raise DataError(what, path=path, line=line, expected=expected, got=got, hint=hint)
 
     def used(self, path: Path, rows: int) -> None:
         self._used[str(path)] = rows
@@ -92,4 +87,4 @@ class Rejects:
         return counts
 
     def listed(self) -> list[dict[str, Any]]:
-        return [asdict(self._found[place]) for place in sorted(self._found)]
+        return [asdict(self._found[key]) for key in sorted(self._found)]

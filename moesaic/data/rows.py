@@ -144,23 +144,23 @@ def _instruction(row: Mapping[str, Any]) -> Read:
 
 
 def _messages(row: Mapping[str, Any]) -> Read:
-    said = messages_of(row["messages"])
+    messages = messages_of(row["messages"])
     pairs: list[tuple[str | Conversation, str]] = []
-    asked = False
-    for index, (role, text) in enumerate(said):
-        if role == "assistant" and asked:
-            pairs.append((said[:index], text))
-        asked |= role == "user"
+    has_user = False
+    for index, (role, text) in enumerate(messages):
+        if role == "assistant" and has_user:
+            pairs.append((messages[:index], text))
+        has_user |= role == "user"
     if not pairs:
         raise DataError("no assistant message follows a user message", field="messages")
-    return [message.content for message in said], pairs
+    return [message.content for message in messages], pairs
 
 
 def messages_of(found: Any) -> Conversation:
     """Read a conversation from a JSON list of {role, content}; DataError names the wrong message."""
     if not isinstance(found, list):
         raise _wrong("messages", "a list of {role, content}", found)
-    said: list[Message] = []
+    messages: list[Message] = []
     for index, message in enumerate(found):
         at = f"messages[{index}]"
         if not isinstance(message, Mapping):
@@ -168,8 +168,8 @@ def messages_of(found: Any) -> Conversation:
         role, text = text_at(message, "role", at=at), text_at(message, "content", at=at)
         if role not in ROLES:
             raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
-        said.append(Message(role, text))
-    return tuple(said)
+        messages.append(Message(role, text))
+    return tuple(messages)
 
 
 def _plain(row: Mapping[str, Any]) -> Read:
@@ -215,7 +215,7 @@ def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None 
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError("half a character (a lone surrogate)", field=field, got=ascii(text[error.start])) from None
+        raise DataError("half a character (an unpaired surrogate)", field=field, got=ascii(text[error.start])) from None
     if text.strip():
         return text
     if default is None:

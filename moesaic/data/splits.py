@@ -83,13 +83,12 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
     dropped = {why: rows for why, rows in dropped.items() if rows}
     for split in SPLITS:
         if not read[split]:
-            raise DataError(
+            what, hint = (
                 f"domain '{name}' has no rows left for {split}",
-                path=given.files[split],
-                field=split,
-                got=", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None,
-                hint="add rows that no other split has, or change the share of validation",
+                "add other rows, or change the share of validation",
             )
+            got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
+            raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
     train, validation, test = (_flat(read[split]) for split in SPLITS)
     return Domain(name, train, validation, test, dropped, given.labels)
 
@@ -116,11 +115,11 @@ def _demo(data: DemoData, resolve: Resolve, rejects: Rejects | None) -> Given:
 
 
 def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
-    def place(source: Source) -> Path:
+    def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped = _split(data, lambda source: read_rows(place(source), rejects))
-    return Given(rows, dropped, _files(data, place))
+    rows, dropped = _split(data, lambda source: read_rows(path_of(source), rejects))
+    return Given(rows, dropped, _files(data, path_of))
 
 
 def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
@@ -177,10 +176,10 @@ def _flat(groups: Groups) -> list[Example]:
     return [example for group in sorted(groups) for example in groups[group]]
 
 
-def _files(data: FileData | LabelledData, place: Callable[[Source], Path]) -> dict[str, str]:
+def _files(data: FileData | LabelledData, path_of: Callable[[Source], Path]) -> dict[str, str]:
     validation = data.train if isinstance(data.validation, float) else data.validation
     sources = dict(zip(SPLITS, (data.train, validation, data.test), strict=True))
-    return {split: ", ".join(str(place(source)) for source in some) for split, some in sources.items()}
+    return {split: ", ".join(str(path_of(source)) for source in some) for split, some in sources.items()}
 
 
 def _hash(text: str) -> float:

@@ -149,17 +149,17 @@ def kind_of(key: str) -> tuple[type, ...]:
     return {"seed": (int,), "hidden_dims": (str, list)}.get(key, (str,))
 
 
-def gate_settings(path: Path, place: str) -> tuple[dict[str, Any], list[str]]:
+def gate_settings(path: Path, folder: str) -> tuple[dict[str, Any], list[str]]:
     """Training settings from the folder of a saved gate, and notes for the user."""
-    folder = Path(absolute(path, place))
-    if folder.suffix in PICKLES:
+    saved_at = Path(absolute(path, folder))
+    if saved_at.suffix in PICKLES:
         hint = f"give the folder of the gate: its {INFO} has the settings to train the router again"
         what = "a pickle is never opened, because it could run code"
-        raise RecipeError(what, path=path, field="gating_model_path", got=place, hint=hint)
-    info = folder / INFO
+        raise RecipeError(what, path=path, field="gating_model_path", got=folder, hint=hint)
+    info = saved_at / INFO
     if not info.is_file():
         hint = "leave gating_model_path out, and give settings of the training: hidden_dims, num_epochs, ..."
-        raise RecipeError(f"no {INFO} in this folder", path=path, field="gating_model_path", got=place, hint=hint)
+        raise RecipeError(f"no {INFO} in this folder", path=path, field="gating_model_path", got=folder, hint=hint)
     saved = read_json(info)
     settings = saved.get("config", {})
     if not isinstance(settings, dict):
@@ -208,5 +208,5 @@ def data_of(
     return {"train": train_files, "test": test_files, "validation": validation}
 
 
-def absolute(path: Path, place: str) -> str:
-    return os.path.abspath(path.parent / os.path.expanduser(place))
+def absolute(path: Path, folder: str) -> str:
+    return os.path.abspath(path.parent / os.path.expanduser(folder))

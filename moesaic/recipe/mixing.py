@@ -66,9 +66,9 @@ def require_routable(router: Router, kinds: Mapping[str, Kind], level: Level) ->
         hint = "read embedding_mean, hidden_mean or hidden_last"
         what = "states after some blocks are no use for whole models, which share no trunk with the base"
         raise refusal(RecipeError(what, got=f"'{router.feature}'", hint=hint), "router", "feature")
-    for place, spec in enumerate([router, *router.compare]):
+    for index, spec in enumerate([router, *router.compare]):
         if spec.loss.task:
-            at = ("compare", place - 1) if place else ()
+            at = ("compare", index - 1) if index else ()
             hint = "leave out loss.task: loss.expert trains the router"
             error = RecipeError("not supported for whole models", hint=hint)
             raise refusal(error, "router", *at, "loss", "task")

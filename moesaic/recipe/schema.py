@@ -254,8 +254,8 @@ class Recipe(Section):
             if any(value is not None for _, value in self.evaluate.joint_wide):
                 raise refusal(RecipeError("has no effect here", hint=why), "evaluate", "joint_wide")
             if "joint_wide" in self.evaluate.controls and self.evaluate.controls != "all":
-                place = self.evaluate.controls.index("joint_wide")
-                raise refusal(RecipeError("cannot be computed", hint=why), "evaluate", "controls", place)
+                index = self.evaluate.controls.index("joint_wide")
+                raise refusal(RecipeError("cannot be computed", hint=why), "evaluate", "controls", index)
         return self
 
     @property

@@ -126,7 +126,7 @@ DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
     "a list for text": (b'{"text": ["a"]}', "text", "wrong type; expected text; got ['a']"),
     "empty": (b'{"prompt": "a", "response": ""}', "response", "empty"),
     "white space": (b'{"prompt": "\\u00a0\\n\\t", "response": "a"}', "prompt", "only white space"),
-    "half a character": (b'{"text": "\\ud83d!"}', "text", "lone surrogate): '\\ud83d'"),
+    "half a character": (b'{"text": "\\ud83d!"}', "text", "unpaired surrogate): '\\ud83d'"),
     "an escaped NUL": (b'{"text": "a\\u0000"}', "text", "a NUL character"),
     "a wrong input": (b'{"instruction": "a", "input": null, "output": "b"}', "input", "wrong type"),
     "messages not a list": (b'{"messages": "a"}', "messages", "expected a list of {role, content}"),
