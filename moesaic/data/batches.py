@@ -88,7 +88,7 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
         return Tokens(ids, given, example.group, len(text) > length, example.source)
     request = example.messages or example.prompt
     try:
-        prompt, response = tokenizer.begin(request), tokenizer.answer(given_prompt, example.response)
+        prompt, response = tokenizer.begin(request), tokenizer.answer(request, example.response)
     except DataError as error:  # chat templates refuse some conversations
         error.at(path=example.source or None)
         raise
