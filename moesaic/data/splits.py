@@ -83,10 +83,8 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
     dropped = {why: rows for why, rows in dropped.items() if rows}
     for split in SPLITS:
         if not read[split]:
-            what, hint = (
-                f"domain '{name}' has no rows left for {split}",
-                "add other rows, or change the share of validation",
-            )
+            what = f"domain '{name}' has no rows left for {split}"
+            hint = "add other rows, or change the share of validation"
             got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
             raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
     train, validation, test = (_flat(read[split]) for split in SPLITS)
