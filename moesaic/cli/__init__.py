@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints; the only place where an error becomes a message and an exit code.
+"""The command line: parses arguments, calls the package, and turns errors into messages and exit codes.
 
-Nothing imports it, and it knows nothing that a Python caller would not: every verb has a twin in `moesaic`.
+Nothing imports it. Every verb has a twin in `moesaic` or `moesaic.stages`.
 """

@@ -1,6 +1,6 @@
-"""`inspect`: what a folder says of itself, as text to read or as JSON.
+"""`inspect`: prints the facts about an artefact, as text or as JSON.
 
-Knows nothing about how the facts were found: see `weights.artefacts`.
+Knows nothing about how the facts are found: see `artefacts.inspect`.
 """
 
 import json
@@ -15,7 +15,7 @@ from moesaic.cli.traces import show_trace
 from moesaic.errors import RecipeError
 from moesaic.hub.locate import origins_in
 
-FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is there
+FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
     "TT-LoRA adapter": ("rank", "alpha"),
     "Hugging Face model": (
@@ -26,7 +26,7 @@ FOREIGN_KEYS = {  # of a foreign configuration, what tells most, as far as it is
 
 
 def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vram: str | None = None) -> None:
-    """Print what lies at `place`, and how it would route `text`, in this memory."""
+    """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
         if text is not None:
@@ -39,8 +39,8 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
 
         routing = moesaic.load(place, ram=ram, vram=vram).route(text)
     if as_json:
-        told = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
-        print(json.dumps(raw(found) | told, indent=2, ensure_ascii=False))
+        shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
+        print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
         return
     console = stdout()
     console.print(harmless("\n".join(summary(found))))
@@ -49,14 +49,13 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
 
 
 def raw(found: Artefact) -> dict[str, Any]:
-    """Everything that is known, for JSON."""
     parts = {name: raw(part) for name, part in found.parts.items()}
     own = {"kind": found.kind, "path": str(found.folder), "verified": found.verified, "facts": found.facts}
     return own | ({"parts": parts} if parts else {})
 
 
 def summary(found: Artefact, label: str = "", indent: str = "") -> Iterator[str]:
-    """The facts that a person asks for first, and those of the parts, indented."""
+    """Lines with the most important facts of an artefact and, indented, of its parts."""
     yield indent + (label or f"{found.kind} {found.facts.get('name', '')}".strip())
     rows = [*DESCRIBE.get(found.kind, declared)(found), *measured(found)]
     yield from aligned([*rows, *([] if label else vouched(found))], f"{indent}  ")
@@ -91,14 +90,14 @@ def run(found: Artefact) -> Rows:
 
 
 def mixture(found: Artefact) -> Rows:
-    """Who is in it, who decides, how large it is, and where the parts are from that are not from here."""
+    """Experts, routing, size, and the origins of parts from elsewhere."""
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
     yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
     if disabled := facts.get("disabled"):
-        yield "disabled", f"{', '.join(disabled)}: never chosen, but answering who asks for it by name"
-    told = [parts[f"expert {name}"].facts for name in facts["experts"]]
-    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in told)
+        yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
+    members = [parts[f"expert {name}"].facts for name in facts["experts"]]
+    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in members)
     base = parameters(parts["base"])
     yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
     for name, origin in origins_in(facts, found.folder).items():
@@ -111,7 +110,7 @@ def base(found: Artefact) -> Rows:
 
 
 def expert(found: Artefact) -> Rows:
-    """An adapter by its size and place; feed-forward blocks and whole models by what they are."""
+    """Kind, layers, size, head and base of an expert."""
     facts = found.facts
     if "rank" in facts:
         yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
@@ -122,19 +121,19 @@ def expert(found: Artefact) -> Rows:
         yield "layers", ", ".join(map(str, facts["layers"]))
     yield "parameters", f"{facts['parameters']:,}"
     if head := facts.get("head"):
-        labels, how = head["labels"], "as it was drawn" if head.get("trained") is False else "trained"
+        labels, how = head["labels"], "untrained" if head.get("trained") is False else "trained"
         shown = ", ".join(labels[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
-        yield "head", f"{head['parameters']:,} parameters, {how}; says {shown}"
+        yield "head", f"{head['parameters']:,} parameters, {how}; labels {shown}"
     if shared := facts.get("shared"):
-        yield "shared", f"{len(shared)} of its tensors are the base's"
+        yield "shared", f"{len(shared)} of its tensors equal the base's"
     yield "fingerprint", f"{short(facts['fingerprint'])}, over base {short(facts['base_fingerprint'])}"
 
 
 def router(found: Artefact) -> Rows:
     facts = found.facts
     selection = facts["selection"]
-    kept = f" of {selection['k']}" if selection["k"] else ""
-    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{kept}"
+    selected = f" of {selection['k']}" if selection["k"] else ""
+    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{selected}"
     yield "experts", ", ".join(facts["experts"])
     yield "over base", short(facts["base_fingerprint"])
 
@@ -150,7 +149,6 @@ def encoder(found: Artefact) -> Rows:
 
 
 def declared(found: Artefact) -> Rows:
-    """A foreign folder: what its configuration says."""
     keys = FOREIGN_KEYS.get(found.kind, ())
     for key in (key for key in keys if found.facts.get(key) is not None):
         value = found.facts[key]
@@ -163,25 +161,22 @@ def measured(found: Artefact) -> Rows:
 
 
 def vouched(found: Artefact) -> Rows:
-    """Who made it, and whether it is still as it was made."""
     if not found.verified:
-        yield "verified", "no: declared by its configuration, without a manifest to check it against"
+        yield "verified", "no: declared by a configuration, without a manifest"
     elif found.kind != "run":
         seed = found.facts.get("seed")
         yield "made by", f"moesaic {found.facts['package_version']}" + ("" if seed is None else f", seed {seed}")
-        yield "verified", "yes: every file has the hash it was written with"
+        yield "verified", "yes: every file has the hash in its manifest"
 
 
 DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router, "encoder": encoder}
 
 
 def parameters(found: Artefact) -> int:
-    """How many parameters a base has, where its manifest lists its tensors."""
     return sum(prod(shape) for shape in found.facts.get("shapes", {}).values())
 
 
 def sizes(folder: Path) -> dict[str, dict[str, int]]:
-    """The files of a foreign folder, in the shape of a manifest's."""
     return {path.name: {"bytes": path.stat().st_size} for path in sorted(folder.iterdir()) if path.is_file()}
 
 

@@ -1,6 +1,6 @@
-"""`classify`: the label of a text, how sure the mixture is, and who was chosen to say it.
+"""`classify`: prints the label of a text, its probability and the expert that answered.
 
-Knows nothing about models but how to show what they answer.
+Knows nothing about models.
 """
 
 import json
@@ -11,8 +11,8 @@ from moesaic.generate.classify import Classification
 SHOWN = 5
 
 
-def label(found: Classification, as_json: bool) -> None:
-    """Print one answer, with its most probable labels."""
+def show_label(found: Classification, as_json: bool) -> None:
+    """Print a label, and the most probable labels."""
     routing = {"chosen": found.routing.chosen, "weights": found.routing.weights}
     if as_json:
         facts = {"label": found.label, "task": found.task, "probability": found.probability, **routing}

@@ -1,11 +1,12 @@
-"""`generate`: prompts in, continuations and who wrote them out.
+"""`generate`: reads prompts, and prints continuations and the expert that wrote each.
 
-Knows nothing about sampling or routing but how to show them.
+Knows nothing about sampling or routing except how to print them.
 """
 
 import json
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def answer(
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Continue the prompts, all of them at once; those of stdin (`-`) one after the other, as they come in."""
+    """Continue all prompts together; prompts of stdin (`-`) one by one, as they arrive."""
     terminal = stdout().is_terminal and not as_json
     if prompts == ["-"]:
         for number, prompt in lines():
@@ -40,19 +41,16 @@ def answer(
         sign(streamed(mixture.stream(prompts[0], **settings)))
     else:
         several: list[str | Turns] = [*prompts]
-        for asked, made in zip(prompts, mixture.generate(several, **settings), strict=True):
-            show(made, asked, as_json)
+        for given, made in zip(prompts, mixture.generate(several, **settings), strict=True):
+            show(made, given, as_json)
 
 
 def conversation(file: str) -> Conversation:
-    """The conversation in a JSON file, a list of {role, content}; of stdin where it is called `-`."""
+    """Read a conversation, a list of {role, content}, from a JSON file or from stdin (`-`)."""
     path = STDIN if file == "-" else file
     try:
-        if file == "-":
-            data = sys.stdin.buffer.read(LIMIT + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                data = opened.read(LIMIT + 1)
+        with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as opened:
+            data = opened.read(LIMIT + 1)
         if len(data) > LIMIT:
             raise DataError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
         return conversation_of(decoded_list(data))
@@ -66,9 +64,9 @@ def conversation(file: str) -> Conversation:
 
 
 def lines() -> Iterator[tuple[int, str]]:
-    """The lines of stdin that are not blank, with their numbers."""
+    """Number and text of every line of stdin that is not blank."""
     if sys.stdin.isatty():
-        print("one prompt a line; Ctrl-D ends", file=sys.stderr)
+        print("type one prompt per line; Ctrl-D ends", file=sys.stderr)
     found = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
@@ -79,11 +77,11 @@ def lines() -> Iterator[tuple[int, str]]:
             found = True
             yield number, text
     if not found:
-        raise DataError("no prompt", path=STDIN, hint="give one as an argument, or one a line here")
+        raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
 
 
 def streamed(pieces: Generator[str, None, Generation]) -> Generation:
-    """Print the pieces as they come; the whole in the end."""
+    """Print pieces as they arrive, and return the whole generation."""
     while True:
         try:
             print(harmless(next(pieces)), end="", flush=True)
@@ -92,18 +90,17 @@ def streamed(pieces: Generator[str, None, Generation]) -> Generation:
             return end.value
 
 
-def tell(traffic: Traffic) -> None:
-    """On stderr: what was fetched to write all that."""
+def show_traffic(traffic: Traffic) -> None:
     fetched = f"{traffic.fetches} experts fetched, {size(traffic.bytes)}, {traffic.seconds:.2f} s waited"
     print(f"[{fetched}; {traffic.hits} found in memory]", file=sys.stderr)
 
 
 def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
-    """One prompt, of a conversation its last message, and what was made of it."""
+    """Print a prompt, or the last message of a conversation, and its continuation."""
     if as_json:
         routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
-        asked = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
-        facts = {**asked, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
+        given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
+        facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
         print(json.dumps(facts, ensure_ascii=False), flush=True)
     else:
         console = stdout()
@@ -115,7 +112,6 @@ def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
 
 
 def sign(made: Generation) -> None:
-    """Who wrote it, and how it ended."""
-    end = "stopped" if made.finish == "stop" else "cut off"
+    ending = "stopped" if made.finish == "stop" else "cut off"
     who = routed(made.routing.chosen, made.routing.weights)
-    stdout().print(f"[{who}; {end} after {len(made.ids)} tokens]\n", style="dim")
+    stdout().print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")

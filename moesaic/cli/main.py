@@ -1,4 +1,4 @@
-"""`moesaic`: the verbs, their options, and what an error looks like from outside.
+"""`moesaic`: the verbs, their options, and how an error is printed.
 
 Knows nothing about the work: each verb imports what it calls when it is called, so that --help answers at once.
 """
@@ -8,22 +8,26 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Signature, signature
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from typer import Argument, Option
 
 import moesaic
 from moesaic.errors import MoesaicError, MoesaicWarning, StorageError, printable
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
-    from moesaic.runs.progress import Progress
 
-INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports what SIGINT, SIGPIPE and SIGTERM have ended
+T = TypeVar("T")
+
+INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports SIGINT, SIGPIPE and SIGTERM
+RUNS = Path("runs")
 
 app = typer.Typer(
     help=moesaic.__doc__,
@@ -33,290 +37,228 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="The YAML file that says what to make.")]
+RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="YAML file of the recipe.")]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings in place of the recipe's, as in train.steps=50."),
+    list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, for example train.steps=50.")
 ]
-Out = Annotated[Path, typer.Option("--out", help="The folder of all run directories; the run's own is OUT/name.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show the result and warnings, not how it comes about.")]
-Experts = Annotated[
-    list[str] | None, typer.Option("--expert", metavar="NAME", help="Only this expert; may be given again.")
+Out = Annotated[Path, Option("--out", help="Folder of all run directories; the run is written to OUT/name.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print only the result and warnings, no progress.")]
+ExpertNames = Annotated[
+    list[str] | None, Option("--expert", metavar="NAME", help="Only this expert; repeatable (default: all).")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Refuse what is damaged; do not make it anew.")]
+Strict = Annotated[bool, Option("--strict", help="Refuse damaged artefacts (default: make them again).")]
 Restart = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Drop the half-done training of base, an expert or router; may be given again."),
+    Option(metavar="NAME", help="Discard the unfinished training of base, an expert or a router; repeatable."),
 ]
 BadRows = Annotated[
-    str | None, typer.Option(metavar="stop|skip", help="What a row that cannot be used does; short for bad_rows=...")
+    str | None,
+    Option(metavar="stop|skip", help="Stop at a row that cannot be used, or skip the row (default: the recipe's)."),
 ]
-MaxBad = Annotated[str | None, typer.Option(metavar="N", help="Rows to skip at most; short for max_bad=N.")]
+MaxBad = Annotated[str | None, Option(metavar="N", help="Maximum number of skipped rows (default: the recipe's).")]
+RunOrMixture = Annotated[str, Argument(metavar="PATH", help="Run directory, mixture folder or org/name of the hub.")]
+Answering = Annotated[
+    str | None, Option(metavar="NAME", help="Expert that answers, or base (default: the router's choice).")
+]
 Ram = Annotated[
     str | None,
-    typer.Option(
-        metavar="SIZE", help="Memory that it may take, as 2GB: experts that do not fit are fetched from disk."
-    ),
+    Option(metavar="SIZE", help="Memory limit, for example 2GB; other experts stay on disk (default: no limit)."),
 ]
 Vram = Annotated[
-    str | None,
-    typer.Option(metavar="SIZE", help="The same of the device that computes; --ram is then on the way there."),
+    str | None, Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit).")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text to read.")]
-
-RUNS = Path("runs")
+AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
 
 @app.callback(invoke_without_command=True)
 def before_any_verb(
-    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and warnings; may stand anywhere.")] = False,
+    version: Annotated[bool, Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks and all warnings; allowed anywhere.")] = False,
 ) -> None:
     if version:
         typer.echo(f"moesaic {moesaic.__version__}")
         raise typer.Exit
 
 
-@contextmanager
-def asked(
-    recipe: Path, overrides: list[str] | None, out: Path, quiet: bool, **shorthands: str | None
-) -> Iterator[tuple["Recipe", Path, "Progress"]]:
-    """What every verb of a recipe works with: the recipe, its run directory, and someone to tell.
+@dataclass(frozen=True)
+class Work:
+    """A recipe with its overrides, the run directory, and whether progress is hidden."""
 
-    `shorthands`: options that are overrides by another name.
-    """
-    written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-    found = moesaic.read_recipe(
-        recipe, [*(overrides or ()), *written]
-    )  # what is wrong there is said before torch is imported
-    from moesaic.cli.progress import shown
+    recipe: "Recipe"
+    root: Path
+    quiet: bool
 
-    with shown(quiet) as progress:
-        yield found, out / found.name, progress
+    def do(self, verb: Callable[..., T], *arguments: Any, **settings: Any) -> T:
+        """Call a verb of `moesaic.stages` with the recipe, the run directory, `arguments` and a progress display."""
+        from moesaic.cli.progress import shown
+
+        with shown(self.quiet) as progress:
+            return verb(self.recipe, self.root, *arguments, progress, **settings)
 
 
-@app.command()
-def run(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    strict: Strict = False,
-    restart: Restart = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Make everything a recipe asks for, and judge it. What is finished is skipped."""
+def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
+    """Register a verb of a recipe: a function of a `Work` and its own options, which get the shared options added."""
+
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = None,
+        bad_rows: BadRows = None,
+        max_bad: MaxBad = None,
+        out: Out = RUNS,
+        quiet: Quiet = False,
+        **own: Any,
+    ) -> None:
+        shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
+        written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+        found = moesaic.read_recipe(recipe, [*(overrides or ()), *written])
+        verb(Work(found, out / found.name, quiet), **own)
+
+    path, overrides, *shared, _ = signature(command).parameters.values()
+    _, *own = signature(verb).parameters.values()
+    command.__signature__ = Signature([path, overrides, *own, *shared])  # type: ignore[attr-defined]
+    command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+    return app.command()(command)
+
+
+@recipe_verb
+def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
+    """Run all stages of a recipe. Finished parts are skipped."""
     from moesaic.cli.printing import show_run
 
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        evaluation = moesaic.run(found, root, progress, strict=strict, restart=restart or ())
-    show_run(evaluation, root)
+    show_run(work.do(moesaic.run, strict=strict, restart=restart or ()), work.root)
 
 
-@app.command()
-def pretrain(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    strict: Strict = False,
-    restart: Restart = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Make the base."""
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
+@recipe_verb
+def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
+    """Pretrain or fetch the base."""
+    from moesaic import stages
 
-        folder = stages.pretrain(found, root, progress, strict=strict, restart=restart or ())
-    typer.echo(folder)
+    typer.echo(work.do(stages.pretrain, strict=strict, restart=restart or ()))
 
 
-@app.command()
-def train_expert(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    expert: Experts = None,
-    strict: Strict = False,
-    restart: Restart = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Train the experts. The base must stand already."""
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
+@recipe_verb
+def train_expert(work: Work, expert: ExpertNames = None, strict: Strict = False, restart: Restart = None) -> None:
+    """Train the experts. The base must exist already."""
+    from moesaic import stages
 
-        folders = stages.train_expert(found, root, expert or [], progress, strict=strict, restart=restart or ())
+    folders = work.do(stages.train_expert, expert or [], strict=strict, restart=restart or ())
     for name, folder in folders.items():
         typer.echo(f"{name}  {folder}")
 
 
-@app.command()
-def verify_expert(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    expert: Experts = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Measure trained experts again, beside the base. They are read back from disk."""
+@recipe_verb
+def verify_expert(work: Work, expert: ExpertNames = None) -> None:
+    """Evaluate trained experts again. They are read from disk."""
+    from moesaic import stages
     from moesaic.cli.printing import show_verified
 
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
-
-        verified = stages.verify_expert(found, root, expert or [], progress)
-    show_verified(verified)
+    show_verified(work.do(stages.verify_expert, expert or []))
 
 
-@app.command()
-def train_router(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    strict: Strict = False,
-    restart: Restart = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Train the router, and those it is compared with."""
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
+@recipe_verb
+def train_router(work: Work, strict: Strict = False, restart: Restart = None) -> None:
+    """Train the router, and routers to compare it with."""
+    from moesaic import stages
 
-        folder = stages.train_router(found, root, progress, strict=strict, restart=restart or ())
-    typer.echo(folder)
+    typer.echo(work.do(stages.train_router, strict=strict, restart=restart or ()))
 
 
-@app.command()
-def compose(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
+@recipe_verb
+def compose(work: Work) -> None:
     """Join base, experts and router into one folder."""
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
+    from moesaic import stages
 
-        folder = stages.compose(found, root, progress)
-    typer.echo(folder)
+    typer.echo(work.do(stages.compose))
 
 
-@app.command()
-def evaluate(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    bad_rows: BadRows = None,
-    max_bad: MaxBad = None,
-    out: Out = RUNS,
-    quiet: Quiet = False,
-) -> None:
-    """Judge a composed mixture against its parts and controls."""
+@recipe_verb
+def evaluate(work: Work) -> None:
+    """Compare a mixture with its parts and controls."""
+    from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 
-    with asked(recipe, overrides, out, quiet, bad_rows=bad_rows, max_bad=max_bad) as (found, root, progress):
-        from moesaic import stages
-
-        evaluation = stages.evaluate(found, root, progress)
-    show_evaluation(evaluation)
+    show_evaluation(work.do(stages.evaluate))
 
 
 @app.command()
 def generate(
-    path: Annotated[
-        str, typer.Argument(metavar="PATH", help="A run directory, a mixture's folder, or org/name of the hub.")
-    ],
+    path: RunOrMixture,
     prompts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to continue; none, or -, reads a prompt from each line of stdin."),
+        list[str] | None, Argument(metavar="PROMPT", help="Texts to continue (default, and for -: lines of stdin).")
     ] = None,
     messages: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Answer the conversation in this file, a JSON list of {role, content}."),
+        str | None, Option(metavar="FILE", help="Answer the conversation in a JSON list of {role, content}.")
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to write at most; where none are given 128, or half a smaller context.")
+        int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
     ] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the most probable token.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw among the most probable tokens that have this share.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="Draw among so many most probable tokens; 0: all.")] = 0,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same text.")] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End before this text; may be given again.")
+    temperature: Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")] = 0.0,
+    top_p: Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")] = 1.0,
+    top_k: Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")] = 0,
+    seed: Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")] = None,
+    stop: Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
+    expert: Answering = None,
+    trace: Annotated[
+        Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
     ] = None,
-    expert: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who answers, in the router's place; `base` for none.")
-    ] = None,
-    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Append every decision to this file.")] = None,
-    trace_texts: Annotated[
-        bool,
-        typer.Option(help="Write prompts to it as they are: replay needs them. Otherwise only their SHA-256."),
-    ] = False,
+    trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a mixture, and say who was chosen to."""
-    from moesaic.cli.generating import answer, conversation, tell
+    """Continue prompts with a mixture. Prints which expert answered."""
+    from moesaic.cli.generating import answer, conversation, show_traffic
 
     if messages and prompts:
-        raise typer.BadParameter("prompts and a conversation are not answered at once", param_hint="--messages")
-    asked = [conversation(messages)] if messages else prompts or ["-"]
+        raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    wanted = [conversation(messages)] if messages else prompts or ["-"]
     sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
     with moesaic.load(path, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as mixture:
-        answer(mixture, asked, settings, as_json)
+        answer(mixture, wanted, settings, as_json)
         if ram or vram:
-            tell(mixture.traffic)
+            show_traffic(mixture.traffic)
 
 
 @app.command()
 def classify(
-    path: Annotated[str, typer.Argument(metavar="RUN", help="A run directory, or a mixture's folder.")],
-    text: Annotated[str, typer.Argument(help="What is to get a label.")],
-    second: Annotated[str | None, typer.Argument(help="The second text, where the task is about two.")] = None,
-    expert: Annotated[str | None, typer.Option(metavar="NAME", help="Who answers, in the router's place.")] = None,
+    path: RunOrMixture,
+    text: Annotated[str, Argument(help="Text to classify.")],
+    second: Annotated[str | None, Argument(help="Second text, for tasks about two texts (default: none).")] = None,
+    expert: Answering = None,
     as_json: AsJson = False,
 ) -> None:
-    """Label a text, or two, and say who was chosen to."""
-    from moesaic.cli.classifying import label
+    """Classify a text, or two. Prints which expert answered."""
+    from moesaic.cli.classifying import show_label
 
-    label(moesaic.load(path).classify((text,) if second is None else (text, second), expert=expert), as_json)
+    texts = (text,) if second is None else (text, second)
+    show_label(moesaic.load(path).classify(texts, expert=expert), as_json)
 
 
 @app.command()
 def inspect(
     path: Annotated[
-        str,
-        typer.Argument(metavar="PATH", help="A run directory, mixture, expert, router, base or PEFT adapter; a trace."),
+        str, Argument(metavar="PATH", help="Run directory, mixture, expert, router, base, PEFT adapter or trace.")
     ],
-    text: Annotated[str | None, typer.Option(help="Show how the mixture would route this text.")] = None,
+    text: Annotated[str | None, Option(help="Also show how the mixture routes this text (default: no text).")] = None,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a folder holds. Its files are compared with their hashes."""
+    """Describe a folder or a trace. Files are checked against their hashes."""
     from moesaic.cli.artefacts import show
 
     if text is None and (ram or vram):
-        raise typer.BadParameter("nothing is loaded where no text is routed", param_hint="--ram")
+        raise typer.BadParameter("a memory limit needs --text: without a text nothing is loaded", param_hint="--ram")
     show(path, text, as_json, ram, vram)
 
 
 @app.command()
 def export(
-    expert: Annotated[Path, typer.Argument(metavar="EXPERT", help="An expert's folder.")],
-    out: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that is not there yet.")],
+    expert: Annotated[Path, Argument(metavar="EXPERT", help="Folder of an expert.")],
+    out: Annotated[Path, Argument(metavar="DIR", help="New folder to write to.")],
 ) -> None:
-    """Write an expert as an adapter of PEFT. Tensor trains become LoRA."""
+    """Write an expert as a PEFT adapter. Tensor trains become LoRA."""
     from moesaic.artefacts.adapter import export_peft
 
     typer.echo(export_peft(expert, out))
@@ -324,38 +266,33 @@ def export(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory that has been evaluated.")],
-    other: Annotated[
-        Path | None, typer.Argument(metavar="OTHER", help="Another, to be compared with the first on one page.")
-    ] = None,
-    to: Annotated[Path | None, typer.Option(metavar="FILE", help="Write there, not in RUN/report.")] = None,
+    run: Annotated[Path, Argument(metavar="RUN", help="Run directory of an evaluated run.")],
+    other: Annotated[Path | None, Argument(metavar="OTHER", help="Second run to compare (default: none).")] = None,
+    to: Annotated[Path | None, Option(metavar="FILE", help="File to write (default: in RUN/report).")] = None,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Tell also of the decisions in this routing trace.")
+        Path | None, Option(metavar="FILE", help="Add the decisions of this routing trace (default: none).")
     ] = None,
 ) -> None:
     """Write a run as a page for the browser."""
     from moesaic.report import compare_reports, write_report
 
     if other and trace:
-        raise typer.BadParameter("a trace is told of on the page of one run", param_hint="--trace")
+        raise typer.BadParameter("a comparison of two runs shows no trace", param_hint="--trace")
     typer.echo(compare_reports(run, other, to) if other else write_report(run, to, trace))
 
 
 @app.command()
 def replay(
-    trace: Annotated[
-        Path, typer.Argument(metavar="TRACE", help="What `generate --trace FILE --trace-texts` has written.")
-    ],
+    trace: Annotated[Path, Argument(metavar="TRACE", help="Trace of `generate --trace FILE --trace-texts`.")],
     router: Annotated[
-        Path, typer.Option(metavar="PATH", help="The router to try: its folder, or a mixture or run that has it.")
+        Path, Option(metavar="PATH", help="Folder of the router to try, or of a mixture or run with a router.")
     ],
     base: Annotated[
-        str | None,
-        typer.Option(metavar="PATH", help="The base that it reads, where that is not in a folder above it."),
+        str | None, Option(metavar="PATH", help="Base that the router reads (default: the base in a folder above).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Try another router on recorded traffic."""
+    """Compare another router's decisions with recorded ones."""
     from moesaic.cli.traces import show_replay
     from moesaic.evaluate.replay import replay
 
@@ -366,55 +303,52 @@ def replay(
 def adopt(
     experts: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME=]PATH", help="A PEFT adapter, or a fine-tuned model of the same base: a folder, or org/name."
-        ),
+        Argument(metavar="[NAME=]PATH", help="PEFT adapter or fine-tuned model of the base: a folder or org/name."),
     ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="PATH", help="The model that the experts share: a folder, or org/name.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Make a mixture there.")] = None,
-    into: Annotated[Path | None, typer.Option(metavar="DIR", help="Change the mixture that was adopted there.")] = None,
+    base: Annotated[str | None, Option(metavar="PATH", help="Base of the experts; required with --out.")] = None,
+    out: Annotated[Path | None, Option(metavar="DIR", help="New folder for a new mixture.")] = None,
+    into: Annotated[Path | None, Option(metavar="DIR", help="Folder of an adopted mixture to change.")] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="What an expert is to answer: lines, or rows of a .jsonl; ten will do."),
+        Option(metavar="NAME=FILE", help="Prompts for an expert, about ten: lines, or rows of a .jsonl; repeatable."),
     ] = None,
-    drop: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Remove this expert.")] = None,
-    disable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Keep this expert, but from work.")] = None,
-    enable: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Let it work again.")] = None,
+    drop: Annotated[list[str] | None, Option(metavar="NAME", help="Remove this expert; repeatable.")] = None,
+    disable: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Exclude this expert from routing; repeatable.")
+    ] = None,
+    enable: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Include a disabled expert again; repeatable.")
+    ] = None,
     kind: Annotated[
         str | None,
-        typer.Option(
-            metavar="lora|ffn|model",
-            help="What a fine-tuned model becomes: an adapter, its feed-forward blocks, an expert as it is; else lora.",
-        ),
+        Option(metavar="lora|ffn|model", help="Kind of expert made from a fine-tuned model (default: lora)."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the adapter that a fine-tuned model becomes; else 16.")] = None,
+    rank: Annotated[int | None, Option(help="Rank of the LoRA made from a fine-tuned model (default: 16).")] = None,
     ignore_rest: Annotated[
-        bool, typer.Option("--ignore-rest", help="Of kind ffn: ignore what differs outside the feed-forward blocks.")
+        bool, Option("--ignore-rest", help="With --kind ffn: ignore differences outside the feed-forward blocks.")
     ] = False,
-    name: Annotated[str | None, typer.Option(help="What the mixture is called; else as its folder.")] = None,
+    name: Annotated[str | None, Option(help="Name of the mixture (default: the name of the folder).")] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a mixture of experts that you have, or change one. It takes seconds."""
-    from moesaic.cli.adopting import adopted
+    """Make a mixture of existing experts, or change one. It takes seconds."""
+    from moesaic.cli.adopting import adopted, show_adoption
 
+    common = {"experts": experts or [], "prompts": prompts or [], "rank": rank, "ignore_rest": ignore_rest}
+    new = {"base": base, "kind": kind, "name": name}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
-    adopted(experts or [], base, out, into, prompts or [], changes, kind, rank, ignore_rest, name, quiet, as_json)
+    show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
 
 @app.command()
 def merge(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL... OUT", help="Models of one shape, and the new folder of their mean.")
+        list[str], Argument(metavar="MODEL... OUT", help="Models of equal shapes, and the new folder of their average.")
     ],
-    weights: Annotated[
-        str | None, typer.Option(metavar="W,W,...", help="What each model counts; else all count the same.")
-    ] = None,
+    weights: Annotated[str | None, Option(metavar="W,W,...", help="Weights of the models (default: equal).")] = None,
     only: Annotated[
         str | None,
-        typer.Option(metavar="shared", help="Average all but the feed-forward blocks, which stay the first model's."),
+        Option(metavar="shared", help="Keep the first model's feed-forward blocks (default: average all tensors)."),
     ] = None,
 ) -> None:
     """Average models into one dense base."""
@@ -427,85 +361,86 @@ def merge(
 def plan(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL", help="Folders of models or adapters, or sizes such as llama-3-8b; a recipe or a mixture."
-        ),
+        Argument(metavar="MODEL", help="Models, adapters or sizes such as llama-3-8b; or one recipe or mixture."),
     ],
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="What they share; of whole models else the first of them.")
+        str | None, Option(metavar="MODEL", help="Shared base (default: the first model, for whole models).")
     ] = None,
     site: Annotated[
-        str | None, typer.Option(metavar="model|ffn|linear", help="Where they meet; else model, or linear of adapters.")
+        str | None,
+        Option(metavar="model|ffn|linear", help="Where experts meet (default: linear for adapters, otherwise model)."),
     ] = None,
     vram: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory of all devices, as 17GB; or of each, as 9GB,8GB.")
+        str | None,
+        Option(metavar="SIZE", help="Memory of all devices, 17GB, or of each device, 9GB,8GB (default: no limit)."),
     ] = None,
-    ram: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of the host, as 32GB.")] = None,
-    devices: Annotated[int, typer.Option(help="Devices that share the memory evenly.")] = 1,
-    hosts: Annotated[int, typer.Option(help="Machines that share the experts; --vram and --ram are of each.")] = 1,
+    ram: Annotated[
+        str | None, Option(metavar="SIZE", help="Memory of the host, for example 32GB (default: no limit).")
+    ] = None,
+    devices: Annotated[int, Option(help="Number of devices with equal memory.")] = 1,
+    hosts: Annotated[int, Option(help="Number of machines that share the experts, each with --vram and --ram.")] = 1,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of a row; else 4096, or the model's context if shorter.")
+        int | None, Option(help="Tokens of a row (default: 4096, or a shorter context of the model).")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Rows at once.")] = 1,
-    training: Annotated[bool, typer.Option("--training", help="Count what training an expert takes.")] = False,
+    batch: Annotated[int, Option(help="Rows in a batch.")] = 1,
+    training: Annotated[bool, Option("--training", help="Add the memory that training an expert needs.")] = False,
     dtype: Annotated[
-        str | None, typer.Option(metavar="TYPE", help="Compute in float32, bfloat16, ...; else as loading does.")
+        str | None, Option(metavar="TYPE", help="Type to compute in: float32, bfloat16, ... (default: as loaded).")
     ] = None,
-    active: Annotated[int | None, typer.Option(help="Experts that answer a row; else as the router selects.")] = None,
+    active: Annotated[
+        int | None, Option(help="Experts that answer a row (default: as many as the router selects).")
+    ] = None,
     bandwidth: Annotated[
-        str | None, typer.Option(metavar="SIZE,SIZE", help="A second, from memory and from disk; else 12GB,2GB.")
+        str | None, Option(metavar="SIZE,SIZE", help="Bytes per second from memory and from disk (default: 12GB,2GB).")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell whether models fit each other and a budget of memory. Nothing is loaded."""
-    from moesaic.cli.planning import show_plan
+    """Check whether models fit each other and a memory limit. Nothing is loaded."""
+    from moesaic.cli.planning import rates, show_plan
 
-    settings = {
+    sizes: dict[str, Any] = {
         "base": base,
         "site": site,
-        "vram": vram,
-        "ram": ram,
-        "devices": devices,
-        "hosts": hosts,
-        "context": context,
-        "batch": batch,
-        "training": training,
         "dtype": dtype,
         "active": active,
+        "context": context,
+        "batch": batch,
     }
-    show_plan(models, settings, bandwidth, as_json)
+    room: dict[str, Any] = {"vram": vram, "ram": ram, "devices": devices, "hosts": hosts, **rates(bandwidth)}
+    show_plan(moesaic.plan(*models, training=training, **sizes, **room), as_json)
 
 
 @app.command()
 def push(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A run directory, or a mixture's folder.")],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="On the hub; created if it is missing.")],
+    path: Annotated[str, Argument(metavar="PATH", help="Run directory or mixture folder.")],
+    repository: Annotated[str, Argument(metavar="OWNER/NAME", help="Repository of the hub; created if missing.")],
     private: Annotated[
-        bool | None, typer.Option(help="Who may see it, if it is created; else as its owner's are.")
+        bool | None, Option(help="Visibility of a new repository (default: the owner's setting).")
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Where; created if it is missing; else main.")
+        str | None, Option(metavar="BRANCH", help="Branch; created if missing (default: main).")
     ] = None,
-    license: Annotated[str | None, typer.Option(metavar="ID", help="For its card, as the hub spells it.")] = None,
+    license: Annotated[str | None, Option(metavar="ID", help="License in the model card (default: none).")] = None,
 ) -> None:
-    """Put a mixture on the Hugging Face hub.
+    """Upload a mixture to the Hugging Face hub.
 
-    With a card that tells of it. Log in first: hf auth login.
+    The upload includes a model card. Log in first: hf auth login.
     """
     typer.echo(moesaic.load(path).push_to_hub(repository, private=private, revision=revision, license=license))
 
 
 @app.command()
 def recipe_from(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The JSON config of a gated pair of models.")],
+    config: Annotated[Path, Argument(metavar="CONFIG", help="JSON config of a gated pair of models.")],
     train: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=FILE", help="Rows that model1 or model2 is for; may be given again."),
+        list[str] | None, Option(metavar="NAME=FILE", help="Training rows of model1 or model2; repeatable.")
     ] = None,
-    test: Annotated[list[str] | None, typer.Option(metavar="NAME=FILE", help="Rows that it is judged on.")] = None,
-    name: Annotated[str | None, typer.Option(help="What the run is called; else as the config.")] = None,
+    test: Annotated[
+        list[str] | None, Option(metavar="NAME=FILE", help="Test rows of model1 or model2; repeatable.")
+    ] = None,
+    name: Annotated[str | None, Option(help="Name of the run (default: the config's file name).")] = None,
 ) -> None:
-    """Print the recipe that a gated pair's config means."""
+    """Print the recipe of a gated pair's config."""
     from moesaic.cli.printing import harmless
     from moesaic.migrate import files_by_name, translated
 
@@ -517,10 +452,8 @@ def recipe_from(
 
 @app.command()
 def recipe(
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")],
-    path: Annotated[
-        Path | None, typer.Argument(metavar="[PATH]", help="Write it to this file instead (default: print it).")
-    ] = None,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON schema of recipes, for editors.")],
+    path: Annotated[Path | None, Argument(metavar="[PATH]", help="File to write (default: print the schema).")] = None,
 ) -> None:
     """Describe recipes to editors: a JSON schema of every key."""
     from moesaic.files import write_json
@@ -534,11 +467,10 @@ def recipe(
 
 
 def main() -> None:
-    """The console script."""
     arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal that has no tick mark is no reason to fail
+            stream.reconfigure(errors="replace")  # print ? on a terminal without tick marks
     if not sys.stderr.isatty() or {"-q", "--quiet"} & {*arguments}:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
     if not debug and not sys.warnoptions:
@@ -547,23 +479,23 @@ def main() -> None:
 
 
 def show_own_warnings() -> None:
-    """Of Python's warnings show ours alone, each once, as a line on stderr; whatever else is quiet."""
+    """Print each MoesaicWarning once, as a line on stderr, and hide all other warnings of Python."""
     warnings.simplefilter("ignore")
     warnings.simplefilter("once", MoesaicWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(str(message))}", file=sys.stderr)
-    # The processes that train are silent: whatever they read of other people's files is read here, too.
+    # Processes that train stay silent: this process reads the same files and warns of them.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def without_debug(arguments: list[str]) -> tuple[list[str], bool]:
-    """The arguments without --debug, which may stand anywhere before a --, and whether it was there."""
+    """Remove --debug anywhere before a --; also returns whether --debug was given."""
     end = arguments.index("--") if "--" in arguments else len(arguments)
-    kept = [argument for argument in arguments[:end] if argument != "--debug"]
-    return [*kept, *arguments[end:]], len(kept) < end
+    others = [argument for argument in arguments[:end] if argument != "--debug"]
+    return [*others, *arguments[end:]], len(others) < end
 
 
 def status(arguments: list[str], debug: bool = False) -> int:
-    """Do what the arguments say and return the exit status; where it is not 0, one line on stderr says why."""
+    """Run a command line and return its exit status; a failure prints one line on stderr."""
     command = typer.main.get_command(app)
     try:
         with command.make_context("moesaic", arguments or ["--help"]) as context:
@@ -575,12 +507,12 @@ def status(arguments: list[str], debug: bool = False) -> int:
     except (BrokenPipeError, SystemExit) as left:
         if not isinstance(left, BrokenPipeError) and not isinstance(left.__context__, BrokenPipeError):
             raise
-        drop_output()  # rich answers a reader who has left by exiting with 1
+        drop_output()  # rich exits with 1 when the reader of a pipe has closed it
         return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
             drop_output()
-            error = StorageError("what is printed cannot be written", got=error.strerror, hint="see where it goes")
+            error = StorageError("cannot write to stdout", got=error.strerror, hint="check where stdout goes")
         if debug:
             traceback.print_exc()
         code, message = explained(error)
@@ -589,12 +521,12 @@ def status(arguments: list[str], debug: bool = False) -> int:
 
 
 def drop_output() -> None:
-    """Nobody takes what is still to be printed; Python would complain of it at exit."""
+    """Redirect stdout to nowhere, so that Python does not fail to flush it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explained(error: BaseException) -> tuple[int, str]:
-    """The exit status for an error, and what to say of it."""
+    """Exit status of an error, and the line to print."""
     match error:
         case MoesaicError():
             return error.exit_code, f"error: {error}"

@@ -1,29 +1,25 @@
-"""`plan`: what a composition weighs, what keeps its parts apart and where they go, as a table or as JSON.
+"""`plan`: prints the sizes, differences and placement of a composition, as a table or as JSON.
 
-Knows nothing about how it was found: see `compose.plan`.
+Knows nothing about how they are computed: see `compose.plan`.
 """
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 
 from moesaic.cli.printing import aligned, harmless, size, stdout, width_of
 from moesaic.compose.placement import bytes_of
-from moesaic.compose.plan import Plan, plan
+from moesaic.compose.plan import Plan
 from moesaic.errors import RecipeError, clipped
 
 SHOWN = 20
-"""Differences that are told one by one; JSON has them all."""
+"""Differences that are printed; JSON has all."""
 
 
-def show_plan(models: list[str], settings: dict[str, Any], bandwidth: str | None, as_json: bool) -> None:
-    """Print the plan; then raises where the models do not fit each other or the budget."""
-    if bandwidth is not None:
-        settings = settings | {"bandwidth": rates(bandwidth)}
-    found = plan(*models, **settings)
+def show_plan(found: Plan, as_json: bool) -> None:
+    """Print a plan; then raises if the models do not fit each other or the memory."""
     if as_json:
         print(json.dumps(found.told(), indent=2, ensure_ascii=False))
     else:
@@ -32,23 +28,23 @@ def show_plan(models: list[str], settings: dict[str, Any], bandwidth: str | None
     found.require()
 
 
-def rates(text: str) -> tuple[float, float]:
-    """Two rates, as 12GB,2GB: from memory to a device, and from disk."""
+def rates(text: str | None) -> dict[str, tuple[float, float]]:
+    """Read the bytes per second from memory and from disk, such as 12GB,2GB; empty without a text."""
+    if text is None:
+        return {}
     parts = text.split(",")
     if len(parts) != 2:
-        expected = "two sizes a second, from memory and from disk, such as 12GB,2GB"
+        expected = "bytes per second from memory and from disk, such as 12GB,2GB"
         raise RecipeError("not two rates", field="bandwidth", expected=expected, got=repr(text))
     near, far = (float(bytes_of(part, "bandwidth")) for part in parts)
-    return near, far
+    return {"bandwidth": (near, far)}
 
 
 def weights(found: Plan) -> Table:
-    """A row for each part: whose it is, its parameters and bytes."""
+    """Table with a row for each part: its role, parameters and bytes."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("part")
-    table.add_column("for")
-    table.add_column("parameters", justify="right")
-    table.add_column("memory", justify="right")
+    for title in ("part", "for", "parameters", "memory"):
+        table.add_column(title, justify="left" if title in ("part", "for") else "right")
     whose = {"shared": "all", "expert": "its rows", "router": "all", "working": "each request"}
     for part in found.parts:
         count = f"{part.parameters:,}" if part.parameters else ""
@@ -60,7 +56,7 @@ def weights(found: Plan) -> Table:
 
 
 def lines(found: Plan, width: int) -> Iterator[str]:
-    """What the table does not say."""
+    """Lines below the table: request, placement, differences and notes."""
     rows = "1 row" if found.batch == 1 else f"{found.batch} rows"
     facts = [("computed in", found.dtype), ("a request", f"{rows} of {found.context:,} tokens")]
     if found.site:
@@ -69,7 +65,7 @@ def lines(found: Plan, width: int) -> Iterator[str]:
     facts.append(("loaded in", ", ".join(f"{name} {size(count)}" for name, count in found.by_dtype.items())))
     yield "\n" + "\n".join(aligned(facts))
     if placement := found.placement:
-        yield "\nWhere"
+        yield "\nPlacement"
         for place in placement.places:
             room = "" if place.capacity is None else f" of {size(place.capacity)}"
             holds = ", ".join(f"{name} {size(count)}" for name, count in place.holds.items()) or "nothing"

@@ -1,6 +1,6 @@
-"""What verbs print on stdout: evaluations, routings, samples, sizes; in colour on a terminal, plain anywhere else.
+"""Prints evaluations, routings, samples and sizes on stdout: in colour on a terminal, otherwise plain.
 
-Knows nothing about how any of it was measured.
+Knows nothing about how they are measured.
 """
 
 import shlex
@@ -14,12 +14,12 @@ from moesaic.errors import clipped
 
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
-# Text of models and files may hold what a terminal would obey.
+# Text of models and files may contain control sequences of terminals.
 HARMLESS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {ord(c): c for c in "\n\t"}
 
 
 def stdout() -> Console:
-    """The terminal or file that results go to; nothing in a text is markup."""
+    """Console for results; texts are never markup."""
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -28,19 +28,17 @@ def width_of(console: Console) -> int:
 
 
 def harmless(text: str) -> str:
-    """`text` without control characters."""
     return text.translate(HARMLESS)
 
 
 def routed(chosen: str, weights: Mapping[str, float]) -> str:
-    """A routing in words: `math (math 98%, code 2%)`; nobody has a weight where the base answers alone."""
+    """Describe a routing, as `math (math 98%, code 2%)`; the base alone has no weights."""
     shares = sorted(weights.items(), key=lambda item: -item[1])
-    heard = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
-    return f"{chosen} ({heard})" if heard else chosen
+    weighted = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
+    return f"{chosen} ({weighted})" if weighted else chosen
 
 
 def size(count: float) -> str:
-    """A number of bytes to read."""
     for unit, digits in (("bytes", 0), ("kB", 1), ("MB", 1)):
         if count < 1000:
             return f"{count:.{digits}f} {unit}"
@@ -49,14 +47,12 @@ def size(count: float) -> str:
 
 
 def aligned(rows: Iterable[tuple[str, str]], indent: str = "") -> list[str]:
-    """Labels and what they say, in two columns."""
     rows = list(rows)
     longest = max((len(label) for label, _ in rows), default=0)
     return [f"{indent}{label:<{longest}}  {text}" for label, text in rows]
 
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:
-    """The verdict, and the table of all contenders."""
     from moesaic.evaluate.table import plain, render
 
     console = stdout()
@@ -67,7 +63,7 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 
 def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
-    """All that a finished run has to say, and what to type next."""
+    """Print the evaluation, samples, times and files of a finished run, and the next command."""
     console = stdout()
     show_evaluation(evaluation)
     if evaluation["samples"]:
@@ -78,31 +74,28 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
         for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
             console.print(f"  {clipped(line, room)}")
-    places = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
-    places["report"] = root / "report" / "index.html"
+    files = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
+    files["report"] = root / "report" / "index.html"
     console.print("\nTime", style="bold")
     stages = evaluation["timing"]["stages"]
-    for line in aligned(
-        (name, f"{seconds:7.1f} s") for name, seconds in {**stages, "all": sum(stages.values())}.items()
-    ):
-        console.print(line)
-    writes = "tokens_per_second" in evaluation["timing"]  # what classifies decodes nothing
+    times = {**stages, "all": sum(stages.values())}
+    console.print("\n".join(aligned((name, f"{seconds:7.1f} s") for name, seconds in times.items())))
+    writes = "tokens_per_second" in evaluation["timing"]  # a classifier decodes no tokens
     if writes:
         rates = ", ".join(f"{name} {rate:.0f}" for name, rate in evaluation["timing"]["tokens_per_second"].items())
-        console.print(f"decoding, one row at a time, tokens a second: {rates}")
-    console.print("\nWhere", style="bold")
-    for line in aligned((name, str(place)) for name, place in places.items()):
-        console.print(line)
+        console.print(f"decoding, one row at a time, tokens per second: {rates}")
+    console.print("\nFiles", style="bold")
+    console.print("\n".join(aligned((name, str(path)) for name, path in files.items())))
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
 
 
 def show_verified(experts: list[dict[str, Any]]) -> None:
-    """Experts as they were measured again, those that write beside the base."""
+    """Print the figures of verified experts, and of the base for experts that write."""
     if "metrics" in experts[0]:
         for expert in experts:
             figures = ((key.removeprefix("validation_"), f"{value:.4f}") for key, value in expert["metrics"].items())
             stdout().print("\n".join([expert["name"], *aligned(figures, "  ")]))
-        stdout().print("on validation, bit for bit as the manifests say; all files as they were written")
+        stdout().print("validation figures equal the manifests bit for bit; all files are unchanged")
         return
     longest = max([len("expert"), *(len(expert["name"]) for expert in experts)])
     lines = [
@@ -112,4 +105,4 @@ def show_verified(experts: list[dict[str, Any]]) -> None:
     console = stdout()
     console.print(f"{'expert':<{longest}}  {'validation':>10}  {'base':>8}  {'gain':>8}", style="bold")
     console.print("\n".join(lines))
-    console.print("validation nats a token, of the expert and of the base alone; all files as they were written")
+    console.print("validation in nats per token, of the expert and of the base alone; all files are unchanged")

@@ -1,6 +1,6 @@
-"""What a run tells while it works, on stderr: bars on a terminal, a line now and then anywhere else.
+"""Progress of a run on stderr: bars on a terminal, otherwise occasional lines.
 
-Knows nothing about stages or tasks but what a Progress hears.
+Knows nothing about stages or tasks.
 """
 
 import time
@@ -17,12 +17,12 @@ from rich.text import Text
 
 from moesaic.runs.progress import Progress, Silent
 
-PATIENCE = 10.0  # seconds: what takes longer deserves a line
+PATIENCE = 10.0  # seconds after which a task is logged on a line
 
 
 @contextmanager
 def shown(quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
-    """A Progress for the time of the `with` block, as suits the terminal, or the lack of one."""
+    """Show progress during a `with` block, as bars or lines; `quiet` shows only warnings."""
     console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
     if quiet:
         yield Quiet(console)
@@ -45,17 +45,16 @@ class Quiet(Silent):
 
 
 def warn(console: Console, text: str) -> None:
-    """What nobody should overlook, whatever else is shown."""
     console.print(f"warning: {text}", style="bold yellow", soft_wrap=True)
 
 
 @dataclass
 class Running:
-    """A task under way: when it began, when a line last told of it, and what it measured."""
+    """A task in progress: its start, the time of its last line, and its last measurements."""
 
     steps: int
     since: float
-    told: float
+    logged: float
     row: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -69,16 +68,16 @@ class Running:
 
     @property
     def memorable(self) -> bool:
-        """Whether its end is worth a line: something was trained, or somebody had to wait."""
+        """Whether a line reports the end: after a training, and after a long task."""
         return "loss" in self.row or self.seconds >= PATIENCE
 
 
 class Bars:
-    """A bar for each running task; those that mattered leave a line above."""
+    """A bar for each running task; memorable ones leave a line above."""
 
     def __init__(self, console: Console):
         self.console, self.running = console, dict[str, tuple[TaskID, Running]]()
-        # Columns keep their width whatever runs, so that bars do not jump.
+        # Columns keep their width, so that bars do not jump.
         room = Column(min_width=16, max_width=max(16, console.width // 5), no_wrap=True)
         columns: list[ProgressColumn] = [
             TextColumn("{task.description}", markup=False, table_column=room),
@@ -87,7 +86,7 @@ class Bars:
             *([Figures()] if console.width >= 80 else []),
             TimeRemainingColumn(compact=True),
         ]
-        # What still runs when an error ends the block is wiped away: the error has the last word.
+        # Transient: bars disappear before an error is printed.
         self.display = RichProgress(*columns, console=console, transient=True, expand=True)
 
     def note(self, text: str) -> None:
@@ -113,7 +112,7 @@ class Bars:
 
 
 class Figures(ProgressColumn):
-    """What a task last measured."""
+    """Column with the last measurements of a task."""
 
     max_refresh = 0.2
 
@@ -125,7 +124,7 @@ class Figures(ProgressColumn):
 
 
 class Lines:
-    """A line for each task that mattered when it ends, and every ten seconds while it runs."""
+    """A line every ten seconds of a task, and at the end of a memorable one."""
 
     def __init__(self, console: Console):
         self.console, self.running = console, dict[str, Running]()
@@ -142,8 +141,8 @@ class Lines:
     def row(self, task: str, row: dict[str, Any]) -> None:
         running = self.running[task]
         running.row = {**running.row, **row}
-        if time.monotonic() - running.told >= PATIENCE:
-            running.told = time.monotonic()
+        if time.monotonic() - running.logged >= PATIENCE:
+            running.logged = time.monotonic()
             self.say("  ".join([f"{task} {row['step']}/{running.steps}", *figures(running.row)]))
 
     def end(self, task: str, text: str) -> None:
@@ -156,7 +155,7 @@ class Lines:
 
 
 def figures(row: Mapping[str, Any]) -> Iterator[str]:
-    """The numbers of a row that a person follows; those that come and go stand last."""
+    """The figures of a row to print; occasional ones last, so that the others do not move."""
     if "loss" in row:
         yield f"loss {row['loss']:.3f}"
     for key, unit in (("rate", "tok/s"), ("row_rate", "rows/s")):
@@ -168,7 +167,7 @@ def figures(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def amount(value: float) -> str:
-    """A number in five characters: 873, 12.3k, 4.56M."""
+    """Format a number in five characters: 873, 12.3k, 4.56M."""
     for size, letter in ((1e6, "M"), (1e3, "k")):
         if value >= size:
             return f"{value / size:.3g}{letter}"

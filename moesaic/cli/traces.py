@@ -1,6 +1,6 @@
-"""Routing traces: what one comes to, and what another router would have decided, as text to read or as JSON.
+"""Routing traces: prints their summary, and how another router would have decided, as text or as JSON.
 
-Knows nothing about how it was computed: see `generate.trace` and `evaluate.replay`.
+Knows nothing about how the figures are computed: see `generate.trace` and `evaluate.replay`.
 """
 
 import json
@@ -17,25 +17,24 @@ MARGIN = "  "
 
 
 def show_trace(path: Path, as_json: bool) -> None:
-    """Print what a trace comes to."""
     from moesaic.generate.trace import read_trace, summary
 
     found = summary(read_trace(path))
     if as_json:
         print(json.dumps({"kind": "trace", "path": str(path), **found}, indent=2, ensure_ascii=False))
         return
-    stdout().print("\n".join(["trace", *aligned(told(found), MARGIN)]))
+    stdout().print("\n".join(["trace", *aligned(facts(found), MARGIN)]))
 
 
-def told(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The facts of a trace, one after the other."""
+def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Labels and figures of a trace."""
     yield "rows", f"{found['rows']:,}, the prompt's text in {found['texts']:,} of them"
     if not found["rows"]:
         return
     yield "from", found["first"]
     yield "to", found["last"]
     yield "mixtures", ", ".join(f"{name} ({rows:,})" for name, rows in found["mixtures"].items())
-    yield "forced", f"{found['forced']:,}: a caller named the expert; the others are what follows"
+    yield "forced", f"{found['forced']:,}: the caller chose the expert; all figures below leave these rows out"
     if found["rows"] == found["forced"]:
         return
     yield "utilisation", ", ".join(f"{name} {share:.1%}" for name, share in found["utilisation"].items())
@@ -45,11 +44,11 @@ def told(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if found["corrected"]:
         yield "accuracy", f"{found['accuracy']:.1%} of the corrected"
     if found["unknown"]:
-        yield "unknown", f"{', '.join(found['unknown'])}: corrections name what is no expert here"
+        yield "unknown", f"{', '.join(found['unknown'])}: no expert of the mixture, but named by corrections"
 
 
 def show_replay(found: dict[str, Any], as_json: bool) -> None:
-    """Print how another router would have decided."""
+    """Print recorded decisions beside those of another router."""
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -63,12 +62,12 @@ def show_replay(found: dict[str, Any], as_json: bool) -> None:
     console.print("\n".join(table(found)))
     for which, who in (("only_recorded", "recorded"), ("only_replayed", "replayed")):
         if found[which]:
-            console.print(f"only the {who} router knows {', '.join(found[which])}")
+            console.print(f"only the {who} router has {', '.join(found[which])}")
     console.print()
     console.print("\n".join(judged(found["corrected"])))
     if found["differing"]:
         some = f", the first {SHOWN} of {len(found['differing']):,}" if len(found["differing"]) > SHOWN else ""
-        console.print(f"\nWhere they differ{some}", style="bold")
+        console.print(f"\nDifferent decisions{some}", style="bold")
     room = width_of(console) - len(MARGIN)
     for one in found["differing"][:SHOWN]:
         right = f", should have been {one['correction']}" if one["correction"] else ""
@@ -77,7 +76,7 @@ def show_replay(found: dict[str, Any], as_json: bool) -> None:
 
 
 def table(found: Mapping[str, Any]) -> Iterator[str]:
-    """Utilisation and confidence of both routers, side by side; an expert that one does not know has a dash there."""
+    """Utilisation and confidence of both routers; a dash for an expert that a router does not have."""
     sides = [found["recorded"], found["replayed"]]
     names = dict.fromkeys(name for side in sides for name in side["utilisation"])
     longest = max(len(name) for name in [*names, "mean confidence"])
@@ -89,9 +88,9 @@ def table(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def judged(found: Mapping[str, Any] | None) -> Iterator[str]:
-    """Who was right, where somebody knows."""
+    """Accuracy of both routers on corrected rows."""
     if found is None:
-        yield "no row has a correction, so nothing says which router is right"
+        yield "accuracy unknown: no row has a correction"
         return
     low, high = found["interval"]
     yield f"accuracy on {found['rows']:,} corrected rows of {found['prompts']:,} different prompts:"
@@ -100,9 +99,9 @@ def judged(found: Mapping[str, Any] | None) -> Iterator[str]:
         f"difference {found['difference']:+.1%} [{low:+.1%}, {high:+.1%}]"
     )
     if found["prompts"] < FEW:
-        yield f"{MARGIN}from fewer than {FEW} prompts the interval is too narrow"
+        yield f"{MARGIN}the interval of fewer than {FEW} prompts is too narrow"
     if found["unknown"]:
-        yield f"{MARGIN}corrections name {', '.join(found['unknown'])}, which neither router knows"
+        yield f"{MARGIN}corrections name {', '.join(found['unknown'])}, which neither router has"
 
 
 def number(value: float | None) -> str:

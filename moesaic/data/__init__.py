@@ -1,1 +1,1 @@
-"""Text on its way to a model: rows from disk or built in, split into what is learned and judged, cut into batches."""
+"""Text for models: reads rows, splits them into train, validation and test, and makes batches."""

@@ -1,6 +1,6 @@
-"""Rows with a label as ids, and batches of them.
+"""Token ids of rows with labels.
 
-Knows nothing about files, models, or which labels other tasks have.
+Knows nothing about files, models, or the labels of other tasks.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ from moesaic.tokenizer.pairs import Writer
 
 @dataclass(frozen=True)
 class LabelledTokens:
-    """One row as a model reads it, and the place of its label: among those of its task, or of all tasks.
+    """A row as token ids, with the index of its label among those of its task, or of all tasks.
 
-    `text`: as it was before it became ids. `source` says to people where it was read.
+    `text`: the text of the row. `source`: file and line, for people.
     """
 
     ids: list[int]
@@ -33,30 +33,29 @@ class LabelledTokens:
 
     @property
     def prompt(self) -> int:
-        """How many of its ids a router may read: all."""
+        """Number of ids that a router may read: all."""
         return len(self.ids)
 
     @property
     def judged_by(self) -> list[Any]:
-        """Everything that an answer to the row depends on, and its label."""
+        """All that the score of the row depends on."""
         return [self.ids, self.prompt, self.label]
 
 
 def encode_labelled(
     examples: Iterable[Example], writer: Writer, length: int, labels: Sequence[str], start: int = 0
 ) -> list[LabelledTokens]:
-    """Every example as at most `length` ids; `start`: the place of the first of `labels`."""
-    places = {label: place for place, label in enumerate(labels, start)}
+    """Encode examples as at most `length` ids each; `start`: index of the first of `labels`."""
+    indices = {label: index for index, label in enumerate(labels, start)}
     rows = []
     for example in examples:
         ids, types, truncated = writer(example.texts, length)
         if not ids:
-            raise DataError("the tokenizer makes nothing of this text", path=example.source, got=example.prompt)
-        label = places[example.response]
+            raise DataError("the tokenizer gives no tokens for this text", path=example.source, got=example.prompt)
+        label = indices[example.response]
         rows.append(LabelledTokens(ids, types, label, example.prompt, example.group, truncated, example.source))
     return rows
 
 
 def targets_of(rows: Sequence[LabelledTokens]) -> Int[Tensor, " n"]:
-    """The labels of rows."""
     return torch.tensor([row.label for row in rows])

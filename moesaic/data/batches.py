@@ -1,6 +1,6 @@
 """Token ids of examples, padded or packed into batches, in an order that is a pure function of (seed, step).
 
-Knows nothing about files, splits or models; of a tokenizer only how it begins a sequence, answers and ends.
+Knows nothing about files, splits or models, and only a small interface of tokenizers.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,12 +20,12 @@ from moesaic.ops.losses import UNSCORED
 from moesaic.tokenizer import Conversation
 
 WINDOW = 16
-"""Batches whose rows are sorted by length together: more pads less, fewer mixes better."""
+"""Batches whose rows are sorted by length together: more give less padding, fewer give more mixing."""
 
 
 @runtime_checkable
 class TokenizerLike(Protocol):
-    """What encoding needs of a tokenizer."""
+    """The interface of tokenizers that encoding needs."""
 
     @property
     def eos(self) -> int:
@@ -33,21 +33,18 @@ class TokenizerLike(Protocol):
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What stands before the first token of every sequence."""
+        """Tokens at the start of every sequence."""
 
     def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of what a sequence begins with, `start` among them."""
+        """Ids of a prompt, including `start`."""
 
     def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response to it, and of what ends it."""
+        """Ids of a response to the prompt, including its end."""
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example as a model reads it: the first `prompt` ids are given, those after them are scored.
-
-    `source` says to people where it was read.
-    """
+    """An example as token ids; ids after the first `prompt` are scored. `source`: file and line, for people."""
 
     ids: list[int]
     prompt: int
@@ -57,7 +54,7 @@ class Tokens:
 
     @property
     def judged_by(self) -> list[Any]:
-        """The tokens of the row, and from where they are scored."""
+        """All that the score of the row depends on."""
         return [self.ids, self.prompt]
 
     def __post_init__(self) -> None:
@@ -72,28 +69,27 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded token ids, and for each the id that follows it, or `UNSCORED`."""
+    """Right-padded token ids, and for each id the next one, or `UNSCORED`."""
 
     ids: Int[Tensor, "b t"]
     targets: Int[Tensor, "b t"]
 
 
 def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_tokens: int) -> Tokens:
-    """Turn an example into at most `length` ids, the last of them the end unless it was cut.
+    """Encode an example as at most `length` ids, with an end token unless it is truncated.
 
-    Of plain text the first `prompt_tokens` are its prompt, but never more than half. Where prompt and response do not
-    both fit, the response keeps half of `length`, or all that the prompt leaves free; the prompt keeps its end, and
-    what starts every sequence.
+    The prompt of plain text is its first `prompt_tokens` ids, at most half of them. If prompt and response do not both
+    fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its end and `start`.
     """
     if not example.prompt:
         text = [*tokenizer.begin(example.response), tokenizer.eos]
         ids = text[:length]
         given = max(1, min(prompt_tokens, len(ids) // 2))
         return Tokens(ids, given, example.group, len(text) > length, example.source)
-    asked = example.messages or example.prompt
+    request = example.messages or example.prompt
     try:
-        prompt, response = tokenizer.begin(asked), tokenizer.answer(asked, example.response)
-    except DataError as error:  # a chat template does not take every conversation
+        prompt, response = tokenizer.begin(request), tokenizer.answer(request, example.response)
+    except DataError as error:  # chat templates refuse some conversations
         error.at(path=example.source or None)
         raise
     truncated = len(prompt) + len(response) > length
@@ -107,13 +103,13 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
 def encode_all(
     examples: Iterable[Example], tokenizer: TokenizerLike, length: int, prompt_tokens: int
 ) -> tuple[list[Tokens], int]:
-    """Encode every example; also the number of those that were cut."""
+    """Encode every example; also returns the number of truncated ones."""
     rows = [encode(example, tokenizer, length, prompt_tokens) for example in examples]
     return rows, sum(row.truncated for row in rows)
 
 
 def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:
-    """Put rows side by side; a row's last id is only ever a target, so the batch is one narrower than its longest."""
+    """Pad rows to a batch; a row's last id is only a target, so the width is the longest row minus one."""
     ids = torch.zeros(len(rows), max(len(row.ids) for row in rows) - 1, dtype=torch.long)
     targets = torch.full_like(ids, UNSCORED)
     for i, row in enumerate(rows):
@@ -124,10 +120,7 @@ def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:
 
 
 def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
-    """The indices of rows of these lengths in batches of like length, shortest first; equal ones keep their order.
-
-    Together the batches hold every index once, so a result that is written to the indices of its batch is in order.
-    """
+    """Batches of the indices of rows of similar length, shortest first; a stable sort with every index once."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     for start in range(0, len(order), batch):
         yield order[start : start + batch]
@@ -135,7 +128,7 @@ def by_length(lengths: Sequence[int], batch: int) -> Iterator[list[int]]:
 
 @runtime_checkable
 class RowLike(Protocol):
-    """A row that can be scheduled: what it is as ids, and where it was read."""
+    """A row that can be scheduled."""
 
     @property
     def ids(self) -> list[int]: ...
@@ -147,14 +140,14 @@ R = TypeVar("R", bound=RowLike)
 
 
 class Schedule(Generic[R]):
-    """The rows of every training step: each row once an epoch, in batches of similar length.
+    """The rows of every training step: each row once per epoch, in batches of similar length.
 
-    One batch of an epoch is smaller where the rows do not divide evenly.
+    One batch of an epoch is smaller if the batch size does not divide the number of rows.
     """
 
     def __init__(self, rows: list[R], batch: int, seed: int):
         if not rows:
-            raise DataError("there are no rows to train on")
+            raise DataError("no rows to train on")
         self.rows, self.batch, self.seed = rows, batch, seed
         self.steps = -(-len(rows) // batch)  # of an epoch
         self._epoch = lru_cache(maxsize=1)(self._draw)
@@ -164,7 +157,6 @@ class Schedule(Generic[R]):
         return [self.rows[i] for i in self._epoch(epoch)[at]]
 
     def names(self, step: int) -> list[str]:
-        """Where the rows of a batch were read, in its order."""
         return [row.source for row in self(step)]
 
     def _draw(self, epoch: int) -> list[list[int]]:
@@ -177,10 +169,10 @@ class Schedule(Generic[R]):
 
 
 class Packed:
-    """The batches of pretraining: all rows end to end, cut into equal pieces, every token scored and no padding.
+    """The batches of pretraining: all rows concatenated and cut into equal pieces, without padding, all tokens scored.
 
-    A piece's last target is the next one's first input. What does not fill a batch at an epoch's end is left out, so
-    with fewer pieces than `batch` all batches are that small; the next epoch leaves out something else.
+    A piece's last target is the next piece's first input. An incomplete batch at the end of an epoch is dropped; each
+    epoch drops other rows. With fewer pieces than `batch`, the batch size is the number of pieces.
     """
 
     def __init__(self, rows: list[Tokens], length: int, batch: int, seed: int):
@@ -188,7 +180,7 @@ class Packed:
         self.length, self.seed = length, seed
         pieces = (sum(len(ids) for ids in self.ids) - 1) // length
         if pieces < 1:
-            raise DataError("there is too little text to train on", expected=f"more than {length} tokens")
+            raise DataError("too little text to train on", expected=f"more than {length} tokens")
         self.batch = min(batch, pieces)
         self.steps = pieces // self.batch  # of an epoch
         self._epoch = lru_cache(maxsize=1)(self._draw)
@@ -200,7 +192,7 @@ class Packed:
         return Batch(ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1))
 
     def names(self, step: int) -> list[str]:
-        """Where the rows were read of which a batch holds a part, in its order; the last target counts."""
+        """Sources of all rows with tokens in a batch, in order, including its last target."""
         epoch, at = divmod(step, self.steps)
         order, size = self._order(epoch), self.batch * self.length
         ends = np.cumsum([len(self.ids[i]) for i in order])
@@ -216,7 +208,7 @@ class Packed:
 
 
 def _shuffled(draw: Philox, n: int) -> list[int]:
-    """A permutation of n things: sorts raw draws, which numpy keeps the same over its versions, unlike shuffles."""
+    """A permutation of n: sorts raw draws, which are stable over versions of numpy, unlike shuffles."""
     return draw.random_raw(n).argsort(kind="stable").tolist()
 
 

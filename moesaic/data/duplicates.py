@@ -1,6 +1,6 @@
-"""Finds texts that two splits or two domains share, word for word or nearly so.
+"""Finds equal or similar texts in different splits or domains.
 
-Knows nothing about where the texts come from; nothing about one text twice in the same split.
+Knows nothing about sources of texts, and ignores duplicates within a split.
 """
 
 import re
@@ -19,12 +19,12 @@ Place = tuple[str, str, int]  # (domain, split, index)
 
 WIDTH = 5  # words in a shingle
 WORD = re.compile(r"\w+")
-MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits well spread: makes one number of the words of a shingle
+MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd multiplier with well-spread bits, which hashes the words of a shingle
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """One text found at two places; `similarity` is the share of shingles in common, 1.0 where they are equal."""
+    """Two similar texts; `similarity` is the share of common shingles, 1.0 for equal texts."""
 
     kind: Literal["exact", "near"]
     a: Place
@@ -33,16 +33,16 @@ class Duplicate:
 
 
 def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Duplicate]:
-    """Every pair under different keys that is equal but for case and space, or whose word shingles overlap by `near`.
+    """All pairs with different keys that are equal except for case and space, or whose shingles overlap by `near`.
 
-    The overlap is Jaccard's: shared shingles of five words over all shingles. No pair is missed; a text of fewer than
-    five words has only exact duplicates. `a` comes before `b` in the order of `texts`, and the pairs follow it, too.
+    The overlap is the Jaccard index of shingles of five words. The search is exact; a text of fewer than five words has
+    only exact duplicates. The pairs, and `a` and `b` in each, follow the order of `texts`.
     """
     if not 0 < near <= 1:
         raise DataError("the threshold of near duplicates is out of range", expected="0 < near <= 1", got=near)
-    rank = {(*key, index): number for number, (key, index) in enumerate(places(texts))}
+    rank = {(*key, index): number for number, (key, index) in enumerate(indices(texts))}
     equal: dict[str, list[Place]] = {}
-    for key, index in places(texts):
+    for key, index in indices(texts):
         equal.setdefault(" ".join(texts[key][index].casefold().split()), []).append((*key, index))
     groups = list(equal.values())
     pairs = [Duplicate("exact", a, b, 1.0) for group in groups for a, b in combinations(group, 2)]
@@ -55,25 +55,24 @@ def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Dupl
 
 
 def summary(duplicates: list[Duplicate]) -> dict[str, dict[str, int]]:
-    """How many pairs of each kind two keys share: `{"code/train ~ code/test": {"exact": 0, "near": 2}}`."""
+    """Number of pairs of each kind that two keys share: `{"code/train ~ code/test": {"exact": 0, "near": 2}}`."""
     counts = Counter(("/".join(pair.a[:2]) + " ~ " + "/".join(pair.b[:2]), pair.kind) for pair in duplicates)
     return {keys: {kind: counts[keys, kind] for kind in ("exact", "near")} for keys, _ in counts}
 
 
-def places(texts: dict[Key, list[str]]) -> Iterator[tuple[Key, int]]:
-    """Every key with every index of its texts."""
+def indices(texts: dict[Key, list[str]]) -> Iterator[tuple[Key, int]]:
     return ((key, index) for key, rows in texts.items() for index in range(len(rows)))
 
 
 def homes(groups: list[list[Place]]) -> np.ndarray:
-    """A number for the key of each group of equal texts, and -1 for a group found under several keys."""
+    """Number of the key of each group of equal texts; -1 for a group with several keys."""
     numbers: dict[Key, int] = {}
     keys = [{place[:2] for place in group} for group in groups]
     return np.array([numbers.setdefault(min(own), len(numbers)) if len(own) == 1 else -1 for own in keys], np.int64)
 
 
 def shingled(texts: Iterable[str]) -> list[np.ndarray]:
-    """The different shingles of each text, every one as a 64-bit number that stands for its words."""
+    """Distinct shingles of each text as 64-bit hashes of their words."""
     vocabulary: dict[str, int] = {}
     found = []
     for text in texts:
@@ -87,10 +86,10 @@ def shingled(texts: Iterable[str]) -> list[np.ndarray]:
 
 
 def similar(documents: list[np.ndarray], home: np.ndarray, near: float) -> Iterator[tuple[int, int, float]]:
-    """The pairs of documents from different homes whose shingles overlap by at least `near`, and how much they do.
+    """Pairs of documents from different homes whose shingles overlap by at least `near`, with their overlap.
 
-    Two sets that share enough must meet among the rarest shingles of both, so only these are compared: with sets of
-    n shingles each, in the same order, it takes one of the first n - near * n + 1 (the prefix filter of set joins).
+    Two similar sets must share one of their rarest shingles, so only these are compared: of n shingles, sorted by
+    rarity, the first n - near * n + 1 (the prefix filter of set joins).
     """
     sizes = np.array([len(document) for document in documents], np.int64)
     if not sizes.sum():
@@ -109,12 +108,12 @@ def similar(documents: list[np.ndarray], home: np.ndarray, near: float) -> Itera
     candidates = [np.empty(0, np.int64)]
     left, step = np.arange(len(owner)), 0
     while len(left):
-        step += 1  # each entry is compared with the one `step` places on, as long as that has the same shingle
+        step += 1  # compare each entry with the one `step` further, while both have the same shingle
         left = left[left + step < len(owner)]
         left = left[rarity[left] == rarity[left + step]]
         a, b = owner[left], owner[left + step]
-        # What both have from here on bounds what they share, if this is the first shingle in common; later ones are
-        # judged too strictly, but by then the pair is known.
+        # The shingles from here on bound the overlap if this is the first common shingle; the bound is too strict for
+        # later ones, but then the pair is already known.
         bound = np.minimum(sizes[a] - position[left], sizes[b] - position[left + step])
         enough = bound >= near / (1 + near) * (sizes[a] + sizes[b]) - 1e-9
         apart = (home[a] != home[b]) | (home[a] < 0)

@@ -1,4 +1,4 @@
-"""Rows with a label: JSON Lines, tab-separated files as GLUE has them, Parquet, and data sets of the hub.
+"""Rows with labels: JSON Lines, tab-separated files in the format of GLUE, Parquet, and data sets of the hub.
 
 Knows nothing about splits, tokens or models. An example's response is the name of its label.
 """
@@ -12,28 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.data.rejects import Rejects
-from moesaic.data.rows import BOM, Example, lines, parsed, text_at, usable
+from moesaic.data.rows import BOM, Example, lines, not_utf8, parsed, text_at, usable
 from moesaic.errors import DataError, nearest
 from moesaic.files import disk
+from moesaic.sections.glue import HUB as GLUE
 from moesaic.sections.sources import HUB, LabelledData, Source
-from moesaic.sections.tasks import HUB as GLUE
 
 Row = Mapping[str, Any]
 Given = Iterator[tuple[int, Row, DataError | None]]
 EXTRA = "pip install 'moesaic[datasets]'"
-UNLABELLED = "GLUE keeps the labels of its test rows to itself: judge on rows of its validation split"
+UNLABELLED = "GLUE does not publish labels of test rows: evaluate on rows of the validation split"
 
 
 class Labels:
-    """The names of a task's labels, and which one a row means.
+    """Names of a task's labels, and how rows spell them: as a name, or as the index of a given name.
 
-    An integer counts from 0 among names that were given; where they were found in the rows, it is its own name. Text is
-    a name, or such an integer.
+    An integer in rows that define the names (`found`) is a name itself.
     """
 
     def __init__(self, names: tuple[str, ...], found: bool = False):
         self.names = names
-        self.table: dict[str, str] = {} if found else {str(place): name for place, name in enumerate(names)}
+        self.table: dict[str, str] = {} if found else {str(index): name for index, name in enumerate(names)}
         self.table |= {name: name for name in names}
 
     def name_of(self, value: Any, field: str) -> str:
@@ -41,14 +40,12 @@ class Labels:
         if name is None:
             hint = UNLABELLED if value in (-1, "-1") else nearest(str(value), [*self.names])
             shown = ", ".join(self.names[:10]) + (", ..." if len(self.names) > 10 else "")
-            raise DataError(
-                "no label of this task", field=field, expected=f"one of {shown}", got=repr(value), hint=hint
-            )
+            raise DataError("unknown label", field=field, expected=f"one of {shown}", got=repr(value), hint=hint)
         return name
 
 
 def labels_of(data: LabelledData, resolve: Callable[[str], Path], rejects: Rejects | None = None) -> Labels:
-    """The labels that the recipe names; else those that the rows of train have, sorted, integers by their size."""
+    """Labels of the recipe; without them the labels in train, sorted, integers by value."""
     if data.names:
         return Labels(data.names)
     seen = {
@@ -67,7 +64,7 @@ def labels_of(data: LabelledData, resolve: Callable[[str], Path], rejects: Rejec
 def read_labelled(
     source: Source, data: LabelledData, labels: Labels | None, resolve: Callable[[str], Path], rejects: Rejects
 ) -> list[list[Example]]:
-    """The rows of a source, each as its one example; without `labels`, responses are labels as they stand there."""
+    """Rows of a source, each as a single example; without `labels`, a response is the label as written."""
     path = place_of(source, data, resolve)
     kind = path.suffix.lower()
     if source.path.startswith(HUB):
@@ -81,7 +78,7 @@ def read_labelled(
 
 
 def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int, row: Row) -> list[Example]:
-    """The example in a row. Rows of the same texts are one group, whatever their labels."""
+    """The example of a row. Rows with equal texts are one group, even with different labels."""
     columns = spelling(row, data.spellings)
     (label,) = spelling(row, tuple((column,) for column in data.label_columns))
     texts = tuple(text_at(row, column) for column in columns)
@@ -91,7 +88,6 @@ def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int,
 
 
 def spelling(row: Row, known: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
-    """The first of the spellings that a row has."""
     for columns in known:
         if all(column in row for column in columns):
             return columns
@@ -102,7 +98,6 @@ def spelling(row: Row, known: tuple[tuple[str, ...], ...]) -> tuple[str, ...]:
 
 
 def raw_label(value: Any, field: str) -> str:
-    """A label as text."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         got = "null" if value is None else repr(value)
         raise DataError("wrong type", field=field, expected="an integer or text", got=got)
@@ -112,7 +107,7 @@ def raw_label(value: Any, field: str) -> str:
 
 
 def place_of(source: Source, data: LabelledData, resolve: Callable[[str], Path]) -> Path:
-    """Where a source is: its file, or what stands for a split of the hub: `hub:OWNER/NAME/CONFIG/SPLIT`."""
+    """Path of a source: its file, or `hub:OWNER/NAME/CONFIG/SPLIT` for a split of the hub."""
     if not source.path.startswith(HUB):
         return resolve(source.path)
     split = source.path.removeprefix(HUB)
@@ -120,7 +115,6 @@ def place_of(source: Source, data: LabelledData, resolve: Callable[[str], Path])
 
 
 def json_lines(path: Path) -> Given:
-    """The rows of a JSON Lines file."""
     for number, line, defect in lines(path):
         try:
             yield number, parsed(path, number, line) if defect is None else {}, defect
@@ -129,17 +123,16 @@ def json_lines(path: Path) -> Given:
 
 
 def tab_separated(path: Path, data: LabelledData) -> Given:
-    """The rows of a file of tab-separated fields, nothing in them quoted; the first line names the columns.
+    """Rows of tab-separated fields without quoting, with a header.
 
-    A task of which GLUE's own file has no such line is read without it, where no column that is looked for is named.
+    The header may be missing for tasks whose own file of GLUE has none.
     """
     names: tuple[str, ...] = ()
     for number, line, defect in lines(path):
         try:
             fields = line.removeprefix(BOM).decode().rstrip("\r\n").split("\t") if defect is None else []
         except UnicodeDecodeError as error:
-            got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            yield number, {}, DataError("not UTF-8", path=path, line=number, got=got)
+            yield number, {}, not_utf8(error, line).at(path=path, line=number)
             continue
         if not names and defect is None:
             known = {column for columns in data.spellings for column in columns}
@@ -148,20 +141,20 @@ def tab_separated(path: Path, data: LabelledData) -> Given:
             if names == tuple(fields):
                 continue
         if defect is None and len(fields) != len(names):
-            got = f"{len(fields)}"
-            defect = DataError("another number of fields", path=path, line=number, expected=len(names), got=got)
+            what, count = "wrong number of fields", str(len(fields))
+            defect = DataError(what, path=path, line=number, expected=len(names), got=count)
         yield number, dict(zip(names, fields, strict=False)), defect
 
 
 def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a Parquet file."""
+    """Rows of a Parquet file."""
     try:
         from pyarrow import ArrowException, parquet
     except ImportError:
-        raise DataError("pyarrow is not installed, which reads Parquet", path=path, hint=EXTRA) from None
+        raise DataError("Parquet needs pyarrow, which is not installed", path=path, hint=EXTRA) from None
     with disk.errors(path):
         if not path.is_file():
-            raise DataError("there is no such file", path=path)
+            raise DataError("no such file", path=path)
         try:
             return parquet.read_table(path).to_pylist()
         except (ArrowException, ValueError) as error:
@@ -169,19 +162,18 @@ def parquet_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def hub_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a split of a data set of the hub, labels as the integers that it keeps."""
+    """Rows of a split of the hub, with labels as integers."""
     try:
         import datasets
     except ImportError:
-        raise DataError("datasets is not installed, which reads the hub", path=path, hint=EXTRA) from None
+        raise DataError("data sets of the hub need datasets, which is not installed", path=path, hint=EXTRA) from None
     owner, name, *config, split = path.as_posix().removeprefix(HUB).split("/")
     try:
         return list(datasets.load_dataset(f"{owner}/{name}", *config, split=split))
-    except Exception as error:  # what `datasets` raises is of many families: of the network, of files, of names
-        hint = "check the name and the network, or give files"
-        raise DataError("the hub does not give this split", path=path, got=str(error), hint=hint) from error
+    except Exception as error:  # `datasets` raises errors of many families: of the network, of files, of names
+        hint = "check the name and the network, or use files"
+        raise DataError("cannot load this split of the hub", path=path, got=str(error), hint=hint) from error
 
 
 def numbered(rows: list[dict[str, Any]]) -> Given:
-    """Rows without lines, by their number from 1."""
     return ((number, row, None) for number, row in enumerate(rows, 1))

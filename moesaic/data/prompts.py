@@ -1,20 +1,22 @@
-"""Prompts that stand for an expert: the rows of a JSON Lines file, or the lines of any other text file.
+"""Prompts that represent an expert: the rows of a JSON Lines file, or the lines of another text file.
 
 Knows nothing about tokens or experts.
 """
 
 from pathlib import Path
 
-from moesaic.data.rows import LINE_LIMIT, read_examples
+from moesaic.data.rows import BOM, LINE_LIMIT, not_utf8, read_examples
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.tokenizer import Conversation
 
+EXPECTED = "a prompt in each line, or rows in a .jsonl file"
+
 
 def read_prompts(path: Path) -> list[str | Conversation]:
-    """Every prompt of a file once, in its order; of a row that is plain text, the text. DataError where there is none.
+    """Distinct prompts of a file in their order; a row of plain text is a prompt, a blank line is not.
 
-    Blank lines of a text file are passed over.
+    Raises DataError for a file without prompts.
     """
     if path.suffix == ".jsonl":
         rows = read_examples(path)
@@ -22,27 +24,26 @@ def read_prompts(path: Path) -> list[str | Conversation]:
     else:
         found = [*lines(path)]
     if not found:
-        raise DataError("no prompts", path=path, expected="a prompt in each line, or rows in a .jsonl file")
+        raise DataError("no prompts", path=path, expected=EXPECTED)
     return list(dict.fromkeys(found))
 
 
 def lines(path: Path) -> list[str]:
-    """The lines of a text file that are not blank."""
+    """Lines of a text file, without blank ones; raises DataError for lines that are no prompts."""
     with disk.errors(path):
         if not path.is_file():
-            what = "not a file" if path.exists() else "there is no such file"
-            raise DataError(what, path=path, expected="a prompt in each line, or rows in a .jsonl file")
+            what = "not a file" if path.exists() else "no such file"
+            raise DataError(what, path=path, expected=EXPECTED)
         with path.open("rb") as file:
             data = file.read(LINE_LIMIT + 1)
     if len(data) > LINE_LIMIT:
         raise DataError("the file is too large for prompts", path=path, expected=f"at most {LINE_LIMIT:,} bytes")
     found = []
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+    for number, line in enumerate(data.removeprefix(BOM).split(b"\n"), 1):
         try:
             text = line.decode().strip()
         except UnicodeDecodeError as error:
-            got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-            raise DataError("not UTF-8", path=path, line=number, got=got) from None
+            raise not_utf8(error, line).at(path=path, line=number) from None
         if "\0" in text:
             raise DataError("a NUL character", path=path, line=number, expected="text")
         if text.startswith('{"') and text.endswith("}"):

@@ -1,6 +1,6 @@
-"""The rows that reading left out, with the reason of each, and what every file held.
+"""The unusable rows of files with their reasons, and counts of rows by file.
 
-Knows nothing about what makes a row bad, nor where the list of them is written.
+Knows nothing about the reasons themselves, nor about files that list these rows.
 """
 
 import re
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from moesaic.data.rows import Example
 
 TEXT_LIMIT = 2000
-"""Characters of a row that are kept of it."""
+"""Characters of a row in its reject."""
 
 SHOWN = 3
-"""Bad rows that the refusal of too many names."""
+"""Bad rows in the error about too many of them."""
 
 
 @dataclass(frozen=True)
 class Reject:
-    """A row that was left out: where it stands, and why; `text` is how it begins, undecodable bytes replaced."""
+    """A skipped row: its position and reason; `text` is its beginning, with undecodable bytes replaced."""
 
     path: str
     line: int
@@ -34,7 +34,6 @@ class Reject:
 
     @property
     def kind(self) -> str:
-        """The reason without what differs from row to row."""
         return re.split("[:;]", self.reason)[0]
 
     def __str__(self) -> str:
@@ -43,10 +42,10 @@ class Reject:
 
 
 class Rejects:
-    """Collects bad rows, at most `most` over all files; None allows none, and the first is raised as what it is.
+    """Collects bad rows, at most `most` in all files; None raises the error of the first.
 
-    A file that is read again is not counted again. `listed_at`: where a person will find the list of them. `refuse`
-    raises DataError for the examples of a row that reads well and cannot be used all the same, as whoever asks knows.
+    A file that is read twice counts once. `listed_at`: file with the list of bad rows, for errors. `refuse`: a check of
+    readable rows, which raises DataError for examples that the caller cannot use.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Rejects:
         self._used: dict[str, int] = {}
 
     def add(self, error: DataError, path: Path, line: int, raw: bytes) -> None:
-        """Leave out the row that `error` is about, or raise that it may not be."""
+        """Skip the row of `error`; raises if too many rows are skipped."""
         if self.most is None:
             raise error
         why = DataError(error.what, expected=error.expected, got=error.got, hint=error.hint)
@@ -69,25 +68,18 @@ class Rejects:
         if len(self._found) > self.most:
             first = "; ".join(map(str, list(self._found.values())[:SHOWN]))
             where = f"; see {self.listed_at}" if self.listed_at else ""
-            raise DataError(
-                "too many rows cannot be used",
-                path=path,
-                line=line,
-                expected=f"at most {self.most} in all files (max_bad)",
-                got=len(self._found),
-                hint=f"the first: {first}{where}",
-            )
+            what, got = "too many unusable rows", len(self._found)
+            expected, hint = f"at most {self.most} in all files (max_bad)", f"the first: {first}{where}"
+            raise DataError(what, path=path, line=line, expected=expected, got=got, hint=hint)
 
     def used(self, path: Path, rows: int) -> None:
-        """Of a file so many rows are handed on."""
         self._used[str(path)] = rows
 
     def of(self, path: Path) -> list[Reject]:
-        """The rows of one file that were left out."""
         return [reject for reject in self._found.values() if reject.path == str(path)]
 
     def files(self) -> dict[str, dict[str, Any]]:
-        """Of every file that was read: rows read = rows used + rows skipped, these by reason."""
+        """Counts by file: rows read = rows used + rows skipped, with skipped rows by reason."""
         counts = {}
         for path, used in sorted(self._used.items()):
             skipped = Counter(reject.kind for reject in self.of(Path(path)))
@@ -95,5 +87,4 @@ class Rejects:
         return counts
 
     def listed(self) -> list[dict[str, Any]]:
-        """Every reject as plain data, by file and line."""
-        return [asdict(self._found[place]) for place in sorted(self._found)]
+        return [asdict(self._found[key]) for key in sorted(self._found)]

@@ -1,6 +1,6 @@
-"""One JSON Lines file as rows, each row as the examples in it: what is given, and what is to be said.
+"""Reads a JSON Lines file as rows, and each row as its examples: prompts and responses.
 
-Knows nothing about splits, tokens or who asks; what it cannot use it refuses or leaves out, with file, line and field.
+Knows nothing about splits or tokens. Refuses or skips unusable rows, with file, line and field.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,17 +30,17 @@ FOREIGN = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-"""First bytes of what is often taken for JSON Lines."""
+"""First bytes of files that are often mistaken for JSON Lines."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text to learn from: a response to a prompt, or plain text, whose prompt is empty.
+    """A response to a prompt, or plain text with an empty prompt.
 
-    Examples of one row share its `group`, a hash of the row's texts, and its `source`, for people: "math.jsonl:17".
-    `messages` are the conversation that is answered; `prompt` has it as a text, which a base with a chat template
-    does not read. `texts` are those of a row with a label, which is the response; `prompt` has them line by line.
-    `correct`, `incorrect`: other answers that are right, and known wrong ones, for scores of generated text.
+    Examples of a row share `group`, a hash of the row's texts, and `source`, as "math.jsonl:17". `messages`: the
+    conversation before the response, if any; `prompt` is its text for a base without a chat template. `texts`: those of
+    a row with a label, which is the response; `prompt` joins them by line breaks. `correct`, `incorrect`: further right
+    and wrong answers, for scores of generated text.
     """
 
     prompt: str
@@ -54,14 +54,13 @@ class Example:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """All examples of a file."""
     return [example for row in read_rows(path) for example in row]
 
 
 def read_rows(path: Path, rejects: Rejects | None = None) -> list[list[Example]]:
-    """The rows of a file, each as its examples (at least one); those that cannot be used go to `rejects`.
+    """Rows of a file, each as its examples (at least one); unusable rows go to `rejects`.
 
-    A file that is no JSON Lines, or in which no row can be used, is refused.
+    Raises DataError for a file that is not JSON Lines or has no usable row.
     """
 
     def read(number: int, line: bytes) -> list[Example]:
@@ -77,9 +76,9 @@ def usable(
     rejects: Rejects,
     expected: str,
 ) -> list[list[Example]]:
-    """What `read` makes of rows that are given with their numbers and defects; bad ones go to `rejects`.
+    """Read `given` rows, with their numbers and defects, by `read`; unusable rows go to `rejects`.
 
-    Where none can be used, the file is refused; `expected` says what should have stood there.
+    Raises DataError, with `expected`, if no row is usable.
     """
     rows = []
     for number, given_row, defect in given:
@@ -95,20 +94,20 @@ def usable(
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
-        raise DataError("no rows that can be used" if left_out else "no rows", path=path, expected=expected, got=got)
+        raise DataError("no usable rows" if left_out else "no rows", path=path, expected=expected, got=got)
     rejects.used(path, len(rows))
     return rows
 
 
 def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: int | None = None) -> list[Example]:
-    """The examples in a row, whatever its shape; `path` and `line` are where errors say it stands."""
+    """The examples of a row of any shape; `path` and `line` are for errors."""
     try:
         texts, pairs = _shape(row)(row)
         correct, incorrect = (_answers(row, key) for key in ("correct_answers", "incorrect_answers"))
     except DataError as error:
         error.at(path=path, line=line)
         raise
-    group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so no two rows look alike
+    group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so different rows differ
     source = f"{basename(path)}:{line}" if path else ""
     return [
         Example(prompt, response, group, source, correct=correct, incorrect=incorrect)
@@ -119,14 +118,13 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
 
 
 def _answers(row: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """A row's list of texts under `key`; most rows have none."""
     found = row.get(key) or []
     if not isinstance(found, list):
         raise _wrong(key, "a list of texts", found)
     return tuple(text_at({key: one}, key) for one in found)
 
 
-# A row's reader gives the texts that make the row what it is, and (prompt, response) of its examples.
+# A reader returns the texts that identify a row, and (prompt, response) of its examples.
 Read = tuple[list[str], list[tuple[str | Conversation, str]]]
 
 
@@ -146,23 +144,23 @@ def _instruction(row: Mapping[str, Any]) -> Read:
 
 
 def _messages(row: Mapping[str, Any]) -> Read:
-    said = messages_of(row["messages"])
+    messages = messages_of(row["messages"])
     pairs: list[tuple[str | Conversation, str]] = []
-    asked = False
-    for index, (role, text) in enumerate(said):
-        if role == "assistant" and asked:
-            pairs.append((said[:index], text))
-        asked |= role == "user"
+    has_user = False
+    for index, (role, text) in enumerate(messages):
+        if role == "assistant" and has_user:
+            pairs.append((messages[:index], text))
+        has_user |= role == "user"
     if not pairs:
         raise DataError("no assistant message follows a user message", field="messages")
-    return [message.content for message in said], pairs
+    return [message.content for message in messages], pairs
 
 
 def messages_of(found: Any) -> Conversation:
-    """The conversation in a list of {role, content}, as JSON has it; DataError names the message that is none."""
+    """Read a conversation from a JSON list of {role, content}; DataError names the wrong message."""
     if not isinstance(found, list):
         raise _wrong("messages", "a list of {role, content}", found)
-    said: list[Message] = []
+    messages: list[Message] = []
     for index, message in enumerate(found):
         at = f"messages[{index}]"
         if not isinstance(message, Mapping):
@@ -170,8 +168,8 @@ def messages_of(found: Any) -> Conversation:
         role, text = text_at(message, "role", at=at), text_at(message, "content", at=at)
         if role not in ROLES:
             raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
-        said.append(Message(role, text))
-    return tuple(said)
+        messages.append(Message(role, text))
+    return tuple(messages)
 
 
 def _plain(row: Mapping[str, Any]) -> Read:
@@ -186,7 +184,7 @@ SHAPES: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Read]] = {
     ("text",): _plain,
     ("instruction", "output"): _instruction,
 }
-"""The keys that a row of each shape must have, and its reader."""
+"""Required keys of each shape of row -> its reader."""
 
 KNOWN = "rows with " + ", or ".join(" and ".join(keys) for keys in SHAPES)
 
@@ -195,7 +193,7 @@ def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
     found = [keys for keys in SHAPES if row.keys() >= {*keys}]
     if len(found) > 1:
         both = " and ".join("{" + ", ".join(keys) + "}" for keys in found)
-        raise DataError(f"ambiguous: the row is {both} at once", expected=f"{KNOWN}, not several of them")
+        raise DataError(f"ambiguous: the row is {both} at once", expected=f"{KNOWN}, but only one of them")
     if not found:
         near = next((keys for keys in SHAPES if row.keys() & {*keys}), None)
         missing = next(key for key in near if key not in row) if near else None
@@ -205,7 +203,7 @@ def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
 
 
 def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None = None) -> str:
-    """The text under `key`; with a default, it may be missing or blank."""
+    """Text under `key`; may be missing or blank if there is a default."""
     field = f"{at}.{key}" if at else key
     if key not in row and default is None:
         raise DataError("missing", field=field, expected="text")
@@ -217,7 +215,7 @@ def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None 
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError("half a character (a lone surrogate)", field=field, got=ascii(text[error.start])) from None
+        raise DataError("half a character (an unpaired surrogate)", field=field, got=ascii(text[error.start])) from None
     if text.strip():
         return text
     if default is None:
@@ -229,14 +227,16 @@ def _wrong(field: str, expected: str, got: Any) -> DataError:
     return DataError("wrong type", field=field, expected=expected, got="null" if got is None else got)
 
 
+def not_utf8(error: UnicodeDecodeError, line: bytes) -> DataError:
+    return DataError("not UTF-8", got=f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
+
+
 def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    """The row that a line of JSON Lines holds."""
-    hint = None if line.endswith(b"\n") else "the file ends in this line: was it cut off?"
+    hint = None if line.endswith(b"\n") else "the file ends in this line: is the file cut off?"
     try:
         return decoded(line)
     except UnicodeDecodeError as error:
-        got = f"byte 0x{line[error.start]:02x} at column {error.start + 1}"
-        raise DataError("not UTF-8", path=path, line=number, got=got, hint=hint) from None
+        raise not_utf8(error, line).at(path=path, line=number, hint=hint) from None
     except JSONDecodeError as error:
         what = f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
         raise DataError(what, path=path, line=number, got=repr(error.doc[:200]), hint=hint) from None
@@ -245,13 +245,13 @@ def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
-    """The file's lines with their numbers, blank ones at its end left out; with each, what is wrong with it as a line.
+    """Number, text and defect of each line of a file, without blank lines at the end.
 
-    Of a line that is too long only the beginning is given.
+    A line over the limit is truncated.
     """
     with disk.errors(path):
         if not path.is_file():
-            raise DataError("not a file" if path.exists() else "there is no such file", path=path, expected=KNOWN)
+            raise DataError("not a file" if path.exists() else "no such file", path=path, expected=KNOWN)
         with path.open("rb") as file:
             blank = None
             for number, line in enumerate(iter(partial(file.readline, LINE_LIMIT + 1), b""), 1):
@@ -276,5 +276,5 @@ def lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
 
 def _refuse_foreign(path: Path, start: bytes) -> None:
     kind = next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)
-    if kind or b"\0" in start[:4]:  # of UTF-16 or UTF-32 without a mark; a NUL further on is the defect of one row
+    if kind or b"\0" in start[:4]:  # UTF-16 or UTF-32 without a mark; a later NUL is a defect of its row
         raise DataError("not JSON Lines", path=path, line=1, expected="UTF-8 text", got=kind or "NUL bytes")

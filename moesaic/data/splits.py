@@ -1,6 +1,6 @@
-"""A domain's rows in three splits that share no row: what is learned from, chosen by and judged on.
+"""A domain's rows in three disjoint splits: train, validation and test.
 
-Knows nothing about tokens. Whatever it picks, it picks by content hash, so that no order of rows or files matters.
+Knows nothing about tokens. Picks rows by content hash, so that the order of rows and files does not matter.
 """
 
 from collections import defaultdict
@@ -24,7 +24,7 @@ from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Sou
 SPLITS = ("train", "validation", "test")
 
 Groups = dict[str, list[Example]]
-"""Different rows by their hash, each as its examples."""
+"""Hash of a row -> its examples."""
 
 Reader = Callable[[Source], list[list[Example]]]
 Resolve = Callable[[str], Path]
@@ -32,9 +32,9 @@ Resolve = Callable[[str], Path]
 
 @dataclass(frozen=True)
 class Given:
-    """A domain's rows by split, before splits are made disjoint; `dropped` counts those left out, by reason.
+    """A domain's rows by split, before splits are made disjoint; `dropped` counts dropped rows by reason.
 
-    `files`: those of each split as messages name them. `labels`: of rows that have one, all there are.
+    `files`: files by split, for messages. `labels`: all labels, for rows with labels.
     """
 
     rows: dict[str, Groups]
@@ -45,9 +45,9 @@ class Given:
 
 @dataclass(frozen=True)
 class Domain:
-    """One domain's examples, sorted by the hash of their row; `dropped` counts the rows left out, by reason.
+    """A domain's examples, sorted by the hash of their row; `dropped` counts dropped rows by reason.
 
-    `labels`: of rows that have one, all there are, in their order.
+    `labels`: all labels in their order, for rows with labels.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Domain:
 
     @cached_property
     def digest(self) -> str:
-        """Names the content of what is learned from and chosen by, whatever the domain and its files are called."""
+        """Hash of the content of train and validation, independent of names of the domain and its files."""
         return digest([[[row.prompt, row.response] for row in some] for some in (self.train, self.validation)])
 
     def without(self, judged: set[str]) -> "Domain":
-        """The same, but for training rows whose group is among `judged`: rows that another domain is tested on."""
+        """Drop training rows whose group is in `judged`, which are test rows of another domain."""
         kept = [row for row in self.train if row.group not in judged]
         lost = {row.group for row in self.train} - {row.group for row in kept}
         dropped = {**self.dropped, "train: in another domain's test": len(lost)} if lost else self.dropped
@@ -71,9 +71,9 @@ class Domain:
 
 
 def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None = None) -> Domain:
-    """Read a domain's rows and make its splits disjoint: test keeps what it shares, then validation.
+    """Read a domain's rows and make its splits disjoint: shared rows stay in test, otherwise in validation.
 
-    `resolve` finds the file of a source; rows that cannot be used go to `rejects`.
+    `resolve` finds the file of a source; unusable rows go to `rejects`.
     """
     given = READERS[type(data)](data, resolve, rejects)
     read, dropped = dict(given.rows), dict(given.dropped)
@@ -83,24 +83,21 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
     dropped = {why: rows for why, rows in dropped.items() if rows}
     for split in SPLITS:
         if not read[split]:
-            raise DataError(
-                f"domain '{name}' has no rows left for {split}",
-                path=given.files[split],
-                field=split,
-                got=", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None,
-                hint="give it more rows, that no other split has, or change the share that validation takes",
-            )
+            what = f"domain '{name}' has no rows left for {split}"
+            hint = "add other rows, or change the share of validation"
+            got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
+            raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
     train, validation, test = (_flat(read[split]) for split in SPLITS)
     return Domain(name, train, validation, test, dropped, given.labels)
 
 
 def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
-    """Read text that belongs to no domain, each row once."""
+    """Read text outside of domains, each row once."""
     return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects))[0])
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:
-    """Pick n examples by hash, in its order: the same whatever the order of the rows, and part of any larger pick."""
+    """Pick n examples by hash: independent of the order of rows, and a subset of every larger pick."""
     seen: dict[str, Iterator[int]] = defaultdict(count)
     keyed = [(_hash(f"{example.group} {next(seen[example.group])}"), example) for example in examples]
     return [example for _, example in sorted(keyed, key=itemgetter(0))[:n]]
@@ -116,11 +113,11 @@ def _demo(data: DemoData, resolve: Resolve, rejects: Rejects | None) -> Given:
 
 
 def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
-    def place(source: Source) -> Path:
+    def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped = _split(data, lambda source: read_rows(place(source), rejects))
-    return Given(rows, dropped, _files(data, place))
+    rows, dropped = _split(data, lambda source: read_rows(path_of(source), rejects))
+    return Given(rows, dropped, _files(data, path_of))
 
 
 def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
@@ -134,7 +131,7 @@ READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
     FileData: _texts,
     LabelledData: _labelled,
 }
-"""Section of a domain's data -> what reads it. Rows that cannot be used go to the rejects."""
+"""Section of a domain's data -> its reader."""
 
 
 def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:
@@ -143,14 +140,13 @@ def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Gro
     for split, sources in given.items():
         read[split], dropped[f"{split}: repeated"] = _read(sources, reader)
     if isinstance(share, float):
-        # Not by the hash itself, which a limit goes by: the rows of a limited train all have small ones.
+        # Not by the hash itself: a limit already selects rows with small hashes.
         carved = {group: row for group, row in read["train"].items() if _hash(f"validation {group}") < share}
         read["train"], read["validation"] = _without(read["train"], carved), carved
     return read, dropped
 
 
 def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
-    """The different rows of all sources, and how many there were twice."""
     groups: Groups = {}
     repeated = 0
     for source in sources:
@@ -178,13 +174,12 @@ def _flat(groups: Groups) -> list[Example]:
     return [example for group in sorted(groups) for example in groups[group]]
 
 
-def _files(data: FileData | LabelledData, place: Callable[[Source], Path]) -> dict[str, str]:
-    """The files of each split, as messages name them."""
+def _files(data: FileData | LabelledData, path_of: Callable[[Source], Path]) -> dict[str, str]:
     validation = data.train if isinstance(data.validation, float) else data.validation
     sources = dict(zip(SPLITS, (data.train, validation, data.test), strict=True))
-    return {split: ", ".join(str(place(source)) for source in some) for split, some in sources.items()}
+    return {split: ", ".join(str(path_of(source)) for source in some) for split, some in sources.items()}
 
 
 def _hash(text: str) -> float:
-    """A number in [0, 1) that only depends on the text."""
+    """Number in [0, 1) that depends only on the text."""
     return int(sha256(text.encode()).hexdigest()[:13], 16) / 16**13

@@ -14,7 +14,7 @@ from moesaic.errors import DataError, nearest
 from moesaic.evaluate.statistics import ALL, Scores, mean_nats
 from moesaic.evaluate.units import SCORE, Unit
 from moesaic.ops.metrics import metric, tallies
-from moesaic.sections.tasks import Metric
+from moesaic.sections.glue import Metric
 
 WRONG = 1e6
 """Nats that a wrong answer weighs when the best answer to a row is looked for: more than any."""

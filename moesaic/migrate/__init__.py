@@ -1,4 +1,4 @@
-"""Configs of other systems as recipes. Knows nothing about weights or torch: plain data in, plain data out."""
+"""Translates configs of other systems into recipes. Knows nothing about weights or torch."""
 
 from moesaic.migrate.gated import Translated, files_by_name, translated
 

@@ -1,7 +1,7 @@
-"""The config of a gate between the feed-forward blocks of two fine-tuned models (cs259-llm), as a recipe.
+"""Translates the config of a gate between two fine-tuned models' feed-forward blocks (cs259-llm) into a recipe.
 
-Its JSON files, for the gate's training and for inference, with the defaults of its commands; a key that means nothing
-here is refused by its name. Knows nothing about weights: the pickle that holds a trained gate is never opened.
+Reads the JSON files for training and for inference, with the defaults of that system's commands; refuses keys without
+a meaning in a recipe. Knows nothing about weights: the pickle with a trained gate is never opened.
 """
 
 import os
@@ -15,7 +15,7 @@ from moesaic.files import read_json
 from moesaic.sections.document import dump
 
 EXPERTS = ("model1", "model2")
-"""What its output calls the two: `model1_prob` there is the weight of `model1` here."""
+"""Names of the two models, as in the output of that system: `model1_prob` is the weight of `model1`."""
 
 SELECTION = {"weighted_sum": "soft", "select_one": "top_1"}
 NUMBER = (int, float)
@@ -26,23 +26,24 @@ TRAINING: dict[str, tuple[str, tuple[type, ...], Any]] = {
     "num_epochs": ("epochs", (int,), 10),
     "weight_decay": ("weight_decay", NUMBER, 0.01),
 }
-"""Its key -> ours in the router's section, its type, and its default."""
+"""Key of the config -> key of the router's section, types, and default."""
 
 SPLITS = {"train_split": 0.7, "val_split": 0.15, "test_split": 0.15}
 READ = ("model1_path", "model2_path", "gating_model_path", "routing_mode", "hidden_dims", "seed", *TRAINING, *SPLITS)
+BASE = "leave this key out: the router reads the embeddings of the base, which is model1"
 ELSEWHERE = {
-    "saved_model_path": "its saved model opens the three folders it was made of: give model1_path and model2_path",
-    "base_model": "a router reads the embeddings of the base, which is model1: leave it out",
-    "base_model_path": "a router reads the embeddings of the base, which is model1: leave it out",
-    "output_dir": "say it to `moesaic run RECIPE --out DIR`",
-    "prompt": "say it to `moesaic generate RUN PROMPT`",
-    "max_new_tokens": "say it to `moesaic generate --max-new-tokens N`",
-    "temperature": "say it to `moesaic generate --temperature T`",
-    "top_p": "say it to `moesaic generate --top-p P`",
+    "saved_model_path": "give model1_path and model2_path, the folders that the saved model opens",
+    "base_model": BASE,
+    "base_model_path": BASE,
+    "output_dir": "use `moesaic run RECIPE --out DIR`",
+    "prompt": "use `moesaic generate RUN PROMPT`",
+    "max_new_tokens": "use `moesaic generate --max-new-tokens N`",
+    "temperature": "use `moesaic generate --temperature T`",
+    "top_p": "use `moesaic generate --top-p P`",
     "no_sample": "`moesaic generate` without --temperature takes the most probable token",
-    "config": "a config names no further one",
+    "config": "a config cannot name another config",
 }
-"""Keys of its files and options of its commands that are no part of a recipe -> where they go."""
+"""Keys and options of that system outside a recipe -> their replacement."""
 
 INFO = "training_info.json"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
@@ -50,14 +51,13 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 @dataclass(frozen=True)
 class Translated:
-    """A recipe as plain data, and what whoever runs it should know: lines."""
+    """A recipe as plain data, with notes for the user."""
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
 
     @property
     def text(self) -> str:
-        """The recipe as YAML."""
         return dump(self.recipe)
 
 
@@ -67,10 +67,10 @@ def translated(
     test: Mapping[str, Sequence[str]],
     name: str | None = None,
 ) -> Translated:
-    """The recipe that a config means, its paths relative to the folder of the config and made absolute.
+    """Translate a config, whose paths are relative to its folder, into a recipe with absolute paths.
 
-    `train`, `test`: files of rows for `model1` and `model2`, which its commands have built in and a recipe names.
-    `name`: of the run; else as the config is called. Raises RecipeError for what has no meaning here.
+    `train`, `test`: files of rows for `model1` and `model2`, which are built into that system's commands. `name`: of
+    the run; by default the name of the config. Raises RecipeError for keys and values without a meaning in a recipe.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,7 +84,7 @@ def translated(
         info, more = gate_settings(path, found["gating_model_path"])
         found, notes = {**info, **found}, more
     if "test_split" in found:
-        notes.append("what is judged on is a file of its own, so that test_split is not used")
+        notes.append("test_split is not used: the test rows are in files of their own")
     mode = found.get("routing_mode", "weighted_sum")
     if mode not in SELECTION:
         expected = " or ".join(SELECTION)
@@ -116,33 +116,32 @@ def translated(
 
 
 def files_by_name(option: str, given: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each name, from any number of `NAME=FILE`, as the command line's `--option` takes them."""
+    """Collect the files of each name from values `NAME=FILE` of the command line's `--option`."""
     files: dict[str, list[str]] = {}
     for text in given:
         name, equals, file = text.partition("=")
         if not (name and equals and file):
-            raise RecipeError("not a file for a model", field=option, expected="NAME=FILE", got=repr(text))
+            raise RecipeError("wrong value", field=option, expected="NAME=FILE", got=repr(text))
         files.setdefault(name, []).append(file)
     return files
 
 
 def checked(path: Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config says, null left out; unknown keys, keys with no place in a recipe and other types are refused."""
-    said = {key: value for key, value in found.items() if value is not None}
-    for key, value in said.items():
+    """Return a config without null values; refuses unknown keys, keys outside a recipe and wrong types."""
+    known = {key: value for key, value in found.items() if value is not None}
+    for key, value in known.items():
         if key in ELSEWHERE:
-            raise RecipeError("no part of a recipe", path=path, field=key, got=repr(value), hint=ELSEWHERE[key])
+            raise RecipeError("not part of a recipe", path=path, field=key, got=repr(value), hint=ELSEWHERE[key])
         if key not in READ:
             raise RecipeError("unknown key", path=path, field=key, hint=nearest(key, [*READ, *ELSEWHERE]))
         kind = kind_of(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             expected = " or ".join(one.__name__ for one in kind)
-            raise RecipeError("a value of another type", path=path, field=key, expected=expected, got=repr(value))
-    return said
+            raise RecipeError("wrong type", path=path, field=key, expected=expected, got=repr(value))
+    return known
 
 
 def kind_of(key: str) -> tuple[type, ...]:
-    """The types that a key's value may have."""
     if key in TRAINING:
         return TRAINING[key][1]
     if key in SPLITS:
@@ -150,70 +149,64 @@ def kind_of(key: str) -> tuple[type, ...]:
     return {"seed": (int,), "hidden_dims": (str, list)}.get(key, (str,))
 
 
-def gate_settings(path: Path, place: str) -> tuple[dict[str, Any], list[str]]:
-    """How a gate was trained, as the folder it was saved to says, and what to know of it."""
-    folder = Path(absolute(path, place))
-    if folder.suffix in PICKLES:
-        hint = f"name its folder, whose {INFO} says how it was trained: it is trained anew"
-        what = "a pickle, which could run code, is never opened"
-        raise RecipeError(what, path=path, field="gating_model_path", got=place, hint=hint)
-    info = folder / INFO
+def gate_settings(path: Path, folder: str) -> tuple[dict[str, Any], list[str]]:
+    """Training settings from the folder of a saved gate, and notes for the user."""
+    saved_at = Path(absolute(path, folder))
+    if saved_at.suffix in PICKLES:
+        hint = f"give the folder of the gate: its {INFO} has the settings to train the router again"
+        what = "a pickle is never opened, because it could run code"
+        raise RecipeError(what, path=path, field="gating_model_path", got=folder, hint=hint)
+    info = saved_at / INFO
     if not info.is_file():
-        hint = "leave gating_model_path out, and say how the router is trained: hidden_dims, num_epochs, ..."
-        raise RecipeError(f"no {INFO} there", path=path, field="gating_model_path", got=place, hint=hint)
-    told = read_json(info)
-    settings = told.get("config", {})
+        hint = "leave gating_model_path out, and give settings of the training: hidden_dims, num_epochs, ..."
+        raise RecipeError(f"no {INFO} in this folder", path=path, field="gating_model_path", got=folder, hint=hint)
+    saved = read_json(info)
+    settings = saved.get("config", {})
     if not isinstance(settings, dict):
         raise WeightsError("not a table", path=info, field="config", got=repr(settings))
     known = {key: value for key, value in settings.items() if key in (*TRAINING, *SPLITS, "hidden_dims", "seed")}
-    notes = ["the router is trained anew, as the gate was: its weights are a pickle, which is never opened"]
-    if reader := told.get("base_model"):
+    notes = [
+        "the router is trained again with the gate's settings: the gate's weights are a pickle, which is never opened"
+    ]
+    if reader := saved.get("base_model"):
         notes.append(f"the gate read the embeddings of {reader}; the router reads those of model1, the base")
     return checked(info, known), notes
 
 
 def widths(path: Path, value: str | list[Any]) -> list[int]:
-    """Hidden layers, as 512,256 or as a list."""
     parts = value.split(",") if isinstance(value, str) else value
     try:
         found = [int(part) for part in parts]
     except (TypeError, ValueError):
         found = []
     if not found or min(found) < 1:
-        expected = "widths such as 512,256"
-        raise RecipeError(
-            "not the widths of hidden layers", path=path, field="hidden_dims", expected=expected, got=value
-        )
+        expected = "widths of hidden layers, such as 512,256"
+        raise RecipeError("wrong value", path=path, field="hidden_dims", expected=expected, got=value)
     return found
 
 
 def share(path: Path, found: Mapping[str, Any]) -> float:
-    """The share of what is not tested on that settings are chosen by."""
+    """Share of validation in the rows without the test split."""
     train, validation, test = (float(found.get(key, default)) for key, default in SPLITS.items())
     if min(train, validation) <= 0 or test < 0 or abs(train + validation + test - 1) > 1e-6:
-        got = f"{train:g}, {validation:g} and {test:g}"
-        expected = "shares that sum to 1"
-        raise RecipeError("not a division", path=path, field=", ".join(SPLITS), expected=expected, got=got)
+        expected, got = "shares with the sum 1", f"{train:g}, {validation:g} and {test:g}"
+        raise RecipeError("wrong values", path=path, field=", ".join(SPLITS), expected=expected, got=got)
     return round(validation / (train + validation), 6)
 
 
 def data_of(
     expert: str, train: Mapping[str, Sequence[str]], test: Mapping[str, Sequence[str]], validation: float
 ) -> dict[str, Any]:
-    """An expert's section of data; the files stand as they were typed, made absolute."""
     for option, given in (("train", train), ("test", test)):
         if unknown := sorted(given.keys() - set(EXPERTS)):
             hint = nearest(unknown[0], list(EXPERTS))
             raise RecipeError("no such expert", field=option, expected=" or ".join(EXPERTS), got=unknown[0], hint=hint)
         if not given.get(expert):
-            hint = f"give --{option} {expert}=FILE: its commands have their data built in, a recipe names it"
+            hint = f"give --{option} {expert}=FILE: a recipe must name its data"
             raise RecipeError("missing", field=f"experts.{expert}.data.{option}", hint=hint)
-    files = {
-        option: [os.path.abspath(file) for file in given[expert]]
-        for option, given in (("train", train), ("test", test))
-    }
-    return {**files, "validation": validation}
+    train_files, test_files = ([os.path.abspath(file) for file in given[expert]] for given in (train, test))
+    return {"train": train_files, "test": test_files, "validation": validation}
 
 
-def absolute(path: Path, place: str) -> str:
-    return os.path.abspath(path.parent / os.path.expanduser(place))
+def absolute(path: Path, folder: str) -> str:
+    return os.path.abspath(path.parent / os.path.expanduser(folder))

@@ -6,7 +6,7 @@ As scikit-learn defines them, many resamples at once. Knows nothing about tasks.
 import numpy as np
 from jaxtyping import Float, Int
 
-from moesaic.sections.tasks import Metric
+from moesaic.sections.glue import Metric
 
 
 def tallies(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"], labels: int) -> Float[np.ndarray, "n c"]:

@@ -1,6 +1,6 @@
-"""The section of an expert: that of its kind, from the table of kinds.
+"""The section of an expert, chosen by its kind from the table of kinds.
 
-Knows no kind by name: the table is read whenever pydantic builds the schema of a recipe.
+Knows no kind by name: pydantic reads the table when it builds the schema of a recipe.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,20 @@ from moesaic.sections.section import CASE, either, refusal
 
 
 def kind_sections() -> tuple[type[Expert], ...]:
-    """The sections of all kinds."""
     return tuple(kind.section for kind in KINDS.values())
 
 
 @dataclass(frozen=True)
 class ByKind:
-    """Annotates `Expert`: a union of the sections of all kinds, told apart by the key `kind`."""
+    """Annotates `Expert`: a union of the sections of all kinds, chosen by the key `kind`."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         tagged: Any = tuple(Annotated[kind.section, Tag(CASE + word)] for word, kind in KINDS.items())
-        union: Any = Union[tagged]  # noqa: UP007  (its members are not known before)
+        union: Any = Union[tagged]  # noqa: UP007  (its members are known only now)
         return handler.generate_schema(Annotated[union, Discriminator(_case), BeforeValidator(_of_known_kind)])
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Names the section of each kind, so that an editor tells which keys go with the kind that is written."""
+        """Maps each kind to its section, so that an editor offers the keys of the kind."""
         (sections,) = handler(schema).values()
         mapping = {word: section["$ref"] for word, section in zip(KINDS, sections, strict=True)}
         return {"oneOf": sections, "discriminator": {"propertyName": "kind", "mapping": mapping}}
@@ -43,7 +42,7 @@ def _case(value: Any) -> str:
 
 
 def _of_known_kind(value: Any) -> Any:
-    """Refuse an expert without a kind, or of an unknown kind, before its other keys are looked at."""
+    """Refuse an expert without a kind, or of an unknown kind, before its other keys are checked."""
     if isinstance(value, Expert):
         return value
     if not isinstance(value, Mapping):

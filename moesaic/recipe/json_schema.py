@@ -1,6 +1,6 @@
 """The JSON schema of a recipe, for editors: every key with its description, type and default.
 
-Knows nothing about what pydantic checks beyond shapes: keys that have no effect beside others are allowed here.
+Knows nothing about checks of values beside each other: keys without effect beside others are allowed here.
 """
 
 from typing import Any
@@ -14,11 +14,11 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a recipe as plain data; the section of an expert is chosen by its `kind`."""
+    """The JSON schema of a recipe as plain data."""
     return {"$schema": DIALECT, **Recipe.model_json_schema(schema_generator=_Shapes)}
 
 
 class _Shapes(GenerateJsonSchema):
     def tagged_union_schema(self, schema: TaggedUnionSchema) -> JsonSchemaValue:
-        """Any of several shapes: one value may have two of them, such as files of rows with labels or without."""
+        """Allows a value of two shapes, such as files of rows with or without labels."""
         return {"anyOf": super().tagged_union_schema(schema)["oneOf"]}

@@ -1,4 +1,4 @@
-"""Checks which kinds of experts can be mixed, where, how finely and by which routers.
+"""Checks which kinds of experts can be mixed, at which site and level, and by which routers.
 
 Knows no kind by name, and nothing about files or tensors.
 """
@@ -41,37 +41,37 @@ Level = Literal["sequence", "token"]
 
 
 class Mixture(Section):
-    """Where and how finely experts are mixed."""
+    """Site and level at which experts are mixed."""
 
     site: Site | None = None
-    """Where experts meet (default: as their kind decides): linear, adapters beside matrices of the base; ffn, blocks
-    beside its feed-forward blocks; model, whole models behind the router."""
+    """Site of the experts: linear, adapters beside matrices of the base; ffn, blocks beside the base's feed-forward
+    blocks; model, whole models behind the router (default: the site of their kind)."""
     level: Level = "sequence"
-    """How often the router decides: once for each sequence, from its prompt; or before each token, from the text so
-    far, which only whole models allow."""
+    """Frequency of decisions: once per sequence, from the prompt; or, for whole models, before each token, from the
+    text so far."""
     combine: Literal["mixture", "product"] = "mixture"
-    """Way to combine the next-token distributions of whole models: their weighted mean, or their weighted product."""
+    """Combination of the next-token distributions of whole models: weighted mean, or weighted product."""
 
     def idle(self) -> dict[str, str]:
-        """How distributions are combined, where the experts share a trunk and so give one distribution."""
+        """The key `combine` of experts that share a trunk, which give a single distribution."""
         several = dict.fromkeys(kind.site for kind in KINDS.values() if not kind.shares_trunk)
         return {} if self.site is None or self.site in several else {"combine": f"it goes with site: {either(several)}"}
 
 
 def site_of(kinds: Mapping[str, Kind]) -> str:
-    """Where experts of these kinds meet, by name; experts of several sites cannot be mixed."""
+    """Site of experts with these kinds, by name; raises for experts of several sites."""
     (first, kind), *_ = kinds.items()
     for name, other in kinds.items():
         if other.site != kind.site:
             alike = either(one.word for one in KINDS.values() if one.site == kind.site)
             what = f"{other.word} experts ('{name}') cannot be mixed with {kind.word} experts ('{first}')"
-            hint = "keep each kind in a recipe of its own"
+            hint = "write a recipe for each kind"
             raise refusal(RecipeError(what, expected=alike, hint=hint), "experts", name, "kind")
     return kind.site
 
 
 def require_legal(kinds: Mapping[str, Kind], mixture: Mixture) -> None:
-    """Refuse a site or a level at which experts of these kinds, by name, cannot be mixed."""
+    """Refuse a site or a level that experts of these kinds, by name, do not support."""
     for name, kind in kinds.items():
         what = f"{kind.word} experts ('{name}') cannot be mixed"
         if mixture.site not in (None, kind.site):
@@ -83,22 +83,22 @@ def require_legal(kinds: Mapping[str, Kind], mixture: Mixture) -> None:
 
 
 def require_routable(router: Router, kinds: Mapping[str, Kind], level: Level) -> None:
-    """Refuse a router that cannot choose between whole models, or not token by token."""
+    """Refuse a router that cannot choose between whole models, or cannot choose for each token."""
     if all(kind.shares_trunk for kind in kinds.values()):
         return
     if router.depth is not None:
         hint = "read embedding_mean, hidden_mean or hidden_last"
-        what = "whole models share no trunk with the base, so that its states after some blocks spare nothing"
+        what = "states after some blocks are no use for whole models, which share no trunk with the base"
         raise refusal(RecipeError(what, got=f"'{router.feature}'", hint=hint), "router", "feature")
-    for place, spec in enumerate([router, *router.compare]):
+    for index, spec in enumerate([router, *router.compare]):
         if spec.loss.task:
-            at = ("compare", place - 1) if place else ()
-            hint = "leave it out: loss.expert teaches whose prompt it is"
-            error = RecipeError("what whole models lose together is no loss for routers", hint=hint)
+            at = ("compare", index - 1) if index else ()
+            hint = "leave out loss.task: loss.expert trains the router"
+            error = RecipeError("not supported for whole models", hint=hint)
             raise refusal(error, "router", *at, "loss", "task")
     if level == "token":
         feature = Feature.parse(router.feature) if isinstance(router.feature, str) else None
         if feature is None or feature.source != "state" or feature.pool == "none":
             expected = "embedding_mean, hidden_mean or hidden_last"
-            what = "a router that decides before every token reads states that run with it"
+            what = "a router that decides before every token must read states of the tokens so far"
             raise refusal(RecipeError(what, expected=expected, got=f"'{router.feature}'"), "router", "feature")

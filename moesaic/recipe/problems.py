@@ -1,6 +1,6 @@
-"""Turns what pydantic finds wrong into the one error that a person reads: where, expected, got, what to do.
+"""Turns the errors of pydantic into one error for a person: place, expected, got and remedy.
 
-Knows no section by name: the keys that could have been written are read off the models.
+Knows no section by name: the known keys are read from the models.
 """
 
 import re
@@ -36,15 +36,12 @@ EXPECTED = {
     "less_than_equal": "{le} or less",
     "too_short": "{min_length} or more",
 }
-"""Error types of pydantic -> what should have been written, in terms of their context."""
+"""Error types of pydantic -> expected value, a template for their context."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A section that may stand at a place.
-
-    `kinds`: the kinds that the recipe would have to write for it; none where it goes with what is written.
-    """
+    """A section that is possible at a place. `kinds`: the kinds it requires, if the recipe writes another kind."""
 
     section: type[BaseModel]
     kinds: tuple[str, ...] = ()
@@ -55,7 +52,7 @@ class Shape:
 
 
 def shapes_at(annotation: Any, loc: Loc, value: Any, kinds: tuple[str, ...] = ()) -> Iterator[Shape]:
-    """The sections that may stand at `loc` in `value`, whose type is `annotation`: of a union, all of them."""
+    """The sections that are possible at `loc` in `value` of type `annotation`: all members of a union."""
     if isinstance(annotation, ByKind):
         for section in kind_sections():
             yield from shapes_at(section, loc, value, kinds)
@@ -77,7 +74,7 @@ def shapes_at(annotation: Any, loc: Loc, value: Any, kinds: tuple[str, ...] = ()
 
 
 def other_kinds(section: type[BaseModel], value: Any) -> tuple[str, ...]:
-    """The kinds that a section is of, if `value` writes another one."""
+    """The kinds of a section, if `value` writes another kind."""
     if "kind" not in section.model_fields or not isinstance(value, dict) or "kind" not in value:
         return ()
     kinds = get_args(section.model_fields["kind"].annotation)
@@ -85,22 +82,20 @@ def other_kinds(section: type[BaseModel], value: Any) -> tuple[str, ...]:
 
 
 def inside(value: Any, step: str | int) -> Any:
-    """The value behind a step, as far as it is written."""
     written = isinstance(value, dict) or (isinstance(value, list) and isinstance(step, int) and step < len(value))
     return value.get(step) if isinstance(value, dict) else value[step] if written else None
 
 
 def keys_of(shapes: Iterable[Shape]) -> list[str]:
-    """The keys that sections know; none where there is no section, or one whose keys are free."""
     return list(dict.fromkeys(key for shape in shapes for key in shape.keys))
 
 
 def as_recipe_error(found: ValidationError, model: type[BaseModel], document: Document) -> RecipeError:
-    """The first of all problems in the order of the file, and how many more there are."""
-    # A default that depends on a wrong value is no problem of its own.
+    """The first problem in the order of the file, with the number of further problems."""
+    # An error about a default that depends on another wrong value repeats that error.
     causes = [details for details in found.errors() if details["type"] != "default_factory_not_called"]
     problems = [_problem(details, model, document) for details in causes]
-    # Where the order is not known, a misspelt key tells more than the missing one it was meant to be.
+    # In an unknown order, a misspelt key says more than the missing key it was meant to be.
     order = document.order()
     loc, first = min(problems, key=lambda problem: (order(problem[0]), problem[1].what == "missing"))
     if len(problems) > 1:
@@ -109,7 +104,7 @@ def as_recipe_error(found: ValidationError, model: type[BaseModel], document: Do
 
 
 def unknown_key(key: str, shapes: Sequence[Shape], beside: Any) -> RecipeError:
-    """The refusal of a key: misspelt, of another kind, or one that does not go with those `beside` it."""
+    """The error about a key: misspelt, of another kind, or in conflict with the keys `beside` it."""
     known = keys_of(shape for shape in shapes if not shape.kinds)
     if key in known:
         others = ", ".join(f"'{other}'" for other in beside if other != key)

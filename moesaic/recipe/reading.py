@@ -1,6 +1,6 @@
-"""A recipe from a file or a mapping, with what the command line puts in its place; and back to text.
+"""Reads a recipe from a file or a mapping, with the overrides of the command line, and writes it as text.
 
-Knows nothing about what a recipe's keys mean, but for the folders that its paths are relative to.
+Knows nothing about the meaning of keys, except which of them are paths.
 """
 
 import copy
@@ -25,38 +25,38 @@ from moesaic.sections.routers import RouterSpec
 Spec = TypeVar("Spec", bound=RouterSpec)
 
 MOST_BYTES = 2**20
-# Keys whose values are folders, if they exist.
+# Keys whose values may be folders.
 FOLDER = re.compile(r"data_root|base\.path|experts\..+\.path|router\..*feature\.model")
 STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 
 def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file; each override is a `key=value`, with the names of the file and a value in YAML."""
+    """Read a recipe file; each override is `key=value` with a value in YAML. Raises RecipeError."""
     return _checked(load_yaml(_text(path), os.fspath(path)), overrides, Path(path).parent)
 
 
 def parse(
     mapping: Mapping[str, Any], overrides: Sequence[str] = (), source: str | PathLike[str] | None = None
 ) -> Recipe:
-    """`read` for a recipe that is a mapping already; paths are relative to the folder of `source`, or to this one."""
+    """Check a recipe that is a mapping; paths are relative to the folder of the file `source`, or to this one."""
     document = Document(copy.deepcopy(dict(mapping)), None if source is None else os.fspath(source))
     return _checked(document, overrides, Path(source or ".").parent)
 
 
 def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML: reading it, from anywhere, gives an equal recipe."""
+    """Write the resolved recipe as YAML, which reads as an equal recipe from any folder."""
     return dump_yaml(recipe.model_dump())
 
 
 def _text(path: str | PathLike[str]) -> str:
-    """The text of a file that may be a recipe."""
+    """Text of a recipe file."""
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
         raise RecipeError("no such file", path=path) from None
     except IsADirectoryError:
-        raise RecipeError("a folder, not a file", path=path, hint="name the recipe in it") from None
+        raise RecipeError("a folder, not a file", path=path, hint="name the recipe file in it") from None
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}", path=path) from error
     if len(content) > MOST_BYTES:
@@ -84,7 +84,7 @@ def _checked(document: Document, overrides: Sequence[str], folder: Path) -> Reci
 
 
 def _settled(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with its folders made absolute and its ids with their revisions, to mean the same wherever it lies."""
+    """Make a recipe independent of its folder: absolute folders, and ids with revisions."""
     root = os.path.abspath(folder / os.path.expanduser(recipe.data_root or ""))
     experts = {
         name: expert.model_copy(update={"path": expert.path and settled(expert.path, folder)})
@@ -100,7 +100,6 @@ def _settled(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _settled_router(spec: Spec, folder: Path) -> Spec:
-    """A router's section with the folder of the encoder that it reads, if it reads one, made absolute."""
     if isinstance(spec.feature, str):
         return spec
     feature = spec.feature.model_copy(update={"model": settled(spec.feature.model, folder)})
@@ -108,7 +107,7 @@ def _settled_router(spec: Spec, folder: Path) -> Spec:
 
 
 def _override(document: Document, override: str) -> None:
-    """Put a `key=value` in its place; sections on the way that are not written yet are created."""
+    """Set `key=value` in a document; creates missing sections on the way."""
     key, equals, text = override.partition("=")
     if not equals or not key or key.endswith("."):
         raise RecipeError("not an override", path=COMMAND_LINE, expected="key=value", got=repr(override))
@@ -136,19 +135,17 @@ def _override(document: Document, override: str) -> None:
     document.marks = {place: mark for place, mark in document.marks.items() if place[: len(loc)] != loc}
     document.marks[loc] = BEHIND_ALL
     if FOLDER.fullmatch(key) and isinstance(value, str) and (key == "data_root" or is_folder(value)):
-        value = os.path.abspath(
-            os.path.expanduser(value)
-        )  # typed by someone who stands here, not in the recipe's folder
+        value = os.path.abspath(os.path.expanduser(value))  # relative to the working folder, not the recipe's
     if value is None and isinstance(node, dict):
-        node.pop(step, None)  # what is not written has its default
+        node.pop(step, None)  # a missing key has its default
     else:
         node[step] = value
 
 
 def _step(key: str, rest: str, node: Any) -> tuple[str | int, str]:
-    """The next step of a key into `node`, and what comes after it."""
+    """The next step of a key into `node`, and the rest of the key."""
     if isinstance(node, dict):
-        # Names may hold dots, so what is there comes first, and of that the longest.
+        # Names may contain dots, so the longest existing name wins.
         for name in sorted(node, key=len, reverse=True):
             if rest == name or rest.startswith((f"{name}.", f"{name}[")):
                 return name, rest[len(name) :].removeprefix(".")

@@ -1,6 +1,6 @@
-"""The recipe, section by section: its keys, their defaults, and the checks of keys beside each other.
+"""The recipe: its keys, their defaults, and checks of keys beside each other.
 
-Knows nothing about YAML, files' contents or tensors; no section ever changes after its check.
+Knows nothing about YAML, contents of files or tensors; sections never change after their check.
 """
 
 import os
@@ -35,61 +35,55 @@ def _run_name(name: str) -> str:
 
 
 class ExistingBase(Section):
-    """A base that exists already."""
+    """An existing base."""
 
     path: Text
     """Folder with config.json, safetensors and a tokenizer, `org/name@revision` of the hub, or `shipped:tiny`."""
     pool: Literal["first", "mean", "last"] | None = None
-    """State of a row to read a label from (default: as is usual for the base): of the first token, as in encoders,
-    through the pooler of a BERT that has one; of the last token, as in decoders; or the mean over all tokens."""
+    """State that a label is read from: of the first token, through the pooler of a BERT with one; of the last token; or
+    the mean over all tokens (default: first for encoders, last for decoders)."""
 
     @property
     def place(self) -> str:
-        """Where the base is: a folder, an id of the hub or a shipped model."""
+        """Place of the base: a folder, an id of the hub or a shipped model."""
         return self.path
 
     @property
     def pretrain(self) -> None:
-        """An existing base is not pretrained."""
         return None
 
     @property
     def new(self) -> "NewBase | None":
-        """The section of a base that is pretrained in the run."""
         return None
 
     def settled(self, folder: Path) -> "ExistingBase":
-        """The base with a place that means the same from anywhere, where `folder` is the recipe's."""
+        """Make the place independent of the recipe's `folder`."""
         return self.model_copy(update={"path": settled(self.path, folder)})
 
 
 class NewBase(Section):
-    """A base that is pretrained here, from nothing."""
+    """A new base, pretrained from random weights."""
 
     size: str
-    """Name of its shape."""
+    """Name of the model's shape."""
     vocab_size: Annotated[int, Field(ge=257, le=2**20)] = 512
-    """Entries of its tokenizer: 256 bytes, an end, and merges."""
+    """Entries of the tokenizer: 256 bytes, an end token, and merges."""
     pretrain: Pretrain
     """Settings of the pretraining."""
 
     @property
     def place(self) -> None:
-        """A new base is made in the run directory."""
         return None
 
     @property
     def pool(self) -> None:
-        """No label is read from a new base."""
         return None
 
     @property
     def new(self) -> "NewBase":
-        """The section of a base that is pretrained in the run."""
         return self
 
     def settled(self, folder: Path) -> "NewBase":
-        """The same base: it names no folder."""
         return self
 
     @field_validator("size")
@@ -111,19 +105,19 @@ def _all_or_some(value: Any) -> str:
 
 
 class Evaluate(Section):
-    """Measurements, and the controls beside the mixture."""
+    """Metrics and controls."""
 
     metrics: Annotated[list[Metric], Distinct] = Field(default=list(get_args(Metric)), min_length=1)
-    """Metrics to report beside nats per token: perplexity of every contender, accuracy of every router."""
+    """Metrics to report beside nats per token: perplexity of contenders, accuracy of routers."""
     controls: Annotated[
         Annotated[Literal["all"], Tag(CASE + "all")] | Annotated[list[Control], Distinct, Tag(CASE + "some")],
         Discriminator(_all_or_some),
     ] = "all"
-    """Contenders to measure the mixture against."""
+    """Controls to compare the mixture with."""
     unseen: Sources = Field(default=[])
-    """Files of text from domains that no expert was trained on."""
+    """Files of text from domains without an expert."""
     limit: Count = 200
-    """Rows of a domain at most."""
+    """Maximum number of rows of a domain."""
     batch: Count = 16
     """Rows in a batch."""
     joint: TrainOverride = TrainOverride()
@@ -131,58 +125,58 @@ class Evaluate(Section):
     joint_wide: TrainOverride = TrainOverride()
     """Training settings of the control `joint_wide` only."""
     samples: Whole = 2
-    """Generations of each domain to show in the report."""
+    """Number of generated texts of each domain in the report."""
     generate: Texts | None = None
     """Texts to generate after test prompts and to score (default: none)."""
     matched: Count | None = None
-    """Number of tokens from the middle of every test prompt to judge routers by once more, so that neither length nor
-    beginning nor end gives the expert away; shorter prompts are left out (default: no such test)."""
+    """Number of tokens from the middle of test prompts for a second test of routers, where length, start and end of a
+    prompt give no hint; shorter prompts are left out (default: no second test)."""
 
 
 class Recipe(Section):
-    """Everything that decides a run."""
+    """All settings of a run."""
 
     name: Annotated[str, AfterValidator(_run_name)]
     """Name of the run, and of its folder."""
     seed: Whole = 0
     """Seed of all randomness."""
     workers: Annotated[Count, Field(le=64)] = 2
-    """Trainings to run side by side, each with one thread; also the threads of the base's own training."""
+    """Number of parallel trainings, each with one thread; also the number of threads of the pretraining."""
     checkpoint_seconds: Amount = 30.0
-    """Seconds between two saves of a training's state, more where saving takes long; 0: every step."""
+    """Seconds between checkpoints, more if saving is slow; 0: every step."""
     bad_rows: Literal["stop", "skip"] = "stop"
-    """Treatment of a row that cannot be used: stop the run, or skip the row and list it in rejects.jsonl."""
+    """Treatment of an unusable row: stop the run, or skip the row and list it in rejects.jsonl."""
     max_bad: Whole = 100
-    """Most rows to skip with `bad_rows: skip`, in all files together; one more stops the run."""
+    """Maximum number of skipped rows in all files together, with `bad_rows: skip`."""
     data_root: Text | None = None
-    """Folder that sources are relative to, itself relative to the recipe's folder (default: the recipe's folder)."""
+    """Folder that sources are relative to (default: the recipe's folder)."""
     base: Base
-    """The model that the experts share."""
+    """Model that the experts share."""
     train: Train = Train()
-    """Settings of the experts' trainings."""
+    """Training settings of the experts."""
     experts: Annotated[dict[str, Annotated[Expert, ByKind()]], Field(min_length=1)]
-    """The experts, by name."""
+    """Experts by name."""
     router: Router
-    """The router, which decides between the experts."""
+    """Router that chooses between the experts."""
     mixture: Mixture = Field(default=Mixture(), validate_default=True)
-    """Where and how finely the experts are mixed."""
+    """Site and level at which the experts are mixed."""
     evaluate: Evaluate = Evaluate()
-    """Measurements of the mixture, its parts and its controls."""
+    """Evaluation of the mixture, its parts and its controls."""
 
     def idle(self) -> dict[str, str]:
-        """The number of bad rows, where the first one stops the run."""
+        """The maximum of skipped rows, if the first bad row stops the run."""
         return {"max_bad": "it goes with bad_rows: skip"} if self.bad_rows == "stop" else {}
 
     def train_of(self, name: str) -> Train:
-        """The settings of one training: an expert's, or those of the control `joint` or `joint_wide`.
+        """Settings of the training of an expert, or of the control `joint` or `joint_wide`.
 
-        Where a control's steps are not written, it has as many as all experts with data together.
+        By default a control has as many steps as all experts with data together.
         """
         if name in self.experts:
             return self.experts[name].train.over(self.train)
         if name not in ("joint", "joint_wide"):
             trained = [*self.experts, "joint", "joint_wide"]
-            raise RecipeError(f"nothing called '{name}' is trained", hint=nearest(name, trained))
+            raise RecipeError(f"no training '{name}'", hint=nearest(name, trained))
         steps = sum(self.train_of(expert).steps for expert in self.experts if self.experts[expert].data)
         if not steps:
             raise RecipeError(f"{name} has nothing to train on: no expert has data")
@@ -191,7 +185,7 @@ class Recipe(Section):
 
     @property
     def places(self) -> dict[str, str]:
-        """Where the models are that the recipe names, by the key that names each."""
+        """Places of all models of the recipe, by key."""
         found = {"base.path": self.base.place} if self.base.place else {}
         found |= {f"experts.{name}.path": expert.path for name, expert in self.experts.items() if expert.path}
         for index, spec in enumerate([self.router, *self.router.compare]):
@@ -201,7 +195,6 @@ class Recipe(Section):
         return found
 
     def resolve(self, path: str) -> Path:
-        """Where a source's file is."""
         return Path(self.data_root or "", os.path.expanduser(path))
 
     @field_validator("experts")
@@ -218,7 +211,7 @@ class Recipe(Section):
     @field_validator("mixture")
     @classmethod
     def _where(cls, mixture: Mixture, info: Any) -> Mixture:
-        """The site of the experts' kind, where none is given; `_legal` refuses what does not go with the site."""
+        """Fill in the site of the experts' kind; `_legal` checks the other keys against the site."""
         experts = info.data.get("experts")
         if mixture.site or not experts:
             return mixture
@@ -231,7 +224,6 @@ class Recipe(Section):
 
     @property
     def kinds(self) -> dict[str, Kind]:
-        """Each expert's kind."""
         return {name: KINDS[expert.kind] for name, expert in self.experts.items()}
 
     @property
@@ -241,17 +233,15 @@ class Recipe(Section):
 
     @property
     def trained(self) -> list[str]:
-        """The experts that are trained in the run; the others were trained elsewhere."""
         return [name for name, expert in self.experts.items() if expert.data and not expert.path]
 
     @property
     def trained_controls(self) -> tuple[Literal["joint", "joint_wide"], ...]:
-        """The controls that are trained like an expert: `joint`, and `joint_wide` where the kinds have one."""
+        """Controls that are trained as experts are: `joint`, and `joint_wide` if the kinds support it."""
         return ("joint",) if self._no_wider else ("joint", "joint_wide")
 
     @property
     def _no_wider(self) -> str | None:
-        """Why there is no `joint_wide`; None: there is one."""
         return next((kind.no_wider for kind in self.kinds.values() if kind.no_wider), None)
 
     @model_validator(mode="after")
@@ -265,22 +255,21 @@ class Recipe(Section):
             if any(value is not None for _, value in self.evaluate.joint_wide):
                 raise refusal(RecipeError("has no effect here", hint=why), "evaluate", "joint_wide")
             if "joint_wide" in self.evaluate.controls and self.evaluate.controls != "all":
-                place = self.evaluate.controls.index("joint_wide")
-                raise refusal(RecipeError("cannot be computed", hint=why), "evaluate", "controls", place)
+                index = self.evaluate.controls.index("joint_wide")
+                raise refusal(RecipeError("cannot be computed", hint=why), "evaluate", "controls", index)
         return self
 
     @property
     def classifying(self) -> list[str]:
-        """The experts whose rows have labels: all of them, or none."""
         return [name for name, expert in self.experts.items() if expert.labelled]
 
     @model_validator(mode="after")
     def _alike(self) -> "Recipe":
-        """Refuses experts that classify beside experts that write, and text without labels beside rows with labels."""
+        """Refuses rows with labels beside rows without, and keys that do not apply to them."""
         classifying = self.classifying
         if not classifying:
             if self.base.pool:
-                error = RecipeError("has no effect here", hint="it goes with rows that have labels")
+                error = RecipeError("has no effect here", hint="pool applies only to rows with labels")
                 raise refusal(error, "base", "pool")
             return self
         for name, expert in self.experts.items():
@@ -293,15 +282,13 @@ class Recipe(Section):
                 hint = "give all experts data with task, or with columns and label, or none of them"
                 raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
         if self.base.pretrain:
-            hint = "name a trained encoder or decoder: base: {path: ...}"
-            raise refusal(RecipeError("a base for rows with labels is not pretrained here", hint=hint), "base", "size")
+            hint = "give a trained encoder or decoder: base: {path: ...}"
+            raise refusal(RecipeError("a new base cannot classify", hint=hint), "base", "size")
         if self.evaluate.matched:
-            error = RecipeError(
-                "has no effect here", hint="it goes with prompts of texts, not with rows that have labels"
-            )
+            error = RecipeError("has no effect here", hint="matched applies only to rows without labels")
             raise refusal(error, "evaluate", "matched")
         if self.evaluate.unseen:
-            error = RecipeError("text without labels cannot be judged beside rows that have some")
+            error = RecipeError("text without labels cannot be evaluated beside rows with labels")
             raise refusal(error, "evaluate", "unseen")
         return self
 
@@ -311,18 +298,17 @@ class Recipe(Section):
         for name, expert in self.experts.items():
             start, _ = layer_bounds(expert.layers)
             if start < depth and not expert.path:
-                what = (
-                    f"expert '{name}' {KINDS[expert.kind].changes} layers from {start}, but the router reads {feature}"
-                )
+                changes = KINDS[expert.kind].changes
+                what = f"expert '{name}' {changes} layers from {start}, but the router reads {feature}"
                 raise refusal(RecipeError(what, hint=f"set layers: {depth}.."), "experts", name, "layers")
+        count = len(self.experts)
         for index, spec in enumerate([self.router, *self.router.compare]):
-            if spec.k is not None and spec.k > len(self.experts):
-                at = ("compare", index - 1) if index else ()
-                error = RecipeError("more experts than there are", expected=f"at most {len(self.experts)}", got=spec.k)
-                raise refusal(error, "router", *at, "k")
-            if spec.init and spec.kind == "mlp" and min(spec.hidden) < 2 * len(self.experts):
-                at = ("compare", index - 1) if index else ()
-                expected = f"at least {2 * len(self.experts)} in every layer, two for each expert"
-                error = RecipeError("too narrow to begin at centroids", expected=expected, got=spec.hidden)
-                raise refusal(error, "router", *at, "hidden")
+            at = ("router", "compare", index - 1) if index else ("router",)
+            if spec.k is not None and spec.k > count:
+                error = RecipeError("more than the number of experts", expected=f"at most {count}", got=spec.k)
+                raise refusal(error, *at, "k")
+            if spec.init and spec.kind == "mlp" and min(spec.hidden) < 2 * count:
+                expected = f"at least {2 * count} in every layer, two for each expert"
+                error = RecipeError("too narrow to start from centroids", expected=expected, got=spec.hidden)
+                raise refusal(error, *at, "hidden")
         return self

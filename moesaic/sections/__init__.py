@@ -1,1 +1,1 @@
-"""The sections of a recipe that every room may read: where text comes from, how something is trained, who decides."""
+"""The sections of a recipe that every room may use: sources of text, training settings, routers."""

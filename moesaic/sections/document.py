@@ -1,4 +1,4 @@
-"""YAML text as plain values, with the place of every key; and such values as YAML text.
+"""Reads YAML text as plain values with the position of every key, and writes plain values as YAML.
 
 Knows nothing about recipes. Reads the YAML 1.2 core schema: `no` is text, `1e-3` a number, keys are always text.
 """
@@ -17,12 +17,12 @@ Loc = tuple[str | int, ...]
 
 COMMAND_LINE = "<command line>"
 BEHIND_ALL = sys.maxsize
-"""The offset of what was written on the command line: behind every file's end."""
+"""Offset of values from the command line: behind the end of every file."""
 
 MOST_NODES = 10_000
-"""Values of a recipe, aliases written out: what reads in a moment. The longest real ones have some hundred."""
+"""Maximum number of values in a recipe, aliases expanded; real recipes have some hundred."""
 
-TOO_MANY = f"more than {MOST_NODES} values, aliases written out"
+TOO_MANY = f"more than {MOST_NODES} values, aliases expanded"
 
 TAG = "tag:yaml.org,2002:"
 SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -35,7 +35,7 @@ SCALARS: dict[str, tuple[str, Callable[[str], Any]]] = {
     ),
     "str": (r"(?s:.*)", str),
 }
-"""Tag -> the plain words that have it, the first in this order, and their value."""
+"""Tag -> pattern of its plain words, and their value; the first match decides."""
 
 TAGS: dict[type[yaml.Node], Collection[str]] = {
     yaml.MappingNode: ("map",),
@@ -47,32 +47,31 @@ RESOLVERS = [(TAG + tag, re.compile(rf"(?:{pattern})\Z", re.ASCII)) for tag, (pa
 
 
 class _Loader(yaml.SafeLoader):
-    # PyYAML's own are those of YAML 1.1.
+    # PyYAML itself resolves scalars as YAML 1.1 does.
     yaml_implicit_resolvers = {None: RESOLVERS}  # noqa: RUF012
     composed = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Stops at a document that is too large while it is read: read whole, it could take any time."""
+        """Refuses a large document while it is read, because expanding it could take any time."""
         self.composed += 1
-        if self.composed > 2 * MOST_NODES:  # keys are nodes, too
+        if self.composed > 2 * MOST_NODES:  # keys are nodes too
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(problem=TOO_MANY, problem_mark=mark)
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
-    # Both: text that any reader might take for something else is quoted.
+    # Both versions, so that text is quoted if any reader could take it for another type.
     yaml_implicit_resolvers = {**yaml.SafeDumper.yaml_implicit_resolvers, None: RESOLVERS}  # noqa: RUF012
 
     def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
-        """Lists of plain values on one line."""
         plain = not any(isinstance(value, dict | list) for value in sequence)
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
 
 @dataclass
 class Document:
-    """Plain values and where they were written: `marks` are offsets into `text`."""
+    """Plain values and their positions: `marks` are offsets into `text`."""
 
     value: Any
     path: str | None = None
@@ -80,9 +79,9 @@ class Document:
     marks: dict[Loc, int] = field(default_factory=dict)
 
     def find(self, loc: Loc) -> Loc:
-        """The part of `loc` that is written here, or would be written to what is.
+        """Reduce `loc` to the steps that exist in this document.
 
-        A list's index is passed over where a single entry stands for the list, and nothing follows bare text.
+        Skips the index of a list that is written as its single entry, and all keys of bare text.
         """
         found: Loc = ()
         value = self.value
@@ -94,18 +93,17 @@ class Document:
         return found
 
     def at(self, loc: Loc) -> Any:
-        """The value that is written at `loc`."""
         value = self.value
         for step in loc:
             value = value[step]
         return value
 
     def mark(self, loc: Loc) -> Loc:
-        """The longest part of `loc` whose place is known."""
+        """The longest prefix of `loc` with a known position."""
         return next((loc[:end] for end in range(len(loc), 0, -1) if loc[:end] in self.marks), ())
 
     def order(self) -> Callable[[Loc], int]:
-        """Sorts places as they were written: what is missing at the end of its section, the command line last."""
+        """Sort key of places: as in the text, missing keys at the end of their section, the command line last."""
         ends: dict[Loc, int] = {}
         for place, offset in self.marks.items():
             for end in range(len(place) + 1):
@@ -118,7 +116,6 @@ class Document:
         return offset_of
 
     def located(self, error: RecipeError, loc: Loc) -> RecipeError:
-        """`error`, told where it happened."""
         offset, field = self.marks.get(self.mark(loc)), field_name(loc) or None
         if offset == BEHIND_ALL:
             return error.at(path=COMMAND_LINE, field=field)
@@ -126,17 +123,16 @@ class Document:
 
 
 def field_name(loc: Loc) -> str:
-    """A place as people write it: `router.compare[0].kind`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in loc).removeprefix(".")
 
 
 def line_at(text: str, offset: int) -> int:
-    """The physical line of an offset: editors break lines at fewer characters than YAML does."""
+    """Line of an offset as editors count lines, which break at fewer characters than YAML does."""
     return text.count("\n", 0, offset) + 1
 
 
 def load(text: str, path: str | None = None) -> Document:
-    """Read YAML `text`; what is not plain YAML is a RecipeError with its line."""
+    """Read YAML `text`; raises RecipeError, with the line, for anything except plain YAML."""
     document = Document(None, path, text)
     try:
         root = _Loader(text).get_single_node()
@@ -147,26 +143,26 @@ def load(text: str, path: str | None = None) -> Document:
         what = ", ".join(part for part in (error.context, error.problem) if part)
         raise RecipeError(f"not YAML: {what}", path=path, line=line) from None
     except yaml.reader.ReaderError as error:
-        what, line = "not YAML: a character that may not stand in it", line_at(text, error.position)
+        what, line = "not YAML: a character that is not allowed", line_at(text, error.position)
         raise RecipeError(what, path=path, line=line, got=ascii(chr(error.character))) from None
     except RecursionError:
-        raise RecipeError("not YAML that is read here: nested too deeply", path=path) from None
+        raise RecipeError("unsupported YAML: nested too deeply", path=path) from None
     return document
 
 
 def dump(value: Any) -> str:
-    """Write plain values as YAML that `load` reads back as the same values."""
+    """Write plain values as YAML; `load` reads equal values back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def _build(node: yaml.Node, loc: Loc, marks: dict[Loc, int], built: list[int]) -> Any:
-    """The value of a node; where its parts are written is put into `marks`."""
+    """The value of a node; adds the positions of its parts to `marks`."""
     built[0] += 1
     if built[0] > MOST_NODES:
         raise _refusal(node, TOO_MANY)
     tag = node.tag.removeprefix(TAG)
     if tag not in TAGS[type(node)]:
-        raise _refusal(node, f"tag {node.tag} is not allowed here")
+        raise _refusal(node, f"tag {node.tag} is not allowed")
     marks.setdefault(loc, node.start_mark.index)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
@@ -183,7 +179,7 @@ def _build(node: yaml.Node, loc: Loc, marks: dict[Loc, int], built: list[int]) -
         return [_build(value, (*loc, index), marks, built) for index, value in enumerate(node.value)]
     pattern, value_of = SCALARS[tag]
     if not re.fullmatch(pattern, node.value):
-        raise _refusal(node, f"{node.value!r} is not what its tag says")
+        raise _refusal(node, f"{node.value!r} does not match its tag")
     return value_of(_text(node))
 
 

@@ -1,6 +1,6 @@
-"""The keys that experts of every kind have in a recipe, and the values that several kinds share.
+"""The keys of every kind of expert in a recipe, and types that several kinds share.
 
-Knows no kind by name: each adds its own keys in `moesaic/kinds/`.
+Knows no kind by name: the kinds in `moesaic/kinds/` add their own keys.
 """
 
 from itertools import product
@@ -21,14 +21,14 @@ ALL_TARGETS: list[Target] = list(get_args(OfDecoders))
 
 E = TypeVar("E", bound="Expert")
 
-TRAINED = "an expert with path is trained already: its folder says this"
+TRAINED = "an expert with path is trained already: its folder decides this"
 
 
 class Sweep(Section):
-    """Values to try, in every combination, in place of an expert's own; one setting at least."""
+    """Lists of values to try in every combination instead of an expert's own values."""
 
     lr: Annotated[list[Positive], Field(min_length=1), Distinct] | None = None
-    """Learning rates."""
+    """Learning rates to try."""
 
     @model_validator(mode="after")
     def _something(self) -> "Sweep":
@@ -43,45 +43,43 @@ class Expert(Section):
     kind: str
     """Kind of the expert."""
     layers: str | None = None
-    """Blocks that the expert changes, as `2..`, `2..6` (2, 3, 4, 5) or `..4` (default: all)."""
+    """Layers that the expert changes, as `2..`, `2..6` (2, 3, 4, 5) or `..4` (default: all)."""
     data: Data | None = None
-    """Data to train on and to be judged by; with `path`, data to learn the routing from and to be judged by."""
+    """Data for training and evaluation; with `path`, data for the router and for evaluation."""
     path: Text | None = None
-    """Folder or `org/name@revision` of an expert that was trained elsewhere."""
+    """Folder or `org/name@revision` of a trained expert."""
     examples: SomeSources | None = None
-    """Prompts to learn the routing from, where there is no data."""
+    """Prompts that the router learns from, for an expert without data."""
     keywords: Annotated[list[Text], Field(min_length=1), Distinct] | None = None
-    """Words that the keyword router looks for."""
+    """Words that the keyword router searches for."""
     sweep: Sweep | None = None
-    """Values to try; the best on validation is kept."""
+    """Values to try; the best on validation wins."""
     train: TrainOverride = TrainOverride()
     """Training settings of this expert only."""
 
     def idle(self) -> dict[str, str]:
-        """Keys that a trained expert's folder decides already, and examples beside data."""
+        """Keys that the folder of a trained expert decides, and examples beside data."""
         idle = dict.fromkeys(("layers", "train", "sweep"), TRAINED) if self.path else {}
         return idle | ({"examples": "the router learns from data"} if self.data else {})
 
     @property
     def trials(self: E) -> list[E]:
-        """The expert with every combination of its sweep's values but learning rates; itself without a sweep."""
+        """The expert with every combination of its sweep, except learning rates; the expert itself without a sweep."""
         tried = {key: value for key, value in self.sweep or () if value and key != "lr"}
         combinations = product(*tried.values())
         return [self.model_copy(update=dict(zip(tried, values, strict=True))) for values in combinations]
 
     @property
     def largest(self: E) -> E:
-        """The largest of the expert's trials."""
         return self
 
     @property
     def frozen(self) -> bool:
-        """Whether the expert's head, if it has one, stays as it is drawn."""
+        """Whether training leaves the expert's head unchanged."""
         return False
 
     @property
     def labelled(self) -> bool:
-        """Whether the expert's data has labels."""
         return self.data is not None and self.data.labelled
 
     @field_validator("layers")
@@ -96,14 +94,13 @@ class Expert(Section):
     @model_validator(mode="after")
     def _origin(self) -> "Expert":
         if not self.data and not self.path:
-            raise refusal(
-                RecipeError("neither data nor path", hint="give data to train on, or a trained adapter's path")
-            )
+            hint = "give data to train on, or the path of a trained expert"
+            raise refusal(RecipeError("neither data nor path", hint=hint))
         if not self.data and not self.examples:
-            raise refusal(RecipeError("nothing to route by", hint="an expert with path needs data or examples"))
+            hint = "an expert with path needs data or examples"
+            raise refusal(RecipeError("nothing for the router to learn from", hint=hint))
         return self
 
 
 def written_sweep(sweep: Sweep | None) -> dict[str, Any]:
-    """The settings that a sweep tries, by key."""
     return {key: values for key, values in sweep or () if values}

@@ -1,6 +1,6 @@
-"""Which layers an adapter touches: "2..", "2..6" (2, 3, 4, 5) or "..4".
+"""Ranges of layers: "2..", "2..6" (2, 3, 4, 5) or "..4".
 
-Knows nothing about adapters or models but their number of layers.
+Knows nothing about adapters, and only the number of layers of a model.
 """
 
 import re
@@ -11,7 +11,7 @@ RANGE = re.compile(r"(?=\.*\d)(\d{0,6})\.\.(\d{0,6})", re.ASCII)
 
 
 def layer_bounds(text: str | None) -> tuple[int, int | None]:
-    """First layer, and the one after the last (None: to the end). No text means all layers."""
+    """First layer, and the layer after the last (None: no end). Without text: all layers."""
     if text is None:
         return 0, None
     match = RANGE.fullmatch(text)
@@ -19,12 +19,12 @@ def layer_bounds(text: str | None) -> tuple[int, int | None]:
         raise RecipeError("not a range of layers", expected="'2..', '2..6' or '..4'", got=repr(text))
     start, stop = int(match[1] or 0), int(match[2]) if match[2] else None
     if stop is not None and start >= stop:
-        raise RecipeError("an empty range of layers", got=repr(text), hint="the end is not part of the range")
+        raise RecipeError("an empty range of layers", got=repr(text), hint="the end is exclusive")
     return start, stop
 
 
 def layer_range(text: str | None, num_layers: int) -> range:
-    """The layers that `text` means in a model of `num_layers`; a range beyond its last layer is refused."""
+    """Layers of the range `text` in a model of `num_layers`; raises RecipeError beyond the last layer."""
     start, stop = layer_bounds(text)
     if max(start + 1, stop or 0) > num_layers:
         raise RecipeError("a range of layers beyond the last one", expected=f"at most {num_layers} layers", got=text)

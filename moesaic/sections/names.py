@@ -1,6 +1,6 @@
-"""Names that become folders, on every file system: of experts and of runs.
+"""Names of experts and runs, which are names of folders on every file system.
 
-Knows nothing about what is named.
+Knows nothing about experts and runs.
 """
 
 import re
@@ -14,26 +14,26 @@ DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt")
 Control = Literal["base", "joint", "joint_wide", "average", "uniform", "random", "keyword", "oracle", "oracle_best"]
 
 RESERVED = (*get_args(Control), "router", "all", "unseen")
-"""Words that stand beside the experts' names in every table, so no expert may be called one."""
+"""Words that tables use beside the names of experts."""
 
 
 def validate_name(name: str, what: str) -> str:
-    """`name` itself, if it can be a folder anywhere; `what` says in the error what it is the name of."""
+    """Return `name` if it is a valid folder name everywhere; `what` names the thing in the error."""
     if not NAME.fullmatch(name):
-        expected = "1 to 96 of the letters A-Z and a-z, digits, '.', '_' and '-', beginning with a letter or a digit"
+        expected = "1 to 96 of A-Z, a-z, 0-9, '.', '_' and '-', a letter or digit first"
         raise RecipeError(f"not a name for {what}", expected=expected, got=repr(name))
     if name.endswith("."):
-        raise RecipeError(f"not a name for {what}", got=repr(name), hint="a name may not end with a dot")
+        raise RecipeError(f"not a name for {what}", got=repr(name), hint="a name must not end with a dot")
     if name.split(".")[0].lower() in DEVICES:
-        raise RecipeError(f"not a name for {what}", got=repr(name), hint="Windows keeps this name for a device")
+        raise RecipeError(f"not a name for {what}", got=repr(name), hint="Windows reserves this name for a device")
     return name
 
 
 def validate_expert(name: str, seen: dict[str, str]) -> None:
-    """Refuse a name that no expert can have beside those `seen` (in lower case -> as written), which it joins."""
+    """Check a name of an expert and add it to `seen` (lower case -> as written); raises RecipeError."""
     validate_name(name, "an expert")
     if name.lower() in RESERVED:
-        raise RecipeError("a reserved name", hint=f"no expert can be called {', '.join(RESERVED)}")
+        raise RecipeError("a reserved name", hint=f"reserved names are {', '.join(RESERVED)}")
     if (other := seen.get(name.lower())) is not None:
         raise RecipeError("given twice" if other == name else f"differs from expert '{other}' only in case")
     seen[name.lower()] = name

@@ -1,4 +1,4 @@
-"""The sections that say who decides between experts, and from what.
+"""The sections about routers and the features that they read.
 
 Knows nothing about tensors: a feature is a word here.
 """
@@ -14,12 +14,12 @@ from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Se
 
 
 class RouterLoss(Section):
-    """What a router's loss adds up."""
+    """Weights of the terms of a router's loss."""
 
     task: Amount = 0.0
-    """Weight of the mixture's own loss on the responses under the router's weights; the experts stay as they are."""
+    """Weight of the mixture's loss on the responses; only the router is trained."""
     expert: Amount = 1.0
-    """Weight of the cross entropy against the row's own expert."""
+    """Weight of the cross entropy with the row's expert as the label."""
     balance: Amount = 0.0
     """Weight of the load-balancing loss."""
     z: Amount = 0.0
@@ -28,32 +28,32 @@ class RouterLoss(Section):
     @model_validator(mode="after")
     def _teaches(self) -> "RouterLoss":
         if not self.task and not self.expert:
-            hint = "give task or expert a weight: balance and z only restrain what those teach"
+            hint = "give task or expert a weight: balance and z only regularise"
             raise refusal(RecipeError("nothing to learn from", hint=hint))
         return self
 
 
 class Exploration(Section):
-    """What a router's training tries beside its best choice; deciding is exact, always."""
+    """Exploration in a router's training; later decisions are always exact."""
 
     kind: Literal["none", "gumbel", "noisy_top_k"] = "none"
-    """How: gumbel draws one expert a row, with the softmax's gradient; noisy_top_k adds noise, of learned size, to the
-    logits."""
+    """Way to explore: gumbel samples one expert per row, with the gradient of the softmax; noisy_top_k adds noise of
+    learned size to the logits."""
     temperature: Positive = 1.0
-    """What gumbel divides its logits by; the lower, the nearer its gradient is to the choice made."""
+    """Divisor of the logits in gumbel; a lower one gives a gradient closer to the sampled choice."""
 
     def idle(self) -> dict[str, str]:
-        """A temperature without gumbel."""
+        """The temperature without gumbel."""
         return {} if self.kind == "gumbel" else {"temperature": f"exploration {self.kind} has no temperature"}
 
 
 class EncoderFeature(Section):
-    """A vector of the prompt's text, made by an encoder that is no part of the base."""
+    """A vector of the prompt's text, from an encoder outside the base."""
 
     kind: Literal["encoder"]
-    """That it is one."""
+    """The feature is a vector of an encoder."""
     model: Text
-    """A BERT or RoBERTa, pooled as it says: a folder with all that goes with it, or `org/name@revision` of the hub."""
+    """Folder or `org/name@revision` of a BERT or RoBERTa, with its own pooling."""
 
     def __str__(self) -> str:
         return self.kind
@@ -74,38 +74,38 @@ def _usual_feature(section: dict[str, Any]) -> str:
 
 
 class RouterSpec(Section):
-    """A router: what it reads, how it is trained, how its logits become weights."""
+    """A router: its feature, its training, and the selection of experts."""
 
     kind: Literal["keyword", "centroid", "linear", "mlp", "attention"]
-    """How a feature becomes logits."""
+    """Way to compute logits from a feature."""
     feature: FeatureSpec = Field(default_factory=_usual_feature)
-    """What it reads: text, characters (how often which follow each other), embedding_mean, hidden_mean, hidden_last,
-    hidden@K or hidden@K_last (after K blocks); with _tokens in the place of the pooling, what attention pools itself;
-    or `{kind: encoder, model: FOLDER}`."""
+    """Feature to read: text, characters (counts of character sequences), embedding_mean, hidden_mean, hidden_last,
+    hidden@K or hidden@K_last (after K blocks); embedding_tokens, hidden_tokens or hidden@K_tokens for attention; or
+    `{kind: encoder, model: FOLDER}` (default: text for keyword, hidden_tokens for attention, otherwise hidden_mean)."""
     hidden: list[Count] = Field(default=[256], min_length=1)
-    """Widths of the mlp's hidden layers; of attention, the one in which it attends."""
+    """Widths of the hidden layers of an mlp, or the single width of attention."""
     heads: Count = 4
-    """Queries of attention, each with its share of the width."""
+    """Number of queries of attention, which share the width."""
     bias: bool = True
-    """Whether a linear router adds one to its logits."""
+    """Whether a linear router has a bias."""
     init: Literal["centroids"] | None = None
-    """How a linear router or an mlp begins: deciding as a centroid router does; at random where none is given."""
+    """Initial weights of a linear router or an mlp: those that decide as a centroid router does (default: random)."""
     selection: SelectionKind = "top_1"
-    """How logits become weights."""
+    """Way to select experts and compute weights from logits."""
     k: Count | None = None
-    """Experts that top_k keeps."""
+    """Number of experts that top_k selects."""
     renormalise: bool = True
-    """Whether the weights of the kept experts are scaled to sum to 1; without it they keep their probabilities."""
+    """Whether the weights of the selected experts are scaled to sum to 1; otherwise they are probabilities."""
     loss: RouterLoss = RouterLoss()
-    """What the loss adds up."""
+    """Weights of the terms of the loss."""
     exploration: Exploration = Exploration()
-    """What its training tries beside its best choice."""
+    """Exploration in training."""
     mix: Literal["balanced", "proportional"] = "balanced"
-    """How experts with unequal numbers of examples count: all alike, by weights, or each by its number."""
+    """Weight of experts with unequal numbers of examples: all equal, or proportional to the number."""
     examples: Count | None = None
-    """Labelled examples per expert to learn from at most."""
+    """Maximum number of training examples per expert (default: all)."""
     epochs: Count = 40
-    """Passes over the examples."""
+    """Maximum number of passes over the examples."""
     batch: Count = 64
     """Examples in a batch."""
     lr: Positive = 1e-3
@@ -113,26 +113,25 @@ class RouterSpec(Section):
     weight_decay: Amount = 0.01
     """Decoupled weight decay."""
     patience: Whole = 8
-    """Epochs without improvement before training stops; 0: never."""
+    """Epochs without improvement before training stops; 0: never stop early."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the hidden states of mlp or attention that is dropped in training."""
+    """Dropout rate of the hidden states of an mlp or attention."""
 
     @property
     def encoder(self) -> EncoderFeature | None:
-        """The encoder that the router reads, if it reads one."""
         return None if isinstance(self.feature, str) else self.feature
 
     def idle(self) -> dict[str, str]:
-        """What only some kinds, a trained router or top_k has a use for."""
+        """Keys of other kinds of routers, of trained routers and of top_k."""
         idle: dict[str, str] = {}
         if self.kind not in ("mlp", "attention"):
             idle |= dict.fromkeys(("hidden", "dropout"), f"a {self.kind} router has no hidden layers")
         if self.kind != "attention":
             idle["heads"] = f"a {self.kind} router does not attend"
         if self.kind != "linear":
-            idle["bias"] = "only a linear router can do without"
+            idle["bias"] = "only a linear router can omit its bias"
         if self.kind not in ("linear", "mlp"):
-            idle["init"] = f"a {self.kind} router does not begin with layers that could decide as centroids do"
+            idle["init"] = f"a {self.kind} router cannot be initialised with centroids"
         if self.kind in ("keyword", "centroid"):
             trained = ("loss", "exploration", "mix", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
             idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")
@@ -142,12 +141,12 @@ class RouterSpec(Section):
 
     @property
     def depth(self) -> int | None:
-        """Blocks of the base that the feature needs, where it says how many."""
+        """Number of blocks of the base that the feature needs; None: all, or none."""
         return Feature.parse(self.feature).depth or None if isinstance(self.feature, str) else None
 
     @property
     def reads(self) -> list[FeatureSpec]:
-        """Its feature; with noise also the mean of the same states, from which the size of the noise is learned."""
+        """Features to read: with noise also the mean of the same states, which the size of the noise depends on."""
         noisy = self.exploration.kind == "noisy_top_k" and isinstance(self.feature, str)
         if noisy and str(self.feature).endswith("_last"):
             mean = str(self.feature).removesuffix("_last")
@@ -156,12 +155,12 @@ class RouterSpec(Section):
 
     @property
     def certain(self) -> bool:
-        """Whether the chosen expert has all the weight, however probable it was."""
+        """Whether the chosen expert always has weight 1."""
         return self.renormalise and (self.selection == "top_1" or self.k == 1)
 
     @property
     def untaught(self) -> bool:
-        """Whether the loss of the task is asked for and cannot teach: its weights are 1 whatever the logits are."""
+        """Whether the task's loss has no gradient, because weights are always 1."""
         return bool(self.loss.task) and self.certain and self.exploration.kind != "gumbel"
 
     @field_validator("feature")
@@ -186,19 +185,19 @@ class RouterSpec(Section):
         tokens = isinstance(self.feature, str) and Feature.parse(self.feature).pool == "none"
         if (self.kind == "attention") != tokens:
             expected = "embedding_tokens, hidden_tokens or hidden@K_tokens"
-            expected = expected if self.kind == "attention" else "a pooled feature: only attention pools by itself"
+            expected = expected if self.kind == "attention" else "a pooled feature: only attention reads tokens"
             raise refusal(RecipeError(what, expected=expected), "feature")
         if self.selection == "top_k" and self.k is None:
-            raise refusal(RecipeError("missing", hint="selection top_k needs it: the number of experts kept"), "k")
+            raise refusal(RecipeError("missing", hint="selection top_k needs k, the number of selected experts"), "k")
         if self.kind == "attention" and (len(self.hidden) > 1 or self.hidden[0] % self.heads):
-            expected = f"one width, a multiple of heads = {self.heads}"
-            raise refusal(RecipeError("heads share one width evenly", expected=expected, got=self.hidden), "hidden")
+            what, expected = "the heads do not divide the width", f"one width, a multiple of heads = {self.heads}"
+            raise refusal(RecipeError(what, expected=expected, got=self.hidden), "hidden")
         return self
 
     @model_validator(mode="after")
     def _begins(self) -> "RouterSpec":
         if self.init and not self.bias:
-            raise refusal(RecipeError("centroids lie around a centre, which takes a bias", expected="true"), "bias")
+            raise refusal(RecipeError("init: centroids needs a bias", expected="true"), "bias")
         return self
 
     @model_validator(mode="after")
@@ -206,12 +205,12 @@ class RouterSpec(Section):
         how = self.exploration.kind
         error: RecipeError | None = None
         if how == "gumbel" and not self.loss.task:
-            hint = "give loss.task a weight: the other losses are of the logits, and draw nobody"
+            hint = "give loss.task a weight: the other losses do not sample experts"
             error = RecipeError("gumbel has no effect here", hint=hint)
         elif how == "gumbel" and not self.certain:
-            error = RecipeError("gumbel draws one expert with weight 1", expected="top_1 with renormalise")
+            error = RecipeError("gumbel samples one expert with weight 1", expected="top_1 with renormalise")
         elif how == "noisy_top_k" and self.selection == "soft":
-            error = RecipeError("noise decides who is kept, and soft keeps all", expected="selection top_k or top_1")
+            error = RecipeError("noise has no effect: soft selects all experts", expected="selection top_k or top_1")
         elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature == "characters"):
             what = "the size of the noise is learned from the mean of the base's states"
             error = RecipeError(what, expected="a feature of the base")
@@ -221,9 +220,9 @@ class RouterSpec(Section):
 
 
 class Router(RouterSpec):
-    """The mixture's router, and those it is compared with."""
+    """The router of the mixture, and routers to compare it with."""
 
     prompt_tokens: Count = 64
-    """Of plain text, the tokens that count as the prompt: read by every router, scored by none."""
+    """Number of tokens at the start of plain text that are its prompt: read by routers, not scored."""
     compare: Annotated[list[RouterSpec], Distinct] = Field(default=[])
-    """Routers that are tried beside it and tabulated."""
+    """Routers to train and report for comparison."""

@@ -1,4 +1,4 @@
-"""What all sections of a recipe share: strictness, the kinds of value, how a check refuses one.
+"""The base of all sections of a recipe: strictness, types of values, and errors of checks.
 
 Knows no section by name, and nothing about files.
 """
@@ -32,29 +32,29 @@ Amount = Annotated[float, Field(ge=0)]
 Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 CASE = "\0"
-"""Begins the tags of unions, which pydantic puts into an error's place; no key of a recipe can begin so."""
+"""Prefix of the tags of unions, which pydantic adds to an error's location; no key of a recipe has this prefix."""
 
 
 def either(words: Iterable[str]) -> str:
-    """The words as an error lists them: a, b or c."""
+    """List words for an error: a, b or c."""
     *first, last = words
     return f"{', '.join(first)} or {last}" if first else last
 
 
 def refusal(error: RecipeError, *at: str | int) -> PydanticCustomError:
-    """`error` as pydantic carries it; `at` leads from the value being checked to the offending one."""
+    """Wrap `error` for pydantic; `at` leads from the checked value to the wrong one."""
     return PydanticCustomError("recipe", str(error), {"error": error, "at": at})
 
 
 class Section(BaseModel):
-    """A mapping of the recipe: unknown keys, numbers as text, booleans as numbers, NaN and infinity are refused."""
+    """A mapping of the recipe; refuses unknown keys, numbers as text, booleans as numbers, NaN and infinity."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
     def idle(self) -> dict[str, str]:
-        """Keys that would say nothing beside the others, and why: refused where written, left out of a dump."""
+        """Keys without effect beside the others -> reason. Such keys are refused in a recipe and left out of a dump."""
         return {}
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True)
 class OneOrMore:
-    """Annotates a list in whose place a recipe may write its only entry."""
+    """Annotates a list that a recipe may write as its single entry."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(_listed, handler(source))
@@ -87,7 +87,7 @@ def _listed(value: Any) -> Any:
 
 
 def _distinct(values: list[T]) -> list[T]:
-    seen: set[str] = set()  # of their spelling: a list may be long, and a section in it has no hash
+    seen: set[str] = set()  # spellings, because sections have no hash
     for index, value in enumerate(values):
         if (spelled := repr(value)) in seen:
             raise refusal(RecipeError("given twice", got=spelled), index)

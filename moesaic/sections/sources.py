@@ -1,6 +1,6 @@
-"""The sections that say where text comes from.
+"""The sections about sources of text.
 
-Knows nothing about rows, formats or demo texts: only what the recipe writes.
+Knows nothing about rows, formats or demo texts.
 """
 
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from moesaic.errors import RecipeError
+from moesaic.sections.glue import GlueTask, Metric, task_of
 from moesaic.sections.section import CASE, Count, Distinct, OneOrMore, Section, Text, refusal
-from moesaic.sections.tasks import Metric, Task, task_of
 
 
 class Source(Section):
-    """A file of rows; a bare path is short for `{path: ...}`."""
+    """A file of rows. A bare path is short for `{path: ...}`."""
 
     path: Text
-    """File of rows, relative to data_root."""
+    """File of rows, relative to `data_root`."""
     limit: Count | None = None
-    """Rows to read at most."""
+    """Maximum number of rows to read (default: all)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -34,7 +34,6 @@ class Source(Section):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Adds the bare path."""
         section = handler.resolve_ref_schema(handler(schema))
         return {"anyOf": [section["properties"]["path"], section]}
 
@@ -43,13 +42,17 @@ Sources = Annotated[list[Source], OneOrMore()]
 SomeSources = Annotated[Sources, Field(min_length=1)]
 
 
-class DemoData(Section):
-    """A domain of the built-in demo texts."""
+class Unlabelled(Section):
+    """Rows without labels."""
 
     labelled: ClassVar[bool] = False
     """Whether the rows have labels."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
-    """Metrics of answers; texts have none."""
+    """Metrics of labels."""
+
+
+class DemoData(Unlabelled):
+    """A domain of the built-in demo texts."""
 
     demo: Text
     """Name of the demo domain."""
@@ -59,85 +62,78 @@ def _share_or_sources(value: Any) -> str:
     return CASE + ("share" if isinstance(value, int | float) else "sources")
 
 
-class FileData(Section):
-    """Files of rows: to train on, to choose settings by and to judge on."""
+Validation = Annotated[
+    Annotated[float, Field(gt=0, lt=1), Tag(CASE + "share")] | Annotated[SomeSources, Tag(CASE + "sources")],
+    Discriminator(_share_or_sources),
+]
 
-    labelled: ClassVar[bool] = False
-    """Whether the rows have labels."""
-    metrics: ClassVar[tuple[Metric, ...]] = ()
-    """Metrics of answers; texts have none."""
+
+class FileData(Unlabelled):
+    """Files of rows for training, validation and test."""
 
     train: SomeSources
-    """Files to train on."""
-    validation: Annotated[
-        Annotated[float, Field(gt=0, lt=1), Tag(CASE + "share")] | Annotated[SomeSources, Tag(CASE + "sources")],
-        Discriminator(_share_or_sources),
-    ] = 0.1
-    """Files to choose settings by, or the share of train to set aside for that."""
+    """Files for training."""
+    validation: Validation = 0.1
+    """Files for the choice of settings, or the share of train to set aside for validation."""
     test: SomeSources
-    """Files to judge on; nothing is ever trained on them."""
+    """Files for evaluation only."""
     score: Literal["response"] = "response"
-    """Tokens that are trained on and scored: those of the response; a prompt is only read."""
+    """Tokens to train on and to score: those of the response; prompts are only read."""
 
 
 HUB = "hub:"
 
 
 class LabelledData(Section):
-    """Files of rows with a label: JSON Lines, .tsv or .parquet."""
+    """Files of rows with labels: JSON Lines, .tsv or .parquet."""
 
     labelled: ClassVar[bool] = True
     """Whether the rows have labels."""
 
     task: Text | None = None
-    """Task of GLUE, which decides the columns, the labels and the metrics."""
+    """Task of GLUE; decides the columns, the labels and the metrics."""
     columns: Annotated[list[Text], Distinct, Field(min_length=1, max_length=2)] | None = None
-    """Columns of a row's text, or of its two texts."""
+    """Column of a row's text, or columns of its two texts."""
     label: Text | None = None
     """Column of a row's label (default: `label`)."""
     labels: Annotated[list[Text], Distinct, Field(min_length=2)] | None = None
-    """Names of the labels, in the order of the integers that stand for them (default: those in train, sorted)."""
+    """Names of the labels in the order of their integers (default: the labels in train, sorted)."""
     metric: Annotated[list[Metric], OneOrMore(), Distinct, Field(min_length=1)] | None = None
-    """Metrics to report; settings are chosen by the first (default: accuracy)."""
+    """Metrics to report; the first one decides between settings (default: accuracy)."""
     train: SomeSources
-    """Files to train on; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
-    validation: Annotated[
-        Annotated[float, Field(gt=0, lt=1), Tag(CASE + "share")] | Annotated[SomeSources, Tag(CASE + "sources")],
-        Discriminator(_share_or_sources),
-    ] = 0.1
-    """Files to choose settings by, or the share of train to set aside for that."""
+    """Files for training; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
+    validation: Validation = 0.1
+    """Files for the choice of settings, or the share of train to set aside for validation."""
     test: SomeSources
-    """Files to judge on; nothing is ever trained on them."""
+    """Files for evaluation only."""
 
     @property
-    def known(self) -> Task | None:
-        """The task of GLUE that this is."""
+    def known(self) -> GlueTask | None:
         return task_of(self.task) if self.task else None
 
     @property
     def spellings(self) -> tuple[tuple[str, ...], ...]:
-        """The columns of the text, in every spelling that is looked for."""
+        """Columns of the text in every known spelling."""
         if self.columns:
             return (tuple(self.columns),)
         return task_of(self.task or "").columns
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The column of the label, in every spelling that is looked for."""
+        """Column of the label in every known spelling."""
         if self.label:
             return (self.label,)
         return self.known.label if self.known else ("label",)
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The labels in their order, where they are known before any row is."""
+        """Labels in their order; None if only the rows name them."""
         if self.labels:
             return tuple(self.labels)
         return self.known.labels if self.known else None
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """What is measured; the first is what is chosen by."""
         if self.metric:
             return tuple(self.metric)
         return self.known.metrics if self.known else ("accuracy",)
@@ -153,26 +149,23 @@ class LabelledData(Section):
     @model_validator(mode="after")
     def _readable(self) -> "LabelledData":
         if not self.task and not self.columns:
-            raise refusal(
-                RecipeError("missing", hint="name the column, or the two columns, of a row's text"), "columns"
-            )
+            hint = "name the column of a row's text, or the columns of its two texts"
+            raise refusal(RecipeError("missing", hint=hint), "columns")
         for split in ("train", "validation", "test"):
             sources = getattr(self, split)
             for index, source in enumerate(sources if isinstance(sources, list) else []):
                 if source.path.startswith(HUB) and source.path.count("/") < 3 - 3 * bool(self.task):
-                    error = RecipeError(
-                        "no data set of the hub", expected="hub:OWNER/NAME/CONFIG/SPLIT", got=source.path
-                    )
-                    raise refusal(error, split, index, "path")
+                    what, expected = "not a data set of the hub", "hub:OWNER/NAME/CONFIG/SPLIT"
+                    raise refusal(RecipeError(what, expected=expected, got=source.path), split, index, "path")
         return self
 
 
 LABELLED = ("task", "columns", "label", "labels", "metric")
-"""Keys by one of which data are known to be labelled."""
+"""Keys that only labelled data have."""
 
 
 def case_by_key(key: str, otherwise: str) -> Discriminator:
-    """Tells the two shapes of a section apart: by the presence of `key`."""
+    """Choose between two shapes of a section by the presence of `key`."""
 
     def case(value: Any) -> str:
         keys = type(value).model_fields if isinstance(value, BaseModel) else value

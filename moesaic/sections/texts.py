@@ -1,6 +1,6 @@
-"""The section that asks for scores of generated text.
+"""The section about scores of generated text.
 
-Knows nothing about how any of them is computed.
+Knows nothing about how scores are computed.
 """
 
 from typing import Annotated, Literal
@@ -13,12 +13,12 @@ TextMetric = Literal["exact_match", "f1", "rouge", "bleu", "truth"]
 
 
 class Texts(Section):
-    """What the base, every expert and the mixture write after test prompts, greedily, and what it is held against."""
+    """Greedy continuations of test prompts by the base, every expert and the mixture, and their scores."""
 
     metrics: Annotated[list[TextMetric], Distinct] = Field(default=["exact_match", "f1", "rouge", "bleu"], min_length=1)
-    """How it is scored against the rows' responses; truth reads `correct_answers` and `incorrect_answers` too. All but
+    """Scores against the rows' responses; truth also reads `correct_answers` and `incorrect_answers`. All except
     exact_match and f1 need `pip install 'moesaic[metrics]'`."""
     limit: Count = 50
-    """Rows of a domain at most."""
+    """Maximum number of rows of a domain."""
     max_new_tokens: Count = 64
-    """Tokens to write at most."""
+    """Maximum number of new tokens."""

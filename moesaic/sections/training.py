@@ -1,6 +1,6 @@
-"""The sections that say how something is trained.
+"""The sections about training settings.
 
-Knows nothing about optimisers, nor about what is trained.
+Knows nothing about optimisers or models.
 """
 
 from collections.abc import Callable
@@ -19,32 +19,32 @@ def _one_or_grid(value: Any) -> str:
 
 
 class Train(Section):
-    """How an expert is trained."""
+    """Training settings of an expert."""
 
     steps: Count = 100
-    """Optimiser steps."""
+    """Number of optimiser steps."""
     batch: Count = 8
     """Rows in a batch."""
     length: Annotated[Count, Field(ge=2)] = 256
-    """Tokens in a row."""
+    """Maximum number of tokens in a row."""
     lr: Annotated[
         Annotated[Positive, Tag(CASE + "one")]
         | Annotated[list[Positive], Field(min_length=1), Distinct, Tag(CASE + "grid")],
         Discriminator(_one_or_grid),
     ] = 3e-3
-    """Learning rate at its highest; of several, the best on validation is kept."""
+    """Peak learning rate, or a list to try; the best on validation wins."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps with a rising learning rate."""
     weight_decay: Amount = 0.0
     """Decoupled weight decay."""
     clip: Positive = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     accumulate: Count = 1
-    """Batches to a step."""
+    """Batches per step."""
     evaluate_every: Whole = 50
-    """Steps between validations; 0: only at the end."""
+    """Steps between validations; 0: validate only at the end."""
     patience: Whole = 0
-    """Validations without improvement before training stops; 0: never."""
+    """Validations without improvement before training stops; 0: never stop early."""
 
 
 def _fields_optional(of: type[Section]) -> Callable[[type[S]], type[S]]:
@@ -59,18 +59,17 @@ def _fields_optional(of: type[Section]) -> Callable[[type[S]], type[S]]:
 
 @_fields_optional(Train)
 class TrainOverride(Section):
-    """What differs from the recipe's `train` in one training; the rest is None."""
+    """Settings of one training that replace those of the recipe's `train`; others are None."""
 
     def over(self, train: Train) -> Train:
-        """`train`, with what is written here put in its place."""
         return train.model_copy(update={key: value for key, value in self if value is not None})
 
 
 class Pretrain(Train):
-    """How a fresh base is pretrained."""
+    """Settings of the pretraining of a new base."""
 
     data: Annotated[
         Annotated[Literal["experts"], Tag(CASE + "experts")] | Annotated[SomeSources, Tag(CASE + "sources")],
         Discriminator(lambda value: CASE + ("experts" if value == "experts" else "sources")),
     ] = "experts"
-    """What it is trained on: files, or `experts` for the training text of all experts."""
+    """Files to train on, or `experts` for the training texts of all experts."""

@@ -18,7 +18,7 @@ from moesaic.model.classifier import Classifier
 from moesaic.model.features import Prompts
 from moesaic.ops.metrics import metric, tallies
 from moesaic.routing import Gates
-from moesaic.sections.tasks import Metric
+from moesaic.sections.glue import Metric
 from moesaic.train.mixture_loss import Nats, Weighed, frozen
 
 NATS = 1e-6  # weight of a nat against the score: nats decide between equal scores only

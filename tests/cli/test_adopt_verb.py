@@ -54,7 +54,7 @@ def test_adopted_from_the_command_line_it_answers(here):
     asked, told, _ = in_process(here, "generate", "mine", "wren owl", "--max-new-tokens", "3", "--json")
     assert (made, asked, err) == (0, 0, "")
     assert out.startswith("adopted sums, birds\n") and "\nrouter: linear on hidden_mean\n" in out
-    assert "prompts that it was made without" in out and out.endswith('Next: moesaic generate mine "..."\n')
+    assert "held-out prompts" in out and out.endswith('Next: moesaic generate mine "..."\n')
     assert json.loads(told)["chosen"] in ("sums", "birds")
 
 
@@ -62,7 +62,7 @@ def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monke
     monkeypatch.chdir(here)
     out = tmp_path / "out"
     code, said, _ = moesaic("adopt", "one=sums", "birds", "--base", "model", "--out", out)
-    assert code == 0 and "not tested" in said and "the most alike experts are one and birds" in said
+    assert code == 0 and "not tested" in said and "the most similar experts are one and birds" in said
     code, said, _ = moesaic("adopt", "more", "--into", out, "--disable", "birds")
     assert code == 0 and said.startswith("adopted one, birds, more\n")
     (birds,) = (line for line in said.splitlines() if line.startswith("  birds"))
@@ -77,8 +77,8 @@ def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monke
 
 
 WRONG = [
-    (["sums", "birds"], 2, "--out, --into: one of the two is needed"),
-    (["sums", "birds", "--out", "x", "--into", "y"], 2, "one of the two is needed"),
+    (["sums", "birds"], 2, "--out, --into: exactly one of the two is required"),
+    (["sums", "birds", "--out", "x", "--into", "y"], 2, "exactly one of the two is required"),
     (["sums", "birds", "--out", "x"], 2, "--base: missing"),
     (["--base", "model", "--out", "x"], 2, "no experts"),
     (["sums", "birds", "--base", "model", "--out", "x", "--drop", "sums"], 2, "--drop: has no meaning with --out"),
@@ -126,7 +126,7 @@ def test_a_kind_is_said_on_the_command_line_and_refused_where_it_means_nothing(h
     assert status([*line, "--kind", "ffn"]) == 5
     assert "in 1 tensors: model.norm.weight by 10.00%" in capsys.readouterr().err
     assert status([*line, "--kind", "ffn", "--ignore-rest"]) == 0
-    assert "1 tensors that differ elsewhere ignored" in capsys.readouterr().out
+    assert "1 tensors with other differences ignored" in capsys.readouterr().out
     assert status([*("never" if word == "blocks" else word for word in line), "--kind", "mlp"]) == 2
     assert status(["adopt", "more", "--into", "blocks", "--kind", "ffn"]) == 2
     assert "--kind: has no meaning with --into" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_as_many_bad_rows_as_allowed_are_skipped_and_listed(call, options):
 def test_one_more_than_allowed_ends_the_run_and_names_the_list(call):
     code, said, root = call("run", "--bad-rows", "skip", "--max-bad", "1")
     assert code == 3 and said.count("\n") == 1
-    assert "sums-train.jsonl:26: too many rows cannot be used; expected at most 1 in all files (max_bad); got 2" in said
+    assert "sums-train.jsonl:26: too many unusable rows; expected at most 1 in all files (max_bad); got 2" in said
     assert f"see {root / 'rejects.jsonl'}" in said and "sums-train.jsonl:1: response: empty" in said
     assert len((root / "rejects.jsonl").read_text().splitlines()) == 2
     assert not (root / "data.json").exists()

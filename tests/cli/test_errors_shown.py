@@ -50,7 +50,7 @@ def test_bad_row(recipe, moesaic):
 def test_missing_data(recipe, moesaic):
     recipe.with_name("birds-test.jsonl").unlink()
     code, _, err = moesaic("pretrain", recipe.name, "--quiet")
-    assert code == 3 and "birds-test.jsonl: there is no such file" in err
+    assert code == 3 and "birds-test.jsonl: no such file" in err
 
 
 @pytest.mark.parametrize("verb", ["run", "evaluate"])
@@ -112,7 +112,7 @@ def test_what_prints_by_rich_ends_alike_and_a_full_disk_behind_it_is_told():
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 6
-    assert done.stderr == "error: what is printed cannot be written: No space left on device; see where it goes\n"
+    assert done.stderr == "error: cannot write to stdout: No space left on device; check where stdout goes\n"
 
 
 def raising(error):

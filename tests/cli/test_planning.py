@@ -12,7 +12,7 @@ def test_a_published_size_is_a_table(moesaic):
     assert code == 0 and not err
     rows = {line.split("  ")[0]: line for line in out.splitlines()}
     assert rows["loaded"].split() == ["loaded", "70,553,706,496", "141.1", "GB"]
-    assert "loaded in    float32 282.2 GB, bfloat16 141.1 GB" in out and "Where" not in out
+    assert "loaded in    float32 282.2 GB, bfloat16 141.1 GB" in out and "Placement" not in out
 
 
 def test_four_models_go_onto_two_devices(moesaic):

@@ -113,7 +113,7 @@ def test_of_many_differences_the_first_ten_are_shown_and_nothing_that_a_terminal
     row["prompt"] = "nothing\x1b[2J " + "long " * 20
     trace.write_text((json.dumps(row) + "\n") * 12)
     out = moesaic("replay", trace, "--router", KEYWORDS)[1]
-    assert out.count("replayed base") == 10 and "\nWhere they differ, the first 10 of 12\n" in out
+    assert out.count("replayed base") == 10 and "\nDifferent decisions, the first 10 of 12\n" in out
     assert "\x1b" not in out and max(map(len, out.splitlines()[1:])) <= 100
 
 
@@ -122,7 +122,7 @@ def test_replay_names_what_it_cannot_find(trace, moesaic, tmp_path):
     code, _, err = moesaic("replay", trace, "--router", tmp_path)
     assert code == 4 and "no router here" in err
     code, _, err = moesaic("replay", tmp_path / "no.jsonl", "--router", KEYWORDS)
-    assert code == 3 and "there is no such file" in err
+    assert code == 3 and "no such file" in err
     trace.write_text(trace.read_text() + '{"time": "now"}\n')
     code, _, err = moesaic("replay", trace, "--router", KEYWORDS)
     assert code == 3 and f"{trace}:6: " in err

@@ -19,7 +19,7 @@ def test_run_says_what_to_use_and_what_to_type_next(finished):
     _, (code, out, _) = finished
     assert code == 0
     assert out.startswith("Use ")
-    for heading in ("Nats per token", "Routers tried", "Samples", "Time", "Where"):
+    for heading in ("Nats per token", "Routers tried", "Samples", "Time", "Files"):
         assert f"\n{heading}" in out
     assert "sums, routed to " in out and "runs/small/evaluation.json" in out
     assert out.endswith('Next: moesaic generate runs/small "..."\n')
@@ -70,7 +70,7 @@ def test_generate_from_stdin(here, moesaic, monkeypatch):
 def test_stdin_without_a_prompt_is_an_error(here, moesaic, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\n  \n")))
     code, out, err = moesaic("generate", "runs/small")
-    assert (code, out) == (3, "") and "error: <stdin>: no prompt; give one as an argument" in err
+    assert (code, out) == (3, "") and "error: <stdin>: no prompt; give a prompt as an argument" in err
 
 
 @pytest.mark.parametrize(("line", "code"), [(b"\xff\n", 3), (b"one " * 200, 2)])
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_conversation_is_refused_by_name(here, moesaic, tmp_pa
     code, _, err = moesaic("generate", "runs/small", "--messages", tmp_path / "talk.json")
     assert code == 3 and said in err
     code, _, err = moesaic("generate", "runs/small", "hi", "--messages", tmp_path / "talk.json")
-    assert code == 2 and "not answered at once" in err
+    assert code == 2 and "not both" in err
 
 
 def test_generate_streams_on_a_terminal(here, moesaic, monkeypatch):

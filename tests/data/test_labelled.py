@@ -10,8 +10,8 @@ from moesaic.data.labelled import Labels
 from moesaic.data.rejects import Rejects
 from moesaic.data.splits import load_domain
 from moesaic.errors import DataError
+from moesaic.sections.glue import TASKS
 from moesaic.sections.sources import LabelledData, Source
-from moesaic.sections.tasks import TASKS
 
 MRPC = {"task": "mrpc", "train": "train.jsonl", "test": "test.jsonl", "validation": "train.jsonl"}
 OWN = {"columns": ["text"], "train": "train.jsonl", "test": "test.jsonl", "validation": 0.3}
@@ -47,9 +47,9 @@ BAD = {
     "no label": ({**PAIR}, "label", "missing; expected a column label or Quality"),
     "no second text": ({"sentence1": "a", "label": 1}, "sentence2", "missing; expected a column sentence1, sentence2"),
     "an empty text": ({**PAIR, "sentence2": " ", "label": 1}, "sentence2", "only white space"),
-    "a label outside the map": ({**PAIR, "label": 2}, "label", "no label of this task; expected one of not_equivalent"),
+    "a label outside the map": ({**PAIR, "label": 2}, "label", "unknown label; expected one of not_equivalent"),
     "a name that is misspelt": ({**PAIR, "label": "equivalnt"}, "label", "did you mean 'equivalent'?"),
-    "GLUE's own test": ({**PAIR, "label": -1}, "label", "GLUE keeps the labels of its test rows to itself"),
+    "GLUE's own test": ({**PAIR, "label": -1}, "label", "GLUE does not publish labels of test rows"),
     "null": ({**PAIR, "label": None}, "label", "wrong type; expected an integer or text; got null"),
     "a truth value": ({**PAIR, "label": True}, "label", "wrong type"),
     "a number with a point": ({**PAIR, "label": 1.0}, "label", "wrong type"),
@@ -79,7 +79,7 @@ def test_labels_that_nobody_names_are_those_of_train_in_their_order(tmp_path):
     labels = labelled.labels_of(data(**OWN), tmp_path.joinpath)
     assert labels.names == ("-3", "9", "10") and labels.name_of(9, "label") == "9"
     write(tmp_path / "test.jsonl", [{"text": "x", "label": 1}])
-    with pytest.raises(DataError, match=r"test\.jsonl:1: label: no label of this task"):
+    with pytest.raises(DataError, match=r"test\.jsonl:1: label: unknown label"):
         read(tmp_path, "test.jsonl", data(**OWN), labels)
 
 
@@ -116,7 +116,7 @@ def test_the_files_of_glue_itself_are_read_with_and_without_a_line_of_names(tmp_
 
 def test_a_line_with_other_fields_than_the_first_names_is_refused(tmp_path):
     (tmp_path / "train.tsv").write_text("sentence\tlabel\nfine\t1\ntorn\n")
-    with pytest.raises(DataError, match=r"train\.tsv:3: another number of fields; expected 2; got 1"):
+    with pytest.raises(DataError, match=r"train\.tsv:3: wrong number of fields; expected 2; got 1"):
         read(tmp_path, "train.tsv", data(task="sst2", train="train.tsv", test="train.tsv"))
 
 
@@ -136,7 +136,7 @@ def test_parquet_is_read_and_a_damaged_file_refused(tmp_path):
 @pytest.mark.parametrize(("source", "module"), [("train.parquet", "pyarrow"), ("hub:train", "datasets")])
 def test_without_the_extra_it_is_said_what_to_install(tmp_path, monkeypatch, source, module):
     monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(DataError, match=rf"{module} is not installed.*moesaic\[datasets\]"):
+    with pytest.raises(DataError, match=rf"{module}.*not installed.*moesaic\[datasets\]"):
         read(tmp_path, source, data(task="sst2", train=source, test=source))
 
 

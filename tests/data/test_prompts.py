@@ -45,7 +45,7 @@ def test_what_is_no_text_is_refused_by_its_line(data, line, said, tmp_path):
 
 
 def test_no_file_is_said_so(tmp_path):
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_prompts(tmp_path / "none.txt")
     with pytest.raises(DataError, match="not a file"):
         read_prompts(tmp_path)

@@ -150,10 +150,10 @@ def test_a_file_that_is_not_rows_is_refused_all_the_same(path, name):
 def test_a_file_without_one_good_row_is_refused_and_its_rows_are_told(path):
     path.write_bytes(b'{"text": ""}\n{}\n')
     rejects = Rejects(2)
-    with pytest.raises(DataError, match=r"rows\.jsonl: no rows that can be used; .*2 rows, all bad, .*:1: text: empty"):
+    with pytest.raises(DataError, match=r"rows\.jsonl: no usable rows; .*2 rows, all bad, .*:1: text: empty"):
         read_rows(path, rejects)
     assert len(rejects.listed()) == 2
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_rows(path.with_name("none"), rejects)
 
 
@@ -166,7 +166,7 @@ def test_one_more_than_the_limit_over_all_files_stops(tmp_path):
     with pytest.raises(DataError) as caught:
         read_rows(tmp_path / "b", rejects)
     assert (caught.value.path, caught.value.line) == (tmp_path / "b", 2)
-    assert "too many rows cannot be used; expected at most 2 in all files (max_bad); got 3" in str(caught.value)
+    assert "too many unusable rows; expected at most 2 in all files (max_bad); got 3" in str(caught.value)
     assert "the first: a:2: text: empty; expected text; a:3: text: empty" in str(caught.value)
     assert str(caught.value).endswith(f"b:2: text: empty; expected text; see {tmp_path / 'list'}")
     assert [(Path(told["path"]).name, told["line"]) for told in rejects.listed()] == [("a", 2), ("a", 3), ("b", 2)]

@@ -126,7 +126,7 @@ DEFECTS: dict[str, tuple[bytes, str | None, str]] = {
     "a list for text": (b'{"text": ["a"]}', "text", "wrong type; expected text; got ['a']"),
     "empty": (b'{"prompt": "a", "response": ""}', "response", "empty"),
     "white space": (b'{"prompt": "\\u00a0\\n\\t", "response": "a"}', "prompt", "only white space"),
-    "half a character": (b'{"text": "\\ud83d!"}', "text", "lone surrogate): '\\ud83d'"),
+    "half a character": (b'{"text": "\\ud83d!"}', "text", "unpaired surrogate): '\\ud83d'"),
     "an escaped NUL": (b'{"text": "a\\u0000"}', "text", "a NUL character"),
     "a wrong input": (b'{"instruction": "a", "input": null, "output": "b"}', "input", "wrong type"),
     "messages not a list": (b'{"messages": "a"}', "messages", "expected a list of {role, content}"),
@@ -169,8 +169,8 @@ FILES: dict[str, tuple[bytes, int | None, str]] = {
     "only blank lines": (b"\n\r\n \n", None, "no rows"),
     "first line blank": (b"\n" + GOOD, 1, "a blank line between rows"),
     "several blank lines": (GOOD + b"\r\n\n\n" + GOOD, 2, "a blank line between rows"),
-    "cut off": (GOOD + GOOD[:20], 2, "was it cut off?"),
-    "cut off inside a character": (GOOD + '{"text": "é'.encode()[:-1], 2, "was it cut off?"),
+    "cut off": (GOOD + GOOD[:20], 2, "is the file cut off?"),
+    "cut off inside a character": (GOOD + '{"text": "é'.encode()[:-1], 2, "is the file cut off?"),
     "old Mac line ends": (GOOD.strip() + b"\r" + GOOD.strip() + b"\r", 1, "not JSON: Extra data"),
     "one JSON list": (b"[\n" + GOOD.strip() + b"\n]", 1, "not JSON"),
 }
@@ -210,7 +210,7 @@ def test_only_a_line_feed_ends_a_line(tmp_path, separator):
 
 
 def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         read_examples(tmp_path / "rows.jsonl")
     with pytest.raises(DataError, match="not a file"):
         read_examples(tmp_path)

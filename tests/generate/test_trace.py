@@ -270,7 +270,7 @@ DEFECTS = [
     ("weights", {"weights": {}}, "{name: weight from 0 to 1}"),
     ("weights", {"weights": {"maths": True}}, "{name: weight from 0 to 1}"),
     ("weights", {"weights": {"../maths": 1.0}}, "not a name for an expert"),
-    ("weights", {"weights": {"con": 1.0}}, "Windows keeps this name"),
+    ("weights", {"weights": {"con": 1.0}}, "Windows reserves this name"),
     ("weights", {"weights": {"base": 1.0}}, "experts only"),
     ("weights", {"weights": {"maths": 0.8, "code": 0.8}}, "weights that sum to at most 1"),
     ("chosen", {"chosen": 0}, "a name"),

@@ -124,7 +124,7 @@ def test_a_model_that_differs_elsewhere_is_told_tensor_by_tensor_and_refused(par
     assert not (tmp_path / "out" / "mixture").exists()
     made = adopt(parts, tmp_path / "out", "ffn", birds=parts / "else", ignore_rest=True, progress=Told())
     assert made.experts["birds"]["ignored"] == 5
-    assert "5 tensors that differ elsewhere ignored" in "\n".join(summary(made, Path()))
+    assert "5 tensors with other differences ignored" in "\n".join(summary(made, Path()))
     assert isinstance(load_mixture(made.folder).experts["birds"].ffn, FFN)
 
 

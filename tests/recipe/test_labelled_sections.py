@@ -4,8 +4,8 @@ import pytest
 
 from moesaic.errors import RecipeError
 from moesaic.recipe import dump, parse
+from moesaic.sections.glue import TASKS, task_of
 from moesaic.sections.sources import LabelledData
-from moesaic.sections.tasks import TASKS, task_of
 
 FILES = {"train": "a.jsonl", "test": "b.jsonl"}
 MRPC = {"task": "mrpc", **FILES}
@@ -20,7 +20,7 @@ def recipe(expert=None, **changes):
 
 def test_a_task_says_columns_labels_and_metrics_and_each_can_be_written_in_its_place():
     data = recipe().experts["mrpc"].data
-    assert isinstance(data, LabelledData) and recipe().labelled
+    assert isinstance(data, LabelledData) and recipe().classifying
     assert data.spellings[0] == ("sentence1", "sentence2") and data.names == ("not_equivalent", "equivalent")
     assert data.metrics == ("accuracy", "f1") and data.label_columns == ("label", "Quality")
     own = {**MRPC, "columns": ["a", "b"], "label": "y", "labels": ["n", "p"], "metric": "matthews"}
@@ -68,7 +68,7 @@ BAD = {
     "half a place of the hub": (
         {"data": {"columns": ["a"], **FILES, "train": "hub:train"}},
         {},
-        "no data set of the hub",
+        "not a data set of the hub",
     ),
     "an expert that writes beside it": ({}, {"other": TEXT}, "experts.other.data: 'mrpc' classifies.*'other' has none"),
     "an empty sweep": ({"sweep": {}}, {}, "sweep: nothing to try"),
@@ -91,9 +91,9 @@ def test_what_cannot_be_is_refused_with_its_place(expert, others, says):
 def test_what_goes_with_labels_only_is_refused_beside_texts_and_the_other_way_round():
     with pytest.raises(RecipeError, match="experts.mrpc.head: has no effect here; only experts that classify"):
         recipe({"data": FILES, "head": "frozen"})
-    with pytest.raises(RecipeError, match="base.pool: has no effect here; it goes with rows that have labels"):
+    with pytest.raises(RecipeError, match="base.pool: has no effect here; pool applies only to rows with labels"):
         recipe({"data": FILES}, base={"path": "x", "pool": "mean"})
-    with pytest.raises(RecipeError, match="base.size: a base for rows with labels is not pretrained here"):
+    with pytest.raises(RecipeError, match="base.size: a new base cannot classify"):
         recipe(base={"size": "nano", "pretrain": {}})
-    with pytest.raises(RecipeError, match="evaluate.unseen: text without labels cannot be judged"):
+    with pytest.raises(RecipeError, match="evaluate.unseen: text without labels cannot be evaluated"):
         recipe(evaluate={"unseen": "c.jsonl"})

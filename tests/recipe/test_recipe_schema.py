@@ -95,7 +95,7 @@ def sections(of: type[BaseModel] = Section) -> Iterator[type[BaseModel]]:
 def test_every_key_says_what_it_is() -> None:
     bare = [f"{s.__name__}.{key}" for s in sections() for key, field in s.model_fields.items() if not field.description]
     assert not bare
-    assert "Optimiser steps." in str(Recipe.model_json_schema())
+    assert "Number of optimiser steps." in str(Recipe.model_json_schema())
 
 
 def test_public_names_are_there() -> None:

@@ -29,13 +29,13 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "expected embedding_tokens, hidden_tokens or hidden@K",
     ),
     ({"kind": "attention", "feature": {"kind": "encoder", "model": "m"}}, "feature", "cannot read 'encoder'"),
-    ({"kind": "linear", "feature": "hidden_tokens"}, "feature", "only attention pools by itself"),
-    ({"kind": "centroid", "feature": "hidden@1_tokens"}, "feature", "only attention pools by itself"),
+    ({"kind": "linear", "feature": "hidden_tokens"}, "feature", "only attention reads tokens"),
+    ({"kind": "centroid", "feature": "hidden@1_tokens"}, "feature", "only attention reads tokens"),
     ({"kind": "attention", "hidden": [8, 8]}, "hidden", "one width, a multiple of heads = 4; got [8, 8]"),
     ({"kind": "attention", "hidden": [8], "heads": 3}, "hidden", "a multiple of heads = 3"),
     ({"kind": "mlp", "heads": 2}, "heads", "a mlp router does not attend"),
-    ({"kind": "mlp", "bias": False}, "bias", "only a linear router can do without"),
-    ({"kind": "attention", "bias": True}, "bias", "only a linear router can do without"),
+    ({"kind": "mlp", "bias": False}, "bias", "only a linear router can omit its bias"),
+    ({"kind": "attention", "bias": True}, "bias", "only a linear router can omit its bias"),
     ({"kind": "centroid", "mix": "balanced"}, "mix", "a centroid router is not trained by gradient"),
     ({"kind": "keyword", "exploration": GUMBEL}, "exploration", "is not trained by gradient"),
     ({"kind": "linear", "mix": "even"}, "mix", "expected 'balanced' or 'proportional'"),
@@ -46,14 +46,14 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
         {"kind": "linear", "exploration": GUMBEL, "loss": TASK, "selection": "soft"},
         "exploration.kind",
-        "gumbel draws one expert with weight 1; expected top_1 with renormalise",
+        "gumbel samples one expert with weight 1; expected top_1 with renormalise",
     ),
     (
         {"kind": "mlp", "exploration": GUMBEL, "loss": TASK, "renormalise": False},
         "exploration.kind",
         "top_1 with renorm",
     ),
-    ({"kind": "linear", "exploration": NOISY, "selection": "soft"}, "exploration.kind", "soft keeps all"),
+    ({"kind": "linear", "exploration": NOISY, "selection": "soft"}, "exploration.kind", "soft selects all experts"),
     (
         {"kind": "linear", "exploration": NOISY, "feature": {"kind": "encoder", "model": "m"}},
         "exploration.kind",
@@ -142,15 +142,15 @@ def test_the_loss_of_the_task_is_idle_just_where_every_weight_is_1_and_nobody_is
 def test_only_layers_with_room_begin_at_centroids() -> None:
     assert "init" not in RouterSpec(kind="mlp").model_dump() and RouterSpec(kind="mlp", init="centroids").init
     for kind in ("keyword", "centroid", "attention"):
-        with pytest.raises(RecipeError, match=r"router.init: has no effect here; a \w+ router does not begin with"):
+        with pytest.raises(RecipeError, match=r"router.init: has no effect here; a \w+ router cannot be initialised"):
             made(kind=kind, init="centroids")
-    with pytest.raises(RecipeError, match=r"router.bias: centroids lie around a centre, which takes a bias"):
+    with pytest.raises(RecipeError, match=r"router.bias: init: centroids needs a bias"):
         made(kind="linear", init="centroids", bias=False)
     with pytest.raises(RecipeError, match=r"router.init: wrong value; expected 'centroids'; got 'centroid'"):
         made(kind="linear", init="centroid")
     made(kind="mlp", init="centroids", hidden=[4, 9])
     narrow = {"kind": "mlp", "init": "centroids", "hidden": [9, 3]}
-    with pytest.raises(RecipeError, match=r"router.hidden: too narrow to begin at centroids; expected at least 4 in"):
+    with pytest.raises(RecipeError, match=r"router.hidden: too narrow to start from centroids; expected at least 4 in"):
         made(**narrow)
-    with pytest.raises(RecipeError, match=r"router.compare\[0\].hidden: too narrow to begin at centroids"):
+    with pytest.raises(RecipeError, match=r"router.compare\[0\].hidden: too narrow to start from centroids"):
         made(kind="linear", compare=[narrow])

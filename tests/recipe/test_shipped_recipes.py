@@ -13,9 +13,9 @@ from moesaic.kinds import KINDS
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.recipe import Recipe, read
+from moesaic.sections.glue import TASKS
 from moesaic.sections.layers import layer_range
 from moesaic.sections.sources import HUB, LabelledData
-from moesaic.sections.tasks import TASKS
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 COUNTS = {"roberta-base": 17_664, "llama-3.2-1b": 33_920, "llama-3-8b": 212_480, "llama-3-70b": 579_200}

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from moesaic.stages.running import POINTS, points_of
 
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens

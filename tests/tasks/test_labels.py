@@ -204,7 +204,7 @@ def test_all_that_a_finished_run_has_to_say_is_printed_to_the_end(ran, capsys):
     _, root, evaluation = ran
     show_run(evaluation, root)
     said = capsys.readouterr().out
-    assert "tokens a second" not in said and said.rstrip().endswith('"..."') and "\nNext: moesaic classify " in said
+    assert "tokens per second" not in said and said.rstrip().endswith('"..."') and "\nNext: moesaic classify " in said
 
 
 def test_the_page_of_the_run_and_of_two_runs_is_written(ran):

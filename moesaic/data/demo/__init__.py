@@ -1,6 +1,6 @@
 """Four built-in text domains that need no download: program text, English prose, arithmetic and dialogue.
 
-Knows which domains and splits there are and deals the rows out; how a domain gets its rows is its module's affair.
+Distributes rows over splits; knows nothing about the origin of rows, which each domain's module makes.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from random import Random
 from moesaic.data.demo import code, dialogue, math, prose
 from moesaic.errors import DataError, nearest
 
-SIZES = {"train": 1500, "validation": 150, "test": 300}  # at most; code and prose depend on the Python at hand
+SIZES = {"train": 1500, "validation": 150, "test": 300}  # at most; code and prose depend on the running Python
 
-# Every domain's rows by what must not be torn apart: a module, a topic, a wording. A group never is in two splits.
+# Rows of every domain in groups, a module, a topic or a wording each. A group is never in two splits.
 GROUPS: dict[str, Callable[[int], dict[str, list[dict]]]] = {
     "code": code.groups,
     "prose": prose.groups,
@@ -34,20 +34,19 @@ PROVENANCE = {
 
 
 def rows(domain: str, split: str, seed: int = 0) -> list[dict]:
-    """The rows of one domain and split; the same for the same seed (and, for code and prose, the same Python)."""
+    """Rows of a domain and split, a function of the seed (and, for code and prose, of the Python version)."""
     known("domain", domain, DOMAINS)
     known("split", split, tuple(SIZES))
     return deepcopy(dealt(domain, seed)[split])
 
 
 def provenance(domain: str) -> str:
-    """Where the text of a domain comes from, in one sentence."""
+    """Origin of a domain's text, in one sentence."""
     known("domain", domain, DOMAINS)
     return PROVENANCE[domain].format(python=python_version())
 
 
 def known(kind: str, name: str, names: tuple[str, ...]) -> None:
-    """Refuse a name that the demo data does not have."""
     if name not in names:
         hint = nearest(name, list(names))
         raise DataError(f"the demo data has no such {kind}", expected=" or ".join(names), got=name, hint=hint)
@@ -55,7 +54,7 @@ def known(kind: str, name: str, names: tuple[str, ...]) -> None:
 
 @cache
 def dealt(domain: str, seed: int) -> dict[str, list[dict]]:
-    """The groups of `domain` dealt out: test and validation are filled first, with small groups in a seeded order."""
+    """Rows of `domain` by split: fills test and validation first, with small groups in a seeded order."""
     groups = GROUPS[domain](seed)
     splits: dict[str, list[dict]] = {split: [] for split in SIZES}
     seen: set[str] = set()
@@ -71,10 +70,10 @@ def dealt(domain: str, seed: int) -> dict[str, list[dict]]:
 
 
 def fits(rows: int, split: str, splits: dict[str, list[dict]]) -> bool:
-    """Whether `split` still wants rows, and a group of this many would leave it a mixture."""
+    """Whether `split` needs rows, and a group of this size stays a small part of it."""
     return len(splits[split]) < SIZES[split] and rows <= SIZES[split] // 5
 
 
 def folded(row: dict) -> str:
-    """A row's text as far as a duplicate would share it."""
+    """A row's text without case and spaces, for the search of duplicates."""
     return " ".join(str(list(row.values())).casefold().split())

@@ -1,15 +1,15 @@
-"""The domain of program text: functions of the Python standard library, their heads to be continued.
+"""The domain of program text: functions of the Python standard library, with their heads as prompts.
 
-Knows nothing about splits; its groups are the library's modules, so that no module is on both sides of one.
+Knows nothing about splits; its groups are modules of the library, so that no module is in two splits.
 """
 
 from moesaic.data.demo.stdlib import Function, modules
 
-PROMPT, RESPONSE = (60, 250), (100, 450)  # the fewest and the most characters of each
+PROMPT, RESPONSE = (60, 250), (100, 450)  # minimum and maximum number of characters
 
 
 def groups(seed: int) -> dict[str, list[dict]]:
-    """The rows of every module; prompt, line break and response begin a function, its docstring cut to a line."""
+    """Rows by module; prompt, line break and response are the start of a function with a one-line docstring."""
     return {
         name: [row for function in module.functions if (row := continuation(function))]
         for name, module in modules().items()
@@ -17,7 +17,7 @@ def groups(seed: int) -> dict[str, list[dict]]:
 
 
 def continuation(function: Function) -> dict | None:
-    """One row: the head of a function and what follows it, or None where either has not the size of a lesson."""
+    """A row with the head of a function and the lines after it, or None if either has an unsuitable length."""
     head, body, ends = function
     extra = 0  # lines of the body that lengthen a short head
     while len(prompt := "\n".join([*head, *body[:extra]]).rstrip()) < PROMPT[0] and extra < len(body):

@@ -1,6 +1,6 @@
-"""The domain of conversation: a user and an assistant settle an errand or chat, along the lines of `scenarios`.
+"""The domain of conversation: a user and an assistant settle an errand or chat, as in `scenarios`.
 
-Knows nothing about splits; its groups are the wordings of whole conversations, whatever details fill them.
+Knows nothing about splits; its groups are wordings of whole conversations, without their details.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from random import Random
 from moesaic.data.demo.phrases import filled, open_slots, worded
 from moesaic.data.demo.scenarios import Moves, Scenario, read_scenarios
 
-DRAWN = 2200  # conversations before duplicates are dropped and the splits are dealt
+DRAWN = 2200  # conversations before duplicates are dropped and splits are made
 
 
 def groups(seed: int) -> dict[str, list[dict]]:
-    """Conversations of every scenario in turn, by their wording."""
+    """Conversations of all scenarios in turn, by wording."""
     rng = Random(f"{seed} dialogue")
     known = read_scenarios()
     found: dict[str, list[dict]] = {}
@@ -26,11 +26,11 @@ def groups(seed: int) -> dict[str, list[dict]]:
 
 
 class Talk:
-    """One conversation as it unfolds: the details settled so far, what was said, and how it was worded."""
+    """A conversation in progress: its details, messages and wordings so far."""
 
     def __init__(self, scenario: Scenario, shared: Moves, pools: Mapping[str, Sequence], rng: Random):
         self.scenario, self.shared, self.rng = scenario, shared, rng
-        # Two values for every detail: the one that is meant, and another to be mistaken for it.
+        # Two values for every detail: the right one, and another for misunderstandings.
         pairs = {slot: rng.sample(pool, 2) for slot, pool in pools.items()}
         self.slots = {slot: meant for slot, (meant, _) in pairs.items()}
         self.others = {slot: other for slot, (_, other) in pairs.items()}
@@ -38,14 +38,14 @@ class Talk:
         self.wording: list[str] = []
 
     def say(self, template: str) -> None:
-        """Let the one whose turn it is say `template`."""
+        """Add a message in the words of `template`."""
         skeleton = worded(template, self.rng)
         role = "assistant" if len(self.messages) % 2 else "user"
         self.messages.append({"role": role, "content": filled(skeleton, self.slots)})
         self.wording.append(skeleton)
 
     def run(self, turns: int) -> None:
-        """The whole conversation, each side speaking `turns` times where the scenario has that much to say."""
+        """Play the conversation, with up to `turns` messages of each side."""
         scenario, rng = self.scenario, self.rng
         self.say(rng.choice(scenario.openings))
         missing = [slot for slot in scenario.details if slot not in open_slots(self.wording)]
@@ -71,7 +71,6 @@ class Talk:
             self.say(scenario.bye or bye)
 
     def ask(self, slot: str, doubt: bool) -> None:
-        """The assistant asks for a detail; in doubt, once more."""
         question, answer = self.scenario.details[slot]
         self.say((self.shared.ready if self.scenario.check else "") + question)
         self.say(answer)
@@ -82,7 +81,7 @@ class Talk:
             self.say(answer)
 
     def answer_check(self) -> None:
-        """The user confirms what the assistant has understood, or changes a detail."""
+        """Confirm the details, or correct one."""
         slot = self.rng.choice([*self.scenario.details, ""])
         if slot:
             self.slots |= {slot: self.others[slot], "old": self.slots[slot], "new": self.others[slot]}

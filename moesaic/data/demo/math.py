@@ -1,6 +1,6 @@
-"""The domain of arithmetic: word problems drawn from `problems`, with the way to each answer worked out.
+"""The domain of arithmetic: word problems drawn from `problems`, with the steps of each solution.
 
-Knows nothing about splits; its groups are the wordings of the questions, whatever names and numbers fill them.
+Knows nothing about splits; its groups are wordings of questions, without names and numbers.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,13 @@ from random import Random
 from moesaic.data.demo.phrases import filled, worded
 from moesaic.data.demo.problems import Problem, read_problems
 
-DRAWN = 2200  # rows before duplicates are dropped and the splits are dealt
+DRAWN = 2200  # rows before duplicates are dropped and splits are made
 
 OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}
 
 
 def groups(seed: int) -> dict[str, list[dict]]:
-    """Rows of every problem in turn, by the wording of the question; a response ends in a line `Answer: 42`."""
+    """Rows of all problems in turn, by wording of the question; a response ends in a line `Answer: 42`."""
     rng = Random(f"{seed} math")
     problems = read_problems().problems
     found: dict[str, list[dict]] = {}
@@ -28,7 +28,6 @@ def groups(seed: int) -> dict[str, list[dict]]:
 
 
 def solved(problem: Problem, question: str, rng: Random) -> dict:
-    """One row: the question and its solution, step by step, with fresh names and numbers."""
     slots: dict[str, str | int] = {}
     for names, pool in read_problems().pools.items():
         slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
@@ -39,7 +38,7 @@ def solved(problem: Problem, question: str, rng: Random) -> dict:
 
 
 def computed(problem: Problem, rng: Random) -> dict[str, int]:
-    """Numbers for a problem and the results of its steps, drawn again until each is whole and at least two."""
+    """Draw numbers until every result of a step is whole and at least two."""
     while True:
         values = {name: rng.choice(numbers) for name, numbers in problem.numbers.items()}
         for step in problem.steps:

@@ -1,6 +1,6 @@
-"""The structures that arithmetic word problems are drawn from, read from `problems.yaml`.
+"""The structures of arithmetic word problems, read from `problems.yaml`.
 
-Knows no numbers and no names in particular: `math` draws them. The wordings are in the grammar of `phrases`.
+Knows no numbers and names: `math` draws them. The wordings are in the grammar of `phrases`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from moesaic.data.demo.tables import members, table
 
 
 class Step(NamedTuple):
-    """One calculation, `result = left operator right`, and the sentence that says it, with `{eq}` for the equation."""
+    """A calculation, `result = left operator right`, and its sentence, with `{eq}` for the equation."""
 
     result: str
     left: str
@@ -21,13 +21,12 @@ class Step(NamedTuple):
 
     @property
     def equation(self) -> str:
-        """The calculation as it is printed, its numbers still open."""
         left, right = (word if word.isdigit() else f"{{{word}}}" for word in (self.left, self.right))
         return f"{left} {self.operator} {right} = {{{self.result}}}"
 
 
 class Problem(NamedTuple):
-    """One structure of problem: the numbers it may draw, several questions, and the steps, the answer last."""
+    """A structure: ranges of its numbers, several questions, and the steps to the answer."""
 
     numbers: dict[str, Sequence[int]]
     questions: list[str]
@@ -35,10 +34,7 @@ class Problem(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """All problems, and the pools of words that every problem may use.
-
-    Each key of `pools` names slots that are filled with different members of the pool.
-    """
+    """All problems; each key of `pools` names slots that get different members of the pool."""
 
     pools: dict[str, Sequence[str]]
     problems: list[Problem]
@@ -46,18 +42,16 @@ class Problems(NamedTuple):
 
 @cache
 def read_problems() -> Problems:
-    """Read the problems and their pools."""
     written = table("problems.yaml")
     return Problems(written["pools"], [problem(**fields) for fields in written["problems"]])
 
 
 def problem(numbers: Mapping[str, Any], questions: list[str], steps: Mapping[str, str]) -> Problem:
-    """The problem with these fields."""
     pools = {name: members(pool) for name, pool in numbers.items()}
     return Problem(pools, questions, [step(calculation, saying) for calculation, saying in steps.items()])
 
 
 def step(calculation: str, saying: str) -> Step:
-    """The step of a calculation such as `cost = price * count`."""
+    """Parse a calculation such as `cost = price * count`."""
     result, _, left, operator, right = calculation.split()
     return Step(result, left, operator, right, saying)

@@ -1,6 +1,6 @@
-"""The domain of plain English: paragraphs of the Python reference and of the standard library's documentation strings.
+"""The domain of plain English: paragraphs of the Python reference and of docstrings of the standard library.
 
-Knows nothing about splits; its groups are the topics and the modules, so that neither is on both sides of one.
+Knows nothing about splits; its groups are topics and modules, so that none is in two splits.
 """
 
 import re
@@ -10,13 +10,13 @@ from functools import cache
 from moesaic.data.demo.stdlib import modules
 from moesaic.errors import DataError
 
-SHORT, ROW, LONG = 80, 280, 680  # characters: the least of a paragraph, and the least and the most of a row
+SHORT, ROW, LONG = 80, 280, 680  # characters: minimum of a paragraph, minimum and maximum of a row
 
 BLANK = re.compile(r"\n\s*\n")
 WRAPPED = re.compile(r"(?<=\w-)\n\s*")
 BULLET = re.compile(r"^(\* |- |\d+\. |\[\d+\] |\(\d+\) |Note: |Changed in version [\d.]+: )+")
 EMPHASIS = re.compile(r"(?<![\w\"'*])(\*\*?|``?)(\w[^*`\"]*)\1(?![\w\"'*])")
-# Tables, grammar, prompts, rulers, code, lists of bullets or of arguments: what nobody would read aloud.
+# Tables, grammar, prompts, rulers, code, lists of bullets or of arguments.
 NOT_PROSE = re.compile(
     r"""::= | >>> | --> | \s--\s | \s:\s | \S\ {3,}\S | \.\.\s | [-=~*+]{4,} | [{}|\\<>] | \w\ =\ \S | \w==
       | \w\(.*\)\ -> | XXX | ^\S+\(.*\)$ | \s[-*]\s.+\s[-*]\s | ^(Args|Arguments|Returns?|Raises|Yields):""",
@@ -26,20 +26,19 @@ SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z\"“])")
 
 
 def groups(seed: int) -> dict[str, list[dict]]:
-    """The rows of every topic and of every module, each a few paragraphs that follow one another."""
+    """Rows by topic and module, each of a few consecutive paragraphs."""
     seen: set[str] = set()
     return {name: [{"text": text} for text in joined(fresh(texts, seen))] for name, texts in paragraphs().items()}
 
 
 @cache
 def paragraphs() -> dict[str, list[str]]:
-    """All natural prose of the material, by where it comes from."""
+    """Paragraphs of prose by topic and module."""
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
-        raise DataError(
-            "this Python does not ship the module pydoc_data.topics", hint="install the full standard library"
-        ) from error
+        what, hint = "this Python lacks the module pydoc_data.topics", "install the full standard library"
+        raise DataError(what, hint=hint) from error
     reference = {f"topic {name}": list(natural(topics[name])) for name in sorted(topics)}
     library = {
         f"module {name}": [text for docstring in module.docstrings for text in natural(docstring)]
@@ -49,7 +48,7 @@ def paragraphs() -> dict[str, list[str]]:
 
 
 def natural(text: str) -> Iterator[str]:
-    """The paragraphs of `text` that are prose, freed of their markup and of a dangling announcement of what follows."""
+    """Paragraphs of prose in `text`, without markup and without a final sentence that ends in a colon."""
     for block in BLANK.split(text):
         plain = EMPHASIS.sub(r"\2", BULLET.sub("", " ".join(WRAPPED.sub("", block).split())))
         if NOT_PROSE.search(block.strip()) or NOT_PROSE.search(plain):
@@ -61,7 +60,7 @@ def natural(text: str) -> Iterator[str]:
 
 
 def fresh(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
-    """The texts not met before: the reference prints some sections under several topics."""
+    """Texts that are not in `seen`: the reference prints some sections under several topics."""
     for text in texts:
         if text not in seen:
             seen.add(text)
@@ -69,7 +68,7 @@ def fresh(texts: Iterable[str], seen: set[str]) -> Iterator[str]:
 
 
 def joined(texts: Iterable[str]) -> Iterator[str]:
-    """Neighbouring paragraphs joined to rows of a good length; one that is too long ends after a sentence."""
+    """Join consecutive paragraphs to rows of suitable length; split long ones after a sentence."""
     row = ""
     for text in texts:
         row = f"{row}\n\n{text}" if row else text

@@ -1,4 +1,4 @@
-"""The situations that conversations are drawn from, read from `scenarios.yaml`.
+"""The scenarios of conversations, read from `scenarios.yaml`.
 
 Knows nothing about the order of turns: `dialogue` plays the scenarios. The wordings are in the grammar of `phrases`.
 """
@@ -21,10 +21,10 @@ class Exchange(NamedTuple):
 
 
 class Scenario(NamedTuple):
-    """One situation: how a user opens it, the details to be settled, the outcome, and what may follow.
+    """A situation: openings of the user, details to settle, the outcome, and further questions.
 
-    `details` maps a slot to the assistant's question and the user's answer, asked where the opening did not say;
-    `check` repeats the details and is left out in small talk; `extras` are questions for afterwards and their answers.
+    `details`: slot -> the assistant's question and the user's answer, unless the opening has the detail. `check`
+    repeats the details; small talk has none. `extras`: questions after the outcome, with answers.
     """
 
     pools: dict[str, Sequence]
@@ -37,7 +37,7 @@ class Scenario(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """Turns that any conversation may contain, whatever its scenario."""
+    """Turns that every conversation may contain."""
 
     ready: str
     yes: str
@@ -47,7 +47,7 @@ class Moves(NamedTuple):
 
 
 class Scenarios(NamedTuple):
-    """All scenarios, with the moves and pools that every scenario may use."""
+    """All scenarios, with common moves and pools."""
 
     moves: Moves
     pools: dict[str, Sequence]
@@ -56,7 +56,6 @@ class Scenarios(NamedTuple):
 
 @cache
 def read_scenarios() -> Scenarios:
-    """Read the scenarios, their phrases written out."""
     written = table("scenarios.yaml")
     phrases = written.pop("phrases")
     written = complete(written, phrases)
@@ -65,7 +64,7 @@ def read_scenarios() -> Scenarios:
 
 
 def complete(value: Any, phrases: Mapping[str, str]) -> Any:
-    """Write out every `<phrase>` in `value`; a mapping of a question and an answer becomes an exchange."""
+    """Expand every `<phrase>` in `value`; a question with an answer becomes an Exchange."""
     match value:
         case str():
             return PHRASE.sub(lambda match: phrases[match[1]], value)
@@ -79,5 +78,4 @@ def complete(value: Any, phrases: Mapping[str, str]) -> Any:
 
 
 def pools(written: Mapping[str, list | str]) -> dict[str, Sequence]:
-    """The members of every pool."""
     return {slot: members(pool) for slot, pool in written.items()}

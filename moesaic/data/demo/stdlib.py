@@ -1,6 +1,6 @@
-"""Reads the Python standard library's own source: its functions and its documentation strings, module by module.
+"""Reads functions and docstrings from the source of the Python standard library, by module.
 
-Knows nothing about rows, splits, or what is made of the source.
+Knows nothing about rows or splits.
 """
 
 import ast
@@ -11,32 +11,16 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from moesaic.data.demo.tables import table
 from moesaic.errors import DataError
-
-# What Python 3.11 to 3.14 all have, without tables and what distributions often strip; enough to choose from.
-MODULES = (
-    "_collections_abc", "_pyio", "_weakrefset", "abc", "argparse", "ast", "base64", "bdb", "bisect", "bz2",
-    "calendar", "cmd", "code", "codeop", "collections", "colorsys", "concurrent", "configparser", "contextlib",
-    "copy", "copyreg", "cProfile", "dataclasses", "difflib", "dis", "doctest", "filecmp", "fileinput", "fnmatch",
-    "fractions", "ftplib", "functools", "genericpath", "getopt", "getpass", "gettext", "glob", "graphlib", "gzip",
-    "heapq", "hmac", "imaplib", "inspect", "ipaddress", "json", "linecache", "logging", "lzma", "mailbox",
-    "mimetypes", "modulefinder", "netrc", "operator", "optparse", "os", "pdb", "pickle", "pkgutil", "platform",
-    "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pty", "py_compile", "pyclbr", "pydoc",
-    "queue", "quopri", "random", "reprlib", "rlcompleter", "runpy", "sched", "secrets", "selectors", "shelve",
-    "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "symtable",
-    "tabnanny", "tempfile", "textwrap", "threading", "timeit", "tokenize", "tomllib", "trace", "traceback",
-    "tracemalloc", "types", "typing", "unittest", "urllib", "uuid", "warnings", "wave", "weakref", "webbrowser",
-    "wsgiref", "zipapp", "zipfile",
-)  # fmt: skip
-
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Function(NamedTuple):
-    """One function by its lines: the head with the first line of the docstring, and the body.
+    """Lines of a function: the head with the first line of the docstring, and the body.
 
-    `ends` are the counts of body lines after which a statement is complete, so that text cut there nearly parses.
+    `ends`: numbers of body lines after which a statement is complete.
     """
 
     head: list[str]
@@ -45,7 +29,7 @@ class Function(NamedTuple):
 
 
 class Module(NamedTuple):
-    """What a module has to offer: its functions, and the docstrings, of functions without their first paragraph."""
+    """Functions of a module, and its docstrings, those of functions without the first paragraph."""
 
     functions: list[Function]
     docstrings: list[str]
@@ -53,9 +37,9 @@ class Module(NamedTuple):
 
 @cache
 def modules() -> dict[str, Module]:
-    """Every module, packages with all their submodules; independent of the disk's order."""
+    """All modules, packages with their submodules, independent of the order on disk."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = {name: Module([], []) for name in MODULES}
+    found = {name: Module([], []) for name in table("modules.yaml")["modules"]}
     for name, module in found.items():
         for path in files(root, name):
             with tokenize.open(path) as file:
@@ -64,22 +48,19 @@ def modules() -> dict[str, Module]:
             module.functions.extend(read(node, lines) for node in definitions(tree))
             module.docstrings.extend(docstrings(tree))
     if not any(module.functions for module in found.values()):
-        raise DataError(
-            "no source of the Python standard library found",
-            path=root,
-            hint="the demo data needs a Python whose .py files are on disk",
-        )
+        hint = "the demo data needs the .py files of the standard library"
+        raise DataError("no source of the Python standard library", path=root, hint=hint)
     return found
 
 
 def files(root: Path, name: str) -> list[Path]:
-    """The files of module `name`, which is a single file in one Python version and a package in the next."""
+    """Files of module `name`, a single file or a package, depending on the Python version."""
     package = (path for path in (root / name).rglob("*.py") if "test" not in path.relative_to(root).parts)
     return [path for path in (root / f"{name}.py", *sorted(package)) if path.is_file()]
 
 
 def definitions(node: ast.AST) -> Iterator[Definition]:
-    """The functions and methods under `node`, in the order of the file, but none inside another."""
+    """Functions and methods under `node` in the order of the file, without nested functions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Definition):
             yield child
@@ -88,7 +69,7 @@ def definitions(node: ast.AST) -> Iterator[Definition]:
 
 
 def docstrings(node: ast.Module | ast.ClassDef | Definition) -> Iterator[str]:
-    """The docstrings of `node` and of what it defines; a function's without the paragraph that its head may quote."""
+    """Docstrings of `node` and its definitions; those of functions without the first paragraph, which heads quote."""
     text = ast.get_docstring(node) or ""
     yield text.partition("\n\n")[2] if isinstance(node, Definition) else text
     for child in node.body:
@@ -97,7 +78,7 @@ def docstrings(node: ast.Module | ast.ClassDef | Definition) -> Iterator[str]:
 
 
 def read(node: Definition, lines: list[str]) -> Function:
-    """The function at `node`, moved to the margin, its docstring shortened to one line."""
+    """The function at `node` without indentation, with a one-line docstring."""
     first, margin = first_line(node), node.col_offset
     own = [line[margin:] for line in lines[first - 1 : node.end_lineno]]
     start = first_line(node.body[0]) - first
@@ -111,5 +92,4 @@ def read(node: Definition, lines: list[str]) -> Function:
 
 
 def first_line(node: ast.stmt) -> int:
-    """The line on which `node` starts, its decorators included."""
     return min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])

@@ -1,6 +1,6 @@
-"""Reads the data files of this folder: the wordings of the generated domains, and the pools that fill them.
+"""Reads the data files of this folder, with the wordings and pools of the generated domains.
 
-Knows nothing about what they contain.
+Knows nothing about their content.
 """
 
 import re
@@ -14,14 +14,13 @@ NUMBERS = re.compile(r"(-?\d+) to (-?\d+)(?: by (\d+))?")
 
 
 def table(name: str) -> dict[str, Any]:
-    """The contents of one data file."""
-    # The parser in C takes a tenth of the time; a PyYAML built without it reads the same.
+    # The parser in C is ten times faster; without it, the result is the same.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     return loader(files(__package__).joinpath(name).read_bytes()).get_single_data()
 
 
 def members(pool: list | str) -> Sequence:
-    """The members of a pool: a list, or numbers written as `20 to 190 by 10`, both ends included."""
+    """Members of a pool: a list, or numbers such as `20 to 190 by 10`, including both ends."""
     if isinstance(pool, list):
         return pool
     numbers = NUMBERS.fullmatch(pool)
