@@ -1,4 +1,4 @@
-"""How anything gets onto disk and is trusted when read back: published whole, hashed, locked, logged line by line.
+"""Files that can be trusted: published whole, hashed, locked, logged line by line.
 
 Knows nothing about what the files mean: tensors, recipes and reports are bytes, JSON and folders here.
 """

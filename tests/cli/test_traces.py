@@ -122,7 +122,7 @@ def test_replay_names_what_it_cannot_find(trace, moesaic, tmp_path):
     code, _, err = moesaic("replay", trace, "--router", tmp_path)
     assert code == 4 and "no router here" in err
     code, _, err = moesaic("replay", tmp_path / "no.jsonl", "--router", KEYWORDS)
-    assert code == 3 and "there is no such file" in err
+    assert code == 3 and "no such file" in err
     trace.write_text(trace.read_text() + '{"time": "now"}\n')
     code, _, err = moesaic("replay", trace, "--router", KEYWORDS)
     assert code == 3 and f"{trace}:6: " in err

@@ -77,7 +77,7 @@ def test_what_is_saved_has_keys_old_and_new_and_the_ends_of_a_text(folder, tmp_p
     assert read_json(tmp_path / "saved" / "generation_config.json") == {"eos_token_id": 0}
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "saved" / file).read_bytes() == (folder / file).read_bytes()
-    with pytest.raises(StorageError, match="there is something already"):
+    with pytest.raises(StorageError, match="the path already exists"):
         moesaic.load_model(folder).save_pretrained(tmp_path / "saved")
 
 

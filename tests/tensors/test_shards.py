@@ -87,7 +87,7 @@ NORM, SHARD = "model.norm.weight", "model-00001"
         (lambda i: i["weight_map"].update({NORM: "/model.safetensors"}), f"{INDEX}: {NORM}: not a file of this folder"),
         (lambda i: i["weight_map"].update({NORM: "model.bin"}), f"{INDEX}: {NORM}: not a file of this folder"),
         (lambda i: i["weight_map"].update({NORM: 3}), f"{INDEX}: {NORM}: not a file of this folder"),
-        (lambda i: i["weight_map"].update({NORM: "model-9.safetensors"}), "model-9.safetensors: the file is missing"),
+        (lambda i: i["weight_map"].update({NORM: "model-9.safetensors"}), "model-9.safetensors: no such file"),
         (lambda i: i.update(weight_map={}), f"{INDEX}: weight_map: not an index of tensors"),
         (lambda i: i.pop("weight_map"), f"{INDEX}: weight_map: not an index of tensors"),
         (lambda i: i["metadata"].update(total_size=7), f"{INDEX}: metadata.total_size: not the size .*; got 7"),
