@@ -150,8 +150,8 @@ class DecoderConfig:
 
     @property
     def wiring(self) -> dict[str, Any]:
-        """All fields as plain data, for fingerprints. A field that was added later counts only where it is not its default:
-        older models keep their fingerprints.
+        """All fields as plain data, for fingerprints. Fields that were added later count only where they differ from
+        their defaults, so that older models keep their fingerprints.
         """
         later = {field.name: field.default for field in fields(self) if field.name not in FIRST_FIELDS}
         return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
@@ -246,7 +246,7 @@ POOLS: dict[str | None, Literal["last", "none"]] = {"_last": "last", "_tokens": 
 
 @dataclass(frozen=True)
 class Feature:
-    """The input of a router: the text, its characters, or the base's states after `depth` blocks, pooled over the prompt.
+    """The input of a router: the text, its characters, or the base's pooled states of the prompt after `depth` blocks.
 
     `depth` 0 is the embedding, None the state after all blocks and the final norm; `pool` "none" keeps every token's.
     `PROJECTIONS` has no name in recipes: routers made from the experts' weights read it.

@@ -140,7 +140,7 @@ def clipped(value: Any, limit: int = 120) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with escapes, marks of direction and surrogates spelled out, which a terminal would obey or cannot show."""
+    """`text` with everything spelled out that a terminal would obey or cannot show: escapes, surrogates."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 

@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Write the manifest of `folder`, after all its other files: `fields`, versions, each file's hash, its own digest."""
+    """Write the manifest of `folder`, after all its other files: `fields`, versions, hashes, its own digest."""
     from moesaic import __version__
 
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
@@ -63,7 +63,7 @@ def _facts(path: Path, hashed: bool = True) -> dict[str, Any]:
 
 
 def _inside(folder: Path, path: Path) -> bool:
-    """Whether a path is inside by its name and after following links; downloaded files may be in their cache's blobs."""
+    """Whether a path is inside by its name and after following links, which may lead to the blobs of a hub cache."""
     named, at = Path(os.path.normpath(path)), Path(os.path.realpath(path))
     return named.is_relative_to(folder) and any(at.is_relative_to(parent) for parent in (folder, *blobs(folder)))
 

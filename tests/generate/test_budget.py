@@ -247,7 +247,7 @@ def test_a_prompt_that_needs_more_memory_than_there_is_is_refused_by_its_bytes(m
     mixture = moesaic.load(made / "model", ram=room(made / "model", 1))
     prompt = [5] * 20
     assert len(mixture.engine.generate([prompt] * 9, max_new_tokens=40)) == 9, "one after the other"
-    with pytest.raises(MemoryLimitError, match="there is no room for the answer; .* to answer 50 rows of 60 tokens"):
+    with pytest.raises(MemoryLimitError, match="not enough memory for the answer; .* to answer 50 rows of 60 tokens"):
         mixture.engine.generate([prompt], max_new_tokens=40, n=50)
     source = mixture.stored.source
     source.budget = replace(source.budget, working=lambda rows, tokens: source.budget.room - source.sizes[0] + 1)

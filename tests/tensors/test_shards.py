@@ -77,10 +77,10 @@ NORM, SHARD = "model.norm.weight", "model-00001"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda i: i["weight_map"].pop(NORM), f"{NORM}: a tensor that the index does not say is here"),
+        (lambda i: i["weight_map"].pop(NORM), f"{NORM}: the index does not list this tensor in this file"),
         (
             lambda i: i["weight_map"].update({NORM: i["weight_map"]["model.embed_tokens.weight"]}),
-            f"{NORM}: a tensor that the index does not say is here",
+            f"{NORM}: the index does not list this tensor in this file",
         ),
         (lambda i: i["weight_map"].update(more=i["weight_map"][NORM]), "more: the index names a tensor that is not in"),
         (lambda i: i["weight_map"].update({NORM: "../model.safetensors"}), f"{INDEX}: {NORM}: not a file of this"),

@@ -250,7 +250,7 @@ def test_an_answer_without_an_end_of_its_own_gets_the_tokenizers(ours, tmp_path)
 def test_a_template_that_answers_another_prompt_than_it_asks_with_is_refused(ours, tmp_path):
     source = "{{ messages | length }}{% if add_generation_prompt %}:{% endif %}"
     tokenizer = chatty(ours, tmp_path, source)
-    with pytest.raises(DataError, match="another prompt before an answer than it asks with; give rows of prompt"):
+    with pytest.raises(DataError, match="changes the prompt when an answer follows; give rows of prompt"):
         tokenizer.answer(TALKS[0], "seven")
 
 
@@ -294,7 +294,7 @@ def test_a_file_of_its_own_counts_first_and_of_several_the_default(ours, tmp_pat
     assert tokenizer.template.render(TALKS[0], True) == "<s>one"
     (tmp_path / "chat_template.jinja").write_text("two")
     assert Tokenizer.load(tmp_path).template.render(TALKS[0], True) == "two"
-    with pytest.raises(WeightsError, match=r"chat_template: no chat template is the default: tool_use"):
+    with pytest.raises(WeightsError, match=r"chat_template: no chat template named default: tool_use"):
         chatty(ours, tmp_path / "a", several[:1])
     for wrong in (3, {"a": "b"}, "x" * (templates.SIZE + 1)):
         with pytest.raises(WeightsError, match="not a chat template"):
