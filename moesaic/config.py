@@ -198,7 +198,6 @@ SIZES = {
 
 
 def sized(name: str, vocab_size: int) -> DecoderConfig:
-    """The configuration of a named size with a vocabulary of `vocab_size` tokens."""
     return DecoderConfig(vocab_size=vocab_size, **SIZES[name])
 
 
@@ -229,7 +228,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def published(name: str) -> DecoderConfig:
-    """The configuration of a published model, by name."""
     own = PUBLISHED[name]
     return DecoderConfig(**TRAITS[own.get("family", "llama")], **own)
 
@@ -258,7 +256,6 @@ class Feature:
 
     @property
     def reads_base(self) -> bool:
-        """Whether reading this feature needs the base in memory."""
         return self.source in ("state", "projection")
 
     @staticmethod
@@ -319,7 +316,6 @@ class EncoderConfig:
 
     @property
     def num_positions(self) -> int:
-        """Rows of the table of positions."""
         return self.context + (self.pad + 1 if self.positions_skip_padding else 0)
 
     @property
@@ -360,6 +356,5 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 def published_encoder(name: str, head: Head = "none", labels: tuple[str, ...] = ()) -> EncoderConfig:
-    """The configuration of a published encoder with a head."""
     own = ENCODERS[name]
     return EncoderConfig(head=head, labels=labels, **ENCODER_TRAITS[own.get("family", "bert")], **own)

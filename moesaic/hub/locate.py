@@ -79,7 +79,6 @@ def locate(place: Place, revision: str | None = None) -> Located:
 
 
 def shipped(name: str) -> Path:
-    """The folder of a shipped model."""
     known = [path.name for path in sorted(SHIPPED_AT.glob("*")) if (path / CONFIG).is_file()]
     if name not in known:
         expected = " or ".join(f"{SHIPPED}{one}" for one in known) or "a package with models"

@@ -23,26 +23,19 @@ HINT = "give more memory, or ask for fewer tokens"
 
 @runtime_checkable
 class Fetchable(Protocol):
-    """An expert on disk with its modules in a model."""
+    """An expert on disk with its modules in a model.
+
+    `size`: bytes in memory. `tensors` reads and checks them, `fill` loads them into the model, `empty` unloads them,
+    `let_go` drops all views of the files, `announce` asks the system to read the files ahead.
+    """
 
     @property
-    def size(self) -> int:
-        """Bytes of the expert in memory."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Read and check the expert's tensors."""
-
-    def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Load these tensors into the model."""
-
-    def empty(self) -> None:
-        """Unload the expert from the model."""
-
-    def let_go(self) -> None:
-        """Drop all views of the files."""
-
-    def announce(self) -> None:
-        """Ask the system to read the files ahead."""
+    def size(self) -> int: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+    def fill(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def empty(self) -> None: ...
+    def let_go(self) -> None: ...
+    def announce(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -72,11 +65,8 @@ class Whole:
         return {}
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None: ...
-
     def empty(self) -> None: ...
-
     def let_go(self) -> None: ...
-
     def announce(self) -> None: ...
 
 

@@ -32,9 +32,11 @@ def guarded(work: Callable[[bytes], bytes], given: bytes, limits: Limits) -> byt
     environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-c", _CHILD, work.__module__, work.__name__]
     command += [str(limits.seconds), str(limits.megabytes)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    timeout = limits.seconds * _PATIENCE
     try:
-        done = subprocess.run(command, input=given, **pipes, env=environment, timeout=limits.seconds * _PATIENCE)
+        done = subprocess.run(
+            command, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, timeout=timeout
+        )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it takes more than {limits.seconds} s") from None
     if done.returncode == 0:

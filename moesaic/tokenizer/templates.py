@@ -46,34 +46,24 @@ class Template:
     def compiled(self) -> "jinja2.Template":
         return _compiled(self.source)
 
-    def render(self, conversation: Conversation, reply: bool) -> str:
-        """The text of a conversation; with `reply`, ending where the assistant's answer begins.
-
-        DataError where the template refuses it, as many do unless user and assistant take turns.
-        """
-        _require_short(conversation)
-        return self._text(conversation, reply)
-
-    def _text(self, conversation: Conversation, reply: bool) -> str:
-        try:
-            return _rendered(self.compiled, conversation, reply, dict(self.names))
-        except Exception as error:  # a template's expressions can raise anything
-            hint = "change the order of roles, or leave out system messages"
-            what = "the base's chat template does not take this conversation"
-            raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
-
     def pieces(self, conversation: Conversation, reply: bool, special: Spellings) -> list[tuple[str, bool]]:
-        """The pieces of `render`, True for the special tokens that the template itself writes.
+        """The pieces of a conversation's text, True for the special tokens that the template itself writes.
 
-        A special token spelled by a message is text.
+        With `reply`, the text ends where the assistant's answer begins. A special token spelled by a message is text.
+        DataError where the template refuses the conversation, as many do unless user and assistant take turns.
         """
         _require_short(conversation)
         mark = next((mark for mark in MARKS if not any(mark in message.content for message in conversation)), None)
         if mark is None:
             raise DataError("the conversation has all noncharacters of Unicode", field="messages")
         harmless = tuple(Message(role, special.broken(content, mark)) for role, content in conversation)
-        cut = special.cut(self._text(harmless, reply))
-        return [(text if known else text.replace(mark, ""), known) for text, known in cut]
+        try:
+            text = _rendered(self.compiled, harmless, reply, dict(self.names))
+        except Exception as error:  # a template's expressions can raise anything
+            hint = "change the order of roles, or leave out system messages"
+            what = "the base's chat template does not take this conversation"
+            raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
+        return [(piece if known else piece.replace(mark, ""), known) for piece, known in special.cut(text)]
 
 
 def _require_short(conversation: Conversation) -> None:

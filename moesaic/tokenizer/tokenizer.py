@@ -51,7 +51,6 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """The largest id plus one."""
         return max(self.inner.get_vocab().values()) + 1
 
     @property
@@ -145,7 +144,6 @@ class Tokenizer:
     # folders
 
     def _facts(self) -> dict[str, Any]:
-        """The special tokens for a tokenizer_config.json."""
         begins = {"add_bos_token": bool(self.special.start)} if self.special.start in ((), (self.special.bos,)) else {}
         return {**dict(self.special.names), **begins, "eos_token_ids": list(self.ends)}
 
