@@ -1,6 +1,6 @@
-"""The one exception family: what went wrong, where, what was expected, what to do; and the one kind of warning.
+"""The one exception family: what failed, where, what was expected, what to do. And the one kind of warning.
 
-Knows nothing about terminals or exit: only `cli/` prints these and turns `exit_code` into the process's status.
+Knows nothing about terminals: only `cli/` prints errors and turns `exit_code` into the process's status.
 """
 
 import re
@@ -11,12 +11,13 @@ from os import PathLike
 from typing import Any, TypeVar
 
 E = TypeVar("E", bound="MoesaicError")
+At = str | PathLike[str]
 
 
 class MoesaicError(Exception):
     """An error that a user can act on; `str(error)` is one line.
 
-    `path`, `line` (physical, from 1) and `field` say where; `expected` and `got` what differed; `hint` what to do.
+    `path`, `line` (physical, from 1) and `field` locate it; `expected` and `got` say what differs; `hint` what to do.
     """
 
     exit_code = 1
@@ -25,7 +26,7 @@ class MoesaicError(Exception):
         self,
         what: str,
         *,
-        path: str | PathLike[str] | None = None,
+        path: At | None = None,
         line: int | None = None,
         field: str | None = None,
         expected: Any = None,
@@ -37,14 +38,9 @@ class MoesaicError(Exception):
         self.expected, self.got, self.hint = expected, got, hint
 
     def at(
-        self: E,
-        *,
-        path: str | PathLike[str] | None = None,
-        field: str | None = None,
-        line: int | None = None,
-        hint: str | None = None,
+        self: E, *, path: At | None = None, field: str | None = None, line: int | None = None, hint: str | None = None
     ) -> E:
-        """The same error, with what it does not say yet filled in. A line belongs to its path, and comes with it."""
+        """Fill in what this error lacks, and return it. A line is filled in only together with its path."""
         self.path = self.path or path
         self.line = self.line or (line if self.path == path else None)
         self.field, self.hint = self.field or field, self.hint or hint
@@ -60,7 +56,7 @@ class MoesaicError(Exception):
 
 
 class RecipeError(MoesaicError):
-    """The recipe or the command line asks for something that does not exist or is not allowed."""
+    """The recipe or the command line asks for something unknown or not allowed."""
 
     exit_code = 2
 
@@ -78,7 +74,7 @@ class WeightsError(MoesaicError):
 
 
 class CompatibilityError(MoesaicError):
-    """Two good artefacts do not fit each other: another base, other shapes, other names."""
+    """Two valid artefacts do not fit each other: their bases, shapes or names differ."""
 
     exit_code = 5
 
@@ -90,19 +86,19 @@ class StorageError(MoesaicError):
 
 
 class NonFiniteError(MoesaicError):
-    """Training met NaN or infinity; nothing of that step is kept."""
+    """Training met NaN or infinity; the step changed nothing."""
 
     exit_code = 7
 
 
 class MemoryLimitError(MoesaicError):
-    """There is not as much memory as this takes."""
+    """The work takes more memory than there is."""
 
     exit_code = 8
 
 
 class MoesaicWarning(UserWarning):
-    """Something odd that the work survives, such as what a model's file asks for and does not get."""
+    """A problem that does not stop the work, such as a request in a model's file that is ignored."""
 
 
 class GatesError(MoesaicError, ValueError):
@@ -110,9 +106,9 @@ class GatesError(MoesaicError, ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the work. Not one of the family, as it is no error: `except Exception` lets it pass.
+    """Ctrl-C or SIGTERM ended the work. No error, so `except Exception` does not catch it.
 
-    Its argument is the signal's number; the exit code is that of a shell, 130 or 143.
+    The argument is the signal's number; the exit code is that of a shell, 130 or 143.
     """
 
     @property
@@ -122,7 +118,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def memory_for(what: str, hint: str) -> Iterator[None]:
-    """Raises MemoryLimitError, with the `hint` which knob to turn, where Python or torch finds no memory for `what`."""
+    """Raise MemoryLimitError with `hint` where Python or torch finds no memory for `what`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -134,21 +130,21 @@ def memory_for(what: str, hint: str) -> Iterator[None]:
 
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
-"""What torch says on a CPU, on Windows, on an accelerator, and the system to any of them."""
+"""The messages of torch on a CPU, on Windows and on an accelerator, and of the system."""
 
 
 def clipped(value: Any, limit: int = 120) -> str:
-    """`value` as it may be echoed in a message: one line, at most `limit` characters."""
+    """`value` as one line of at most `limit` characters, for messages."""
     text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def printable(text: str) -> str:
-    """`text` with what a terminal would obey or could not show spelled out: escapes, marks of direction, surrogates."""
+    """`text` with everything spelled out that a terminal would obey or cannot show: escapes, surrogates."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """A hint naming the known word closest to a misspelt one, or None."""
+    """A hint that names the known word closest to a misspelt one, or None."""
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else None

@@ -1,6 +1,6 @@
-"""The disk: every call that changes it, and what it says when it refuses.
+"""All calls that change the disk, and its errors with a hint.
 
-Knows nothing about formats, versions or manifests; nothing else in the package makes, moves, syncs or removes a file.
+Knows nothing about formats, versions or manifests. No other file of the package makes, moves, syncs or removes a file.
 """
 
 import errno
@@ -21,28 +21,27 @@ from moesaic.files import faults
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _MORE_ROOM = "free some space or choose another folder"
+_PERMISSION = "permission is missing: choose another folder or change its owner"
+_FILE_IN_THE_WAY = "a file is in the way of a folder: choose another one"
 _HINTS = {
     errno.ENOSPC: _MORE_ROOM,
     errno.EDQUOT: f"the quota is used up: {_MORE_ROOM}",
     errno.EFBIG: "a limit on the size of files stops it: see `ulimit -f`",
     errno.EROFS: "the file system is read-only: choose another folder",
-    errno.EACCES: "permission is missing: choose another folder or change its owner",
-    errno.EPERM: "permission is missing: choose another folder or change its owner",
-    errno.EEXIST: "a file is in the way of a folder: choose another one",
-    errno.ENOTDIR: "a file is in the way of a folder: choose another one",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), _PERMISSION),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), _FILE_IN_THE_WAY),
     errno.EISDIR: "a folder is in the way of a file: choose another name",
     errno.EIO: "the disk is failing: see the system's log and use another disk",
 }
 
 
 def make(folder: Path) -> None:
-    """Makes one new folder."""
     faults.reach("mkdir")
     folder.mkdir()
 
 
 def make_all(folder: Path) -> None:
-    """Makes a folder and those above it, where they are missing, to stay."""
+    """Make a folder and its missing parents, synced."""
     if not folder.is_dir():
         make_all(folder.parent)
         faults.reach("mkdir")
@@ -51,20 +50,20 @@ def make_all(folder: Path) -> None:
 
 
 def create(path: Path, data: bytes) -> None:
-    """Writes a file, not yet to stay, into a folder that is published whole: whoever publishes or replaces syncs."""
+    """Write a file without syncing it: publishing or replacing its folder does that."""
     with path.open("wb", buffering=0) as file:
         write(file, data)
 
 
 def copy(source: Path, target: Path) -> None:
-    """Writes a file like another, piece by piece; not yet to stay."""
+    """Copy a file piece by piece, without syncing it."""
     with source.open("rb") as given, target.open("wb", buffering=0) as file:
         while piece := given.read(1 << 24):
             write(file, piece)
 
 
 def share(source: Path, target: Path) -> bool:
-    """Makes `target` another name of a file; False where the disk has no such links, or the two are not on one disk."""
+    """Hard-link `target` to a file; False where the file system has no hard links or the two are on different disks."""
     faults.reach("link")
     try:
         os.link(source, target)
@@ -76,7 +75,7 @@ def share(source: Path, target: Path) -> bool:
 
 
 def write(file: IO[bytes], data: bytes) -> None:
-    """Writes all of `data`: in one call of the system, unless the disk takes only part of it."""
+    """Write all of `data`, in one system call unless the disk takes only a part."""
     left = memoryview(data)
     while left:
         faults.reach("write")
@@ -84,16 +83,15 @@ def write(file: IO[bytes], data: bytes) -> None:
 
 
 def truncate(file: IO[bytes], size: int) -> None:
-    """Cuts a file off."""
     faults.reach("truncate")
     file.truncate(size)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, would survive a power cut (on macOS: a crash of the system)."""
+    """Wait until a file's bytes, or a folder's names, would survive a power cut (on macOS: a crash of the system)."""
     windows = sys.platform == "win32"
     if windows and path.is_dir():
-        return  # it cannot be opened there, and the system journals names by itself
+        return  # folders cannot be opened there, and the system journals names by itself
     fd = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         faults.reach("fsync")
@@ -103,7 +101,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Syncs all files and folders, innermost first; a file made private (0600) becomes as readable as `folder`."""
+    """Sync all files and folders, innermost first; a file made private (0600) becomes as readable as `folder`."""
     readable = folder.stat().st_mode & 0o666
     for root, _, names in os.walk(folder, topdown=False):
         for path in (Path(root, name) for name in names):
@@ -115,15 +113,15 @@ def sync_tree(folder: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> None:
-    """Moves a file, a link or a folder to another name in one step; a file or link of that name is replaced."""
+    """Rename a file, link or folder in one step, replacing a file or link at the new name."""
     faults.reach("rename")
     os.replace(old, new)
 
 
 def link(target: Path, at: Path) -> None:
-    """Makes the symbolic link `at`, or says that it cannot: nothing else replaces a folder in one step.
+    """Make the symbolic link `at`, by which a folder is replaced in one step; StorageError where that is impossible.
 
-    Windows has them but does not replace a link to a folder (MoveFileEx), so it can read here, not publish.
+    Windows cannot replace a link to a folder (MoveFileEx), so it can read published folders but not publish.
     """
     if sys.platform == "win32":
         raise StorageError("Windows cannot replace a link to a folder in one step", path=at.parent, hint="use WSL")
@@ -138,13 +136,12 @@ def link(target: Path, at: Path) -> None:
 
 
 def unlink(path: Path) -> None:
-    """Removes a file that must not stay, if it is there."""
     faults.reach("unlink")
     path.unlink(missing_ok=True)
 
 
 def remove(path: Path) -> None:
-    """Removes what nothing points to; what resists is left for the next time."""
+    """Remove a file or a folder; one that cannot be removed is left for the next time."""
     with suppress(OSError):
         if path.is_dir() and not path.is_symlink():
             faults.reach("unlink")
@@ -155,7 +152,7 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def scratch(folder: Path, target: Path) -> Iterator[Path]:
-    """A free name in `folder` to prepare `target` under; removed in the end, like those of processes that died."""
+    """A free name in `folder` to prepare `target` under. Removes it at the end, and those of dead processes."""
     path = folder / f".new-{os.getpid()}-{target.name}"
     try:
         with errors(target, partial=path):
@@ -171,7 +168,7 @@ def scratch(folder: Path, target: Path) -> Iterator[Path]:
 
 @contextmanager
 def private() -> Iterator[Path]:
-    """A new folder among the system's temporary ones that no other user can look into; removed in the end."""
+    """A new temporary folder that no other user can read; removed at the end."""
     at = Path(tempfile.gettempdir())
     with errors(at):
         faults.reach("mkdir")
@@ -182,9 +179,9 @@ def private() -> Iterator[Path]:
 
 def _alive(pid: int) -> bool:
     if pid == os.getpid():
-        return False  # a predecessor that had our number: we have not begun
+        return False  # a dead process had our number: ours has not begun
     if sys.platform == "win32":
-        return True  # there os.kill does not ask, it kills
+        return True  # there os.kill would kill the process
     try:
         os.kill(pid, 0)
     except OSError as error:
@@ -194,7 +191,7 @@ def _alive(pid: int) -> bool:
 
 @contextmanager
 def errors(target: Path, partial: Path | None = None) -> Iterator[None]:
-    """Raises an OSError as StorageError about `target`, of which `partial` is what had been written."""
+    """Raise an OSError as StorageError about `target`, which was being written at `partial`."""
     try:
         yield
     except OSError as error:
@@ -207,7 +204,7 @@ def errors(target: Path, partial: Path | None = None) -> Iterator[None]:
 
 
 def check_space(path: Path, needed_bytes: int, what: str) -> None:
-    """Raises StorageError where `what` would not fit with 5% to spare: to be asked before writing it."""
+    """Raise StorageError unless the disk has room for `what` with 5% to spare."""
     with errors(path):
         needed, free = -(-needed_bytes * 105 // 100), _free(path)
     if free < needed:
@@ -216,7 +213,6 @@ def check_space(path: Path, needed_bytes: int, what: str) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
     with errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

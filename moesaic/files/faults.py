@@ -1,6 +1,6 @@
-"""Faults on demand: `MOESAIC_FAULT=fsync:3:EIO` makes the third fsync of a process fail. For rehearsing disasters.
+"""Faults on demand, for rehearsals: `MOESAIC_FAULT=fsync:3:EIO` makes the third fsync of a process fail.
 
-Knows nothing about who recovers, or how. Where the variable is unset, a point costs one comparison.
+Knows nothing about recovery. Where the variable is unset, a point costs one comparison.
 """
 
 import errno
@@ -13,17 +13,17 @@ from moesaic.errors import RecipeError
 VARIABLE = "MOESAIC_FAULT"
 DISK = ("mkdir", "write", "fsync", "rename", "link", "symlink", "chmod", "truncate", "unlink")
 POINTS = (*DISK, "disk", "step", "loss")
-"""Where a fault can strike: a call that changes the disk, any of them, the start of a training step, its loss."""
+"""Points where a fault can strike: a kind of call that changes the disk, any of them, a training step, its loss."""
 
 SIGNALS = {"kill": "SIGKILL", "int": "SIGINT", "term": "SIGTERM"}
 VALUES = ("nan", "inf")
 KINDS = (*SIGNALS, "oom", *VALUES)
-"""What can happen: a signal to this process, no memory, a number to compute with; or an errno by its name."""
+"""Kinds of faults: a signal to this process, no memory, a bad number; also any errno by its name."""
 
 
 @dataclass
 class Fault:
-    """At which visit of a point, counted from 1, what happens."""
+    """A fault of a `kind` at the `visit`-th visit of a point, counted from 1."""
 
     point: str
     visit: int
@@ -32,14 +32,9 @@ class Fault:
 
 
 def parse(text: str) -> Fault:
-    """`point:visit:kind`, as the variable has it."""
+    """The fault that `point:visit:kind` describes."""
     point, visit, kind = [*text.split(":"), "", "", ""][:3]
-    if (
-        point not in POINTS
-        or not visit.isascii()
-        or not visit.isdigit()
-        or (kind not in KINDS and kind not in dir(errno))
-    ):
+    if not (point in POINTS and visit.isascii() and visit.isdigit() and kind in (*KINDS, *dir(errno))):
         expected = f"POINT:VISIT:KIND, of {', '.join(POINTS)}; 1, 2, ...; {', '.join(KINDS)} or an errno such as ENOSPC"
         raise RecipeError("not a fault", field=VARIABLE, expected=expected, got=text)
     return Fault(point, int(visit), kind)
@@ -49,14 +44,12 @@ armed = parse(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
 
 def reach(point: str) -> str | None:
-    """Be at a point: nothing happens, unless a fault is due. Returns the fault's kind where it is a value."""
-    if armed is None:
-        return None
-    return strike(armed, point)
+    """Visit a point, where a fault may be due. Returns the fault's kind where that is a value."""
+    return None if armed is None else strike(armed, point)
 
 
 def strike(fault: Fault, point: str) -> str | None:
-    """What `reach` does where a fault is armed."""
+    """Count a visit of a point, and cause the fault where it is due."""
     if point != fault.point and not (fault.point == "disk" and point in DISK):
         return None
     fault.visits += 1

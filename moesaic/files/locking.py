@@ -1,6 +1,6 @@
-"""One process at a time in a folder, and at a file.
+"""Locks: one process at a time in a folder, or at a file.
 
-Knows nothing about what they do there, and nothing about other machines: on a network disk it may not hold.
+Knows nothing about the work done there, and nothing about other machines: on a network disk a lock may not hold.
 """
 
 import os
@@ -16,10 +16,7 @@ from moesaic.files import disk
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Holds `folder` for this process; the system lets go when the process ends, however it ends.
-
-    A child forked meanwhile holds it too, until it has ended as well.
-    """
+    """Lock `folder` for this process and the children that it forks; the system unlocks it when all have ended."""
     path = folder / ".lock"
     with disk.errors(path):
         disk.make_all(folder)
@@ -30,7 +27,7 @@ def lock(folder: Path) -> Iterator[None]:
                 _take(file)
             except (BlockingIOError, PermissionError) as error:
                 file.seek(0)
-                what = f"in use by process {file.read(20).decode() or 'unknown'}"
+                what = f"the folder is in use by process {file.read(20).decode() or 'unknown'}"
                 hint = "wait for it, stop it or choose another folder"
                 raise RecipeError(what, path=folder, hint=hint) from error
             disk.truncate(file, 0)
@@ -40,7 +37,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def turn(file: IO[bytes]) -> Iterator[None]:
-    """Waits until no other process has its turn at this open file; the end of the process ends its turn, too."""
+    """Wait for this process's turn at an open file; the end of the process also ends its turn."""
     _wait(file)
     try:
         yield
@@ -51,10 +48,10 @@ def turn(file: IO[bytes]) -> Iterator[None]:
 if sys.platform == "win32":
     import msvcrt
 
-    _BEYOND = (1 << 31) - 2  # any file's data, as locked bytes cannot be read there
+    _BEYOND = (1 << 31) - 2  # beyond any file's data, as Windows lets nobody read locked bytes
 
     def _take(file: IO[bytes]) -> None:
-        file.seek(1 << 20)  # locked bytes cannot be read there, and others must read the number
+        file.seek(1 << 20)  # beyond the process's number, which others must read
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
     def _wait(file: IO[bytes]) -> None:

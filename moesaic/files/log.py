@@ -1,4 +1,4 @@
-"""Logs of one JSON object per line that outlive kill -9: metrics, requests, diaries.
+"""Logs of one JSON object per line that survive kill -9.
 
 Knows nothing about the rows, and nothing about data sets: `data/` reads other people's lines.
 """
@@ -16,9 +16,9 @@ from moesaic.files.plain import decoded, encoded
 
 
 class JsonlWriter:
-    """Appends rows to a log, each one line written at once; a line torn by a crash is cut off.
+    """Appends rows to a log, each in one write; cuts off a line torn by a crash.
 
-    Several processes may append to one log, each with a writer of its own.
+    Several processes may append to one log, each with its own writer.
     """
 
     def __init__(self, path: Path):
@@ -27,21 +27,21 @@ class JsonlWriter:
             disk.make_all(path.parent)
             self._file = path.open("a+b", buffering=0)
             with turn(self._file):
-                self._mended()
+                self._repair()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Adds one row, or nothing: of a row that does not fit on the disk no part stays."""
+        """Append one row, or nothing where the disk has no room for the whole row."""
         line = encoded(row)
         with disk.errors(self.path), turn(self._file):
-            end = self._mended()
+            end = self._repair()
             try:
                 disk.write(self._file, line)
             except BaseException:
                 disk.truncate(self._file, end)
                 raise
 
-    def _mended(self) -> int:
-        """The size of the log, its last line made whole. Ask only in turn: otherwise that line may be half written."""
+    def _repair(self) -> int:
+        """Complete or cut off the last line, and return the size. Call it in turn, when no other process writes."""
         size = os.fstat(self._file.fileno()).st_size
         if not size:
             return 0
@@ -51,14 +51,14 @@ class JsonlWriter:
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as view:
             whole = view.rfind(b"\n") + 1
             complete = _is_row(view[whole:])
-        if complete:  # whoever edited the log left out the last line break
+        if complete:  # an editor left out the last line break
             disk.write(self._file, b"\n")
             return size + 1
         disk.truncate(self._file, whole)
         return whole
 
     def cut(self, size: int) -> bool:
-        """Drop the rows behind the first `size` bytes; False where there are not so many."""
+        """Drop the rows after the first `size` bytes; False where the log is shorter."""
         with disk.errors(self.path), turn(self._file):
             enough = os.fstat(self._file.fileno()).st_size >= size
             if enough:
@@ -66,13 +66,12 @@ class JsonlWriter:
         return enough
 
     def sync(self) -> None:
-        """Waits until the rows would survive a power cut, too."""
+        """Wait until the rows would survive a power cut."""
         with disk.errors(self.path):
             disk.sync(self.path)
             disk.sync(self.path.parent)
 
     def close(self) -> None:
-        """Ends the log, its rows on the disk."""
         with self._file:
             self.sync()
 
@@ -84,10 +83,10 @@ class JsonlWriter:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a log with their line numbers, from 1; a last line of which only a part is written is left out."""
+    """The rows of a log with their line numbers, from 1; an incomplete last line is left out."""
     with disk.errors(path):
         if not path.is_file():
-            raise DataError("there is no such file", path=path)
+            raise DataError("no such file", path=path)
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n") and not _is_row(line):
@@ -95,13 +94,12 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     row = decoded(line)
                 except ValueError as error:
-                    what = f"not usable as JSON: {clipped(str(error))}"
-                    raise DataError(what, path=path, line=number) from error
+                    raise DataError(f"not usable as JSON: {clipped(str(error))}", path=path, line=number) from error
                 yield number, row
 
 
 def _is_row(line: bytes) -> bool:
-    """Whether a line is complete: no part of an object's text is an object."""
+    """Whether a line is complete: no prefix of a JSON object is a JSON object."""
     try:
         decoded(line)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What a folder says of itself, and the proof that it still is as it was written.
+"""Manifests: the description of a folder, and the proof that its files are as they were written.
 
-Knows nothing about what the fields mean beyond `kind`: each room reads its own.
+Knows nothing about the meaning of fields other than `kind`: each room reads its own.
 """
 
 import os
@@ -18,7 +18,7 @@ FORMAT_VERSION = 1
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Describes `folder` as it is now, so write it last: `fields`, versions, the hash of every other file, its own."""
+    """Write the manifest of `folder`, after all its other files: `fields`, versions, hashes, its own digest."""
     from moesaic import __version__
 
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
@@ -28,15 +28,15 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verify: bool = True) -> dict[str, Any]:
-    """Reads the manifest of an artefact of this `kind`, once it and every file it lists are found as written.
+    """Read the manifest of an artefact of this `kind`, and check that it and the files it lists are as written.
 
-    `verify=False` checks the files' sizes but not their hashes. Files that are not listed are ignored.
+    `verify=False` checks the files' sizes but not their hashes. Unlisted files are ignored.
     """
     folder = Path(os.path.realpath(folder))
     path = folder / MANIFEST
     if not path.is_file():
         hint = "name a folder that moesaic wrote; if it is a link, copy the .versions folder beside it too"
-        raise WeightsError(f"there is no {MANIFEST}", path=folder, hint=hint)
+        raise WeightsError(f"no {MANIFEST}", path=folder, hint=hint)
     manifest = read_json(path)
 
     def require(field: str, good: bool, what: str, expected: Any, hint: str | None = None) -> None:
@@ -45,7 +45,8 @@ def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verif
 
     known = range(1, FORMAT_VERSION + 1)
     newer = "upgrade moesaic if a newer one wrote this folder"
-    require("format_version", manifest.get("format_version") in known, "unknown", f"1 to {FORMAT_VERSION}", newer)
+    found = manifest.get("format_version")
+    require("format_version", found in known, "unknown version", f"1 to {FORMAT_VERSION}", newer)
     body = {field: value for field, value in manifest.items() if field != "digest"}
     require("digest", manifest.get("digest") == digest(body), "the manifest was changed", digest(body))
     kinds = (kind,) if isinstance(kind, str) else kind
@@ -62,20 +63,20 @@ def _facts(path: Path, hashed: bool = True) -> dict[str, Any]:
 
 
 def _inside(folder: Path, path: Path) -> bool:
-    """By its name, and once links are followed; what was downloaded may lie in the blobs of its cache."""
+    """Whether a path is inside by its name and after following links, which may lead to the blobs of a hub cache."""
     named, at = Path(os.path.normpath(path)), Path(os.path.realpath(path))
-    return named.is_relative_to(folder) and any(at.is_relative_to(place) for place in (folder, *blobs(folder)))
+    return named.is_relative_to(folder) and any(at.is_relative_to(parent) for parent in (folder, *blobs(folder)))
 
 
 def _check(folder: Path, name: str, facts: dict[str, Any], verify: bool) -> None:
     path = folder / name
     if "\0" in name or len(name) > 1000 or not _inside(folder, path):
-        raise WeightsError("names no file inside its folder", path=folder / MANIFEST, field="files", got=name)
+        raise WeightsError("not a file inside its folder", path=folder / MANIFEST, field="files", got=name)
     if not os.path.isfile(path):
         raise WeightsError("the file is missing", path=path, hint="copy the whole folder again")
     with disk.errors(path):
         found = _facts(path, hashed=verify)
     for fact, got in found.items():
-        expected, hint = facts.get(fact), "the file is damaged: copy it or make it again"
-        if got != expected:
-            raise WeightsError("not as it was written", path=path, field=fact, expected=expected, got=got, hint=hint)
+        if got != (expected := facts.get(fact)):
+            what, hint = "the file was changed or damaged", "copy it or make it again"
+            raise WeightsError(what, path=path, field=fact, expected=expected, got=got, hint=hint)

@@ -1,6 +1,6 @@
 """Plain data as JSON: read strictly, written whole, and named by its content.
 
-Knows nothing about what the keys mean: `recipe`, `config` and the manifests judge that.
+Knows nothing about what the keys mean.
 """
 
 import hashlib
@@ -13,22 +13,21 @@ from typing import Any, TypeVar
 
 from moesaic.errors import WeightsError, clipped
 from moesaic.files import disk
-from moesaic.files.regular import open_regular
+from moesaic.files.regular import read_regular
 
 T = TypeVar("T")
 
 LIMIT = 16 << 20
-SEALED_LIMIT = 256 << 20
-"""Our own evaluations hold text, and every token's nats."""
+SEALED_LIMIT = 256 << 20  # evaluations hold texts and the nats of every token
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replaces a JSON file whole or not at all; NaN and infinity raise ValueError."""
+    """Replace a JSON file whole or not at all; NaN and infinity raise ValueError."""
     write_bytes(path, encoded(value, indent=2))
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces a file whole or not at all."""
+    """Replace a file whole or not at all."""
     with disk.scratch(path.parent, path) as scratch:
         disk.create(scratch, data)
         disk.sync(scratch)
@@ -37,61 +36,51 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def read_json(path: Path, limit: int = LIMIT) -> dict[str, Any]:
-    """Reads a JSON object of at most `limit` bytes: no key twice, no NaN, no infinity.
-
-    It is a regular file that lies in its folder, or in the hub cache of that: see `regular.py`.
-    """
+    """Read a JSON object of at most `limit` bytes from a regular file: no key twice, no NaN, no infinity."""
     return _read(path, limit, decoded)
 
 
 def read_json_list(path: Path, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Reads a JSON list of objects as strictly as `read_json` an object."""
+    """Read a JSON list of objects as strictly as `read_json` reads an object."""
     return _read(path, limit, decoded_list)
 
 
 def _read(path: Path, limit: int, decode: Callable[[bytes], T]) -> T:
-    with disk.errors(path):
-        if not path.is_file():
-            raise WeightsError("there is no such file", path=path)
-        with open_regular(path) as file:
-            data = file.read(limit + 1)
-    if len(data) > limit:
-        raise WeightsError("the file is too large", path=path, expected=f"at most {limit:,} bytes")
     try:
-        return decode(data)
+        return decode(read_regular(path, limit))
     except ValueError as error:
         raise WeightsError(f"not usable as JSON: {clipped(str(error))}", path=path) from error
 
 
 def write_sealed(path: Path, value: dict[str, Any]) -> None:
-    """Replaces a JSON file that no manifest vouches for: it carries its own digest."""
+    """Replace a JSON file that no manifest lists, with its own digest in it."""
     write_json(path, {**value, "digest": digest(value)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """Reads what `write_sealed` wrote, without the digest, once it is found as it was written."""
+    """Read a file of `write_sealed`, without its digest, after checking it."""
     value = read_json(path, SEALED_LIMIT)
-    said, found = value.pop("digest", None), digest(value)
-    if said != found:
+    declared, found = value.pop("digest", None), digest(value)
+    if declared != found:
         what, hint = "the file was changed after it was written", "make it again"
-        raise WeightsError(what, path=path, field="digest", expected=found, got=said, hint=hint)
+        raise WeightsError(what, path=path, field="digest", expected=found, got=declared, hint=hint)
     return value
 
 
 def digest(value: Any) -> str:
-    """Names plain data by its content, whatever the order of its keys: the SHA-256 of its canonical JSON, in hex."""
+    """The SHA-256 in hex of the canonical JSON of plain data, independent of the order of keys."""
     plain = _parse(json.dumps(value, allow_nan=False))  # keys turn into text first: numbers and text sort differently
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def encoded(value: Any, indent: int | None = None) -> bytes:
-    """JSON text as it is written to disk, one line unless indented, with a newline at its end."""
+    """JSON as bytes for the disk, on one line unless indented, with a final newline."""
     text = json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
-    return text.encode("utf-8", "backslashreplace")  # which spells a lone surrogate just as JSON does
+    return text.encode("utf-8", "backslashreplace")  # spells a lone surrogate as JSON does
 
 
 def decoded(data: bytes) -> dict[str, Any]:
-    """The one object that JSON text holds; anything else, and anything doubtful in it, raises ValueError."""
+    """Parse a JSON object strictly; ValueError for anything else."""
     value = _parse(data.decode("utf-8"))
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
@@ -99,7 +88,7 @@ def decoded(data: bytes) -> dict[str, Any]:
 
 
 def decoded_list(data: bytes) -> list[dict[str, Any]]:
-    """The one list of objects that JSON text holds; anything else raises ValueError."""
+    """Parse a JSON list of objects strictly; ValueError for anything else."""
     value = _parse(data.decode("utf-8"))
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
         raise ValueError("expected a list of objects")
@@ -116,7 +105,7 @@ def _parse(text: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' stands twice")
+        raise ValueError(f"duplicate key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}'")
     return value
 
 

@@ -1,1 +1,1 @@
-"""The hub of models: where a model lies, how it comes from there, and how one goes there with its card."""
+"""The hub of models: locating, downloading and pushing models and their cards."""

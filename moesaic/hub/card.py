@@ -1,6 +1,6 @@
-"""Model cards: what a repository of the hub says of itself, its README.md, from plain values.
+"""Model cards: the README.md of a repository of the hub, made from plain values.
 
-Texts stay text, whatever they spell. Knows nothing about tensors or folders, nor how a card gets to the hub.
+Every text is escaped. Knows nothing about tensors or folders, nor how a card gets to the hub.
 """
 
 import re
@@ -14,11 +14,9 @@ from moesaic.errors import WeightsError, clipped, printable
 from moesaic.sections import document as yaml
 from moesaic.sections.places import HubId, hub_id
 
-LONGEST = 1000
-"""Characters of one text on a card."""
-
+LONGEST = 1000  # characters of one text on a card
 _MARKS = re.compile(r"[\\`*_{}\[\]<>#|~&$@^=]|(?<=www)\.|(?<=WWW)\.|:(?=//)|!(?=\[)", re.ASCII)
-"""What Markdown, as the hub renders it, would take for more than text within a line."""
+"""Characters with a meaning in the hub's Markdown, within a line."""
 
 
 def model_card(target: HubId, *, license: str | None, origin: Mapping[str, str], **values: Any) -> str:
@@ -28,8 +26,8 @@ def model_card(target: HubId, *, license: str | None, origin: Mapping[str, str],
 
 
 def mixture_card(target: HubId, *, license: str | None, base: Mapping[str, Any], **values: Any) -> str:
-    """The card of a mixture. `base`: parameters, fingerprint, origin. `values`: its name, the experts (each name, kind,
-    rank, parameters, origin, disabled), the manifest of the router, whether it gives labels, and the evaluation or {}.
+    """The card of a mixture. `base`: parameters, fingerprint, origin. `values`: name, experts (name, kind, rank,
+    parameters, origin and disabled of each), router (its manifest), labels (whether it classifies), evaluation (or {}).
     """
     kinds = sorted({one["kind"] for one in values["experts"]})
     front = front_matter(target, "moesaic", ["mixture-of-experts", *kinds], base["origin"], license)
@@ -37,7 +35,7 @@ def mixture_card(target: HubId, *, license: str | None, base: Mapping[str, Any],
 
 
 def front_matter(target: HubId, library: str, tags: list[str], origin: Mapping[str, str], license: str | None) -> str:
-    """What the hub reads of a card, as YAML: no text in it spans lines, so none can end it."""
+    """The metadata that the hub reads, as YAML: no text in it spans lines, so none can end it."""
     facts: dict[str, Any] = {"library_name": library}
     if license is not None:
         facts["license"] = plain(license)
@@ -47,7 +45,7 @@ def front_matter(target: HubId, library: str, tags: list[str], origin: Mapping[s
 
 
 def filled_in(template: str, target: HubId, front: str, **values: Any) -> str:
-    """A template filled in: every text escaped, unless a filter has made it harmless; a missing value is an error."""
+    """Render a template, every text escaped unless a filter has made it harmless; WeightsError for a missing value."""
     from jinja2 import PackageLoader, StrictUndefined, UndefinedError
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -65,38 +63,33 @@ def filled_in(template: str, target: HubId, front: str, **values: Any) -> str:
         return environment.get_template(template).render(**values)
     except (UndefinedError, LookupError, TypeError, ValueError, AttributeError) as error:
         got = f"{type(error).__name__}: {error}"
-        raise WeightsError("not what a manifest or an evaluation holds", path=str(target), got=got) from error
+        raise WeightsError("a manifest or an evaluation has unexpected values", path=str(target), got=got) from error
 
 
 def plain(value: Any) -> str:
-    """`value` as one line of what can be shown."""
     return printable(clipped(str(value), LONGEST))
 
 
 def escaped(value: Any) -> Markup:
-    """`value` as Markdown that shows it as it is."""
     return Markup(_MARKS.sub(r"\\\g<0>", plain(value)))
 
 
 def code(value: Any) -> Markup:
-    """`value` in the type of code, also in a cell of a table."""
+    """`value` as code in Markdown, also within a cell of a table."""
     return Markup("`{}`").format(Markup(plain(value).replace("`", "'").replace("|", "\\|")))
 
 
 def bare(value: str) -> Markup:
-    """A name within code, which is one word of a hub id or of Python."""
+    """A name of the hub or of Python, for use within code; ValueError for any other text."""
     if not re.fullmatch(r"[\w./-]+", value, re.ASCII):
         raise ValueError(f"not a name: {value!r}")
     return Markup(value)
 
 
 def whence(origin: Mapping[str, str]) -> Markup:
-    """From where a part is, and of which commit, as far as that is known."""
-    found = (Markup(text).format(code(origin[fact])) for fact, text in WHENCE.items() if fact in origin)
-    return Markup("").join(found)
-
-
-WHENCE = {"place": ", from {}", "commit": " at commit {}"}
+    """The place and commit that a part came from, as far as they are known."""
+    texts = {"place": ", from {}", "commit": " at commit {}"}
+    return Markup("").join(Markup(text).format(code(origin[fact])) for fact, text in texts.items() if fact in origin)
 
 
 FILTERS = {
@@ -109,4 +102,4 @@ FILTERS = {
     "share": lambda number: Markup(f"{number:.1%}"),
     "level": lambda number: Markup(f"{100 * number:g}%"),
 }
-"""Each makes what it is given harmless; of a number that is none it raises ValueError."""
+"""Filters that make a value harmless; those of numbers raise ValueError for anything else."""

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: a repository as a folder of the local cache, and files of ours as a commit of a repository.
+"""The Hugging Face hub: downloads repositories into the local cache, pushes files as a commit.
 
-Knows nothing about what is in the files. Every call goes through `huggingface_hub`, by its settings: `HF_ENDPOINT`,
+Knows nothing about the files' content. Every call goes through `huggingface_hub` and its settings: `HF_ENDPOINT`,
 `HF_HUB_OFFLINE`, `HF_HUB_CACHE`, `HF_TOKEN`, `HF_HUB_ETAG_TIMEOUT`.
 """
 
@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.model", "*merges.txt", "*vocab.txt"]
-"""What is asked of the hub: nothing that could run code."""
+"""Files to download: none that could run code."""
 
 TWICE = ["original/*", "consolidated*", "checkpoint-*"]
-"""What is not: the same weights in another layout, and states of the training that made them."""
+"""Files to skip: the same weights in another layout, and states of their training."""
 
 CARD = "README.md"
 
@@ -31,54 +32,48 @@ HINT = "check the name, the network and HF_HUB_OFFLINE; for a gated or private o
 
 
 def download(wanted: HubId) -> Path:
-    """The snapshot of a repository in the cache, complete for our purposes; the folder is called as its commit.
+    """Download a repository into the cache, and return the folder of its snapshot, whose name is the commit.
 
-    The hub is asked first, and given `HF_HUB_ETAG_TIMEOUT` seconds (10): the client by itself waits without end for one
-    that does not answer. Where it gives nothing, the copy in the cache is used, with a warning unless HF_HUB_OFFLINE
-    asks for that. WeightsError where there is none.
+    A first request waits at most `HF_HUB_ETAG_TIMEOUT` seconds (10), as the client itself would wait without end. Where
+    the request fails, the cached copy is used, with a warning unless HF_HUB_OFFLINE is set. WeightsError without one.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_ETAG_TIMEOUT
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     def snapshot(cached: bool) -> Path:
-        name, revision = wanted.name, wanted.revision
-        return Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=PATTERNS, ignore_patterns=TWICE, local_files_only=cached
-            )
-        )
+        get = partial(snapshot_download, allow_patterns=PATTERNS, ignore_patterns=TWICE)
+        return Path(get(wanted.name, revision=wanted.revision, local_files_only=cached))
 
-    with answering("no such folder, and the hub does not give it", str(wanted), Path(HF_HUB_CACHE)):
+    with answering("no such folder, and the download failed", str(wanted), Path(HF_HUB_CACHE)):
         try:
             client().model_info(wanted.name, revision=wanted.revision, timeout=HF_HUB_ETAG_TIMEOUT)
         except Exception as error:
             try:
                 found = snapshot(cached=True)
             except LocalEntryNotFoundError:
-                raise error from None  # what the hub said tells more than that the cache has nothing
+                raise error from None  # says more than the error of the cache
             if not isinstance(error, OfflineModeIsEnabled):
-                text = f"{wanted}: the copy in the cache is used, of commit {found.name}: {said(error)}"
+                text = f"{wanted}: using the cached copy of commit {found.name}, as the request failed: {reason(error)}"
                 warnings.warn(text, MoesaicWarning, stacklevel=2)
             return found
         return snapshot(cached=False)
 
 
 def repository(name: str, branch: str | None) -> HubId:
-    """Where something is to be pushed; RecipeError where no repository can be called so."""
+    """The repository and branch to push to; RecipeError for an invalid name."""
     found = hub_id(name if branch is None else f"{name}@{branch}")
     if found is None or found.revision != branch:
         got = repr(name) if branch is None else f"{name!r}, branch {branch!r}"
-        raise RecipeError("not a name for a repository of the hub", expected="owner/name, and a branch", got=got)
+        raise RecipeError("not the name of a repository of the hub", expected="owner/name, and a branch", got=got)
     return found
 
 
 def push(target: HubId, files: Mapping[str, Path | bytes], private: bool | None, token: str | None) -> str:
-    """Make `files`, by their names there, the content of a branch in one commit. Returns the commit's address.
+    """Push `files`, by their names in the repository, to a branch in one commit, and return the commit's address.
 
-    The repository is created where it is missing, `private` or as its owner's are by default, and so is the branch. Of
-    what was there before, files of the kinds that models are read from go, as they would be read instead; any other
-    stays. WeightsError with what the hub answered.
+    Creates a missing branch and a missing repository, `private` or by its owner's default. Deletes old files that match
+    PATTERNS, as models would be read from them; others stay. WeightsError with the hub's answer.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
@@ -86,22 +81,22 @@ def push(target: HubId, files: Mapping[str, Path | bytes], private: bool | None,
     from huggingface_hub.utils import filter_repo_objects
 
     api, name, branch = client(token), target.name, target.revision
-    with answering("the hub does not take it", str(target)):
+    with answering("the push failed", str(target)):
         try:
-            standing = api.model_info(name, timeout=HF_HUB_ETAG_TIMEOUT)
+            existing = api.model_info(name, timeout=HF_HUB_ETAG_TIMEOUT)
         except RepositoryNotFoundError:
             api.create_repo(name, private=private)
         else:
-            if private is not None and private != standing.private:
-                what, got = "the repository is there already", "private" if standing.private else "public"
-                hint = "change that on the hub, or leave it as it is and do not say it here"
+            if private is not None and private != existing.private:
+                what, got = "the repository already exists", "private" if existing.private else "public"
+                hint = "change its visibility on the hub, or leave out the option"
                 raise WeightsError(what, path=name, field="private", expected=private, got=got, hint=hint)
         if branch is not None:
             api.create_branch(name, branch=branch, exist_ok=True)
-        there = {*api.list_repo_files(name, revision=branch)} - files.keys()
+        old = {*api.list_repo_files(name, revision=branch)} - files.keys()
         operations: list[CommitOperationDelete | CommitOperationAdd] = [
-            *(CommitOperationDelete(old) for old in sorted(filter_repo_objects(there, allow_patterns=PATTERNS))),
-            *(CommitOperationAdd(new, it if isinstance(it, bytes) else str(it)) for new, it in files.items()),
+            *(CommitOperationDelete(path) for path in sorted(filter_repo_objects(old, allow_patterns=PATTERNS))),
+            *(CommitOperationAdd(path, at if isinstance(at, bytes) else str(at)) for path, at in files.items()),
         ]
         message = f"Pushed by moesaic {__version__}"
         return api.create_commit(name, operations, commit_message=message, revision=branch).commit_url
@@ -115,24 +110,21 @@ def client(token: str | bool | None = None) -> "HfApi":
 
 @contextmanager
 def answering(what: str, path: str, cache: Path | None = None) -> Iterator[None]:
-    """Raises whatever the client raises as WeightsError with what the hub said; a failing disk as StorageError."""
+    """Raise errors of the client as WeightsError with the hub's answer, and errors of the disk as StorageError."""
     try:
         yield
     except WeightsError:
         raise
-    except Exception as error:  # the client's own, and those of the HTTP library, another one in each of its versions
+    except Exception as error:  # the client's own, and those of its HTTP library, which differs between its versions
         if cache and isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
             with disk.errors(cache):
                 raise
-        raise WeightsError(f"{what}: {said(error)}", path=path, hint=HINT) from error
+        raise WeightsError(f"{what}: {reason(error)}", path=path, hint=HINT) from error
 
 
-def said(error: Exception) -> str:
-    """What went wrong between client and hub, on one line, without what only the hub's own people have a use for.
-
-    Nor the query of an address: where a file is uploaded to, that is the right to do so.
-    """
+def reason(error: Exception) -> str:
+    """The client's error on one line, without request ids and without the queries of addresses, which may be secret."""
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, RuntimeError) and error.__cause__:  # of uploads it says itself only which file it was
+    if isinstance(error, RuntimeError) and error.__cause__:  # the error of an upload names only the file
         text += f" {error.__cause__}"
     return clipped(re.sub(r"\(Request ID: [^)]*\)|For more information check: \S+|(?<=\w)\?[^\s']*", "", text), 300)

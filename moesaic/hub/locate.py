@@ -1,6 +1,6 @@
-"""Where a model lies on this disk, by its place: a folder, an id of the hub, or one of those the package carries.
+"""Finds the folder of a model by its place: a folder, an id of the hub, or a model shipped with the package.
 
-Knows nothing about what is in the files.
+Knows nothing about the files' content.
 """
 
 import os
@@ -18,16 +18,15 @@ CONFIG = "config.json"
 SHIPPED_AT = Path(__file__).parents[1] / "shipped"
 
 Place = str | os.PathLike[str]
-"""What `locate` takes. A path that is no text is never an id."""
-
+"""A folder or an id; only text can be an id."""
 
 Origins = dict[str, dict[str, str]]
-"""Name of a part, `base` or an expert's -> what `Located.origin` says of it."""
+"""Name of a part, `base` or an expert's -> its `Located.origin`."""
 
 
 @dataclass(frozen=True)
 class Located:
-    """A folder on this disk, and of what did not lie there by itself: its `place`, and the `commit` of the hub."""
+    """A folder on this disk; for a model of the hub or the package also its `place` and the hub's `commit`."""
 
     folder: Path
     place: str | None = None
@@ -35,44 +34,42 @@ class Located:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What manifests say of it; nothing of a folder, which is this machine's."""
+        """Place and commit for manifests; empty for a folder, which only this machine has."""
         facts = {"place": self.place, "commit": self.commit}
         return {fact: value for fact, value in facts.items() if value is not None}
 
 
 def origins_in(manifest: Mapping[str, Any], folder: Path) -> Origins:
-    """What a mixture's manifest says of where its parts came from; older ones say nothing."""
+    """The origins of a mixture's parts, from its manifest; older manifests have none."""
     found = manifest.get("origins", {})
     if not isinstance(found, dict) or not all(map(_is_origin, found.values())):
         expected = "name: {place, commit}"
-        raise WeightsError("not origins", path=folder, field="origins", expected=expected, got=repr(found))
+        raise WeightsError("invalid origins", path=folder, field="origins", expected=expected, got=repr(found))
     return found
 
 
 def _is_origin(value: Any) -> bool:
-    return (
-        isinstance(value, dict) and value.keys() <= {"place", "commit"} and all(type(x) is str for x in value.values())
-    )
+    named = isinstance(value, dict) and value.keys() <= {"place", "commit"}
+    return named and all(type(text) is str for text in value.values())
 
 
 def locate(place: Place, revision: str | None = None) -> Located:
-    """The folder that a place means; what the hub has is downloaded, or found in its cache.
+    """The folder of a place, downloaded from the hub unless it is cached; WeightsError where there is none.
 
-    `revision`: a branch, a tag or a commit of the hub, where the id does not say one. WeightsError where nothing lies.
+    `revision`: a branch, a tag or a commit of the hub, for an id without one.
     """
     text = os.fspath(place)
     folder, found = Path(os.path.expanduser(text)), hub_id(text) if isinstance(place, str) else None
-    there = is_folder(text) if isinstance(place, str) else folder.is_dir()
-    if revision is not None and (there or not found or found.revision):
-        what = "a folder has no revisions" if there or not found else "the id says a revision already"
+    exists = is_folder(text) if isinstance(place, str) else folder.is_dir()
+    if revision is not None and (exists or not found or found.revision):
+        what = "a folder has no revisions" if exists or not found else "the id already has a revision"
         raise WeightsError(what, path=folder, field="revision", got=revision)
-    if there:
+    if exists:
         return Located(folder)
     if isinstance(place, str) and place.startswith(SHIPPED):
         return Located(shipped(place.removeprefix(SHIPPED)), place)
     if found:
-        wanted = HubId(found.name, revision or found.revision)
-        snapshot = download(wanted)
+        snapshot = download(wanted := HubId(found.name, revision or found.revision))
         return Located(snapshot, str(wanted), snapshot.name)
     if folder.is_file():
         is_recipe = folder.suffix in (".yaml", ".yml")
@@ -82,27 +79,22 @@ def locate(place: Place, revision: str | None = None) -> Located:
 
 
 def shipped(name: str) -> Path:
-    """The folder of a model that the package carries."""
     known = [path.name for path in sorted(SHIPPED_AT.glob("*")) if (path / CONFIG).is_file()]
     if name not in known:
-        expected = " or ".join(f"{SHIPPED}{one}" for one in known) or "a package that carries models: this one does not"
+        expected = " or ".join(f"{SHIPPED}{one}" for one in known) or "a package with models"
         raise WeightsError("no such model is shipped", expected=expected, got=f"{SHIPPED}{name}")
     return SHIPPED_AT / name
 
 
 def model_folder(folder: Path) -> Path:
-    """Where config.json is: here, or in the subfolder `{name}-model` or `{name}-models` that holds the model."""
-    if (folder / CONFIG).is_file():
-        return folder
+    """The folder of config.json: `folder` itself, or its subfolder `{name}-model` or `{name}-models`."""
     name = Path(os.path.abspath(folder)).name
-    for candidate in (folder / f"{name}-model", folder / f"{name}-models"):
-        if (candidate / CONFIG).is_file():
-            return candidate
-    return folder
+    candidates = (folder, folder / f"{name}-model", folder / f"{name}-models")
+    return next((candidate for candidate in candidates if (candidate / CONFIG).is_file()), folder)
 
 
 def tokenizer_folder(model: Path) -> Path:
-    """Where a model's tokenizer is: beside a folder called `{name}-model` the one called `{name}-tokenizer`."""
+    """The folder of a model's tokenizer: `model` itself, or `{name}-tokenizer` beside a folder `{name}-model`."""
     stem = re.sub(r"-models?$", "", Path(os.path.abspath(model)).name)
     beside = Path(os.path.abspath(model)).parent / f"{stem}-tokenizer"
     return beside if not (model / "tokenizer.json").is_file() and beside.is_dir() else model

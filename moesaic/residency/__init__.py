@@ -1,1 +1,1 @@
-"""Experts in memory while they compute, and on their way there."""
+"""Loads experts into memory for as long as they compute."""

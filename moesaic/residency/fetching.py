@@ -1,6 +1,6 @@
-"""Experts that are fetched when they are needed, and let go of when others need their room: never over the bytes said.
+"""Loads experts when they are needed and unloads them when others need their memory, within a budget of bytes.
 
-Knows nothing about what an expert is, nor who asks for it.
+Knows nothing about what an expert is, nor about its callers.
 """
 
 import threading
@@ -23,35 +23,29 @@ HINT = "give more memory, or ask for fewer tokens"
 
 @runtime_checkable
 class Fetchable(Protocol):
-    """An expert on disk, and the place that it has in a model."""
+    """An expert on disk with its modules in a model.
+
+    `size`: bytes in memory. `tensors` reads and checks them, `fill` loads them into the model, `empty` unloads them,
+    `let_go` drops all views of the files, `announce` asks the system to read the files ahead.
+    """
 
     @property
-    def size(self) -> int:
-        """Bytes that it takes in memory."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Its tensors, read and checked."""
-
-    def fill(self, tensors: Mapping[str, Tensor]) -> None:
-        """Let the model compute with these."""
-
-    def empty(self) -> None:
-        """Let the model have none."""
-
-    def let_go(self) -> None:
-        """Hold nothing of the files in memory."""
-
-    def announce(self) -> None:
-        """Its tensors are asked for soon: the system may read its files ahead."""
+    def size(self) -> int: ...
+    def tensors(self) -> dict[str, Tensor]: ...
+    def fill(self, tensors: Mapping[str, Tensor]) -> None: ...
+    def empty(self) -> None: ...
+    def let_go(self) -> None: ...
+    def announce(self) -> None: ...
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much memory there is beside what is there always, in bytes.
+    """Memory in bytes, beside what a mixture always takes.
 
-    `room`: for experts and working memory together, of which `kept` is working memory. `least`: what the largest
-    experts of one row take, which must always fit. `working`: what rows, so many of so many tokens, take while they are
-    answered. `device`: where the room is, if not on the host; `near` is then what the host has for experts on the way.
+    `room`: for experts and working memory together, of which `kept` is reserved as working memory. `least`: the size of
+    the largest experts of one row, which must always fit. `working(rows, tokens)`: the memory that such rows take while
+    they are answered. `device`: the device of this memory, None for the host; `near`: then, the host's memory for
+    experts on their way.
     """
 
     room: int
@@ -63,7 +57,7 @@ class Budget:
 
 
 class Whole:
-    """An expert that is held with its mixture: nothing of it is fetched."""
+    """An expert that is always in memory with its mixture."""
 
     size = 0
 
@@ -71,20 +65,16 @@ class Whole:
         return {}
 
     def fill(self, tensors: Mapping[str, Tensor]) -> None: ...
-
     def empty(self) -> None: ...
-
     def let_go(self) -> None: ...
-
     def announce(self) -> None: ...
 
 
 class FetchedExperts:
-    """An ExpertSource whose experts come from disk, each as a whole. Who was asked for longest ago goes first.
+    """An ExpertSource that loads whole experts from disk, and unloads the least recently used first.
 
-    `traffic` counts an expert once for all that happens while it is in use. Several threads may ask; of two answers one
-    waits for the other, as both work in the memory that is kept for one. `settled`: the experts of a row do not change
-    while it is answered.
+    `traffic` counts an expert once for each time it is in use. Several threads may use it; answers take turns, as they
+    share the working memory. `settled`: the experts of a row do not change while it is answered.
     """
 
     def __init__(self, experts: Sequence[Fetchable], budget: Budget, settled: bool):
@@ -92,9 +82,9 @@ class FetchedExperts:
         self.sizes = [expert.size for expert in experts]
         self.capacity = self.most = budget.room - budget.kept
         self.traffic = Traffic()
-        self.here: dict[int, None] = {}  # the one asked for longest ago comes first
-        self.coming: set[int] = set()
-        self.ahead: set[int] = set()  # fetched, and not asked for yet
+        self.here: dict[int, None] = {}  # experts in memory, the least recently used first
+        self.coming: set[int] = set()  # experts that are being loaded
+        self.ahead: set[int] = set()  # experts that were loaded ahead and not used yet
         self.pins: Counter[int] = Counter()
         self.changed = threading.Condition()
         self.answering, self.owner = threading.Lock(), 0
@@ -102,11 +92,10 @@ class FetchedExperts:
 
     @property
     def sorts(self) -> bool:
-        """Where all fit at once there is no reason to."""
         return self.settled and sum(self.sizes) > self.capacity
 
     def rows(self, tokens: int) -> int:
-        """As many as work in the memory that is kept, and one in any case; raises MemoryLimitError where it cannot."""
+        """The number of rows that fit in the working memory, at least one; MemoryLimitError where one does not fit."""
         self.left_beside(1, tokens)
         rows = 1
         while self.budget.working(2 * rows, tokens) <= self.budget.kept:
@@ -114,18 +103,18 @@ class FetchedExperts:
         return rows
 
     def left_beside(self, rows: int, tokens: int) -> int:
-        """Bytes for experts while so many rows of so many tokens are answered."""
+        """Bytes left for experts while such rows are answered; MemoryLimitError where they are too few."""
         needed = max(self.budget.kept, self.budget.working(rows, tokens))
         if (left := self.budget.room - needed) < self.budget.least:
             what = f"{rows} rows" if rows > 1 else "a row"
             got = f"{needed:,} to answer {what} of {tokens:,} tokens, and {self.budget.least:,} for experts"
             expected = f"at most {self.budget.room:,} bytes together"
-            raise MemoryLimitError("there is no room for the answer", expected=expected, got=got, hint=HINT)
+            raise MemoryLimitError("not enough memory for the answer", expected=expected, got=got, hint=HINT)
         return left
 
     @contextmanager
     def turn(self, rows: int, tokens: int) -> Iterator[None]:
-        """Waits until every other answer is finished; see `ExpertSource`."""
+        """Wait until every other answer is finished; see `ExpertSource`."""
         if self.owner == threading.get_ident():
             hint = "read the stream to its end, or close it"
             raise RecipeError("another answer of this mixture is not finished", field="stream", hint=hint)
@@ -143,11 +132,10 @@ class FetchedExperts:
 
     @contextmanager
     def using(self, experts: Collection[int]) -> Iterator[None]:
-        """Waits for room where others use it; see `ExpertSource`."""
+        """Wait for memory that others use; see `ExpertSource`."""
         asked = Counter({expert: 1 for expert in experts if self.sizes[expert]})
-        if (needed := self.weight(asked)) > (
-            limit := self.capacity if self.owner == threading.get_ident() else self.most
-        ):
+        needed, limit = self.weight(asked), self.capacity if self.owner == threading.get_ident() else self.most
+        if needed > limit:
             got = f"{needed:,} for {len(asked)} experts"
             what, hint = "these experts do not fit at once", "ask for fewer rows at once"
             raise MemoryLimitError(what, expected=f"at most {limit:,} bytes", got=got, hint=hint)
@@ -165,7 +153,7 @@ class FetchedExperts:
                 self.changed.notify_all()
 
     def expect(self, experts: Collection[int]) -> None:
-        """Begins to fetch in a thread of its own what fits beside what is in use; the files of others are announced."""
+        """Load the experts that fit beside those in use, in threads; announce the files of the others."""
         with self.changed:
             for expert in experts:
                 if not self.sizes[expert] or expert in self.here or expert in self.coming:
@@ -184,7 +172,7 @@ class FetchedExperts:
         return sum(self.sizes[expert] for expert in experts)
 
     def have(self, expert: int, counts: bool) -> None:
-        """Fetch an expert that is not there, once somebody's room is free; whoever asks has it pinned."""
+        """Load an expert that is not in memory, once there is room; the caller must have pinned it."""
         began, mine = time.perf_counter(), False
         try:
             with self.changed:
@@ -208,16 +196,16 @@ class FetchedExperts:
             self.traffic = replace(self.traffic, hits=self.traffic.hits + found, seconds=waited)
 
     def ahead_of_time(self, expert: int) -> None:
-        """What a thread does for `expect`. What goes wrong is told to who asks: it is tried again then."""
+        """Load an expert in a thread of `expect`. After an error, `have` tries again and reports it."""
         try:
             self.bring(expert)
         except Exception:
             self.gone(expert)
 
     def bring(self, expert: int) -> None:
-        """Read an expert and fill its place with it."""
+        """Read an expert and load it into the model."""
         own = self.experts[expert]
-        with torch.inference_mode(False), torch.no_grad():  # parameters of any mode, whoever asked first
+        with torch.inference_mode(False), torch.no_grad():  # the parameters serve callers of any mode
             own.fill(own.tensors() if self.carrier is None else self.carrier.carried(expert, own.tensors, own.let_go))
         with self.changed:
             self.coming.discard(expert)
@@ -227,7 +215,7 @@ class FetchedExperts:
             self.changed.notify_all()
 
     def gone(self, expert: int) -> None:
-        """Empty an expert's place and give its memory back."""
+        """Unload an expert."""
         with self.changed:
             if self.carrier is not None:
                 self.carrier.settle()
@@ -239,7 +227,7 @@ class FetchedExperts:
             self.changed.notify_all()
 
     def make_room(self, wanted: Collection[int]) -> bool:
-        """Let go of experts that nobody uses until there is room for those wanted; where there cannot be, of none."""
+        """Unload unused experts until those wanted fit; False, and nothing is unloaded, where they cannot."""
         used = {*self.pins, *self.coming, *wanted}
         if self.weight(used) > self.capacity:
             return False

@@ -1,6 +1,6 @@
-"""Tensors on their way from a disk to a device, by way of host memory that the device reads by itself.
+"""Transfers tensors from disk to a device through host memory that the device can read directly.
 
-Knows nothing about what they are, nor when they are needed.
+Knows nothing about what the tensors mean, nor when they are needed.
 """
 
 import math
@@ -11,20 +11,18 @@ import torch
 from torch import Tensor
 
 Tensors = Mapping[str, Tensor]
-ALIGNED = 256
-"""Bytes at whose multiples a device likes tensors to begin."""
+ALIGNED = 256  # tensors begin at multiples of so many bytes, as devices prefer
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Tensors in one piece of host memory, of which a copy is made in one go: where each begins, its type and shape."""
+    """Tensors in one piece of host memory, to be copied at once. `layout`: each one's first byte, type and shape."""
 
     memory: Tensor
     layout: Mapping[str, tuple[int, torch.dtype, torch.Size]]
 
     @staticmethod
     def of(tensors: Tensors, pinned: bool) -> "Packed":
-        """A copy of tensors of the host."""
         layout, end = {}, 0
         for name, tensor in tensors.items():
             layout[name] = end, tensor.dtype, tensor.shape
@@ -35,13 +33,13 @@ class Packed:
         return packed
 
     def views(self, memory: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The tensors in such a piece of memory, wherever it is."""
+        """The tensors as views of such a piece of memory on any device."""
         for name, (begin, dtype, shape) in self.layout.items():
             yield name, memory[begin : begin + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
 
 class Carrier:
-    """Brings experts to a device; `room`: bytes of host memory in which those brought last wait to be brought again."""
+    """Carries experts to a device; `room`: bytes of host memory that caches the latest for the next time."""
 
     def __init__(self, device: torch.device, room: int):
         self.device, self.room, self.near = device, room, dict[int, Packed]()
@@ -49,7 +47,7 @@ class Carrier:
         self.side = torch.cuda.Stream(device) if self.cuda else None
 
     def carried(self, expert: int, read: Callable[[], Tensors], let_go: Callable[[], None]) -> Tensors:
-        """An expert's tensors on the device. `let_go` of the files that `read` reads, once they are copied."""
+        """Copy an expert's tensors to the device; `let_go` is called once the result of `read` is copied."""
         if (packed := self.near.pop(expert, None)) is None:
             tensors = read()
             if self.takes(sum(-(-tensor.nbytes // ALIGNED) * ALIGNED for tensor in tensors.values())):
@@ -64,7 +62,7 @@ class Carrier:
         return self.copied(packed)
 
     def copied(self, packed: Packed) -> Tensors:
-        """On a stream of its own, so that whatever the device computes meanwhile goes on."""
+        """Copy tensors to the device, on a separate stream so that the device goes on computing."""
         if self.side is None:
             return dict(packed.views(packed.memory.to(self.device, copy=True)))
         with torch.cuda.stream(self.side):
@@ -73,7 +71,7 @@ class Carrier:
         return dict(packed.views(memory))
 
     def takes(self, size: int) -> bool:
-        """Whether there is room for so many bytes, once those brought longest ago have made some."""
+        """Make room for so many bytes by dropping the oldest experts; False where they cannot fit."""
         if self.taken(size) > self.room:
             return False
         while self.taken(size) + sum(self.taken(packed.memory.nbytes) for packed in self.near.values()) > self.room:
@@ -81,10 +79,10 @@ class Carrier:
         return True
 
     def taken(self, size: int) -> int:
-        """What a piece of memory costs: torch rounds pinned ones up to a power of 2."""
+        """Bytes that such a piece of memory takes: torch rounds pinned memory up to a power of 2."""
         return 1 << (size - 1).bit_length() if self.cuda and size else size
 
     def settle(self) -> None:
-        """Wait until the device has done all that it was asked: what it computes with may then go."""
+        """Wait until the device has finished, so that experts can be unloaded."""
         if self.cuda:
             torch.cuda.synchronize(self.device)

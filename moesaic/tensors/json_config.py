@@ -1,6 +1,6 @@
-"""config.json and adapter_config.json of other people: small, strict, and within bounds in every field that is known.
+"""Reads other people's config.json and adapter_config.json: small, strict, every known field within bounds.
 
-Whoever reads one calls `read_settings` in place of `read_json`. Knows nothing about which fields a model needs.
+Call `read_settings` for them instead of `read_json`. Knows nothing about which fields a model needs.
 """
 
 import re
@@ -13,22 +13,22 @@ from typing import Any
 from moesaic.config import ENCODER_TRAITS, TRAITS
 from moesaic.errors import MoesaicWarning, WeightsError, nearest
 from moesaic.files.plain import decoded
-from moesaic.files.regular import open_regular
+from moesaic.files.regular import read_regular
 
 LIMIT = 1 << 20
 DEPTH = 8
-"""Tables in tables; models need three."""
+"""Most nested tables; models need three."""
 
 CODE = re.compile(r"auto_map|trust_remote_code|custom_\w+|use_kernels|kernel_config|_?(attn|experts)_implementation\w*")
-"""Keys by which a folder asks for code of its own, or from elsewhere, to be run."""
+"""Keys that ask for code of the folder, or from elsewhere, to be run."""
 
 HARMLESS = "_attn_implementation_autoset"
-"""Says that transformers chose by itself; stands in many folders."""
+"""A key of many folders: transformers chose the implementation by itself."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a field may hold: in words, and as a question."""
+    """The values that a field may hold, in words and as a predicate."""
 
     expected: str
     holds: Callable[[Any], bool]
@@ -39,10 +39,8 @@ def whole(low: int, high: int) -> Kind:
 
 
 def number(low: float, high: float) -> Kind:
-    def holds(value: Any) -> bool:
-        return type(value) in (int, float) and low <= value <= high
-
-    return Kind(f"a number from {low:g} to {high:g}", holds)
+    expected = f"a number from {low:g} to {high:g}"
+    return Kind(expected, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
 def listed(kind: Kind) -> Kind:
@@ -92,70 +90,60 @@ FIELDS: dict[str, Kind] = {
     "lora_alpha": number(-1e6, 1e6),
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), TABLE),
 }
-"""Fields that are read somewhere -> what they may hold, at whatever depth they stand. `null` is as good as absence."""
+"""Field that the package reads, at any depth -> its allowed values. `null` means that the field is absent."""
 
 NAMES = {"id2label", "label2id", "rank_pattern", "alpha_pattern", "task_specific_params"}
-"""Tables whose keys are other people's words."""
+"""Tables with free keys."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """A config.json or adapter_config.json of at most 1 MiB, without the keys that ask for code: none is ever run.
+    """Read a config.json or adapter_config.json of at most 1 MiB, without the keys that ask for code to be run.
 
-    Raises WeightsError that names the field, before anything is built from it. Where the family is known here, the
-    model is built without the code that the file asks for, and a Python warning tells it once; where it is not known,
-    the file is refused.
+    Such a key raises a Python warning where the family is known here, so that the model needs no such code, and a
+    WeightsError where it is unknown. WeightsError also for a value that its field cannot hold.
     """
-    with open_regular(path) as file:
-        data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise WeightsError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
     try:
-        found = decoded(data)
+        found = decoded(read_regular(path, LIMIT))
     except ValueError as error:
         raise WeightsError(f"not usable as JSON: {error}", path=path) from error
     check(path, found)
     heads, groups = found.get("num_attention_heads"), found.get("num_key_value_heads")
     if heads and groups and heads % groups:
-        expected = f"a divisor of num_attention_heads = {heads}"
-        raise WeightsError("heads do not divide", path=path, field="num_key_value_heads", expected=expected, got=groups)
+        what, expected = "heads do not divide evenly", f"a divisor of num_attention_heads = {heads}"
+        raise WeightsError(what, path=path, field="num_key_value_heads", expected=expected, got=groups)
     return without_code(path, found)
 
 
 def family_in(found: dict[str, Any], path: Path, known: Collection[str], kind: str) -> str:
-    """The family that a config.json names, which is one of those `known`; `kind`: of models, for the error."""
+    """The family that a config.json names; WeightsError unless it is among `known` families of this `kind` of model."""
     name = found.get("model_type")
     if name not in known:
         expected, hint = f"one of {', '.join(known)}", nearest(str(name), [*known])
-        what = f"no family of {kind} that is known here"
+        what = f"unknown family of {kind}"
         raise WeightsError(what, path=path, field="model_type", expected=expected, got=str(name), hint=hint)
     return str(name)
 
 
 def check(path: Path, found: dict[str, Any], above: tuple[str, ...] = ()) -> None:
-    """Refuses a value that is not of its field's kind, in this table and in the tables in it."""
+    """Raise WeightsError for a value that its field cannot hold, in this table and in nested ones."""
     for name, value in found.items():
         if value is not None and name in FIELDS and not FIELDS[name].holds(value):
             field, expected = ".".join((*above, name)), FIELDS[name].expected
-            raise WeightsError("a value that no model has", path=path, field=field, expected=expected, got=repr(value))
+            raise WeightsError("a value out of bounds", path=path, field=field, expected=expected, got=repr(value))
         if isinstance(value, dict) and name not in NAMES:
             if len(above) == DEPTH:
-                raise WeightsError("tables in tables", path=path, field=above[0], expected=f"at most {DEPTH} deep")
+                raise WeightsError("nested tables", path=path, field=above[0], expected=f"at most {DEPTH} deep")
             check(path, value, (*above, name))
 
 
 def without_code(path: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """The same without what asks for code, which is told, or refused where no family is there to do without it."""
+    """Leave out the keys that ask for code, with a warning; WeightsError where the family is unknown."""
     asking = [key for key, value in found.items() if CODE.fullmatch(key) and key != HARMLESS and value]
     if not asking:
         return found
     known = (*TRAITS, *ENCODER_TRAITS)
     if (family := found.get("model_type")) not in known:
-        raise WeightsError(
-            f"the model needs code that is never run: {', '.join(asking)}",
-            path=path,
-            field="model_type",
-            expected=f"one of {', '.join(known)}",
-            got=repr(family),
-        )
+        what, expected = f"the model needs code that is never run: {', '.join(asking)}", f"one of {', '.join(known)}"
+        raise WeightsError(what, path=path, field="model_type", expected=expected, got=repr(family))
     warnings.warn(f"{path}: ignored, as code is never run: {', '.join(asking)}", MoesaicWarning, stacklevel=1)
     return {key: value for key, value in found.items() if key not in asking}

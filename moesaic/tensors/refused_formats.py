@@ -1,6 +1,6 @@
-"""The formats of weights that are not read, as opening them may run code or needs a program of theirs; and the way out.
+"""Refuses formats of weights whose reading may run code or needs another program, with a hint how to convert them.
 
-Knows nothing about what is in any of them: they are never opened.
+Knows nothing about their content: they are never opened.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from moesaic.errors import WeightsError
 SAFETENSORS = ".safetensors"
 
 _CONVERT = (
-    "if you trust whoever made it, save it again with the library it came from; a model of transformers: python -c "
+    "if you trust its author, save it again with the library it came from; a model of transformers: python -c "
     "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('converted')\""
 )
 _GGUF = (
@@ -18,7 +18,7 @@ _GGUF = (
     "M.from_pretrained('.', gguf_file='{old}').save_pretrained('converted')\""
 )
 _FLAX = "convert it with a transformers of version 4: from_pretrained('.', {how}=True).save_pretrained('converted')"
-_UNPACK = "unpack it yourself, and name the folder with the {new} that was in it"
+_UNPACK = "unpack it yourself, and name the folder that holds its {new}"
 
 WAYS_OUT = {
     **dict.fromkeys((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"), _CONVERT),
@@ -27,11 +27,11 @@ WAYS_OUT = {
     ".h5": _FLAX.format(how="from_tf"),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z"), _UNPACK),
 }
-"""Suffix -> what to do; `{old}` is the file that was found, `{new}` the one that is wanted."""
+"""Suffix -> hint; `{old}` is the file found, `{new}` the one wanted."""
 
 
 def require_safetensors(path: Path) -> None:
-    """Refuses a file of another format, and one that is missing where only other formats stand in its folder."""
+    """Raise WeightsError for a file of another format, and for a missing file whose folder holds another format."""
     if path.suffix in WAYS_OUT:
         raise _refused(path, path.with_suffix(SAFETENSORS).name)
     if not path.exists() and path.parent.is_dir():
@@ -41,7 +41,7 @@ def require_safetensors(path: Path) -> None:
 
 
 NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state", "scaler")
-"""What trainers leave beside weights."""
+"""Files that trainers write beside weights."""
 
 
 def _refused(path: Path, new: str) -> WeightsError:

@@ -1,7 +1,7 @@
-"""A safetensors file, checked before a byte of it is believed, and fetched tensor by tensor.
+"""Safetensors files, checked in full and read tensor by tensor.
 
-The library judges the header. Refused here is what the library lets pass: keys that stand twice, names that are no
-module paths, values that are not finite. Knows nothing about what the tensors mean, nor which ones a model needs.
+The library checks the header; this file refuses what the library accepts: duplicate keys, names that are no module
+paths, values that are not finite. Knows nothing about what the tensors mean or which ones a model needs.
 """
 
 import errno
@@ -32,56 +32,37 @@ MAX_TENSORS = 100_000
 MAX_DIMENSIONS = 8
 MAX_BYTES = (1 << 63) - 1
 NAME = re.compile(r"[A-Za-z0-9_.\-]{1,256}")
-QUOTES = 10 * MAX_TENSORS + 20_000
-"""A tensor needs ten: its name, `dtype`, its type, `shape`, `data_offsets`. The rest is for the metadata."""
-
+QUOTES = 10 * MAX_TENSORS + 20_000  # ten a tensor: name, `dtype`, its type, `shape`, `data_offsets`; and the metadata
 BRACKETS = 3 * MAX_TENSORS + 2_000
 KEYS = {"dtype", "shape", "data_offsets"}
-LFS = b"version "  # as the pointers of git-lfs begin; as a length it would be beyond all files
+LFS = b"version "  # the beginning of git-lfs pointers; no file has a header of that length
 CHUNK = 1 << 20
 HINT = "close other programs, or use a smaller model"
-HUGE = 1e6
-"""No weight of a trained model comes near it: what does has lost a bit of its exponent."""
-
-PLAIN = 1.0
-"""A magnitude that is neither 0 nor huge."""
-
-PREFIX = "Error while deserializing header: "
-"""How the library begins what it says of a header."""
+HUGE = 1e6  # far above any trained weight: such a value has lost a bit of its exponent
+PLAIN = 1.0  # neither 0 nor huge
+PREFIX = "Error while deserializing header: "  # of the library's messages
 
 DTYPES = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "U16": torch.uint16,
-    "I16": torch.int16,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U32": torch.uint32,
-    "I32": torch.int32,
-    "F32": torch.float32,
-    "U64": torch.uint64,
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "C64": torch.complex64,
+    **{"BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "C64": torch.complex64},
+    **{"U8": torch.uint8, "U16": torch.uint16, "U32": torch.uint32, "U64": torch.uint64},
+    **{"I8": torch.int8, "I16": torch.int16, "I32": torch.int32, "I64": torch.int64},
+    **{"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64},
 }
-"""The types of whole bytes that torch has too."""
+"""The format's types of whole bytes, as torch has them."""
 
 HUGE_BITS = {kind: int(torch.tensor(HUGE, dtype=kind).view(torch.int16)) for kind in (torch.float16, torch.bfloat16)}
-"""The bits of HUGE in the types of two bytes; it is infinity in one of them."""
+"""The bits of HUGE in types of two bytes; in float16 they are infinity."""
 
 MEASURED = {
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 }
-"""The types that torch finds the extremes of."""
+"""Types with an `aminmax` in torch."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor as its file describes it: `kind` is the file's word for its type; `begin` and `end` count bytes."""
+    """The description of a tensor in its file: `kind` is the file's word for its type; `begin` and `end` in bytes."""
 
     kind: str
     shape: tuple[int, ...]
@@ -94,11 +75,11 @@ class Stored:
 
 
 class Opened:
-    """An open file whose description holds: `tensors` in the order of their data, `metadata`, and the values on demand.
+    """An open file with a checked header: `tensors` in the order of their data, `metadata`, and the values on demand.
 
-    `get` gives views of the file, `read` memory of its own; both check all values. Touching a view of a file that
-    somebody cuts off ends the process by a signal (SIGBUS), as with every mapped file: replace weights, do not write
-    over them, and fetch by `read` what must outlive that. `doubts` are warnings about tensors that may be meant so.
+    `get` returns views of the file, `read` copies; both check all values. Touching a view of a file that was truncated
+    ends the process (SIGBUS), as with every mapped file: replace files of weights instead of overwriting them, and use
+    `read` where that is not certain. `doubts` are warnings about suspicious but valid tensors.
     """
 
     def __init__(self, path: Path):
@@ -120,7 +101,7 @@ class Opened:
         self.close()
 
     def close(self) -> None:
-        """Nothing more can be fetched; views stay."""
+        """Close the file; views stay valid."""
         self._file.close()
 
     def __del__(self) -> None:
@@ -141,14 +122,14 @@ class Opened:
 
     @cached_property
     def _scratch(self) -> Tensor:
-        """Room for a piece of any tensor: the same for all, so that it stays in the processor's cache."""
+        """A buffer for pieces of tensors, always the same so that it stays in the processor's cache."""
         return torch.empty(CHUNK, dtype=torch.uint8)
 
     def get(self, name: str) -> Tensor:
-        """A tensor as a view of the file, checked the first time: the pages are those that the system caches anyway.
+        """A tensor as a view of the file, checked the first time; its pages are in the system's cache.
 
-        Writing into it changes a private copy of the page. One that does not lie on a multiple of its type's width is
-        read instead. Raises WeightsError where a value is NaN or infinity, or the file is no longer as long as it was.
+        Writing into a view changes a private copy of the page. A tensor that is not aligned to its type is copied.
+        WeightsError where a value is NaN or infinity, or the file was truncated.
         """
         stored = self.stored(name)
         if stored.begin % stored.dtype.itemsize or stored.begin == stored.end:
@@ -167,9 +148,9 @@ class Opened:
         return flat.view(stored.shape)
 
     def read(self, name: str, into: Tensor | None = None) -> Tensor:
-        """A tensor in memory of its own, checked; raises as `get` does, and MemoryLimitError.
+        """A checked copy of a tensor; raises as `get` does, and MemoryLimitError.
 
-        `into`: that memory, of the tensor's shape; where it is of another type, values are converted piece by piece.
+        `into`: memory of the tensor's shape for the copy; values are converted piece by piece to its type.
         """
         stored = self.stored(name)
         if into is None:
@@ -180,27 +161,23 @@ class Opened:
         return into
 
     def let_go(self) -> None:
-        """Hold no view any longer: pages go back to the system when nobody else does. Check again what is asked."""
+        """Drop the mapping, so that its pages can go back to the system. Tensors are checked anew from now on."""
         self._mapped, self._checked = None, set()
 
     def require_unchanged(self) -> None:
-        """Raises WeightsError where the file was written into since it was opened.
-
-        One that was deleted or replaced is not changed: what was opened is what is read.
-        """
+        """Raise WeightsError if the file was written since it was opened; deleting or replacing it is harmless."""
         with disk.errors(self.path):
             now = os.fstat(self._file.fileno())
         if (now.st_size, now.st_mtime_ns) != (self.size, self.written):
-            hint = "load the mixture again, from a folder that nobody writes into"
+            hint = "load the mixture again, from a folder that does not change"
             raise WeightsError("the file was changed while it was in use", path=self.path, hint=hint)
 
     def announce(self) -> None:
-        """All of it is read soon: the system may begin, into memory that it takes back whenever it likes."""
+        """Ask the system to read the file ahead, into its cache."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def stored(self, name: str) -> Stored:
-        """What the file says of a tensor."""
         if name not in self.tensors:
             raise WeightsError("a tensor is missing", path=self.path, field=name)
         return self.tensors[name]
@@ -211,7 +188,7 @@ class Opened:
         start = torch.empty(8, dtype=torch.uint8)
         self._fill("header", start, 0)
         if (first := start.numpy().tobytes()) == LFS:
-            raise WeightsError("what git knows of the file, not the file", path=self.path, hint="run `git lfs pull`")
+            raise WeightsError("a git-lfs pointer, not the file", path=self.path, hint="run `git lfs pull`")
         length, limit = int.from_bytes(first, "little"), min(MAX_HEADER, self.size - 8)
         if length > limit:
             raise _broken(self.path, "its header is too long", f"at most {limit:,} bytes", f"{length:,}")
@@ -220,7 +197,7 @@ class Opened:
         return header.numpy().tobytes()
 
     def _described(self, header: bytes) -> tuple[dict[str, Stored], dict[str, str]]:
-        """The tensors in the order of their data, and the metadata, once the library finds the header in order."""
+        """The tensors in the order of their data, and the metadata; the library checks the header."""
         if header[:1] != b"{":
             raise _broken(self.path, "its header is not an object", "{", repr(header[:1]))
         if header.count(b'"') > QUOTES or header.count(b"{") + header.count(b"[") > BRACKETS:
@@ -238,12 +215,12 @@ class Opened:
         return dict(sorted(tensors.items(), key=lambda item: (item[1].begin, item[1].end))), metadata
 
     def _itself(self) -> Path:
-        """The open file by the system's own name for it, so that the library reads this one; else its path."""
+        """The system's own name for the open file, so that the library reads the same one; its path elsewhere."""
         numbered = Path("/dev/fd") / str(self._file.fileno())
         return numbered if numbered.exists() else self.path
 
     def _pieces(self, name: str, stored: Stored, into: Tensor | None) -> None:
-        """Read a tensor's values piece by piece, each checked while it is in the processor's cache."""
+        """Read a tensor piece by piece, and check each piece while it is in the processor's cache."""
         count, width, bad = math.prod(stored.shape), stored.dtype.itemsize, 0
         low, high, step = math.inf, -math.inf, CHUNK // width
         lands = into is not None and into.dtype == stored.dtype
@@ -254,7 +231,8 @@ class Opened:
             self._fill(name, part, stored.begin + start * width)
             least, most = _extremes(part)
             if not math.isfinite(least + most):
-                bad += _not_finite(part)
+                wide = part if part.dtype.itemsize > 1 else part.float()
+                bad += int(part.numel() - torch.isfinite(wide).sum())
             low, high = min(low, least), max(high, most)
             if into is not None and not lands:
                 into[start:stop] = part
@@ -270,13 +248,13 @@ class Opened:
             left = left[count:]
 
     def _cut(self, name: str, size: int) -> WeightsError:
-        what, hint = "the file was cut off while it was read", "wait until whatever writes it is done"
+        what, hint = "the file was truncated while it was read", "wait until it is written in full"
         expected, got = f"{self.size:,} bytes", f"{size:,}"
         return WeightsError(what, path=self.path, field=name, expected=expected, got=got, hint=hint)
 
     def _judge(self, name: str, stored: Stored, bad: int, low: float, high: float) -> None:
         if stored.kind == "BOOL" and high > 1:
-            raise WeightsError("not truth values", path=self.path, field=name, expected="bytes of 0 and 1", got=high)
+            raise WeightsError("not boolean values", path=self.path, field=name, expected="bytes of 0 and 1", got=high)
         if bad:
             got = f"{bad:,} of {math.prod(stored.shape):,} values"
             raise WeightsError("the tensor holds NaN or infinity", path=self.path, field=name, got=got)
@@ -284,7 +262,7 @@ class Opened:
             if max(-low, high) > HUGE:
                 self._doubt(f"{name}: holds values up to {max(-low, high):.3g}")
             if len(stored.shape) > 1 and low == high == 0:
-                self._doubt(f"{name}: all of it is 0")
+                self._doubt(f"{name}: all values are 0")
 
     def _doubt(self, what: str) -> None:
         if (doubt := f"{self.path}: {what}") not in self.doubts:
@@ -292,10 +270,10 @@ class Opened:
 
 
 def _plain(part: Tensor) -> bool:
-    """Whether it is surely finite, nowhere near HUGE and somewhere not 0, as nearly all weights are: told fast.
+    """A fast test, which nearly all weights pass: finite, far below HUGE, not all 0.
 
-    No value is larger than the root of the sum of squares. For types of two bytes there is no fast sum of squares, but
-    the bits of a value without its sign are, as a number, ordered as magnitudes are.
+    No value is larger than the root of the sum of squares. Types of two bytes have no fast sum of squares, but the bits
+    of values without their signs are ordered like the magnitudes.
     """
     if part.dtype in (torch.float32, torch.float64):
         return 0 < float(torch.dot(part, part)) < (HUGE / 2) ** 2
@@ -305,12 +283,12 @@ def _plain(part: Tensor) -> bool:
 
 
 def _largest(bits: NDArray[np.int16]) -> int:
-    """Of values of two bytes, the bits of the largest magnitude, in two passes: of the positive, of the negative."""
+    """The bits of the largest magnitude among values of two bytes: one pass for each sign."""
     return max(int(bits.max()), int(bits.view(np.uint16).max()) & 0x7FFF)
 
 
 def _extremes(part: Tensor) -> tuple[float, float]:
-    """Its least and greatest value; NaN or infinity where it holds one. Of plain values, others as plain."""
+    """The least and greatest value; NaN or infinity where there is one. For plain values, any plain bounds."""
     if _plain(part):
         return -PLAIN, PLAIN
     if part.dtype == torch.bool:
@@ -323,13 +301,8 @@ def _extremes(part: Tensor) -> tuple[float, float]:
     return float(least), float(most)
 
 
-def _not_finite(part: Tensor) -> int:
-    wide = part if part.dtype.itemsize > 1 else part.float()
-    return int(part.numel() - torch.isfinite(wide).sum())
-
-
 def apart(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Memory that goes back to the system as soon as nobody holds it; the heap would keep it for later."""
+    """Memory that goes back to the system when it is freed, unlike memory of the heap."""
     size = math.prod(shape) * dtype.itemsize
     if not size:
         return torch.empty(tuple(shape), dtype=dtype)
@@ -337,7 +310,7 @@ def apart(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def mapping(fd: int, size: int) -> mmap.mmap:
-    """A file, or for -1 nothing yet, as memory; what is written there is nobody else's. Raises MemoryError."""
+    """Map a file, or new memory for -1; writing changes a private copy. MemoryError where there is no memory."""
     try:
         return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
     except OSError as error:
@@ -347,23 +320,23 @@ def mapping(fd: int, size: int) -> mmap.mmap:
 
 
 def opened(path: Path) -> Opened:
-    """A file opened for reading tensors; nothing of it has been read but its header of at most 8 MiB.
+    """Open a file and read its header of at most 8 MiB.
 
-    Raises WeightsError naming file and tensor for whatever the format (github.com/huggingface/safetensors) forbids, and
-    for a key that stands twice, a name that is no module path, more than 100,000 tensors.
+    WeightsError, with file and tensor, for a header that the format (github.com/huggingface/safetensors) forbids, a
+    duplicate key, a name that is no module path, more than 100,000 tensors.
     """
     return Opened(path)
 
 
 def _stored(path: Path, name: str, facts: Mapping[str, Any], data: int) -> Stored:
-    """A tensor whose description the library has read, if it is one that is read here."""
+    """The checked description of a tensor."""
     if not NAME.fullmatch(name):
         raise _broken(path, "not a name for a tensor", "1 to 256 letters, digits, dots, _ or -", repr(name), name)
     if facts.keys() != KEYS:
         raise _broken(path, "not a description of a tensor", ", ".join(sorted(KEYS)), ", ".join(facts), name)
     kind, shape, (begin, end) = facts["dtype"], facts["shape"], facts["data_offsets"]
     if kind not in DTYPES:
-        raise _broken(path, "a type that is not read", f"one of {', '.join(DTYPES)}", repr(kind), f"{name}: dtype")
+        raise _broken(path, "unknown type", f"one of {', '.join(DTYPES)}", repr(kind), f"{name}: dtype")
     size = math.prod(max(length, 1) for length in shape) * DTYPES[kind].itemsize
     if len(shape) > MAX_DIMENSIONS or size > MAX_BYTES:
         expected = f"at most {MAX_DIMENSIONS} dimensions and {MAX_BYTES:,} bytes"

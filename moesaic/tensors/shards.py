@@ -1,6 +1,6 @@
-"""The tensors of a folder, in one safetensors file or in several with an index: all are found, each is read when asked.
+"""The tensors of a folder, in one safetensors file or in several with an index, each read on demand.
 
-Knows nothing about what the tensors mean; what a file may be is for `opening.py` to say.
+Knows nothing about what the tensors mean; `safetensors_file.py` checks the files.
 """
 
 import math
@@ -18,14 +18,14 @@ from moesaic.tensors.tensors import TENSORS, write_tensors
 
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
-"""What one file holds at most, unless a single tensor is larger."""
+"""The size limit of one file, unless a single tensor is larger."""
 
 
 class TensorFiles(Mapping[str, Tensor]):
-    """Name -> tensor of a folder; a context, as its files are open.
+    """Name -> tensor of a folder; a context manager that holds the files open.
 
-    `mapped`: a tensor is a view of its file and takes no memory but what the system caches anyway; such a file must not
-    change or shrink while the tensor lives. Otherwise it is read into memory of its own.
+    `mapped`: tensors are views of their files, in the system's cache; such a file must not change or shrink while its
+    tensors live. Otherwise tensors are copies.
     """
 
     def __init__(self, folder: Path, mapped: bool):
@@ -51,7 +51,7 @@ class TensorFiles(Mapping[str, Tensor]):
         return file.get(name) if self.mapped else file.read(name)  # both check the values
 
     def fetch(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor in the type asked for: a view where it is stored so, else in memory that is given back at once."""
+        """A tensor in this type: `self[name]` where it is stored so, else a copy outside the heap."""
         if self.dtype(name) == dtype:
             return self[name]
         with memory_for(name, "give more memory, or use smaller experts"):
@@ -59,17 +59,14 @@ class TensorFiles(Mapping[str, Tensor]):
         return self.files[self.home[name]].read(name, memory)
 
     def require_unchanged(self) -> None:
-        """Raises WeightsError where a file was written into since it was opened."""
         for file in self.files.values():
             file.require_unchanged()
 
     def let_go(self) -> None:
-        """Hold no view of the files any longer; what is fetched from now on is checked anew."""
         for file in self.files.values():
             file.let_go()
 
     def announce(self) -> None:
-        """All of it is read soon."""
         for file in self.files.values():
             file.announce()
 
@@ -83,12 +80,12 @@ class TensorFiles(Mapping[str, Tensor]):
         return len(self.home)
 
     def path(self, name: str) -> Path:
-        """The file that a tensor is in or, of one that is missing, where it should have been named."""
+        """The file of a tensor; for a missing one, the file that should have named it."""
         return self.folder / self.home.get(name, INDEX if self.sharded else TENSORS)
 
     @property
     def doubts(self) -> list[str]:
-        """What is odd about the tensors that were read: see `opening.py`."""
+        """Warnings about the tensors read so far: see `Opened`."""
         return [doubt for file in self.files.values() for doubt in file.doubts]
 
     def shape(self, name: str) -> list[int]:
@@ -98,30 +95,30 @@ class TensorFiles(Mapping[str, Tensor]):
         return self.files[self.home[name]].dtypes[name]
 
     def _check(self, listed: dict[str, str]) -> None:
-        """Every name is in the file that the index says, and in no other; no file holds more."""
+        """Raise WeightsError unless each file holds exactly the tensors that the index lists there."""
         for file, found in self.files.items():
             for name in found.names:
                 if listed.get(name) != file:
-                    what = "a tensor that the index does not say is here"
+                    what = "the index does not list this tensor in this file"
                     raise WeightsError(what, path=self.folder / file, field=name, got=listed.get(name))
         for name in sorted(listed.keys() - self.home.keys())[:1]:
             what = "the index names a tensor that is not in its file"
             raise WeightsError(what, path=self.folder / listed[name], field=name)
-        said = (read_json(self.folder / INDEX).get("metadata") or {}).get("total_size")
-        sizes = [math.prod(self.shape(name)) * self.dtype(name).itemsize for name in self.home]
-        if said is not None and said != sum(sizes):
+        declared = (read_json(self.folder / INDEX).get("metadata") or {}).get("total_size")
+        size = sum(math.prod(self.shape(name)) * self.dtype(name).itemsize for name in self.home)
+        if declared is not None and declared != size:
             what, field = "not the size of the tensors", "metadata.total_size"
-            raise WeightsError(what, path=self.folder / INDEX, field=field, expected=sum(sizes), got=said)
+            raise WeightsError(what, path=self.folder / INDEX, field=field, expected=size, got=declared)
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor -> file, as an index lists them; no file outside its own folder."""
+    """Tensor -> file of an index; WeightsError for a file outside its folder."""
     listed = read_json(path).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise WeightsError("not an index of tensors", path=path, field="weight_map", expected="name: file")
     for name, file in listed.items():
         if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
-            expected = "the name of a .safetensors beside it"
+            expected = "the name of a .safetensors file"
             raise WeightsError("not a file of this folder", path=path, field=name, expected=expected, got=file)
     return listed
 
@@ -129,7 +126,7 @@ def read_index(path: Path) -> dict[str, str]:
 def write_shards(folder: Path, tensors: Mapping[str, Tensor], limit: int = SHARD_BYTES) -> None:
     """Write the tensors, sorted, into one file or, beyond `limit` bytes, into several and an index.
 
-    What is asked for a tensor's size is not kept, so tensors that are made when asked for take the memory of one file.
+    Only the tensors of one file are in memory at a time, where `tensors` makes them on demand.
     """
     sizes = {name: tensors[name].nbytes for name in sorted(tensors)}
     shards: list[list[str]] = [[]]

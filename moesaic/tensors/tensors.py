@@ -1,4 +1,4 @@
-"""Named tensors <-> one safetensors file, and the fingerprint that says which weights they are.
+"""Named tensors <-> one safetensors file, and the fingerprint of their values.
 
 Knows nothing about what the tensors mean.
 """
@@ -19,7 +19,7 @@ TENSORS = "model.safetensors"
 
 
 class Made(Mapping[str, Tensor]):
-    """Tensors that are made when they are asked for, and held by nobody: of a few at a time, as many as there are."""
+    """Tensors that are made on demand and not cached, so that only those in use take memory."""
 
     def __init__(self, names: Collection[str], make: Callable[[str], Tensor]):
         self.names, self.make = names, make
@@ -37,19 +37,19 @@ class Made(Mapping[str, Tensor]):
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the tensors, sorted, as they are; the folder they go to is published whole by the caller."""
+    """Write the tensors, sorted and unchanged, into a folder that the caller publishes whole."""
     ready = {name: tensors[name].detach().cpu().contiguous() for name in sorted(tensors)}
     disk.create(path, save(ready, metadata={"format": "pt"}))
 
 
 def read_tensors(path: Path, mapped: bool = False) -> dict[str, Tensor]:
-    """All tensors of a file, in memory of their own, or `mapped`, views of it; refuses all that `Opened` refuses."""
+    """All tensors of a file, as copies or, `mapped`, as views; raises as `Opened` does."""
     with opened(path) as file:
         return {name: file.get(name) if mapped else file.read(name) for name in sorted(file.names)}
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and values: the same weights under the same names, wherever they are stored."""
+    """A hash of names, types, shapes and values, independent of how they are stored."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -59,7 +59,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Copy tensors into a module; exactly its names and shapes, none missing, none left over."""
+    """Copy tensors into a module; WeightsError unless they have exactly its names and shapes."""
     own = dict(module.state_dict(keep_vars=True))
     for name in sorted(own.keys() - tensors.keys())[:1]:
         raise WeightsError("a tensor is missing", path=path, field=name, expected=list(own[name].shape))
@@ -68,11 +68,6 @@ def fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     with torch.no_grad():
         for name, place in own.items():
             if place.shape != tensors[name].shape:
-                raise WeightsError(
-                    "a tensor of another shape",
-                    path=path,
-                    field=name,
-                    expected=list(place.shape),
-                    got=str(list(tensors[name].shape)),
-                )
+                what, expected, got = "a tensor of another shape", list(place.shape), str(list(tensors[name].shape))
+                raise WeightsError(what, path=path, field=name, expected=expected, got=got)
             place.copy_(tensors[name])

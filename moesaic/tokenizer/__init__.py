@@ -1,4 +1,4 @@
-"""Text <-> token ids: tokenizers trained here or published, and the templates that make a conversation a text."""
+"""Text <-> token ids: tokenizers trained here or published, and the templates of conversations."""
 
 from moesaic.tokenizer.comparing import Difference, compare
 from moesaic.tokenizer.conversation import Conversation, Message

@@ -1,6 +1,6 @@
-"""Are two tokenizers the same one? Where not, which ids mean something else, and what else differs.
+"""Compares two tokenizers: their ids, and everything else that decides the ids of a text.
 
-Knows nothing about models; it compares what decides the ids of a text.
+Knows nothing about models.
 """
 
 import json
@@ -15,9 +15,9 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Difference:
-    """What differs, in how many places, and the first of them: (where, in the one, in the other).
+    """A kind of difference, its number of cases, and the first of them: (key, one's value, the other's value).
 
-    `clashes`: the places where both have something; in the others, one of the two has nothing.
+    `clashes`: the cases in which both have a value.
     """
 
     what: str
@@ -32,35 +32,28 @@ class Difference:
 
 
 def compare(one: Tokenizer, other: Tokenizer) -> list[Difference]:
-    """How two tokenizers differ; nothing where every text has the same ids in both, and every id the same text.
-
-    Tokens by their ids, merges by their rank, special ids by their role, the steps before and after, the template.
-    """
-    a, b = (json.loads(tokenizer.inner.to_str()) for tokenizer in (one, other))
-    vocabularies = [{str(id): text for text, id in t.inner.get_vocab().items()} for t in (one, other)]
-    merges = [dict(enumerate(_merges(found["model"]))) for found in (a, b)]
-    roles = [
-        {"bos": t.special.bos, "eos": t.special.ends, "pad": t.special.pad, "unk": t.special.unk} for t in (one, other)
-    ]
-    starts = [{"start": t.special.start} for t in (one, other)]
-    scores = [dict(enumerate(map(str, _scores(found["model"])))) for found in (a, b)]
-    models = [{k: v for k, v in found["model"].items() if k not in ("vocab", "merges")} for found in (a, b)]
-    added = [{str(token["id"]): token for token in found["added_tokens"]} for found in (a, b)]
-    steps = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
-    rest = [{step: found[step] for step in steps} for found in (a, b)]
-    texts = [{"chat template": t.template and t.template.source} for t in (one, other)]
-    found: dict[str, list[dict[Any, Any]]] = {
-        "tokens": vocabularies,
-        "merges": merges,
-        "scores": scores,
-        "added tokens": added,
-        "special ids": [{**role, **start} for role, start in zip(roles, starts, strict=True)],
-        "model": models,
-        "steps": rest,
-        "templates": texts,
-    }
-    differences = (_difference(what, mine, yours) for what, (mine, yours) in found.items())
+    """The differences between two tokenizers; none where every text has the same ids in both, and every id one text."""
+    mine, yours = _described(one), _described(other)
+    differences = (_difference(what, mine[what], yours[what]) for what in mine)
     return [difference for difference in differences if difference]
+
+
+def _described(tokenizer: Tokenizer) -> dict[str, dict[Any, Any]]:
+    """All that decides the ids of a text: tokens by id, merges and scores by rank, special ids by role, and so on."""
+    found, special = json.loads(tokenizer.inner.to_str()), tokenizer.special
+    model = found["model"]
+    scores = model["vocab"] if isinstance(model["vocab"], list) else []  # only the pieces of a Unigram have scores
+    ids = {"bos": special.bos, "eos": special.ends, "pad": special.pad, "unk": special.unk, "start": special.start}
+    return {
+        "tokens": {str(id): text for text, id in tokenizer.inner.get_vocab().items()},
+        "merges": dict(enumerate(model.get("merges") or [])),
+        "scores": dict(enumerate(map(str, scores))),
+        "added tokens": {str(token["id"]): token for token in found["added_tokens"]},
+        "special ids": ids,
+        "model": {key: value for key, value in model.items() if key not in ("vocab", "merges")},
+        "steps": {step: found[step] for step in ("normalizer", "pre_tokenizer", "post_processor", "decoder")},
+        "templates": {"chat template": tokenizer.template and tokenizer.template.source},
+    }
 
 
 def _difference(what: str, one: dict[Any, Any], other: dict[Any, Any]) -> Difference | None:
@@ -71,12 +64,3 @@ def _difference(what: str, one: dict[Any, Any], other: dict[Any, Any]) -> Differ
     first = tuple((str(key), clipped(x), clipped(y)) for key, x, y in differing[:SHOWN])
     clashes = sum(key in one and key in other for key, _, _ in differing)
     return Difference(what, len(differing), first, clashes) if differing else None
-
-
-def _merges(model: dict[str, Any]) -> list[Any]:
-    return model.get("merges") or []
-
-
-def _scores(model: dict[str, Any]) -> list[Any]:
-    """Of a Unigram its pieces have scores; other models have none."""
-    return model["vocab"] if isinstance(model["vocab"], list) else []

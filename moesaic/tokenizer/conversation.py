@@ -1,4 +1,4 @@
-"""Conversations, and the plain template: how one is written where the base has no chat template.
+"""Conversations, and the plain template for bases without a chat template.
 
 Knows nothing about tokens.
 """
@@ -9,7 +9,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 
 
 class Message(NamedTuple):
-    """What one side said; `role` is one of ROLES."""
+    """One message of a conversation; `role` is one of ROLES."""
 
     role: str
     content: str
@@ -19,10 +19,10 @@ Conversation = tuple[Message, ...]
 
 
 def plain(conversation: Conversation) -> str:
-    """The prompt of a conversation that the assistant is to continue; the response follows it on a new line.
+    """The prompt of a conversation for the assistant's response, which follows on a new line.
 
-    What one user message asks is that message alone, as in a row of a prompt and a response. Otherwise each message
-    is a line with its role and a colon, then its content, and a last line says that it is the assistant's turn:
+    A single user message is its own prompt. Otherwise each message is a line with its role and a colon, then its
+    content, and the last line gives the assistant its turn:
 
         User:
         Two and two?

@@ -1,6 +1,6 @@
-"""Older forms of a tokenizer -> the text of a tokenizer.json. What is wrong with one is a ValueError.
+"""Converts older forms of tokenizers to the text of a tokenizer.json; ValueError for an invalid one.
 
-Knows nothing about folders: it is run in a guarded process, on bytes.
+Knows nothing about folders: the functions run in a guarded process, on bytes.
 """
 
 import base64
@@ -12,35 +12,23 @@ from typing import Any
 
 from moesaic.files.plain import decoded
 
-# Before merging, a text is cut at these places (after OpenAI's cl100k); Llama 3 keeps up to three digits together.
+# Texts are split by this expression before merging (after OpenAI's cl100k); Llama 3 keeps up to three digits together.
 _CUT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
 _CUT += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 _BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 
 LLAMA_3_RANKS = 128_000
 LLAMA_3_SPECIAL = [
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|reserved_special_token_0|>",
-    "<|reserved_special_token_1|>",
-    "<|finetune_right_pad_id|>",
-    "<|step_id|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eom_id|>",
-    "<|eot_id|>",
-    "<|python_tag|>",
-    "<|image|>",
+    *("<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>"),
+    *("<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>"),
+    *("<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>"),
 ]
 
 WORDPIECE = {
-    "pad_token": "[PAD]",
-    "unk_token": "[UNK]",
-    "cls_token": "[CLS]",
-    "sep_token": "[SEP]",
-    "mask_token": "[MASK]",
+    **{"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"},
+    **{"sep_token": "[SEP]", "mask_token": "[MASK]"},
 }
-"""The special tokens of a BERT, where its files do not spell them otherwise."""
+"""The default special tokens of a BERT."""
 
 WORD, CONTROL, UNKNOWN, USER, BYTE = 1, 3, 2, 4, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
@@ -48,7 +36,7 @@ LONGEST = 512  # characters of a piece; those of Gemma have at most 31
 
 
 def from_merges(given: bytes) -> bytes:
-    """vocab.json and merges.txt, of a byte-level BPE, with the class in whose manner a text is cut."""
+    """Convert vocab.json and merges.txt of a byte-level BPE; its tokenizer class decides how texts are split."""
     maker, vocabulary, merges = given.split(b"\0", 2)
     vocab = decoded(vocabulary)
     lines = merges.decode().split("\n")
@@ -73,66 +61,47 @@ def from_merges(given: bytes) -> bytes:
 
 
 def from_words(given: bytes) -> bytes:
-    """vocab.txt, of BERT's WordPiece: a token in each line; before it, what a tokenizer_config.json says, as JSON."""
-    said, words = given.split(b"\0", 1)
-    config = decoded(said)
+    """Convert the JSON of a tokenizer_config.json and, after a zero byte, the vocab.txt of BERT's WordPiece."""
+    settings, words = given.split(b"\0", 1)
+    config = decoded(settings)
     if (maker := config.get("tokenizer_class") or "BertTokenizer").removesuffix("Fast") != "BertTokenizer":
         raise _unknown(maker, "BertTokenizer")
     if config.get("do_basic_tokenize") is False or config.get("never_split"):
-        raise ValueError("do_basic_tokenize and never_split, which only the slow tokenizer of transformers knows")
+        raise ValueError("do_basic_tokenize and never_split, which only the slow tokenizer of transformers supports")
     lines = words.decode().replace("\r\n", "\n").removesuffix("\n").split("\n")
     vocab = {word: at for at, word in enumerate(lines)}
     names = {role: config.get(role) or spelling for role, spelling in WORDPIECE.items()}
     for role in ("unk_token", "cls_token", "sep_token"):
         if names[role] not in vocab:
             raise ValueError(f"the vocabulary lacks {names[role]}, its {role}")
-    model = {
-        "type": "WordPiece",
-        "unk_token": names["unk_token"],
-        "continuing_subword_prefix": "##",
-        "max_input_chars_per_word": 100,
-        "vocab": vocab,
-    }
-    lowered = config.get("do_lower_case", True)
-    cleaned = {
-        "type": "BertNormalizer",
-        "clean_text": True,
+    model = {"type": "WordPiece", "unk_token": names["unk_token"], "continuing_subword_prefix": "##"}
+    model |= {"max_input_chars_per_word": 100, "vocab": vocab}
+    normalizer = {
+        **{"type": "BertNormalizer", "clean_text": True, "strip_accents": config.get("strip_accents")},
         "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-        "strip_accents": config.get("strip_accents"),
-        "lowercase": lowered,
-    }
-    first, last = ({"SpecialToken": {"id": names[role], "type_id": 0}} for role in ("cls_token", "sep_token"))
-    one, two = ({"Sequence": {"id": text, "type_id": at}} for at, text in enumerate("AB"))
-    frame = {
-        "type": "TemplateProcessing",
-        "single": [first, one, last],
-        "pair": [first, one, last, two, {"SpecialToken": {"id": names["sep_token"], "type_id": 1}}],
-        "special_tokens": {
-            name: {"id": name, "ids": [vocab[name]], "tokens": [name]}
-            for name in (names["cls_token"], names["sep_token"])
-        },
+        "lowercase": config.get("do_lower_case", True),
     }
     return _written(
         model,
         [_added(vocab[name], name) for name in names.values() if name in vocab],
-        normalizer=cleaned,
+        normalizer=normalizer,
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=frame,
+        post_processor=_framed(names["cls_token"], names["sep_token"], vocab),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
     )
 
 
 def _unknown(maker: str, known: str) -> ValueError:
-    return ValueError(f"how its texts are cut is not known: tokenizer_class is {maker!r}, not {known}")
+    return ValueError(f"unknown tokenizer_class {maker!r}; expected {known}")
 
 
 def from_model(given: bytes) -> bytes:
-    """tokenizer.model: of SentencePiece, or of Llama 3, which are the ranks of tiktoken."""
+    """Convert a tokenizer.model: of SentencePiece, or of Llama 3, with the ranks of tiktoken."""
     return _of_ranks(given) if given[:1].isalnum() else _of_pieces(given)
 
 
 def _of_ranks(given: bytes) -> bytes:
-    """Lines of a token's bytes, in base64, and its rank."""
+    """Convert lines of a token's bytes in base64 and its rank."""
     ranks: dict[bytes, int] = {}
     try:
         for line in given.splitlines():
@@ -141,78 +110,59 @@ def _of_ranks(given: bytes) -> bytes:
     except (ValueError, binascii.Error) as error:
         raise ValueError(f"not a token and its rank: {line[:80]!r}") from error
     if len(ranks) != LLAMA_3_RANKS or sorted(ranks.values()) != list(range(LLAMA_3_RANKS)):
-        raise ValueError(f"{len(ranks)} ranks; only the {LLAMA_3_RANKS} of Llama 3 are known")
+        raise ValueError(f"{len(ranks)} ranks; only the {LLAMA_3_RANKS} of Llama 3 are supported")
     if len(longest := max(ranks, key=len)) > LONGEST:
         raise ValueError(f"a token of {len(longest)} bytes")
     spelled = {token: "".join(map(_LETTERS.__getitem__, token)) for token in ranks}
     merges = []
-    for token in sorted(ranks, key=ranks.__getitem__):  # whatever makes a token may, those of the lowest ranks first
+    for token in sorted(ranks, key=ranks.__getitem__):  # any pair may make a token, those of the lowest ranks first
         halves = ((token[:at], token[at:]) for at in range(1, len(token)))
         pairs = [(ranks[a], ranks[b], a, b) for a, b in halves if a in ranks and b in ranks]
         merges += [[spelled[a], spelled[b]] for _, _, a, b in sorted(pairs)]
-    model = {
-        "type": "BPE",
-        "ignore_merges": True,
-        "vocab": {text: ranks[token] for token, text in spelled.items()},
-        "merges": merges,
-    }
+    vocab = {text: ranks[token] for token, text in spelled.items()}
+    model = {"type": "BPE", "ignore_merges": True, "vocab": vocab, "merges": merges}
     named = LLAMA_3_SPECIAL + [f"<|reserved_special_token_{n}|>" for n in range(2, 256 - len(LLAMA_3_SPECIAL) + 2)]
     added = [_added(LLAMA_3_RANKS + at, name) for at, name in enumerate(named)]
-    frame = _begins_with(named[0], LLAMA_3_RANKS)
+    frame = _framed(named[0], None, {named[0]: LLAMA_3_RANKS})
     return _written(model, added, pre_tokenizer=_cut("{1,3}"), post_processor=frame, decoder=_BYTES)
 
 
 def _of_pieces(given: bytes) -> bytes:
-    """A ModelProto of SentencePiece: pieces (1), how it was trained (2) and how it normalises (3)."""
+    """Convert a ModelProto of SentencePiece: pieces (1), settings of training (2) and of normalisation (3)."""
     fields = list(_fields(given))
     pieces = [_piece(value) for number, value in fields if number == 1]
     trained, normal = (
-        dict(field for number, value in fields if number == place for field in _fields(value)) for place in (2, 3)
+        dict(field for number, value in fields if number == wanted for field in _fields(value)) for wanted in (2, 3)
     )
     kind = {1: "Unigram", 2: "BPE"}.get(trained.get(3, 1))
     if kind is None or not pieces:
         raise ValueError("a SentencePiece model of words or characters" if pieces else "no SentencePiece model")
     prefix, charsmap = bool(normal.get(3, 1)), normal.get(2, b"")
-    collapses = bool(normal.get(4, 1))
     texts = [text for text, _, _ in pieces]
     if len({*texts}) < len(texts):
-        raise ValueError("a piece stands twice")
+        raise ValueError("a duplicate piece")
     unknown = next((at for at, (_, _, type) in enumerate(pieces) if type == UNKNOWN), None)
-    fallback = any(type == BYTE for _, _, type in pieces)
-    model: dict[str, Any]
+    model: dict[str, Any] = {"type": kind, "byte_fallback": any(type == BYTE for _, _, type in pieces)}
     if kind == "BPE":
-        model = {
-            "type": "BPE",
-            "unk_token": None if unknown is None else texts[unknown],
-            "fuse_unk": True,
-            "byte_fallback": fallback,
-            "vocab": {text: at for at, text in enumerate(texts)},
-            "merges": _merges(pieces),
-        }
+        model |= {"unk_token": None if unknown is None else texts[unknown], "fuse_unk": True}
+        model |= {"vocab": {text: at for at, text in enumerate(texts)}, "merges": _merges(pieces)}
     else:
-        scored = [[text, score] for text, score, _ in pieces]
-        model = {"type": "Unigram", "unk_id": unknown, "byte_fallback": fallback, "vocab": scored}
-    steps: list[dict[str, Any]] = (
-        [{"type": "Precompiled", "precompiled_charsmap": _base64(charsmap)}] if charsmap else []
-    )
-    if collapses:
-        steps += [
-            {"type": "Strip", "strip_left": True, "strip_right": True},
-            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
-        ]
+        model |= {"unk_id": unknown, "vocab": [[text, score] for text, score, _ in pieces]}
+    steps: list[dict[str, Any]] = []
+    if charsmap:
+        steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
+    if normal.get(4, 1):  # runs of spaces become one
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     steps += [{"type": "Prepend", "prepend": "▁"}] if prefix else []
     steps += [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
     decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]
     decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
     decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    added = [
-        _added(at, text, special=type != USER)
-        for at, (text, _, type) in enumerate(pieces)
-        if type in (2, CONTROL, USER)
-    ]
+    named = ((at, text, type) for at, (text, _, type) in enumerate(pieces) if type in (UNKNOWN, CONTROL, USER))
     return _written(
         model,
-        added,
+        [_added(at, text, special=type != USER) for at, text, type in named],
         normalizer={"type": "Sequence", "normalizers": steps},
         decoder={"type": "Sequence", "decoders": decoders},
     )
@@ -224,10 +174,8 @@ def _merges(pieces: list[tuple[str, float, int]]) -> list[list[str]]:
     found = []
     for at, (text, score, type) in enumerate(pieces):
         if type == WORD:
-            halves = ((text[:cut], text[cut:]) for cut in range(1, len(text)))
-            found += [
-                (-score, at, cut, pair) for cut, pair in enumerate(halves) if pair[0] in scores and pair[1] in scores
-            ]
+            halves = enumerate((text[:cut], text[cut:]) for cut in range(1, len(text)))
+            found += [(-score, at, cut, pair) for cut, pair in halves if pair[0] in scores and pair[1] in scores]
     return [list(pair) for *_, pair in sorted(found)]
 
 
@@ -240,7 +188,7 @@ def _piece(value: Any) -> tuple[str, float, int]:
 
 
 def _fields(message: Any) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: numbers, and the bytes of texts, messages and floats."""
+    """The numbers and values of a protobuf message's fields: integers, and bytes of texts, messages and floats."""
     if not isinstance(message, bytes):
         raise ValueError("not a message")
     at = 0
@@ -262,15 +210,15 @@ def _fields(message: Any) -> Iterator[tuple[int, Any]]:
 
 def _number(message: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for place, byte in enumerate(message[at : at + 10]):
-        value |= (byte & 127) << 7 * place
+    for index, byte in enumerate(message[at : at + 10]):
+        value |= (byte & 127) << 7 * index
         if byte < 128:
-            return value, at + place + 1
+            return value, at + index + 1
     raise ValueError(f"the file ends within a number at byte {at}")
 
 
 def _letters() -> Iterable[str]:
-    """The letter that stands for each byte in a byte-level BPE: itself if it can be seen, else one from 256 on."""
+    """The letter of each byte in a byte-level BPE: itself if it is visible, else one from 256 on."""
     seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = iter(range(256, 512))
     return (chr(byte if byte in seen else next(hidden)) for byte in range(256))
@@ -289,17 +237,17 @@ def _added(id: int, content: str, lstrip: bool = False, special: bool = True) ->
     return {"id": id, "content": content, **flags}
 
 
-def _begins_with(token: str, id: int) -> dict[str, Any]:
-    first, single = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    known = {token: {"id": token, "ids": [id], "tokens": [token]}}
-    pair = [first, single, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": [first, single], "pair": pair, "special_tokens": known}
+def _framed(first: str, last: str | None, ids: dict[str, int]) -> dict[str, Any]:
+    """The post-processor that puts special tokens around texts: `first a`, or `first a last b last`."""
+    begin, end = ([{"SpecialToken": {"id": name, "type_id": 0}}] if name else [] for name in (first, last))
+    one, two = ({"Sequence": {"id": text, "type_id": at}} for at, text in enumerate("AB"))
+    closing = [{"SpecialToken": {"id": last, "type_id": 1}}] if last else []
+    known = {name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in (first, last) if name}
+    single = [*begin, one, *end]
+    pair = [*single, two, *closing]
+    return {"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": known}
 
 
 def _written(model: dict[str, Any], added: list[dict[str, Any]], **parts: Any) -> bytes:
     steps = dict.fromkeys(("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder"))
     return json.dumps({"version": "1.0", "added_tokens": added, **steps, **parts, "model": model}).encode()
-
-
-def _base64(data: Any) -> str:
-    return base64.b64encode(data).decode()

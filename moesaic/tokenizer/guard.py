@@ -1,6 +1,6 @@
-"""Work on what strangers wrote, done in a process of its own, with little time and little memory.
+"""Work on strangers' files in a separate process with bounded time and memory.
 
-Knows nothing about the work. What kills the process, or makes it write to the terminal, stays in it.
+Knows nothing about the work. A crash of the process, and its output, do not reach the caller.
 """
 
 import os
@@ -17,9 +17,9 @@ _PATIENCE = 15  # wall-clock seconds for one of CPU: the machine may be busy
 
 @dataclass(frozen=True)
 class Limits:
-    """What the work may use: seconds of CPU, and MiB of memory beyond what Python has taken when it starts.
+    """Limits of the work: seconds of CPU, and MiB of memory beyond those that Python takes itself.
 
-    Memory is bounded on Linux; on Windows only the time is, by the clock.
+    Memory is bounded on Linux only; Windows bounds only the wall-clock time.
     """
 
     seconds: int
@@ -27,19 +27,15 @@ class Limits:
 
 
 def guarded(work: Callable[[bytes], bytes], given: bytes, limits: Limits) -> bytes:
-    """`work(given)`, for a function of a module; ValueError with the reason where it fails or takes too much."""
-    path = os.pathsep.join(place for place in sys.path if place)
+    """Call `work(given)`, a function of a module; ValueError with the reason where it fails or takes too much."""
+    path = os.pathsep.join(filter(None, sys.path))
     environment = {**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     command = [sys.executable, "-P", "-c", _CHILD, work.__module__, work.__name__]
     command += [str(limits.seconds), str(limits.megabytes)]
+    timeout = limits.seconds * _PATIENCE
     try:
         done = subprocess.run(
-            command,
-            input=given,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            timeout=limits.seconds * _PATIENCE,
+            command, input=given, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, timeout=timeout
         )
     except subprocess.TimeoutExpired:
         raise ValueError(f"it takes more than {limits.seconds} s") from None
@@ -75,7 +71,7 @@ def _limit(seconds: int, megabytes: int) -> None:
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    if sys.platform == "linux":  # elsewhere the size of a process is not told this way, or not bounded by this
+    if sys.platform == "linux":  # other systems report sizes differently, or do not enforce this limit
         with open("/proc/self/statm", "rb") as file:
             taken = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         size = taken + (megabytes << 20)

@@ -1,4 +1,4 @@
-"""A text, or two, as the ids that a classifier reads: as an encoder's tokenizer puts them together, or line by line.
+"""One text, or two, -> the ids that a classifier reads.
 
 Knows nothing about models or labels.
 """
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Written(NamedTuple):
-    """Ids, which of two texts each is of (all 0 where a model does not ask), and whether anything was cut off."""
+    """Ids, the text that each belongs to (all 0 for models without token types), and whether texts were truncated."""
 
     ids: list[int]
     types: list[int]
@@ -22,16 +22,15 @@ class Written(NamedTuple):
 
 @runtime_checkable
 class Writer(Protocol):
-    """What turns one text, or two, into at most `length` ids."""
+    """Turns one text, or two, into at most `length` ids."""
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written: ...
 
 
 class EncoderWriter:
-    """By the tokenizer's own post-processor: `[CLS] a [SEP] b [SEP]` in a BERT, `<s>a</s></s>b</s>` in a RoBERTa.
+    """Uses the tokenizer's own post-processor: `[CLS] a [SEP] b [SEP]` in a BERT, `<s>a</s></s>b</s>` in a RoBERTa.
 
-    Where both do not fit, the longer text loses its end first. `typed`: whether the model tells two texts apart by
-    token types.
+    Truncates the longer text first. `typed`: whether the model has token types.
     """
 
     def __init__(self, inner: "tokenizers.Tokenizer", typed: bool):
@@ -42,7 +41,7 @@ class EncoderWriter:
         from tokenizers import Tokenizer as Inner
 
         copy = Inner.from_str(self.inner.to_str())
-        copy.encode_special_tokens = True  # what a user types is text, even where it spells a special token
+        copy.encode_special_tokens = True  # a user's text is text, even where it spells a special token
         copy.enable_truncation(length, strategy="longest_first")
         return copy
 
@@ -53,7 +52,7 @@ class EncoderWriter:
 
 
 class DecoderWriter:
-    """What begins a sequence, then the texts, each on a line of its own; where they do not fit, the end is cut off."""
+    """Begins a sequence, then writes each text on its own line; truncates the end."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer

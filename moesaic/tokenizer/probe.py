@@ -1,4 +1,4 @@
-"""Is a tokenizer.json sound? Asked in a guarded process, as the library panics, hangs or fills the memory on some.
+"""Tests a tokenizer.json in a guarded process, as some make the library panic, hang or fill the memory.
 
 Knows nothing about folders or special tokens.
 """
@@ -30,21 +30,21 @@ PROBES = (
     "1234567890" * 100,
 )
 COVERED = (*"AZaz09.,!?()", "é", "ß", "Ж", "日", "한", "م", "🙂")
-"""What a text is made of; a tokenizer for which one of these is nothing loses it without a word."""
+"""Characters that every tokenizer should encode: without one, it drops that character silently."""
 
 
 def limits(size: int) -> Limits:
-    """What reading a file of `size` bytes may take: 2 seconds and 256 MiB, and more for a large vocabulary."""
+    """Limits for reading a file of `size` bytes: 2 seconds and 256 MiB, and more for a large vocabulary."""
     return Limits(2 + (size >> 20), 256 + 32 * (size >> 20))
 
 
-_sound: dict[str, list[str]] = {}  # by the SHA-256 of a file that was found sound: what it drops
+_sound: dict[str, list[str]] = {}  # SHA-256 of a sound file -> the characters that it drops
 
 
 def require_sound(data: bytes, where: Path) -> list[str]:
-    """Refuse a tokenizer.json that cannot be used; which of the characters in `COVERED` it drops without a trace.
+    """The characters of COVERED that a tokenizer.json drops; WeightsError, with `where` it was read, if it is unusable.
 
-    What was found sound once is not asked again. WeightsError names `where` the bytes were read.
+    Results are cached.
     """
     name = hashlib.sha256(data).hexdigest()
     if name not in _sound:
@@ -56,7 +56,7 @@ def require_sound(data: bytes, where: Path) -> list[str]:
 
 
 def examine(data: bytes) -> bytes:
-    """The work of the guarded process: strict JSON, then every way in which the package uses the library."""
+    """Parse strict JSON, then use the library in every way that the package does; runs in the guarded process."""
     from tokenizers import Tokenizer as Inner
 
     decoded(data)

@@ -1,5 +1,4 @@
-"""Tokenizers as they are published: tokenizer.json; vocab.json with merges.txt; tokenizer.model; vocab.txt of a BERT.
-All become the first.
+"""Reads published tokenizers: tokenizer.json, vocab.json with merges.txt, tokenizer.model, vocab.txt of a BERT.
 
 Knows nothing about special ids or chat templates.
 """
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesaic.errors import MoesaicWarning, WeightsError
-from moesaic.files import disk, read_json
-from moesaic.files.regular import open_regular
+from moesaic.files import read_json
+from moesaic.files.regular import read_regular
 from moesaic.tokenizer.conversion import from_merges, from_model, from_words
 from moesaic.tokenizer.guard import Limits, guarded
 from moesaic.tokenizer.probe import require_sound
@@ -27,13 +26,13 @@ JSON, VOCABULARY, MERGES, MODEL = "tokenizer.json", "vocab.json", "merges.txt", 
 WORDS = "vocab.txt"
 CONFIG, NAMES, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 FILES = (JSON, VOCABULARY, MERGES, MODEL, WORDS, CONFIG, NAMES, ADDED, "generation_config.json", "chat_template.jinja")
-"""All that is read of a folder beside config.json; some of them are enough."""
+"""All files of a tokenizer; a folder need not have all."""
 
 CONVERSION = Limits(20, 2048)  # a vocabulary of 262,144 pieces takes 6 seconds
 
 
 def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
-    """The tokenizer of a folder, probed, with the tokens that were added beside it; it neither cuts nor pads.
+    """Read and probe the tokenizer of a folder, with the tokens added in other files; it neither truncates nor pads.
 
     `config` is its tokenizer_config.json. WeightsError names the file that is missing, unknown, damaged or hostile.
     """
@@ -42,7 +41,7 @@ def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
     data, path = _as_json(folder, config)
     lost = require_sound(data, path)
     if lost:
-        text = f"{path}: the tokenizer drops some characters without a trace, such as {' '.join(lost)}"
+        text = f"{path}: the tokenizer silently drops some characters, such as {' '.join(lost)}"
         warnings.warn(text, MoesaicWarning, stacklevel=2)
     inner = Inner.from_buffer(data)
     inner.no_truncation()
@@ -52,7 +51,7 @@ def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
 
 
 def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
-    """The bytes of a tokenizer.json, and the file that they come from."""
+    """The bytes of a tokenizer.json, converted where necessary, and the file that they come from."""
     if (folder / JSON).is_file():
         return _bytes(folder / JSON), folder / JSON
     if (folder / VOCABULARY).is_file() and (folder / MERGES).is_file():
@@ -65,7 +64,7 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
         path, work = folder / WORDS, from_words
         parts = [json.dumps({**config, **{role: spelled(config.get(role)) for role in ROLES}}).encode(), _bytes(path)]
     else:
-        hint = f"the folder must hold a {JSON}, a {VOCABULARY} with its {MERGES}, a {MODEL} or a {WORDS}"
+        hint = f"add a {JSON}, a {VOCABULARY} with its {MERGES}, a {MODEL} or a {WORDS}"
         raise WeightsError("no tokenizer here", path=folder / JSON, hint=hint)
     try:
         return guarded(work, b"\0".join(parts), CONVERSION), path
@@ -74,28 +73,18 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
 
 
 def _bytes(path: Path) -> bytes:
-    with disk.errors(path), open_regular(path) as file:
-        data = file.read(LIMIT + 1)
-    if len(data) > LIMIT:
-        raise WeightsError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
-    return data
+    return read_regular(path, LIMIT)
 
 
 def _add(inner: "tokenizers.Tokenizer", folder: Path, config: dict[str, Any]) -> None:
-    """Add the tokens that the files beside the tokenizer give an id and it does not know, each at that id.
-
-    A token that is already there is made special where those files name it so.
-    """
+    """Add the tokens that other files of the folder define, each at its id, and make special what they call so."""
     from tokenizers import AddedToken
 
     path = folder / CONFIG
     given: dict[int, AddedToken] = {}
     for key, facts in _table(config.get("added_tokens_decoder"), path).items():
-        if (
-            not re.fullmatch("[0-9]{1,9}", key)
-            or not isinstance(facts, dict)
-            or not isinstance(facts.get("content"), str)
-        ):
+        described = isinstance(facts, dict) and isinstance(facts.get("content"), str)
+        if not re.fullmatch("[0-9]{1,9}", key) or not described:
             raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=f"{key}: {facts}")
         flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
         given[int(key)] = AddedToken(facts["content"], **{flag: bool(facts.get(flag)) for flag in flags})
@@ -113,19 +102,18 @@ def _add(inner: "tokenizers.Tokenizer", folder: Path, config: dict[str, Any]) ->
         if inner.token_to_id(token.content) != id:
             got = inner.token_to_id(token.content)
             raise WeightsError("a token has two ids", path=path, field=token.content, expected=id, got=got)
-    inner.add_special_tokens(
-        [AddedToken(text, normalized=False) for text in sorted(special) if _merely_known(inner, text)]
-    )
+    ordinary = [text for text in sorted(special) if _is_ordinary(inner, text)]
+    inner.add_special_tokens([AddedToken(text, normalized=False) for text in ordinary])
 
 
-def _merely_known(inner: "tokenizers.Tokenizer", text: str) -> bool:
-    """Whether a text is an entry of the vocabulary that nothing says is more than a piece of text."""
+def _is_ordinary(inner: "tokenizers.Tokenizer", text: str) -> bool:
+    """Whether a text is in the vocabulary, but not as an added token."""
     id = inner.token_to_id(text)
     return id is not None and id not in inner.get_added_tokens_decoder()
 
 
 def _spellings(config: dict[str, Any]) -> Iterable[str]:
-    """The tokens that a configuration names, by their role or as further ones."""
+    """The special tokens that a configuration names, with and without a role."""
     for value in (*(config.get(role) for role in ROLES), *(config.get("additional_special_tokens") or ())):
         if isinstance(text := spelled(value), str):
             yield text
@@ -135,6 +123,5 @@ def _table(value: Any, path: Path) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        got = json.dumps(value)
-        raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=got)
+        raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=json.dumps(value))
     return value

@@ -1,6 +1,6 @@
-"""The ids that mean something to a model: what begins a text, what ends it, what pads it, what stands for the unknown.
+"""Special ids, which begin, end or pad a text or replace unknown characters, from the files beside a tokenizer.
 
-Knows nothing about text; it is read from the files beside a tokenizer, whoever wrote them.
+Knows nothing about text.
 """
 
 import json
@@ -19,10 +19,10 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 @dataclass(frozen=True)
 class Special:
-    """`eos` is written at the end of a text; any of `ends` ends one that a model writes, `eos` among them.
+    """Special ids. `eos` ends a text that is written; any of `ends`, `eos` among them, ends one that a model generates.
 
-    `start` is what the model expects before the first token of every sequence. `names`: the spellings that the
-    tokenizer's own files give to their tokens, as a chat template asks for them ("bos_token": "<s>").
+    `start`: the ids that begin every sequence. `names`: role and text of special tokens, for chat templates, such as
+    ("bos_token", "<s>").
     """
 
     eos: int
@@ -38,7 +38,7 @@ class Special:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the tokens that only special_tokens_map.json names; what is missing is empty."""
+    """tokenizer_config.json, with tokens that only special_tokens_map.json names; a missing file counts as empty."""
     config, named = (_optional(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
     return {**named, **{key: value for key, value in config.items() if value is not None or key not in ROLES}}
 
@@ -46,11 +46,11 @@ def described(folder: Path) -> dict[str, Any]:
 def read_special(
     folder: Path, inner: "tokenizers.Tokenizer", config: dict[str, Any], eos: int | None = None, start: bool = False
 ) -> Special:
-    """The special ids of a folder, each looked up in the tokenizer. `config`: what `described` found there.
+    """The special ids of a folder, each looked up in the tokenizer. `config`: the result of `described`.
 
-    A text ends at whatever config.json, generation_config.json and the tokenizer name; `eos` is the model's own end,
-    where the caller knows it. The tokenizer's name for the end comes first, as it is what texts were trained with.
-    `start`: whether sequences begin with the `bos` token where the files are silent about that.
+    A text ends at any id that config.json, generation_config.json and the tokenizer name, and at `eos`, the model's own
+    end where the caller knows it. The tokenizer's end comes first, as the model was trained with it. `start`: whether
+    sequences begin with the `bos` token where the files do not say.
     """
     names = {role: text for role in ROLES if (text := _spelled(config.get(role), folder, role)) is not None}
     ids = {role: inner.token_to_id(text) for role, text in names.items()}
@@ -71,7 +71,7 @@ def read_special(
         bos = next(iter(_listed(folder / "config.json", "bos_token_id")), None)
     begins = _start(inner, config.get("add_bos_token"), bos, start)
     if None in begins:
-        what = "a sequence is to begin with a token that the tokenizer lacks"
+        what = "sequences should begin with a token that the tokenizer lacks"
         raise WeightsError(what, path=folder / "tokenizer_config.json", field="bos_token", got=names.get("bos_token"))
     return Special(
         eos=ends[0],
@@ -85,7 +85,7 @@ def read_special(
 
 
 def _start(inner: "tokenizers.Tokenizer", asked: Any, bos: int | None, otherwise: bool) -> list[int | None]:
-    """What begins a sequence: as the configuration says; else what the tokenizer's post-processor puts first."""
+    """The ids that begin a sequence: by the configuration, else by the tokenizer's post-processor."""
     if isinstance(asked, bool):
         return [bos] if asked else []
     framed, bare = (inner.encode("a", add_special_tokens=framed).ids for framed in (True, False))
@@ -94,7 +94,7 @@ def _start(inner: "tokenizers.Tokenizer", asked: Any, bos: int | None, otherwise
 
 
 def spelled(value: Any) -> Any:
-    """The spelling of a token, which stands by itself or in a table with its flags."""
+    """The text of a token, which is given alone or in a table with its flags."""
     return value.get("content") if isinstance(value, dict) else value
 
 

@@ -1,6 +1,6 @@
-"""Where a text spells a token: found in one pass, however many tokens there are and whatever the text is.
+"""Finds the places where a text spells a token, in one pass for any number of tokens.
 
-Knows nothing about ids, nor whether the spelling is meant.
+Knows nothing about ids, nor whether the spelling is intended.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 
 class Spellings:
-    """Finds tokens by their text, the longest that begins at a place. Those of one character are never found."""
+    """Finds tokens by their text, the longest at each position. Tokens of one character are never found."""
 
     def __init__(self, tokens: Iterable[str]):
         self.tokens = {token for token in tokens if len(token) > 1}
@@ -17,7 +17,7 @@ class Spellings:
         self.starts = re.compile(f"(?={'|'.join(starts)})" if starts else "(?!)")
 
     def places(self, text: str) -> Iterator[tuple[int, str]]:
-        """Every place and the token that begins there, also where two overlap."""
+        """Positions and the tokens that begin there, also where two overlap."""
         for match in self.starts.finditer(text):
             at = match.start()
             found = (text[at : at + size] for size in self.sizes)
@@ -25,7 +25,7 @@ class Spellings:
                 yield at, token
 
     def cut(self, text: str) -> list[tuple[str, bool]]:
-        """The pieces of a text, those that are tokens True; joined they are the text."""
+        """The pieces of a text, True for tokens; joined they are the text."""
         pieces, end = [], 0
         for at, token in self.places(text):
             if at >= end:
@@ -34,6 +34,6 @@ class Spellings:
         return [(piece, known) for piece, known in [*pieces, (text[end:], False)] if piece]
 
     def broken(self, text: str, mark: str) -> str:
-        """`text` with a mark inside of everything that spells a token."""
+        """`text` with a mark inside everything that spells a token."""
         inside = [at + 1 for at, _ in self.places(text)]
         return mark.join(text[a:b] for a, b in zip([0, *inside], [*inside, len(text)], strict=True))

@@ -1,4 +1,4 @@
-"""Chat templates of published models: Jinja, rendered in a sandbox, and only those that proved to end in time.
+"""Chat templates of published models: Jinja, rendered in a sandbox after a trial within limits of time and memory.
 
 Knows nothing about token ids. Templates come from the base's own folder, never from a request.
 """
@@ -24,20 +24,19 @@ FILE = "chat_template.jinja"
 LIMITS = Limits(2, 512)
 SIZE = 1 << 18  # characters of a template
 MESSAGES, CHARACTERS = 512, 1 << 19
-"""The largest conversation that is rendered; that a template can bear it is tried when it is read."""
-OUTPUT = 1 << 20  # characters that a short conversation may become; of a long one, as many beyond its own
+"""The largest conversation that is rendered; a template is tried on one when it is read."""
+OUTPUT = 1 << 20  # characters that a template may add to those of the conversation
 
 DAY = datetime(2024, 7, 26)
-"""What a template is told when it asks for the date, so that a conversation is the same ids on any day: the one that
-the templates of Llama 3 fall back to."""
+"""The date for templates that ask for it, the default of Llama 3's: so a conversation has the same ids on any day."""
 
-# Noncharacters of Unicode: one that no message has breaks up what only spells a special token.
+# Noncharacters of Unicode: one that no message has is put into texts that spell a special token.
 MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template. `names`: the special tokens it may ask for, such as ("bos_token", "<s>")."""
+    """A chat template. `names`: the special tokens that it may use, such as ("bos_token", "<s>")."""
 
     source: str
     names: tuple[tuple[str, str], ...] = ()
@@ -47,34 +46,24 @@ class Template:
     def compiled(self) -> "jinja2.Template":
         return _compiled(self.source)
 
-    def render(self, conversation: Conversation, reply: bool) -> str:
-        """The text of a conversation; with `reply`, up to where the assistant is to speak.
-
-        DataError where the template refuses it, as many do where user and assistant do not take turns.
-        """
-        _require_short(conversation)
-        return self._text(conversation, reply)
-
-    def _text(self, conversation: Conversation, reply: bool) -> str:
-        try:
-            return _rendered(self.compiled, conversation, reply, dict(self.names))
-        except Exception as error:  # whatever the template's own expressions come to
-            hint = "system messages and the order of roles are what templates differ in"
-            what = "the base's chat template does not take this conversation"
-            raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
-
     def pieces(self, conversation: Conversation, reply: bool, special: Spellings) -> list[tuple[str, bool]]:
-        """The text cut at the special tokens that the template itself writes, which are True; joined it is `render`.
+        """The pieces of a conversation's text, True for the special tokens that the template itself writes.
 
-        What a message spells is text, whatever it spells.
+        With `reply`, the text ends where the assistant's answer begins. A special token spelled by a message is text.
+        DataError where the template refuses the conversation, as many do unless user and assistant take turns.
         """
         _require_short(conversation)
         mark = next((mark for mark in MARKS if not any(mark in message.content for message in conversation)), None)
         if mark is None:
             raise DataError("the conversation has all noncharacters of Unicode", field="messages")
         harmless = tuple(Message(role, special.broken(content, mark)) for role, content in conversation)
-        cut = special.cut(self._text(harmless, reply))
-        return [(text if known else text.replace(mark, ""), known) for text, known in cut]
+        try:
+            text = _rendered(self.compiled, harmless, reply, dict(self.names))
+        except Exception as error:  # a template's expressions can raise anything
+            hint = "change the order of roles, or leave out system messages"
+            what = "the base's chat template does not take this conversation"
+            raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
+        return [(piece if known else piece.replace(mark, ""), known) for piece, known in special.cut(text)]
 
 
 def _require_short(conversation: Conversation) -> None:
@@ -85,9 +74,9 @@ def _require_short(conversation: Conversation) -> None:
 
 
 def read_template(folder: Path, config: dict[str, Any], names: tuple[tuple[str, str], ...]) -> Template | None:
-    """The chat template of a folder, tried; None where it has none. A file of its own counts before the configuration.
+    """Read and try the chat template of a folder, from its own file or the configuration; None where there is none.
 
-    Of several, the one named "default". WeightsError for one that cannot be used, or takes too much of anything.
+    Among several, the one named "default". WeightsError for a template that fails or exceeds a limit.
     """
     path, source = folder / FILE, config.get("chat_template")
     if path.is_file():
@@ -98,8 +87,8 @@ def read_template(folder: Path, config: dict[str, Any], names: tuple[tuple[str, 
     if isinstance(source, list):
         named = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
         if "default" not in named:
-            known = ", ".join(map(str, named))
-            raise WeightsError("no chat template is the default", path=path, field="chat_template", got=known)
+            what, got = "no chat template named default", ", ".join(map(str, named))
+            raise WeightsError(what, path=path, field="chat_template", got=got)
         source = named["default"]
     if source is None:
         return None
@@ -111,11 +100,11 @@ def read_template(folder: Path, config: dict[str, Any], names: tuple[tuple[str, 
     return template
 
 
-_bounded: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # the templates that proved so
+_bounded: set[tuple[str, tuple[tuple[str, str], ...]]] = set()  # sources and names of templates within LIMITS
 
 
 def require_bounded(template: Template) -> None:
-    """Refuse a template that does not render, or not within LIMITS."""
+    """Raise WeightsError for a template that fails, or exceeds LIMITS."""
     if (template.source, template.names) in _bounded:
         return
     try:
@@ -127,7 +116,7 @@ def require_bounded(template: Template) -> None:
 
 
 def rehearse(given: bytes) -> bytes:
-    """The work of the guarded process: short conversations, then the largest. Only the first two must be taken."""
+    """Render short conversations, then the largest; only the first two must work. Runs in the guarded process."""
     source, names = json.loads(given)
     compiled, known = _compiled(source), dict(names)
     ask, answer = Message("user", "What is 3 + 4?"), Message("assistant", "It is 7.")
@@ -160,14 +149,14 @@ def _rendered(compiled: "jinja2.Template", conversation: Conversation, reply: bo
 
 
 def _compiled(source: str) -> "jinja2.Template":
-    """With the settings and names that published templates are written for, those of transformers."""
+    """Compile a template with the settings and names of transformers, for which templates are written."""
     from jinja2 import nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.parser import Parser
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks what the assistant has said; here it is what it encloses."""
+        """Renders the content of `{% generation %}`, which marks the assistant's messages."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -176,11 +165,7 @@ def _compiled(source: str) -> "jinja2.Template":
             return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
+        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
     ) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
@@ -189,6 +174,5 @@ def _compiled(source: str) -> "jinja2.Template":
 
     sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
     sandbox.filters["tojson"] = tojson
-    sandbox.globals["raise_exception"] = refuse
-    sandbox.globals["strftime_now"] = DAY.strftime
+    sandbox.globals |= {"raise_exception": refuse, "strftime_now": DAY.strftime}
     return sandbox.from_string(source)

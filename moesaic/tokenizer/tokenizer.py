@@ -28,35 +28,34 @@ T = TypeVar("T")
 
 
 class Tokenizer:
-    """Text <-> ids. `template` writes conversations; where it is None, they are written plainly."""
+    """Text <-> ids. `template` writes conversations; without one, `plain` does."""
 
     def __init__(self, inner: "tokenizers.Tokenizer", special: Special, template: Template | None = None):
         self.inner, self.special, self.template = inner, special, template
-        inner.encode_special_tokens = True  # what a user types is text, even where it spells a special token
+        inner.encode_special_tokens = True  # a user's text is text, even where it spells a special token
 
     @property
     def eos(self) -> int:
-        """The token that is written at the end of a text."""
+        """The id that ends a written text."""
         return self.special.eos
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """The tokens that end a text where a model writes one of them."""
+        """The ids that end a generated text."""
         return self.special.ends
 
     @property
     def start(self) -> tuple[int, ...]:
-        """What the model expects before the first token of every sequence: in most a `bos` token, in ours nothing."""
+        """The ids before the first token of every sequence: often a `bos` token, none for tokenizers trained here."""
         return self.special.start
 
     @cached_property
     def vocab_size(self) -> int:
-        """How many ids there may be: one more than the largest."""
         return max(self.inner.get_vocab().values()) + 1
 
     @property
     def identity(self) -> list[Any]:
-        """All that decides which ids a text is: plain data, for a fingerprint."""
+        """All that decides the ids of a text, as plain data for a fingerprint."""
         written = {"special": self._facts(), "template": self.template and self.template.source}
         own = [self.eos, self.inner.to_str()]
         return own if self.special == Special(self.eos) and not self.template else [*own, written]
@@ -64,50 +63,50 @@ class Tokenizer:
     # text -> ids
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text as if it stood alone, nothing added but the space that some tokenizers put before it."""
+        """Ids of a text alone; nothing is added but the space that some tokenizers put first."""
         return _encoded(self.inner, text)
 
     def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of what a sequence begins with: what the model expects before the first token, then the text.
+        """Ids of the beginning of a sequence: `start`, then the prompt.
 
-        A conversation ends where the assistant is to answer. What it says is text: only the template's own special
-        tokens become such. DataError where the template does not take it.
+        A conversation ends where the assistant's answer begins. Its messages are text: only the template itself writes
+        special tokens. DataError where the template refuses the conversation.
         """
         if isinstance(prompt, str):
             return [*self.special.start, *self.encode(prompt)]
         return self._written(self.template, prompt, reply=True) if self.template else self.begin(plain(prompt))
 
     def follow(self, text: str) -> list[int]:
-        """Ids of a text that continues another: without the space that some tokenizers put before a text."""
+        """Ids of a text that continues another, without the space that some tokenizers put first."""
         return _encoded(self._inside, text)
 
     def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response, which follow those of `begin(prompt)`, with the token that ends it.
+        """Ids of a response, to follow those of `begin(prompt)`, with the token that ends it.
 
-        In a conversation it is written, and ended, as the template does. Otherwise it starts on a new line.
+        In a conversation the template writes and ends it. Otherwise it starts on a new line.
         """
         if isinstance(prompt, str) or not self.template:
             return [*self.follow("\n" + response), self.eos]
         before = self._written(self.template, prompt, reply=True)
         whole = self._written(self.template, (*prompt, Message("assistant", response)), reply=False)
         if whole[: len(before)] != before:
-            what = "the base's chat template writes another prompt before an answer than it asks with"
+            what = "the base's chat template changes the prompt when an answer follows"
             raise DataError(what, field="messages", hint="give rows of prompt and response")
         ids = whole[len(before) :]
         last = next((at for at in reversed(range(len(ids))) if ids[at] in self.ends), None)
         return [*ids, self.eos] if last is None else ids[: last + 1]
 
     def decode(self, ids: list[int]) -> str:
-        """The text of ids, special tokens left out; ids that the tokenizer lacks are nothing."""
+        """The text of ids, without special tokens and unknown ids."""
         return _caught(lambda: self.inner.decode(ids, skip_special_tokens=True))
 
     def _written(self, template: Template, conversation: Conversation, reply: bool) -> list[int]:
-        """The ids of a conversation as its template writes it, cut where the tokenizer itself would cut it."""
+        """The ids of a conversation in its template, split at special tokens as the tokenizer itself would split it."""
         special, spellings = self._special
         ids: list[int] = []
         trim = False
-        cut = template.pieces(conversation, reply, spellings)
-        for (text, known), (after, then) in pairwise([*cut, ("", False)]):
+        pieces = template.pieces(conversation, reply, spellings)
+        for (text, known), (after, then) in pairwise([*pieces, ("", False)]):
             if known:
                 ids.append(special[text][0])
                 trim = special[text][1].rstrip
@@ -126,7 +125,7 @@ class Tokenizer:
 
     @cached_property
     def _inside(self) -> "tokenizers.Tokenizer":
-        """The tokenizer without the space that it puts before a text; itself where it puts none."""
+        """The tokenizer without the space that it puts before a text."""
         from tokenizers import Tokenizer as Inner
 
         found = json.loads(self.inner.to_str())
@@ -138,19 +137,18 @@ class Tokenizer:
 
     @cached_property
     def _first_only(self) -> bool:
-        """Whether the space is put before the first piece of a text alone, not before each between special tokens."""
+        """Whether only the first piece of a text gets a space, not each piece between special tokens."""
         cutting = self.inner.pre_tokenizer
         return cutting is not None and b'"prepend_scheme":"first"' in cutting.__getstate__()
 
     # folders
 
     def _facts(self) -> dict[str, Any]:
-        """The special tokens as tokenizer_config.json has them."""
         begins = {"add_bos_token": bool(self.special.start)} if self.special.start in ((), (self.special.bos,)) else {}
         return {**dict(self.special.names), **begins, "eos_token_ids": list(self.ends)}
 
     def save(self, folder: Path) -> None:
-        """Write a tokenizer.json, and beside it what that cannot say: special tokens, ends, the chat template."""
+        """Write a tokenizer.json, and in other files its special tokens, ends and chat template."""
         disk.create(folder / JSON, f"{self.inner.to_str(pretty=True)}\n".encode())
         if self.special != Special(self.eos):
             facts = self._facts()
@@ -162,18 +160,14 @@ class Tokenizer:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> "Tokenizer":
-        """Byte-level BPE: every text can be encoded and comes back exactly."""
+        """Train a byte-level BPE, which encodes every text and restores it exactly."""
         from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
         from tokenizers import Tokenizer as Inner
 
         inner = Inner(models.BPE())
-        # Digits stand alone, so that numbers are read the same wherever they occur.
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(r"\p{N}"), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-            ]
-        )
+        digits = pre_tokenizers.Split(Regex(r"\p{N}"), "isolated")  # so that numbers are read alike everywhere
+        words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
         inner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -186,7 +180,7 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path, eos: int | None = None) -> "Tokenizer":
-        """Read the tokenizer of a folder, in any form that it is published in; `eos`: see `read_special`."""
+        """Read the tokenizer of a folder in any published form; `eos`: see `read_special`."""
         config = described(folder)
         inner = read_inner(folder, config)
         bare = not (folder / JSON).is_file() and (folder / MODEL).is_file()
@@ -199,7 +193,7 @@ def _encoded(inner: "tokenizers.Tokenizer", text: str) -> list[int]:
 
 
 def _caught(work: Callable[[], T]) -> T:
-    """What the library answers; where it panics, which is no Exception, WeightsError."""
+    """The result of the library; WeightsError where it panics, which is no Exception."""
     try:
         return work()
     except BaseException as error:
@@ -209,7 +203,7 @@ def _caught(work: Callable[[], T]) -> T:
 
 
 def _unprefixed(found: dict[str, Any]) -> bool:
-    """Take the steps out of a tokenizer.json that put a space before a text; whether there were any."""
+    """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
     steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
     normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]
     kept = [step for step in normal if step and step["type"] != "Prepend"]

@@ -21,7 +21,7 @@ def test_an_expert_is_written_for_peft_and_nothing_is_written_over(tmp_path, cap
     assert capsys.readouterr().out == f"{tmp_path / 'out'}\n"
     assert json.loads((tmp_path / "out" / "adapter_config.json").read_text())["lora_alpha"] == 6.0
     assert load_expert(tmp_path / "out").lora.rank == 4
-    assert status(arguments) == 6 and "there is something already" in capsys.readouterr().err
+    assert status(arguments) == 6 and "the path already exists" in capsys.readouterr().err
     assert status(["export", str(tmp_path / "none"), str(tmp_path / "other")]) == 4
 
 

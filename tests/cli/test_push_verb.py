@@ -55,7 +55,7 @@ def test_what_is_wrong_is_one_line_with_its_exit_code(here, hub, moesaic):
         (("push", "mix", "mine"), 2, "expected owner/name"),
         (("push", "made/base", "me/mine"), 4, "another kind of artefact"),
         (("push", "nowhere", "me/mine"), 4, "nowhere: no such folder; give a folder"),
-        (("push", "org/none", "me/mine"), 4, "org/none@main: no such folder, and the hub does not give it"),
+        (("push", "org/none", "me/mine"), 4, "org/none@main: no such folder, and the download failed"),
         (("push", "mix"), 2, "missing argument 'owner/name'"),
         (("adopt", "org/none", "org/birds", "--base", "org/base", "--out", "x"), 4, "org/none@main: no such folder"),
         (("adopt", "org/sums", "org/sums@main", "--base", "org/base", "--out", "x"), 2, "given twice"),
@@ -65,4 +65,4 @@ def test_what_is_wrong_is_one_line_with_its_exit_code(here, hub, moesaic):
         assert (code, words in said.replace("OWNER/NAME", "owner/name")) == (exit_code, True), said
     hub.refusals["/api/repos/create"] = 403, "You may not create this"
     code, _, said = moesaic("push", "mix", "me/mine")
-    assert code == 4 and "the hub does not take it" in said and "You may not create this" in said
+    assert code == 4 and "the push failed" in said and "You may not create this" in said

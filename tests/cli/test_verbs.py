@@ -188,7 +188,7 @@ def test_inspect_finds_damage(here, moesaic, tmp_path):
         file.seek(-1, 2)
         file.write(b"\x01")
     code, _, err = moesaic("inspect", tmp_path / "damaged")
-    assert code == 4 and "not as it was written" in err
+    assert code == 4 and "the file was changed or damaged" in err
 
 
 def test_nothing_to_inspect(here, moesaic, tmp_path):

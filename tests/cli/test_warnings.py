@@ -35,7 +35,7 @@ def test_a_quiet_command_warns_of_each_once_in_a_line(odd, apart):
     assert code == 0
     assert err.splitlines() == [
         f"warning: {odd}/odd/config.json: ignored, as code is never run: auto_map",
-        f"warning: {odd}/odd/model.safetensors: model.layers.0.mlp.up_proj.weight: all of it is 0",
+        f"warning: {odd}/odd/model.safetensors: model.layers.0.mlp.up_proj.weight: all values are 0",
     ]
 
 

@@ -129,7 +129,7 @@ def test_what_cannot_be_averaged_is_refused_by_name(tokenizer, models, tmp_path)
         with pytest.raises(RecipeError, match="weights: no weights"):
             merge(models[:2], tmp_path / "out", weights=weights)
     assert not (tmp_path / "out").exists()
-    with pytest.raises(StorageError, match="there is something already"):
+    with pytest.raises(StorageError, match="the path already exists"):
         merge(models[:2], models[2])
 
 

@@ -114,7 +114,7 @@ def test_a_bad_line_is_named(tmp_path, line):
 
 
 def test_a_missing_log_is_named(tmp_path):
-    with pytest.raises(DataError, match="there is no such file"):
+    with pytest.raises(DataError, match="no such file"):
         next(read_jsonl(tmp_path / "log.jsonl"))
 
 

@@ -38,7 +38,7 @@ def test_a_file_is_read_through_links_within_its_folder_and_to_it(folder, tmp_pa
 def test_a_link_out_of_the_folder_is_refused(target, folder, tmp_path):
     (folder / "step").mkdir()
     (folder / "link").symlink_to(target.format(tmp=tmp_path))
-    with pytest.raises(WeightsError, match=r"model/link: a link that leads out .*; got \S+/secret; copy the file here"):
+    with pytest.raises(WeightsError, match=r"model/link: a link out .*; got \S+/secret; copy the file here"):
         read(folder / "link")
 
 
@@ -73,15 +73,15 @@ def test_what_turned_into_a_pipe_while_it_was_looked_at_is_refused_and_never_wai
 
 @pytest.mark.parametrize("target", ["nothing", "link", "file/deeper", "a" * 300])
 def test_what_leads_nowhere_is_missing(target, folder):
-    with pytest.raises(WeightsError, match="none: the file is missing"):
+    with pytest.raises(WeightsError, match="none: no such file"):
         read(folder / "none")
     (folder / "link").symlink_to(target)
-    with pytest.raises(WeightsError, match="link: the file is missing"):
+    with pytest.raises(WeightsError, match="link: no such file"):
         read(folder / "link")
 
 
 def test_a_name_with_a_zero_byte_is_none(folder):
-    with pytest.raises(WeightsError, match="no name of a file"):
+    with pytest.raises(WeightsError, match="not a file name"):
         read(folder / "fi\0le")
 
 
@@ -138,7 +138,7 @@ def test_a_blob_may_be_a_link_into_the_blobs_that_repositories_share(hub):
 def test_a_snapshot_links_nowhere_else(target, hub):
     (hub.parents[1] / "refs").write_bytes(b"abc")
     (hub / "file").symlink_to(target)
-    with pytest.raises(WeightsError, match="a link that leads out of its folder"):
+    with pytest.raises(WeightsError, match="a link out of its folder"):
         read(hub / "file")
 
 
@@ -147,5 +147,5 @@ def test_a_folder_that_only_looks_like_a_snapshot_has_no_blobs(tmp_path):
     (tmp_path / "mine" / "blobs").mkdir()
     (tmp_path / "mine" / "blobs" / "123").write_bytes(b"text")
     (tmp_path / "mine" / "snapshots" / "abc" / "file").symlink_to("../../blobs/123")
-    with pytest.raises(WeightsError, match="a link that leads out of its folder"):
+    with pytest.raises(WeightsError, match="a link out of its folder"):
         read(tmp_path / "mine" / "snapshots" / "abc" / "file")

@@ -91,7 +91,7 @@ def test_what_was_changed_since_it_was_loaded_is_not_pushed(hub, made, tmp_path)
     mixture = moesaic.load(copy)
     path = copy / "router" / "training_info.json"
     path.write_bytes(path.read_bytes()[:-1] + b" ")
-    with pytest.raises(WeightsError, match="training_info.json: .*not as it was written"):
+    with pytest.raises(WeightsError, match="training_info.json: .*the file was changed or damaged"):
         mixture.push_to_hub("me/mine")
     assert not hub.repositories
 

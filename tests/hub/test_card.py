@@ -176,7 +176,7 @@ def test_a_text_is_shown_as_it_is_spelled():
     ],
 )
 def test_what_is_no_figure_is_refused_in_one_line(changes):
-    with pytest.raises(WeightsError, match="^me/mine@v1: not what a manifest or an evaluation holds"):
+    with pytest.raises(WeightsError, match="^me/mine@v1: a manifest or an evaluation has unexpected values"):
         mixture(**changes)
 
 

@@ -73,10 +73,10 @@ def test_where_the_hub_is_gone_the_copy_serves_with_a_warning(hub, monkeypatch):
     commit = hub.put("org/toy", FILES)
     download(HubId("org/toy"))
     hub.refusals["/api"] = 500, "no room"
-    with pytest.warns(MoesaicWarning, match=f"org/toy@main: the copy in the cache is used, of commit {commit}.*500"):
+    with pytest.warns(MoesaicWarning, match=f"org/toy@main: using the cached copy of commit {commit}, as .*500"):
         assert contents(download(HubId("org/toy"))) == FILES
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.warns(MoesaicWarning, match="the copy in the cache is used.*ConnectError"):
+    with pytest.warns(MoesaicWarning, match="using the cached copy.*ConnectError"):
         download(HubId("org/toy", commit))
 
 
@@ -92,7 +92,7 @@ def test_where_the_hub_is_gone_the_copy_serves_with_a_warning(hub, monkeypatch):
 def test_what_the_hub_does_not_have_is_said_with_what_it_answered(hub, wanted, words):
     hub.put("org/toy", FILES)
     with pytest.raises(
-        WeightsError, match=f"^{hub_id(wanted)}: no such folder, and the hub.*{words}.*check the name"
+        WeightsError, match=f"^{hub_id(wanted)}: no such folder, and the download failed.*{words}.*check the name"
     ) as e:
         download(hub_id(wanted))
     assert "Request ID" not in str(e.value)
@@ -187,7 +187,7 @@ def test_what_would_be_read_in_its_place_goes_and_all_else_stays(hub):
 def test_a_repository_that_is_seen_by_others_than_asked_for_is_left_alone(hub, private):
     hub.put("me/mine", {})
     hub.repositories["me/mine"].private = not private
-    with pytest.raises(WeightsError, match=f"me/mine: private: the repository is there.*expected {private}"):
+    with pytest.raises(WeightsError, match=f"me/mine: private: the repository already exists.*expected {private}"):
         push(HubId("me/mine"), {"config.json": b"{}"}, private, None)
     assert hub.repositories["me/mine"].branches["main"] == {}
 
@@ -204,9 +204,7 @@ REFUSALS = {
 @pytest.mark.parametrize("at", REFUSALS)
 def test_a_failed_upload_says_what_the_hub_answered_and_nothing_has_changed(hub, at):
     hub.refusals[at] = 403, REFUSALS[at]
-    with pytest.raises(
-        WeightsError, match=f"^me/new@main: the hub does not take it: .*{REFUSALS[at]}.*hf auth login"
-    ) as e:
+    with pytest.raises(WeightsError, match=f"^me/new@main: the push failed: .*{REFUSALS[at]}.*hf auth login") as e:
         push(HubId("me/new"), {"model.safetensors": b"x"}, None, "secret-token")
     assert "s3cret" not in str(e.value), "which is as good as a password, for some minutes"
     assert at.endswith("create") or "model.safetensors" not in hub.repositories["me/new"].branches["main"]
@@ -214,7 +212,7 @@ def test_a_failed_upload_says_what_the_hub_answered_and_nothing_has_changed(hub,
 
 def test_a_push_without_a_network_is_refused_soon(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(WeightsError, match="me/new@main: the hub does not take it: ConnectError"):
+    with pytest.raises(WeightsError, match="me/new@main: the push failed: ConnectError"):
         push(HubId("me/new"), {}, None, None)
     offline(monkeypatch)
     with pytest.raises(WeightsError, match="offline mode is enabled"):
@@ -226,5 +224,5 @@ def test_a_push_without_a_network_is_refused_soon(hub, monkeypatch):
     [("mine", None), ("me/mine@v1", None), ("a/b/c", None), ("me/mine", ""), ("me/mine", "../x"), ("", "v1")],
 )
 def test_what_no_repository_can_be_called_is_refused(name, branch):
-    with pytest.raises(RecipeError, match="not a name for a repository of the hub"):
+    with pytest.raises(RecipeError, match="not the name of a repository of the hub"):
         repository(name, branch)

@@ -293,7 +293,7 @@ def test_any_model_that_is_loaded_may_be_an_encoder_and_is_saved_as_one(head, fo
     saved = model.save_pretrained(tmp_path / "saved")
     assert moesaic.load_model(saved).config == model.config
     assert identify(load_encoder(saved)) == identify(tiny("roberta", head))
-    with pytest.raises(StorageError, match="there is something already"):
+    with pytest.raises(StorageError, match="the path already exists"):
         model.save_pretrained(saved)
 
 

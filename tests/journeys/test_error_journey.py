@@ -50,7 +50,7 @@ def test_a_damaged_file_is_named_and_made_anew_by_the_next_run(own, command, fil
     damaged.unlink()
     damaged.write_bytes(held)
     code, out, err = command("generate", "runs/small", "hi")
-    assert (code, out) == (4, "") and "base/model.safetensors" in err and "not as it was written" in err
+    assert (code, out) == (4, "") and "base/model.safetensors" in err and "the file was changed or damaged" in err
     with pytest.raises(moesaic.MoesaicError) as caught:
         moesaic.load("runs/small")
     assert caught.value.exit_code == 4 and str(caught.value) in err

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from moesaic.config import ENCODER_TRAITS, PUBLISHED, TRAITS
+from moesaic.config import ENCODER_TRAITS, PUBLISHED, TRAITS, published
 from moesaic.errors import WeightsError
 from moesaic.tensors.json_config import CODE, FIELDS, HARMLESS, NAMES, read_settings
 
@@ -53,9 +53,7 @@ def test_every_field_is_held_to_its_kind(name, write):
     for value in wrong:
         if expected.startswith("a list, each text") and value == "x" * 5:
             continue
-        with pytest.raises(
-            WeightsError, match=rf"config\.json: {name}: a value that no model has; expected "
-        ) as refused:
+        with pytest.raises(WeightsError, match=rf"config\.json: {name}: a value out of bounds; expected ") as refused:
             read_settings(write(**{name: value}))
         assert refused.value.exit_code == 4 and refused.value.expected == expected
 
@@ -69,14 +67,15 @@ def test_a_field_is_held_to_it_at_any_depth_but_among_names(write):
 
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_models_that_people_have_are_in_bounds(size, write):
-    family, (vocabulary, hidden, layers, heads, kv_heads, ffn, context), _ = PUBLISHED[size]
-    sizes = {"vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": ffn}
-    sizes |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "max_position_embeddings": context}
-    assert read_settings(write(model_type=family, **sizes))["hidden_size"] == hidden
+    config = published(size)
+    sizes = {"vocab_size": config.vocab_size, "hidden_size": config.hidden_size, "num_hidden_layers": config.num_layers}
+    sizes |= {"num_attention_heads": config.num_heads, "num_key_value_heads": config.num_kv_heads}
+    sizes |= {"intermediate_size": config.intermediate_size, "max_position_embeddings": config.context}
+    assert read_settings(write(model_type=config.family, **sizes))["hidden_size"] == config.hidden_size
 
 
 def test_key_heads_divide_the_heads(write):
-    expected = r"num_key_value_heads: heads do not divide; expected a divisor of num_attention_heads = 4; got 3"
+    expected = r"num_key_value_heads: heads do not divide evenly; expected a divisor of num_attention_heads = 4; got 3"
     with pytest.raises(WeightsError, match=expected):
         read_settings(write(num_key_value_heads=3))
 
@@ -85,7 +84,7 @@ def test_tables_in_tables_end_somewhere(write):
     deep = {"hidden_size": 1}
     for _ in range(400):
         deep = {"a": deep}
-    with pytest.raises(WeightsError, match="a: tables in tables; expected at most 8 deep"):
+    with pytest.raises(WeightsError, match="a: nested tables; expected at most 8 deep"):
         read_settings(write(a=deep))
 
 

@@ -103,7 +103,7 @@ def test_values_that_are_not_finite_are_found_in_every_type(dtype, how, path):
 def test_a_truth_value_of_two_is_refused(path):
     raw = written(path, {"a": torch.tensor([True, False])})
     path.write_bytes(raw[:-2] + b"\1\2")
-    with pytest.raises(WeightsError, match="a: not truth values; expected bytes of 0 and 1; got 2"):
+    with pytest.raises(WeightsError, match="a: not boolean values; expected bytes of 0 and 1; got 2"):
         fetch("read", path, "a")
 
 
@@ -114,7 +114,7 @@ def test_what_is_odd_but_may_be_meant_is_a_doubt_and_told_once(path):
         for name in (*file.names, *file.names):
             file.get(name)
             file.read(name)
-        assert sorted(file.doubts) == [f"{path}: huge: holds values up to 3e+38", f"{path}: zero: all of it is 0"]
+        assert sorted(file.doubts) == [f"{path}: huge: holds values up to 3e+38", f"{path}: zero: all values are 0"]
 
 
 def test_a_tensor_that_is_not_there_is_missing(path):
@@ -145,7 +145,7 @@ def test_a_file_that_was_cut_off_after_it_was_opened_is_an_error(gone, how, path
     with opened(path) as file:
         os.truncate(path, len(raw) - gone)
         with pytest.raises(
-            WeightsError, match=rf"{FILE}: b: the file was cut off .*; expected [\d,]+ bytes; got [\d,]+"
+            WeightsError, match=rf"{FILE}: b: the file was truncated .*; expected [\d,]+ bytes; got [\d,]+"
         ):
             getattr(file, how)("b")
 
@@ -155,7 +155,7 @@ def test_a_file_that_was_cut_off_between_two_looks_at_a_tensor_is_an_error(path)
     with opened(path) as file:
         file.get("a")
         os.truncate(path, len(raw) - 1)
-        with pytest.raises(WeightsError, match=f"{FILE}: a: the file was cut off"):
+        with pytest.raises(WeightsError, match=f"{FILE}: a: the file was truncated"):
             file.get("a")
 
 
@@ -195,7 +195,7 @@ def told(script: str, *words: str) -> str:
 def test_a_file_that_is_cut_off_in_the_midst_of_a_tensor_ends_no_process(how, path):
     """Zeros are looked at closely, which is done in a copy."""
     written(path, {"a": torch.zeros(2_000_000)})
-    assert "a: the file was cut off while it was read" in told(CUTTING, str(path), how)
+    assert "a: the file was truncated while it was read" in told(CUTTING, str(path), how)
 
 
 def copied(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -314,7 +314,7 @@ def test_a_base_with_a_matrix_of_zeros_is_read_with_a_warning(parts, tmp_path):
         tensors = {name: file.read(name) for name in file.names}
     name = "model.layers.1.mlp.up_proj.weight"
     (folder / FILE).write_bytes(save({**tensors, name: torch.zeros_like(tensors[name])}))
-    with pytest.warns(UserWarning, match=rf"{FILE}: {name}: all of it is 0$"):
+    with pytest.warns(UserWarning, match=rf"{FILE}: {name}: all values are 0$"):
         load_base(folder)
 
 

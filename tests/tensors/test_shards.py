@@ -77,17 +77,17 @@ NORM, SHARD = "model.norm.weight", "model-00001"
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda i: i["weight_map"].pop(NORM), f"{NORM}: a tensor that the index does not say is here"),
+        (lambda i: i["weight_map"].pop(NORM), f"{NORM}: the index does not list this tensor in this file"),
         (
             lambda i: i["weight_map"].update({NORM: i["weight_map"]["model.embed_tokens.weight"]}),
-            f"{NORM}: a tensor that the index does not say is here",
+            f"{NORM}: the index does not list this tensor in this file",
         ),
         (lambda i: i["weight_map"].update(more=i["weight_map"][NORM]), "more: the index names a tensor that is not in"),
         (lambda i: i["weight_map"].update({NORM: "../model.safetensors"}), f"{INDEX}: {NORM}: not a file of this"),
         (lambda i: i["weight_map"].update({NORM: "/model.safetensors"}), f"{INDEX}: {NORM}: not a file of this folder"),
         (lambda i: i["weight_map"].update({NORM: "model.bin"}), f"{INDEX}: {NORM}: not a file of this folder"),
         (lambda i: i["weight_map"].update({NORM: 3}), f"{INDEX}: {NORM}: not a file of this folder"),
-        (lambda i: i["weight_map"].update({NORM: "model-9.safetensors"}), "model-9.safetensors: the file is missing"),
+        (lambda i: i["weight_map"].update({NORM: "model-9.safetensors"}), "model-9.safetensors: no such file"),
         (lambda i: i.update(weight_map={}), f"{INDEX}: weight_map: not an index of tensors"),
         (lambda i: i.pop("weight_map"), f"{INDEX}: weight_map: not an index of tensors"),
         (lambda i: i["metadata"].update(total_size=7), f"{INDEX}: metadata.total_size: not the size .*; got 7"),

@@ -137,8 +137,8 @@ def test_a_unigram_model_takes_the_best_scored_pieces(tmp_path):
         (b"\n\x05ab", "the file ends within a field"),
         (b"\x0b\x01", "a field of type 3"),
         (b"\n" + bytes([3]) + b"\n\x01a" + b"\x12\x02\x18\x03", "words or characters"),
-        ((b"\n" + bytes([3]) + b"\n\x01a") * 2, "a piece stands twice"),
-        (b"IQ== 0\nIg== 1\n", "2 ranks; only the 128000 of Llama 3 are known"),
+        ((b"\n" + bytes([3]) + b"\n\x01a") * 2, "a duplicate piece"),
+        (b"IQ== 0\nIg== 1\n", "2 ranks; only the 128000 of Llama 3 are supported"),
         (b"IQ== 0\n!!! x\n", "not a token and its rank"),
         (b"not a model", "not a token and its rank"),
     ],
@@ -152,7 +152,7 @@ def test_a_broken_model_is_refused_with_what_is_wrong(data, says, tmp_path):
 @pytest.mark.parametrize(
     ("maker", "merges", "says"),
     [
-        ("SomeTokenizer", "a b", "how its texts are cut is not known"),
+        ("SomeTokenizer", "a b", "unknown tokenizer_class"),
         ("GPT2Tokenizer", "a b c", "not a merge of two tokens"),
         ("GPT2Tokenizer", "a x", "out of vocabulary"),
     ],
@@ -239,7 +239,7 @@ def test_special_tokens_of_another_spelling_are_those_that_the_files_name(tmp_pa
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"tokenizer_class": "MPNetTokenizer"}, "tokenizer_class is 'MPNetTokenizer', not BertTokenizer"),
+        ({"tokenizer_class": "MPNetTokenizer"}, "unknown tokenizer_class 'MPNetTokenizer'; expected BertTokenizer"),
         ({"sep_token": "</s>"}, "the vocabulary lacks </s>, its sep_token"),
         ({"do_basic_tokenize": False}, "do_basic_tokenize and never_split"),
         ({"never_split": ["owl"]}, "do_basic_tokenize and never_split"),
