@@ -111,17 +111,6 @@ class TensorTrain:
             cores[path] = Cores(tuple(inputs), tuple(outputs))
         return TensorTrain(rank, alpha, cores)
 
-    @staticmethod
-    def of_matrices(
-        changes: Mapping[str, Float[Tensor, "o i"]], rank: int, alpha: float, factors: Choice = "auto"
-    ) -> "TensorTrain":
-        """The expert that changes the weights at these paths by nearly these matrices: by TT-SVD, at its rank."""
-        cores = {}
-        for path, change in changes.items():
-            found = factors_of(path, change.shape[1], change.shape[0], rank, factors)
-            cores[path] = Cores(*tensor_train.decomposed(change / alpha, *found, rank))
-        return TensorTrain(rank, alpha, cores)
-
 
 def noise(like: Tensor, shape: tuple[int, int, int], generator: Generator) -> Core:
     """Uniform numbers of variance 1, in the dtype and on the device of `like`."""

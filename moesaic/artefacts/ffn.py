@@ -51,8 +51,7 @@ def save_ffn(folder: Path, ffn: FFN, base_fingerprint: str, facts: dict[str, Any
     write_tensors(folder / TENSORS, tensors_of(ffn))
     inner, hidden = next(iter(ffn.blocks.values()))[0].shape
     write_json(
-        folder / CONFIG,
-        {"expert": ADAPTER, "hidden_size": hidden, "intermediate_size": inner, "layers": ffn.layers},
+        folder / CONFIG, {"expert": ADAPTER, "hidden_size": hidden, "intermediate_size": inner, "layers": ffn.layers}
     )
     own = {"kind": KIND, "fingerprint": StoredFFN(ffn, {}).fingerprint, "base_fingerprint": base_fingerprint}
     shape = {"adapter": ADAPTER, "layers": ffn.layers, "parameters": ffn.num_parameters}

@@ -60,11 +60,7 @@ class StoredRouter:
 
 
 def save_router(
-    folder: Path,
-    stored: StoredRouter,
-    base_fingerprint: str,
-    facts: dict[str, Any],
-    encoder_at: Path | None = None,
+    folder: Path, stored: StoredRouter, base_fingerprint: str, facts: dict[str, Any], encoder_at: Path | None = None
 ) -> None:
     """Write a router into an empty folder; `facts`: metrics, data hash, seed, ...
 

@@ -40,9 +40,7 @@ class LoadedDecoder(LoadedModel):
         return self.decoder.config
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "b t"],
-        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+        self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None
     ) -> Output:
         """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 where a token is padding, left or right."""
         return self.decoder(input_ids, mask=attention_mask)

@@ -22,7 +22,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import Session
 from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
-from moesaic.ops.ensemble import Combine, Part, combined
+from moesaic.ops.ensemble import Answer, Combine, combined
 from moesaic.routing import Gates, Routing
 
 Level = Literal["sequence", "token"]
@@ -109,7 +109,7 @@ class ModelMixture(nn.Module):
                     logits = model.lm_head(top[rows], None)
                 else:
                     logits = model(ids[rows]).logits
-            parts.append((number, Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))))
+            parts.append((number, Answer(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))))
         return combined(in_order(parts), len(ids), self.combine)
 
     def room(self, rows: int, tokens: int) -> Shelves:
@@ -168,7 +168,7 @@ class ModelMixture(nn.Module):
             rows, weights = groups[number]
             with self.there(number, next_one) as model:
                 logits = self.ask(number, model, rows.tolist(), readings)
-            parts.append((number, Part(rows, logits[:, None], weights[:, None])))
+            parts.append((number, Answer(rows, logits[:, None], weights[:, None])))
         return combined(in_order(parts), shares.num_rows, self.combine)[:, 0]
 
     def in_turn(self, numbers: Collection[int]) -> Iterator[tuple[int, int | None]]:
@@ -228,7 +228,7 @@ class ModelMixture(nn.Module):
         return shares.unflatten(0, ids.shape), x if depth is None else None
 
 
-def in_order(parts: list[tuple[int, Part]]) -> list[Part]:
+def in_order(parts: list[tuple[int, Answer]]) -> list[Answer]:
     """What models say, by their numbers: sums must not depend on who was in memory first."""
     return [part for _, part in sorted(parts, key=lambda part: part[0])]
 

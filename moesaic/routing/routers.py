@@ -158,13 +158,7 @@ class AttentionRouter(LayeredRouter):
     """
 
     def __init__(
-        self,
-        num_features: int,
-        num_experts: int,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        noise: bool = False,
+        self, num_features: int, num_experts: int, width: int, heads: int, dropout: float = 0.0, noise: bool = False
     ):
         super().__init__()
         if width % heads:

@@ -101,8 +101,7 @@ def test_centroid_is_the_cosine_around_the_centre_over_the_temperature():
     router.temperature.fill_(0.5)
     half = math.sqrt(0.5)
     torch.testing.assert_close(
-        router(torch.tensor([[4.0, 1.0], [2.0, 2.0]])),
-        torch.tensor([[1.0, 0, -half], [half, half, -1.0]]) / 0.5,
+        router(torch.tensor([[4.0, 1.0], [2.0, 2.0]])), torch.tensor([[1.0, 0, -half], [half, half, -1.0]]) / 0.5
     )
     assert torch.isfinite(router(router.centre[None])).all(), "the centre itself is no direction"
 
