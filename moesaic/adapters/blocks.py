@@ -38,7 +38,6 @@ class Blocks:
             graft(decoder, expert)
 
     def lifted(self, decoder: nn.Module, layers: range) -> FFN:
-        """The expert that `plant` put into the decoder, with its values now."""
         return attached(decoder, 0) if self.anchor else FFN.of(decoder, layers)
 
 

@@ -19,7 +19,6 @@ class Factors(NamedTuple):
     outputs: tuple[int, ...]
 
     def shapes(self, rank: int) -> tuple[list[tuple[int, int, int]], list[tuple[int, int, int]]]:
-        """The shapes of the cores on either side; all bonds but the first and the last are `rank`."""
         ends = (1, *[rank] * (len(self.inputs) + len(self.outputs) - 1), 1)
         cores = list(zip(ends[:-1], (*self.inputs, *self.outputs), ends[1:], strict=True))
         return cores[: len(self.inputs)], cores[len(self.inputs) :]
@@ -83,7 +82,6 @@ def factorised(size: int, rank: int) -> tuple[int, ...]:
 
 
 def primes(number: int) -> list[int]:
-    """The prime factors of a number, rising, each as often as it divides."""
     found, factor = [], 2
     while factor * factor <= number:
         while number % factor == 0:

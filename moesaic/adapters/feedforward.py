@@ -154,7 +154,6 @@ def put(decoder: nn.Module, index: int, expert: FFN) -> None:
 
 
 def take(decoder: nn.Module, index: int, paths: Collection[str]) -> None:
-    """Remove an expert's blocks from the slots at these paths."""
     slots = slots_of(decoder, FetchedFFN)
     for path in paths:
         slots[path].blocks.pop(slots[path].experts.index(index), None)
@@ -162,8 +161,8 @@ def take(decoder: nn.Module, index: int, paths: Collection[str]) -> None:
 
 def groups(decoder: nn.Module) -> frozenset[tuple[int, ...]]:
     """The columns of the gates that the feed-forward slots of a decoder read, for `Gates.ready`."""
-    slots = [*slots_of(decoder, MixedFFN).values(), *slots_of(decoder, FetchedFFN).values()]
-    return frozenset(slot.experts for slot in slots)
+    mixed = {slot.experts for slot in slots_of(decoder, MixedFFN).values()}
+    return frozenset(mixed | {slot.experts for slot in slots_of(decoder, FetchedFFN).values()})
 
 
 def fill(decoder: nn.Module, path: str, slot: nn.Module) -> None:
@@ -196,7 +195,6 @@ def attached(decoder: nn.Module, index: int) -> FFN:
 
 
 def ffns(decoder: nn.Module) -> dict[str, nn.Module]:
-    """The fillings of a decoder's ffn slots, by path."""
     return {path: part for path, part in decoder.named_modules() if path.endswith(".mlp")}
 
 
@@ -229,7 +227,6 @@ def _(slot: GLU, path: str) -> GLU:
 
 
 def block_of(slot: GLU) -> FFNBlock:
-    """Copy a dense block, in the layout of experts."""
     gate, up, down = (
         part.detach().clone(memory_format=torch.contiguous_format)
         for part in (slot.gate_proj.weight, slot.up_proj.weight, slot.down_proj.weight.t())

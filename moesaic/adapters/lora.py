@@ -44,12 +44,10 @@ class LoRA:
         return self.pairs[path][0].shape[0]
 
     def scale_of(self, path: str) -> float:
-        """The factor of one module's product, 0 for modules without a pair."""
         return self.alphas.get(path, self.alpha) / self.rank_of(path) if path in self.pairs else 0.0
 
     @property
     def targets(self) -> list[str]:
-        """Last names of the adapted linears, sorted."""
         return targets_in(self.pairs)
 
     @property
@@ -191,7 +189,6 @@ def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None
 
 
 def fill(stack: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:
-    """Copy an expert's factor into its padded part of a stack; the other ranks stay zero."""
     if values.shape[1] != stack.shape[1]:
         what, expected = "the adapter was made for another base", f"{stack.shape[1]} columns"
         raise CompatibilityError(what, field=name, expected=expected, got=f"{values.shape[1]}")

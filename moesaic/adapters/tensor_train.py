@@ -48,7 +48,6 @@ class TensorTrain:
 
     @property
     def targets(self) -> list[str]:
-        """Last names of the adapted linears, sorted."""
         return targets_in(self.cores)
 
     @property
@@ -113,7 +112,6 @@ class TensorTrain:
 
 
 def noise(like: Tensor, shape: tuple[int, int, int], generator: Generator) -> Core:
-    """Uniform numbers of variance 1, in the dtype and on the device of `like`."""
     return like.new_empty(shape).uniform_(-(3**0.5), 3**0.5, generator=generator)
 
 

@@ -1,6 +1,6 @@
-"""Families of decoders: how each names its sizes, its wiring and its tensors. One row each, read in both directions.
+"""Families of decoders: their names of sizes, wiring and tensors, one row each, for reading and writing.
 
-Knows nothing about files or text; `configs.py` reads and writes config.json with this table, `decoders.py` the tensors.
+`decoder_config` uses this table for config.json, `decoders` for tensors. Knows nothing about files or text.
 """
 
 import re
@@ -25,13 +25,13 @@ KEYS = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-"""Our fields <-> the keys that every family has."""
+"""Our fields <-> the keys of all families."""
 
 ABSENT: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
-"""What a key means that a config.json leaves out."""
+"""Values of keys that a config.json leaves out."""
 
 REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None), "quantization_config": (None,)}
-"""What no family may have, with the values that mean nothing."""
+"""Keys that no family may use, with the values that change nothing."""
 
 Found = Mapping[str, Any]
 
@@ -59,25 +59,24 @@ def all_but_each(found: Found, layers: range) -> list[int]:
 
 @dataclass(frozen=True)
 class Family:
-    """What is a family's own: `architecture` as transformers calls it, and how its config.json and tensors speak."""
+    """A family's own names in config.json and tensors; `architecture`: its class in transformers.
+
+    `keys`: our fields <-> keys, beside KEYS. `absent`: values of keys that are left out, beside ABSENT. `only`: wiring
+    that this decoder has in one form, with the values that mean it, of which the first is written. `local`: the layers
+    that see a window, if the config.json has no `layer_types`. `windows`: the keys of windows. `local_rope`: local
+    layers have rotary positions of their own. `dense_layers`: a sparse model may have dense layers. `pieces`: pieces of
+    our tensors' names -> theirs.
+    """
 
     architecture: str
     keys: Mapping[str, str] = field(default_factory=dict)
-    """Our fields <-> keys, beside KEYS."""
     absent: Mapping[str, Any] = field(default_factory=dict)
-    """What a key means that is left out, where ABSENT does not say it."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Wiring that this decoder has in one form only: the values that mean it, the first of them to be written."""
     local: Callable[[Found, range], list[int]] = nowhere
-    """Which layers see a window, where the config.json has no `layer_types`."""
     windows: tuple[str, ...] = ()
-    """The keys that say so."""
     local_rope: bool = False
-    """Whether local layers have rotary positions of their own."""
     dense_layers: bool = False
-    """Whether some layers of a sparse model may be dense."""
     pieces: tuple[tuple[str, str], ...] = ()
-    """Pieces of our tensors' names -> theirs."""
 
 
 FAMILIES: dict[str, Family] = {
@@ -168,24 +167,24 @@ FAMILIES: dict[str, Family] = {
         dense_layers=True,
     ),
 }
-"""`model_type` -> its row. The wiring that all models of a family share is in `config.TRAITS`."""
+"""`model_type` -> its row. `config.TRAITS` holds the wiring that all models of a family share."""
 
 SKIPPED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$")
-"""Tensors that some files hold and no model needs: what they say follows from the config."""
+"""Tensors that follow from the config, which some files hold."""
 
 _EXPERT = re.compile(r"(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 _HALVES = {"gate": 0, "up": 1, "down": None}
 
 
-class Source(NamedTuple):
-    """Where a tensor of ours is stored: under a name, or as one expert's part of what is packed under it."""
+class Location(NamedTuple):
+    """Where a tensor is stored: under a name, or as one expert's part of a packed tensor."""
 
     name: str
     expert: int | None = None
     half: int | None = None
 
     def shape(self, stored: list[int]) -> list[int]:
-        """The shape of the part, from that of the whole; [] where the whole cannot hold such a part."""
+        """The shape of the part, from the shape of the stored tensor; [] if that cannot hold such a part."""
         if self.expert is None:
             return stored
         if len(stored) != 3 or self.expert >= stored[0] or (self.half is not None and stored[1] % 2):
@@ -193,7 +192,6 @@ class Source(NamedTuple):
         return [stored[1] if self.half is None else stored[1] // 2, stored[2]]
 
     def part(self, stored: Tensor) -> Tensor:
-        """The part itself: a view."""
         if self.expert is None:
             return stored
         whole = stored[self.expert]
@@ -201,7 +199,6 @@ class Source(NamedTuple):
 
 
 def stored_name(family: str, name: str) -> str:
-    """Ours -> theirs, every matrix by itself."""
     if name.startswith("lm_head."):
         return name
     for ours, theirs in FAMILIES[family].pieces:
@@ -209,16 +206,16 @@ def stored_name(family: str, name: str) -> str:
     return f"model.{name}"
 
 
-def sources(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Source]:
-    """Where each of our tensors is among those stored: one by one, or the experts of a layer packed in two tensors."""
+def locations(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Location]:
+    """Locate each of our tensors: under its own name, or with the experts of a layer packed in two tensors."""
     packed = any(name.endswith(".mlp.experts.gate_up_proj") for name in stored)
-    found = {name: packed_source(name) if packed else Source(stored_name(family, name)) for name in names}
+    found = {name: packed_source(name) if packed else Location(stored_name(family, name)) for name in names}
     return dict(sorted(found.items(), key=lambda item: item[1].name))
 
 
-def packed_source(name: str) -> Source:
-    """Where a tensor is in the layout that transformers has in memory, alike for all sparse families."""
+def packed_source(name: str) -> Location:
+    """Locate a tensor in the layout of transformers in memory, which all sparse families share."""
     if not (match := _EXPERT.fullmatch(name)):
-        return Source(stored_name("llama", name))
+        return Location(stored_name("llama", name))
     block, expert, kind = match.groups()
-    return Source(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])
+    return Location(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])

@@ -50,7 +50,7 @@ class Attention(nn.Module):
         q: Float[Tensor, "b h t hd"],
         k: Float[Tensor, "b g s hd"],
         v: Float[Tensor, "b g s hd"],
-        mask: Bool[Tensor, "b 1 t s"] | None,
+        mask: Bool[Tensor, "#b 1 t s"] | None,
     ) -> Float[Tensor, "b h t hd"]:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped, scale=self.scale

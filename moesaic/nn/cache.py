@@ -78,19 +78,18 @@ class Slots:
         return next(block for block in self.blocks if block.first <= slot < block.end)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """Copy the first tokens of one slot into another, for a second row that continues them."""
         one, other = self.block(source), self.block(target)
         for own, new in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
             new[target - other.first, :, :tokens] = own[source - one.first, :, :tokens]
 
 
 class SlotRun(NamedTuple):
-    """Rows `start` to `stop` of a batch, whose slots are neighbours in one block; the first slot is at `index`."""
+    """Rows `start` to `stop` of a batch, whose slots are neighbours in one block; the first slot is at `offset`."""
 
     start: int
     stop: int
     block: SlotBlock
-    index: int
+    offset: int
 
     @property
     def rows(self) -> slice:
@@ -131,7 +130,6 @@ class Cache:
 
     @staticmethod
     def empty(config: DecoderConfig, rows: int, capacity: int, like: Tensor) -> "Cache":
-        """Allocate slots for new rows without tokens."""
         memory = Slots(config, rows, capacity, like)
         return Cache.of(memory, memory.spare.take(rows))
 
@@ -140,7 +138,6 @@ class Cache:
         return self.memory.capacity
 
     def positions(self, t: int) -> Int[Tensor, "b t"]:
-        """Positions of the next t tokens of each row."""
         return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
 
     def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
@@ -158,7 +155,7 @@ class Cache:
         positions: Int[Tensor, "g t"],
     ) -> tuple[Float[Tensor, "g h s hd"], Float[Tensor, "g h s hd"]]:
         """Write the chunk of a run's rows and return views of all keys and values of these rows."""
-        at = slice(run.index, run.index + run.stop - run.start)
+        at = slice(run.offset, run.offset + run.stop - run.start)
         keys, values = run.block.keys[layer][at], run.block.values[layer][at]
         index = positions[:, None, :, None].expand(k.shape)
         return keys.scatter_(2, index, k), values.scatter_(2, index, v)
@@ -168,7 +165,6 @@ class Cache:
         return replace(self, lengths=self.lengths + tokens)
 
     def select(self, rows: Sequence[int]) -> "Cache":
-        """Select rows, in the order given; the slots of the other rows stay as they are."""
         index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
         return Cache.of(self.memory, [self.slots[row] for row in rows], self.lengths[index])
 
@@ -183,6 +179,5 @@ class Cache:
 
     @staticmethod
     def join(parts: Sequence["Cache"]) -> "Cache":
-        """Join the rows of several caches of one memory."""
         slots = [slot for part in parts for slot in part.slots]
         return Cache.of(parts[0].memory, slots, torch.cat([part.lengths for part in parts]))

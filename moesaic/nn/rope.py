@@ -23,7 +23,7 @@ class Span:
     cos: Float[Tensor, "#b 1 t hd"]
     sin: Float[Tensor, "#b 1 t hd"]
     positions: Int[Tensor, "#b t"]
-    mask: Bool[Tensor, "b 1 t s"] | None
+    mask: Bool[Tensor, "#b 1 t s"] | None
 
     def rotate(self, x: Float[Tensor, "b h t hd"]) -> Float[Tensor, "b h t hd"]:
         left, right = x.chunk(2, -1)

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 
 def uniform(n: int, num_experts: int) -> Float[Tensor, "n e"]:
-    """Weigh all experts equally."""
     return torch.full((n, num_experts), 1.0 / num_experts)
 
 

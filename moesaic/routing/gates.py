@@ -35,7 +35,6 @@ class Routing:
         return Routing(self.weights[rows], self.logits[rows])
 
     def put(self, rows: Int[Tensor, " g"], new: "Routing") -> "Routing":
-        """Replace the decisions of these rows."""
         return Routing(self.weights.index_copy(0, rows, new.weights), self.logits.index_copy(0, rows, new.logits))
 
     @staticmethod
@@ -106,14 +105,12 @@ class Gates:
 
     @property
     def present(self) -> tuple[int, ...]:
-        """Experts that at least one row chose."""
         return tuple(e for e, size in enumerate(self.host_sizes()) if size)
 
     def host_sizes(self) -> tuple[int, ...]:
         return self.sizes if self.sizes is not None else tuple(self.counts.tolist())
 
     def groups(self) -> Iterator[tuple[int, Int[Tensor, " g"], Float[Tensor, " g"]]]:
-        """Yield each chosen expert with its rows and their weights."""
         start = 0
         for expert, size in enumerate(self.host_sizes()):
             if size:
@@ -140,12 +137,10 @@ class Gates:
         return replace(self, completed={experts: self.with_base(experts) for experts in groups}) if groups else self
 
     def select(self, rows: Int[Tensor, " g"]) -> "Gates":
-        """The gates of these rows, in the order given."""
         return Gates.of(self.weights[rows]).ready(self.completed)
 
     @staticmethod
     def cat(parts: Sequence["Gates"]) -> "Gates":
-        """Join the gates of several batches."""
         return Gates.of(torch.cat([part.weights for part in parts])).ready(parts[0].completed)
 
 

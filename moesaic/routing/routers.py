@@ -184,7 +184,6 @@ class AttentionRouter(LayeredRouter):
         return self.outer(self.dropout(self.pooled(features))) / self.temperature
 
     def pooled(self, features: States) -> Float[Tensor, "n w"]:
-        """The outputs of all heads for each prompt, concatenated."""
         x = torch.relu(self.inner((features.values - self.mean) / self.deviation))
         keys, values = (part(x).unflatten(-1, self.query.shape) for part in (self.key, self.value))
         shares = features.shares((keys * self.query).sum(-1) * self.query.shape[1] ** -0.5)

@@ -44,19 +44,15 @@ class States:
 
     @property
     def owners(self) -> Int[Tensor, " m"]:
-        """Index of each token's prompt."""
         return torch.arange(len(self), device=self.lengths.device).repeat_interleave(self.lengths)
 
     def mean(self) -> Float[Tensor, "n d"]:
-        """The mean over each prompt's own tokens."""
         return self.added(self.values) / self.lengths[:, None]
 
     def added(self, values: Float[Tensor, "m *rest"]) -> Float[Tensor, "n *rest"]:
-        """Sum the values over each prompt's tokens."""
         return values.new_zeros(len(self), *values.shape[1:]).index_add(0, self.owners, values)
 
     def shares(self, scores: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
-        """The softmax of scores over the tokens of each prompt."""
         owners = self.owners
         highest = scores.new_full((len(self), scores.shape[1]), float("-inf"))
         highest = highest.scatter_reduce(0, owners[:, None].expand_as(scores), scores.detach(), "amax")
@@ -98,12 +94,10 @@ FORMS = {
 
 
 def joined(parts: list[Features]) -> Features:
-    """Concatenate the features of several batches of prompts."""
     return FORMS[type(parts[0])].joined(parts)
 
 
 def picked(features: Features, rows: Int[Tensor, " g"]) -> Features:
-    """The features of these prompts, in the order given."""
     return FORMS[type(features)].picked(features, rows)
 
 

@@ -265,7 +265,7 @@ def test_what_does_not_fit_is_refused_by_name():
     sparse = tiny_decoder(num_experts=4, experts_per_token=2)
     with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: the base's feed-forward block is sparse"):
         FFN.of(sparse, range(99))
-    with pytest.raises(CompatibilityError, match="sparse already"):
+    with pytest.raises(CompatibilityError, match="block is sparse"):
         attach(sparse, [FFN.of(plain, range(99))])
     with pytest.raises(CompatibilityError, match=r"layers\.2\.mlp: the base has no such feed-forward block"):
         attach(tiny_decoder(num_layers=2), [FFN.of(plain, range(99))])
