@@ -3,7 +3,9 @@
 From the authors' code (TT-LoRA MoE, arXiv 2504.21190). Knows nothing about tensors; `factors` picks among these.
 """
 
+import json
 from dataclasses import dataclass
+from importlib.resources import files
 from math import prod
 
 from moesaic.errors import RecipeError, nearest
@@ -44,35 +46,14 @@ class PublishedTTLoRA:
         return prod(inputs), prod(outputs)
 
 
-_ROBERTA = ((64, 4, 3), (3, 4, 64))
+def read_published() -> tuple[PublishedTTLoRA, ...]:
+    """The settings in published.json; the first of two entries of a model is the paper's."""
+    rows = json.loads(files(__package__).joinpath("published.json").read_bytes())
+    shapes = [{target: (tuple(i), tuple(o)) for target, (i, o) in row["shapes"].items()} for row in rows]
+    return tuple(PublishedTTLoRA(**{**row, "shapes": own}) for row, own in zip(rows, shapes, strict=True))
 
-# The first of two entries of a model is the paper's.
-PUBLISHED = (
-    PublishedTTLoRA("roberta-base", 4, 8.0, 1e-3, 12, {"query": _ROBERTA, "value": _ROBERTA}),
-    PublishedTTLoRA(
-        *("llama-3.2-1b", 5, 16.0, 5e-3, 16),
-        {"q_proj": ((16, 8, 4, 4), (4, 4, 8, 16)), "v_proj": ((16, 16, 4, 2), (2, 16, 16))},
-    ),
-    PublishedTTLoRA(
-        *("llama-3.2-1b", 10, 12.0, 1e-3, 16),
-        {"q_proj": ((16, 4, 4, 2, 2, 2), (2, 2, 2, 4, 4, 16)), "v_proj": ((16, 4, 4, 2, 2, 2), (2, 4, 4, 16))},
-    ),
-    PublishedTTLoRA(
-        *("llama-3.2-3b", 10, 12.0, 1e-3, 28),
-        {"q_proj": ((16, 4, 4, 3, 2, 2), (2, 2, 3, 4, 4, 16)), "v_proj": ((16, 4, 4, 3, 2, 2), (2, 2, 4, 4, 16))},
-    ),
-    PublishedTTLoRA(
-        *("llama-3-8b", 10, 12.0, 1e-3, 32),
-        {"q_proj": ((16, 4, 4, 4, 2, 2), (2, 2, 4, 4, 4, 16)), "v_proj": ((16, 4, 4, 4, 2, 2), (2, 2, 4, 4, 16))},
-    ),
-    PublishedTTLoRA(
-        *("llama-3-70b", 10, 12.0, 1e-3, 80),
-        {
-            "q_proj": ((16, 4, 4, 4, 2, 2, 2), (2, 2, 2, 4, 4, 4, 16)),
-            "v_proj": ((16, 4, 4, 4, 2, 2, 2), (2, 2, 4, 4, 16)),
-        },
-    ),
-)
+
+PUBLISHED = read_published()
 
 
 def published_ttlora(model_name: str, rank: int | None = None) -> PublishedTTLoRA:

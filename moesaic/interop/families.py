@@ -3,15 +3,14 @@
 `decoder_config` uses this table for config.json, `decoders` for tensors. Knows nothing about files or text.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from torch import Tensor
-
-SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",)}
-NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False, None)}
 
 KEYS = {
     "vocab_size": "vocab_size",
@@ -79,94 +78,21 @@ class Family:
     pieces: tuple[tuple[str, str], ...] = ()
 
 
-FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", keys={"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}, only=SILU),
-    "mistral": Family(
-        "MistralForCausalLM",
-        absent={"num_key_value_heads": 8, "sliding_window": 4096},
-        only=SILU | NO_BIAS,
-        local=everywhere,
-        windows=("sliding_window",),
-    ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
-        absent={"sliding_window": 4096, "max_window_layers": 28},
-        only=SILU,
-        local=above_if_used,
-        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
-    ),
-    "qwen3": Family(
-        "Qwen3ForCausalLM",
-        absent={"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
-        only=SILU | NO_BIAS,
-        local=above_if_used,
-        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
-    ),
-    "gemma3_text": Family(
-        "Gemma3ForCausalLM",
-        keys={"query_scalar": "query_pre_attn_scalar"},
-        absent={
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "num_key_value_heads": 4,
-            "rope_theta": 1e6,
-            "rope_local_base_freq": 1e4,
-            "sliding_window": 4096,
-            "_sliding_window_pattern": 6,
-            "tie_word_embeddings": True,
-        },
-        only={
-            "hidden_activation": ("gelu_pytorch_tanh", None),
-            "attn_logit_softcapping": (None,),
-            "final_logit_softcapping": (None,),
-            "use_bidirectional_attention": (False, None),
-        }
-        | NO_BIAS,
-        local=all_but_each,
-        windows=("sliding_window", "layer_types"),
-        local_rope=True,
-    ),
-    "mixtral": Family(
-        "MixtralForCausalLM",
-        keys={"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
-        absent={
-            "num_key_value_heads": 8,
-            "num_local_experts": 8,
-            "num_experts_per_tok": 2,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e6,
-        },
-        only=SILU | NO_BIAS,
-        local=everywhere,
-        windows=("sliding_window",),
-        pieces=(
-            (".mlp.", ".block_sparse_moe."),
-            (".gate_proj.", ".w1."),
-            (".up_proj.", ".w3."),
-            (".down_proj.", ".w2."),
-        ),
-    ),
-    "qwen3_moe": Family(
-        "Qwen3MoeForCausalLM",
-        keys={
-            "num_experts": "num_local_experts",
-            "experts_per_token": "num_experts_per_tok",
-            "expert_size": "moe_intermediate_size",
-            "renormalise": "norm_topk_prob",
-        },
-        absent={
-            "num_local_experts": 128,
-            "norm_topk_prob": False,
-            "num_experts_per_tok": 8,
-            "moe_intermediate_size": 768,
-            "decoder_sparse_step": 1,
-        },
-        only=SILU | NO_BIAS,
-        local=everywhere_if_used,
-        windows=("sliding_window", "use_sliding_window"),
-        dense_layers=True,
-    ),
-}
+WINDOWED = {rule.__name__: rule for rule in (nowhere, everywhere, everywhere_if_used, above_if_used, all_but_each)}
+"""Name of a rule in families.json -> the layers that see a window."""
+
+
+def read_families() -> dict[str, Family]:
+    """The families in families.json, with lists as tuples."""
+    families = {}
+    for name, row in json.loads(files(__package__).joinpath("families.json").read_bytes()).items():
+        row["only"] = {key: tuple(values) for key, values in row.get("only", {}).items()}
+        row["windows"], row["pieces"] = tuple(row.get("windows", ())), tuple(map(tuple, row.get("pieces", ())))
+        families[name] = Family(**{**row, "local": WINDOWED[row.get("local", "nowhere")]})
+    return families
+
+
+FAMILIES = read_families()
 """`model_type` -> its row. `config.TRAITS` holds the wiring that all models of a family share."""
 
 SKIPPED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$")
