@@ -127,7 +127,7 @@ def test_a_forged_mixture_is_refused_before_any_path_is_built(parts, inside, nam
     folder = inside / "mixture"
     shutil.copytree(parts.folder / "mixture", folder)
     forge(folder, experts=["one", name])
-    monkeypatch.setattr("moesaic.compose.mixture.load_expert", lambda *_: pytest.fail("a path was built"))
+    monkeypatch.setattr("moesaic.kinds.adapters.load_expert", lambda *_: pytest.fail("a path was built"))
     for read in (load_mixture, moesaic.load, inspect):
         refused(folder, read, "experts[1]")
     assert status(["inspect", "mixture"]) == 4

@@ -8,7 +8,7 @@ from moesaic.artefacts.tokenizer_check import spoken_otherwise, tokenizer_beside
 from moesaic.errors import CompatibilityError
 from moesaic.tokenizer import Special, Template, Tokenizer
 
-USED = "the tokenizer beside it is not the base's, which is used: "
+USED = "the tokenizer beside it differs from the base's, which is used: "
 
 
 @pytest.fixture
