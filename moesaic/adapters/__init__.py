@@ -2,7 +2,7 @@
 
 from moesaic.adapters.design import Adapter, Design, LoRADesign, TrainDesign
 from moesaic.adapters.factors import Factors
-from moesaic.adapters.lora import LoRA, LowRankLinear, attach, merge, standing
+from moesaic.adapters.lora import LoRA, LowRankLinear, attach, merge
 from moesaic.adapters.published import published_ttlora
 from moesaic.adapters.tensor_train import Cores, TensorTrain
 
@@ -19,5 +19,4 @@ __all__ = [
     "attach",
     "merge",
     "published_ttlora",
-    "standing",
 ]

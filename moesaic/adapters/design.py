@@ -1,4 +1,4 @@
-"""Adapters before they have values: of what rank, beside which linears, how large.
+"""Designs of adapters: rank, targets and size.
 
 Knows nothing about optimisers or files.
 """
@@ -19,7 +19,7 @@ D = TypeVar("D", bound="Design")
 
 @dataclass(frozen=True)
 class Design(ABC):
-    """An adapter before it has values. `scale` multiplies its product, whatever that is made of."""
+    """An adapter without values. `scale` multiplies its product."""
 
     rank: int
     scale: float
@@ -27,19 +27,18 @@ class Design(ABC):
 
     @abstractmethod
     def fresh(self, module: nn.Module, layers: range, generator: Generator) -> Adapter:
-        """An untrained adapter for the linears of a plain decoder or encoder."""
+        """Make an untrained adapter for the linears of a plain decoder or encoder."""
 
     @abstractmethod
     def numbers(self, path: str, inputs: int, outputs: int) -> int:
-        """How many numbers the adapter has beside one linear."""
+        """Number of the adapter's parameters beside one linear."""
 
     def num_parameters(self, module: nn.Module, layers: range) -> int:
-        """How many numbers the adapter has beside the linears of a plain decoder or encoder."""
         linears = targeted(module, self.targets, layers)
         return sum(self.numbers(path, linear.in_features, linear.out_features) for path, linear in linears.items())
 
     def of_size(self: D, num_parameters: int, module: nn.Module, layers: range) -> D:
-        """The same with the smallest rank that has no fewer parameters; the largest rank there is, if none has."""
+        """The design with the smallest rank that has at least this many parameters, or with the largest rank."""
         most = min(min(linear.weight.shape) for linear in targeted(module, self.targets, layers).values())
         designs = [replace(self, rank=rank) for rank in range(1, most + 1)]
         return next((one for one in designs if one.num_parameters(module, layers) >= num_parameters), designs[-1])
@@ -47,7 +46,7 @@ class Design(ABC):
 
 @dataclass(frozen=True)
 class LoRADesign(Design):
-    """Pairs of thin matrices."""
+    """LoRA: pairs of thin matrices."""
 
     def fresh(self, module: nn.Module, layers: range, generator: Generator) -> LoRA:
         return LoRA.fresh(module, self.rank, self.scale * self.rank, self.targets, layers, generator)
@@ -58,7 +57,7 @@ class LoRADesign(Design):
 
 @dataclass(frozen=True)
 class TrainDesign(Design):
-    """Cores of tensor trains."""
+    """TT-LoRA: cores of tensor trains."""
 
     factors: Choice = "auto"
     init: Init = "zero"

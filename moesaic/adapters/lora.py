@@ -1,7 +1,7 @@
 """LoRA experts (arXiv 2106.09685): pairs of thin matrices beside named linears, applied row by row under Gates.
 
-`attach` wraps a decoder's linears with the stacked pairs of several experts; ranks and targets may differ, what an
-expert does not touch counts as zero. Knows nothing about files, training or who chose the experts.
+`attach` wraps a decoder's linears with the stacked pairs of several experts; ranks and targets may differ, and missing
+pairs count as zero. Knows nothing about files, training or routers.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,9 +27,8 @@ SPARSE = "the matrices of a sparse ffn's experts cannot be adapted yet"
 class LoRA:
     """One expert: for each module path, A (r, i) and B (r, o); the change is x A^T B * alpha / r.
 
-    B is kept as (r, o), the transpose of how PEFT stores it, so that stacks of experts multiply without a copy.
-    `rank` and `alpha` are what most modules have. A pair of another rank says so by its shape; `alphas` are those of
-    the modules that have another.
+    B is the transpose of its form in PEFT, so that stacks of experts multiply without a copy. `rank` and `alpha` are
+    those of most modules; pairs of another rank have it in their shape, modules with another alpha have it in `alphas`.
     """
 
     rank: int
@@ -42,16 +41,13 @@ class LoRA:
         return self.alpha / self.rank
 
     def rank_of(self, path: str) -> int:
-        """The rank of one module's pair."""
         return self.pairs[path][0].shape[0]
 
     def scale_of(self, path: str) -> float:
-        """What one module's product is multiplied by; modules that the expert does not touch add nothing."""
         return self.alphas.get(path, self.alpha) / self.rank_of(path) if path in self.pairs else 0.0
 
     @property
     def targets(self) -> list[str]:
-        """The linears touched, by their last name, in a fixed order."""
         return targets_in(self.pairs)
 
     @property
@@ -63,11 +59,11 @@ class LoRA:
         return sum(a.numel() + b.numel() for a, b in self.pairs.values())
 
     def lora(self) -> "LoRA":
-        """Itself: every kind of adapter has its pairs under this name."""
+        """Return the adapter itself; adapters of other kinds return their pairs."""
         return self
 
     def adapt(self, module: nn.Module) -> None:
-        """Put the expert into a plain decoder or encoder to be trained: its pairs become parameters.
+        """Put the expert into a plain decoder or encoder for training: its pairs become parameters.
 
         Batches then need the gates of one expert, `Gates.one(0, rows, 1, like)`.
         """
@@ -75,31 +71,34 @@ class LoRA:
 
     def detach(self, module: nn.Module) -> "LoRA":
         """The expert that `adapt` put into a module, with its values now."""
-        now = standing(module, self, 0)
+        now = self.held_in(module, 0)
         return replace(now, pairs={path: (a.clone(), b.clone()) for path, (a, b) in now.pairs.items()})
 
     def held_in(self, module: nn.Module, index: int) -> "LoRA":
-        """The expert as views of the stacks that `attach` made of it, at this index."""
-        return standing(module, self, index)
+        """The expert as views of the stacks that `attach` made, where it has this index."""
+        slots = slots_of(module, LowRankLinear)
+
+        def pair(path: str) -> tuple[Tensor, Tensor]:
+            rank = self.rank_of(path)
+            return slots[path].a[index, :rank].detach(), slots[path].b[index, :rank].detach()
+
+        return replace(self, pairs={path: pair(path) for path in self.pairs})
 
     @staticmethod
     def fresh(
         module: nn.Module, rank: int, alpha: float, targets: list[str], layers: range, generator: torch.Generator
     ) -> "LoRA":
-        """An expert that changes nothing yet: A uniform as in the paper's code, B zero."""
+        """Make an expert that changes nothing yet: A uniform as in the paper's code, B zero."""
         pairs = {}
         for path, linear in targeted(module, targets, layers).items():
-            a = linear.weight.new_empty(rank, linear.in_features)
             bound = linear.in_features**-0.5
-            pairs[path] = (
-                a.uniform_(-bound, bound, generator=generator),
-                linear.weight.new_zeros(rank, linear.out_features),
-            )
+            a = linear.weight.new_empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
+            pairs[path] = a, linear.weight.new_zeros(rank, linear.out_features)
         return LoRA(rank, alpha, pairs)
 
 
 class LowRankLinear(nn.Module):
-    """base(x) + sum_e gate_e scale_e x A_e^T B_e: the linear slot with e experts stacked beside the base."""
+    """base(x) + sum_e gate_e scale_e x A_e^T B_e: the linear slot with the pairs of e experts."""
 
     scale: Tensor
 
@@ -129,34 +128,27 @@ class LowRankLinear(nn.Module):
 
 
 def linears(module: nn.Module) -> dict[str, Linear]:
-    """The linears that adapters can stand beside, by path: all but those in sparse experts, which see no gates."""
+    """The linears that adapters can adapt, by path: all but those in sparse experts, which get no gates."""
     sparse = tuple(f"{path}.experts." for path in slots_of(module, SparseFFN))
     return {path: linear for path, linear in slots_of(module, Linear).items() if not path.startswith(sparse)}
 
 
 def targeted(module: nn.Module, targets: list[str], layers: range) -> dict[str, Linear]:
-    """The linears of these last names in these layers, by path; each name must be found in one of them."""
+    """The linears with these last names in these layers, by path; CompatibilityError if a name is missing."""
     adaptable = linears(module)
-    found = {
-        path: linear
-        for path, linear in adaptable.items()
-        if path.rsplit(".", 1)[-1] in targets and layer_of(path) in layers
-    }
+    inside = {path: linear for path, linear in adaptable.items() if layer_of(path) in layers}
+    found = {path: linear for path, linear in inside.items() if path.rsplit(".", 1)[-1] in targets}
     if not found:
         raise CompatibilityError("no linear of the base matches", field="targets", got=f"{targets} in layers {layers}")
     if missing := sorted(set(targets) - set(targets_in(found))):
-        raise CompatibilityError(
-            "the base has no such linear to adapt",
-            field="targets",
-            expected=f"some of {', '.join(targets_in(adaptable))}",
-            got=", ".join(missing),
-            hint=SPARSE if slots_of(module, SparseFFN) else None,
-        )
+        what, expected = "the base has no such linear to adapt", f"some of {', '.join(targets_in(adaptable))}"
+        hint = SPARSE if slots_of(module, SparseFFN) else None
+        raise CompatibilityError(what, field="targets", expected=expected, got=", ".join(missing), hint=hint)
     return found
 
 
 def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
-    """Put the experts, in this order, beside the linears of `decoder` that any of them touches."""
+    """Put the experts, in this order, beside the linears of `decoder` that any of them adapts."""
 
     def stacked(path: str, base: Linear) -> LowRankLinear:
         rank = max(expert.rank_of(path) for expert in experts if path in expert.pairs)
@@ -171,19 +163,8 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
     wrap(decoder, {path for expert in experts for path in expert.pairs}, stacked)
 
 
-def standing(decoder: nn.Module, expert: LoRA, place: int) -> LoRA:
-    """The expert that `attach` put in this place, by what stands there now; its tensors are those of the stacks."""
-    slots = slots_of(decoder, LowRankLinear)
-
-    def held(path: str) -> tuple[Tensor, Tensor]:
-        rank = expert.rank_of(path)
-        return slots[path].a[place, :rank].detach(), slots[path].b[place, :rank].detach()
-
-    return replace(expert, pairs={path: held(path) for path in expert.pairs})
-
-
 def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear], nn.Module]) -> None:
-    """Replace the linears at these paths by fillings of their slots, each made around the linear."""
+    """Replace the linears at these paths by `filling(path, linear)`."""
     plain, adaptable = slots_of(module, Linear), linears(module)
     for path in sorted(paths):
         try:
@@ -199,7 +180,7 @@ def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear
 
 
 def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None:
-    """Add sum_e weight_e (change of expert e) to the weights of a plain decoder: one dense model."""
+    """Merge the experts into the weights of a plain decoder: add sum_e weight_e (change of expert e)."""
     with torch.no_grad():
         for expert, weight in zip(experts, weights, strict=True):
             for path, (a, b) in expert.pairs.items():
@@ -207,27 +188,21 @@ def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None
                 base.add_((weight * expert.scale_of(path)) * (b.t() @ a).to(base.dtype))
 
 
-def fill(room: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:
-    """Copy an expert's factor into its padded place; absent ranks stay zero."""
-    if values.shape[1] != room.shape[1]:
-        raise CompatibilityError(
-            "the adapter was made for another base",
-            field=name,
-            expected=f"{room.shape[1]} columns",
-            got=f"{values.shape[1]}",
-        )
+def fill(stack: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:
+    if values.shape[1] != stack.shape[1]:
+        what, expected = "the adapter was made for another base", f"{stack.shape[1]} columns"
+        raise CompatibilityError(what, field=name, expected=expected, got=f"{values.shape[1]}")
     with torch.no_grad():
-        room[: values.shape[0]] = values
+        stack[: values.shape[0]] = values
 
 
 def layer_of(path: str) -> int:
-    """The block a module path belongs to; -1 outside the blocks (the head)."""
+    """Index of the layer that a module path belongs to; -1 outside the layers (the head)."""
     parts = path.split(".")
     return int(parts[1]) if parts[0] == "layers" else -1
 
 
 def targets_in(paths: Iterable[str]) -> list[str]:
-    """The last names of module paths, each once, in a fixed order."""
     return sorted({path.rsplit(".", 1)[-1] for path in paths})
 
 

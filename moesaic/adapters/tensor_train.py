@@ -1,8 +1,8 @@
-"""TT-LoRA experts (arXiv 2408.01008): y = W x + alpha * TT(x), TT being the matrix that a tensor train's cores make.
+"""TT-LoRA experts (arXiv 2408.01008): y = W x + alpha * TT(x), where TT is the matrix of a tensor train.
 
-Cut at the bond between inputs and outputs, the cores of either side multiply out to LoRA's A and B: the same function,
-so batching, merging and export are LoRA's. Training multiplies them out in each call; all else takes `lora()` once.
-Layout: `ops.tensor_train`. Knows nothing about files, training or who chose the experts.
+The cores on either side of the bond between inputs and outputs multiply out to LoRA's A and B, the same function, so
+batching, merging and export are LoRA's. Training multiplies them out in each call; all else calls `lora()` once.
+Layout: `ops.tensor_train`. Knows nothing about files, training or routers.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Init = Literal["zero", "published"]
 
 
 class Cores(NamedTuple):
-    """The train of one matrix: cores (r, f, r) of its inputs, then of its outputs; the first and last bond are 1."""
+    """The train of one matrix: cores (r, f, r) of its inputs, then of its outputs; first and last bond are 1."""
 
     inputs: tuple[Core, ...]
     outputs: tuple[Core, ...]
@@ -37,9 +37,9 @@ class Cores(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorTrain:
-    """One expert: for each module path the cores of a train, all with the same rank at every bond inside.
+    """One expert: for each module path the cores of a train, with the same rank at every inner bond.
 
-    `alpha` multiplies as it is, not divided by the rank.
+    `alpha` is the factor of the product; it is not divided by the rank.
     """
 
     rank: int
@@ -48,7 +48,6 @@ class TensorTrain:
 
     @property
     def targets(self) -> list[str]:
-        """The linears touched, by their last name, in a fixed order."""
         return targets_in(self.cores)
 
     @property
@@ -60,12 +59,12 @@ class TensorTrain:
         return sum(core.numel() for train in self.cores.values() for side in train for core in side)
 
     def lora(self) -> LoRA:
-        """The same expert as pairs: of this rank, alpha times it, since LoRA divides by it. Gradients flow through."""
+        """The same expert as LoRA pairs of this rank, with alpha * rank, as LoRA divides by it; differentiable."""
         pairs = {path: tensor_train.pair(*train) for path, train in self.cores.items()}
         return LoRA(self.rank, self.alpha * self.rank, pairs)
 
     def adapt(self, module: nn.Module) -> None:
-        """Put the expert into a plain decoder or encoder to be trained: its cores become parameters.
+        """Put the expert into a plain decoder or encoder for training: its cores become parameters.
 
         Batches then need the gates of one expert, `Gates.one(0, rows, 1, like)`.
         """
@@ -77,7 +76,7 @@ class TensorTrain:
         return TensorTrain(self.rank, self.alpha, {path: slots[path].cores() for path in self.cores})
 
     def held_in(self, module: nn.Module, index: int) -> "TensorTrain":
-        """Itself: a mixture holds the pairs that the cores make, not the cores."""
+        """Return the expert itself: a mixture holds its pairs, not its cores."""
         return self
 
     @staticmethod
@@ -91,17 +90,17 @@ class TensorTrain:
         factors: Choice = "auto",
         init: Init = "zero",
     ) -> "TensorTrain":
-        """An untrained expert. CompatibilityError where factors or rank do not suit a matrix.
+        """Make an untrained expert; CompatibilityError if factors or rank do not fit a matrix.
 
-        `zero`: it changes nothing yet. A has the variance of LoRA's own, B would keep lengths but that its last core is
+        `zero`: it changes nothing yet. A has the variance of LoRA's A; B would preserve norms, but its last core is
         zero, so that a step moves B as far as LoRA's. `published`: Kaiming-uniform cores, each divided by its Frobenius
-        norm, which is a small change from the start.
+        norm, a small change from the start.
         """
         cores = {}
         for path, linear in targeted(module, targets, layers).items():
             found = factors_of(path, linear.in_features, linear.out_features, rank, factors)
             inputs, outputs = ([noise(linear.weight, shape, generator) for shape in s] for s in found.shapes(rank))
-            if init == "published":  # the bound of Kaiming's rule falls out with the norm
+            if init == "published":  # the norm cancels the bound of Kaiming's rule
                 inputs, outputs = ([core / core.norm() for core in side] for side in (inputs, outputs))
             else:
                 paths = rank ** (len(inputs) - 1)  # products that an entry of A sums
@@ -111,25 +110,13 @@ class TensorTrain:
             cores[path] = Cores(tuple(inputs), tuple(outputs))
         return TensorTrain(rank, alpha, cores)
 
-    @staticmethod
-    def of_matrices(
-        changes: Mapping[str, Float[Tensor, "o i"]], rank: int, alpha: float, factors: Choice = "auto"
-    ) -> "TensorTrain":
-        """The expert that changes the weights at these paths by nearly these matrices: by TT-SVD, at its rank."""
-        cores = {}
-        for path, change in changes.items():
-            found = factors_of(path, change.shape[1], change.shape[0], rank, factors)
-            cores[path] = Cores(*tensor_train.decomposed(change / alpha, *found, rank))
-        return TensorTrain(rank, alpha, cores)
-
 
 def noise(like: Tensor, shape: tuple[int, int, int], generator: Generator) -> Core:
-    """Uniform numbers of variance 1, in the dtype and on the device of `like`."""
     return like.new_empty(shape).uniform_(-(3**0.5), 3**0.5, generator=generator)
 
 
 class TensorTrainLinear(nn.Module):
-    """base(x) + gate * alpha * TT(x): the linear slot with one expert in training; its parameters are the cores."""
+    """base(x) + gate * alpha * TT(x): the linear slot with the cores of one expert as parameters, for training."""
 
     def __init__(self, base: Linear, cores: Cores, alpha: float):
         super().__init__()
@@ -139,12 +126,11 @@ class TensorTrainLinear(nn.Module):
 
     @staticmethod
     def beside(path: str, base: Linear, expert: TensorTrain) -> "TensorTrainLinear":
-        """The slot with the cores of one path; CompatibilityError where they make a matrix of other sizes."""
+        """Make the slot with the cores of one path; CompatibilityError if their matrix has other sizes."""
         own, sizes = expert.cores[path].factors.sizes, (base.in_features, base.out_features)
         if own != sizes:
-            raise CompatibilityError(
-                "the adapter was made for another base", field=path, expected=str(sizes), got=str(own)
-            )
+            what = "the adapter was made for another base"
+            raise CompatibilityError(what, field=path, expected=str(sizes), got=str(own))
         return TensorTrainLinear(base, expert.cores[path], expert.alpha)
 
     def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
@@ -156,6 +142,5 @@ class TensorTrainLinear(nn.Module):
         return low_rank.single(y, x, a, b, gates.weights[:, 0] * self.alpha)
 
     def cores(self) -> Cores:
-        """The cores as they are now, as values."""
         inputs, outputs = (tuple(core.detach().clone() for core in side) for side in (self.inputs, self.outputs))
         return Cores(inputs, outputs)

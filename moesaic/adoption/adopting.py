@@ -23,7 +23,7 @@ from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
-from moesaic.interop.peft import CONFIG
+from moesaic.interop.peft_config import CONFIG
 from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read

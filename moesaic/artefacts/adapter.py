@@ -1,6 +1,6 @@
-"""Experts on disk: a PEFT adapter folder, or the cores of tensor trains; plus our manifest.
+"""Adapters on disk: the files of PEFT or the cores of tensor trains, and our manifest.
 
-A folder without a manifest loads too, as declared but unverified. Knows nothing about training or routing.
+A folder without a manifest loads too, unverified. Knows nothing about training or routing.
 """
 
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from moesaic.artefacts import tt_lora as trains
 from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_json, write_manifest, write_new
-from moesaic.interop import peft
+from moesaic.interop import peft_config, peft_tensors
 from moesaic.model.classifier import Head
 from moesaic.tensors.tensors import fingerprint, write_tensors
 
 KIND = "expert"
-FILES = (peft.CONFIG, peft.TENSORS, trains.CONFIG, trains.TENSORS, heads.TENSORS)
-"""What an expert's folder may hold beside its manifest; which of it, its kind says."""
+FILES = (peft_config.CONFIG, peft_tensors.TENSORS, trains.CONFIG, trains.TENSORS, heads.TENSORS)
+"""Files that an adapter's folder may hold beside its manifest."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of adapter as files: its word, the names of its two files, and what they hold."""
+    """One kind of adapter as files: its word, the names of its two files, and the functions that make their content."""
 
     kind: str
     config: str
@@ -38,18 +38,14 @@ class Format:
 
 
 FORMATS: dict[type, Format] = {
-    LoRA: Format("lora", peft.CONFIG, peft.TENSORS, peft.tensors_of, peft.written),
+    LoRA: Format("lora", peft_config.CONFIG, peft_tensors.TENSORS, peft_tensors.tensors_of, peft_tensors.written),
     TensorTrain: Format(trains.KIND, trains.CONFIG, trains.TENSORS, trains.tensors_of, trains.written),
 }
-"""Adapter -> its format."""
 
 
 @dataclass(frozen=True)
 class StoredExpert(Stored):
-    """An expert as read: what it was trained as, and what its folder says of it ({} for a foreign adapter).
-
-    `head`: of one that classifies.
-    """
+    """An adapter as read, its manifest ({} for a foreign adapter), and its head if it classifies."""
 
     adapter: Adapter
     manifest: dict[str, Any]
@@ -57,12 +53,11 @@ class StoredExpert(Stored):
 
     @cached_property
     def lora(self) -> LoRA:
-        """Its pairs, which everything but training works with."""
         return self.adapter.lora()
 
     @property
     def fingerprint(self) -> str:
-        """The hash of its matrices or cores, under the names they have on disk, of their scales, and of its head."""
+        """Hash of the matrices or cores under their names on disk, of their scales, and of the head."""
         own: list[Any] = [[fingerprint(self.head.state_dict()), heads.facts_of(self.head)]] if self.head else []
         written, scales = FORMATS[type(self.adapter)], getattr(self.adapter, "alphas", None)
         tensors, scaled = fingerprint(written.tensors(self.adapter)), [dict(scales)] if scales else []
@@ -72,54 +67,50 @@ class StoredExpert(Stored):
 def save_expert(
     folder: Path, adapter: Adapter, base_fingerprint: str, facts: dict[str, Any], head: Head | None = None
 ) -> None:
-    """Write an expert into an empty folder, with its manifest: LoRA as PEFT would, tensor trains as their cores.
+    """Write an adapter into an empty folder, with its manifest: LoRA in PEFT's files, tensor trains as cores.
 
-    `head`: of one that classifies; `facts["head"]` is what else is to be said of it. `parameters` are the adapter's,
-    those of the head are told with it.
+    `head`: that of an expert that classifies; `facts["head"]` are further facts about it.
     """
     form = FORMATS[type(adapter)]
     config, tensors = form.written(adapter)
     write_tensors(folder / form.at, tensors)
     write_json(folder / form.config, config)
-    own = {
-        "kind": KIND,
-        "fingerprint": StoredExpert(adapter, {}, head).fingerprint,
-        "base_fingerprint": base_fingerprint,
-    }
-    shape = {"adapter": form.kind, "rank": adapter.rank, "alpha": adapter.alpha}
-    shape |= {"targets": adapter.targets, "layers": adapter.layers}
+    fingerprint = StoredExpert(adapter, {}, head).fingerprint
+    own = {"kind": KIND, "fingerprint": fingerprint, "base_fingerprint": base_fingerprint, "adapter": form.kind}
+    shape = {"rank": adapter.rank, "alpha": adapter.alpha, "targets": adapter.targets, "layers": adapter.layers}
+    shape["parameters"] = adapter.num_parameters
     if head:
-        heads.save_head(folder, head)
+        write_tensors(folder / heads.TENSORS, head.state_dict())
         facts = {**facts, "head": {**heads.facts_of(head), **facts.get("head", {})}}
-    write_manifest(folder, {**own, **shape, "parameters": adapter.num_parameters, **facts})
+    write_manifest(folder, {**own, **shape, **facts})
 
 
 def export_peft(expert: Path, target: Path) -> Path:
-    """Write an expert of any kind as an adapter of PEFT where nothing is yet, read it back, and return `target`.
+    """Write an expert as an adapter of PEFT into a new folder, read it back, and return `target`.
 
-    A tensor train of rank r becomes LoRA of that rank with alpha * r, which is the same function. One that classifies
-    becomes an adapter of the model for sequence classification that transformers makes of the base, its head within.
-    `expert`: its folder, or the one in a run directory that holds its `best`.
+    A tensor train of rank r becomes LoRA of that rank with alpha * r, the same function. An expert that classifies
+    becomes an adapter of transformers' sequence classifier of the base, with its head.
+    `expert`: its folder, or the folder in a run directory that holds its `best`.
     """
     expert = best_in(expert)
     stored = load_expert(expert)
     lora, head = stored.lora, stored.head
     before, tensors = theirs(expert, stored) if head else (None, {})
-    config, pairs = peft.written(lora, before, tensors)
+    config, pairs = peft_tensors.written(lora, before, tensors)
     size = sum(tensor.numel() * tensor.element_size() for tensor in pairs.values())
 
     def write(folder: Path) -> None:
-        write_tensors(folder / peft.TENSORS, pairs)
-        write_json(folder / peft.CONFIG, config)
+        write_tensors(folder / peft_tensors.TENSORS, pairs)
+        write_json(folder / peft_config.CONFIG, config)
         again = load_expert(folder, labels=head.shape.labels if head else None)
         if again.fingerprint != StoredExpert(lora, {}, head).fingerprint:
-            raise WeightsError("what was written is not what is read back", path=folder)
+            raise WeightsError("the adapter differs from the expert after reading it back", path=folder)
 
     return write_new(target, write, size, "the adapter")
 
 
 def best_in(folder: Path) -> Path:
-    """The folder of an expert where one is meant; of a run or a mixture it is said which there are."""
+    """The folder of an expert; WeightsError that lists the experts for the folder of a run or a mixture."""
     if (folder / "best" / MANIFEST).is_file():
         return folder / "best"
     inside = sorted(found.name for found in (folder / "experts").glob("*") if found.is_dir())
@@ -130,14 +121,14 @@ def best_in(folder: Path) -> Path:
 
 
 def theirs(folder: Path, stored: StoredExpert) -> tuple[str, dict[str, Tensor]]:
-    """How transformers' sequence classifiers name the modules of an expert's base, and the tensors of its head."""
+    """The prefix of modules and the tensors of the head in transformers' sequence classifier of an expert's base."""
     facts = stored.manifest.get("head", {})
     family, pool = facts.get("family"), facts.get("pool")
     usual = "last" if family == "decoder" else "first"
-    if stored.head is None or family not in peft.BEFORE or pool != usual:
-        what = "transformers has no classifier that reads this state of this base"
+    if stored.head is None or family not in peft_tensors.BEFORE or pool != usual:
+        what = "transformers has no classifier of this base that reads this state"
         raise CompatibilityError(what, path=folder, field="head.pool", expected=usual, got=f"{pool} of {family}")
-    return peft.BEFORE[family], heads.theirs(stored.head, family == "decoder")
+    return peft_tensors.BEFORE[family], heads.theirs(stored.head, family == "decoder")
 
 
 def load_expert(
@@ -147,19 +138,19 @@ def load_expert(
     labels: tuple[str, ...] | None = None,
     mapped: bool = False,
 ) -> StoredExpert:
-    """Read an expert, ours or PEFT's; where it says which base it was trained on, that must be `base_fingerprint`.
+    """Read an adapter, ours or PEFT's; a base named by its manifest must have this `base_fingerprint`.
 
-    With the plain `decoder` of the base, or encoder, the expert is held against it: see `peft.read_adapter`. `labels`:
-    of one that is to classify, which must have a head for these; PEFT's say nothing but their number. `mapped`: pairs
-    may be views of the file.
+    `decoder`: the plain decoder or encoder of the base, with which the adapter is compared as in
+    `peft_tensors.read_adapter`. `labels`: the labels that the expert's head must have; of PEFT's heads only their
+    number is known. `mapped`: pairs may be views of the file.
     """
     manifest = manifest_of(folder, base_fingerprint)
-    both = [name for name in (peft.CONFIG, trains.CONFIG) if (folder / name).is_file()]
+    both = [name for name in (peft_config.CONFIG, trains.CONFIG) if (folder / name).is_file()]
     if len(both) == 2:
         raise WeightsError("two adapters in one folder", path=folder, expected=" or ".join(both))
     if labels and not manifest and trains.CONFIG not in both:
-        lora, tensors = peft.read_classifying(folder, decoder)
-        return StoredExpert(lora, manifest, heads.foreign(folder / peft.TENSORS, tensors, labels))
+        lora, tensors = peft_tensors.read_classifying(folder, decoder)
+        return StoredExpert(lora, manifest, heads.foreign(folder / peft_tensors.TENSORS, tensors, labels))
     head = heads.load_head(folder, manifest["head"]) if manifest.get("head") else None
     if labels and (head is None or head.shape.labels != labels):
         got = "no head" if head is None else ", ".join(head.shape.labels)
@@ -167,22 +158,17 @@ def load_expert(
         raise CompatibilityError(what, path=folder, field="head.labels", expected=", ".join(labels), got=got, hint=hint)
     if trains.CONFIG in both:
         return StoredExpert(trains.read_train(folder, decoder), manifest, head)
-    return StoredExpert(peft.read_adapter(folder, decoder, mapped), manifest, head)
+    return StoredExpert(peft_tensors.read_adapter(folder, decoder, mapped), manifest, head)
 
 
 def manifest_of(folder: Path, base_fingerprint: str | None, kinds: str | tuple[str, ...] = KIND) -> dict[str, Any]:
-    """What an expert's folder says of itself, {} where it has no manifest; refused if it was made for another base."""
+    """Read an expert's manifest, {} if it has none; CompatibilityError if it was made for another base."""
     if not folder.is_dir():
         raise WeightsError("no such expert folder", path=folder)
     manifest = read_manifest(folder, kinds) if (folder / MANIFEST).is_file() else {}
-    made_for = manifest.get("base_fingerprint")
+    field, made_for = "base_fingerprint", manifest.get("base_fingerprint")
     if base_fingerprint and made_for and made_for != base_fingerprint:
-        raise CompatibilityError(
-            "the expert was trained on another base",
-            path=folder,
-            field="base_fingerprint",
-            expected=base_fingerprint[:12],
-            got=made_for[:12],
-            hint="compose it with its own base, or train it again on this one",
-        )
+        what, hint = "the expert was trained on another base", "use it with its own base, or train it again on this one"
+        expected, got = base_fingerprint[:12], made_for[:12]
+        raise CompatibilityError(what, path=folder, field=field, expected=expected, got=got, hint=hint)
     return manifest

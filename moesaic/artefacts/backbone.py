@@ -1,4 +1,4 @@
-"""Bases of classifiers on disk: a folder of an encoder or a decoder, with what turns texts into its ids.
+"""Bases of classifiers on disk: a folder of an encoder or a decoder with its tokenizer.
 
 Knows nothing about experts or labels.
 """
@@ -12,7 +12,6 @@ import torch
 
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.sentence_encoder import read_tokenizer
-from moesaic.errors import CompatibilityError
 from moesaic.files import digest
 from moesaic.hub.locate import CONFIG, model_folder, tokenizer_folder
 from moesaic.interop.encoders import ARCHITECTURES, identify, load_encoder
@@ -24,7 +23,7 @@ from moesaic.tokenizer.pairs import DecoderWriter, EncoderWriter, Writer
 
 @dataclass(frozen=True)
 class Backbone:
-    """A base without a head of its own, and the fingerprint by which experts know it: see `base.Base`."""
+    """A base without a head; fingerprint and origin as in `base.Base`."""
 
     body: Encoder | Decoder
     writer: Writer
@@ -33,17 +32,15 @@ class Backbone:
 
     @property
     def told(self) -> dict[str, Any]:
-        """What manifests of what is made with it say of its origin."""
         return {"base_origin": dict(self.origin)} if self.origin else {}
 
     @property
     def pad(self) -> int:
-        """What fills the shorter rows of a batch."""
         return self.body.config.pad
 
 
 def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Backbone:
-    """Read the body of a BERT, a RoBERTa or a decoder; heads that lie beside it are left out, but for BERT's pooler.
+    """Read the body of a BERT, a RoBERTa or a decoder, without any head but BERT's pooler.
 
     `origin`: see `base.load_base`.
     """
@@ -53,11 +50,6 @@ def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Back
         base = load_base(folder, origin)
         return Backbone(base.decoder, DecoderWriter(base.tokenizer), base.fingerprint, base.origin)
     encoder = load_encoder(model, torch.get_default_dtype(), body_only=True)
-    at = tokenizer_folder(model)
-    inner = read_tokenizer(at)
-    size, vocabulary = encoder.config.vocab_size, max(inner.get_vocab().values()) + 1
-    if vocabulary > size:
-        what = "the tokenizer has more tokens than the encoder"
-        raise CompatibilityError(what, path=at, expected=f"<= {size}", got=vocabulary)
+    inner = read_tokenizer(tokenizer_folder(model), encoder)
     writer = EncoderWriter(inner, typed=encoder.config.token_types > 1)
     return Backbone(encoder, writer, digest([identify(encoder), inner.to_str()]), origin or {})

@@ -1,6 +1,6 @@
 """Bases on disk: a Hugging Face folder (config.json, model.safetensors, tokenizer.json) plus our manifest.
 
-A folder without a manifest loads too. Knows nothing about experts.
+A folder without a manifest loads too, unverified. Knows nothing about experts.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ KIND = "base"
 
 @dataclass(frozen=True)
 class Base:
-    """A decoder with the tokenizer it was trained with, and the fingerprint by which experts know it.
+    """A decoder with its tokenizer and the fingerprint by which experts and routers know them.
 
-    The fingerprint covers the values of all tensors, how they are wired, and the tokenizer: with any of these changed,
-    an expert or a router would mean something else. `origin`: of one from elsewhere, its place and commit.
+    The fingerprint covers the values of all tensors, the wiring and the tokenizer: a change of any of these would
+    change the meaning of an expert or a router. `origin`: place and commit of a base that is not from a local folder.
     """
 
     decoder: Decoder
@@ -40,30 +40,29 @@ class Base:
 
     @property
     def body(self) -> Decoder:
-        """The decoder, by the name that bases of every task have."""
+        """The decoder, under the name that bases of all tasks share."""
         return self.decoder
 
     @property
     def told(self) -> dict[str, Any]:
-        """What the manifests of experts and routers say of it beside the fingerprint."""
         return {"base_origin": dict(self.origin)} if self.origin else {}
 
 
 def identify(decoder: Decoder, tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> str:
-    """The fingerprint of a base; `dtype`: that of the base as it would be read in another type than its decoder has."""
+    """Compute the fingerprint of a base, with its tensors as `dtype` (default: the decoder's own type)."""
     tensors = named(decoder)
     read = Made(tensors, lambda name: tensors[name] if dtype is None else tensors[name].to(dtype))
     return digest([fingerprint(read), decoder.config.wiring, *tokenizer.identity])
 
 
 def save_base(folder: Path, decoder: Decoder, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    """Write a base into an empty folder; `facts` (data hash, metrics, seed, ...) go to its manifest."""
+    """Write a base into an empty folder; its manifest gets `facts` (data hash, metrics, seed, ...)."""
     shapes = write_model(folder, decoder, tokenizer)
     write_manifest(folder, {"kind": KIND, "fingerprint": identify(decoder, tokenizer), "shapes": shapes, **facts})
 
 
 def write_model(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """The files of a Hugging Face folder, without a manifest. Returns the shape of every tensor."""
+    """Write the files of a Hugging Face folder, without a manifest, and return the shape of every tensor."""
     tensors = named(decoder)
     write_tensors(folder / TENSORS, tensors)
     write_description(folder, decoder, tokenizer)
@@ -71,7 +70,6 @@ def write_model(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> dict[st
 
 
 def write_description(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> None:
-    """The files of a Hugging Face folder that are not tensors."""
     tokenizer.save(folder)
     special = tokenizer.special
     ends = list(tokenizer.ends) if len(tokenizer.ends) > 1 else tokenizer.eos
@@ -80,7 +78,7 @@ def write_description(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> N
 
 
 def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
-    """Read a base; everything its manifest promises is checked, and of a foreign folder all that it says itself."""
+    """Read a base and check it against its manifest if it has one, else against its own config."""
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
     if (folder / MANIFEST).is_file():
@@ -89,23 +87,18 @@ def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     decoder, found = read_decoder(model, lambda stored: torch.get_default_dtype())
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     if tokenizer.vocab_size > decoder.config.vocab_size:
-        raise CompatibilityError(
-            "the tokenizer has more tokens than the model",
-            path=folder / "tokenizer.json",
-            expected=f"<= {decoder.config.vocab_size}",
-            got=tokenizer.vocab_size,
-        )
+        what, path = "the tokenizer has more tokens than the model", folder / "tokenizer.json"
+        expected, got = f"<= {decoder.config.vocab_size}", tokenizer.vocab_size
+        raise CompatibilityError(what, path=path, expected=expected, got=got)
     return Base(decoder, tokenizer, identify(decoder, tokenizer), origin or {})
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, int]:
-    """The size and wiring of a model, and its end-of-text id."""
     config, found = configs.read_config(path)
     return config, end_of(found, path)
 
 
 def end_of(found: dict[str, Any], path: Path) -> int:
-    """The end-of-text id in a config.json: of several, the first."""
     eos = found.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) and eos else eos
     if not isinstance(eos, int):
@@ -114,12 +107,11 @@ def end_of(found: dict[str, Any], path: Path) -> int:
 
 
 def is_base(folder: Path) -> bool:
-    """Whether a folder holds a decoder's configuration and weights, in one file or in shards."""
     return (folder / "config.json").is_file() and any((folder / name).is_file() for name in (TENSORS, INDEX))
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """The files of a base as a folder of its own would have them, and where each lies, if it is there."""
+    """Names of a base's files in a folder of its own -> their paths, which may be missing."""
     model = model_folder(folder)
     sharded = not (model / TENSORS).is_file() and (model / INDEX).is_file()
     tensors = [INDEX, *sorted(set(read_index(model / INDEX).values()))] if sharded else [TENSORS]

@@ -1,6 +1,6 @@
-"""The experts that a manifest names, held to what a recipe may call them: they become folders and rows of tables.
+"""Names of experts in a manifest, checked by the rules of recipes, as they become folders and rows of tables.
 
-Knows nothing about what else stands in a manifest.
+Knows nothing about the rest of a manifest.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from moesaic.sections.names import validate_expert
 
 
 def expert_names(folder: Path, manifest: dict[str, Any]) -> tuple[str, ...]:
-    """The `experts` of a folder's manifest, in its order; no path is built from one before this has passed it."""
+    """Check the `experts` of a folder's manifest and return them in their order; call it before building any path."""
     path, names = folder / MANIFEST, manifest.get("experts")
     if not isinstance(names, list) or not names:
         raise WeightsError("no list of names", path=path, field="experts", expected="one name or more", got=repr(names))
@@ -24,8 +24,6 @@ def expert_names(folder: Path, manifest: dict[str, Any]) -> tuple[str, ...]:
         try:
             validate_expert(name, seen)
         except RecipeError as error:
-            got, hint = error.got or repr(name), error.hint
-            raise WeightsError(
-                error.what, path=path, field=field, expected=error.expected, got=got, hint=hint
-            ) from None
+            facts = {"expected": error.expected, "got": error.got or repr(name), "hint": error.hint}
+            raise WeightsError(error.what, path=path, field=field, **facts) from None
     return tuple(names)

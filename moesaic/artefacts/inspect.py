@@ -1,6 +1,6 @@
-"""What a folder says of itself, read without loading any weights: the Python twin of `moesaic inspect`.
+"""Facts that a folder declares, read without loading weights: the function behind `moesaic inspect`.
 
-Knows nothing about what the facts are for; a folder without a manifest is taken at its word, and that is said.
+A folder without a manifest is unverified. Knows nothing about the use of the facts.
 """
 
 import os
@@ -25,7 +25,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Artefact:
-    """A folder, what it declares, and what it is made of. `verified`: every file was found as it was written."""
+    """A folder, its declared facts, and its parts. `verified`: every file has the hash in its manifest."""
 
     kind: str
     folder: Path
@@ -35,9 +35,9 @@ class Artefact:
 
 
 def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
-    """Describe what lies at a place, a folder or one that `load` takes, by its manifest if it has one.
+    """Describe a folder, or a place that `load` accepts, by its manifest if it has one.
 
-    Its files are compared with their hashes.
+    `verify` (default: true): compare the files with their hashes.
     """
     folder = locate(place).folder
     if (folder / MANIFEST).is_file():
@@ -46,7 +46,8 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
             expert_names(folder, manifest)
         return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
     if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
-        evaluation = read_sealed(folder / "evaluation.json") if (folder / "evaluation.json").is_file() else {}
+        path = folder / "evaluation.json"
+        evaluation = read_sealed(path) if path.is_file() else {}
         parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
         return Artefact("run", folder, evaluation, parts=parts)
     if (folder / "best" / MANIFEST).is_file():
@@ -59,7 +60,7 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
 
 
 def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
-    """The parts of a mixture, or of a router that reads an encoder; its own manifest has vouched for their files."""
+    """The parts of a mixture, or of a router with an encoder; the folder's own manifest covers their files."""
     names: dict[str, str] = {}
     if manifest.get("kind") == "mixture":
         experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}

@@ -1,6 +1,6 @@
-"""Routers on disk: tensors, the ordered names of the experts, and how feature and selection go with them.
+"""Routers on disk: tensors, the ordered names of the experts, feature and selection.
 
-Knows nothing about how a router was trained.
+Knows nothing about training.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,15 +24,15 @@ from moesaic.tensors.tensors import fit, read_tensors, write_tensors
 KIND = "router"
 TENSORS, INFO, FEATURES = "router.safetensors", "training_info.json", "features.safetensors"
 ENCODER = "encoder"
-"""The folder, in that of the router, of an encoder that it reads: a copy, so that the router can be moved."""
+"""Subfolder of a router's folder for a copy of its encoder, so that the router can be moved."""
 
 FILES = (TENSORS, INFO, FEATURES, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
-# the last only of routers that experts may join later: see `stages.adopting`
+# FEATURES belongs to routers that experts may join later: see `adoption`
 
 
 @dataclass(frozen=True)
 class StoredRouter:
-    """A router with everything that deciding needs: what it reads, whom its logits mean, how they become weights."""
+    """A router with its kind, the names of the experts, the feature that it reads, and the selection."""
 
     router: TrainedRouter
     kind: str
@@ -44,31 +44,26 @@ class StoredRouter:
 
     @property
     def reads(self) -> Feature:
-        """What a mixture hands to `decides`: the text, where an encoder of its own reads that."""
+        """The feature that a mixture gives to `decides`: the text, if the router has its own encoder."""
         if self.encoder:
             return Feature.parse("text")
         return PROJECTIONS if self.feature == "projections" else Feature.parse(self.feature)
 
     @property
     def decides(self) -> Router:
-        """What `reads` -> logits, the encoder included."""
         return SentenceRouter(self.encoder.sentences, self.router) if self.encoder else self.router
 
     def over(self, body: Body | None, disabled: Collection[str] = ()) -> Decider:
-        """Its decisions over a base, which may be None where it reads none; `disabled`: experts never chosen."""
+        """Make the decider over a base, or None if the router reads no base; `disabled`: experts never chosen."""
         return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled)
 
 
 def save_router(
-    folder: Path,
-    stored: StoredRouter,
-    base_fingerprint: str,
-    facts: dict[str, Any],
-    encoder_at: Path | None = None,
+    folder: Path, stored: StoredRouter, base_fingerprint: str, facts: dict[str, Any], encoder_at: Path | None = None
 ) -> None:
     """Write a router into an empty folder; `facts`: metrics, data hash, seed, ...
 
-    `encoder_at`: where its encoder is written already, in the folder of another router; None: it is written anew.
+    `encoder_at`: another router's folder of the same encoder, to copy it from (default: write the encoder).
     """
     write_tensors(folder / TENSORS, stored.router.state_dict())
     own = {"kind": KIND, "router": stored.kind, "experts": list(stored.names), "feature": stored.feature}
@@ -84,43 +79,30 @@ def save_router(
 
 
 def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRouter:
-    """Read a router; it is refused over another base, whose states would mean something else."""
+    """Read a router; CompatibilityError if it was trained on another base."""
     manifest = read_manifest(folder, KIND)
     if base_fingerprint:
         require_base(folder, manifest, base_fingerprint)
     names, kind = expert_names(folder, manifest), manifest["router"]
     if kind not in ROUTERS:
-        raise WeightsError("unknown kind of router", path=folder, field="router", got=kind)
+        expected = " or ".join(ROUTERS)
+        raise WeightsError("unknown kind of router", path=folder, field="router", expected=expected, got=kind)
     router = ROUTERS[kind](**manifest["shape"])
     fit(router, read_tensors(folder / TENSORS), folder / TENSORS)
     selection = Selection(**manifest["selection"])
-    encoder = load_own_encoder(folder, manifest["encoder_fingerprint"]) if "encoder_fingerprint" in manifest else None
+    encoder = None
+    if "encoder_fingerprint" in manifest:
+        encoder = load_sentences(folder / ENCODER)
+        require("encoder", folder / ENCODER, encoder.fingerprint, manifest["encoder_fingerprint"])
     return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder)
 
 
 def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) -> None:
-    """Refuse a router over another base than it was trained on."""
-    if manifest["base_fingerprint"] != fingerprint:
-        raise CompatibilityError(
-            "the router was trained on another base",
-            path=folder,
-            field="base_fingerprint",
-            expected=fingerprint[:12],
-            got=manifest["base_fingerprint"][:12],
-            hint="train the router again",
-        )
+    require("base", folder, manifest["base_fingerprint"], fingerprint)
 
 
-def load_own_encoder(folder: Path, expected: str) -> StoredEncoder:
-    """The encoder that lies in a router's folder; it must be the one that the router was trained on."""
-    encoder = load_sentences(folder / ENCODER)
-    if encoder.fingerprint != expected:
-        raise CompatibilityError(
-            "the router was trained on another encoder",
-            path=folder / ENCODER,
-            field="encoder_fingerprint",
-            expected=expected[:12],
-            got=encoder.fingerprint[:12],
-            hint="train the router again",
-        )
-    return encoder
+def require(part: str, path: Path, got: str, expected: str) -> None:
+    """Raise CompatibilityError if the fingerprint of a router's base or encoder differs from the expected one."""
+    if got != expected:
+        what, field, hint = f"the router was trained on another {part}", f"{part}_fingerprint", "train the router again"
+        raise CompatibilityError(what, path=path, field=field, expected=expected[:12], got=got[:12], hint=hint)

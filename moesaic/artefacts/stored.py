@@ -8,16 +8,16 @@ from typing import Any
 
 
 class Stored(ABC):
-    """An expert as read. `manifest`: of its folder; {} of a foreign one."""
+    """An expert as read, and the manifest of its folder ({} for a foreign expert)."""
 
     manifest: dict[str, Any]
 
     @property
     @abstractmethod
     def fingerprint(self) -> str | None:
-        """The hash of its values; None of a foreign model, which nobody has hashed."""
+        """The hash of its values; None for a foreign model, which nobody has hashed."""
 
     @property
     def base_fingerprint(self) -> str | None:
-        """The base that it was made for; None: declared at best, and never verified."""
+        """The fingerprint of its base; None if the base is only declared, never verified."""
         return self.manifest.get("base_fingerprint")

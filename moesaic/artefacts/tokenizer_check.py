@@ -1,6 +1,6 @@
-"""The tokenizer of an expert, in a fine-tuned model or left beside an adapter, held against that of the base.
+"""The tokenizer of an expert, in a fine-tuned model or beside an adapter, compared with that of the base.
 
-A mixture reads and writes with the base's alone. Knows nothing about weights.
+A mixture uses only the base's tokenizer. Knows nothing about weights.
 """
 
 from pathlib import Path
@@ -11,9 +11,9 @@ from moesaic.tokenizer.published import JSON, MODEL, VOCABULARY, WORDS
 
 
 def tokenizer_beside(folder: Path, base: Tokenizer) -> list[str]:
-    """What is odd about the tokenizer in an adapter's folder; nothing where there is none, or it is the base's.
+    """Warnings about the tokenizer in an adapter's folder; none if it is missing or equals the base's.
 
-    CompatibilityError where ids mean other tokens: the adapter has learned from other ids than it will be given.
+    CompatibilityError if ids mean other tokens, as the adapter was then trained on other ids than it will get.
     """
     if not any((folder / file).is_file() for file in (JSON, VOCABULARY, MODEL, WORDS)):
         return []
@@ -24,15 +24,15 @@ def tokenizer_beside(folder: Path, base: Tokenizer) -> list[str]:
             what, hint = "the tokenizer beside the adapter gives ids to other tokens", "adopt it over its own base"
             raise CompatibilityError(what, path=folder, got=str(one), hint=hint)
     shown = "; ".join(map(str, differences))
-    told = [f"the tokenizer beside it is not the base's, which is used: {shown}"] if differences else []
-    return told + spoken_otherwise(base, own)
+    found = [f"the tokenizer beside it differs from the base's, which is used: {shown}"] if differences else []
+    return found + spoken_otherwise(base, own)
 
 
 def spoken_otherwise(base: Tokenizer, own: Tokenizer) -> list[str]:
-    """How an expert has learned to write conversations and to end texts, where that is not the base's way."""
-    told = []
+    """Warnings about an expert's chat template and end of text that differ from the base's."""
+    found = []
     if own.template and own.template.source != (base.template and base.template.source):
-        told.append("its chat template is not the base's, which is used")
+        found.append("its chat template differs from the base's, which is used")
     if own.eos not in base.ends:
-        told.append(f"it ends texts with {own.inner.id_to_token(own.eos)}, which ends none here")
-    return told
+        found.append(f"it ends texts with {own.inner.id_to_token(own.eos)}, which does not end a text of the base")
+    return found

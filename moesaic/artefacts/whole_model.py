@@ -1,7 +1,7 @@
-"""Whole models as experts on disk: a Hugging Face folder as bases are, with a manifest that says whose expert it is.
+"""Whole models as experts on disk: a Hugging Face folder, as of a base, with the manifest of an expert.
 
-In a mixture's folder an expert leaves out what the base has already, bit by bit: it is written once, and held once when
-it is read. Knows nothing about training or routing.
+In a mixture's folder an expert leaves out tensors that equal the base's in every bit, and shares them when it is read.
+Knows nothing about training or routing.
 """
 
 from collections.abc import Mapping
@@ -25,35 +25,35 @@ from moesaic.tensors.shards import write_shards
 from moesaic.tokenizer import Tokenizer, compare
 
 ADAPTER = "model"
-TEMPLATES = "templates"  # conversations are written with the base's, so an expert's own has no say
+TEMPLATES = "templates"  # a difference in these is accepted, as conversations are written with the base's
 
 
 @dataclass(frozen=True)
 class StoredModel(Stored):
-    """An expert as read: its decoder, and what its folder says of it ({} for a foreign one)."""
+    """A whole model as read, and its manifest ({} for a foreign model)."""
 
     decoder: Decoder
     manifest: dict[str, Any]
 
     @property
     def fingerprint(self) -> str | None:
-        """By which its folder knows it, as a base is known; None: a foreign one, which nobody has hashed."""
+        """The fingerprint in the manifest, computed as that of a base; None for a foreign model."""
         return self.manifest.get("fingerprint")
 
 
 def save_whole(
     folder: Path, decoder: Decoder, tokenizer: Tokenizer, base_fingerprint: str, facts: dict[str, Any]
 ) -> None:
-    """Write an expert, complete, into an empty folder, with its manifest."""
+    """Write a complete expert into an empty folder, with its manifest."""
     write_model(folder, decoder, tokenizer)
     write_manifest(folder, {**described(decoder, identify(decoder, tokenizer), base_fingerprint), **facts})
 
 
 def load_whole(folder: Path, base: Base) -> StoredModel:
-    """Read an expert, complete or as it stands in a mixture; its tensors are views of its files where types allow it.
+    """Read an expert, complete or from a mixture; tensors of the same type are views of its files.
 
-    A folder of a base, or a foreign one, will do. Its tokenizer must be the base's: CompatibilityError otherwise, as
-    for one that was made for another base. One that differs from the base in nothing is the base's own decoder.
+    The folder may also be that of a base or a foreign model. CompatibilityError for a tokenizer that differs from the
+    base's and for an expert of another base. If no tensor differs from the base, the result is the base's decoder.
     """
     files, manifest = open_whole(folder, base)
     with files:
@@ -62,7 +62,7 @@ def load_whole(folder: Path, base: Base) -> StoredModel:
 
 
 def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
-    """The same but for its values: the files of an expert, and what its folder says of it."""
+    """Open the files of an expert, checked as by `load_whole`, and read its manifest."""
     manifest = manifest_of(folder, base.fingerprint, (KIND, base_room.KIND))
     if manifest.get("kind") == KIND and manifest.get("adapter") != ADAPTER:
         got = manifest.get("adapter")
@@ -75,23 +75,23 @@ def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
         expected, got = base.decoder.config.vocab_size, decoder.config.vocab_size
         what, path = "whole models share one vocabulary", at / "config.json"
         raise CompatibilityError(what, path=path, field="vocab_size", expected=expected, got=got)
-    if "shared" not in manifest:  # in a mixture the tokenizer is the base's, and was found equal
+    if "shared" not in manifest:  # an expert in a mixture has the base's tokenizer
         end = end_of(files.found, at / "config.json")
         require_tokenizer(base.tokenizer, Tokenizer.load(tokenizer_folder(at), end), at)
     return files, manifest
 
 
 def model_of(files: DecoderFiles, manifest: dict[str, Any], base: Base) -> StoredModel:
-    """The expert of these files; one that differs from the base in nothing is the base itself."""
+    """The expert of these files; the base's decoder if no tensor differs."""
     same_wiring = files.decoder.config == base.decoder.config
     return StoredModel(files.decoder if files.own or not same_wiring else base.decoder, manifest)
 
 
 def write_into_mixture(source: Path, target: Path, base: Path) -> None:
-    """Write the expert of a folder into an empty one, without the tensors that the base of the other folder has.
+    """Write the expert of a folder into an empty folder, without the tensors that the base in `base` has.
 
-    Both are read by mapping; a tensor that is equal in type, shape and every bit is only named, as `shared`. From then
-    on it is an expert of this base. One that comes out of a mixture is copied as it is, and fits the same base alone.
+    Both are read by mapping; the manifest names tensors equal in type, shape and every bit as `shared`. The copy is an
+    expert of this base. An expert from a mixture is copied unchanged and fits only the same base.
     """
     manifest = manifest_of(source, None, (KIND, base_room.KIND))
     if "shared" in manifest:
@@ -112,7 +112,7 @@ def write_into_mixture(source: Path, target: Path, base: Path) -> None:
 
 
 def identified(folder: Path, manifest: Mapping[str, Any]) -> tuple[Decoder, dict[str, Any], str]:
-    """A model by mapping, as it is stored; its config.json; and its fingerprint, hashed where no manifest says it."""
+    """Read a model by mapping, its config.json, and its fingerprint, computed if the manifest has none."""
     at = model_folder(folder)
     decoder, found = read_decoder(at, as_stored, mapped=True)
     if "fingerprint" in manifest:
@@ -122,31 +122,29 @@ def identified(folder: Path, manifest: Mapping[str, Any]) -> tuple[Decoder, dict
 
 
 OWN_FIELDS = ("format_version", "package_version", "files", "shapes", "stage_key")
-"""What a manifest says of its own folder, and a copy's manifest says anew or not at all."""
+"""Facts of a manifest that hold only for its own folder, not for a copy."""
 
 
 def described(decoder: Decoder, fingerprint: str, base_fingerprint: str) -> dict[str, Any]:
-    """What a manifest says of every whole model."""
     size = sum(tensor.numel() for tensor in named(decoder).values())
     own = {"kind": KIND, "adapter": ADAPTER, "parameters": size}
     return {**own, "fingerprint": fingerprint, "base_fingerprint": base_fingerprint}
 
 
 def shared_with(base: Base, names: Any, folder: Path) -> Mapping[str, Tensor]:
-    """The base's tensors of these names."""
     theirs = named(base.decoder)
     if not isinstance(names, list) or not all(isinstance(name, str) and name in theirs for name in names):
         got, expected = str(names), "names of the base's tensors"
-        raise WeightsError("not shared", path=folder / MANIFEST, field="shared", expected=expected, got=got)
+        raise WeightsError("unknown names", path=folder / MANIFEST, field="shared", expected=expected, got=got)
     return {name: theirs[name] for name in names}
 
 
 def require_tokenizer(base: Tokenizer, own: Tokenizer, folder: Path) -> None:
-    """Refuse a model to which a text is other ids, or an id another text; what is odd is shown."""
+    """Raise CompatibilityError, with the difference, for a tokenizer that reads or writes other ids."""
     for difference in compare(base, own):
         padding = difference.what == "special ids" and {role for role, _, _ in difference.first} == {"pad"}
         if difference.what != TEMPLATES and not padding:
-            what = "whole models share one tokenizer, and this one has another than the base"
+            what = "whole models share one tokenizer, but this one differs from the base's"
             raise CompatibilityError(what, path=folder, field="tokenizer", got=str(difference))
 
 
@@ -155,7 +153,6 @@ def as_stored(dtype: torch.dtype) -> torch.dtype:
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Equal in type, shape and every bit."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     mine, yours = (tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, other))

@@ -1,1 +1,1 @@
-"""Other people's layouts: model families, encoders and PEFT adapters, read and written."""
+"""Formats of other libraries: model families, encoders and PEFT adapters, read and written."""

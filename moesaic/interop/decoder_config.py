@@ -1,6 +1,6 @@
 """A config.json <-> a DecoderConfig, in the keys of transformers before and since version 5.
 
-Knows nothing about tensors. What a family calls things is in `families.py`.
+`families` holds the names that each family uses. Knows nothing about tensors.
 """
 
 from collections.abc import Mapping
@@ -21,22 +21,17 @@ SCALINGS = {
         "original_context": "original_max_position_embeddings",
     },
 }
-"""Kind of RopeScaling -> the fields that it has <-> their keys."""
+"""Kind of RopeScaling -> its fields <-> their keys."""
 
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+CONTRADICTION = "two keys contradict each other"
 REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
 ALIASES = {"num_experts": "num_local_experts"}
-KINDS: dict[Any, tuple[Any, str]] = {
-    int: (int, "an integer"),
-    float: (int | float, "a number"),
-    bool: (bool, "a truth"),
-}
-
-Found = dict[str, Any]
+KINDS: dict[Any, tuple[Any, str]] = {int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "a bool")}
 
 
-def read_config(path: Path) -> tuple[DecoderConfig, Found]:
-    """A config.json, and what it says as it stands."""
+def read_config(path: Path) -> tuple[DecoderConfig, dict[str, Any]]:
+    """Read a config.json: the size and wiring, and the file's content."""
     found = read_settings(path)
     try:
         return decoder_config(found, path), found
@@ -46,21 +41,19 @@ def read_config(path: Path) -> tuple[DecoderConfig, Found]:
         raise WeightsError(error.what, path=path, field=field, expected=expected, got=got) from error
 
 
-def decoder_config(found: Found, path: Path) -> DecoderConfig:
-    """The size and wiring that a config.json describes; what this decoder has no part for is refused by its key."""
+def decoder_config(found: dict[str, Any], path: Path) -> DecoderConfig:
+    """The size and wiring that a config.json describes; WeightsError, by its key, for wiring that the decoder lacks."""
     name = family_in(found, path, FAMILIES, "decoders")
     family = FAMILIES[name]
     for key, allowed in {**REFUSED, **family.only}.items():
         if found.get(key, allowed[-1]) not in allowed:
-            raise WeightsError(
-                "wiring that this decoder does not have", path=path, field=key, expected=allowed[0], got=found[key]
-            )
-    said = {ALIASES.get(key, key): value for key, value in found.items()}
-    said = {**ABSENT, **family.absent, **said}
-    sizes = read_sizes(said, {**KEYS, **family.keys}, path)
+            what = "wiring that this decoder does not have"
+            raise WeightsError(what, path=path, field=key, expected=allowed[0], got=found[key])
+    full = {**ABSENT, **family.absent, **{ALIASES.get(key, key): value for key, value in found.items()}}
+    sizes = read_sizes(full, {**KEYS, **family.keys}, path)
     layers = range(sizes["num_layers"])
-    theta, scaling, local_theta = read_rope(found, said, family, path)
-    local = read_local(said, family, layers, path)
+    theta, scaling, local_theta = read_rope(found, full, family, path)
+    local = read_local(full, family, layers, path)
     return DecoderConfig(
         **sizes,
         **TRAITS[name],
@@ -68,22 +61,22 @@ def decoder_config(found: Found, path: Path) -> DecoderConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         local_rope_theta=local_theta,
-        window=said["sliding_window"] if local else 0,
+        window=full["sliding_window"] if local else 0,
         local_layers=local,
-        dense_layers=read_dense(said, layers) if family.dense_layers else (),
+        dense_layers=read_dense(full, layers) if family.dense_layers else (),
     )
 
 
-def read_sizes(said: Mapping[str, Any], keys: Mapping[str, str], path: Path) -> dict[str, Any]:
-    """The fields that stand under a key of their own, each of the type that it must have."""
+def read_sizes(full: Mapping[str, Any], keys: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The fields with a key of their own, after a check of their types."""
     kinds, sizes = get_type_hints(DecoderConfig), {}
     for ours, theirs in keys.items():
-        value = said.get(theirs)
+        value = full.get(theirs)
         kind, expected = KINDS[kinds[ours]]
         if value is None and ours not in REQUIRED:
             continue
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            what = "a size is missing" if value is None else "a size of another type"
+            what = "a size is missing" if value is None else "a value of another type"
             raise WeightsError(what, path=path, field=theirs, expected=expected, got=value)
         sizes[ours] = value
     sizes.setdefault("num_kv_heads", sizes["num_heads"])
@@ -91,9 +84,9 @@ def read_sizes(said: Mapping[str, Any], keys: Mapping[str, str], path: Path) -> 
 
 
 def read_rope(
-    found: Mapping[str, Any], said: Mapping[str, Any], family: Family, path: Path
+    found: Mapping[str, Any], full: Mapping[str, Any], family: Family, path: Path
 ) -> tuple[float, RopeScaling | None, float]:
-    """Theta, scaling, and the theta of local layers; old keys (`rope_theta`) and new ones (`rope_parameters`) agree."""
+    """Theta, scaling and the theta of local layers, from old keys (`rope_theta`) and new ones (`rope_parameters`)."""
     new = found.get("rope_parameters") or {}
     nested = any(isinstance(value, dict) for value in new.values())
     whole, local = (new.get("full_attention") or {}, new.get("sliding_attention") or {}) if nested else (new, {})
@@ -103,42 +96,35 @@ def read_rope(
     if found.get("rope_scaling"):
         old = read_scaling(found["rope_scaling"], "rope_scaling", path)
         if whole and old != scaling:
-            raise WeightsError(
-                "said twice, and differently", path=path, field="rope_scaling", expected=scaling, got=old
-            )
+            raise WeightsError(CONTRADICTION, path=path, field="rope_scaling", expected=scaling, got=old)
         scaling = old
-    theta = one_of(said, "rope_theta", "rope_theta" in found, whole, path)
+    theta = read_theta(full, "rope_theta", "rope_theta" in found, whole, path)
     if read_scaling(local, "rope_parameters", path) is not None:
         raise WeightsError("scaled rotary positions in local layers", path=path, field="rope_parameters")
     if not family.local_rope:
         return theta, scaling, 0.0
-    return theta, scaling, one_of(said, "rope_local_base_freq", "rope_local_base_freq" in found, local, path)
+    return theta, scaling, read_theta(full, "rope_local_base_freq", "rope_local_base_freq" in found, local, path)
 
 
-def one_of(said: Mapping[str, Any], key: str, stands: bool, new: Mapping[str, Any], path: Path) -> float:
-    """A theta under its old key or its new one; where both stand, they say the same."""
-    value = new.get("rope_theta", said[key])
-    if stands and value != said[key]:
-        raise WeightsError(
-            "said twice, and differently",
-            path=path,
-            field=key,
-            expected=f"{value}, as in rope_parameters",
-            got=said[key],
-        )
+def read_theta(full: Mapping[str, Any], key: str, present: bool, new: Mapping[str, Any], path: Path) -> float:
+    """A theta under its old key or its new one; WeightsError if both are present and differ."""
+    value = new.get("rope_theta", full[key])
+    if present and value != full[key]:
+        expected = f"{value}, as in rope_parameters"
+        raise WeightsError(CONTRADICTION, path=path, field=key, expected=expected, got=full[key])
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
         raise WeightsError("not a base of rotary positions", path=path, field=key, expected="a number > 0", got=value)
     return float(value)
 
 
 def read_scaling(found: Mapping[str, Any], field: str, path: Path) -> RopeScaling | None:
-    """How positions are scaled; None where they are not."""
+    """The scaling of positions; None if they are not scaled."""
     kind = found.get("rope_type", found.get("type", "default"))
     if kind == "default":
         return None
-    if kind not in tuple(SCALINGS):  # which need not be text
-        what, expected = "rotary positions scaled in an unknown way", " or ".join(SCALINGS)
-        raise WeightsError(what, path=path, field=field, expected=expected, got=kind)
+    if kind not in tuple(SCALINGS):  # a tuple, as the kind may be no text
+        expected = " or ".join(SCALINGS)
+        raise WeightsError("unknown scaling of rotary positions", path=path, field=field, expected=expected, got=kind)
     keys = SCALINGS[kind]
     for key in keys.values():
         if not isinstance(found.get(key), int | float):
@@ -146,37 +132,31 @@ def read_scaling(found: Mapping[str, Any], field: str, path: Path) -> RopeScalin
     return RopeScaling(kind=kind, **{ours: found[theirs] for ours, theirs in keys.items()})
 
 
-def read_local(said: Mapping[str, Any], family: Family, layers: range, path: Path) -> tuple[int, ...]:
+def read_local(full: Mapping[str, Any], family: Family, layers: range, path: Path) -> tuple[int, ...]:
     """The layers that see a window."""
-    local, types = family.local(said, layers), said.get("layer_types")
+    local, types = family.local(full, layers), full.get("layer_types")
     if types is not None:
         kinds = {"full_attention": False, "sliding_attention": True}
         if not isinstance(types, list) or len(types) != len(layers) or not set(types) <= set(kinds):
-            raise WeightsError(
-                "not a kind of attention for each layer",
-                path=path,
-                field="layer_types",
-                expected=f"{len(layers)} of {', '.join(kinds)}",
-                got=str(types),
-            )
+            what, expected = "not a kind of attention for each layer", f"{len(layers)} of {', '.join(kinds)}"
+            raise WeightsError(what, path=path, field="layer_types", expected=expected, got=str(types))
         typed = [layer for layer, kind in enumerate(types) if kinds[kind]]
         if typed != local and "layer_types" not in family.windows:
             raise WeightsError("layers of more than one kind", path=path, field="layer_types")
         local = typed
-    window = said.get("sliding_window")
+    window = full.get("sliding_window")
     if local and (not isinstance(window, int) or window < 1):
         raise WeightsError("no window", path=path, field="sliding_window", expected="an integer >= 1", got=window)
     return tuple(local)
 
 
-def read_dense(said: Mapping[str, Any], layers: range) -> tuple[int, ...]:
-    """The layers of a sparse model whose ffn is dense."""
-    named, step = said.get("mlp_only_layers") or [], said.get("decoder_sparse_step") or 1
+def read_dense(full: Mapping[str, Any], layers: range) -> tuple[int, ...]:
+    named, step = full.get("mlp_only_layers") or [], full.get("decoder_sparse_step") or 1
     return tuple(layer for layer in layers if layer in named or (layer + 1) % step)
 
 
 def config_json(config: DecoderConfig, tokens: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """What transformers reads, of any version that knows the family: keys that were renamed stand under both names."""
+    """The config.json for every version of transformers that knows the family; renamed keys have both names."""
     family = FAMILIES[config.family]
     filled = {"query_scalar": config.query_scalar or config.head_dim}
     filled["expert_size"] = config.expert_size or config.intermediate_size
@@ -198,7 +178,6 @@ def config_json(config: DecoderConfig, tokens: Mapping[str, Any], dtype: str) ->
 
 
 def window_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
-    """Which layers see a window, in those keys that the family has for it."""
     local, kinds = config.local_layers, ("full_attention", "sliding_attention")
     keys = {
         "sliding_window": config.window or None,
@@ -210,7 +189,7 @@ def window_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
 
 
 def rope_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
-    """Rotary positions, in old keys and in new ones."""
+    """Rotary positions, in old and new keys."""
     scaling: dict[str, Any] = {}
     if config.rope_scaling is not None:
         names = SCALINGS[config.rope_scaling.kind]

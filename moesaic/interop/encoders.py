@@ -1,6 +1,6 @@
-"""Encoders on disk: a Hugging Face folder of a BERT or RoBERTa (config.json, model.safetensors), both ways.
+"""Encoders on disk: a Hugging Face folder of a BERT or RoBERTa (config.json, model.safetensors), read and written.
 
-Knows nothing about text, nor what the states are for.
+Knows nothing about text or the use of the states.
 """
 
 from dataclasses import asdict
@@ -53,14 +53,11 @@ ARCHITECTURES: dict[str, dict[str, Head]] = {
         "RobertaForSequenceClassification": "classification",
     },
 }
-"""Family -> the models of transformers that are read; of several with one head the first is written."""
+"""Family -> classes of transformers that are read and their heads; the first class of a head is written."""
 
 
 def named(encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's tensors under their Hugging Face names; those of a body without a head have no prefix.
-
-    A tied decoder is not stored twice.
-    """
+    """The encoder's tensors under their Hugging Face names, without a tied decoder; a bare body has no prefix."""
     config, places = encoder.config, table(encoder.config)
     bare = config.head in ("none", "pooler")
     found = {renamed(name, places): tensor for name, tensor in encoder.state_dict().items() if name != TIED}
@@ -68,7 +65,6 @@ def named(encoder: Encoder) -> dict[str, Tensor]:
 
 
 def identify(encoder: Encoder) -> str:
-    """A hash of an encoder's tensors and of how they are wired."""
     return digest([fingerprint(named(encoder)), asdict(encoder.config)])
 
 
@@ -76,34 +72,26 @@ def save_encoder(folder: Path, encoder: Encoder) -> None:
     """Write config.json and model.safetensors into an empty folder, as transformers would."""
     config, tensors = encoder.config, named(encoder)
     write_tensors(folder / TENSORS, tensors)
-    kinds = ARCHITECTURES[config.family]
-    architecture = next(
-        name for name, head in kinds.items() if head == (config.head if config.head != "none" else "pooler")
-    )
-    sizes = {key: getattr(config, field) for field, key in KEYS.items()}
-    labels = {
-        "id2label": {str(index): label for index, label in enumerate(config.labels)},
-        "label2id": {label: index for index, label in enumerate(config.labels)},
+    head = config.head if config.head != "none" else "pooler"
+    content = {
+        "architectures": [next(name for name, own in ARCHITECTURES[config.family].items() if own == head)],
+        "model_type": config.family,
+        **{key: values[0] for key, values in ONLY.items()},
+        **{key: getattr(config, field) for field, key in KEYS.items()},
+        "max_position_embeddings": config.num_positions,
     }
-    write_json(
-        folder / "config.json",
-        {
-            "architectures": [architecture],
-            "model_type": config.family,
-            **{key: values[0] for key, values in ONLY.items()},
-            **sizes,
-            "max_position_embeddings": config.num_positions,
-            **(labels if config.labels else {}),
-            "torch_dtype": str(next(iter(tensors.values())).dtype).removeprefix("torch."),
-        },
-    )
+    if config.labels:
+        content["id2label"] = {str(index): label for index, label in enumerate(config.labels)}
+        content["label2id"] = {label: index for index, label in enumerate(config.labels)}
+    content["torch_dtype"] = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    write_json(folder / "config.json", content)
 
 
 def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool = False) -> Encoder:
-    """Read a BERT or RoBERTa with the head that its tensors have; refuses by name what would be computed otherwise.
+    """Read a BERT or RoBERTa with the head of its tensors; WeightsError, by name, for wiring that differs from ours.
 
-    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `body_only`: leave out whatever
-    head there is, but for BERT's pooler: what transformers' models for sequence classification take over.
+    `dtype` (default: the stored type, but float32 instead of float16, as a CPU computes in it). `body_only`: leave out
+    any head but BERT's pooler, as the sequence classifiers of transformers do.
     """
     if not folder.is_dir():
         raise WeightsError("no such encoder folder", path=folder, hint="give a folder with config.json and its weights")
@@ -113,11 +101,10 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool
     with TensorFiles(folder, mapped=False) as files:
         tensors = {prefixed(name, family): files[name] for name in files}
         if len(tensors) < len(files):
-            raise WeightsError(
-                "tensors under older names and newer ones", path=folder / TENSORS, hint="keep one of each"
-            )
+            what = "tensors under both old and new names"
+            raise WeightsError(what, path=folder / TENSORS, hint="keep one of each")
     if body_only:
-        unread = f"{family}.pooler." if family == "roberta" else "\0"  # those models have no use for RoBERTa's
+        unread = f"{family}.pooler." if family == "roberta" else "\0"  # those classifiers do not use RoBERTa's pooler
         tensors = {n: t for n, t in tensors.items() if n.startswith(f"{family}.") and not n.startswith(unread)}
     head = head_of(tensors, family)
     config = read_config(found, path, family, head, tensors)
@@ -127,7 +114,7 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool
         untie(ours, folder / TENSORS)
     with torch.device("meta"):
         encoder = Encoder(config)
-    fit(encoder, ours, folder / TENSORS)  # names and shapes, before anything is as large as config.json says
+    fit(encoder, ours, folder / TENSORS)  # names and shapes, before memory of the size in config.json is allocated
     stored = ours[WORDS].dtype
     computed = dtype or (torch.float32 if stored == torch.float16 else stored)
     encoder.load_state_dict({name: tensor.to(computed) for name, tensor in ours.items()}, assign=True)
@@ -136,7 +123,7 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool
 
 
 def family_of(found: dict[str, Any], path: Path) -> str:
-    """Which family a config.json describes, if it is one of ours and wired as here."""
+    """The family that a config.json describes; WeightsError for unknown families and other wiring."""
     family = family_in(found, path, ARCHITECTURES, "encoders")
     for key, allowed in ONLY.items():
         if found.get(key, allowed[0]) not in allowed:
@@ -144,15 +131,13 @@ def family_of(found: dict[str, Any], path: Path) -> str:
     known = ARCHITECTURES[family]
     for architecture in found.get("architectures") or []:
         if architecture not in known:
-            expected = " or ".join(known)
-            raise WeightsError(
-                "a head that is not read", path=path, field="architectures", expected=expected, got=architecture
-            )
+            what, expected = "unknown head", " or ".join(known)
+            raise WeightsError(what, path=path, field="architectures", expected=expected, got=architecture)
     return family
 
 
 def head_of(tensors: dict[str, Tensor], family: str) -> Head:
-    """Which head there is, by the names of the tensors: config.json often names a model that was cut out of another."""
+    """The head, by the names of the tensors, as config.json often names the model that this one was cut out of."""
     if any(name.startswith("classifier.") for name in tensors):
         return "classification"
     if any(name.startswith(("cls.predictions.", "lm_head.")) for name in tensors):
@@ -163,18 +148,15 @@ def head_of(tensors: dict[str, Tensor], family: str) -> Head:
 def read_config(
     found: dict[str, Any], path: Path, family: str, head: Head, tensors: dict[str, Tensor]
 ) -> EncoderConfig:
-    """The size and wiring that a config.json states; labels without names are numbered."""
+    """The size and wiring in a config.json; labels without names are numbered."""
     keys = {**KEYS, "context": "max_position_embeddings"}
-    facts = {**ENCODER_TRAITS[family]} | {
-        field: found[key] for field, key in keys.items() if found.get(key) is not None
-    }
-    for field in ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context"):
-        facts.setdefault(field, None)
+    required = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
+    present = {field: found[key] for field, key in keys.items() if found.get(key) is not None}
+    facts = {**dict.fromkeys(required), **ENCODER_TRAITS[family], **present}
     for field, fact in facts.items():
         if not isinstance(fact, float | int if field == "norm_eps" else int):
-            raise WeightsError(
-                "not a size", path=path, field=keys.get(field, field), expected="a number", got=repr(fact)
-            )
+            key = keys.get(field, field)
+            raise WeightsError("not a size", path=path, field=key, expected="a number", got=repr(fact))
     if facts.get("positions_skip_padding"):
         facts["context"] -= facts.get("pad", 0) + 1
     labels: tuple[str, ...] = ()
@@ -186,26 +168,24 @@ def read_config(
     try:
         return EncoderConfig(**facts, family=family, head=head, labels=labels)
     except RecipeError as error:
-        key = keys.get(error.field or "", error.field)
-        raise WeightsError(error.what, path=path, field=key, expected=error.expected, got=error.got) from None
+        at = keys.get(error.field or "", error.field)
+        raise WeightsError(error.what, path=path, field=at, expected=error.expected, got=error.got) from None
 
 
 def untie(tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the decoder's weights, which are the embedding's, in their place; copies of tied tensors must be copies."""
-    for names, original in (
-        ((TIED,), WORDS),
-        (("lm_head.decoder.bias", "cls.predictions.decoder.bias"), "head.decoder.bias"),
-    ):
-        for name in names:
-            copy = tensors.pop(name, None)
-            if copy is not None and original in tensors and not copy.equal(tensors[original]):
-                raise WeightsError("differs from the tensor it is tied to", path=path, field=name, expected=original)
+    """Use the embedding's weights for the decoder; WeightsError if a stored copy of a tied tensor differs from it."""
+    bias = "head.decoder.bias"
+    tied = {TIED: WORDS, "lm_head.decoder.bias": bias, "cls.predictions.decoder.bias": bias}
+    for name, original in tied.items():
+        copy = tensors.pop(name, None)
+        if copy is not None and original in tensors and not copy.equal(tensors[original]):
+            raise WeightsError("differs from the tensor it is tied to", path=path, field=name, expected=original)
     if WORDS in tensors:
         tensors[TIED] = tensors[WORDS]
 
 
 class LoadedEncoder(LoadedModel):
-    """An encoder that is called as models of transformers are, and saved as they are."""
+    """An encoder, called and saved as models of transformers are."""
 
     def __init__(self, encoder: Encoder):
         super().__init__()
@@ -221,14 +201,13 @@ class LoadedEncoder(LoadedModel):
         attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
         token_type_ids: Int[Tensor, "b t"] | None = None,
     ) -> Output:
-        """`.hidden` (b, t, d), and of a masked head `.logits` (b, t, v), of one that classifies `.logits` (b, c)."""
+        """`.hidden` (b, t, d), and `.logits`: (b, t, v) of a masked head, (b, c) of a head that classifies."""
         return self.encoder(input_ids, attention_mask, token_type_ids)
 
     @property
     def auto_class(self) -> str:
-        return {"mlm": "AutoModelForMaskedLM", "classification": "AutoModelForSequenceClassification"}.get(
-            self.config.head, "AutoModel"
-        )
+        classes = {"mlm": "AutoModelForMaskedLM", "classification": "AutoModelForSequenceClassification"}
+        return classes.get(self.config.head, "AutoModel")
 
     def write(self, folder: Path) -> None:
         save_encoder(folder, self.encoder)

@@ -1,17 +1,16 @@
-"""Families of decoders: how each names its sizes, its wiring and its tensors. One row each, read in both directions.
+"""Families of decoders: their names of sizes, wiring and tensors, one row each, for reading and writing.
 
-Knows nothing about files or text; `configs.py` reads and writes config.json with this table, `decoders.py` the tensors.
+`decoder_config` uses this table for config.json, `decoders` for tensors. Knows nothing about files or text.
 """
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any, NamedTuple
 
 from torch import Tensor
-
-SILU: dict[str, tuple[Any, ...]] = {"hidden_act": ("silu",)}
-NO_BIAS: dict[str, tuple[Any, ...]] = {"attention_bias": (False, None)}
 
 KEYS = {
     "vocab_size": "vocab_size",
@@ -25,13 +24,13 @@ KEYS = {
     "norm_eps": "rms_norm_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-"""Our fields <-> the keys that every family has."""
+"""Our fields <-> the keys of all families."""
 
 ABSENT: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
-"""What a key means that a config.json leaves out."""
+"""Values of keys that a config.json leaves out."""
 
 REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None), "quantization_config": (None,)}
-"""What no family may have, with the values that mean nothing."""
+"""Keys that no family may use, with the values that change nothing."""
 
 Found = Mapping[str, Any]
 
@@ -59,133 +58,59 @@ def all_but_each(found: Found, layers: range) -> list[int]:
 
 @dataclass(frozen=True)
 class Family:
-    """What is a family's own: `architecture` as transformers calls it, and how its config.json and tensors speak."""
+    """A family's own names in config.json and tensors; `architecture`: its class in transformers.
+
+    `keys`: our fields <-> keys, beside KEYS. `absent`: values of keys that are left out, beside ABSENT. `only`: wiring
+    that this decoder has in one form, with the values that mean it, of which the first is written. `local`: the layers
+    that see a window, if the config.json has no `layer_types`. `windows`: the keys of windows. `local_rope`: local
+    layers have rotary positions of their own. `dense_layers`: a sparse model may have dense layers. `pieces`: pieces of
+    our tensors' names -> theirs.
+    """
 
     architecture: str
     keys: Mapping[str, str] = field(default_factory=dict)
-    """Our fields <-> keys, beside KEYS."""
     absent: Mapping[str, Any] = field(default_factory=dict)
-    """What a key means that is left out, where ABSENT does not say it."""
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Wiring that this decoder has in one form only: the values that mean it, the first of them to be written."""
     local: Callable[[Found, range], list[int]] = nowhere
-    """Which layers see a window, where the config.json has no `layer_types`."""
     windows: tuple[str, ...] = ()
-    """The keys that say so."""
     local_rope: bool = False
-    """Whether local layers have rotary positions of their own."""
     dense_layers: bool = False
-    """Whether some layers of a sparse model may be dense."""
     pieces: tuple[tuple[str, str], ...] = ()
-    """Pieces of our tensors' names -> theirs."""
 
 
-FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", keys={"attention_bias": "attention_bias", "mlp_bias": "mlp_bias"}, only=SILU),
-    "mistral": Family(
-        "MistralForCausalLM",
-        absent={"num_key_value_heads": 8, "sliding_window": 4096},
-        only=SILU | NO_BIAS,
-        local=everywhere,
-        windows=("sliding_window",),
-    ),
-    "qwen2": Family(
-        "Qwen2ForCausalLM",
-        absent={"sliding_window": 4096, "max_window_layers": 28},
-        only=SILU,
-        local=above_if_used,
-        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
-    ),
-    "qwen3": Family(
-        "Qwen3ForCausalLM",
-        absent={"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28},
-        only=SILU | NO_BIAS,
-        local=above_if_used,
-        windows=("sliding_window", "use_sliding_window", "max_window_layers", "layer_types"),
-    ),
-    "gemma3_text": Family(
-        "Gemma3ForCausalLM",
-        keys={"query_scalar": "query_pre_attn_scalar"},
-        absent={
-            "head_dim": 256,
-            "query_pre_attn_scalar": 256,
-            "num_key_value_heads": 4,
-            "rope_theta": 1e6,
-            "rope_local_base_freq": 1e4,
-            "sliding_window": 4096,
-            "_sliding_window_pattern": 6,
-            "tie_word_embeddings": True,
-        },
-        only={
-            "hidden_activation": ("gelu_pytorch_tanh", None),
-            "attn_logit_softcapping": (None,),
-            "final_logit_softcapping": (None,),
-            "use_bidirectional_attention": (False, None),
-        }
-        | NO_BIAS,
-        local=all_but_each,
-        windows=("sliding_window", "layer_types"),
-        local_rope=True,
-    ),
-    "mixtral": Family(
-        "MixtralForCausalLM",
-        keys={"num_experts": "num_local_experts", "experts_per_token": "num_experts_per_tok"},
-        absent={
-            "num_key_value_heads": 8,
-            "num_local_experts": 8,
-            "num_experts_per_tok": 2,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e6,
-        },
-        only=SILU | NO_BIAS,
-        local=everywhere,
-        windows=("sliding_window",),
-        pieces=(
-            (".mlp.", ".block_sparse_moe."),
-            (".gate_proj.", ".w1."),
-            (".up_proj.", ".w3."),
-            (".down_proj.", ".w2."),
-        ),
-    ),
-    "qwen3_moe": Family(
-        "Qwen3MoeForCausalLM",
-        keys={
-            "num_experts": "num_local_experts",
-            "experts_per_token": "num_experts_per_tok",
-            "expert_size": "moe_intermediate_size",
-            "renormalise": "norm_topk_prob",
-        },
-        absent={
-            "num_local_experts": 128,
-            "norm_topk_prob": False,
-            "num_experts_per_tok": 8,
-            "moe_intermediate_size": 768,
-            "decoder_sparse_step": 1,
-        },
-        only=SILU | NO_BIAS,
-        local=everywhere_if_used,
-        windows=("sliding_window", "use_sliding_window"),
-        dense_layers=True,
-    ),
-}
-"""`model_type` -> its row. The wiring that all models of a family share is in `config.TRAITS`."""
+WINDOWED = {rule.__name__: rule for rule in (nowhere, everywhere, everywhere_if_used, above_if_used, all_but_each)}
+"""Name of a rule in families.json -> the layers that see a window."""
+
+
+def read_families() -> dict[str, Family]:
+    """The families in families.json, with lists as tuples."""
+    families = {}
+    for name, row in json.loads(files(__package__).joinpath("families.json").read_bytes()).items():
+        row["only"] = {key: tuple(values) for key, values in row.get("only", {}).items()}
+        row["windows"], row["pieces"] = tuple(row.get("windows", ())), tuple(map(tuple, row.get("pieces", ())))
+        families[name] = Family(**{**row, "local": WINDOWED[row.get("local", "nowhere")]})
+    return families
+
+
+FAMILIES = read_families()
+"""`model_type` -> its row. `config.TRAITS` holds the wiring that all models of a family share."""
 
 SKIPPED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$")
-"""Tensors that some files hold and no model needs: what they say follows from the config."""
+"""Tensors that follow from the config, which some files hold."""
 
 _EXPERT = re.compile(r"(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 _HALVES = {"gate": 0, "up": 1, "down": None}
 
 
-class Source(NamedTuple):
-    """Where a tensor of ours is stored: under a name, or as one expert's part of what is packed under it."""
+class Location(NamedTuple):
+    """Where a tensor is stored: under a name, or as one expert's part of a packed tensor."""
 
     name: str
     expert: int | None = None
     half: int | None = None
 
     def shape(self, stored: list[int]) -> list[int]:
-        """The shape of the part, from that of the whole; [] where the whole cannot hold such a part."""
+        """The shape of the part, from the shape of the stored tensor; [] if that cannot hold such a part."""
         if self.expert is None:
             return stored
         if len(stored) != 3 or self.expert >= stored[0] or (self.half is not None and stored[1] % 2):
@@ -193,7 +118,6 @@ class Source(NamedTuple):
         return [stored[1] if self.half is None else stored[1] // 2, stored[2]]
 
     def part(self, stored: Tensor) -> Tensor:
-        """The part itself: a view."""
         if self.expert is None:
             return stored
         whole = stored[self.expert]
@@ -201,7 +125,6 @@ class Source(NamedTuple):
 
 
 def stored_name(family: str, name: str) -> str:
-    """Ours -> theirs, every matrix by itself."""
     if name.startswith("lm_head."):
         return name
     for ours, theirs in FAMILIES[family].pieces:
@@ -209,16 +132,16 @@ def stored_name(family: str, name: str) -> str:
     return f"model.{name}"
 
 
-def sources(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Source]:
-    """Where each of our tensors is among those stored: one by one, or the experts of a layer packed in two tensors."""
+def locations(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Location]:
+    """Locate each of our tensors: under its own name, or with the experts of a layer packed in two tensors."""
     packed = any(name.endswith(".mlp.experts.gate_up_proj") for name in stored)
-    found = {name: packed_source(name) if packed else Source(stored_name(family, name)) for name in names}
+    found = {name: packed_source(name) if packed else Location(stored_name(family, name)) for name in names}
     return dict(sorted(found.items(), key=lambda item: item[1].name))
 
 
-def packed_source(name: str) -> Source:
-    """Where a tensor is in the layout that transformers has in memory, alike for all sparse families."""
+def packed_source(name: str) -> Location:
+    """Locate a tensor in the layout of transformers in memory, which all sparse families share."""
     if not (match := _EXPERT.fullmatch(name)):
-        return Source(stored_name("llama", name))
+        return Location(stored_name("llama", name))
     block, expert, kind = match.groups()
-    return Source(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])
+    return Location(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])

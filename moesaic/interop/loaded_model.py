@@ -1,6 +1,6 @@
-"""What `load_model` gives, but for calling it: saved as a folder, or pushed to the hub, as models of transformers are.
+"""The model that `load_model` returns: saved as a folder or pushed to the hub, as models of transformers are.
 
-Knows nothing about decoders or encoders: each says how it is written and which class of transformers opens that.
+Knows nothing about decoders or encoders, which define their files and their class in transformers.
 """
 
 import os
@@ -16,7 +16,7 @@ from moesaic.hub.card import model_card
 
 
 class LoadedModel(nn.Module, ABC):
-    """A model as its users hold it. `origin`: its place and commit, where it was no folder of this machine."""
+    """A loaded model. `origin`: its place and commit, if it is not from a local folder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class LoadedModel(nn.Module, ABC):
     @property
     @abstractmethod
     def auto_class(self) -> str:
-        """The class of transformers that opens what `write` writes."""
+        """The class of transformers that opens the files of `write`."""
 
     @abstractmethod
     def write(self, folder: Path) -> None:
@@ -37,7 +37,6 @@ class LoadedModel(nn.Module, ABC):
 
     @property
     def num_bytes(self) -> int:
-        """What its weights take on disk."""
         return sum(weight.numel() * weight.element_size() for weight in self.parameters())
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
@@ -53,12 +52,11 @@ class LoadedModel(nn.Module, ABC):
         token: str | None = None,
         license: str | None = None,
     ) -> str:
-        """Put what `save_pretrained` would write, and a model card, into a repository of the hub, in one commit.
+        """Upload the files of `save_pretrained` and a model card to a repository of the hub, in one commit.
 
-        A repository or branch (`revision`) that is missing is created, `private` or as its owner's are by default;
-        other weights in it give way. `token`: where none is given, the one of `hf auth login` or HF_TOKEN. `license`:
-        as the hub spells it; without one the card names none. Returns the commit's address; WeightsError with what the
-        hub said.
+        Creates a missing repository or branch (`revision`), `private` or by the owner's default, and replaces other
+        weights in it. `token`: by default that of `hf auth login` or HF_TOKEN. `license`: in the hub's spelling, named
+        in the card. Returns the commit's address; WeightsError with the hub's answer.
         """
         target, size = hub.repository(repository, revision), sum(weight.numel() for weight in self.parameters())
         facts = {"family": self.config.family, "parameters": size, "auto_class": self.auto_class}

@@ -1,6 +1,6 @@
-"""A model folder or an adapter folder by the headers of its files: sizes, types and names, and not one value.
+"""Outlines of models and adapters from the headers of their files: sizes, types and names, without values.
 
-Knows nothing about what is planned with them; a published model has sizes without a folder.
+A published model has an outline without a folder. Knows nothing about plans.
 """
 
 import math
@@ -17,13 +17,10 @@ from torch import nn
 from moesaic.config import ENCODERS, PUBLISHED, DecoderConfig, EncoderConfig, published, published_encoder
 from moesaic.errors import WeightsError, nearest
 from moesaic.hub.locate import locate, model_folder
-from moesaic.interop import decoder_config as configs
+from moesaic.interop import decoder_config, peft_config, peft_tensors
 from moesaic.interop import encoders as encoder_room
 from moesaic.interop.decoders import CONFIG, DTYPES, HEAD
-from moesaic.interop.families import SKIPPED, sources
-from moesaic.interop.peft import CONFIG as ADAPTER_CONFIG
-from moesaic.interop.peft import ENCODED, ROOT, Declared, read_declared, stored
-from moesaic.interop.peft import TENSORS as ADAPTER_TENSORS
+from moesaic.interop.families import SKIPPED, locations
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.sections.places import SHIPPED
@@ -32,21 +29,20 @@ from moesaic.tensors.safetensors_file import opened
 from moesaic.tensors.shards import TensorFiles
 
 PARTS = ("embeddings", "attention", "norms", "ffn", "head")
-"""The parts of a model that its parameters are counted by."""
+"""Parts of a model by which parameters are counted."""
 
 Shape = tuple[int, ...]
 Config = DecoderConfig | EncoderConfig
 
 MODELS: dict[type[Config], Callable[[Any], nn.Module]] = {DecoderConfig: Decoder, EncoderConfig: Encoder}
-"""What each config is the size of."""
 
 
 @dataclass(frozen=True)
 class Outline:
-    """A model that nobody loaded. `found`: its config.json; {} of a published size, which has no `folder` either.
+    """A model that is not loaded. `found`: its config.json, {} for a published size, which has no `folder` either.
 
-    `stored`: of each of our parameters, the type it is stored in. `defects`: tensors that are missing, of another shape
-    or type, or that the model has no place for, each as a sentence that begins with the tensor's name.
+    `stored`: the stored type of each of our parameters. `defects`: tensors that are missing, unknown, or of another
+    shape or type, each as a sentence that begins with the tensor's name.
     """
 
     name: str
@@ -58,53 +54,49 @@ class Outline:
 
     @cached_property
     def module(self) -> nn.Module:
-        """The model without memory for its values."""
         return unloaded(self.config)
 
     @property
     def sparse(self) -> bool:
-        """Whether the model routes its own tokens."""
         return bool(getattr(self.config, "num_experts", 0))
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Every parameter by our name; a head that is the embedding does not count."""
+        """Shapes of the parameters by our names, without a tied head."""
         return {name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()}
 
 
 @dataclass(frozen=True)
 class AdapterOutline:
-    """A LoRA adapter that nobody loaded: of each module, the rank of its pair and what it multiplies, (r, i, o).
+    """A LoRA adapter that is not loaded. `pairs`: rank, inputs and outputs (r, i, o) of each module.
 
-    `before`: how names of modules begin where its configuration speaks of them.
+    `before`: the prefix of modules in the configuration.
     """
 
     name: str
     folder: Path
-    declared: Declared
+    declared: peft_config.Declared
     pairs: Mapping[str, Shape]
     before: str
 
     def covers(self, module: str) -> bool:
-        """Whether the configuration targets a module."""
-        return self.declared.covers(self.before + stored(module))
+        return self.declared.covers(self.before + peft_tensors.stored(module))
 
 
 def unloaded(config: Config) -> nn.Module:
-    """A model on the meta device."""
     with torch.device("meta"):
         return MODELS[type(config)](config)
 
 
 def is_adapter(place: str | os.PathLike[str]) -> bool:
-    return (Path(place) / ADAPTER_CONFIG).is_file()
+    return (Path(place) / peft_config.CONFIG).is_file()
 
 
 def outline(place: str | os.PathLike[str]) -> Outline:
-    """A model by the name of its size, such as llama-3-8b, or by its folder. Nothing is downloaded.
+    """Outline a model by the name of its size, such as llama-3-8b, or by its folder, without a download.
 
-    Raises WeightsError for what `load_model` would refuse by config.json or by a header; what is wrong between the two
-    is in `defects`.
+    Raises WeightsError for a config.json or a header that `load_model` would refuse; `defects` lists contradictions
+    between the two.
     """
     name = os.fspath(place)
     if name in PUBLISHED:
@@ -120,19 +112,19 @@ def outline(place: str | os.PathLike[str]) -> Outline:
     title = Path(os.path.abspath(place)).name
     if found.get("model_type") in encoder_room.ARCHITECTURES:
         return _encoder(title, folder, found)
-    config, found = configs.read_config(folder / CONFIG)
+    config, found = decoder_config.read_config(folder / CONFIG)
     stored, defects = _tensors(folder, config)
     return Outline(title, config, found, folder, stored, tuple(defects))
 
 
 def _tensors(folder: Path, config: DecoderConfig) -> tuple[dict[str, torch.dtype], list[str]]:
-    """The type of every parameter as stored, and how the files differ from what the config says."""
+    """The stored type of every parameter, and the contradictions between files and config."""
     parameters = dict(unloaded(config).named_parameters())
     stored: dict[str, torch.dtype] = {}
     defects = []
     with TensorFiles(folder, mapped=True) as files:
-        names = set(files)  # to look a name up in the mapping would read its values
-        at = sources(config.family, parameters, names)
+        names = set(files)  # looking a name up in the mapping would read its values
+        at = locations(config.family, parameters, names)
         for name, source in at.items():
             shape = list(parameters[name].shape)
             if source.name not in names:
@@ -146,12 +138,12 @@ def _tensors(folder: Path, config: DecoderConfig) -> tuple[dict[str, torch.dtype
         wanted = {source.name for source in at.values()}
         tied = {HEAD} if config.tie_embeddings else set()
         extra = [name for name in sorted(names - wanted - tied) if not SKIPPED.search(name)]
-        defects += [f"{name}: the model has no place for it" for name in extra]
+        defects += [f"{name}: unknown to the model" for name in extra]
     return stored, defects
 
 
 def _encoder(title: str, folder: Path, found: dict[str, Any]) -> Outline:
-    """An encoder; which head it has, its tensors' names say."""
+    """Outline an encoder, whose head follows from the names of its tensors."""
     path = folder / CONFIG
     family = encoder_room.family_of(found, path)
     with TensorFiles(folder, mapped=True) as files:
@@ -165,18 +157,16 @@ def _encoder(title: str, folder: Path, found: dict[str, Any]) -> Outline:
 
 
 def adapter_outline(folder: str | os.PathLike[str]) -> AdapterOutline:
-    """A PEFT folder's pairs; what is not plain LoRA is refused by name, as when it is loaded."""
+    """Outline the pairs of a PEFT folder; WeightsError if it is not plain LoRA, as when it is loaded."""
     folder = Path(folder)
-    declared = read_declared(folder)
+    declared = peft_config.read_declared(folder)
     halves: dict[str, dict[str, Shape]] = {}
-    path, before = folder / ADAPTER_TENSORS, "model."
+    path, prefix = folder / peft_tensors.TENSORS, "model."
     with opened(path) as file:
         for name, shape in file.shapes.items():
-            plain = name.removeprefix(ROOT)
-            if found := ENCODED.match(plain):
-                before, plain = found[1], f"model.layers.{plain[found.end() :]}"
-            module, _, half = plain.removeprefix("model.").removesuffix(".weight").rpartition(".")
-            if not plain.startswith("model.") or half not in ("lora_A", "lora_B") or len(shape) != 2:
+            _, module, half, before = peft_tensors.split_name(name)
+            prefix = before if before != "model." else prefix
+            if half not in ("lora_A", "lora_B") or len(shape) != 2:
                 raise WeightsError("not a LoRA tensor of a model", path=path, field=name)
             halves.setdefault(module, {})[half] = shape
     pairs = {}
@@ -184,11 +174,11 @@ def adapter_outline(folder: str | os.PathLike[str]) -> AdapterOutline:
         if both.keys() != {"lora_A", "lora_B"} or both["lora_A"][0] != both["lora_B"][1]:
             raise WeightsError("half of a pair is missing or of another rank", path=path, field=module)
         pairs[module] = (*both["lora_A"], both["lora_B"][0])
-    return AdapterOutline(Path(os.path.abspath(folder)).name, folder, declared, pairs, before)
+    return AdapterOutline(Path(os.path.abspath(folder)).name, folder, declared, pairs, prefix)
 
 
 def weighed(folder: Path, files: str = "*.safetensors") -> dict[torch.dtype, int]:
-    """How many values of each type the safetensors files right in a folder hold."""
+    """Count the values of each type in the safetensors files of a folder, subfolders excluded."""
     counts: dict[torch.dtype, int] = {}
     for path in sorted(folder.glob(files)):
         with opened(path) as file:
@@ -198,13 +188,11 @@ def weighed(folder: Path, files: str = "*.safetensors") -> dict[torch.dtype, int
 
 
 def shapes_in(folder: Path) -> dict[str, Shape]:
-    """The shape of every tensor in a folder, by its name there."""
     with TensorFiles(folder, mapped=True) as files:
         return {name: tuple(files.shape(name)) for name in files}
 
 
 def part_of(name: str) -> str:
-    """Which part of a model a parameter belongs to, by its name."""
     if "norm" in name.lower():
         return "norms"
     if "embed" in name:

@@ -1,4 +1,4 @@
-"""Any model that people have, by folder or hub id, as one thing to call and to save: `moesaic.load_model`.
+"""`moesaic.load_model`: a model by folder or hub id, to call and to save.
 
 Knows nothing about tokenizers, experts or routers.
 """
@@ -27,7 +27,7 @@ from moesaic.tensors.shards import SHARD_BYTES
 
 
 class LoadedDecoder(LoadedModel):
-    """A decoder with what its config.json said: callable as models of transformers are, and saved as they are."""
+    """A decoder with the content of its config.json, called and saved as models of transformers are."""
 
     auto_class = "AutoModelForCausalLM"
 
@@ -40,11 +40,9 @@ class LoadedDecoder(LoadedModel):
         return self.decoder.config
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "b t"],
-        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+        self, input_ids: Int[Tensor, "b t"], attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None
     ) -> Output:
-        """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 where a token is padding, left or right."""
+        """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 for padding, left or right."""
         return self.decoder(input_ids, mask=attention_mask)
 
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
@@ -56,8 +54,7 @@ class LoadedDecoder(LoadedModel):
 
 
 def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
-    """A decoder on the CPU, its tensors views of the files; of another type than stored, in memory of its own."""
-
+    """Load a decoder on the CPU: tensors of the stored type are views of the files, others are copies."""
     upcast = False
 
     def computed(stored: torch.dtype) -> torch.dtype:
@@ -69,7 +66,7 @@ def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
 
     decoder, found = read_decoder(folder, computed, mapped=True)
     if upcast:
-        warnings.warn(f"{folder}: float16 is read as float32, which a CPU computes in", MoesaicWarning, stacklevel=3)
+        warnings.warn(f"{folder}: float16 is read as float32, in which a CPU computes", MoesaicWarning, stacklevel=3)
     return LoadedDecoder(decoder, found).eval()
 
 
@@ -77,16 +74,16 @@ READERS: dict[str, Callable[[Path, torch.dtype | None], LoadedModel]] = {
     **dict.fromkeys(FAMILIES, load_decoder),
     **dict.fromkeys(ARCHITECTURES, load_pretrained),
 }
-"""`model_type` -> what reads such a folder."""
+"""`model_type` -> reader of such a folder."""
 
 
 def load_model(
     place: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
 ) -> LoadedModel:
-    """Read a model from its place, ready to be called: a folder, `org/name@revision` of the hub, or `shipped:tiny`.
+    """Load a model, ready to be called, from a folder, `org/name@revision` of the hub, or `shipped:tiny`.
 
-    `dtype`: None as it is stored, but float16 becomes float32, which a CPU computes in. `revision`: of the hub, where
-    the id does not say one.
+    `dtype` (default: the stored type, but float32 instead of float16, as a CPU computes in it). `revision`: that of the
+    hub, unless the id names one.
     """
     at = locate(place, revision)
     folder = model_folder(at.folder)

@@ -139,7 +139,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         return AdapterMixture(base.decoder, router.over(base.decoder, mixing.disabled), lowest, mixing.source)
 
     def held(self, base: Decoder, stored: StoredFFN, index: int) -> StoredFFN:
-        return StoredFFN(feedforward.standing(base, index), stored.manifest)
+        return StoredFFN(feedforward.attached(base, index), stored.manifest)
 
     def average(self, decoder: Decoder, experts: Sequence[StoredFFN]) -> Decoder:
         return average_blocks(decoder, [one.ffn for one in experts])

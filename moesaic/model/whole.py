@@ -21,7 +21,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import Session
 from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
-from moesaic.ops.ensemble import Combine, Part, combined
+from moesaic.ops.ensemble import Answer, Combine, combined
 from moesaic.routing import Gates, Routing
 
 Level = Literal["sequence", "token"]
@@ -103,7 +103,7 @@ class ModelMixture(nn.Module):
                 logits = model.lm_head(top[rows], None)
             else:
                 logits = model(ids[rows]).logits
-            parts[number] = Part(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))
+            parts[number] = Answer(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))
         return self.combined(parts, len(ids))
 
     def room(self, rows: int, tokens: int) -> Shelves:
@@ -160,10 +160,10 @@ class ModelMixture(nn.Module):
         for number, model in self.in_turn(groups):
             rows, weights = groups[number]
             logits = self.ask(number, model, rows.tolist(), readings)
-            parts[number] = Part(rows, logits[:, None], weights[:, None])
+            parts[number] = Answer(rows, logits[:, None], weights[:, None])
         return self.combined(parts, shares.num_rows)[:, 0]
 
-    def combined(self, parts: dict[int, Part], num_rows: int) -> Float[Tensor, "n t v"]:
+    def combined(self, parts: dict[int, Answer], num_rows: int) -> Float[Tensor, "n t v"]:
         """The logits of all rows, summed in the order of the models, independent of which was in memory first."""
         return combined([parts[number] for number in sorted(parts)], num_rows, self.combine)
 

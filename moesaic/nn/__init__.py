@@ -1,10 +1,10 @@
-"""The parts of a transformer: the linear slot, norms, rotary positions, attention with its cache, the ffn slot."""
+"""Layers of a transformer: the linear slot, norms, rotary positions, attention with its cache, the ffn slot."""
 
 from moesaic.nn.attention import Attention
 from moesaic.nn.cache import Cache, Slots, Spare
 from moesaic.nn.embedding import embedding
 from moesaic.nn.ffn import GLU
-from moesaic.nn.linear import Linear, LinearSlot
+from moesaic.nn.linear import Linear
 from moesaic.nn.norm import OffsetRMSNorm, RMSNorm, norm
 from moesaic.nn.rope import Rope, Span, beside_padding
 from moesaic.nn.sparse import SparseFFN, ffn
@@ -14,7 +14,6 @@ __all__ = [
     "Attention",
     "Cache",
     "Linear",
-    "LinearSlot",
     "OffsetRMSNorm",
     "RMSNorm",
     "Rope",

@@ -1,6 +1,6 @@
-"""Grouped-query attention over a Span of tokens, with or without a cache: one code path, one model.
+"""Grouped-query attention over a Span of tokens, with or without a cache.
 
-Knows nothing about masks or positions beyond the Span it is handed.
+Knows nothing about masks or positions but what the Span holds.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.config import DecoderConfig
-from moesaic.nn.cache import Cache, Run
+from moesaic.nn.cache import Cache, SlotRun
 from moesaic.nn.linear import Linear
 from moesaic.nn.norm import norm
 from moesaic.nn.rope import Span
@@ -35,9 +35,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
     ) -> Float[Tensor, "b t d"]:
-        q = self.heads(self.q_proj(x, gates))
-        k = self.heads(self.k_proj(x, gates))
-        v = self.heads(self.v_proj(x, gates))
+        q, k, v = (self.heads(part(x, gates)) for part in (self.q_proj, self.k_proj, self.v_proj))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = span.rotate(q), span.rotate(k)
@@ -52,7 +50,7 @@ class Attention(nn.Module):
         q: Float[Tensor, "b h t hd"],
         k: Float[Tensor, "b g s hd"],
         v: Float[Tensor, "b g s hd"],
-        mask: Bool[Tensor, "b 1 t s"] | None,
+        mask: Bool[Tensor, "#b 1 t s"] | None,
     ) -> Float[Tensor, "b h t hd"]:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped, scale=self.scale
@@ -65,9 +63,9 @@ class Attention(nn.Module):
         v: Float[Tensor, "b g t hd"],
         span: Span,
         cache: Cache,
-        run: Run,
+        run: SlotRun,
     ) -> Float[Tensor, "r h t hd"]:
-        """Write the chunk of a run's rows into their slots, and attend to all that these hold, in place."""
+        """Write the chunk of a run's rows into their slots, and attend to all tokens in these slots without copying."""
         own = run.rows
         keys, values = cache.write(self.layer, run, k[own], v[own], span.positions[own])
         return self.attend(q[own], keys, values, None if span.mask is None else span.mask[own])

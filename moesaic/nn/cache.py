@@ -1,7 +1,7 @@
-"""Keys and values of the tokens already read, per layer and row; rows may have different lengths.
+"""Keys and values of the tokens that were read, per layer and row; rows may have different lengths.
 
-`Slots` is memory that is allocated once and never moved. A `Cache` is a value: the slots that the rows of a batch have,
-and how many tokens each row has read. Rows come and go by naming other slots, and no key or value is copied.
+`Slots` is memory that is allocated once and never moved. A `Cache` is a value: the slots of a batch's rows and the
+number of tokens in each. Rows join and leave by their slots, and no key or value is copied.
 Knows nothing about models: attention writes here, the caller of a pass advances the lengths.
 """
 
@@ -18,7 +18,7 @@ from moesaic.errors import MemoryLimitError
 
 
 class Spare:
-    """Free slots by number; the lowest go first, so that rows stand side by side."""
+    """Numbers of free slots; the lowest are taken first, so that rows get neighbouring slots."""
 
     def __init__(self, numbers: Iterable[int] = ()):
         self.numbers = sorted(numbers)
@@ -27,21 +27,19 @@ class Spare:
         return len(self.numbers)
 
     def take(self, count: int) -> tuple[int, ...]:
-        """So many free slots; raises MemoryLimitError where there are fewer."""
+        """Take this many free slots; MemoryLimitError if there are fewer."""
         if count > len(self):
-            hint = "admit fewer rows, or wait until some finish"
-            expected = f"at most {len(self)} rows"
+            expected, hint = f"at most {len(self)} rows", "admit fewer rows, or wait until some finish"
             raise MemoryLimitError("there are too few free slots", expected=expected, got=count, hint=hint)
         taken, self.numbers = tuple(self.numbers[:count]), self.numbers[count:]
         return taken
 
     def add(self, numbers: Iterable[int]) -> None:
-        """Free these slots."""
         self.numbers = sorted([*self.numbers, *numbers])
 
 
-class Block(NamedTuple):
-    """The memory of several slots, allocated together: keys and values of each layer, (slots, h, capacity, hd)."""
+class SlotBlock(NamedTuple):
+    """Memory of slots that were allocated together: keys and values of each layer, (slots, h, capacity, hd)."""
 
     first: int
     keys: list[Tensor]
@@ -53,89 +51,85 @@ class Block(NamedTuple):
 
 
 class Slots:
-    """Memory for keys and values: slots with room for `capacity` tokens, each for one row."""
+    """Memory for keys and values: slots for one row of at most `capacity` tokens each."""
 
     def __init__(self, config: DecoderConfig, rows: int, capacity: int, like: Tensor):
         self.config, self.capacity, self.dtype, self.device = config, capacity, like.dtype, like.device
-        self.blocks: list[Block] = []
+        self.blocks: list[SlotBlock] = []
         self.spare = Spare()
         if rows:
             self.grow(rows)
 
     def grow(self, rows: int) -> None:
-        """Allocate so many more slots; those that exist stay where they are."""
+        """Allocate this many more slots; existing slots are not moved."""
         first = self.blocks[-1].end if self.blocks else 0
         shape, layers = (rows, self.config.num_kv_heads, self.capacity, self.config.head_dim), self.config.num_layers
 
         def zeros() -> list[Tensor]:
             return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in range(layers)]
 
-        self.blocks.append(Block(first, zeros(), zeros()))
+        self.blocks.append(SlotBlock(first, zeros(), zeros()))
         self.spare.add(range(first, first + rows))
 
     def free(self, slots: Sequence[int]) -> None:
-        """Let other rows have these slots."""
         self.spare.add(slots)
 
-    def block(self, slot: int) -> Block:
-        """The block that holds a slot."""
+    def block(self, slot: int) -> SlotBlock:
         return next(block for block in self.blocks if block.first <= slot < block.end)
 
     def copy(self, source: int, target: int, tokens: int) -> None:
-        """Write the first tokens of one slot into another: a second row that continues them."""
         one, other = self.block(source), self.block(target)
         for own, new in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
             new[target - other.first, :, :tokens] = own[source - one.first, :, :tokens]
 
 
-class Run(NamedTuple):
-    """Rows of a batch, `start` to `stop`, that have neighbouring slots of one block, the first at `place`."""
+class SlotRun(NamedTuple):
+    """Rows `start` to `stop` of a batch, whose slots are neighbours in one block; the first slot is at `offset`."""
 
     start: int
     stop: int
-    block: Block
-    place: int
+    block: SlotBlock
+    offset: int
 
     @property
     def rows(self) -> slice:
         return slice(self.start, self.stop)
 
 
-def runs(memory: Slots, slots: Sequence[int]) -> tuple[Run, ...]:
-    """Rows in as few runs as their order allows: attention reads each run in place."""
-    found: list[Run] = []
+def runs(memory: Slots, slots: Sequence[int]) -> tuple[SlotRun, ...]:
+    """Group rows into as few runs as their order allows; attention reads each run without copying."""
+    found: list[SlotRun] = []
     for row, slot in enumerate(slots):
         if found and slot == slots[row - 1] + 1 and slot < found[-1].block.end:
             found[-1] = found[-1]._replace(stop=row + 1)
         else:
             block = memory.block(slot)
-            found.append(Run(row, row + 1, block, slot - block.first))
+            found.append(SlotRun(row, row + 1, block, slot - block.first))
     return tuple(found)
 
 
 @dataclass(frozen=True)
 class Cache:
-    """The slots of b rows. Row i holds `lengths[i]` tokens in `slots[i]`; what stands after them is never seen.
+    """The slots of b rows. Row i holds `lengths[i]` tokens in `slots[i]`; later positions are masked.
 
     Chunks are right-padded: a pass writes all its tokens after each row's length, `advance` counts the real ones, and
-    the next pass writes over the padding.
+    the next pass overwrites the padding.
     """
 
     memory: Slots
     slots: tuple[int, ...]
     lengths: Int[Tensor, " b"]
-    runs: tuple[Run, ...]
+    runs: tuple[SlotRun, ...]
 
     @staticmethod
     def of(memory: Slots, slots: Sequence[int], lengths: Int[Tensor, " b"] | None = None) -> "Cache":
-        """Rows in these slots, which hold so many tokens; without `lengths` none."""
+        """The rows in these slots, with `lengths` tokens each (default: 0)."""
         if lengths is None:
             lengths = torch.zeros(len(slots), dtype=torch.long, device=memory.device)
         return Cache(memory, tuple(slots), lengths, runs(memory, slots))
 
     @staticmethod
     def empty(config: DecoderConfig, rows: int, capacity: int, like: Tensor) -> "Cache":
-        """Rows in memory of their own, which have read nothing."""
         memory = Slots(config, rows, capacity, like)
         return Cache.of(memory, memory.spare.take(rows))
 
@@ -144,11 +138,10 @@ class Cache:
         return self.memory.capacity
 
     def positions(self, t: int) -> Int[Tensor, "b t"]:
-        """Positions of the next t tokens of each row."""
         return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
 
     def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
-        """The tokens of its slot that each token may see: up to its own position, or of these the last `window`."""
+        """The tokens of its slot that each token sees: up to its own position, or the last `window` of these."""
         held = torch.arange(self.capacity, device=positions.device)
         own = positions[:, None, :, None]
         return (held <= own) & (held > own - window) if window else held <= own
@@ -156,28 +149,27 @@ class Cache:
     def write(
         self,
         layer: int,
-        run: Run,
+        run: SlotRun,
         k: Float[Tensor, "g h t hd"],
         v: Float[Tensor, "g h t hd"],
         positions: Int[Tensor, "g t"],
     ) -> tuple[Float[Tensor, "g h s hd"], Float[Tensor, "g h s hd"]]:
-        """Put the chunk of a run's rows in its place and return all keys and values of these rows, where they lie."""
-        at = slice(run.place, run.place + run.stop - run.start)
+        """Write the chunk of a run's rows and return views of all keys and values of these rows."""
+        at = slice(run.offset, run.offset + run.stop - run.start)
         keys, values = run.block.keys[layer][at], run.block.values[layer][at]
         index = positions[:, None, :, None].expand(k.shape)
         return keys.scatter_(2, index, k), values.scatter_(2, index, v)
 
     def advance(self, tokens: int | Int[Tensor, " b"]) -> "Cache":
-        """The same rows after the tokens that all layers have just read: one number, or one for each row."""
+        """Count the tokens that all layers have just read: one number for all rows, or one for each."""
         return replace(self, lengths=self.lengths + tokens)
 
     def select(self, rows: Sequence[int]) -> "Cache":
-        """Some of the rows, in the order given; the slots of the others are not touched."""
-        kept = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
-        return Cache.of(self.memory, [self.slots[row] for row in rows], self.lengths[kept])
+        index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
+        return Cache.of(self.memory, [self.slots[row] for row in rows], self.lengths[index])
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Cache":
-        """Each row once in each of its slots, the first of which is the one that it has: its tokens are copied."""
+        """Copy each row into further slots; `slots[i]` begins with the slot that row i has."""
         tokens = int(self.lengths.max())
         for own, (_, *others) in zip(self.slots, slots, strict=True):
             for other in others:
@@ -187,6 +179,5 @@ class Cache:
 
     @staticmethod
     def join(parts: Sequence["Cache"]) -> "Cache":
-        """All rows of several caches of one memory."""
         slots = [slot for part in parts for slot in part.slots]
         return Cache.of(parts[0].memory, slots, torch.cat([part.lengths for part in parts]))

@@ -1,4 +1,4 @@
-"""Token ids -> vectors, scaled where a model wants it. Knows nothing about what reads them."""
+"""Token ids -> vectors, scaled where the config says so. Knows nothing about the layers above."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,9 +8,9 @@ from moesaic.config import DecoderConfig
 
 
 class ScaledEmbedding(nn.Embedding):
-    """Embeddings times the root of their size, a factor that is rounded to the type of the weights (arXiv 2403.08295).
+    """Embeddings times the square root of their size, rounded to the type of the weights (arXiv 2403.08295).
 
-    At size 640 in bfloat16 the factor is 25.25, not 25.298: models were trained with it so.
+    At size 640 in bfloat16 the factor is 25.25, not 25.298, as in the models' training.
     """
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
@@ -18,6 +18,5 @@ class ScaledEmbedding(nn.Embedding):
 
 
 def embedding(config: DecoderConfig) -> nn.Embedding:
-    """The embedding of a model, not yet filled."""
     kind = ScaledEmbedding if config.scaled_embedding else nn.Embedding
     return kind.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)

@@ -1,6 +1,6 @@
 """The ffn slot, `ffn(x, gates) -> (y, Routing | None)`, and its dense filling.
 
-Knows nothing about attention or about who routes.
+Knows nothing about attention or routers.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,7 @@
 """The linear slot, `linear(x, gates) -> y`, and its plain filling.
 
-Knows nothing about adapters: they fill the same slot by wrapping this.
+Knows nothing about adapters, which fill the same slot by wrapping `Linear`.
 """
-
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,15 +11,8 @@ from torch.nn import functional as F
 from moesaic.routing import Gates
 
 
-@runtime_checkable
-class LinearSlot(Protocol):
-    """What stands wherever a decoder multiplies by a matrix."""
-
-    def __call__(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]: ...
-
-
 class Linear(nn.Module):
-    """y = W x, or W x + b, the same for all rows. `gates`: ignored, the slot's signature."""
+    """y = W x, or W x + b, for all rows. It ignores `gates`, which belong to the slot's signature."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()

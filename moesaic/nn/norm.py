@@ -1,4 +1,4 @@
-"""RMSNorm, in its two forms. Knows nothing about what it normalises."""
+"""RMSNorm in two forms. Knows nothing about the layers around it."""
 
 import torch
 from jaxtyping import Float
@@ -21,7 +21,7 @@ class RMSNorm(nn.Module):
 
 
 class OffsetRMSNorm(nn.Module):
-    """x / rms(x) * (weight + offset), all in float32 at least and rounded once, at the end (arXiv 2403.08295)."""
+    """x / rms(x) * (weight + offset), computed in float32 at least and rounded once at the end (arXiv 2403.08295)."""
 
     def __init__(self, size: int, eps: float, offset: float):
         super().__init__()
@@ -35,7 +35,6 @@ class OffsetRMSNorm(nn.Module):
 
 
 def norm(config: DecoderConfig, size: int) -> RMSNorm | OffsetRMSNorm:
-    """The norm of a model, over vectors of `size`."""
     if config.norm_offset:
         return OffsetRMSNorm(size, config.norm_eps, config.norm_offset)
     return RMSNorm(size, config.norm_eps)

@@ -1,7 +1,7 @@
-"""Where tokens stand: rotary positions, and the Span of one pass over a chunk of tokens.
+"""Rotary positions, and the Span of one pass over a chunk of tokens.
 
-Knows nothing about layers: one Span serves all of a kind. RoFormer (arXiv 2104.09864), equation 34, in the rotate-half
-layout of Hugging Face checkpoints.
+Knows nothing about layers: all layers of one kind share a Span. RoFormer (arXiv 2104.09864), equation 34, in the
+rotate-half layout of Hugging Face checkpoints.
 """
 
 import math
@@ -13,18 +13,17 @@ from torch import Tensor, nn
 
 from moesaic.config import RopeScaling
 
-# Positions that are tabled from the start; a model of a longer context tables the others when they are first asked for.
-FIRST = 4096
+FIRST = 4096  # positions in the table from the start; a longer table is computed when it is first needed
 
 
 @dataclass(frozen=True)
 class Span:
-    """The positions of a chunk: its rotations, and what each token may see (None: causal within the chunk)."""
+    """The positions of a chunk: its rotations, and the mask of attention (None: causal within the chunk)."""
 
     cos: Float[Tensor, "#b 1 t hd"]
     sin: Float[Tensor, "#b 1 t hd"]
     positions: Int[Tensor, "#b t"]
-    mask: Bool[Tensor, "b 1 t s"] | None
+    mask: Bool[Tensor, "#b 1 t s"] | None
 
     def rotate(self, x: Float[Tensor, "b h t hd"]) -> Float[Tensor, "b h t hd"]:
         left, right = x.chunk(2, -1)
@@ -32,7 +31,7 @@ class Span:
 
 
 class Rope(nn.Module):
-    """The table of rotations for positions 0 .. context - 1."""
+    """Table of rotations for positions 0 .. context - 1."""
 
     cos: Tensor
     sin: Tensor
@@ -46,7 +45,7 @@ class Rope(nn.Module):
             self.reserve(FIRST, self.cos)
 
     def reserve(self, positions: int, like: Tensor) -> None:
-        """Have a table for so many positions, but never beyond the context, in the type and on the device of `like`."""
+        """Extend the table to this many positions, at most the context, in the type and on the device of `like`."""
         positions = min(positions, self.context)
         if len(self.cos) >= positions and self.cos.device == like.device:
             return
@@ -61,31 +60,19 @@ class Rope(nn.Module):
 
 
 def slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
-    """Frequencies, in radians a token, as `scaling` says."""
-    return SLOWED[scaling.kind](frequencies, scaling)
-
-
-def all_slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
-    """All frequencies slowed alike."""
-    return frequencies / scaling.factor
-
-
-def low_slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tensor, " f"]:
-    """The low frequencies slowed, the high ones kept, those between blended."""
+    """Scale frequencies, in radians a token: `linear` divides all, `llama3` the low ones, and blends in between."""
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
     turns = scaling.original_context * frequencies / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
-SLOWED = {"linear": all_slowed, "llama3": low_slowed}
-"""Kind of RopeScaling -> what it does to frequencies."""
-
-
 def beside_padding(real: Bool[Tensor, "b t"], window: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b 1 t t"]]:
-    """Positions that count only real tokens, and what each token may see: real ones up to itself, at most `window`.
+    """Positions that count only real tokens, and the mask: each token sees real ones up to itself, at most `window`.
 
-    Padding sees itself, so that nothing is divided by zero; nobody reads what comes of it.
+    Padding sees itself, so that no softmax divides by zero.
     """
     positions = (real.cumsum(1) - 1).clamp(min=0)
     t = torch.arange(real.shape[1], device=real.device)

@@ -1,6 +1,6 @@
-"""The sparse filling of the ffn slot: several ffns, of which each token asks the few that its own router chooses.
+"""The sparse filling of the ffn slot: several ffns, of which the layer's own router chooses a few for each token.
 
-Knows nothing about the mixture's router: these experts are the base's own, without names, and decide in every layer.
+Knows nothing about the mixture's router or its experts.
 """
 
 import torch
@@ -14,9 +14,10 @@ from moesaic.routing import Gates, Routing
 
 
 class SparseFFN(nn.Module):
-    """sum over the k experts of largest p, of p_e expert_e(x), with p = softmax(gate(x)). arXiv 2401.04088, section 2.
+    """sum_e p_e expert_e(x) over the k experts of largest p = softmax(gate(x)). arXiv 2401.04088, section 2.
 
-    `gates`: those of the sequences, for `gate`; the tokens make their own. An expert without a token is not computed.
+    Only `gate` uses the `gates` of the sequences; the experts have gates of the tokens. An expert without a token is
+    not computed.
     """
 
     def __init__(self, config: DecoderConfig):
@@ -41,5 +42,4 @@ class SparseFFN(nn.Module):
 
 
 def ffn(config: DecoderConfig, layer: int) -> GLU | SparseFFN:
-    """The feed-forward block of a layer."""
     return SparseFFN(config) if config.num_experts and layer not in config.dense_layers else GLU(config)

@@ -1,1 +1,1 @@
-"""Pure functions on tensors: low-rank products for mixed rows, and losses. Know nothing of modules or gates."""
+"""Pure functions on tensors: products for mixed rows, losses, metrics. Knows nothing about modules or gates."""

@@ -1,7 +1,7 @@
 """Next-token distributions of several models as one, row by row and position by position.
 
-Each model answers some of the rows: a part is those rows (g), its logits there (g, t, v) and its weights (g, t), 0
-where it has no say. Where a single model has one, the result is its logits as they are.
+Each model answers some of the rows: an `Answer` holds these rows (g), their logits (g, t, v) and their weights (g, t);
+a model with weight 0 does not count. Where only one model counts, the result is exactly its logits.
 Knows nothing about gates or modules. n rows, g of them, t tokens, v vocabulary.
 """
 
@@ -14,46 +14,45 @@ from torch import Tensor
 Combine = Literal["mixture", "product"]
 COMBINATIONS: tuple[Combine, ...] = get_args(Combine)
 
-SILENT = -1e30
-"""The logarithm of a probability that no model gives: finite, so that gradients stay numbers."""
+SILENT = -1e30  # the logarithm of probability 0; finite, so that no gradient becomes NaN
 
 
-class Part(NamedTuple):
-    """What one model says."""
+class Answer(NamedTuple):
+    """The rows that one model answers, with its logits and its weights there."""
 
     rows: Int[Tensor, " g"]
     logits: Float[Tensor, "g t v"]
     weights: Float[Tensor, "g t"]
 
 
-def combined(parts: list[Part], num_rows: int, how: Combine) -> Float[Tensor, "n t v"]:
-    """The logits of all rows, each of which at least one model answers."""
-    if len(parts) == 1 and len(parts[0].rows) == num_rows:
-        return parts[0].logits
-    return mixture(parts, num_rows) if how == "mixture" else product(parts, num_rows)
+def combined(answers: list[Answer], num_rows: int, how: Combine) -> Float[Tensor, "n t v"]:
+    """Combine the logits of all rows; at least one model answers each row."""
+    if len(answers) == 1 and len(answers[0].rows) == num_rows:
+        return answers[0].logits
+    return mixture(answers, num_rows) if how == "mixture" else product(answers, num_rows)
 
 
-def mixture(parts: list[Part], num_rows: int) -> Float[Tensor, "n t v"]:
-    """log sum_e w_e softmax(z_e), and on top of it sum_e w_e logsumexp(z_e): models that agree give their logits."""
-    shape, like = (num_rows, *parts[0].logits.shape[1:]), parts[0].logits
-    voices = like.new_zeros(shape[:2])
-    for rows, _, weights in parts:
-        voices = voices.index_add(0, rows, (weights > 0).to(voices))
+def mixture(answers: list[Answer], num_rows: int) -> Float[Tensor, "n t v"]:
+    """log sum_e w_e softmax(z_e), plus sum_e w_e logsumexp(z_e), so that models that agree give their own logits."""
+    shape, like = (num_rows, *answers[0].logits.shape[1:]), answers[0].logits
+    counts = like.new_zeros(shape[:2])
+    for rows, _, weights in answers:
+        counts = counts.index_add(0, rows, (weights > 0).to(counts))
     out, level = like.new_full(shape, SILENT), like.new_zeros(shape[:2])
-    for rows, logits, weights in parts:
-        heard = weights > 0
-        alone = heard & (voices[rows] == 1)
+    for rows, logits, weights in answers:
+        counted = weights > 0
+        alone = counted & (counts[rows] == 1)
         size = logits.logsumexp(-1)
-        shift = torch.where(alone, 0.0, size - weights.masked_fill(~heard, 1.0).log())
-        spoken = (logits - shift[..., None]).masked_fill(~heard[..., None], SILENT)
-        out = out.index_copy(0, rows, torch.logaddexp(out[rows], spoken))
+        shift = torch.where(alone, 0.0, size - weights.masked_fill(~counted, 1.0).log())
+        weighted = (logits - shift[..., None]).masked_fill(~counted[..., None], SILENT)
+        out = out.index_copy(0, rows, torch.logaddexp(out[rows], weighted))
         level = level.index_add(0, rows, torch.where(alone, 0.0, weights * size))
     return out + level[..., None]
 
 
-def product(parts: list[Part], num_rows: int) -> Float[Tensor, "n t v"]:
-    """sum_e w_e z_e, whose softmax is the product of the distributions to the powers w_e, normalised."""
-    out = parts[0].logits.new_zeros(num_rows, *parts[0].logits.shape[1:])
-    for rows, logits, weights in parts:
+def product(answers: list[Answer], num_rows: int) -> Float[Tensor, "n t v"]:
+    """sum_e w_e z_e: its softmax is the normalised product of the distributions to the powers w_e."""
+    out = answers[0].logits.new_zeros(num_rows, *answers[0].logits.shape[1:])
+    for rows, logits, weights in answers:
         out = out.index_add(0, rows, logits * weights[..., None])
     return out

@@ -1,6 +1,6 @@
 """Gated feed-forward blocks for rows that chose different experts: sum_e w[n, e] D_e (act(G_e x[n]) * U_e x[n]).
 
-All three matrices of an expert lie inner-major, (i, d), so that those of all experts side by side are one matrix
+All three matrices of an expert are stored as (i, d), so that the stacked matrices of all experts flatten to one matrix
 without a copy. Knows nothing about gates or modules. n rows, t tokens, e experts, i inner, d model.
 """
 
@@ -21,7 +21,7 @@ def block(
     act: Activation,
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t d"]:
-    """One expert for all rows, each row with its own weight."""
+    """Apply one expert to all rows, each row with its own weight."""
     return (act(F.linear(x, gate)) * F.linear(x, up) * weights[:, None, None]) @ down
 
 
@@ -33,7 +33,7 @@ def blended(
     act: Activation,
     weights: Float[Tensor, "n e"],
 ) -> Float[Tensor, "n t d"]:
-    """All experts side by side: one GEMM for each projection; the sum over the experts lies inside the last."""
+    """Apply all experts to all rows in one GEMM for each projection; the last one sums over the experts."""
     inner = act(F.linear(x, gate.flatten(0, 1))) * F.linear(x, up.flatten(0, 1))
     shares = weights[:, None, :, None]
     return (inner.unflatten(-1, gate.shape[:2]) * shares).flatten(2) @ down.flatten(0, 1)

@@ -12,9 +12,9 @@ UNSCORED = -100
 
 
 def token_nll(logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:
-    """Nats of every target under the logits of the same position; 0 where the target is `UNSCORED`.
+    """Negative log-likelihood of every target in nats, in float32 at least; 0 where the target is `UNSCORED`.
 
-    Targets are already shifted: `targets[:, i]` is the token that follows input i. Computed in float32 at least.
+    The caller shifts the targets: `targets[:, i]` is the token that follows input i.
     """
     flat = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(flat, targets.flatten(), ignore_index=UNSCORED, reduction="none")

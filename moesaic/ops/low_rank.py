@@ -1,8 +1,7 @@
 """Low-rank products for rows that chose different adapters: y[n] + sum_e w[n, e] (x[n] A_e^T) B_e.
 
-Four forms of one sum, equal in value; which is fastest depends on sizes and is the caller's business. The last product
-adds onto y as it goes, which saves writing and reading a tensor of y's size. Rows are taken by `index_select`: on a CPU
-it takes a third to a quarter of the time of indexing by a tensor.
+Four forms of one sum, equal in value; the caller picks the fastest for its sizes. The last product adds onto y, which
+saves writing and reading a tensor of y's size. `index_select` is three to four times as fast as indexing on a CPU.
 Knows nothing about gates or modules. n rows, t tokens, e experts, r rank, i/o in/out, m (row, expert) pairs.
 """
 
@@ -19,7 +18,7 @@ def single(
     b: Float[Tensor, "r o"],
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t o"]:
-    """One expert for all rows, each row with its own weight."""
+    """Apply one expert to all rows, each row with its own weight."""
     inner = F.linear(x, a) * weights[:, None, None]
     return torch.addmm(y.flatten(0, 1), inner.flatten(0, 1), b).view_as(y)
 
@@ -31,7 +30,7 @@ def masked(
     b: Float[Tensor, "e r o"],
     weights: Float[Tensor, "n e"],
 ) -> Float[Tensor, "n t o"]:
-    """All experts side by side in two GEMMs, the weights masking the middle: best when e x r is small."""
+    """Apply all experts in two GEMMs and mask the inner columns by the weights: best when e x r is small."""
     e, r, i = a.shape
     inner = F.linear(x, a.reshape(e * r, i)).unflatten(-1, (e, r)) * weights[:, None, :, None]
     return torch.addmm(y.flatten(0, 1), inner.flatten(2).flatten(0, 1), b.reshape(e * r, b.shape[2])).view_as(y)
@@ -45,7 +44,7 @@ def each(
     experts: Int[Tensor, " n"],
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t o"]:
-    """Exactly one expert a row: one batched GEMM pair over the rows as they stand."""
+    """Apply exactly one expert to each row: two batched GEMMs over the rows in their order."""
     inner = torch.bmm(x, a.index_select(0, experts).transpose(1, 2)) * weights[:, None, None]
     return torch.baddbmm(y, inner, b.index_select(0, experts))
 
@@ -59,7 +58,7 @@ def gathered(
     experts: Int[Tensor, " m"],
     weights: Float[Tensor, " m"],
 ) -> Float[Tensor, "n t o"]:
-    """One batched GEMM pair over the (row, expert) pairs that exist, summed back into their rows."""
+    """Compute only the (row, expert) pairs given, in two batched GEMMs, and add the products to their rows."""
     chosen = a.index_select(0, experts), b.index_select(0, experts)
     inner = torch.bmm(x.index_select(0, rows), chosen[0].transpose(1, 2)) * weights[:, None, None]
     return y.index_add(0, rows, torch.bmm(inner, chosen[1]))

@@ -1,6 +1,6 @@
-"""Metrics of classification from sums over rows, so that resampled sums give the metric of resampled rows.
+"""Classification metrics from sums over rows, as scikit-learn defines them, for many resamples at once.
 
-As scikit-learn defines them, many resamples at once. Knows nothing about tasks. An answer of -1 is none of the labels.
+An answer of -1 is none of the labels. Knows nothing about tasks.
 """
 
 import numpy as np
@@ -10,20 +10,17 @@ from moesaic.sections.glue import Metric
 
 
 def tallies(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"], labels: int) -> Float[np.ndarray, "n c"]:
-    """What a row adds to the sums: by label, true, said (the last column: none of them), and both.
-
-    c = 3 labels + 1.
-    """
+    """One-hot counts of each row, c = 3 labels + 1: the true label, the answer (last column: none), and both."""
     true = np.eye(labels)[truth]
     chosen = np.eye(labels + 1)[said]
     return np.concatenate([true, chosen, true * chosen[:, :labels]], 1)
 
 
 def metric(name: Metric, sums: Float[np.ndarray, "*r c"]) -> Float[np.ndarray, "*r"]:
-    """The metric of rows whose tallies add up to `sums`; 0 where it would divide by 0, as in scikit-learn.
+    """Compute the metric of rows whose tallies add up to `sums`; 0 instead of a division by 0, as in scikit-learn.
 
-    accuracy: share of right rows. f1: of two labels that of the second; of more, the mean over the labels (macro).
-    matthews: the correlation coefficient of Gorodkin (2004), equation 8, of which Matthews' is the case of two labels.
+    accuracy: share of right rows. f1: with two labels the F1 of the second; with more, the mean over labels (macro).
+    matthews: the correlation coefficient of Gorodkin (2004), equation 8; with two labels it is Matthews'.
     """
     true, said, both = _parts(sums)
     rows, right = np.asarray(true.sum(-1)), np.asarray(both.sum(-1))
@@ -38,13 +35,12 @@ def metric(name: Metric, sums: Float[np.ndarray, "*r c"]) -> Float[np.ndarray, "
 
 
 def f1_by_label(sums: Float[np.ndarray, "*r c"]) -> Float[np.ndarray, "*r l"]:
-    """The F1 of every label of such rows, whose mean is the macro-F1; 0 of a label that is neither true nor said."""
+    """F1 of every label, whose mean is the macro-F1; 0 for a label that neither the truth nor an answer contains."""
     true, said, both = _parts(sums)
     return _ratio(2 * both, true + said[..., :-1])
 
 
 def _parts(sums: Float[np.ndarray, "*r c"]) -> list[np.ndarray]:
-    """Sums of tallies as those of true, said and both."""
     labels = (sums.shape[-1] - 1) // 3
     return np.split(sums, [labels, 2 * labels + 1], -1)
 

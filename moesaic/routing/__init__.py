@@ -1,4 +1,4 @@
-"""Who decides: feature -> router -> logits -> selection -> Routing; and Gates, a batch of decisions for the layers."""
+"""Decisions: feature -> router -> logits -> selection -> Routing; and Gates, a batch of decisions for the layers."""
 
 from moesaic.routing.gates import Gates, Routing, require
 from moesaic.routing.selection import Selection

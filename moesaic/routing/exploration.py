@@ -1,7 +1,7 @@
-"""Exploration: what a router's training tries beside its best choice, so that a loss on the answer has a say.
+"""Exploration: choices beside the best one in a router's training, so that a loss on the answer reaches the router.
 
-Functions of logits that only trainings call: no router and no selection knows of them, so no decision is ever noisy.
-They draw from torch's own generator, which the training loop seeds by (seed, step).
+Only training calls these functions of logits: routers and selections do not, so no decision is noisy.
+They draw from torch's default generator, which the training loop seeds by (seed, step).
 """
 
 import torch
@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 
 def gumbel_choice(logits: Float[Tensor, "n e"], temperature: float) -> Float[Tensor, "n e"]:
-    """One expert a row, drawn with its probability: exactly one-hot, with the gradient of the softmax.
+    """Draw one expert a row with its probability: exactly one-hot, with the gradient of a softmax.
 
     Straight-through Gumbel-softmax (arXiv 1611.01144), equations 1 and 2 and section 2.2: `temperature` divides the
-    perturbed logits whose softmax lends its gradient; who is drawn does not depend on it.
+    perturbed logits whose softmax gives the gradient; the draw does not depend on it.
     """
     noise = -torch.empty_like(logits).exponential_().clamp_min(torch.finfo(logits.dtype).tiny).log()
     soft = ((logits + noise) / temperature).softmax(-1)
@@ -23,8 +23,5 @@ def gumbel_choice(logits: Float[Tensor, "n e"], temperature: float) -> Float[Ten
 
 
 def noisy(logits: Float[Tensor, "n e"], spread: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
-    """logits + N(0, 1) softplus(spread), whose best are then kept by the selection.
-
-    Noisy top-k gating (arXiv 1701.06538), equations 3 to 5.
-    """
+    """logits + N(0, 1) softplus(spread), from which the selection chooses: arXiv 1701.06538, equations 3 to 5."""
     return logits + torch.randn_like(logits) * F.softplus(spread)

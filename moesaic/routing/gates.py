@@ -1,6 +1,6 @@
-"""Routing (a decision that comes up) and Gates (decisions grouped by expert, that go down).
+"""Routing, the decisions that a router returns, and Gates, the same decisions grouped by expert for the layers.
 
-Both are values: nothing here is parked on a module, and nothing here knows how a decision was made.
+Both are values: no module stores them, and neither knows how a decision was made.
 n rows, e experts, m (row, expert) pairs with a weight.
 """
 
@@ -13,15 +13,14 @@ from torch import Tensor
 
 from moesaic.errors import GatesError
 
-ROUNDING = 1e-6
-"""How far from 1 weights may sum that are meant to: decisions are made in float32."""
+ROUNDING = 1e-6  # tolerance of a sum of weights that should be 1, in float32
 
 
 @dataclass(frozen=True)
 class Routing:
-    """What a router decided for n rows: the logits it gave and the weights selected from them.
+    """Decisions for n rows: the router's logits and the weights selected from them.
 
-    A row whose weights are all 0 abstains: it is answered by the base alone.
+    A row whose weights are all 0 abstains: the base alone answers it.
     """
 
     weights: Float[Tensor, "n e"]
@@ -29,14 +28,13 @@ class Routing:
 
     @property
     def best(self) -> Int[Tensor, " n"]:
-        """The expert of largest weight in each row, -1 where the row abstains."""
+        """Index of the largest weight in each row, -1 where the row abstains."""
         return torch.where(self.weights.sum(-1) > 0, self.weights.argmax(-1), -1)
 
     def __getitem__(self, rows: slice | Tensor) -> "Routing":
         return Routing(self.weights[rows], self.logits[rows])
 
     def put(self, rows: Int[Tensor, " g"], new: "Routing") -> "Routing":
-        """The same decisions but for these rows, which are decided anew."""
         return Routing(self.weights.index_copy(0, rows, new.weights), self.logits.index_copy(0, rows, new.logits))
 
     @staticmethod
@@ -46,7 +44,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Gates:
-    """The weights of n rows, and the same as m pairs sorted by expert so that layers compute only what was chosen.
+    """The weights of n rows, and the same weights as m pairs sorted by expert: layers compute only chosen experts.
 
     Build them once when the rows of the batch change; all layers share them.
     """
@@ -55,13 +53,13 @@ class Gates:
     rows: Int[Tensor, " m"]
     experts: Int[Tensor, " m"]
     values: Float[Tensor, " m"]
-    sizes: tuple[int, ...] | None  # pairs of each expert, known to the host; None: only the device knows
-    each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # every row's expert and its weight, if each has one
-    beside: Mapping[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)  # see `ready`
+    sizes: tuple[int, ...] | None  # pairs of each expert on the host; None: only the device knows them
+    each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # experts and weights if every row has exactly one
+    completed: Mapping[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)  # `ready`
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
-        """Group the rows by expert. Reads the weights on the host: for decisions made once a request."""
+        """Group the rows by expert. Copies the weights to the host, so call it once a request, not in every layer."""
         experts, rows = weights.detach().t().nonzero(as_tuple=True)
         sizes = tuple(torch.bincount(experts, minlength=weights.shape[1]).tolist())
         alone = len(rows) == len(weights) == len(rows.unique())
@@ -70,7 +68,7 @@ class Gates:
 
     @staticmethod
     def dense(weights: Float[Tensor, "n e"]) -> "Gates":
-        """Every expert for every row, those of weight 0 too: a gradient then reaches the weights of all of them."""
+        """Pair every row with every expert, also those of weight 0, so that a gradient reaches all weights."""
         n, e = weights.shape
         rows = torch.arange(n, device=weights.device)
         experts = torch.arange(e, device=weights.device).repeat_interleave(n)
@@ -78,7 +76,7 @@ class Gates:
 
     @staticmethod
     def of_choices(experts: Int[Tensor, "n k"], values: Float[Tensor, "n k"], num_experts: int) -> "Gates":
-        """Group k choices a row without waiting for the device: for decisions made in every layer."""
+        """Group k choices a row without waiting for the device, so it may be called in every layer."""
         order = experts.flatten().argsort(stable=True)
         weights = values.new_zeros(len(experts), num_experts).scatter_add(1, experts, values)
         each = (experts[:, 0], values[:, 0]) if experts.shape[1] == 1 else None
@@ -86,7 +84,7 @@ class Gates:
 
     @staticmethod
     def one(expert: int, num_rows: int, num_experts: int, like: Tensor) -> "Gates":
-        """All rows on one expert with weight 1, in the dtype and on the device of `like`; expert -1: the base."""
+        """Give all rows to one expert with weight 1, in the dtype and on the device of `like`; expert -1: the base."""
         weights = like.new_zeros(num_rows, num_experts)
         if expert >= 0:
             weights[:, expert] = 1.0
@@ -102,19 +100,17 @@ class Gates:
 
     @property
     def counts(self) -> Int[Tensor, " e"]:
-        """Pairs of each expert, on the device; the sort order makes their cumulative sum the group boundaries."""
+        """Pairs of each expert, on the device; their cumulative sum gives the boundaries of the groups."""
         return torch.bincount(self.experts, minlength=self.num_experts)
 
     @property
     def present(self) -> tuple[int, ...]:
-        """The experts that at least one row chose."""
         return tuple(e for e, size in enumerate(self.host_sizes()) if size)
 
     def host_sizes(self) -> tuple[int, ...]:
         return self.sizes if self.sizes is not None else tuple(self.counts.tolist())
 
     def groups(self) -> Iterator[tuple[int, Int[Tensor, " g"], Float[Tensor, " g"]]]:
-        """Each chosen expert with its rows and their weights; experts that nobody chose do not appear."""
         start = 0
         for expert, size in enumerate(self.host_sizes()):
             if size:
@@ -122,13 +118,13 @@ class Gates:
             start += size
 
     def with_base(self, experts: tuple[int, ...]) -> "Gates":
-        """The weights of these experts and, as the last column, what each row leaves of 1: the base's own share.
+        """The weights of these experts and, in the last column, 1 minus their sum: the share of the base.
 
-        What rounding leaves is none. Where gates are `dense`, with pairs of weight 0, so is what comes out: a gradient
-        reaches the weights of those that are not chosen, too. `ready` gates hold the result already.
+        Remainders within rounding count as 0. `dense` gates give `dense` gates, so that a gradient reaches all weights.
+        `ready` gates have the result cached.
         """
-        if experts in self.beside:
-            return self.beside[experts]
+        if experts in self.completed:
+            return self.completed[experts]
         chosen = self.weights[:, list(experts)]
         left = 1 - chosen.sum(-1, keepdim=True)
         rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
@@ -137,28 +133,23 @@ class Gates:
         return (Gates.dense if every else Gates.of)(torch.cat([chosen, left], -1))
 
     def ready(self, groups: Collection[tuple[int, ...]]) -> "Gates":
-        """The same gates with `with_base` computed for these groups of experts: once for all layers and steps."""
-        return replace(self, beside={experts: self.with_base(experts) for experts in groups}) if groups else self
+        """Cache `with_base` of these groups of experts, for all layers and steps."""
+        return replace(self, completed={experts: self.with_base(experts) for experts in groups}) if groups else self
 
     def select(self, rows: Int[Tensor, " g"]) -> "Gates":
-        """The gates of some of the rows, in the order given."""
-        return Gates.of(self.weights[rows]).ready(self.beside)
+        return Gates.of(self.weights[rows]).ready(self.completed)
 
     @staticmethod
     def cat(parts: Sequence["Gates"]) -> "Gates":
-        """The gates of the rows of several batches."""
-        return Gates.of(torch.cat([part.weights for part in parts])).ready(parts[0].beside)
+        return Gates.of(torch.cat([part.weights for part in parts])).ready(parts[0].completed)
 
 
 def require(gates: Gates | None, x: Tensor) -> Gates:
-    """The gates, checked against the rows of `x`; a routed layer never guesses."""
+    """Return the gates if they have one row for each row of `x`; raise GatesError otherwise."""
     if gates is None:
         raise GatesError("a routed layer was called without gates", hint="route first and pass the gates to the model")
     if gates.num_rows != x.shape[0]:
-        raise GatesError(
-            "the gates belong to another batch",
-            expected=f"{x.shape[0]} rows",
-            got=f"{gates.num_rows} rows",
-            hint="use gates.select(rows) when the batch changes",
-        )
+        expected, got = f"{x.shape[0]} rows", f"{gates.num_rows} rows"
+        hint = "use gates.select(rows) when the batch changes"
+        raise GatesError("the gates belong to another batch", expected=expected, got=got, hint=hint)
     return gates

@@ -1,6 +1,6 @@
-"""Routers: feature -> one logit per expert. Small modules whose tensors are all they know.
+"""Routers: feature -> one logit per expert, by small modules.
 
-Nothing here reads models, trains or selects. A row of -inf logits means that no expert speaks up: it abstains.
+A row of -inf logits abstains. Knows nothing about models, training or selection.
 """
 
 import re
@@ -20,21 +20,21 @@ from moesaic.routing.states import Features, States
 
 @runtime_checkable
 class Router(Protocol):
-    """What decides: features of n prompts in, logits (n, e) out."""
+    """A function from the features of n prompts to logits (n, e)."""
 
     def __call__(self, features: Features) -> Float[Tensor, "n e"]: ...
 
     @property
     def num_parameters(self) -> int:
-        """How many numbers were trained to decide; 0 where none were."""
+        """Number of trained parameters."""
 
     @property
     def num_encoder_parameters(self) -> int:
-        """How many numbers an encoder has that the router reads; 0 where it reads none."""
+        """Number of parameters of the encoder that the router reads; 0 without an encoder."""
 
 
 class TrainedRouter(nn.Module):
-    """A router that is stored: its tensors, and the arguments that build it anew."""
+    """A router that can be stored as tensors and the arguments that build it."""
 
     @property
     @abstractmethod
@@ -50,9 +50,9 @@ class TrainedRouter(nn.Module):
 
 
 class KeywordRouter(TrainedRouter):
-    """Counts of each expert's words in the text; a text without any of them abstains.
+    """Counts each expert's words in the text; a text without any of them abstains.
 
-    Words match whole and without regard to case: 'hi' is not in 'this'.
+    Only whole words match, in upper or lower case: 'hi' is not in 'this'.
     """
 
     def __init__(self, words: list[list[str]]):
@@ -73,7 +73,7 @@ class KeywordRouter(TrainedRouter):
 
 
 class CentroidRouter(TrainedRouter):
-    """Cosine to the mean of each expert's examples, after subtracting what all of them share."""
+    """Cosine similarity to the mean of each expert's examples, after subtracting the centre of all examples."""
 
     centre: Tensor
     centroids: Tensor
@@ -95,10 +95,10 @@ class CentroidRouter(TrainedRouter):
 
 
 class LayeredRouter(TrainedRouter):
-    """What routers that are trained by gradient share: features are standardised, logits divided by a temperature.
+    """A router that is trained by gradient: it standardises features and divides logits by a temperature.
 
-    `noise` is for training alone (see `exploration`), and no part of deciding: from the mean of a prompt's states,
-    standardised, to how far each logit is spread, before the softplus.
+    Only training uses `noise` (see `exploration`): it maps the standardised mean of a prompt's states to the spread of
+    each logit, before the softplus.
     """
 
     mean: Tensor
@@ -107,14 +107,20 @@ class LayeredRouter(TrainedRouter):
     outer: nn.Linear
     noise: nn.Linear | None
 
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("deviation", torch.ones(num_features))
+        self.register_buffer("temperature", torch.ones(()))
+
     @property
     def options(self) -> dict[str, Any]:
-        """Of the arguments, those of later versions, where they are not what they were before there was a choice."""
+        """Arguments that were added in later versions, where they differ from their defaults."""
         return ({} if self.outer.bias is not None else {"bias": False}) | ({"noise": True} if self.noise else {})
 
 
 class MLPRouter(LayeredRouter):
-    """Standardised features through hidden layers of the given sizes; with none of them it is a linear router."""
+    """Standardised features through hidden layers of the given sizes; without hidden layers a linear router."""
 
     def __init__(
         self,
@@ -125,11 +131,8 @@ class MLPRouter(LayeredRouter):
         bias: bool = True,
         noise: bool = False,
     ):
-        super().__init__()
+        super().__init__(num_features)
         self.hidden = hidden
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("deviation", torch.ones(num_features))
-        self.register_buffer("temperature", torch.ones(()))
         sizes = [num_features, *hidden]
         self.inner = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
         self.outer = nn.Linear(sizes[-1], num_experts, bias=bias)
@@ -149,32 +152,22 @@ class MLPRouter(LayeredRouter):
 
 
 class AttentionRouter(LayeredRouter):
-    """A prompt's tokens pooled by what learned queries attend to: one query a head, no other mixing of tokens.
+    """A prompt's tokens pooled by attention with one learned query a head.
 
     x = relu(W s + b) of each standardised state s; each head's query q scores every token by q . (K x) / sqrt(w / h),
-    and the softmax of that over the prompt's own tokens weighs their V x; the heads side by side give the logits
-    through a matrix. It is multi-head attention (arXiv 1706.03762, section 3.2.2) with one query for all prompts, less
-    the two products that it makes superfluous: those of the query and of what comes out.
+    and the softmax of the scores over the prompt's own tokens weighs their V x; a matrix maps the concatenated heads to
+    the logits. This is multi-head attention (arXiv 1706.03762, section 3.2.2) with one query for all prompts, without
+    the projections of query and output, which the learned query and the last matrix include.
     """
 
     def __init__(
-        self,
-        num_features: int,
-        num_experts: int,
-        width: int,
-        heads: int,
-        dropout: float = 0.0,
-        noise: bool = False,
+        self, num_features: int, num_experts: int, width: int, heads: int, dropout: float = 0.0, noise: bool = False
     ):
-        super().__init__()
+        super().__init__(num_features)
         if width % heads:
-            raise RecipeError(
-                "heads share the width evenly", field="heads", expected=f"a divisor of {width}", got=heads
-            )
+            what, expected = "the number of heads does not divide the width", f"a divisor of {width}"
+            raise RecipeError(what, field="heads", expected=expected, got=heads)
         self.heads = heads
-        self.register_buffer("mean", torch.zeros(num_features))
-        self.register_buffer("deviation", torch.ones(num_features))
-        self.register_buffer("temperature", torch.ones(()))
         self.inner = nn.Linear(num_features, width)
         self.query = nn.Parameter(torch.randn(heads, width // heads))
         self.key, self.value = nn.Linear(width, width, bias=False), nn.Linear(width, width)
@@ -191,7 +184,6 @@ class AttentionRouter(LayeredRouter):
         return self.outer(self.dropout(self.pooled(features))) / self.temperature
 
     def pooled(self, features: States) -> Float[Tensor, "n w"]:
-        """What the heads found in each prompt, side by side."""
         x = torch.relu(self.inner((features.values - self.mean) / self.deviation))
         keys, values = (part(x).unflatten(-1, self.query.shape) for part in (self.key, self.value))
         shares = features.shares((keys * self.query).sum(-1) * self.query.shape[1] ** -0.5)
@@ -199,12 +191,12 @@ class AttentionRouter(LayeredRouter):
 
 
 class ArrowRouter(TrainedRouter):
-    """How much more than usual a prompt reacts to what each expert acts on: made from weights, without any prompts.
+    """A router made from weights without prompts: how strongly a prompt projects on each expert's prototypes.
 
     Arrow (arXiv 2405.11157): an expert's prototype at a linear is the unit direction v of inputs that its change of the
-    weights acts on most, and |x . v| says how much x is its own. Here the mean over a prompt decides, once for all
-    layers, and each mean is standardised by what it is on texts of the base: neither a large adapter wins by its size
-    nor one whose direction is common to all texts.
+    weights amplifies most, and |x . v| is the score of x. Here the mean over a prompt decides, once for all layers, and
+    each mean is standardised by its values on texts of the base: neither a large adapter wins by its size nor one whose
+    direction is common to all texts.
     """
 
     mean: Tensor
@@ -215,8 +207,8 @@ class ArrowRouter(TrainedRouter):
     def __init__(self, widths: dict[str, int], num_experts: int):
         super().__init__()
         self.widths, self.num_experts = widths, num_experts
-        for place, width in enumerate(widths.values()):
-            self.register_buffer(f"prototypes_{place}", torch.zeros(num_experts, width))
+        for index, width in enumerate(widths.values()):
+            self.register_buffer(f"prototypes_{index}", torch.zeros(num_experts, width))
         shape = (len(widths), num_experts)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("deviation", torch.ones(shape))
@@ -229,14 +221,14 @@ class ArrowRouter(TrainedRouter):
 
     @property
     def prototypes(self) -> Mapping[str, Float[Tensor, "e i"]]:
-        """The directions that are to be looked for in the inputs of each linear, by its path."""
-        return {path: self.get_buffer(f"prototypes_{place}") for place, path in enumerate(self.widths)}
+        """The experts' directions in the inputs of each linear, by its path."""
+        return {path: self.get_buffer(f"prototypes_{index}") for index, path in enumerate(self.widths)}
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         return self.reaction(features) / self.spread
 
     def reaction(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
-        """Mean over the linears that an expert adapts of the standardised projections; features are linear-major."""
+        """Average the standardised projections over the linears that an expert adapts; features are linear-major."""
         scores = (features.unflatten(-1, self.mean.shape) - self.mean) / self.deviation
         return (scores * self.adapts).sum(1) / self.adapts.sum(0)
 

@@ -1,6 +1,6 @@
-"""Features of prompts: vectors, texts, or the states of their tokens, not pooled; and what can be done with all three.
+"""Features of prompts (vectors, texts, or unpooled states of their tokens), and the operations on all three.
 
-Knows nothing about models. There is no padding in here, so nothing that pools can count any.
+Features hold no padding, so pooling cannot count any. Knows nothing about models.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from moesaic.errors import RecipeError
 
 @dataclass(frozen=True)
 class States:
-    """The states of n prompts' m tokens, one prompt's behind another's, and how many each prompt has."""
+    """The states of all m tokens of n prompts, concatenated, and the number of tokens of each prompt."""
 
     values: Float[Tensor, "m d"]
     lengths: Int[Tensor, " n"]
 
     @staticmethod
     def of(x: Float[Tensor, "n t d"], lengths: Int[Tensor, " n"]) -> "States":
-        """Those of a right-padded batch."""
+        """Take the states of a right-padded batch, without the padding."""
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         return States(x[real], lengths)
 
@@ -36,29 +36,23 @@ class States:
         return len(self.lengths)
 
     def __getitem__(self, rows: slice | Int[Tensor, " g"] | Bool[Tensor, " n"]) -> "States":
-        """The prompts chosen, in the order given."""
+        """The states of these prompts, in the order given."""
         lengths = self.lengths[rows]
-        starts = (self.lengths.cumsum(0) - self.lengths)[rows]
-        within = torch.arange(int(lengths.sum()), device=lengths.device) - (
-            lengths.cumsum(0) - lengths
-        ).repeat_interleave(lengths)
-        return States(self.values[starts.repeat_interleave(lengths) + within], lengths)
+        starts, new_starts = (self.lengths.cumsum(0) - self.lengths)[rows], lengths.cumsum(0) - lengths
+        tokens = torch.arange(int(lengths.sum()), device=lengths.device)
+        return States(self.values[tokens + (starts - new_starts).repeat_interleave(lengths)], lengths)
 
     @property
     def owners(self) -> Int[Tensor, " m"]:
-        """The prompt that each token belongs to."""
         return torch.arange(len(self), device=self.lengths.device).repeat_interleave(self.lengths)
 
     def mean(self) -> Float[Tensor, "n d"]:
-        """The mean over each prompt's own tokens."""
         return self.added(self.values) / self.lengths[:, None]
 
     def added(self, values: Float[Tensor, "m *rest"]) -> Float[Tensor, "n *rest"]:
-        """The sum over each prompt's tokens of what they have."""
         return values.new_zeros(len(self), *values.shape[1:]).index_add(0, self.owners, values)
 
     def shares(self, scores: Float[Tensor, "m h"]) -> Float[Tensor, "m h"]:
-        """The softmax of scores over the tokens of each prompt."""
         owners = self.owners
         highest = scores.new_full((len(self), scores.shape[1]), float("-inf"))
         highest = highest.scatter_reduce(0, owners[:, None].expand_as(scores), scores.detach(), "amax")
@@ -67,7 +61,7 @@ class States:
 
 
 Features = Float[Tensor, "_ _"] | States | list[str]
-"""What n prompts are to a router: a vector of each, the states of its tokens, or its text."""
+"""Features of n prompts: a vector of each, the states of its tokens, or its text."""
 
 
 @dataclass(frozen=True)
@@ -100,20 +94,18 @@ FORMS = {
 
 
 def joined(parts: list[Features]) -> Features:
-    """One feature of several batches of prompts, as of one batch."""
     return FORMS[type(parts[0])].joined(parts)
 
 
 def picked(features: Features, rows: Int[Tensor, " g"]) -> Features:
-    """The features of these prompts, in the order given."""
     return FORMS[type(features)].picked(features, rows)
 
 
 def means_of(features: Features) -> Float[Tensor, "n d"] | None:
-    """One vector of each prompt: its own, or the mean of its states; None of texts, which have none."""
+    """One vector of each prompt: the prompt's own, or the mean of its states; None for texts."""
     return FORMS[type(features)].means(features)
 
 
 def vectors_of(features: Features) -> Float[Tensor, "m d"]:
-    """All vectors of all prompts, by which they are standardised; texts have none, and are refused."""
+    """All vectors of all prompts, from which a router learns how to standardise; RecipeError for texts."""
     return FORMS[type(features)].vectors(features)

@@ -111,7 +111,7 @@ BAD = {
         r"rank: between the factors 2 and 8 a train has at most 2; expected <= 2; got 3",
     ),
     "end": (Factors((8, 2), (8, 2)), 3, r"rank: between the factors 8 and 2 a train has at most 2"),
-    "rank": (Factors((16,), (16,)), 17, r"an impossible rank; expected 1 to 16, .* 16 x 16 can have; got 17"),
+    "rank": (Factors((16,), (16,)), 17, r"an impossible rank; expected 1 to 16, .* 16 x 16; got 17"),
     "rank 0": (Factors((16,), (16,)), 0, r"an impossible rank; expected 1 to 16"),
 }
 

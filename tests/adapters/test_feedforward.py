@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moesaic.adapters.feedforward import FFN, MixedFFN, attach, standing
+from moesaic.adapters.feedforward import FFN, MixedFFN, attach, attached
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError
 from moesaic.model.deciding import Decider
@@ -238,7 +238,7 @@ def test_what_is_attached_stands_there_by_its_place_and_is_not_copied():
     assert (some[1].layers, some[1].num_parameters) == ([1, 2], 2 * 3 * 48 * 32)
     decoder = mixed(some)
     for place, expert in enumerate(some):
-        found = standing(decoder, place)
+        found = attached(decoder, place)
         assert found.blocks.keys() == expert.blocks.keys()
         for path, block in expert.blocks.items():
             assert all(one.equal(other) for one, other in zip(found.blocks[path], block, strict=True))
@@ -263,9 +263,9 @@ def test_missing_gates_raise():
 def test_what_does_not_fit_is_refused_by_name():
     plain = tiny_decoder()
     sparse = tiny_decoder(num_experts=4, experts_per_token=2)
-    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: the base's feed-forward block is sparse already"):
+    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: the base's feed-forward block is sparse"):
         FFN.of(sparse, range(99))
-    with pytest.raises(CompatibilityError, match="sparse already"):
+    with pytest.raises(CompatibilityError, match="block is sparse"):
         attach(sparse, [FFN.of(plain, range(99))])
     with pytest.raises(CompatibilityError, match=r"layers\.2\.mlp: the base has no such feed-forward block"):
         attach(tiny_decoder(num_layers=2), [FFN.of(plain, range(99))])

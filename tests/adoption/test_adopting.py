@@ -175,7 +175,7 @@ def test_a_tokenizer_beside_an_adapter_is_told_or_refused_by_the_name_of_the_exp
     own.save(chat)
     made = moesaic.adopt([chat, parts / "birds"], parts / "base", tmp_path / "out", progress=told)
     assert made.names == ("chat", "birds")
-    assert told.warnings == ["chat: its chat template is not the base's, which is used"]
+    assert told.warnings == ["chat: its chat template differs from the base's, which is used"]
     Tokenizer.train(["other words"], 280).save(chat)
     with pytest.raises(CompatibilityError, match="chat: the tokenizer beside the adapter gives ids to other tokens"):
         moesaic.adopt([chat, parts / "birds"], parts / "base", tmp_path / "other")

@@ -81,7 +81,7 @@ def test_an_expert_of_another_base_is_refused(parts, expert):
         load_ffn(expert[1], None, tiny_decoder(intermediate_size=40))
     with pytest.raises(CompatibilityError, match=r"layers\.1\.mlp: the base has no such feed-forward block"):
         load_ffn(expert[1], None, tiny_decoder(num_layers=1))
-    with pytest.raises(CompatibilityError, match=r"layers\.1\.mlp: .* sparse already"):
+    with pytest.raises(CompatibilityError, match=r"layers\.1\.mlp: .* block is sparse"):
         load_ffn(expert[1], None, tiny_decoder(num_experts=2, experts_per_token=1))
 
 
@@ -89,15 +89,18 @@ def test_an_expert_of_another_base_is_refused(parts, expert):
     ("change", "said"),
     [
         (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"layers\.1\.mlp\.up_proj\.weight: a tensor is missing"),
-        (lambda t: t.update({"lm_head.weight": torch.ones(2, 2)}), "lm_head.weight: no tensor of a feed-forward block"),
+        (
+            lambda t: t.update({"lm_head.weight": torch.ones(2, 2)}),
+            "lm_head.weight: not a tensor of a feed-forward block",
+        ),
         (
             lambda t: t.update({"model.layers.1.mlp.up_proj.weight": torch.ones(32, 48)}),
             r"up_proj\.weight: a tensor of another shape; expected \[48, 32\]; got \[32, 48\]",
         ),
-        (lambda t: t.clear(), "layers: not the layers it tells of"),
+        (lambda t: t.clear(), "layers: other layers than in the config"),
         (
             lambda t: t.update({name.replace(".1.", ".0."): tensor.clone() for name, tensor in list(t.items())}),
-            r"layers: not the layers it tells of; expected \[1\]; got \[0, 1\]",
+            r"layers: other layers than in the config; expected \[1\]; got \[0, 1\]",
         ),
         (lambda t: t["model.layers.1.mlp.up_proj.weight"].fill_(float("nan")), "NaN or infinity"),
     ],

@@ -165,7 +165,7 @@ def test_an_adapter_that_peft_trained_with_a_head_gives_its_logits_here(tmp_path
 
 def test_a_state_that_transformers_does_not_read_is_not_exported(tmp_path):
     saved(tmp_path / "one", "bert", pool="mean")
-    with pytest.raises(CompatibilityError, match="transformers has no classifier that reads this state"):
+    with pytest.raises(CompatibilityError, match="transformers has no classifier of this base that reads this state"):
         export_peft(tmp_path / "one", tmp_path / "peft")
 
 

@@ -8,7 +8,7 @@ from moesaic.artefacts.tokenizer_check import spoken_otherwise, tokenizer_beside
 from moesaic.errors import CompatibilityError
 from moesaic.tokenizer import Special, Template, Tokenizer
 
-USED = "the tokenizer beside it is not the base's, which is used: "
+USED = "the tokenizer beside it differs from the base's, which is used: "
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_conversations_and_ends_are_written_with_is_told_where_the_base_has
     assert (
         spoken_otherwise(tokenizer, tuned()) == spoken_otherwise(talks, tuned()) == spoken_otherwise(talks, talks) == []
     )
-    assert spoken_otherwise(tokenizer, talks) == ["its chat template is not the base's, which is used"]
+    assert spoken_otherwise(tokenizer, talks) == ["its chat template differs from the base's, which is used"]
     assert len(spoken_otherwise(talks, tuned(source="{{ messages[0] }}"))) == 1
-    assert spoken_otherwise(tokenizer, tuned(eos=5)) == ["it ends texts with %, which ends none here"]
+    assert spoken_otherwise(tokenizer, tuned(eos=5)) == ["it ends texts with %, which does not end a text of the base"]
     assert spoken_otherwise(Tokenizer(tokenizer.inner, Special(0, (0, 5))), tuned(eos=5)) == []

@@ -163,9 +163,9 @@ def test_what_was_made_for_another_base_or_is_of_another_kind_is_refused(parts, 
 @pytest.mark.parametrize(
     ("shared", "said"),
     [
-        (["model.norm.weights"], "shared: not shared; expected names of the base's tensors"),
-        ("model.norm.weight", "shared: not shared"),
-        ([7], "shared: not shared"),
+        (["model.norm.weights"], "shared: unknown names; expected names of the base's tensors"),
+        ("model.norm.weight", "shared: unknown names"),
+        ([7], "shared: unknown names"),
     ],
 )
 def test_a_forged_list_of_what_is_shared_is_refused(parts, base, expert, tmp_path, shared, said):

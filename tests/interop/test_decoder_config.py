@@ -8,7 +8,7 @@ import pytest
 from moesaic.config import PUBLISHED, RopeScaling, published
 from moesaic.errors import WeightsError
 from moesaic.interop.decoder_config import config_json, read_config
-from moesaic.interop.families import FAMILIES, Source, sources, stored_name
+from moesaic.interop.families import FAMILIES, Location, locations, stored_name
 
 SIZES = {
     "vocab_size": 61,
@@ -119,12 +119,12 @@ REFUSED = [
     ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling", "yarn"),
     ("llama", {"rope_parameters": {"rope_type": "longrope"}}, "rope_parameters", "longrope"),
     ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling", "low_freq_factor"),
-    ("llama", {"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}}, "rope_theta", "said twice"),
+    ("llama", {"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}}, "rope_theta", "contradict"),
     (
         "llama",
         {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 3.0}},
         "rope_scaling",
-        "said twice",
+        "contradict",
     ),
     ("llama", {"rope_parameters": {FULL: {}, LOCAL: {}}}, "rope_parameters", "more than one kind"),
     ("gemma3_text", {"rope_parameters": {LOCAL: {"type": "linear", "factor": 2.0}}}, "rope_parameters", "local layers"),
@@ -176,12 +176,12 @@ def test_names_of_tensors_in_both_layouts():
         *(f"{block}.experts.10.{part}.weight" for part in ("w1", "w3", "w2")),
     ]
     assert stored_name("qwen3_moe", experts[0]) == f"model.{experts[0]}"
-    packed = sources("mixtral", ours + experts, ["model.layers.1.mlp.experts.gate_up_proj"])
-    assert packed["layers.1.mlp.gate.weight"] == Source("model.layers.1.mlp.gate.weight")
+    packed = locations("mixtral", ours + experts, ["model.layers.1.mlp.experts.gate_up_proj"])
+    assert packed["layers.1.mlp.gate.weight"] == Location("model.layers.1.mlp.gate.weight")
     assert [packed[name] for name in experts] == [
-        Source("model.layers.1.mlp.experts.gate_up_proj", 10, 0),
-        Source("model.layers.1.mlp.experts.gate_up_proj", 10, 1),
-        Source("model.layers.1.mlp.experts.down_proj", 10, None),
+        Location("model.layers.1.mlp.experts.gate_up_proj", 10, 0),
+        Location("model.layers.1.mlp.experts.gate_up_proj", 10, 1),
+        Location("model.layers.1.mlp.experts.down_proj", 10, None),
     ]
 
 

@@ -249,7 +249,7 @@ def test_a_tensor_under_two_names_is_refused(folder):
     def twice(tensors):
         tensors["embeddings.LayerNorm.gamma"] = tensors["embeddings.LayerNorm.weight"] + 1
 
-    with pytest.raises(WeightsError, match="tensors under older names and newer ones"):
+    with pytest.raises(WeightsError, match="tensors under both old and new names"):
         load_encoder(folder(change=twice))
 
 

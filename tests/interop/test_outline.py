@@ -52,7 +52,7 @@ def test_every_tensor_that_is_not_as_the_config_says_is_told(shared: Path, tmp_p
     told = outline(tmp_path).defects
     assert [line.partition(":")[0] for line in told] == [first, second, third, "model.layers.0.extra.weight"]
     assert "missing" in told[0] and "instead of" in told[1] and told[2].endswith("of type torch.int32")
-    assert told[3].endswith("the model has no place for it")
+    assert told[3].endswith("unknown to the model")
 
 
 def test_an_adapter_is_described_as_it_is_loaded(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from moesaic.artefacts.adapter import StoredExpert, load_expert, save_expert
 from moesaic.artefacts.base import load_base
 from moesaic.errors import CompatibilityError, MoesaicError
 from moesaic.files import MANIFEST
-from moesaic.interop.peft import PLAIN, ROOT
+from moesaic.interop.peft_config import PLAIN
+from moesaic.interop.peft_tensors import ROOT
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import tiny_decoder, toy_expert
 
@@ -146,7 +147,7 @@ BROKEN = {  # what was done to it: (how, exit code, file, field, what is said)
     "cut off": (cut, WEIGHTS, ADAPTER, None, "safetensors"),
     "no JSON": (unparsable, WEIGHTS, CONFIG, None, "not usable as JSON"),
     "in a folder in it": (inner, WEIGHTS, None, None, "one is in a folder in it: mine"),
-    "a setting of tomorrow": (named(use_mora=True), WEIGHTS, CONFIG, "use_mora", "not known here"),
+    "a setting of tomorrow": (named(use_mora=True), WEIGHTS, CONFIG, "use_mora", "unknown setting"),
     "X-LoRA": (named(peft_type="XLORA"), WEIGHTS, CONFIG, "peft_type", "one by one"),
     "IA3": (named(peft_type="IA3"), WEIGHTS, CONFIG, "peft_type", "not plain LoRA"),
     "PiSSA": (named(init_lora_weights="pissa_niter_4"), WEIGHTS, CONFIG, "init_lora_weights", "PiSSA"),
@@ -236,7 +237,7 @@ def test_a_head_that_is_the_bases_own_is_accepted_beside_the_base(dtype, two, de
     tensors(two, **{EMBEDDING: own})
     config(two, modules_to_save=["embed_tokens"])
     load_expert(two, decoder=decoder)
-    with pytest.raises(MoesaicError, match="can only be told beside the base") as refused:
+    with pytest.raises(MoesaicError, match="read it together with its base") as refused:
         load_expert(two)
     assert refused.value.field == EMBEDDING
 

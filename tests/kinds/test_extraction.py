@@ -100,5 +100,5 @@ def test_a_sparse_model_is_refused_by_name(tokenizer, tmp_path):
     (tmp_path / "sparse").mkdir()
     object.__setattr__(sparse.config, "family", "mixtral")
     save_base(tmp_path / "sparse", sparse, tokenizer, {})
-    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: .* sparse already"):
+    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: .* block is sparse"):
         ffn_of(load_base(tmp_path / "sparse"), tmp_path / "sparse")

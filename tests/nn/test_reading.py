@@ -105,7 +105,7 @@ def test_memory_grows_by_blocks_and_what_has_been_read_stays_where_it_is():
     memory.grow(2)
     _, late = read(decoder, Cache.of(memory, memory.spare.take(2)), text[1:, :-1])
     joined = Cache.join([cache, late])
-    assert joined.slots == (0, 1, 2) and [run.place for run in joined.runs] == [0, 0]
+    assert joined.slots == (0, 1, 2) and [run.offset for run in joined.runs] == [0, 0]
     close(read(decoder, joined, text[:, -1:])[0][:, 0], decoder(text).logits[:, -1])
     assert [tensor.data_ptr() for tensor in memory.blocks[0].keys] == before
 

@@ -3,23 +3,23 @@
 import pytest
 import torch
 
-from moesaic.ops.ensemble import Part, combined
+from moesaic.ops.ensemble import Answer, combined
 
 F64 = torch.float64
 ROWS = [[0, 1, 3], [1, 2, 3], [3]]
 SHARES = torch.tensor([[1.0, 0, 0], [0.25, 0.75, 0], [0, 1.0, 0], [0.2, 0.3, 0.5]], dtype=F64)
 
 
-def parts(weights: torch.Tensor = SHARES) -> list[Part]:
+def parts(weights: torch.Tensor = SHARES) -> list[Answer]:
     generator = torch.Generator().manual_seed(0)
     logits = [torch.randn(len(rows), 2, 7, generator=generator, dtype=F64) * 3 for rows in ROWS]
     return [
-        Part(torch.tensor(rows), one, weights[rows, e][:, None].expand(-1, 2))
+        Answer(torch.tensor(rows), one, weights[rows, e][:, None].expand(-1, 2))
         for e, (rows, one) in enumerate(zip(ROWS, logits, strict=True))
     ]
 
 
-def own(some: list[Part], row: int) -> list[tuple[float, torch.Tensor]]:
+def own(some: list[Answer], row: int) -> list[tuple[float, torch.Tensor]]:
     """The weight and the logits of each model that answers a row."""
     return [(p.weights[at, 0], p.logits[at]) for p in some for at, r in enumerate(p.rows.tolist()) if r == row]
 
@@ -48,14 +48,14 @@ def test_a_model_that_is_asked_alone_is_given_exactly(how):
         ((_, alone),) = own(parts(), row)
         assert found[row].equal(alone)
     (part, *_) = parts()
-    assert combined([Part(torch.arange(3), part.logits, part.weights)], 3, how) is part.logits
+    assert combined([Answer(torch.arange(3), part.logits, part.weights)], 3, how) is part.logits
 
 
 @pytest.mark.parametrize("how", ["mixture", "product"])
 def test_models_that_agree_give_their_logits(how):
     logits = torch.randn(3, 2, 7, dtype=F64) * 5
     shares = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.3, 0.7]], dtype=F64)
-    agreed = [Part(torch.arange(3), logits, shares[:, e, None].expand(-1, 2)) for e in range(2)]
+    agreed = [Answer(torch.arange(3), logits, shares[:, e, None].expand(-1, 2)) for e in range(2)]
     close(combined(agreed, 3, how), logits)
 
 
@@ -64,7 +64,7 @@ def test_who_has_no_say_at_a_position_has_none():
     generator = torch.Generator().manual_seed(1)
     one, two = (torch.randn(1, 3, 7, generator=generator, dtype=F64) for _ in range(2))
     shares = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]], dtype=F64)
-    found = combined([Part(torch.tensor([0]), z, shares[..., e]) for e, z in enumerate((one, two))], 1, "mixture")
+    found = combined([Answer(torch.tensor([0]), z, shares[..., e]) for e, z in enumerate((one, two))], 1, "mixture")
     assert found[0, 0].equal(one[0, 0]) and found[0, 1].equal(two[0, 1])
     close(found[0, 2].softmax(-1), (one[0, 2].softmax(-1) + two[0, 2].softmax(-1)) / 2)
 
@@ -75,7 +75,7 @@ def test_gradients_reach_weights_and_logits_and_are_numbers(how):
     logits = [torch.randn(1, 3, 7, dtype=F64, requires_grad=True) for _ in range(2)]
 
     def loss(shares, *logits):
-        both = [Part(torch.tensor([0]), z, shares[..., e]) for e, z in enumerate(logits)]
+        both = [Answer(torch.tensor([0]), z, shares[..., e]) for e, z in enumerate(logits)]
         return combined(both, 1, how).log_softmax(-1)[0, :, 3].sum()
 
     for found in torch.autograd.grad(loss(shares, *logits), [shares, *logits]):
@@ -88,6 +88,6 @@ def test_float32_does_not_lose_a_rare_token():
     sure = torch.full((1, 1, 3), -80.0)
     sure[..., 0] = 80.0
     even = torch.zeros(1, 1, 3)
-    both = [Part(torch.tensor([0]), z, torch.tensor([[w]])) for z, w in ((sure, 0.999), (even, 0.001))]
+    both = [Answer(torch.tensor([0]), z, torch.tensor([[w]])) for z, w in ((sure, 0.999), (even, 0.001))]
     found = combined(both, 1, "mixture").log_softmax(-1)[0, 0]
     torch.testing.assert_close(found[1], torch.tensor(0.001 / 3).log(), rtol=1e-5, atol=1e-5)

@@ -69,7 +69,8 @@ def test_every_parameter_is_learned_and_the_gradients_are_right():
 
 
 def test_heads_that_do_not_share_the_width_evenly_are_refused():
-    with pytest.raises(RecipeError, match="heads: heads share the width evenly; expected a divisor of 8; got 3"):
+    what = "heads: the number of heads does not divide the width; expected a divisor of 8; got 3"
+    with pytest.raises(RecipeError, match=what):
         AttentionRouter(5, 3, 8, 3)
 
 

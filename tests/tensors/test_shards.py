@@ -114,7 +114,7 @@ def test_an_index_without_sizes_is_enough(tmp_path):
             lambda t: t.pop("model.layers.1.mlp.up_proj.weight"),
             "model.layers.1.mlp.up_proj.weight: a tensor is missing",
         ),
-        (lambda t: t.update({"model.q.bias": torch.ones(2)}), r"model\.q\.bias: a tensor that the model has no place"),
+        (lambda t: t.update({"model.q.bias": torch.ones(2)}), r"model\.q\.bias: a tensor that the model does not have"),
         (
             lambda t: t.update({"model.norm.weight": torch.ones(17)}),
             r"model\.norm\.weight: a tensor of another shape; expected \[16\]; got \[17\]",
@@ -127,7 +127,7 @@ def test_an_index_without_sizes_is_enough(tmp_path):
             lambda t: t.update({"model.norm.weight": torch.full((16,), float("inf"))}),
             r"model\.norm\.weight: the tensor holds NaN or infinity",
         ),
-        (lambda t: t.update({"lm_head.weight": torch.ones(40, 16)}), r"lm_head\.weight: the head is not the embedding"),
+        (lambda t: t.update({"lm_head.weight": torch.ones(40, 16)}), r"lm_head\.weight: the head differs from the emb"),
     ],
 )
 @pytest.mark.parametrize("mapped", [True, False])
