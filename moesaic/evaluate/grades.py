@@ -69,7 +69,7 @@ class Grades:
         return np.concatenate([_right(rows) for rows in self.tallies.values()])
 
     def columns(self, domain: str) -> Float[np.ndarray, "_ c"]:
-        """Columns whose sums give the score of a task: tallies, or right answers and rows where accuracy is the score."""
+        """Columns whose sums give the score of a task: tallies, or for accuracy right answers and rows."""
         rows = self.tallies[domain]
         if self.metrics[domain][0] != "accuracy":
             return rows

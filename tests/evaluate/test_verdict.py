@@ -110,7 +110,7 @@ def test_intervals_are_the_paired_ones():
     assert (versus["difference"], *versus["interval"]) == pytest.approx(tuple(expected))
     unseen = result["controls"]["joint"]["versus_router_unseen"]
     assert (unseen["difference"], *unseen["interval"]) == pytest.approx(
-        tuple(paired(scores["joint"], scores["router"], "unseen", 5, 100, 0.8))
+        tuple(paired(scores["joint"], scores["router"], "unseen", seed=5, resamples=100, level=0.8))
     )
 
 
