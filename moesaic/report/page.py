@@ -45,6 +45,7 @@ def compare_reports(a: str | PathLike[str], b: str | PathLike[str], to: str | Pa
 
 
 def report(run: Run, trace: Told | None = None) -> str:
+    """Render the page of one run."""
     return filled_in(
         "report.html",
         run.folder / EVALUATION,
@@ -68,6 +69,7 @@ def report(run: Run, trace: Told | None = None) -> str:
 
 
 def comparison(a: Run, b: Run) -> str:
+    """Render the page of two runs."""
     return filled_in(
         "comparison.html",
         f"{a.folder / EVALUATION} or {b.folder / EVALUATION}",
