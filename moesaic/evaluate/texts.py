@@ -47,9 +47,7 @@ def require_packages(metrics: Iterable[TextMetric]) -> None:
 
 
 def score_texts(
-    texts: Sequence[str],
-    wanted: Sequence[Wanted],
-    metrics: Sequence[TextMetric] = get_args(TextMetric),
+    texts: Sequence[str], wanted: Sequence[Wanted], metrics: Sequence[TextMetric] = get_args(TextMetric)
 ) -> dict[str, float]:
     """Means over the texts, from 0 to 1; BLEU is of all texts together, from 0 to 100.
 

@@ -94,11 +94,11 @@ def test_the_layout_is_plain_json_in_the_plans_order():
         *("router", "oracle", "oracle_best"),
     ]
     assert set(result["controls"]["joint"]) == {
-        *("nats", "perplexity", "interval", "versus_router", "versus_router_unseen"),
+        *("nats", "perplexity", "interval", "versus_router", "versus_router_unseen")
     }
     assert result["controls"]["router"]["cost"]["bytes"] == 20
     assert set(result["verdict"]) == {
-        *("use", "sentence", "within", "best", "runner_up", "bytes", "tokens_per_second", "reasons"),
+        *("use", "sentence", "within", "best", "runner_up", "bytes", "tokens_per_second", "reasons")
     }
 
 
