@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from moesaic.recipe import read as read_recipe
     from moesaic.stages import run
 
-# Public name -> where it lives. Imported at first use, so that `moesaic --help` does not wait for torch. The other
-# verbs are in `moesaic.stages`: up here `compose` and `evaluate` are the names of rooms.
+# Public name -> its module, imported at first use, so that `moesaic --help` does not wait for torch. The other verbs
+# are in `moesaic.stages`: here `compose` and `evaluate` are names of rooms.
 _HOMES = {
     "ClassifyingMixture": "moesaic.generate.loaded",
     "MoesaicError": "moesaic.errors",

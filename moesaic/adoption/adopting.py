@@ -1,6 +1,6 @@
-"""Adoption: a mixture out of experts that are there already, without a recipe or corpora; and its later changes.
+"""Adoption: mixtures of existing experts, without a recipe or corpora, and later changes to them.
 
-The Python twins of `moesaic adopt`. Knows nothing about terminals, nor about how the experts were trained.
+The functions behind `moesaic adopt`. Knows nothing about terminals, nor about the training of the experts.
 """
 
 import os
@@ -38,20 +38,21 @@ from moesaic.train.arrow import fit_arrow, overlaps
 from moesaic.train.few import few_shot
 
 RANK = 16
-KEPT = 100
-"""Prompts of one expert that are used at most; ten are enough."""
+MOST = 100
+"""The most prompts of one expert that are used; ten are enough."""
 BATCH = 32
 FEATURE = "hidden_mean"
 SEED = 0
 
 Where = str | PathLike[str]
+Prompted = list[str | Conversation]
 
 
 @dataclass(frozen=True)
 class Member:
-    """An expert of the mixture to be, with its place and commit, where it was no folder of this machine.
+    """An expert of the new mixture. `origin`: repository and commit of an expert from the hub.
 
-    `features`: what the router reads of its prompts.
+    `features`: of its prompts, for the router.
     """
 
     expert: Joined[Any]
@@ -61,12 +62,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Adoption:
-    """A mixture that was adopted or changed. `folder`: the mixture's own.
+    """A mixture that was adopted or changed, in `folder`.
 
-    `router`: its kind, what it reads, and how sure it is: `accuracy`, with `right` of `of` prompts of each expert,
-    routed by one that was made without them; or, made from weights and untested, the two experts most `alike` and
-    their `overlap`. `experts`: of each, what it was made of; of a fine-tuned model also what was `kept` and what lies
-    `outside` the linears.
+    `router`: its kind and feature, and its `accuracy`, with `right` of `of` prompts of each expert, measured on prompts
+    left out of its training; or, made from weights and untested, the two experts most `alike` and their `overlap`.
+    `experts`: the source of each; of a fine-tuned model also the share `kept` and the change `outside` the linears.
     """
 
     folder: Path
@@ -88,31 +88,30 @@ def adopt(
     name: str | None = None,
     progress: Progress | None = None,
 ) -> Adoption:
-    """Make a mixture in `out` of experts of one base: adapters, or what a fine-tuned model is as an expert of `kind`.
+    """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
 
-    `lora`: its change, as far as `rank` holds it. `ffn`: its feed-forward blocks; one that differs elsewhere is
-    refused, unless the rest is ignored. `model`: all of it; such models need share only the tokenizer. The last two are
-    told apart by prompts alone.
-    `experts`: places by name, folders or `org/name@revision` of the hub; without names they are called as those.
-    `base`: its place. `prompts`: for every expert a file of what it is to answer, and the router tells them apart by
-    `hidden_mean`; for none, and the router is made from the weights alone, and cannot be tested. `name`: of the
-    mixture; otherwise it is called as `out`.
-    Raises RecipeError for names that do not go together, and what reading the parts raises.
+    `lora`: the change of a model, as far as `rank` holds it. `ffn`: its feed-forward blocks; raises where it differs
+    elsewhere, unless `ignore_rest`. `model`: the whole model; such models need only share the tokenizer. The last two
+    need prompts.
+    `experts`: folders or `org/name@revision` of the hub, by name, or named as their places. `base`: its place.
+    `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
+    router is made from the weights alone and cannot be tested. `name`: of the mixture (default: that of `out`).
+    Raises RecipeError for names that do not go together, and the errors of reading the parts.
     """
-    root, told = Path(out).absolute(), progress or Silent()
+    root, report = Path(out).absolute(), progress or Silent()
     if os.path.lexists(root / "mixture"):
-        hint = "change it with --into, or name another folder"
-        raise StorageError("there is a mixture already", path=root / "mixture", hint=hint)
-    called = validate_name(root.name if name is None else name, "a mixture, which is called as its folder or `--name`")
+        hint = "change that mixture with --into, or name another folder"
+        raise StorageError("the folder has a mixture already", path=root / "mixture", hint=hint)
+    own_name = validate_name(root.name if name is None else name, "a mixture, named by `--name` or as its folder")
     found, given = named(experts, {}), prompts_of(prompts or {})
     terms, own = Terms(rank, ignore_rest), named_kind(kind)
-    require_prompts(given, [*found], told_by_prompts=bool(given) or not own.routes_by_weights)
+    require_prompts(given, [*found], needed=bool(given) or not own.routes_by_weights)
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
-        members = {one: joined(own, parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            return finish(root, base_at.folder, parts, members, own, (), called, None)
+            return finish(root, base_at.folder, parts, members, own, (), own_name, None)
 
 
 def amend(
@@ -127,13 +126,13 @@ def amend(
     ignore_rest: bool = False,
     progress: Progress | None = None,
 ) -> Adoption:
-    """Change an adopted mixture in its place: add `experts`, with `prompts` if the others have any, or `drop` some.
+    """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
 
-    The router is what it would be, had the experts there now been adopted at once: what it has read of prompts is kept
-    in its folder. To `disable` an expert keeps it there, and the router from choosing it, until it is enabled again;
-    who asks for it by name is still answered by it. A name that is dropped is free for another expert.
+    The router becomes the one of adopting all these experts at once, as its folder holds the features of all prompts.
+    The router does not choose an expert in `disable` until it is enabled again; a caller that names the expert still
+    gets its answers. The name of a dropped expert is free for another one.
     """
-    root, told = Path(folder).absolute(), progress or Silent()
+    root, report = Path(folder).absolute(), progress or Silent()
     if not os.path.lexists(root / "mixture"):
         raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
     if not (experts or drop or disable or enable):
@@ -150,26 +149,26 @@ def amend(
         stay = [one for one in old if one not in drop]
         found, given = named(experts, {one.lower(): one for one in stay}), prompts_of(prompts or {})
         kind = manifest["adopted"]["router"]["kind"]
-        require_prompts(given, [*found], told_by_prompts=kind == "linear")
+        require_prompts(given, [*found], needed=kind == "linear")
         for field, some in (("disable", disable), ("enable", enable)):
             for one in some:
                 require_known(one, [*stay, *found], field)
         origins = origins_in(manifest, at)
         parts = load_base(at / "base", origins.get("base"))
         own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
-        members = standing(own, at, manifest, origins, stay, parts)
-        members |= {one: joined(own, parts, place, terms, given.get(one), told, one) for one, place in found.items()}
+        members = present(own, at, manifest, origins, stay, parts)
+        members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
         return finish(root, at / "base", parts, members, own, silent, manifest["name"], ready)
 
 
-# --- who is to be adopted ---------------------------------------------------------------------------------------------
+# --- the experts ------------------------------------------------------------------------------------------------------
 
 
 def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) -> dict[str, Located]:
-    """Where they lie by valid names, none of which is among those `seen` (in lower case -> as written)."""
+    """Locate the experts by valid names, none of them among those `seen` (lower case -> as written)."""
     pairs = experts.items() if isinstance(experts, Mapping) else ((None, place) for place in experts)
     found = {}
     for name, place in pairs:
@@ -185,25 +184,25 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
     return found
 
 
-def prompts_of(prompts: Mapping[str, Where]) -> dict[str, list[str | Conversation]]:
-    """The prompts of every expert that has any, those used."""
-    found = {name: read_prompts(Path(path))[:KEPT] for name, path in prompts.items()}
+def prompts_of(prompts: Mapping[str, Where]) -> dict[str, Prompted]:
+    """Read the prompts of each expert that has any, at most `MOST`."""
+    found = {name: read_prompts(Path(path))[:MOST] for name, path in prompts.items()}
     for name, some in found.items():
         if len(some) < 2:
-            hint = "one is left out to test the router; ten are enough"
+            hint = "the test of the router leaves one out; ten are enough"
             raise DataError("too few prompts", path=prompts[name], expected="at least 2", got=len(some), hint=hint)
     return found
 
 
-def require_prompts(given: Collection[str], names: list[str], told_by_prompts: bool) -> None:
-    """Refuse prompts of nobody, and a router that would know some experts by prompts and others by weights."""
+def require_prompts(given: Collection[str], names: list[str], needed: bool) -> None:
+    """Refuse prompts of unknown experts, and prompts for some experts only; `needed`: the router is trained on them."""
     for name in given:
         require_known(name, names, "prompts")
     missing = [name for name in names if name not in given]
-    if told_by_prompts and missing:
+    if needed and missing:
         hint = "give prompts for all experts" + (", or for none of them" if given else "")
         raise RecipeError("no prompts for some of the experts", field="prompts", got=", ".join(missing), hint=hint)
-    if given and not told_by_prompts:
+    if given and not needed:
         what = "the mixture's router was made from weights and takes no prompts"
         raise RecipeError(what, field="prompts", hint="adopt all experts anew, with prompts for each")
 
@@ -215,46 +214,32 @@ def require_known(name: str, known: list[str], field: str) -> None:
 
 
 def joined(
-    kind: AnyKind,
-    base: Base,
-    at: Located,
-    terms: Terms,
-    prompts: list[str | Conversation] | None,
-    told: Progress,
-    name: str,
+    kind: AnyKind, base: Base, at: Located, terms: Terms, prompts: Prompted | None, progress: Progress, name: str
 ) -> Member:
-    """An expert that is to join, held against the base, with what the router reads of its prompts."""
+    """Adopt an expert, checked against the base, with the features of its prompts."""
     features = None if prompts is None else features_of(base, prompts, name)
-    return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, told, name), at.origin, features)
+    return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, progress, name), at.origin, features)
 
 
-def standing(
+def present(
     kind: AnyKind, at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base
 ) -> dict[str, Member]:
-    """The experts of a mixture that stands, with what its router has read of their prompts."""
+    """Read the experts of an existing mixture, with the features of their prompts."""
     path = at / "router" / router_room.FEATURES
     features = read_tensors(path) if path.is_file() else {}
-    return {
-        name: Member(
-            Joined(
-                kind.value(kind.read(at / "experts" / name, base)),
-                at / "experts" / name,
-                manifest["adopted"]["experts"][name],
-            ),
-            origins.get(name, {}),
-            features.get(name),
-        )
-        for name in names
-    }
+    members = {}
+    for name in names:
+        folder, facts = at / "experts" / name, manifest["adopted"]["experts"][name]
+        expert = Joined(kind.value(kind.read(folder, base)), folder, facts)
+        members[name] = Member(expert, origins.get(name, {}), features.get(name))
+    return members
 
 
 @torch.no_grad()
-def features_of(base: Base, prompts: list[str | Conversation], name: str) -> torch.Tensor:
-    """What the router reads of an expert's prompts (n, d), by themselves: no other expert's have a say in it."""
-    rows = [
-        begun(base, prompt, f"prompts.{name}[{place}]")[: base.decoder.config.context]
-        for place, prompt in enumerate(prompts)
-    ]
+def features_of(base: Base, prompts: Prompted, name: str) -> torch.Tensor:
+    """Features (n, d) of the prompts of one expert, independent of those of other experts."""
+    context = base.decoder.config.context
+    rows = [ids_of(base, prompt, f"prompts.{name}[{index}]")[:context] for index, prompt in enumerate(prompts)]
     order: list[int] = []
     found: list[torch.Tensor] = []
     for chosen in by_length([len(row) for row in rows], BATCH):
@@ -266,8 +251,8 @@ def features_of(base: Base, prompts: list[str | Conversation], name: str) -> tor
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
-def begun(base: Base, prompt: str | Conversation, field: str) -> list[int]:
-    """The ids of a prompt, one at least; the base's chat template may refuse a conversation."""
+def ids_of(base: Base, prompt: str | Conversation, field: str) -> list[int]:
+    """The ids of a prompt, one at least; the chat template of the base may refuse a conversation."""
     try:
         ids = base.tokenizer.begin(prompt)
     except DataError as error:
@@ -291,21 +276,21 @@ def finish(
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
 ) -> Adoption:
-    """Publish the mixture of these members; `router`: its folder and what is told of it, where it can stay."""
+    """Publish the mixture of these members; `router`: folder and facts of one that is still right."""
     if len(members) < 2:
-        what, hint = "a mixture has at least two experts", "one alone needs no router; or disable the others"
+        what, hint = "a mixture has at least two experts", "add one, or disable an expert instead of dropping it"
         raise RecipeError(what, got=", ".join(members) or "none", hint=hint)
     if len(disabled) == len(members):
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
-        router_at, told = router or made_router(scratch / "router", base, members)
+        router_at, facts_of_router = router or made_router(scratch / "router", base, members)
         folders = {
-            one: made.expert.folder or written(kind, scratch / one, one, made.expert, base)
+            one: made.expert.folder or saved(kind, scratch / one, one, made.expert, base)
             for one, made in members.items()
         }
         experts = {one: made.expert.facts for one, made in members.items()}
         facts: dict[str, Any] = {"name": name, "site": kind.site, "level": "sequence", "disabled": list(disabled)}
-        facts["adopted"] = {"router": told, "experts": experts}
+        facts["adopted"] = {"router": facts_of_router, "experts": experts}
         origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
         facts["origins"] = {one: origin for one, origin in origins.items() if origin}
 
@@ -315,42 +300,36 @@ def finish(
 
         check_space(root / "mixture", room_for(base_at, folders.values(), router_at), "the mixture")
         publish(root / "mixture", write)
-    return Adoption(root / "mixture", tuple(members), disabled, told, experts)
+    return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
 
 
 def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[Path, dict[str, Any]]:
-    """Make the router that the members allow, and say how sure it is."""
+    """Make a router from the features of prompts, or else from weights; returns its folder and its facts."""
     names = tuple(members)
     features = {name: one.features for name, one in members.items() if one.features is not None}
     disk.make_all(folder)
     if features:
         write_tensors(folder / router_room.FEATURES, features)
         router, judged = few_shot([*features.values()])
-        told: dict[str, Any] = {"kind": "linear", "feature": FEATURE, "accuracy": judged.accuracy}
-        told |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
+        facts: dict[str, Any] = {"kind": "linear", "feature": FEATURE, "accuracy": judged.accuracy}
+        facts |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
         made: TrainedRouter = router
     else:
         loras = [one.expert.value for one in members.values() if one.expert.value is not None]
-        arrow = fit_arrow(base.decoder, loras, *begins(base), SEED)
+        arrow = fit_arrow(base.decoder, loras, tuple(base.tokenizer.start), base.tokenizer.eos, SEED)
         alike = overlaps(arrow).fill_diagonal_(-1.0)
         one, other = divmod(int(alike.argmax()), len(names))
-        told = {"kind": "arrow", "feature": "projections", "alike": [names[one], names[other]]}
-        told["overlap"] = metrics_overlap = alike[one, other].item()
-        metrics, made = {"overlap": metrics_overlap}, arrow
-    write_json(folder / router_room.INFO, {"adopted": told})
-    stored = StoredRouter(made, told["kind"], names, told["feature"], Selection(), {})
+        facts = {"kind": "arrow", "feature": "projections", "alike": [names[one], names[other]]}
+        facts["overlap"] = alike[one, other].item()
+        metrics, made = {"overlap": facts["overlap"]}, arrow
+    write_json(folder / router_room.INFO, {"adopted": facts})
+    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {})
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
-    return folder, told
+    return folder, facts
 
 
-def written(kind: AnyKind, folder: Path, name: str, made: Joined[Any], base: Base) -> Path:
-    """The folder of an expert that was made here."""
+def saved(kind: AnyKind, folder: Path, name: str, made: Joined[Any], base: Base) -> Path:
     disk.make_all(folder)
     kind.save(folder, made.value, base, {"name": name, **made.facts, **base.told})
     return folder
-
-
-def begins(base: Base) -> tuple[tuple[int, ...], int]:
-    """What stands before every text of a base, and what ends one."""
-    return tuple(base.tokenizer.start), base.tokenizer.eos

@@ -1,1 +1,1 @@
-"""Joining parts: mixtures as folders, models merged into one, and plans of what either takes."""
+"""Joins parts: mixtures as folders, models merged into one, and plans of the memory that either takes."""

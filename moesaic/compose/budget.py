@@ -1,6 +1,6 @@
-"""The memory that a mixture is run in: what its plan says, told to who loads it.
+"""The memory budget in which a mixture runs, computed from its plan.
 
-Knows nothing about who fetches what; that is done in `weights`.
+Knows nothing about how experts are fetched: see `residency`.
 """
 
 from pathlib import Path
@@ -16,29 +16,28 @@ from moesaic.residency.fetching import Budget
 
 
 def budget(folder: Path, vram: str | int | None, ram: str | int | None) -> Budget:
-    """What a mixture's folder leaves of this memory for experts and for answers; nothing is loaded.
+    """Compute the memory that a mixture leaves for experts and for answers; nothing is loaded.
 
-    `vram`: of the one device that is used; without it the host computes, in `ram`. Raises MemoryLimitError with the
-    bytes of `plan` where base, router, the experts of one row and the row of the plan do not fit.
+    `vram`: memory of the one device; without it the host computes, in `ram`. Raises MemoryLimitError with the bytes of
+    `plan` where base, router, the experts of one row and the working memory of the plan do not fit.
     """
     device = None if vram is None else device_for(vram)
-    told = plan(folder, vram=vram, ram=ram)
-    told.require()
+    planned = plan(folder, vram=vram, ram=ram)
+    planned.require()
     found = described((folder,), None, None)
     width = computed(found, *types_of(found, None)).itemsize
-    sizes = sorted((part.bytes for part in told.parts if part.role == "expert"), reverse=True)
+    sizes = sorted((part.bytes for part in planned.parts if part.role == "expert"), reverse=True)
     held = sum(sizes) if found.kind and found.kind.always_held else 0
     host = 0 if ram is None else bytes_of(ram, "ram")
     first = host - LIBRARIES if vram is None else devices_of(vram, 1)[0]
 
     def answering(rows: int, tokens: int) -> int:
-        """The cache, in which rows come and go without copies, and activations."""
-        return sum(part.bytes for part in working(found, rows, tokens, told.active, width, training=False))
+        return sum(part.bytes for part in working(found, rows, tokens, planned.active, width, training=False))
 
     return Budget(
-        room=first - told.bytes_of("shared", "router") - held,
-        kept=told.working,
-        least=0 if held else sum(sizes[: told.active]),
+        room=first - planned.bytes_of("shared", "router") - held,
+        kept=planned.working,
+        least=0 if held else sum(sizes[: planned.active]),
         working=answering,
         device=device,
         near=host if device else 0,
@@ -46,11 +45,10 @@ def budget(folder: Path, vram: str | int | None, ram: str | int | None) -> Budge
 
 
 def device_for(vram: str | int) -> torch.device:
-    """The device that has this memory."""
     if len(devices_of(vram, 1)) > 1:
-        hint = "give the memory of one; `moesaic plan` counts with several"
+        hint = "give the memory of one device; `moesaic plan` counts with several"
         raise RecipeError("a mixture runs on one device", field="vram", expected="one size", got=str(vram), hint=hint)
     if not torch.cuda.is_available():
-        hint = "leave it out: --ram is the memory of the host, which computes then"
-        raise RecipeError("there is no device with memory of its own here", field="vram", got=str(vram), hint=hint)
+        hint = "leave it out: the host then computes in --ram"
+        raise RecipeError("no accelerator on this machine", field="vram", got=str(vram), hint=hint)
     return torch.device("cuda")

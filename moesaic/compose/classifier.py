@@ -1,6 +1,6 @@
-"""Mixtures of experts that classify, on disk: the folder of any mixture, whose manifest says the labels.
+"""Mixtures of experts that classify, on disk: the folder of any mixture, with labels in its manifest.
 
-Knows nothing about how texts come in or answers go out.
+Knows nothing about the encoding of texts or the form of answers.
 """
 
 import os
@@ -14,18 +14,16 @@ from moesaic.artefacts.adapter import StoredExpert, load_expert
 from moesaic.artefacts.backbone import Backbone, load_backbone
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, load_router
-from moesaic.compose.mixture import disabled_in
+from moesaic.compose.mixture import KIND, disabled_in
 from moesaic.config import Pool
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_json, read_manifest
 from moesaic.model.classifier import Classifier, ClassifierMixture
 
-KIND = "mixture"
-
 
 @dataclass(frozen=True)
 class StoredClassifier:
-    """A mixture as read, ready to route and answer; `length`: tokens that it reads of a row at most."""
+    """A mixture as read, ready to route and answer; `length`: the most tokens that it reads of a row."""
 
     model: ClassifierMixture
     base: Backbone
@@ -36,18 +34,13 @@ class StoredClassifier:
 
 
 def classifies(folder: Path) -> bool:
-    """Whether the mixture in a folder has labels, as its manifest says."""
     return (folder / MANIFEST).is_file() and "labels" in read_json(folder / MANIFEST)
 
 
 def assemble_classifier(
-    base: Backbone,
-    experts: dict[str, StoredExpert],
-    router: StoredRouter,
-    pool: Pool,
-    disabled: Collection[str] = (),
+    base: Backbone, experts: dict[str, StoredExpert], router: StoredRouter, pool: Pool, disabled: Collection[str] = ()
 ) -> ClassifierMixture:
-    """Join the parts, in the order of the router's names. The base's body becomes the mixture's."""
+    """Join the parts in the order of the router's names; the body of the base becomes that of the mixture."""
     heads = {name: expert.head for name in router.names if (expert := experts.get(name)) and expert.head}
     if set(router.names) != set(experts) or len(heads) != len(experts):
         expected, got = sorted(router.names), sorted(heads)
@@ -58,21 +51,21 @@ def assemble_classifier(
 
 
 def load_classifier(folder: Path) -> StoredClassifier:
-    """Read a mixture; all of its files are checked against their hashes, and the parts against each other."""
+    """Read a mixture; checks all files against their hashes, and the parts against each other."""
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names, path = expert_names(folder, manifest), folder / MANIFEST
     labels, length = manifest.get("labels"), manifest.get("length")
     pool: Any = manifest.get("pool")
     if not isinstance(labels, dict) or not all(isinstance(labels.get(name), list) for name in names):
-        raise WeightsError("no labels of every expert", path=path, field="labels", got=str(labels))
+        raise WeightsError("labels are missing for some experts", path=path, field="labels", got=str(labels))
     if pool not in get_args(Pool):
         expected = " or ".join(get_args(Pool))
-        raise WeightsError("no state that is known", path=path, field="pool", expected=expected, got=str(pool))
+        raise WeightsError("unknown pool", path=path, field="pool", expected=expected, got=str(pool))
     base = load_backbone(folder / "base")
     if not isinstance(length, int) or not 0 < length <= base.body.config.context:
         expected = f"1 to {base.body.config.context}"
-        raise WeightsError("no length of rows", path=path, field="length", expected=expected, got=str(length))
+        raise WeightsError("wrong length of rows", path=path, field="length", expected=expected, got=str(length))
     experts = {
         name: load_expert(folder / "experts" / name, base.fingerprint, base.body, tuple(labels[name])) for name in names
     }

@@ -1,10 +1,11 @@
-"""What is to be composed, however it is given: folders and published sizes, a recipe, or a mixture that stands.
+"""Descriptions of compositions: from folders and published sizes, from a recipe, or from a mixture.
 
-Reads headers and manifests, never a value. Knows nothing about budgets.
+Reads headers and manifests, but no values of tensors. Knows nothing about budgets.
 """
 
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,6 +16,7 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.compose.memory import pairs
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
@@ -32,19 +34,22 @@ HIDDEN = (256,)
 
 @dataclass(frozen=True)
 class Planned:
-    """An expert of a composition, by name: the memory that it adds."""
+    """An expert of a composition and the memory that it adds."""
 
     name: str
     footprint: Footprint
 
+    @property
+    def parameters(self) -> int:
+        return pairs(self.footprint.pairs or {}) + sum(self.footprint.counts.values())
+
 
 @dataclass(frozen=True)
 class Composition:
-    """Base, experts and router; a model by itself has no kind of experts.
+    """Base, experts and router; a single model has no kind of experts.
 
-    `router`: its values, those of an encoder of its own included. `active`: experts that answer a row; at `level` token
-    in time all of them do.
-    `findings`: where the models differ.
+    `router`: number of its values, those of its encoder included. `active`: experts that answer a row; at `level` token
+    all of them do sooner or later. `findings`: differences between the models.
     """
 
     base: Outline
@@ -60,39 +65,36 @@ class Composition:
 def described(
     models: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None, site: str | None
 ) -> Composition:
-    """What the places mean together; one recipe or one mixture says all by itself.
+    """Describe the composition of models and adapters, or of one recipe, mixture or run.
 
-    Raises RecipeError for what cannot be meant, WeightsError for what is no model.
+    Raises RecipeError for places that do not go together, WeightsError for a place without a model.
     """
     if not models:
         raise RecipeError("nothing to plan", hint="name models, a recipe or a mixture")
     first = Path(models[0])
-    whole = first.suffix in (".yaml", ".yml") or (first / MANIFEST).is_file() or (first / "mixture").exists()
-    if whole and len(models) == 1 and base is None and not is_adapter(first):
-        if first.suffix in (".yaml", ".yml"):
-            return of_recipe(read(first))
-        mixture = first if (first / MANIFEST).is_file() else first / "mixture"
-        manifest = read_manifest(mixture, verify=False)
-        if manifest.get("kind") == "mixture":
-            return of_mixture(mixture, manifest)
-    if len(models) == 1 and base is None and not is_adapter(first):
-        model = outline(models[0])
-        return Composition(model, findings=tuple(compatibility.defects(model)))
-    return of_folders(models, base, site)
+    if len(models) > 1 or base is not None or is_adapter(first):
+        return of_folders(models, base, site)
+    if first.suffix in (".yaml", ".yml"):
+        return of_recipe(read(first))
+    mixture = first if (first / MANIFEST).is_file() else first / "mixture"
+    if mixture.exists() and (manifest := read_manifest(mixture, verify=False)).get("kind") == "mixture":
+        return of_mixture(mixture, manifest)
+    model = outline(models[0])
+    return Composition(model, findings=tuple(compatibility.defects(model)))
 
 
 def of_folders(
     models: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None, site: str | None
 ) -> Composition:
-    """Adapters on a base, or models one of which, the first, is the base where none is named."""
-    kept = [held_in(Path(place)) for place in models]
-    if any(kept) and base is None:
-        raise RecipeError("adapters and blocks are nothing without their base", field="base", hint="name it: --base")
-    kind = at_site(site or next((only.site for only in kept if only), "model"))
-    for place, only in zip(models, kept, strict=True):
-        if only and only.site != kind.site:
+    """Describe adapters on a base, or whole models; without `base` the first model is the base."""
+    kinds = [held_in(Path(place)) for place in models]
+    if any(kinds) and base is None:
+        raise RecipeError("adapters and blocks need their base", field="base", hint="name the base: --base")
+    kind = at_site(site or next((own.site for own in kinds if own), "model"))
+    for place, own in zip(models, kinds, strict=True):
+        if own and own.site != kind.site:
             what = f"cannot be mixed at site {kind.site}"
-            raise RecipeError(what, path=place, field="site", expected=only.site, got=kind.site)
+            raise RecipeError(what, path=place, field="site", expected=own.site, got=kind.site)
     named = [os.path.realpath(place) for place in models if os.path.isdir(place)]
     if twice := {place for place in named if named.count(place) > 1}:
         raise RecipeError("given twice", path=min(twice))
@@ -108,8 +110,8 @@ def of_folders(
         experts.append(expert)
         findings += differences
     notes = [f"the base is the first model, {shared.name}"] if base is None else []
-    notes.append(f"the router is supposed to be an mlp with {HIDDEN[0]} hidden units on states of the base")
-    notes += kind.plan_notes(adapters_only=all(kept))
+    notes.append(f"assumed router: an mlp with {HIDDEN[0]} hidden units on states of the base")
+    notes += kind.plan_notes(adapters_only=all(kinds))
     router = perceptron(config.hidden_size, HIDDEN, len(experts))
     return Composition(shared, kind, tuple(distinct(experts)), router, 1, tuple(findings), tuple(notes))
 
@@ -117,7 +119,7 @@ def of_folders(
 def beside(
     base: Outline, place: str | os.PathLike[str], kind: AnyKind, itself: bool = False
 ) -> tuple[Planned, list[Difference]]:
-    """An expert beside its base, and where the two differ. `kind`: what a model becomes; `itself`: the base's own."""
+    """Describe an expert and its differences from the base. `kind`: what a model becomes; `itself`: it is the base."""
     folder, name = Path(place), os.path.basename(os.path.abspath(place))
     if own := held_in(folder):
         footprint, found = own.beside(base, folder)
@@ -133,12 +135,13 @@ def beside(
 
 
 def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
-    """A mixture's folder, its hashes not compared: that would read all of it."""
+    """Describe the mixture in a folder, without comparing hashes, which would read all of it."""
     names = expert_names(folder, dict(manifest))
     base, kind = outline(folder / "base"), at_site(manifest["site"])
     experts, findings = [], compatibility.defects(base)
     for name in names:
-        footprint, differences = kind_in(folder / "experts" / name, kind).in_mixture(base, folder / "experts" / name)
+        at = folder / "experts" / name
+        footprint, differences = (held_in(at) or kind).in_mixture(base, at)
         experts.append(Planned(name, footprint))
         findings += [replace(difference, model=name) for difference in differences]
     with opened(folder / "router" / router_room.TENSORS) as file:
@@ -151,13 +154,8 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
     return Composition(base, kind, tuple(experts), router, active, tuple(findings), level=level)
 
 
-def kind_in(folder: Path, kind: AnyKind) -> AnyKind:
-    """The kind of one expert of a mixture whose experts are read as `kind` reads them."""
-    return held_in(folder) or kind
-
-
 def of_recipe(recipe: Recipe) -> Composition:
-    """A composition that a recipe would make."""
+    """Describe the composition that a recipe makes."""
     shared = of_size(new) if (new := recipe.base.new) else outline(recipe.base.place or "")
     experts, findings = [], compatibility.defects(shared)
     for name, spec in recipe.experts.items():
@@ -173,37 +171,33 @@ def of_recipe(recipe: Recipe) -> Composition:
 
 
 def of_size(base: NewBase) -> Outline:
-    """A base that is pretrained here, in float32."""
+    """Outline of a base that the run pretrains, in float32."""
     model = Outline(base.size, sized(base.size, base.vocab_size))
     return replace(model, stored=dict.fromkeys(model.shapes, torch.float32))
 
 
 def of_router(spec: RouterSpec, width: int, experts: int) -> tuple[int, int]:
-    """A recipe's router over a base of hidden size `width`: its values, an encoder's included, and whom it asks."""
+    """Values of a recipe's router over states of `width`, its encoder included, and the experts that it chooses."""
     own = 0
     if not isinstance(spec.feature, str):
         encoder = outline(spec.feature.model)
         own, width = sum(math.prod(shape) for shape in encoder.shapes.values()), encoder.config.hidden_size
-    values = {
-        "keyword": 0,
-        "centroid": width * (experts + 1) + 1,
-        "linear": perceptron(width, (), experts),
-    }.get(spec.kind, perceptron(width, spec.hidden, experts))
-    return own + values, {"soft": experts, "top_1": 1}.get(spec.selection, spec.k or 1)
+    values = {"keyword": 0, "centroid": width * (experts + 1) + 1, "linear": perceptron(width, (), experts)}
+    own += values.get(spec.kind, perceptron(width, spec.hidden, experts))
+    return own, {"soft": experts, "top_1": 1}.get(spec.selection, spec.k or 1)
 
 
 def perceptron(width: int, hidden: Sequence[int], experts: int) -> int:
-    """Values of a router with hidden layers: its matrices and biases, and the means and deviations of what it reads."""
+    """Values of a router with hidden layers: matrices, biases, and the means and deviations of its features."""
     sizes = [width, *hidden, experts]
     return 2 * width + 1 + sum(i * o + o for i, o in pairwise(sizes))
 
 
 def distinct(experts: list[Planned]) -> list[Planned]:
-    """The same with a number behind each name that stands already."""
-    seen: dict[str, int] = {}
-    named = []
-    for expert in experts:
-        seen[expert.name] = seen.get(expert.name, 0) + 1
-        number = seen[expert.name]
-        named.append(expert if number == 1 else replace(expert, name=f"{expert.name}-{number}"))
-    return named
+    """Append a number to each name that occurs before."""
+    seen = Counter[str]()
+    for index, expert in enumerate(experts):
+        seen[expert.name] += 1
+        if seen[expert.name] > 1:
+            experts[index] = replace(expert, name=f"{expert.name}-{seen[expert.name]}")
+    return experts

@@ -1,6 +1,6 @@
-"""The decisions of a mixture on disk, without the mixture: its router, the experts' names, and which are disabled.
+"""The Decider of a mixture on disk: its router, the names of its experts, and which of them are disabled.
 
-Knows nothing about experts, nor how text becomes an answer.
+Knows nothing about the weights of experts, nor about answers.
 """
 
 import os
@@ -15,10 +15,10 @@ from moesaic.model.deciding import Decider
 
 
 def load_decider(folder: Path) -> Decider:
-    """Read the router of any mixture, whether its experts write or classify.
+    """Read the router of a mixture whose experts write or classify; experts are never read.
 
-    The base is loaded only where the router reads its states; a router on the text, on characters or with an encoder of
-    its own decides without it, and no file of base or experts is then read. Experts are never read.
+    The base is loaded only for a router that reads its states; a router on the text, on characters or with an encoder
+    of its own decides without the base.
     """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND, verify=False)

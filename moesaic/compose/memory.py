@@ -1,6 +1,6 @@
-"""What a model weighs and what it needs while it works: parameters by part, cache, activations, optimiser.
+"""Formulas for the memory of a model: parameters by part, cache, activations, optimiser.
 
-Formulas over configs and shapes; knows nothing about files, nor which model is an expert.
+Knows configs and shapes, but nothing about files, nor which model is an expert.
 """
 
 import math
@@ -12,17 +12,17 @@ from moesaic.interop.outline import PARTS, Config, Outline, Shape, part_of
 from moesaic.nn.rope import FIRST
 
 MOMENTS = 3
-"""What AdamW keeps beside a weight that it trains: its gradient and two moments."""
+"""Values that AdamW stores for each trained weight: its gradient and two moments."""
 
 LIBRARIES = 32_000_000
-"""What a host counts on top, once libraries compute: pages of their code, their heap. 18 MB were seen."""
+"""Bytes that libraries add on a host once they compute: pages of code and heap. Measured: 18 MB."""
 
 Types = Callable[[torch.dtype], torch.dtype]
-"""The type of a tensor as stored -> the type it is computed in."""
+"""Stored type of a tensor -> the type in which it is computed."""
 
 
 def by_part(model: Outline, types: Types, unstored: torch.dtype) -> dict[str, tuple[int, int]]:
-    """Parameters and bytes of each part; those of a published size count as `unstored`."""
+    """Parameters and bytes of each part; tensors of a published size count as `unstored`."""
     found = dict.fromkeys(PARTS, (0, 0))
     for name, shape in model.shapes.items():
         count, width = math.prod(shape), types(model.stored.get(name, unstored)).itemsize
@@ -37,26 +37,26 @@ def rotations(config: Config, width: int) -> int:
 
 
 def cache(config: Config, rows: int, tokens: int, width: int) -> int:
-    """Bytes of keys and values: room for every token in every layer, those with a window too. An encoder has none."""
+    """Bytes of keys and values of every token in every layer, layers with a window included. An encoder has none."""
     return config.num_layers * config.cached_width * rows * tokens * width
 
 
 def activations(config: Config, rows: int, tokens: int, width: int) -> int:
-    """Bytes at the height of reading `rows` prompts of `tokens` each; an estimate.
+    """Peak bytes while `rows` prompts of `tokens` each are read; an estimate.
 
-    In one block, three states of the hidden size (x, its norm, the sum), and the larger of: queries, keys, values and
-    what attention gives, queries and keys twice as they are turned; or gate, up, its activation and their product. Then
-    the logits behind the last token of each row.
+    In one block, three states of the hidden size (x, its norm, the sum), and the larger of: queries, keys, rotated
+    queries and keys, values and the output of attention; or gate, up, its activation and their product. Then the logits
+    after the last token of each row.
     """
     attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
     return rows * tokens * (3 * config.hidden_size + max(attention, ffn)) * width + rows * config.vocab_size * width
 
 
 def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int:
-    """Bytes that a training step keeps for its backward pass, where every linear's input is kept; an estimate.
+    """Bytes that a training step saves for its backward pass, which needs the input of every linear; an estimate.
 
-    In every block: x and its norm, twice each; queries, keys and values, turned queries and keys, and what attention
-    gives; gate, up, its activation and their product. Then the logits, their softmax and its gradient.
+    In every block: x and its norm, twice each; queries, keys and values, rotated queries and keys, and the output of
+    attention; gate, up, its activation and their product. Then the logits, their softmax and its gradient.
     """
     attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
     block = 4 * config.hidden_size + attention + ffn
@@ -64,7 +64,7 @@ def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int
 
 
 def optimiser(trained: int, width: int) -> int:
-    """Bytes beside the weights while `trained` parameters are trained."""
+    """Bytes that the optimiser adds for `trained` parameters."""
     return MOMENTS * trained * width
 
 
@@ -74,9 +74,9 @@ def pairs(shapes: Mapping[str, Shape]) -> int:
 
 
 def stacked(experts: list[Mapping[str, Shape]]) -> int:
-    """Parameters of each expert's place in the stacks beside the linears: of the largest rank that any has there.
+    """Parameters of one expert in the stacks beside the linears, padded to the largest rank at each linear.
 
-    An expert that does not touch a linear has a place there all the same.
+    Every expert takes this much, also beside linears that it does not change.
     """
     largest: dict[str, Shape] = {}
     for expert in experts:

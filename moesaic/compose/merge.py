@@ -1,6 +1,6 @@
-"""Several models of one shape averaged into one dense base, tensor by tensor.
+"""Merging of several models of one shape into one dense base, by the mean of each tensor.
 
-Knows nothing about routers. `average` of `merge.py` is that of adapters, a control of the evaluation.
+Knows nothing about routers. `Kind.average` averages adapters, as a control of the evaluation.
 """
 
 import math
@@ -25,7 +25,7 @@ from moesaic.tokenizer import Tokenizer
 
 Only = Literal["shared"]
 FILE_BYTES = 1_000_000_000
-"""What one file of the result holds at most, and so about half of what averaging takes of memory."""
+"""Largest file of the result; averaging takes about twice as much memory."""
 
 
 def merge(
@@ -35,12 +35,12 @@ def merge(
     weights: Sequence[float] | None = None,
     only: str | None = None,
 ) -> Path:
-    """Average the parameters of models of one shape and tokenizer into a new folder, a base. Returns it.
+    """Average the parameters of models of one shape and tokenizer into a new folder, a base, and return the folder.
 
-    `weights`: one for each model, divided by their sum; without them all count the same. `only="shared"`: everything
-    but the feed-forward blocks, which stay those of the first model; to give each model's blocks to a mixture of site
-    `ffn` over the result (Branch-Train-MiX, arXiv 2403.07816, section 2.2). Sums are made in float32 at least, and
-    stored in the types of the first. Raises CompatibilityError for models of another shape or tokenizer.
+    `weights`: one for each model, divided by their sum; equal by default. `only="shared"`: the feed-forward blocks stay
+    those of the first model, so that a mixture of site `ffn` over the result can hold the blocks of each model
+    (Branch-Train-MiX, arXiv 2403.07816, section 2.2). Sums have float32 at least; results have the types of the first
+    model. Raises CompatibilityError for models of another shape or tokenizer.
     """
     shares = shares_of(len(models), weights)
     if only not in (None, *get_args(Only)):
@@ -88,12 +88,12 @@ def merge(
 
 
 def shares_of(count: int, weights: Sequence[float] | None) -> list[float]:
-    """What each of the models counts, 1 together."""
+    """Shares of the models, with sum 1."""
     if count < 2:
-        raise RecipeError("one model alone needs no merging", expected="two models or more", got=count)
+        raise RecipeError("one model needs no merging", expected="two models or more", got=count)
     given = [1.0] * count if weights is None else list(weights)
     if len(given) != count:
-        raise RecipeError("not a weight for each model", field="weights", expected=count, got=len(given))
+        raise RecipeError("wrong number of weights", field="weights", expected=count, got=len(given))
     if not all(math.isfinite(weight) for weight in given) or not sum(given) > 0:
-        raise RecipeError("no weights", field="weights", expected="numbers with a sum above 0", got=str(given))
+        raise RecipeError("wrong weights", field="weights", expected="numbers with a sum above 0", got=str(given))
     return [weight / sum(given) for weight in given]

@@ -1,6 +1,6 @@
-"""Mixtures on disk: one folder with the base, the experts and the router in it, that can be moved anywhere.
+"""Mixtures on disk: one folder with base, experts and router, which works wherever it is moved.
 
-Knows nothing about text in or out: `generate/` asks the mixture that stands here.
+Knows nothing about texts: `generate` turns prompts into answers.
 """
 
 import os
@@ -28,7 +28,7 @@ KIND = "mixture"
 
 @dataclass(frozen=True)
 class StoredMixture:
-    """A mixture as read, ready to route and compute. `source`: who has its experts in memory."""
+    """A mixture as read, ready to route and compute. `source`: keeps or fetches its experts."""
 
     kind: AnyKind
     model: Routed
@@ -42,7 +42,7 @@ class StoredMixture:
 def assemble(
     kind: AnyKind, base: Base, experts: Mapping[str, Stored], router: StoredRouter, mixing: Mixing | None = None
 ) -> Routed:
-    """Join the parts, in the order of the router's names. The base's decoder becomes the mixture's."""
+    """Join the parts in the order of the router's names; the decoder of the base becomes that of the mixture."""
     require_names(router, experts)
     return kind.join(base, [experts[name] for name in router.names], router, mixing or Mixing())
 
@@ -54,9 +54,9 @@ def require_names(router: StoredRouter, names: Collection[str]) -> None:
 
 
 def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Path, facts: dict[str, Any]) -> None:
-    """Gather the files of the parts, and nothing else that may lie beside them, in an empty folder.
+    """Gather the files of the parts, and no other files beside them, in an empty folder.
 
-    `facts` say the mixture's `site` (of adapters, where they say none), `level` and, of whole models, `combine`.
+    `facts`: `site` (default: linear), `level` and, for whole models, `combine`, and more for the manifest.
     """
     gather(base_room.files_of(base), folder / "base")
     gather({file: router / file for file in (*router_room.FILES, MANIFEST)}, folder / "router")
@@ -68,9 +68,9 @@ def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Pat
 
 
 def room_for(base: Path, experts: Collection[Path], router: Path) -> int:
-    """Bytes that the mixture of these folders takes: what is published already takes none but where links are missing.
+    """Bytes that the mixture of these folders adds to the disk: published files are linked and take none.
 
-    In that case the disk itself says when it is full.
+    On a disk without links they are copied, and a full disk raises then.
     """
     beside = (path for folder in (router, router / router_room.ENCODER, *experts) for path in folder.glob("*"))
     files = [path for path in (*base_room.files_of(base).values(), *beside) if path.is_file()]
@@ -78,9 +78,9 @@ def room_for(base: Path, experts: Collection[Path], router: Path) -> int:
 
 
 def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
-    """Read a mixture; all of its files are checked against their hashes, and the parts against each other.
+    """Read a mixture; checks all files against their hashes, and the parts against each other.
 
-    With a `budget` experts that are not adapters are fetched when they are needed, and their values are checked then.
+    With a `budget`, experts other than adapters are fetched on demand, and their values are checked then.
     """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
@@ -104,7 +104,7 @@ def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
 def fetched(
     folder: Path, kind: AnyKind, base: Base, router: StoredRouter, budget: Budget, level: str
 ) -> tuple[dict[str, Stored], FetchedExperts]:
-    """The experts of a mixture without their values, and who fetches these; base and router are moved to the device."""
+    """Open the experts of a mixture without their values, with a source that fetches these; moves base and router."""
     for part in (base.decoder, router.router, *([router.encoder.sentences] if router.encoder else [])):
         part.to(budget.device)
     experts, opened = dict[str, Stored](), list[Fetchable]()
@@ -118,7 +118,7 @@ Word = TypeVar("Word", bound=str)
 
 
 def said(folder: Path, manifest: Mapping[str, Any], field: str, known: Sequence[Word]) -> Word:
-    """What a mixture's manifest says, one of the words known; the first mixtures had no choice and said nothing."""
+    """Read one of the known words from a manifest; the first mixtures had no choice and no such key."""
     word = manifest.get(field, known[0])
     if word not in known:
         expected = " or ".join(known)
@@ -127,9 +127,9 @@ def said(folder: Path, manifest: Mapping[str, Any], field: str, known: Sequence[
 
 
 def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """The experts that a mixture's manifest keeps from being chosen."""
+    """The experts in a manifest that the router must not choose."""
     disabled, names = manifest.get("disabled", []), manifest["experts"]
     if not isinstance(disabled, list) or not all(name in names for name in disabled):
         expected = f"some of {', '.join(names)}"
-        raise WeightsError("not experts", path=folder / MANIFEST, field="disabled", expected=expected, got=disabled)
+        raise WeightsError("unknown experts", path=folder / MANIFEST, field="disabled", expected=expected, got=disabled)
     return disabled

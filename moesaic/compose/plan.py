@@ -1,10 +1,11 @@
-"""What a composition weighs, whether its parts fit each other, and where they go: before anything is loaded.
+"""Plans of compositions: their memory, the compatibility of their parts, and the placement of these.
 
-From configs and headers alone. Knows nothing about terminals.
+Reads configs and headers alone, before anything is loaded. Knows nothing about terminals.
 """
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -12,14 +13,14 @@ from typing import Any, Literal
 import torch
 
 from moesaic.compose import memory
-from moesaic.compose.composition import Composition, Planned, described
+from moesaic.compose.composition import Composition, described
 from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
 from moesaic.kinds import sites
 from moesaic.kinds.compatibility import Difference
 
 CONTEXT = 4096
-"""Tokens of a row where none are given, or the context of the base if that is shorter."""
+"""Default tokens of a row; the context of the base where that is shorter."""
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 Role = Literal["shared", "expert", "router", "working"]
@@ -27,7 +28,7 @@ Role = Literal["shared", "expert", "router", "working"]
 
 @dataclass(frozen=True)
 class Part:
-    """Something that takes memory. `role`: in the way of all requests, of some, or only while one is answered."""
+    """A part that takes memory: for all requests, for one expert, for the router, or only during a request."""
 
     name: str
     role: Role
@@ -39,10 +40,9 @@ class Part:
 class Plan:
     """The result of `moesaic.plan`. Bytes are those of memory, not of files.
 
-    `dtype`: what weights are computed in. `resident`: bytes that a loaded composition takes between two requests;
-    `working`: on top of it while `batch` rows of `context` tokens are answered or, with `training`, learned from.
-    `by_dtype`: what would be resident in other types. `differences`: all, allowed ones too. `placement`: None without a
-    budget.
+    `dtype`: the type of computation. `resident`: bytes of a loaded composition between two requests; `working`: bytes
+    on top while it answers `batch` rows of `context` tokens or, with `training`, learns from them. `by_dtype`: resident
+    bytes in other types. `differences`: all, allowed ones included. `placement`: None without a budget.
     """
 
     base: str
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def refused(self) -> tuple[Difference, ...]:
-        """The differences that keep these models apart."""
+        """Differences that forbid the composition."""
         return tuple(difference for difference in self.differences if difference.allowed is None)
 
     @property
@@ -81,38 +81,32 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether it goes into the budget; None where there is none."""
         return None if self.placement is None else self.placement.fits
 
     def bytes_of(self, *roles: Role) -> int:
         return sum(part.bytes for part in self.parts if part.role in roles)
 
     def require(self) -> None:
-        """Raises CompatibilityError, naming what differs, or MemoryLimitError, naming what is short."""
+        """Raise CompatibilityError with the first difference, or MemoryLimitError with the missing bytes."""
         if self.refused:
             first, more = self.refused[0], len(self.refused) - 1
-            what = "these models cannot be composed" if self.site else "the model is not what its config says"
-            raise CompatibilityError(
-                what + (f", and {more} differences more" if more else ""),
-                path=first.model,
-                field=first.field,
-                expected=first.base,
-                got=first.own,
-            )
+            what = "these models cannot be composed" if self.site else "the model does not match its config"
+            what += f" ({more} more differences)" if more else ""
+            raise CompatibilityError(what, path=first.model, field=first.field, expected=first.base, got=first.own)
         if self.placement and self.placement.missing:
             places = self.placement.places
-            full = (place for place in places if place.capacity is not None and place.used > place.capacity)
-            first_place = next(full, places[0])
+            over = (place for place in places if place.capacity is not None and place.used > place.capacity)
+            full = next(over, places[0])
             raise MemoryLimitError(
-                f"it does not fit: {self.placement.missing:,} bytes are missing",
-                field=first_place.name,
-                expected=f"at most {first_place.capacity:,} bytes",
-                got=f"{first_place.used:,}",
-                hint="more memory, fewer rows or tokens at once, or a smaller type of number",
+                f"the plan does not fit: {self.placement.missing:,} bytes are missing",
+                field=full.name,
+                expected=f"at most {full.capacity:,} bytes",
+                got=f"{full.used:,}",
+                hint="use more memory, fewer rows or tokens at once, or a smaller dtype",
             )
 
     def told(self) -> dict[str, Any]:
-        """Return all of it as plain data, for JSON."""
+        """Return the plan as plain data, for JSON."""
         own = asdict(self)
         placement = own.pop("placement")
         totals = {"parameters": self.parameters, "resident": self.resident, "working": self.working}
@@ -124,8 +118,8 @@ class Plan:
 class Load:
     """Rows that are answered, or with `training` learned from, at once.
 
-    `context`: tokens of each; None: `CONTEXT`, or the base's if that is shorter. `active`: experts that answer a row;
-    None: as the router selects.
+    `context`: tokens of each; by default `CONTEXT`, or that of a base with less. `active`: experts that answer a row;
+    by default as the router selects.
     """
 
     batch: int
@@ -137,17 +131,15 @@ class Load:
         require_counts(batch=self.batch, context=self.context, active=self.active)
 
     def tokens(self, most: int) -> int:
-        """Tokens of a row, for a model that reads at most so many."""
         if self.context is not None and self.context > most:
-            raise RecipeError(
-                "longer than the model's context", field="context", expected=f"<= {most}", got=self.context
-            )
+            what = "longer than the model's context"
+            raise RecipeError(what, field="context", expected=f"<= {most}", got=self.context)
         return self.context or min(CONTEXT, most)
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Machines, `hosts` of them: `vram`, `ram` and `devices` are those of each, `bandwidth` is as `plan` has it."""
+    """Hosts of equal hardware: `vram`, `ram` and `devices` of each; `bandwidth` as in `plan`."""
 
     vram: str | int | Sequence[int] | None
     ram: str | int | None
@@ -158,15 +150,14 @@ class Hardware:
     def __post_init__(self) -> None:
         require_counts(devices=self.devices, hosts=self.hosts)
         if min(self.bandwidth) <= 0:
-            raise RecipeError("nothing would ever arrive", field="bandwidth", expected="> 0", got=self.bandwidth)
+            raise RecipeError("wrong bandwidth", field="bandwidth", expected="> 0", got=self.bandwidth)
 
     @property
     def limited(self) -> bool:
-        """Whether there is a budget of memory."""
         return self.vram is not None or self.ram is not None
 
     def placed(self, demand: Demand) -> Placement:
-        """Where the parts go; libraries count where they compute on the host."""
+        """Place the parts; a host that computes also has to hold its libraries."""
         if self.vram is None:
             demand = replace(demand, working=demand.working + memory.LIBRARIES)
         ram = None if self.ram is None else bytes_of(self.ram, "ram")
@@ -175,10 +166,9 @@ class Hardware:
 
 
 def require_counts(**counts: int | None) -> None:
-    """Refuse a number below 1, by its name."""
     for field, count in counts.items():
         if count is not None and count < 1:
-            raise RecipeError("not a number of them", field=field, expected=">= 1", got=count)
+            raise RecipeError("wrong number", field=field, expected=">= 1", got=count)
 
 
 def plan(
@@ -196,14 +186,14 @@ def plan(
     bandwidth: tuple[float, float] = BANDWIDTH,
     hosts: int = 1,
 ) -> Plan:
-    """Compute what models weigh together, and whether they fit each other and a budget; nothing is loaded.
+    """Compute the memory of a composition, and whether its models fit each other and a budget; nothing is loaded.
 
     `models`: folders of models or adapters, or published sizes such as llama-3-8b; or one recipe, mixture or run.
-    `base`: what they share; of whole models else the first of them. `site`: model, ffn or linear; else linear of
-    adapters, or model. `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB"). `dtype`: else
-    as `load` and `load_model` compute, published sizes in bfloat16. `active`: experts that answer a row; else as the
-    router selects, or 1. `bandwidth`: bytes a second from memory to a device, and from disk. `hosts`: machines that
-    share the experts; `vram`, `ram` and `devices` are those of each.
+    `base`: the shared model (default: the first of whole models). `site`: model, ffn or linear (default: that of the
+    adapters or blocks, else model). `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB").
+    `dtype`: by default that of `load` and `load_model`, bfloat16 for published sizes. `active`: experts that answer a
+    row (default: as the router selects, or 1). `bandwidth`: bytes per second from memory to a device, and from disk.
+    `hosts`: machines that share the experts; `vram`, `ram` and `devices` are those of each.
     """
     for field, value, known in (("site", site, sites()), ("dtype", dtype, [*TYPES])):
         if value is not None and value not in known:
@@ -213,13 +203,13 @@ def plan(
 
 
 def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardware) -> Plan:
-    """The plan of a composition that is described already."""
+    """Plan a composition."""
     types, unstored = types_of(found, dtype)
     computes = computed(found, types, unstored)
     tokens = load.tokens(found.base.config.context)
     asked = min(load.active or found.active, max(1, len(found.experts)))
     needs = working(found, load.batch, tokens, asked, computes.itemsize, load.training)
-    told = Plan(
+    made = Plan(
         base=found.base.name,
         site=found.kind.site if found.kind else None,
         dtype=str(computes).removeprefix("torch."),
@@ -234,19 +224,19 @@ def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardwar
         notes=found.notes,
     )
     if not hardware.limited:
-        return told
+        return made
     demand = Demand(
-        core=told.bytes_of("shared", "router"),
-        working=told.working,
-        experts={part.name: part.bytes for part in told.parts if part.role == "expert"},
+        core=made.bytes_of("shared", "router"),
+        working=made.working,
+        experts={part.name: part.bytes for part in made.parts if part.role == "expert"},
         active=len(found.experts) if found.kind and found.kind.always_held else asked,
         everywhere=found.kind is not None and not found.kind.shares_trunk,
     )
-    return replace(told, placement=hardware.placed(demand))
+    return replace(made, placement=hardware.placed(demand))
 
 
 def types_of(found: Composition, dtype: str | None) -> tuple[memory.Types, torch.dtype]:
-    """The type that a stored one is computed in; and that of sizes which nobody stored.
+    """The type of computation for each stored type; and the type of tensors without a file.
 
     `load_model` computes as stored, but float16 as float32; `load` reads a mixture as float32.
     """
@@ -260,16 +250,15 @@ def types_of(found: Composition, dtype: str | None) -> tuple[memory.Types, torch
 
 
 def computed(found: Composition, types: memory.Types, unstored: torch.dtype) -> torch.dtype:
-    """The type that states are in: that of most of the base's weights."""
-    counts: dict[torch.dtype, int] = {}
+    """The type of states: that of most weights of the base."""
+    counts = Counter[torch.dtype]()
     for name, shape in found.base.shapes.items():
-        dtype = types(found.base.stored.get(name, unstored))
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    return max(counts, key=lambda dtype: counts[dtype])
+        counts[types(found.base.stored.get(name, unstored))] += math.prod(shape)
+    return counts.most_common(1)[0][0]
 
 
 def weights(found: Composition, types: memory.Types, unstored: torch.dtype) -> list[Part]:
-    """Base, experts and router, each with what it takes in memory."""
+    """Parts that stay in memory: base, experts and router."""
     width = computed(found, types, unstored).itemsize
     shared = memory.by_part(found.base, types, unstored)
     parts = [Part(name, "shared", *both) for name, both in shared.items()]
@@ -280,31 +269,29 @@ def weights(found: Composition, types: memory.Types, unstored: torch.dtype) -> l
         size = sum(count * types(stored).itemsize for stored, count in expert.footprint.counts.items())
         size += stacks * width if expert.footprint.pairs is not None else 0
         size += memory.rotations(expert.footprint.config, width) if expert.footprint.config and size else 0
-        parts.append(Part(expert.name, "expert", parameters_of(expert), size))
+        parts.append(Part(expert.name, "expert", expert.parameters, size))
     if found.kind is not None:
         parts.append(Part("router", "router", found.router, found.router * 4))
     return parts
 
 
 def working(found: Composition, rows: int, tokens: int, active: int, width: int, training: bool) -> list[Part]:
-    """What is needed while rows are answered, or while one expert (of a model by itself, all of it) is trained."""
+    """Parts in memory while rows are answered, or while one expert (or a single model) is trained."""
     config = found.base.config
     if training:
-        sizes = [parameters_of(expert) for expert in found.experts]
-        trained = max(sizes, default=sum(math.prod(shape) for shape in found.base.shapes.values()))
+        trained = max(
+            (expert.parameters for expert in found.experts),
+            default=sum(math.prod(shape) for shape in found.base.shapes.values()),
+        )
         return [
             Part("activations", "working", 0, memory.saved_activations(config, rows, tokens, width)),
             Part("gradients and AdamW", "working", 0, memory.optimiser(trained, width)),
         ]
     own = [config, *(expert.footprint.config for expert in found.experts if expert.footprint.config is not None)]
     readers = len(own) if found.level == "token" else active if own[1:] else 1
-    kept = sum(sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:readers])
+    cached = sum(sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:readers])
     most = max(memory.activations(one, rows, tokens, width) for one in own)
-    return [Part("key/value cache", "working", 0, kept), Part("activations", "working", 0, most)]
-
-
-def parameters_of(expert: Planned) -> int:
-    return memory.pairs(expert.footprint.pairs or {}) + sum(expert.footprint.counts.values())
+    return [Part("key/value cache", "working", 0, cached), Part("activations", "working", 0, most)]
 
 
 def resident(found: Composition, dtype: torch.dtype) -> int:

@@ -1,1 +1,1 @@
-"""Asks a mixture questions: scores with their controls and intervals, the router's own report, and the verdict."""
+"""Evaluates a mixture: scores with their controls and intervals, a report on the router, and the verdict."""

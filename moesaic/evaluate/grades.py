@@ -1,6 +1,6 @@
-"""What one contender answered on rows with labels, and what that is worth: the metrics of each task, and their mean.
+"""Grades: the answers of one contender to rows with labels, the metrics of each task, and their mean.
 
-Knows nothing about models. The counterpart of `statistics.Scores`: the same questions, asked of labels.
+Knows nothing about models. `Grades` does for labels what `statistics.Scores` does for nats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from moesaic.ops.metrics import metric, tallies
 from moesaic.sections.glue import Metric
 
 WRONG = 1e6
-"""Nats that a wrong answer weighs when the best answer to a row is looked for: more than any."""
+"""Nats that a wrong answer costs where the best answer to a row is chosen: more than any right one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Grades:
-    """Nats of every row's label, and by task the tallies of its rows (see `ops.metrics`), in the order of the rows.
+    """Nats of every row's label, and by task the tallies of its rows (see `ops.metrics`).
 
-    `metrics`: of each task; its score is the first of them. Rows of one task stand together, tasks in this order.
+    `metrics`: of each task; the first is its score. Rows are sorted by task, tasks in the order of `tallies`.
     """
 
     nats: Float[np.ndarray, " n"]
@@ -47,7 +47,7 @@ class Grades:
         metrics: Mapping[str, tuple[Metric, ...]],
         groups: list[str],
     ) -> "Grades":
-        """From the labels of rows and the answers to them, by task; -1 is an answer that is none of the task's."""
+        """Grade answers (`said`) by the true labels of rows, by task; -1 is an answer outside the task's labels."""
         return Grades(nats, {t: tallies(truth[t], said[t], labels[t]) for t in truth}, metrics, groups)
 
     @property
@@ -56,24 +56,20 @@ class Grades:
 
     @property
     def domains(self) -> list[str]:
-        """The task of every row."""
         return [task for task, rows in self.tallies.items() for _ in range(len(rows))]
 
     def rows(self, domain: str = ALL) -> Bool[np.ndarray, " n"]:
-        """Which rows are of a task."""
-        if domain != ALL and domain not in self.tallies:
-            known = [*self.tallies]
+        known = [*self.tallies]
+        if domain not in (ALL, *known):
             raise DataError("no row of this domain", expected=known, got=domain, hint=nearest(domain, known))
         return np.array([domain in (ALL, own) for own in self.domains])
 
     def right(self) -> Float[np.ndarray, " n"]:
-        """1 for a right answer; what is drawn evenly may be right in part."""
+        """1 for a right answer, 0 for a wrong one; a fraction where several contenders are blended."""
         return np.concatenate([_right(rows) for rows in self.tallies.values()])
 
-    # what contenders are compared by
-
     def columns(self, domain: str) -> Float[np.ndarray, "_ c"]:
-        """What is summed over the rows of a task for its score: tallies, or where they are enough the right rows."""
+        """Columns whose sums give the score of a task: tallies, or for accuracy right answers and rows."""
         rows = self.tallies[domain]
         if self.metrics[domain][0] != "accuracy":
             return rows
@@ -88,7 +84,6 @@ class Grades:
         return 1 - np.mean(scores, 0)
 
     def mean(self, domain: str = ALL) -> float:
-        """The loss of one task, or of all."""
         tasks = [*self.tallies] if domain == ALL else [domain]
         return float(self.loss({task: self.columns(task).sum(0)[None] for task in tasks})[0])
 
@@ -98,11 +93,10 @@ class Grades:
 
     @property
     def merit(self) -> Float[np.ndarray, " n"]:
-        """What a row's answer is to be chosen by: right before wrong, then fewer nats."""
+        """The lower, the better the answer to a row: right before wrong, then fewer nats."""
         return (1 - self.right()) * WRONG + self.nats
 
     def picked(self, parts: Sequence["Grades"], which: Int[np.ndarray, " n"]) -> "Grades":
-        """Every row from the part that is said for it."""
         bounds = np.cumsum([0, *map(len, self.tallies.values())])
         found = {}
         for task, first, last in zip(self.tallies, bounds, bounds[1:], strict=False):
@@ -116,23 +110,17 @@ class Grades:
         mean = {task: np.mean([part.tallies[task] for part in parts], 0) for task in self.tallies}
         return replace(self, nats=np.mean([part.nats for part in parts], 0), tallies=mean)
 
-    # what is told
-
     def errors(self) -> Scores:
-        """All rows alike: 1 for each that is wrong, so that its mean is 1 - the pooled accuracy."""
+        """1 for each wrong row of any task: the mean is 1 - the pooled accuracy."""
         return Scores(1 - self.right(), np.ones(len(self.nats)), self.domains, self.groups)
 
     def figures(self) -> dict[str, Any]:
-        """All figures by task: its score, its metrics, the nats a row; for `all` the mean score."""
+        """Scores, metrics and nats per row of each task; for `all` the mean score."""
         tasks = [*self.tallies]
         losses = Scores(self.nats, np.ones(len(self.nats)), self.domains, self.groups)
-        own = {
-            task: {name: float(metric(name, self.tallies[task].sum(0))) for name in self.metrics[task]}
-            for task in tasks
-        }
         return {
             "score": {task: 1 - self.mean(task) for task in (*tasks, ALL)},
-            "metrics": own,
+            "metrics": {t: {m: float(metric(m, self.tallies[t].sum(0))) for m in self.metrics[t]} for t in tasks},
             "nats": {task: mean_nats(losses, task) for task in (*tasks, ALL)},
         }
 

@@ -1,6 +1,6 @@
-"""Replay: the prompts of a routing trace through another router, and whether it would have decided better.
+"""Replay of a routing trace with another router, and how its decisions compare with the recorded ones.
 
-Knows nothing about who wrote the trace, nor what anybody answered: only who was chosen to.
+Knows nothing about how the trace was written, nor about the answers: only about the decisions.
 """
 
 import os
@@ -26,7 +26,7 @@ from moesaic.routing.selection import probabilities
 
 BATCH = 32
 Choice = tuple[str, float | None]
-"""Whom a router chose, and the probability it gave them; None: it abstained, which leaves the row to the base."""
+"""The chosen expert and its probability; None where the router abstained, which leaves the row to the base."""
 
 
 def replay(
@@ -37,10 +37,11 @@ def replay(
 ) -> dict[str, Any]:
     """Score another router on the traffic of a trace, ready for JSON; `seed`: of the bootstrap.
 
-    `router`: its folder, or that of a mixture or run whose router is meant. `base`: the place of the base that it
-    reads; where none is given, the one that stands with the router is found by its fingerprint.
+    `router`: its folder, or that of a mixture or run. `base`: the base that the router reads; by default the one in
+    the folders around the router that has the right fingerprint.
     The result is that of `compare`, with `trace`, `router`, `base` (folders), `rows` (all of the trace), and
-    `left_out` (rows not replayed, by reason). DataError where no row can be replayed: a trace without texts cannot.
+    `left_out` (rows not replayed, by reason). Raises DataError where no row can be replayed, as in a trace without
+    texts.
     """
     path, at = Path(trace), router_at(Path(router))
     decisions = list(enumerate(read_trace(path), 1))
@@ -65,7 +66,7 @@ def replay(
 
 
 def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
-    """Why a row cannot be replayed; None: it can."""
+    """The reason why a row cannot be replayed, if any."""
     if one.forced:
         return "forced"
     if one.asked is None:
@@ -77,9 +78,7 @@ def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
 
 @torch.inference_mode()
 def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[list[int]]) -> list[Choice]:
-    """What the router decides about each prompt, all of which it reads, as in a mixture. Rows of like length share a
-    batch, which changes nothing but the time.
-    """
+    """Decide about each prompt as in a mixture. Rows of similar length share a batch, which only saves time."""
     decider = stored.over(base.decoder)
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     choices: list[Choice] = [(BASE, None)] * len(texts)
@@ -93,11 +92,12 @@ def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[lis
 
 
 def compare(rows: dict[int, Decision], choices: list[Choice], names: tuple[str, ...], seed: int = 0) -> dict[str, Any]:
-    """The recorded decisions beside those of a router over `names`. `rows`: by their line in the trace.
+    """Compare the recorded decisions with those of a router over `names`; `rows`: by line of the trace.
 
-    {compared (rows), agreement (share of them with the same choice), recorded and replayed ({utilisation, confidence:
-    its mean over rows where an expert was chosen}), only_recorded and only_replayed (experts that only one of the two
-    knows), corrected (see there), differing (rows of another choice: line, prompt, recorded, replayed, correction)}.
+    {compared (rows), agreement (share of rows with the same choice), recorded and replayed ({utilisation, confidence:
+    mean over rows where an expert was chosen}), only_recorded and only_replayed (experts that only one of the two
+    knows), corrected (see `corrected`), differing (rows of another choice: line, prompt, recorded, replayed,
+    correction)}.
     """
     known = list(dict.fromkeys(name for one in rows.values() for name in one.weights))
     recorded, replayed = [one.chosen for one in rows.values()], [chosen for chosen, _ in choices]
@@ -124,7 +124,7 @@ def compare(rows: dict[int, Decision], choices: list[Choice], names: tuple[str, 
 
 
 def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> dict[str, Any] | None:
-    """Both routers on rows of which somebody knows better; None where there are no such rows.
+    """Compare both routers on rows with a correction; None where there are no such rows.
 
     {rows, prompts (different ones: rows of one prompt are drawn together), recorded and replayed (accuracy),
     difference (replayed - recorded), interval (95%, paired bootstrap), unknown (corrections that neither knows)}.
@@ -134,7 +134,6 @@ def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> 
     groups = [one.text or "" for one, _ in pairs]
 
     def errors(chosen: list[str]) -> Scores:
-        """A wrong choice counts 1: the bootstrap averages whatever a row has lost."""
         wrong = [choice != one.correction for (one, _), choice in zip(pairs, chosen, strict=True)]
         return Scores(np.array(wrong, np.float64), np.ones(len(wrong)), ["corrected"] * len(wrong), groups)
 
@@ -151,26 +150,22 @@ def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> 
     }
 
 
-# where things lie
-
-
 def router_at(folder: Path) -> Path:
-    """The folder of the router that is meant by one of its own, by a mixture or by a run directory."""
+    """Find a router's folder in itself, in a mixture or in a run directory."""
     for candidate in (folder / "mixture" / "router", folder / "router", folder):
         if (candidate / MANIFEST).is_file():
             return candidate
-    expected = "a router's folder, a mixture or a run directory"
-    raise WeightsError("no router here", path=folder, expected=expected)
+    raise WeightsError("no router here", path=folder, expected="a router's folder, a mixture or a run directory")
 
 
 def base_of(router: Path) -> Path:
-    """The base that a router reads, from the folders that it lies in; WeightsError where none of them holds it."""
+    """Find the base that a router reads in the folders around it; WeightsError where none of them holds it."""
     wanted, others = read_manifest(router, router_room.KIND, verify=False)["base_fingerprint"], []
     for candidate in bases_around(router):
-        described = (candidate / MANIFEST).is_file()
-        own = (
-            read_manifest(candidate, verify=False).get("fingerprint") if described else load_base(candidate).fingerprint
-        )
+        if (candidate / MANIFEST).is_file():
+            own = read_manifest(candidate, verify=False).get("fingerprint")
+        else:
+            own = load_base(candidate).fingerprint
         if own == wanted:
             return candidate
         others.append(f"another one in {candidate}")
@@ -185,7 +180,7 @@ def base_of(router: Path) -> Path:
 
 
 def bases_around(router: Path) -> Iterator[Path]:
-    """The folders of bases that stand beside the router, or beside a folder above it."""
+    """Folders of bases beside the router, or beside a folder above it."""
     around = [*Path(os.path.abspath(router)).parents, *Path(os.path.realpath(router)).parents]
     for above in dict.fromkeys(around):
         for candidate in (above / "base", above / "mixture" / "base"):

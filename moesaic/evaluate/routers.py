@@ -25,7 +25,7 @@ def router_report(
     names: list[str],
     lengths: list[int] | None = None,
 ) -> dict[str, Any]:
-    """What a router did on labelled rows, ready for JSON; `lengths` (tokens it read) adds `by_length`.
+    """Report on a router's choices for labelled rows, ready for JSON; `lengths` (tokens read) adds `by_length`.
 
     `macro_f1` is the mean F1 of the classes that occur among the labels: abstaining costs recall, and is no class of
     its own unless it was right on some row. `utilisation` is the share of rows per expert, its entropy in nats:
@@ -64,10 +64,10 @@ def router_report(
 def reliability(
     labels: list[int], chosen: list[int], probabilities: Float[np.ndarray, "n e"], bins: int = BINS
 ) -> list[dict[str, Any]]:
-    """How often a router was right where it was how sure: rows in bins of equal width of their confidence.
+    """Accuracy against confidence, rows in bins of equal width of their confidence.
 
-    Confidence is the probability of the chosen expert; rows on which the router abstained claim nothing and are left
-    out. Each entry: {from, below (of the last, 1 belongs to it), rows, confidence and accuracy (means; None: no rows)}.
+    Confidence is the probability of the chosen expert; rows on which the router abstained have none and are left out.
+    Each entry: {from, below (of the last, 1 belongs to it), rows, confidence and accuracy (means; None: no rows)}.
     """
     true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
     claims = picked >= 0
@@ -96,7 +96,7 @@ def calibration_error(bins: list[dict[str, Any]]) -> float | None:
 def accuracy_by_length(
     labels: list[int], chosen: list[int], lengths: list[int], edges: Sequence[int] = (8, 16, 32, 64, 128)
 ) -> list[dict[str, Any]]:
-    """Accuracy of rows by how many tokens the router read: from 0 to below the first edge, and so on to the longest.
+    """Accuracy of rows by the number of tokens that the router read, in bins between `edges`.
 
     Each entry: {from, below (None: no limit), rows, accuracy (None: no rows)}.
     """

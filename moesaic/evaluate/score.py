@@ -1,6 +1,6 @@
-"""Nats of every row under one contender: what gives logits, and for each row the weights of the experts in it.
+"""Nats of every row under one contender, from its logits and the weights of the experts for each row.
 
-Knows nothing about who the contender is or what its numbers will be compared with.
+Knows nothing about other contenders, nor what its numbers are compared with.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,15 @@ Logits = Callable[[Int[Tensor, "b t"], Gates | None], Float[Tensor, "b t v"]]
 
 
 def logits_of(decoder: Decoder) -> Logits:
-    """Those of a decoder, with or without experts in its slots."""
     return lambda ids, gates: decoder(ids, None, gates).logits
 
 
 @torch.inference_mode()
 def score(logits: Logits, rows: dict[str, list[Tokens]], weights: Float[Tensor, "n e"] | None, batch: int) -> Scores:
-    """Score the rows of all domains, in their order. `weights`: of the experts; None: there are none, or they are
-    decided anew before every token.
+    """Score what follows the prompt in the rows of all domains, in their order.
 
-    Only what follows the prompt is scored. Rows of like length share a batch, which changes nothing but the time.
+    `weights`: of the experts; None without experts, or where the router decides anew before every token. Rows of
+    similar length share a batch, which saves time and changes no score.
     """
     every = [row for some in rows.values() for row in some]
     nats, tokens = np.zeros(len(every)), np.zeros(len(every))

@@ -21,18 +21,17 @@ def layer_utilisation(decoder: Decoder, rows: Sequence[Tokens], batch: int) -> l
     """
     chosen: dict[int, torch.Tensor] = {}
     for some in by_length([len(row.ids) for row in rows], batch):
-        lengths = [len(rows[index].ids) - 1 for index in some]  # the last token of a row is never read
+        lengths = [len(rows[index].ids) - 1 for index in some]  # the decoder never reads the last token of a row
         ids = pad([rows[index] for index in some]).ids
         real = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).flatten()
         for layer, routing in enumerate(decoder(ids, None, None).routings):
             if routing is not None:
                 counts = (routing.weights[real] > 0).sum(0)
                 chosen[layer] = chosen.get(layer, torch.zeros_like(counts)) + counts
-    return [entry(layer, counts.double()) for layer, counts in chosen.items()]
+    return [_entry(layer, counts.double()) for layer, counts in chosen.items()]
 
 
-def entry(layer: int, counts: torch.Tensor) -> dict[str, Any]:
-    """The utilisation of one layer from how often each expert was chosen."""
+def _entry(layer: int, counts: torch.Tensor) -> dict[str, Any]:
     shares = counts / counts.sum()
     entropy = -torch.special.xlogy(shares, shares).sum().item()
     evenness = entropy / math.log(len(shares)) if len(shares) > 1 else 1.0

@@ -1,4 +1,4 @@
-"""Mean nats per token of contenders on the same rows, and how sure one can be of each and of their differences.
+"""Mean nats per token of contenders on the same rows, with intervals of the means and of their differences.
 
 Knows nothing about models, nor what a contender is: numbers per row come in, estimates go out.
 """
@@ -21,10 +21,10 @@ NEGLIGIBLE = 1e-9  # nats per token: what rounding alone may leave between two e
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What one contender lost on every row: summed negative log-likelihood in nats, and how many tokens were scored.
+    """Loss of one contender on every row: summed negative log-likelihood in nats, and the number of scored tokens.
 
-    `domains` names each row's domain, `unseen` being that of rows nobody trained for; `groups` says which rows
-    belong together (the examples of one conversation) and are therefore no independent evidence.
+    `domains`: of each row; `unseen` for rows outside the training domains. Rows of one group (the examples of one
+    conversation) are not independent.
     """
 
     nats: Float[np.ndarray, " n"]
@@ -49,7 +49,6 @@ class Scores:
         return NATS
 
     def columns(self, domain: str) -> Float[np.ndarray, "_ 2"]:
-        """What is summed over the rows of a domain: nats and tokens."""
         rows = self.rows(domain)
         return np.stack([self.nats[rows], self.tokens[rows]], 1).astype(np.float64)
 
@@ -59,7 +58,6 @@ class Scores:
         return total[:, 0] / total[:, 1]
 
     def mean(self, domain: str = ALL) -> float:
-        """The loss on the rows of a domain."""
         return mean_nats(self, domain)
 
     def same_rows(self, other: "Scores") -> bool:
@@ -68,25 +66,24 @@ class Scores:
 
     @property
     def merit(self) -> Float[np.ndarray, " n"]:
-        """What a row's contender is to be chosen by: the lower the better."""
         return self.nats
 
     def picked(self, parts: "Sequence[Scores]", which: Int[np.ndarray, " n"]) -> "Scores":
-        """Every row from the part that is said for it."""
+        """Take every row from the part that `which` names."""
         return replace(self, nats=np.stack([part.nats for part in parts])[which, np.arange(len(which))])
 
     def blended(self, parts: "Sequence[Scores]") -> "Scores":
-        """The mean of the parts: the exact expectation of drawing one evenly for every row."""
+        """The mean of the parts: the exact expectation of an even draw for every row."""
         return replace(self, nats=np.stack([part.nats for part in parts]).mean(0))
 
     def figures(self) -> dict[str, Any]:
-        """Nats per token and perplexity, by domain and of all that were trained for."""
+        """Nats per token and perplexity, by domain and over all training domains."""
         nats = {domain: mean_nats(self, domain) for domain in sorted(set(self.domains) - {UNSEEN})}
         nats |= {ALL: mean_nats(self)} | ({UNSEEN: mean_nats(self, UNSEEN)} if UNSEEN in self.domains else {})
         return {"nats": nats, "perplexity": {domain: perplexity(value) for domain, value in nats.items()}}
 
     def rows(self, domain: str = ALL) -> Bool[np.ndarray, " n"]:
-        """Which rows are of `domain`; `all`: every row but the unseen ones. No such row raises DataError."""
+        """Mask of the rows of `domain`; `all`: every row but the unseen ones. Raises DataError where it is empty."""
         names = np.asarray(self.domains)
         found = names != UNSEEN if domain == ALL else names == domain
         if not found.any():
@@ -97,10 +94,11 @@ class Scores:
 
 @runtime_checkable
 class Judged(Protocol):
-    """What one contender did on every row, as far as contenders are compared by it: `Scores`, or grades of answers.
+    """Results of one contender on every row: `Scores`, or grades of answers.
 
-    What is compared is a loss, computed from sums of columns over the rows of each domain, so that sums over resampled
-    rows give that of the resample.
+    The loss follows from sums of `columns` over the rows of each domain, so that sums over resampled rows give the
+    loss of the resample. `merit`: by row, the lower the better. `picked` takes every row from the part that `which`
+    names; `blended` averages the parts.
     """
 
     @property
@@ -130,15 +128,14 @@ class Difference(NamedTuple):
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out 0."""
         return self.low > NEGLIGIBLE or self.high < -NEGLIGIBLE
 
 
 @dataclass(frozen=True, eq=False)
 class Means:
-    """Mean nats of several contenders on the rows of one domain, each with its value in every bootstrap resample.
+    """Mean nats of several contenders on the rows of one domain, with their values in every bootstrap resample.
 
-    All contenders see the same resamples, so that whatever is computed from several of them is paired.
+    All contenders share the resamples, so that differences and ratios are paired.
     """
 
     value: dict[str, float]
@@ -154,7 +151,7 @@ class Means:
         resamples: int = 2000,
         level: float = 0.95,
     ) -> "Means":
-        """Resamples groups with replacement inside each domain; a mean of nats is a ratio of sums, nats / tokens.
+        """Resample groups with replacement inside each domain; a mean of nats is a ratio of sums, nats / tokens.
 
         A group that spans two domains counts as one group in each. The cluster bootstrap of Field and Welsh (2007),
         stratified; with fewer than some ten groups in a domain its intervals are too narrow.
@@ -179,7 +176,6 @@ class Means:
         )
 
     def interval(self, name: str) -> tuple[float, float]:
-        """The interval of one contender's mean nats."""
         return bounds(self.draws[name], self.level)
 
     def difference(self, a: str, b: str) -> Difference:
@@ -194,29 +190,20 @@ def mean_nats(scores: Scores, domain: str = ALL) -> float:
 
 
 def perplexity(nats: float) -> float | None:
-    """exp of mean nats per token; None where that is no float any more."""
+    """exp of mean nats per token; None where it overflows."""
     try:
         return math.exp(nats)
     except OverflowError:
         return None
 
 
-def interval(
-    scores: Scores, domain: str = ALL, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """The bootstrap interval of `mean_nats`: percentiles, over groups, stratified by domain."""
-    return Means.of({"it": scores}, domain, seed, resamples, level).interval("it")
-
-
-def paired(
-    a: Scores, b: Scores, domain: str = ALL, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Difference:
-    """`mean_nats` of a minus that of b, its interval from the same resampled groups for both."""
-    return Means.of({"a": a, "b": b}, domain, seed, resamples, level).difference("a", "b")
+def paired(a: Scores, b: Scores, domain: str = ALL, **settings: Any) -> Difference:
+    """`mean_nats` of a minus that of b with its paired interval; `settings` as `Means.of` takes them."""
+    return Means.of({"a": a, "b": b}, domain, **settings).difference("a", "b")
 
 
 def bounds(draws: Float[np.ndarray, " r"], level: float) -> tuple[float, float]:
-    """The percentile interval: what lies between the (1 - level) / 2 and the (1 + level) / 2 quantile."""
+    """The percentile interval, from the (1 - level) / 2 to the (1 + level) / 2 quantile."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -231,7 +218,7 @@ def _sums_by_group(values: Float[np.ndarray, "n c"], groups: np.ndarray) -> Floa
 def _resampled_sums(
     groups: Float[np.ndarray, "g c"], resamples: int, generator: np.random.Generator
 ) -> Float[np.ndarray, "r c"]:
-    """The sum over as many groups as there are, drawn with replacement: how often each was drawn, times its sums."""
+    """Sums over g groups drawn with replacement: the counts of each draw times the sums of the groups."""
     g, parts = len(groups), []
     for start in range(0, resamples, chunk := max(1, DRAWS_AT_ONCE // g)):
         size = min(chunk, resamples - start)

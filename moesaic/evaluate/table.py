@@ -1,7 +1,6 @@
-"""An evaluation as tables to read: one set of cells, shown as plain text or in the terminal's colours.
+"""Tables of an evaluation, as plain text or in the terminal's colours.
 
-Knows nothing about how the numbers came about: it reads the dict that `verdict.judge` gives, `router.tried` and
-`written`.
+Knows nothing about how the numbers came about: it reads the dict of `verdict.judge`, `router.tried` and `written`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,14 +9,15 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from moesaic.evaluate.statistics import ALL, UNSEEN
-from moesaic.evaluate.units import ranked, unit_of
+from moesaic.evaluate.units import label, ranked, unit_of
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 GAP = "  "
 NOTHING = "-"
-TRIED = {  # the key of each column of the routers that were tried, and its heading
+AHEAD = "mixture better by"
+TRIED = {  # key -> heading of the columns of "Routers tried"
     "kind": "router",
     "feature": "feature",
     "selection": "selection",
@@ -33,7 +33,7 @@ TRIED = {  # the key of each column of the routers that were tried, and its head
 
 @dataclass(frozen=True)
 class Grid:
-    """A table's cells. The first `words` columns read from the left, the others are numbers; `marked` is a row."""
+    """Cells of a table. The first `words` columns are text, the others numbers; `marked`: index of the marked row."""
 
     title: str
     columns: list[str]
@@ -48,14 +48,13 @@ class Grid:
 
 
 def plain(evaluation: Mapping[str, Any], width: int = 100) -> str:
-    """The evaluation as aligned text: what to use first, then every contender, then the routers that were tried."""
-    return "\n\n".join(
-        ["\n".join(_opening(evaluation, width)), *(_text(grid, width) for grid in _grids(evaluation, width))]
-    )
+    """Format the evaluation as aligned text: the verdict, then every contender, then the routers that were tried."""
+    tables = (_text(grid, width) for grid in _grids(evaluation, width))
+    return "\n\n".join(["\n".join(_opening(evaluation, width)), *tables])
 
 
 def render(evaluation: Mapping[str, Any], width: int = 100) -> "Group":
-    """The same for `rich`, to be printed on a console of at least `width` columns."""
+    """Format the evaluation for a `rich` console of at least `width` columns."""
     from rich.box import SIMPLE
     from rich.console import Group, RenderableType
     from rich.table import Table
@@ -85,32 +84,33 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
     yield from _fitted(_contenders(evaluation), width)
     if tried := evaluation.get("router", {}).get("tried"):
         columns = TRIED | {unit_of(evaluation).key: unit_of(evaluation).key}
-        if not any(router.get("level") == "token" for router in tried):  # the mixture's own alone may be
+        if not any(router.get("level") == "token" for router in tried):
             del columns["level"]
         rows = [[_cell(router.get(key)) for key in columns] for router in tried]
-        yield from _fitted(
-            Grid("Routers tried", list(columns.values()), rows, words=5 if "level" in columns else 4), width
-        )
+        words = 5 if "level" in columns else 4
+        yield from _fitted(Grid("Routers tried", list(columns.values()), rows, words), width)
     for domain, contenders in evaluation.get("written", {}).items():
         metrics = [name for name in contenders["base"] if name != "rows"]
-        rows = [[name, *(_cell(scores.get(metric)) for metric in metrics)] for name, scores in contenders.items()]
+        rows = [
+            [label(name), *(_cell(scores.get(metric)) for metric in metrics)] for name, scores in contenders.items()
+        ]
         title = f"Written after {contenders['base']['rows']:.0f} prompts of {domain}"
         marked = [*contenders].index("router")
         yield from _fitted(Grid(title, ["contender", *metrics], rows, words=1, marked=marked), width)
 
 
 def _contenders(evaluation: Mapping[str, Any]) -> Grid:
-    """Worst to best, the router marked. What matters most stands first, should the domains not fit beside it."""
+    """Worst to best, the mixture marked. The most important columns come first, as domains may not fit beside them."""
     unit = unit_of(evaluation)
     names = ranked(evaluation)[::-1]
     controls = [(name, evaluation["controls"][name]) for name in names]
-    versus = ["router ahead" if unit.rises else "minus router"] if "router" in names else []
+    versus = [AHEAD] if "router" in names else []
     seen = [UNSEEN] if UNSEEN in controls[0][1][unit.key] else []
     domains = [domain for domain in controls[0][1][unit.key] if domain not in (ALL, UNSEEN)]
     pooled = ["accuracy"] if "accuracy" in controls[0][1] else []
     rows = [
         [
-            f"{name} <--" if name == "router" else name,
+            f"{label(name)} <--" if name == "router" else name,
             _cell(control[unit.key][ALL]),
             *([_difference(control["versus_router"])] if versus else []),
             *(_cell(control["accuracy"]["value"]) for _ in pooled),
@@ -132,16 +132,15 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     level, part = evaluation["intervals"]["level"], evaluation["best_part"]
     parts = []
     if "router" in evaluation["controls"]:
-        column = "router ahead" if unit_of(evaluation).rises else "minus router"
-        parts.append(f"{column}: above 0 the router is better, with its {level:.0%} interval")
+        parts.append(f"{AHEAD}: negative where the contender is better, with its {level:.0%} interval")
     if "accuracy" in next(iter(evaluation["controls"].values())):
         parts.append("accuracy: of all rows of all tasks")
     if product := evaluation.get("router", {}).get("accuracy_x_score"):
         right, oracle = evaluation["router"]["accuracy"], evaluation["controls"]["oracle"]["score"][ALL]
-        parts.append(f"routed right {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
+        parts.append(f"routing accuracy {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
     parts += [
-        f"{name} {_estimate(evaluation[key])}"
-        for name, key in (("regret", "regret"), ("gap closed", "gap_closed"))
+        f"{key.replace('_', ' ')} {_estimate(evaluation[key], style)}"
+        for key, style in (("regret", "{:.3f}"), ("gap_closed", "{:.1%}"))
         if evaluation[key]["value"] is not None
     ]
     if part is not None:
@@ -150,13 +149,13 @@ def _note(evaluation: Mapping[str, Any]) -> str:
 
 
 def _fitted(grid: Grid, width: int) -> list[Grid]:
-    """The grid in as few pieces as `width` allows, and those as even as they can be."""
+    """Cut the grid into as few pieces as `width` allows, as even as possible."""
     fewest = len(_pieces(grid, width))
     return next(pieces for narrow in range(width + 1) if len(pieces := _pieces(grid, narrow)) == fewest)
 
 
 def _pieces(grid: Grid, width: int) -> list[Grid]:
-    """Cuts between columns: every piece repeats the columns of words and has at least one more."""
+    """Cut between columns: every piece repeats the columns of words and has at least one more."""
     words, numbers = range(grid.words), range(grid.words, len(grid.columns))
     cuts: list[list[int]] = [[]]
     for number in numbers:
@@ -204,8 +203,6 @@ def _difference(versus: Mapping[str, Any] | None) -> str:
     return f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
-def _estimate(estimate: Mapping[str, Any]) -> str:
-    if estimate["interval"] is None:
-        return f"{estimate['value']:.3f}"
-    low, high = estimate["interval"]
-    return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"
+def _estimate(estimate: Mapping[str, Any], style: str) -> str:
+    value, *ends = (style.format(number) for number in (estimate["value"], *(estimate["interval"] or ())))
+    return f"{value} [{', '.join(ends)}]" if ends else value

@@ -7,20 +7,14 @@ of the extra `metrics`, imported where a recipe asks for their scores.
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, get_args
-
-import torch
-from torch.nn import functional as F
+from typing import Any, get_args
 
 from moesaic.errors import DataError, RecipeError
 from moesaic.sections.texts import TextMetric
-
-if TYPE_CHECKING:
-    from moesaic.model.sentences import SentenceEncoder
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
 MODULES: dict[TextMetric, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "truth": "rouge_score"}
@@ -30,20 +24,17 @@ EXTRA = "pip install 'moesaic[metrics]'"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-Similarity = Callable[[str, Sequence[str]], list[float]]
-"""How alike a text is to each of several others."""
-
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a generated text is held against: answers that are right, and known wrong ones, which only `truth` reads."""
+    """References for a generated text: right answers, and known wrong ones, which only `truth` reads."""
 
     correct: tuple[str, ...]
     incorrect: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.correct:
-            raise DataError("nothing to hold a text against", field="correct", expected="one answer or more")
+            raise DataError("no references for a text", field="correct", expected="one answer or more")
 
 
 def require_packages(metrics: Iterable[TextMetric]) -> None:
@@ -56,22 +47,16 @@ def require_packages(metrics: Iterable[TextMetric]) -> None:
 
 
 def score_texts(
-    texts: Sequence[str],
-    wanted: Sequence[Wanted],
-    metrics: Sequence[TextMetric] = get_args(TextMetric),
-    similarity: Similarity | None = None,
+    texts: Sequence[str], wanted: Sequence[Wanted], metrics: Sequence[TextMetric] = get_args(TextMetric)
 ) -> dict[str, float]:
-    """Means over the texts, from 0 to 1, but BLEU, which is of all texts together and from 0 to 100.
+    """Means over the texts, from 0 to 1; BLEU is of all texts together, from 0 to 100.
 
     `rouge` gives rouge1, rouge2 and rougeL; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`.
-    `similarity`: of the truth score; ROUGE-L where none is given. Raises DataError where no row has wrong answers to
-    tell truth by.
+    Raises DataError where `truth` is wanted and no row has wrong answers.
     """
     if len(texts) != len(wanted) or not texts:
-        what = "a text for each row, and one row or more"
-        raise RecipeError(
-            "texts and rows do not match", field="texts", expected=what, got=f"{len(texts)}, {len(wanted)}"
-        )
+        expected, got = "a text for each row, and one row or more", f"{len(texts)}, {len(wanted)}"
+        raise RecipeError("texts and rows do not match", field="texts", expected=expected, got=got)
     rows = list(zip(texts, wanted, strict=True))
     scores: dict[str, float] = {}
     if "exact_match" in metrics:
@@ -84,10 +69,10 @@ def score_texts(
     if "bleu" in metrics:
         scores["bleu"] = bleu(texts, [row.correct for row in wanted])
     if "truth" in metrics:
-        margins = [truth(text, row, similarity or rouge_l) for text, row in rows if row.incorrect]
+        margins = [truth(text, row) for text, row in rows if row.incorrect]
         if not margins:
             hint = "name them incorrect_answers in the rows, or leave truth out"
-            raise DataError("no row has wrong answers to tell truth by", field="incorrect", hint=hint)
+            raise DataError("no row has wrong answers, which truth needs", field="incorrect", hint=hint)
         scores["truth"] = mean([float(margin > 0) for margin in margins])
         scores |= {"truth_margin": mean(margins), "truth_rows": float(len(margins))}
     return scores
@@ -133,35 +118,24 @@ def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     from sacrebleu.metrics.bleu import BLEU
 
     most = max(len(some) for some in references)
-    streams = [[some[place] if place < len(some) else None for some in references] for place in range(most)]
+    streams = [[some[number] if number < len(some) else None for some in references] for number in range(most)]
     return float(BLEU().corpus_score(list(texts), streams).score)  # type: ignore[arg-type]  # None: a row has no more
 
 
-def truth(text: str, row: Wanted, similarity: Similarity) -> float:
-    """How much liker a text is to the nearest right answer than to the nearest wrong one; above 0 it counts as true.
+def truth(text: str, row: Wanted) -> float:
+    """ROUGE-L with the nearest right answer minus that with the nearest wrong one; above 0 the text counts as true.
 
     TruthfulQA (arXiv 2109.07958), section 3.2, calls a text true by its similarity to reference answers where no judge
-    reads it. What it tells is likeness in wording: a text that denies a wrong answer in its own words is near to that
-    answer, a right one in other words is near to none, an empty or evasive one is not true. So compare contenders on
-    the same rows by it, and do not read it as the share of true statements.
+    reads it. The score measures likeness in wording: a text that denies a wrong answer in its own words is near to that
+    answer, a right one in other words is near to none, an empty or evasive one is not true. Compare contenders on the
+    same rows; do not read the score as the share of true statements.
     """
-    return max(similarity(text, row.correct)) - max(similarity(text, row.incorrect))
+    return max(rouge_l(text, row.correct)) - max(rouge_l(text, row.incorrect))
 
 
 def rouge_l(text: str, others: Sequence[str]) -> list[float]:
     """ROUGE-L with each of several texts."""
     return [float(_scorer().score(other, text)["rougeL"].fmeasure) for other in others]
-
-
-def by_encoder(sentences: "SentenceEncoder") -> Similarity:
-    """The cosine of sentence vectors: nearer to meaning than shared words are."""
-
-    @torch.inference_mode()
-    def similarity(text: str, others: Sequence[str]) -> list[float]:
-        vectors = F.normalize(sentences([text, *others]), dim=-1)
-        return [float(cosine) for cosine in vectors[1:] @ vectors[0]]
-
-    return similarity
 
 
 def mean(values: Sequence[float]) -> float:

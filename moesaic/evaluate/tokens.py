@@ -1,6 +1,6 @@
-"""Who predicts each token of a text best: the base, or the base with one expert beside it.
+"""The owner of each token of a text: the base or the expert that predicts it best.
 
-Knows nothing about routers: this is what one would choose for every token after having seen it.
+Knows nothing about routers: the choice is made with hindsight.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from moesaic.routing import Gates, controls
 
 BASE = "base"
 Owner = tuple[str | None, float | None, float | None]
-"""Who predicts a token best, its nats, and the base's; the first token, which nobody predicts, has none."""
+"""The best predictor of a token, its nats, and those of the base; None for the first token, which has no context."""
 
 
 @torch.inference_mode()
 def token_owners(logits: Logits, ids: list[int], names: tuple[str, ...]) -> list[Owner]:
-    """The owner of every id, `names` being the experts in their order; of equals the base, then the first."""
+    """Find the owner of every id; `names`: the experts in order. Ties go to the base, then to the first expert."""
     text, targets = torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])
 
     def nats(expert: int) -> Float[Tensor, "1 t"]:
@@ -28,15 +28,15 @@ def token_owners(logits: Logits, ids: list[int], names: tuple[str, ...]) -> list
         return token_nll(logits(text, gates), targets)
 
     table = torch.cat([nats(expert) for expert in (-1, *range(len(names)))])
-    best, who = table.min(0)
-    found = zip(who.tolist(), best.tolist(), table[0].tolist(), strict=True)
-    return [(None, None, None), *(((BASE, *names)[place], least, base) for place, least, base in found)]
+    best, owners = table.min(0)
+    found = zip(owners.tolist(), best.tolist(), table[0].tolist(), strict=True)
+    return [(None, None, None), *(((BASE, *names)[owner], least, base) for owner, least, base in found)]
 
 
 def pieces(decode: Callable[[list[int]], str], ids: list[int]) -> list[str]:
-    """The text that each id adds to those before it; joined they are `decode(ids)` exactly.
+    """Split `decode(ids)` into the text that each id adds.
 
-    An id that ends within a character adds nothing, and the one that completes the character adds it whole.
+    An id that ends within a character adds nothing; the id that completes the character adds all of it.
     """
     whole, known, found = decode(ids), 0, []
     for end in range(1, len(ids) + 1):
@@ -47,5 +47,4 @@ def pieces(decode: Callable[[list[int]], str], ids: list[int]) -> list[str]:
 
 
 def _shared(some: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
     return next((i for i, (a, b) in enumerate(zip(some, other, strict=False)) if a != b), min(len(some), len(other)))

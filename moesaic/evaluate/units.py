@@ -1,82 +1,47 @@
-"""What contenders are compared in, and how that reads: nats of language, scores of classification.
+"""Units in which contenders are compared: nats of language, scores of classification.
 
-Knows nothing about contenders. Whatever the unit, a contender's value is a loss: lower is better.
+Knows nothing about models. In every unit the value of a contender is a loss: lower is better.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 
-class Unit(ABC):
-    """How losses are read."""
+@dataclass(frozen=True)
+class Unit:
+    """How readers see losses: as they are, or as scores, where the loss is what a score lacks to 1."""
 
     key: str
-    """Where the figures that are shown lie in a control of evaluation.json, by domain and for `all`."""
+    """Key of the figures in a control of evaluation.json, by domain and for `all`."""
     words: str
-    """What the figures are."""
+    sentence: str
+    """A figure in a sentence."""
     rises: bool
     """Whether a larger figure is better."""
 
-    @abstractmethod
-    def shown(self, loss: float) -> str:
-        """A loss as a sentence tells it."""
-
-    @abstractmethod
     def figure(self, loss: float) -> float:
-        """A loss as the figure that is shown."""
-
-    @abstractmethod
-    def close(self, loss: float, best: float, within: float) -> bool:
-        """Whether a loss is within a share of the best one."""
-
-    @abstractmethod
-    def share(self, difference: float, than: float) -> float:
-        """A difference of losses as a share of what the other one is worth."""
-
-
-class Nats(Unit):
-    """Nats per token."""
-
-    key, words, rises = "nats", "nats per token", False
+        return 1 - loss if self.rises else loss
 
     def shown(self, loss: float) -> str:
-        return f"{loss:.3f} nats per token"
-
-    def figure(self, loss: float) -> float:
-        return loss
+        return self.sentence.format(self.figure(loss))
 
     def close(self, loss: float, best: float, within: float) -> bool:
-        return loss <= best * (1 + within)
+        """Whether a loss is as good as the best, but for a share `within` of the best figure."""
+        return loss <= best + within * abs(self.figure(best))
 
     def share(self, difference: float, than: float) -> float:
-        return difference / than
+        """A difference of losses as a share of the figure of the loss `than`."""
+        return difference / abs(self.figure(than)) if self.figure(than) else float("inf")
 
 
-class Score(Unit):
-    """The mean over the tasks of the first metric of each; the loss is what it lacks to 1."""
-
-    key, words, rises = "score", "mean score", True
-
-    def shown(self, loss: float) -> str:
-        return f"a mean score of {1 - loss:.3f}"
-
-    def figure(self, loss: float) -> float:
-        return 1 - loss
-
-    def close(self, loss: float, best: float, within: float) -> bool:
-        return 1 - loss >= (1 - best) - within * abs(1 - best)
-
-    def share(self, difference: float, than: float) -> float:
-        return difference / abs(1 - than) if than != 1 else float("inf")
-
-
-NATS, SCORE = Nats(), Score()
-UNITS: dict[str, Unit] = {unit.key: unit for unit in (NATS, SCORE)}
+NATS = Unit("nats", "nats per token", "{:.3f} nats per token", rises=False)
+SCORE = Unit("score", "mean score", "a mean score of {:.3f}", rises=True)
+UNITS = {unit.key: unit for unit in (NATS, SCORE)}
 
 
 def unit_of(evaluation: Mapping[str, Any]) -> Unit:
-    """What the contenders of an evaluation are compared in; the first evaluations did not say it."""
+    """The unit of an evaluation; the first evaluations did not name it."""
     return UNITS[evaluation.get("measure", NATS.key)]
 
 
@@ -84,3 +49,16 @@ def ranked(evaluation: Mapping[str, Any]) -> list[str]:
     """The contenders of an evaluation, the best first."""
     unit, controls = unit_of(evaluation), evaluation["controls"]
     return sorted(controls, key=lambda name: controls[name][unit.key]["all"] * (-1 if unit.rises else 1))
+
+
+def size(count: float) -> str:
+    """A number of bytes, for example `8.1 MB`."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if abs(count) >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:,.0f} bytes"
+
+
+def label(contender: str) -> str:
+    """The name that readers see; the key of the mixture in evaluation.json is `router`."""
+    return "mixture" if contender == "router" else contender

@@ -1,4 +1,4 @@
-"""From the scores of all contenders to what to use: controls, regret, gap closed, and one sentence.
+"""The verdict on all contenders from their scores: controls, regret, gap closed, and one sentence on what to use.
 
 Knows nothing about models or devices: scores per row and costs come in, a dict ready for JSON goes out.
 """
@@ -10,23 +10,15 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 
 from moesaic.errors import DataError, nearest
-from moesaic.evaluate.statistics import (
-    ALL,
-    NEGLIGIBLE,
-    UNSEEN,
-    Difference,
-    Judged,
-    Means,
-    bounds,
-)
-from moesaic.evaluate.units import NATS, Unit
+from moesaic.evaluate.statistics import ALL, NEGLIGIBLE, UNSEEN, Difference, Judged, Means, bounds
+from moesaic.evaluate.units import NATS, Unit, label, size
 
 ORDER = (
     *("base", "expert", "joint", "joint_wide", "average", "uniform"),
     *("random", "keyword", "router", "oracle", "oracle_best"),
 )
 DERIVED = ("random", "oracle", "oracle_best")
-USABLE = {  # from the simplest to keep and serve to the most demanding; what a sentence calls each
+USABLE = {  # from the simplest to serve to the most demanding; the value is the name in a sentence
     "base": "the base alone",
     "average": "the merged average",
     "expert": "the expert {} alone",
@@ -38,10 +30,9 @@ FEW_GROUPS = 10
 
 
 class Cost(TypedDict, total=False):
-    """What a contender asks of a machine; a missing or None entry is unknown.
+    """Cost of a contender; a missing or None entry is unknown.
 
-    `bytes`: the weights that are active, those read for one token; of a mixture, the base, the router and the chosen
-    experts.
+    `bytes`: active weights, those read for one token; of a mixture, the base, the router and the chosen experts.
     """
 
     parameters: int | dict[str, int] | None
@@ -62,11 +53,11 @@ def judge(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Everything one may say about a mixture and its controls, from their scores on the same test rows.
+    """Judge a mixture and its controls by their scores on the same test rows.
 
     Names are `base`, `expert:<name>`, `joint`, `joint_wide`, `average`, `uniform`, `keyword` and `router`; any may be
-    missing. `select_on` holds validation scores of the base and the experts, to choose the best part by; without it
-    the choice is made on the test rows, and `chosen_on` says so. All intervals are paired percentile bootstraps.
+    missing. `select_on`: validation scores of the base and the experts, which choose the best part; without them the
+    test rows choose it, and `chosen_on` says so. All intervals are paired percentile bootstraps.
     """
     _require_known(scores)
     contenders = with_derived(scores)
@@ -75,7 +66,9 @@ def judge(
     trained = Means.of(contenders, ALL, seed, resamples, level)
     unseen = Means.of(contenders, UNSEEN, seed, resamples, level) if UNSEEN in rows else None
     best_single, best_part = _best_parts(scores, select_on)
-    groups = _groups(contenders)
+    first = next(iter(contenders.values()))
+    distinct = {*zip(first.domains, first.groups, strict=True)}
+    groups = dict(sorted(Counter(domain for domain, _ in distinct).items()))
     return {
         "verdict": _verdict(trained, unseen, costs or {}, within, groups, unit),
         "measure": unit.key,
@@ -93,7 +86,7 @@ def judge(
 
 
 def with_derived(scores: Mapping[str, J]) -> dict[str, J]:
-    """All contenders in the order of tables, those among them that follow from the others' scores."""
+    """All contenders in the order of tables, those included that follow from the scores of others."""
     contenders = {**scores, **_derived(scores)}
     return {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
 
@@ -117,10 +110,10 @@ def _experts(names: Iterable[str]) -> list[str]:
 
 
 def _derived(scores: Mapping[str, J]) -> dict[str, J]:
-    """The controls that need no model of their own.
+    """Controls that need no model of their own.
 
-    `random`: each row's mean over the experts, the exact expectation of drawing one evenly. `oracle`: the expert of
-    the row's domain, or the base where there is none. `oracle_best`: per row the best of the base and all experts.
+    `random`: the mean over the experts of each row, the exact expectation of an even draw. `oracle`: the expert of the
+    row's domain, or else the base. `oracle_best`: for each row the best of the base and all experts.
     """
     experts, base = _experts(scores), scores.get("base")
     if not experts:
@@ -131,17 +124,12 @@ def _derived(scores: Mapping[str, J]) -> dict[str, J]:
         "random": first.blended(everyone),
         "oracle_best": first.picked(parts, np.stack([part.merit for part in parts]).argmin(0)),
     }
-    places = {f"expert:{domain}": place for place, domain in enumerate(name.partition(":")[2] for name in experts)}
-    at_home = {d: places.get(f"expert:{d}", -1 if base is None else len(everyone)) for d in set(first.domains)}
-    if min(at_home.values()) >= 0:
-        which = np.array([at_home[domain] for domain in first.domains])
+    numbers = {name.partition(":")[2]: number for number, name in enumerate(experts)}
+    own = [numbers.get(domain, -1 if base is None else len(everyone)) for domain in first.domains]
+    if min(own) >= 0:
+        which = np.array(own)
         derived["oracle"] = first.picked([*everyone, *([] if base is None else [base])], which)
     return derived
-
-
-def _groups(contenders: Mapping[str, Judged]) -> dict[str, int]:
-    first = next(iter(contenders.values()))
-    return dict(sorted(Counter(domain for domain, _ in set(zip(first.domains, first.groups, strict=True))).items()))
 
 
 def _control(name: str, scores: Judged, trained: Means, unseen: Means | None, cost: Cost | None) -> dict[str, Any]:
@@ -155,7 +143,7 @@ def _control(name: str, scores: Judged, trained: Means, unseen: Means | None, co
 
 
 def _versus_router(name: str, means: Means) -> dict[str, Any] | None:
-    """The contender minus the router: positive where the router is better; None of the router, or without one."""
+    """The loss of the contender minus that of the mixture; None of the mixture itself, or without one."""
     if name == "router" or "router" not in means.value:
         return None
     return _plain(means.difference(name, "router"))
@@ -168,7 +156,7 @@ def _plain(difference: Difference) -> dict[str, Any]:
 def _best_parts(
     scores: Mapping[str, Judged], select_on: Mapping[str, Judged] | None
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """The best single expert, and the better of it and the base: chosen on `select_on`, reported on the test rows."""
+    """The best expert, and the better of the best expert and the base: chosen on `select_on`, scored on test rows."""
     experts = _experts(scores)
     parts = [name for name in ("base", *experts) if name in scores]
     judged_on = scores if select_on is None else select_on
@@ -190,29 +178,34 @@ def _best_parts(
 
 
 def _regret(trained: Means) -> dict[str, Any]:
-    """Mean nats of the router minus those of the oracle."""
-    if missing := {"router", "oracle"} - trained.value.keys():
-        return _unknown(f"no {' and no '.join(sorted(missing))}")
-    difference = trained.difference("router", "oracle")
-    return {"value": difference.mean, "interval": [difference.low, difference.high], "reason": None}
+    """The loss of the mixture minus that of the oracle."""
+    if missing := _missing(trained):
+        return _unknown(missing)
+    mean, low, high = trained.difference("router", "oracle")
+    return {"value": mean, "interval": [low, high], "reason": None}
+
+
+def _missing(trained: Means) -> str:
+    names = sorted(label(name) for name in {"router", "oracle"} - trained.value.keys())
+    return f"no {' and no '.join(names)}" if names else ""
 
 
 def _gap_closed(trained: Means, best_part: dict[str, Any] | None) -> dict[str, Any]:
-    """(best part - router) / (best part - oracle): 0 as good as the best part, 1 as good as the oracle.
+    """(best part - mixture) / (best part - oracle): 0 is as good as the best part, 1 as good as the oracle.
 
-    The interval is of the ratio in the resamples in which there is a gap, the best part staying the same one.
+    The interval is that of the ratio in the resamples with a gap; the best part is the same in all of them.
     """
     if best_part is None:
         return _unknown("no base and no expert")
-    if missing := {"router", "oracle"} - trained.value.keys():
-        return _unknown(f"no {' and no '.join(sorted(missing))}")
+    if missing := _missing(trained):
+        return _unknown(missing)
     name = best_part["name"]
     gap = trained.difference(name, "oracle")
     if gap.mean <= NEGLIGIBLE:
         return _unknown(f"there is no gap to close: the oracle is no better than {name}")
     value = trained.difference(name, "router").mean / gap.mean
     if gap.low <= NEGLIGIBLE:
-        reason = f"no interval: that of the gap itself, {gap.low:.3f} to {gap.high:.3f}, is not above 0"
+        reason = f"no interval, as that of the gap itself, {gap.low:.3f} to {gap.high:.3f}, is not above 0"
         return {"value": value, "interval": None, "reason": reason}
     part, router, oracle = (trained.draws[key] for key in (name, "router", "oracle"))
     some = part > oracle
@@ -232,10 +225,10 @@ def _verdict(
     groups: Mapping[str, int],
     unit: Unit,
 ) -> dict[str, Any]:
-    """What to use: the cheapest of the usable contenders within `within` (a share of the figure) of the best of them.
+    """Choose the cheapest of the usable contenders within a share `within` of the best of them.
 
-    Cheapest is fewest active bytes, which bound the speed of decoding; equal bytes, or unknown ones of any candidate,
-    leave it to the order of `USABLE`: one dense model before an expert beside it, one expert before many.
+    The cheapest has the fewest active bytes, which bound the speed of decoding. Where bytes are equal, or unknown for
+    any candidate, the order of `USABLE` decides: one dense model before an expert beside it, one expert before many.
     """
     nats = trained.value
     rank = list(USABLE).index
@@ -249,6 +242,7 @@ def _verdict(
     cheaper, why = _why_cheapest(close, sizes)
     use, cost = close[0], costs.get(close[0], {})
     runner_up = min((name for name in usable if name != use), key=nats.__getitem__, default=None)
+    others = ", ".join(label(name) for name in close if name != best) or "nothing else"
     versus = None if runner_up is None else {"name": runner_up, **_plain(trained.difference(use, runner_up))}
     return {
         "use": use,
@@ -259,7 +253,7 @@ def _verdict(
         "bytes": cost.get("bytes"),
         "tokens_per_second": cost.get("tokens_per_second"),
         "reasons": [
-            _who_is_close(close, best, unit.figure(nats[best]), within),
+            f"Within {100 * within:g}% of the best, {label(best)} at {unit.figure(nats[best]):.3f}: {others}.",
             *why,
             *_on_the_mixture(trained, use, runner_up),
             *_on_the_unseen(unseen, use),
@@ -277,7 +271,7 @@ def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheap
     nats, other = trained.value, runner_up and _called(runner_up)
     parts = [f"Use {_called(use)}: {unit.shown(nats[use])}"]
     if runner_up is None:
-        parts.append("; nothing else was measured")
+        parts.append("; no other contender was measured")
     else:
         difference = trained.difference(use, runner_up)
         if abs(difference.mean) <= NEGLIGIBLE:
@@ -288,15 +282,15 @@ def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheap
         else:
             parts.append(f", better than {other} by {_amount(difference, trained.level)}")
             parts.append("" if difference.clear else ", which is no clear difference")
-    if size := cost.get("bytes"):
-        parts.append(f"; {_size(size)} active")
+    if count := cost.get("bytes"):
+        parts.append(f"; {size(count)} active")
     if speed := cost.get("tokens_per_second"):
         parts.append(f"; {speed:,.0f} tokens/s")
     return "".join(parts) + "."
 
 
 def _amount(difference: Difference, level: float) -> str:
-    """The size of a difference in the direction that its mean has: `0.045 (95% interval 0.033 to 0.056)`."""
+    """The size of a difference, without its sign: `0.045 (95% interval 0.033 to 0.056)`."""
     mean, low, high = difference if difference.mean >= 0 else (-difference.mean, -difference.high, -difference.low)
     return f"{mean:.3f} ({level:.0%} interval {low:.3f} to {high:.3f})"
 
@@ -306,27 +300,15 @@ def _better_or_worse(difference: Difference, level: float) -> str:
     return f"{_amount(difference, level)} {word}{'' if difference.clear else ', not clearly,'}"
 
 
-def _size(count: int) -> str:
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
-
-
-def _who_is_close(close: list[str], best: str, nats: float, within: float) -> str:
-    others = ", ".join(name for name in close if name != best) or "nothing else"
-    return f"Within {100 * within:g}% of the best, {best} at {nats:.3f}: {others}."
-
-
 def _why_cheapest(close: list[str], sizes: Mapping[str, int | None]) -> tuple[str, list[str]]:
-    """The word for what the first of the candidates is compared with the others, and the reason where there are any."""
+    """The word that compares the chosen contender with the others, and the reason for the choice."""
     if len(close) == 1:
         return "simpler", []
     if None in sizes.values():
-        return "simpler", ["The simplest of them was taken, as not all of their active bytes are known."]
+        return "simpler", ["The simplest of these is chosen, as not all of their active bytes are known."]
     if len(set(sizes.values())) == 1:
-        return "simpler", ["The simplest of them was taken, as their active bytes are equal."]
-    listed = ", ".join(f"{name} {_size(sizes[name] or 0)}" for name in close)
+        return "simpler", ["The simplest of these is chosen, as their active bytes are equal."]
+    listed = ", ".join(f"{label(name)} {size(sizes[name] or 0)}" for name in close)
     return "cheaper", [f"By active bytes: {listed}."]
 
 
@@ -335,9 +317,8 @@ def _on_the_mixture(trained: Means, use: str, runner_up: str | None) -> list[str
     if "router" not in nats:
         return ["No mixture was measured."]
     if "router" not in (use, runner_up):
-        reasons.append(
-            f"The mixture is {_better_or_worse(trained.difference('router', use), trained.level)} than {use}."
-        )
+        compared = _better_or_worse(trained.difference("router", use), trained.level)
+        reasons.append(f"The mixture is {compared} than {use}.")
     if simpler := [name for name in ("uniform", "random", "keyword") if nats.get(name, np.inf) < nats["router"]]:
         reasons.append(f"The learned router does worse than {' and '.join(simpler)}.")
     return reasons
@@ -347,7 +328,7 @@ def _on_the_unseen(unseen: Means | None, use: str) -> list[str]:
     if unseen is None or use == "base" or "base" not in unseen.value:
         return []
     compared = _better_or_worse(unseen.difference(use, "base"), unseen.level)
-    return [f"On domains that nobody trained for it is {compared} than the base."]
+    return [f"On domains without training rows, {_called(use)} is {compared} than the base."]
 
 
 def _on_the_evidence(groups: Mapping[str, int]) -> list[str]:

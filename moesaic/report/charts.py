@@ -1,12 +1,13 @@
-"""Charts as inline SVG that takes its colours and its font from the page, the same bytes for the same numbers.
+"""Charts as inline SVG with the colours and the font of the page; the same numbers give the same bytes.
 
-Knows nothing about runs: bins and curves come in. In a chart stand only numbers; names are in the page's legend.
+Knows nothing about runs: bins and curves come in. A chart contains only numbers; names are in the page's legend.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours that no chart has otherwise, in whose place the page's own are put.
+# Placeholders, which no chart uses otherwise, for the colours of the page.
 INK, FAINT, PAPER = "#010203", "#010204", "#010205"
 VARIABLES = {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
 COLOURS = 12
@@ -23,14 +24,14 @@ SERIES = [f"#0102{0x10 + number:02x}" for number in range(COLOURS)]
 VARIABLES |= {colour: f"var(--c{number})" for number, colour in enumerate(SERIES)}
 DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)))
 
-WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: as wide as a phone, so that a chart's text is never much smaller
+WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: as wide as a phone, so that text stays readable there
 POINTS = 400
-FLAT = 0.01  # a curve that moves by less than this share of its level is shown as flat, not blown up
+FLAT = 0.01  # a curve that moves by less than this share of its level looks flat
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart: x, y, and where it is marked; `number` gives its colour and dashes."""
+    """A line of a chart with its marks; `number` gives its colour and dashes."""
 
     x: Sequence[float]
     y: Sequence[float]
@@ -39,22 +40,15 @@ class Curve:
 
 
 def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
-    """Accuracy against confidence, bin by bin, beside the diagonal of one that is right as often as it is sure."""
+    """Draw accuracy against confidence, bin by bin, beside the diagonal of perfect calibration."""
     figure, (top, low) = _figure(rows=[3, 1])
     filled = [entry for entry in bins if entry["rows"]]
     width = max((entry["below"] - entry["from"] for entry in bins), default=0.1)
     middles = [(entry["from"] + entry["below"]) / 2 for entry in filled]
     top.bar(middles, [entry["accuracy"] for entry in filled], width * 0.92, color=SERIES[0], alpha=0.35, linewidth=0)
     top.plot([0, 1], [0, 1], color=INK, linewidth=1, dashes=(3, 3))
-    top.plot(
-        [entry["confidence"] for entry in filled],
-        [entry["accuracy"] for entry in filled],
-        "o",
-        color=SERIES[0],
-        markersize=5,
-        clip_on=False,
-        zorder=3,
-    )
+    points = [[entry[key] for entry in filled] for key in ("confidence", "accuracy")]
+    top.plot(*points, "o", color=SERIES[0], markersize=5, clip_on=False, zorder=3)
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     top.tick_params(labelbottom=False)
     low.bar(middles, [entry["rows"] for entry in filled], width * 0.92, color=INK, alpha=0.5, linewidth=0)
@@ -65,31 +59,20 @@ def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
 
 
 def by_length(entries: list[dict[str, Any]], name: str) -> Markup:
-    """Accuracy of rows by the length of their prompt, with the number of rows under each bar."""
+    """Draw the accuracy of rows by the length of their prompt, with the number of rows under each bar."""
     figure, (axes,) = _figure()
-    filled = [(place, entry) for place, entry in enumerate(entries) if entry["rows"]]
-    axes.bar(
-        [at for at, _ in filled],
-        [entry["accuracy"] for _, entry in filled],
-        0.6,
-        color=SERIES[0],
-        alpha=0.5,
-        linewidth=0,
-    )
-    for at, entry in filled:
-        axes.annotate(
-            f"{entry['accuracy']:.0%}",
-            (at, entry["accuracy"]),
-            (0, 3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            color=INK,
-            fontsize=10,
-        )
-    axes.set(
-        xlim=(-0.6, len(entries) - 0.4), ylim=(0, 1.12), yticks=[0, 0.5, 1], xlabel="tokens of the prompt, and rows"
-    )
+    heights = {index: entry["accuracy"] for index, entry in enumerate(entries) if entry["rows"]}
+    axes.bar([*heights], [*heights.values()], 0.6, color=SERIES[0], alpha=0.5, linewidth=0)
+    words: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "center",
+        "va": "bottom",
+        "color": INK,
+        "fontsize": 10,
+    }
+    for index, height in heights.items():
+        axes.annotate(f"{height:.0%}", (index, height), (0, 3), **words)
+    axes.set(xlim=(-0.6, len(entries) - 0.4), ylim=(0, 1.12), xlabel="tokens of the prompt, and rows")
     axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set_xticks(range(len(entries)), [f"{span(entry)}\n({entry['rows']:,})" for entry in entries])
     axes.tick_params(axis="x", length=0)
@@ -97,12 +80,11 @@ def by_length(entries: list[dict[str, Any]], name: str) -> Markup:
 
 
 def span(entry: dict[str, Any]) -> str:
-    """A bin of lengths in words: `8–15`, `128+`."""
+    """Name a bin of lengths: `8–15`, `128+`."""
     return f"{entry['from']}+" if entry["below"] is None else f"{entry['from']}\N{EN DASH}{entry['below'] - 1}"
 
 
 def histogram(bins: list[dict[str, Any]], label: str, name: str) -> Markup:
-    """Rows in bins between 0 and 1."""
     figure, (axes,) = _figure()
     middles = [(entry["from"] + entry["below"]) / 2 for entry in bins]
     widths = [(entry["below"] - entry["from"]) * 0.92 for entry in bins]
@@ -113,20 +95,14 @@ def histogram(bins: list[dict[str, Any]], label: str, name: str) -> Markup:
 
 
 def curves(lines: list[Curve], ylabel: str, name: str) -> Markup:
-    """Lines over the steps of a training."""
+    """Draw lines over the steps of a training."""
     figure, (axes,) = _figure()
     for line in lines:
         colour, dashes = SERIES[line.number % COLOURS], DASHES[dash_of(line.number)]
         axes.plot(*thinned(line.x, line.y), linewidth=1.3, alpha=0.9, color=colour, linestyle=dashes)
         if line.marks:
-            axes.plot(
-                *zip(*line.marks, strict=True),
-                "o",
-                color=colour,
-                markeredgecolor=PAPER,
-                markersize=6,
-                zorder=3,
-            )
+            marks = zip(*line.marks, strict=True)
+            axes.plot(*marks, "o", color=colour, markeredgecolor=PAPER, markersize=6, zorder=3)
     axes.set(xlabel="step", ylabel=ylabel)
     axes.set_ylim(*_framed(lines))
     axes.locator_params(axis="x", nbins=5, integer=True)
@@ -137,29 +113,27 @@ def curves(lines: list[Curve], ylabel: str, name: str) -> Markup:
 
 
 def dash_of(number: int) -> int:
-    """The dashes of the line with that number: lines of neighbouring colours differ in them, too."""
+    """The index of a line's dashes; lines with neighbouring colours have different dashes."""
     return (number + number // COLOURS) % len(DASHES)
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most some hundred points of a curve, evenly chosen, its last among them."""
+    """At most `POINTS` points of a curve, at even distances, the last point included."""
     step = max(1, -(-len(x) // POINTS))
     chosen = [*range(len(x) - 1, -1, -step)][::-1]
     return [x[i] for i in chosen], [y[i] for i in chosen]
 
 
 def smoothed(values: Sequence[float]) -> tuple[list[float], int]:
-    """The running mean over the last twentieth of a curve's steps, and how many steps these are."""
+    """The running mean over a window of a twentieth of the steps, and the size of that window."""
     window = max(1, len(values) // 20)
-    sums = [0.0]
-    for value in values:
-        sums.append(sums[-1] + value)
+    sums = [*accumulate(values, initial=0.0)]
     starts = [max(0, end - window) for end in range(1, len(sums))]
     return [(sums[end] - sums[start]) / (end - start) for end, start in enumerate(starts, 1)], window
 
 
 def _framed(lines: list[Curve]) -> tuple[float, float]:
-    """Limits that show what is learned: the first twentieth of a curve may run out of the frame at the top."""
+    """Limits that show the progress: the first twentieth of a curve may leave the frame at the top."""
     seen = [value for line in lines for value in (*line.y[len(line.y) // 20 :], *(y for _, y in line.marks))]
     if not seen:
         return 0.0, 1.0
@@ -188,7 +162,7 @@ def _figure(rows: Sequence[int] = (1,)) -> tuple["Figure", list["Axes"]]:
 
 
 def _svg(figure: "Figure", name: str) -> Markup:
-    """The figure as one SVG element: no prolog, no date, no ids but those it needs, its colours the page's."""
+    """Write the figure as one SVG element without prolog, date and needless ids, in the colours of the page."""
     from matplotlib import rc_context
 
     out = StringIO()
@@ -200,7 +174,7 @@ def _svg(figure: "Figure", name: str) -> Markup:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     text = re.sub(r'(<svg)[^>]*?( viewBox="[^"]*")[^>]*>', r'\1\2 aria-hidden="true" focusable="false">', text)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"(\d\.\d\d)\d+(?!\d*</text>)", r"\1", text)  # of coordinates, not of what is written at ticks
+    text = re.sub(r"(\d\.\d\d)\d+(?!\d*</text>)", r"\1", text)  # coordinates, but not the labels of ticks
     for colour, variable in VARIABLES.items():
         text = text.replace(colour, variable)
     return Markup(re.sub(r"\s*\n\s*", "\n", text).strip())

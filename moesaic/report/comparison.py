@@ -1,6 +1,6 @@
-"""Two runs side by side: which contenders both have, and where their recipes differ.
+"""Two runs side by side: their contenders, and the differences between their recipes.
 
-Knows nothing about HTML, and judges nothing: whether a difference is clear was not measured across runs.
+Knows nothing about HTML, and judges nothing: no interval was computed across runs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,7 +19,7 @@ IGNORED = ("name", "workers", "data_root")
 
 
 class Side:
-    """One of two runs, and its numbers, marked with its letter."""
+    """One of two runs with its figures, which carry its letter."""
 
     def __init__(self, run: Run, letter: str):
         self.run, self.letter, self.evaluation = run, letter, run.evaluation
@@ -28,37 +28,35 @@ class Side:
 
     @property
     def stages(self) -> list[str]:
-        """The stages whose times are known."""
         return list(self.evaluation.get("timing", {}).get("stages", {}))
 
     def minus(self, other: "Side", style: str, *path: str | int) -> Markup:
-        """This run's number minus the other's, at the same place."""
+        """The figure of this run minus that of the other run at the same path."""
         mine, its = number_at(self.evaluation, path), number_at(other.evaluation, path)
         value = None if mine is None or its is None else mine - its
         return Figures(None, f"{self.letter}-{other.letter}").markup(style, value, path)
 
 
 def shared_contenders(a: Run, b: Run) -> list[str]:
-    """All contenders of either run, the best of `a` first, then those that only `b` has."""
+    """All contenders of either run: those of `a`, the best first, then those that only `b` has."""
     return merged(ranked(a.evaluation), b.evaluation["controls"])
 
 
 def shared_unit(a: Run, b: Run) -> Unit:
-    """What both were compared in; runs that write and runs that classify cannot be held against each other."""
+    """The unit of both runs. A run that writes and a run that classifies cannot be compared."""
     unit, other = unit_of(a.evaluation), unit_of(b.evaluation)
     if unit is not other:
-        what = "two runs that are not judged alike"
-        raise RecipeError(what, path=b.folder, expected=unit.words, got=other.words, hint="compare runs of one kind")
+        what, hint = "the two runs have different measures", "compare runs of one kind"
+        raise RecipeError(what, path=b.folder, expected=unit.words, got=other.words, hint=hint)
     return unit
 
 
 def merged(*some: Iterable[str]) -> list[str]:
-    """All names of both, in the order in which they come."""
     return list(dict.fromkeys(name for names in some for name in names))
 
 
 def recipe_differences(a: Run, b: Run) -> list[tuple[str, str | None, str | None]] | str:
-    """Every setting that differs, with its value in each; or, where a recipe is missing, why nothing can be said."""
+    """Every setting that differs, with both values; or the reason why the recipes cannot be compared."""
     for run in (a, b):
         if run.recipe is None:
             return f"{run.folder.resolve().name}: {run.missing['recipe.yaml']}"
@@ -71,7 +69,7 @@ def recipe_differences(a: Run, b: Run) -> list[tuple[str, str | None, str | None
 
 
 def flattened(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Every setting by its place, as in `router.compare[0].kind`; a list of plain values is one setting."""
+    """Every setting by its path, as in `router.compare[0].kind`; a list of plain values is one setting."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from flattened(inner, f"{place}.{key}".removeprefix("."))

@@ -1,6 +1,6 @@
-"""Numbers as a page shows them: looked up by their place, rounded to read, and exact in an attribute beside the text.
+"""Figures of a page: looked up by path, rounded for readers, and exact in an attribute.
 
-Knows nothing about what the numbers mean; a text that is shown comes through `harmless`.
+Knows nothing about what the numbers mean; every text on a page passes through `harmless`.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,27 +9,27 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import WeightsError, clipped
+from moesaic.evaluate.units import size
 
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
 
-# Half characters cannot be written, control characters show nothing, marks of direction let text lie about its order.
+# Surrogates cannot be encoded, control characters are invisible, and marks of direction can fake the order of a text.
 _HIDDEN = (range(0x20), range(0x7F, 0xA0), range(0xD800, 0xE000), range(0x202A, 0x202F), range(0x2066, 0x206A))
 HARMLESS = {code: "\N{REPLACEMENT CHARACTER}" for codes in (*_HIDDEN, (0xFFFE, 0xFFFF)) for code in codes}
 HARMLESS |= {ord(character): character for character in "\n\t"}
 
 
 def harmless(value: Any) -> str:
-    """`value` as text without control characters, half characters and hidden marks of direction."""
+    """`value` as text without control characters, surrogates and hidden marks of direction."""
     return str(value).translate(HARMLESS)
 
 
 def shown(value: float, style: str) -> str:
-    """A number as it is read."""
-    return STYLES[style](value).replace("-", MINUS)
+    return STYLES[style](value).replace("-", MINUS).replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def look_up(document: Any, path: tuple[str | int, ...]) -> Any:
-    """What stands at a place of plain values; None where nothing does."""
+    """The value at a path of plain data; None where there is none."""
     for step in path:
         if isinstance(document, Mapping):
             document = document.get(step)
@@ -38,14 +38,6 @@ def look_up(document: Any, path: tuple[str | int, ...]) -> Any:
         else:
             return None
     return document
-
-
-def size(count: float) -> str:
-    """A number of bytes."""
-    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if abs(count) >= scale:
-            return f"{count / scale:,.1f}\N{NO-BREAK SPACE}{unit}"
-    return f"{count:,.0f}\N{NO-BREAK SPACE}bytes"
 
 
 STYLES: dict[str, Callable[[float], str]] = {
@@ -61,32 +53,32 @@ STYLES: dict[str, Callable[[float], str]] = {
     "bytes": size,
     "signed bytes": lambda count: f"{'+' if count > 0 else ''}{size(count)}",
 }
-"""How each kind of number is rounded."""
+"""Style -> the text of a rounded number."""
 
 
 class Figures:
-    """The numbers of one file. `of` names the file or run beside each of them; the evaluation's own need no name."""
+    """The figures of one file. `of` names the file or run in each figure; those of the evaluation carry no name."""
 
     def __init__(self, document: Any, of: str = ""):
         self.document, self.of = document, of
 
     def __call__(self, style: str, *path: str | int) -> Markup:
-        """The number at `path`, a dash where there is none."""
+        """The number at `path`, or a dash."""
         return self.markup(style, number_at(self.document, path), path)
 
     def minus(self, style: str, path: tuple[str | int, ...], other: tuple[str | int, ...]) -> Markup:
-        """One number minus another, of the same file."""
+        """The number at `path` minus that at `other`."""
         mine, its = number_at(self.document, path), number_at(self.document, other)
         value = None if mine is None or its is None else mine - its
         return self.markup(style, value, path, Markup(' data-minus="{}"').format(key_of(other)))
 
     def interval(self, style: str, *path: str | int) -> Markup:
-        """The two ends of the interval at `path`."""
+        """Both ends of the interval at `path`."""
         ends = (self(style, *path, 0), self(style, *path, 1))
         return Markup('<span class="interval">[{}, {}]</span>').format(*ends)
 
     def markup(self, style: str, value: float | None, path: tuple[str | int, ...], more: str | Markup = "") -> Markup:
-        """A number as HTML: rounded text, `data-value` exact, `data-key` its place, `data-of` its file."""
+        """A number as HTML: rounded text, exact `data-value`, path `data-key` and file `data-of`."""
         if value is None:
             return Markup('<span class="none" title="not known">{}</span>').format(NOTHING)
         of = Markup(' data-of="{}"').format(self.of) if self.of else ""
@@ -96,7 +88,7 @@ class Figures:
 
 
 def number_at(document: Any, path: tuple[str | int, ...]) -> float | None:
-    """The number at a place, or None; anything else that stands there is refused."""
+    """The number at a path, or None; raises WeightsError for any other value."""
     value = look_up(document, path)
     if value is None:
         return None
@@ -106,5 +98,4 @@ def number_at(document: Any, path: tuple[str | int, ...]) -> float | None:
 
 
 def key_of(path: tuple[str | int, ...]) -> str:
-    """A place as text: `controls.router.nats.all`."""
     return harmless(".".join(map(str, path)))

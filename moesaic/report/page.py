@@ -1,6 +1,6 @@
-"""Pages out of a run directory: one self-contained HTML file, without scripts, that loads nothing from anywhere.
+"""Pages of a run directory: one self-contained HTML file without scripts and without links to other files.
 
-Knows nothing about models: numbers come from evaluation.json, and what text it holds is shown as text.
+Knows nothing about models: numbers come from evaluation.json, and its texts are shown as text, not as HTML.
 """
 
 from os import PathLike
@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import MoesaicError, WeightsError
-from moesaic.evaluate.units import unit_of
+from moesaic.evaluate.units import label, unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
 from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders, shared_unit
@@ -26,9 +26,9 @@ FOLDER, PAGE = "report", "index.html"
 def write_report(
     run: str | PathLike[str], to: str | PathLike[str] | None = None, trace: str | PathLike[str] | None = None
 ) -> Path:
-    """Write a run's page and return where it lies: `report/index.html` in the run directory, unless `to` says else.
+    """Write the page of a run and return its path: `to`, by default `report/index.html` in the run directory.
 
-    `trace`: a file of routing decisions, as `generate --trace` writes it, to be told of as well.
+    `trace`: a file of routing decisions, as `generate --trace` writes it, for one more section.
     """
     found = read_run(run)
     path = Path(to) if to else found.folder / FOLDER / PAGE
@@ -37,7 +37,7 @@ def write_report(
 
 
 def compare_reports(a: str | PathLike[str], b: str | PathLike[str], to: str | PathLike[str] | None = None) -> Path:
-    """Write a page that holds run `b` against `a`, and return where it lies: in a's `report`, unless `to` says else."""
+    """Write a page that compares run `b` with `a`, and return its path: `to`, by default a file in a's `report`."""
     one, other = read_run(a), read_run(b)
     path = Path(to) if to else one.folder / FOLDER / f"vs-{other.folder.resolve().name}.html"
     write_bytes(path, comparison(one, other).encode())
@@ -45,7 +45,7 @@ def compare_reports(a: str | PathLike[str], b: str | PathLike[str], to: str | Pa
 
 
 def report(run: Run, trace: Told | None = None) -> str:
-    """The page of one run."""
+    """Render the page of one run."""
     return filled_in(
         "report.html",
         run.folder / EVALUATION,
@@ -53,6 +53,7 @@ def report(run: Run, trace: Told | None = None) -> str:
         router=run.evaluation.get("router", {}),
         unit=unit_of(run.evaluation),
         figure=Figures(run.evaluation),
+        label=label,
         of_data=Figures(run.data, "data.json"),
         run=run,
         trace=trace,
@@ -68,12 +69,13 @@ def report(run: Run, trace: Told | None = None) -> str:
 
 
 def comparison(a: Run, b: Run) -> str:
-    """The page of two runs."""
+    """Render the page of two runs."""
     return filled_in(
         "comparison.html",
         f"{a.folder / EVALUATION} or {b.folder / EVALUATION}",
         a=Side(a, "a"),
         b=Side(b, "b"),
+        label=label,
         shared_contenders=shared_contenders,
         unit=shared_unit(a, b),
         domains_of=domains_of,
@@ -83,7 +85,7 @@ def comparison(a: Run, b: Run) -> str:
 
 
 def filled_in(template: str, source: str | Path, **context: Any) -> str:
-    """A template filled in. Every text goes through `harmless` and is escaped; a missing value is an error."""
+    """Fill in a template. Every text passes through `harmless` and is escaped; a missing value is an error."""
     from jinja2 import PackageLoader, StrictUndefined, UndefinedError
     from jinja2.sandbox import SandboxedEnvironment
 

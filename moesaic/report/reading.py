@@ -1,6 +1,6 @@
-"""What a run directory says of itself: evaluation, data, recipe and training logs, as plain values.
+"""The files of a run as plain values: evaluation, data, recipe and training logs.
 
-Knows nothing about pages. Only the evaluation must be there; of everything else it is told why it is missing.
+Knows nothing about pages. Only the evaluation is required; for any other missing file it gives the reason.
 """
 
 from collections.abc import Callable
@@ -24,12 +24,12 @@ ANEW = f"remove it; {HINT} anew"
 
 Rows = list[dict[str, Any]]
 Logs = dict[str, dict[str, Rows]]
-"""Place, as in `experts/math` -> learning rate, as it is written -> the steps."""
+"""Part, as in `experts/math` -> learning rate, as in the file name -> the steps."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run; `missing` says of each part that is None or empty why it is."""
+    """The files of a run; `missing`: for each file that is None or empty, the reason."""
 
     folder: Path
     evaluation: dict[str, Any]
@@ -40,7 +40,7 @@ class Run:
 
 
 def read_run(path: str | PathLike[str]) -> Run:
-    """Read a run directory; without a sound evaluation.json it raises, saying what to type."""
+    """Read a run directory; raises WeightsError without a sound evaluation.json, with the command that makes one."""
     folder, missing = Path(path), dict[str, str]()
 
     def optional(name: str, read: Callable[[Path], Any]) -> Any:
@@ -64,7 +64,7 @@ def read_run(path: str | PathLike[str]) -> Run:
 
 
 def read_evaluation(folder: Path) -> dict[str, Any]:
-    """evaluation.json, as far as nothing can be shown without it; what is wrong with it is said with its line."""
+    """Read evaluation.json and check the keys that every page needs; errors give the line."""
     at = folder / EVALUATION
     if not folder.is_dir():
         raise WeightsError("there is no such run directory", path=folder, hint="moesaic run RECIPE makes one")
@@ -85,17 +85,17 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 
 
 def read_data(at: Path) -> dict[str, Any]:
-    """data.json, what it says of each thing by its name; of most in parts that have names of their own."""
+    """Read data.json and check that its sections are mappings, or mappings of mappings."""
     found = read_json(at)
-    for key, parted in {"files": True, "rows": False, "dropped": True, "duplicates": True, "provenance": False}.items():
+    for key, nested in {"files": True, "rows": False, "dropped": True, "duplicates": True, "provenance": False}.items():
         value = found.get(key, {})
-        if not isinstance(value, dict) or (parted and not all(isinstance(part, dict) for part in value.values())):
+        if not isinstance(value, dict) or (nested and not all(isinstance(part, dict) for part in value.values())):
             raise DataError("wrong value", path=at, field=key, got=clipped(value))
     return found
 
 
 def read_logs(folder: Path) -> Logs:
-    """All training logs: `metrics/<place>/lr-<rate>.jsonl`, the rates of each place from low to high."""
+    """Read all training logs, `metrics/<part>/lr-<rate>.jsonl`, the rates of each part from low to high."""
     logs: Logs = {}
     for at in sorted(folder.rglob("lr-*.jsonl")):
         place = at.parent.relative_to(folder).as_posix()
@@ -106,7 +106,7 @@ def read_logs(folder: Path) -> Logs:
 
 
 def checked(row: dict[str, Any], at: Path, line: int) -> dict[str, Any]:
-    """A row of a log, once what is drawn of it are numbers."""
+    """A row of a log; raises DataError where a value for a chart is no number."""
     for key, absent in {"step": None, "loss": 0, "validation": 0, "score": 0}.items():
         if not isinstance(row.get(key, absent), int | float):
             raise DataError("not a number", path=at, line=line, field=key, got=clipped(row.get(key)))
@@ -114,7 +114,7 @@ def checked(row: dict[str, Any], at: Path, line: int) -> dict[str, Any]:
 
 
 def told(error: Exception, folder: Path) -> str:
-    """An error in a few words that name no folder of this machine."""
+    """An error in a few words, with paths relative to `folder`."""
     if not isinstance(error, MoesaicError):
         return type(error).__name__
     at = Path(error.path) if error.path else None

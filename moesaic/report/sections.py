@@ -1,6 +1,6 @@
-"""What each section of a report shows, in its order and with its places on a scale, ready for the template.
+"""The content of each section of a report, in order and with positions on scales, ready for the template.
 
-Knows nothing about HTML, and rounds nothing: numbers are named by their place in evaluation.json.
+Knows nothing about HTML, and rounds nothing: the template looks numbers up by their path in evaluation.json.
 """
 
 from collections import Counter
@@ -10,39 +10,38 @@ from typing import Any
 
 from moesaic.evaluate.statistics import ALL, UNSEEN
 from moesaic.evaluate.tokens import BASE
-from moesaic.evaluate.units import ranked, unit_of
+from moesaic.evaluate.units import label, ranked, unit_of
 from moesaic.report.figures import number_at
 
 MEANINGS = {
     "base": "the model that the experts share, alone",
     "expert:": "one expert for every row, whatever its domain",
     "joint": "one adapter trained on all domains together",
-    "joint_wide": "the same, with the rank of all experts together",
+    "joint_wide": "one adapter trained on all domains together, with the rank of all experts together",
     "average": "all experts merged into one model by their mean",
     "uniform": "all experts with equal weights",
-    "random": "the mean over the experts: one drawn evenly for each row",
-    "keyword": "a router that only counts words",
+    "random": "the mean over the experts: an even draw for each row",
+    "keyword": "the mixture with a router that only counts words",
     "router": "the mixture: the router chooses from the prompt",
     "oracle": "the expert of each row's own domain, the base where there is none",
-    "oracle_best": "for each row whoever does best on it: a bound, nothing to be used",
+    "oracle_best": "for each row the best of the base and the experts: a bound, not for use",
 }
 OF_LABELS = {
-    "base": "the most frequent label of the row\N{RIGHT SINGLE QUOTATION MARK}s task, which is told",
+    "base": "the most frequent label of the row\N{RIGHT SINGLE QUOTATION MARK}s task, with the task given",
     "joint": "one adapter trained on all tasks together, with one head over all labels",
     "average": "all adapters merged into one model by their mean, answering by the mean of all heads",
-    "random": "the mean over the experts: one drawn evenly for each row",
 }
 BOUNDS = ("random", "oracle", "oracle_best")
 STRENGTHS = (0.1, 0.4, 1.0)
-"""Nats by which an owner is better than the base, at which a token's colour gets stronger."""
+"""Margins over the base, in nats, at which the colour of a token gets stronger."""
 
 HEAD, TAIL = 480, 320
-"""Characters of a reference's beginning and of a prompt's end that are shown at once; the rest is folded."""
+"""Visible characters of a reference's beginning and of a prompt's end; the rest is folded."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A row of the first table. `forest`: low, mean and high of the difference from the router, in percent."""
+    """A row of the first table. `forest`: low, mean and high of the difference from the mixture, in percent."""
 
     name: str
     notes: list[str]
@@ -53,7 +52,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Contenders:
-    """The first table: best first. `zero` is where the router stands on the scale of differences, in percent."""
+    """The first table, best first. `zero`: position of the mixture on the scale of differences, in percent."""
 
     rows: list[Contender]
     domains: list[str]
@@ -63,7 +62,7 @@ class Contenders:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """`weight`: how far from the base, 0 to 100 for the farthest; `best`: no other expert does better there."""
+    """`weight`: distance from the base, 100 for the farthest cell; `best`: the best expert on this domain."""
 
     domain: str
     weight: float
@@ -73,7 +72,7 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class Piece:
-    """A token, or text that nobody was asked about. `owner` is its expert's number, None for the base or nobody."""
+    """A token, or text without owners. `owner`: number of the expert, None for the base or text without owners."""
 
     text: str
     owner: int | None = None
@@ -83,7 +82,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt. The parts of its text that are long are folded: the prompt's beginning, the reference's end."""
+    """One prompt. The beginning of a long prompt and the end of a long reference are folded."""
 
     number: int
     folded_prompt: list[Piece]
@@ -95,12 +94,12 @@ class Sample:
 
 
 def experts_of(evaluation: Mapping[str, Any]) -> list[str]:
-    """The experts in the order of the evaluation; a place in it is a colour."""
+    """The experts in the order of the evaluation; the index of an expert is its colour."""
     return [name.partition(":")[2] for name in evaluation["controls"] if name.startswith("expert:")]
 
 
 def domains_of(evaluation: Mapping[str, Any]) -> list[str]:
-    """The domains in the recipe's order, then those that only the scores know, `unseen` the last."""
+    """The domains in the order of the recipe, then other domains with scores; `unseen` is last."""
     key = unit_of(evaluation).key
     scored = [name for control in evaluation["controls"].values() for name in control[key] if name != ALL]
     named = [name for name in evaluation.get("domains", []) if name in scored]
@@ -108,20 +107,20 @@ def domains_of(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def contenders(evaluation: Mapping[str, Any]) -> Contenders:
-    """Everything that was scored, the best first, each with its place on one scale of differences from the router."""
+    """All contenders, the best first, each with its position on one scale of differences from the mixture."""
     controls, verdict = evaluation["controls"], evaluation["verdict"]
     spans = {name: versus for name, control in controls.items() if (versus := control.get("versus_router"))}
     ends = [0.0, *(number_at(spans, (name, "interval", end)) or 0.0 for name in spans for end in (0, 1))]
     low, high = min(ends), max(ends)
 
-    def place(value: float) -> float:
+    def at(value: float) -> float:
         return round(100 * (value - low) / ((high - low) or 1.0), 2)
 
     def forest(name: str) -> tuple[float, float, float] | None:
         if name not in spans:
             return None
         left, right = spans[name]["interval"]
-        return place(left), place(spans[name]["difference"]), place(right)
+        return at(left), at(spans[name]["difference"]), at(right)
 
     def notes(name: str) -> Iterator[str]:
         if name == verdict["use"]:
@@ -135,18 +134,15 @@ def contenders(evaluation: Mapping[str, Any]) -> Contenders:
         Contender(name, list(notes(name)), name == verdict["use"], name in BOUNDS, forest(name))
         for name in ranked(evaluation)
     ]
-    told = MEANINGS | (OF_LABELS if unit_of(evaluation).rises else {})
+    words = MEANINGS | (OF_LABELS if unit_of(evaluation).rises else {})
     known = {name.partition(":")[0] + (":" if ":" in name else "") for name in controls}
-    meanings = {
-        key + ("\N{HORIZONTAL ELLIPSIS}" if key.endswith(":") else ""): text
-        for key, text in told.items()
-        if key in known
-    }
-    return Contenders(rows, domains_of(evaluation), place(0.0), meanings)
+    shown = {key: "expert:\N{HORIZONTAL ELLIPSIS}" if key == "expert:" else label(key) for key in known}
+    meanings = {shown[key]: text for key, text in words.items() if key in known}
+    return Contenders(rows, domains_of(evaluation), at(0.0), meanings)
 
 
 def heat(evaluation: Mapping[str, Any]) -> dict[str, list[HeatCell]]:
-    """Of each expert and the router, how far from the base it is on each domain; empty without base or experts."""
+    """Distance of each expert and the mixture from the base on each domain; empty without base or experts."""
     controls, domains = evaluation["controls"], domains_of(evaluation)
     names = [*(name for name in controls if name.startswith("expert:")), *(["router"] if "router" in controls else [])]
     if "base" not in controls or not experts_of(evaluation):
@@ -175,15 +171,15 @@ def _sample(sample: Mapping[str, Any], number: int, numbers: Mapping[str, int]) 
     prompt, reference = _pieces(sample, numbers)
     if reference and reference[0].text.startswith("\n"):  # a response begins with one
         reference[0] = replace(reference[0], text=reference[0].text[1:])
-    cut = _reach([len(piece.text) for piece in reversed(prompt)], TAIL)
+    visible = _reach([len(piece.text) for piece in reversed(prompt)], TAIL)
     keep = _reach([len(piece.text) for piece in reference], HEAD)
     scored = [token[1] for token in sample.get("tokens", []) if token[1] is not None]
     owners = [(name, count / len(scored)) for name, count in Counter(scored).most_common()]
     heard = sorted(sample["weights"].items(), key=lambda item: -item[1])
     return Sample(
         number,
-        prompt[: len(prompt) - cut],
-        prompt[len(prompt) - cut :],
+        prompt[: len(prompt) - visible],
+        prompt[len(prompt) - visible :],
         reference[:keep],
         reference[keep:],
         owners,
@@ -192,7 +188,7 @@ def _sample(sample: Mapping[str, Any], number: int, numbers: Mapping[str, int]) 
 
 
 def _pieces(sample: Mapping[str, Any], numbers: Mapping[str, int]) -> tuple[list[Piece], list[Piece]]:
-    """The prompt and the reference, in tokens where their owners are known."""
+    """Split the prompt and the reference into tokens where their owners are known, else into lines."""
     if not sample.get("tokens"):
         return _words(sample["prompt"]), _words(sample["reference"])
     prompt, reference, read = list[Piece](), list[Piece](), 0
@@ -216,7 +212,7 @@ def _words(text: str) -> list[Piece]:
 
 
 def _reach(lengths: list[int], limit: int) -> int:
-    """How many of the first pieces there are up to `limit` characters: one at least, and all if that leaves out few."""
+    """Count the first pieces within `limit` characters: at least one, and all where few characters would be left."""
     total, count = 0, 0
     for length in lengths:
         if count and total + length > limit and sum(lengths) > limit * 1.25:
@@ -226,7 +222,7 @@ def _reach(lengths: list[int], limit: int) -> int:
 
 
 def text_rows(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Domain -> split -> the key of its count of rows in data.json."""
+    """Domain -> split -> the key of the number of rows in data.json."""
     found: dict[str, dict[str, str]] = {}
     for key in data.get("rows", {}):
         domain, _, split = key.rpartition("/")

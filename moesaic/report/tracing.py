@@ -1,6 +1,6 @@
-"""A routing trace as a section of a report: its summary, how sure the router was, and where somebody knew better.
+"""A routing trace as a section of a report: summary, confidence of the router, and corrections.
 
-Knows nothing about how a trace is written or read: see `generate.trace`.
+Knows nothing about the format of a trace: see `generate.trace`.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ BINS, MOST = 10, 20
 
 @dataclass(frozen=True)
 class Told:
-    """What the section shows. `wrong`: decisions corrected to another name; of `more` of them only the number."""
+    """Content of the section. `wrong`: decisions with another name as correction; `more`: number of others."""
 
     summary: dict[str, Any]
     figure: Figures
@@ -30,7 +30,7 @@ class Told:
 
 
 def told_of(path: Path) -> Told:
-    """Read a trace; a row that is no decision raises DataError with its line."""
+    """Read a trace; raises DataError with the line of a row that is no decision."""
     from moesaic.generate.trace import read_trace, summary
 
     decisions = list(read_trace(path))
@@ -42,7 +42,7 @@ def told_of(path: Path) -> Told:
 
 
 def binned(shares: list[float]) -> list[dict[str, Any]]:
-    """How many of the shares are in each of ten bins of equal width; 1 belongs to the last."""
+    """Count the shares in ten bins of equal width; 1 belongs to the last."""
     counts = [0] * BINS
     for share in shares:
         counts[min(int(share * BINS), BINS - 1)] += 1

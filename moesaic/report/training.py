@@ -1,6 +1,6 @@
-"""The training logs as panels of a page: one for every part, all its learning rates in it; one for all routers.
+"""Training logs as panels of a page: one for every part with all its learning rates, two for all routers.
 
-Knows nothing about how a part is trained: rows with a step, a loss, and now and then what was measured on validation.
+Knows nothing about how a part is trained: rows have a step, a loss, and sometimes a validation figure.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ OWN, RIVALS = "router", "controls/routers/"
 
 @dataclass(frozen=True)
 class Line:
-    """What a panel's legend says of a line: its colour and dashes, and what it reached on validation."""
+    """A line of a panel's legend: colour, dashes, and the best validation figure."""
 
     label: str
     number: int
@@ -27,7 +27,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart with its legend; `window`: the steps that its curves are the mean over."""
+    """A chart with its legend; `window`: the number of steps in its running mean."""
 
     title: str
     chart: Markup
@@ -37,7 +37,7 @@ class Panel:
 
 
 def panels(logs: Logs, experts: list[str]) -> list[Panel]:
-    """The base, the experts in their order, what is trained like an expert, and the routers."""
+    """Panels of the base, the experts in their order, the joint controls, and the routers."""
     order = ["base", *(f"experts/{name}" for name in experts), "controls/joint", "controls/joint_wide"]
     routers = {place: rates for place, rates in logs.items() if place == OWN or place.startswith(RIVALS)}
     parts = sorted(logs.keys() - routers.keys(), key=lambda at: (order.index(at) if at in order else len(order), at))
@@ -52,7 +52,7 @@ def _part(place: str, rates: dict[str, Rows]) -> Panel:
         scores.append(max((row["score"] for row in rows if "score" in row), default=None))
         lines.append(Curve([row["step"] for row in rows if "loss" in row], loss, marks, number))
         reached.append(min((nats for _, nats in marks), default=None))
-    if any(score is not None for score in scores):  # of an expert that classifies: its loss has another scale
+    if any(score is not None for score in scores):  # an expert that classifies: its loss has another scale
         reached, choose, words, measure = scores, max, "nats per row", "score"
     else:
         choose, words, measure = min, "nats per token", "validation"
@@ -65,7 +65,7 @@ def _part(place: str, rates: dict[str, Rows]) -> Panel:
 
 
 def _routers(places: dict[str, dict[str, Rows]]) -> Iterator[Panel]:
-    """What the routers lost in training, and how they did on validation: all of them in each of two charts."""
+    """Draw the losses of all routers in one chart, their validation scores in another."""
     logs = {place.removeprefix(RIVALS): rows for place, rates in places.items() for rows in rates.values()}
     if not logs:
         return

@@ -32,7 +32,7 @@ def test_several_hosts_share_the_experts(moesaic):
         "host 1, RAM",
     ]
     code, out, err = moesaic("plan", *FOUR, "--site", "ffn", "--vram", "2GB", "--hosts", 2)
-    assert code == 8 and err.startswith("error: host 0, device 0: it does not fit: ")
+    assert code == 8 and err.startswith("error: host 0, device 0: the plan does not fit: ")
 
 
 def test_json_has_all_of_it(moesaic):
@@ -45,13 +45,13 @@ def test_json_has_all_of_it(moesaic):
 
 def test_what_does_not_fit_ends_in_8_after_the_table(moesaic):
     code, out, err = moesaic("plan", "llama-3-70b", "--vram", "17GB")
-    assert code == 8 and out.startswith("part ") and err.startswith("error: device 0: it does not fit: ")
+    assert code == 8 and out.startswith("part ") and err.startswith("error: device 0: the plan does not fit: ")
 
 
 def test_what_cannot_be_composed_ends_in_5_with_every_difference(moesaic):
     code, out, err = moesaic("plan", "llama-3-8b", "mistral-7b", "--site", "linear")
     assert code == 5 and "\nApart\nmistral-7b: context: 32768, and the base 8192\n" in out
-    assert "mistral-7b: context: these models cannot be composed, and " in err
+    assert "mistral-7b: context: these models cannot be composed (" in err
     told = json.loads(moesaic("plan", "llama-3-8b", "mistral-7b", "--site", "linear", "--json")[1])
     assert not told["compatible"] and {one["field"] for one in told["differences"]} > {"vocab_size", "window"}
 
@@ -59,11 +59,11 @@ def test_what_cannot_be_composed_ends_in_5_with_every_difference(moesaic):
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (("--vram", "much"), "vram: not a size of memory"),
+        (("--vram", "much"), "vram: wrong size of memory"),
         (("--bandwidth", "12GB"), "bandwidth: not two rates"),
         (("--site", "head"), "site: unknown; expected linear or ffn or model"),
-        (("--batch", 0), "batch: not a number of them"),
-        (("--hosts", 0), "hosts: not a number of them"),
+        (("--batch", 0), "batch: wrong number"),
+        (("--hosts", 0), "hosts: wrong number"),
     ],
 )
 def test_what_is_mistyped_ends_in_2(moesaic, arguments, what):

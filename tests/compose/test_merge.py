@@ -121,12 +121,12 @@ def test_what_cannot_be_averaged_is_refused_by_name(tokenizer, models, tmp_path)
     save_base(tmp_path / "other", tiny_decoder(0, torch.float32, vocab_size=tokenizer.vocab_size), other, {})
     with pytest.raises(CompatibilityError, match="tokenizer: .* tokens: "):
         merge([models[0], tmp_path / "other"], tmp_path / "out")
-    with pytest.raises(RecipeError, match="one model alone"):
+    with pytest.raises(RecipeError, match="one model needs no merging"):
         merge(models[:1], tmp_path / "out")
-    with pytest.raises(RecipeError, match="weights: not a weight for each model; expected 2; got 3"):
+    with pytest.raises(RecipeError, match="weights: wrong number of weights; expected 2; got 3"):
         merge(models[:2], tmp_path / "out", weights=[1, 2, 3])
     for weights in ([0, 0], [1, float("nan")], [1, -1]):
-        with pytest.raises(RecipeError, match="weights: no weights"):
+        with pytest.raises(RecipeError, match="weights: wrong weights"):
             merge(models[:2], tmp_path / "out", weights=weights)
     assert not (tmp_path / "out").exists()
     with pytest.raises(StorageError, match="the path already exists"):

@@ -36,7 +36,7 @@ def test_a_size_is_read(text, count):
 
 @pytest.mark.parametrize("text", ["", "GB", "17", "-1GB", "17 gigabytes", "0GB", "1e9"])
 def test_what_is_no_size_is_refused(text):
-    with pytest.raises(RecipeError, match="ram: not a size of memory"):
+    with pytest.raises(RecipeError, match="ram: wrong size of memory"):
         bytes_of(text, "ram")
 
 

@@ -59,13 +59,7 @@ print(resident() - before)
 """
 
 CONFIG = DecoderConfig(
-    vocab_size=16000,
-    hidden_size=1024,
-    num_layers=10,
-    num_heads=16,
-    num_kv_heads=4,
-    intermediate_size=4096,
-    context=512,
+    vocab_size=16000, hidden_size=1024, num_layers=10, num_heads=16, num_kv_heads=4, intermediate_size=4096, context=512
 )
 TOLERANCE = 0.03
 

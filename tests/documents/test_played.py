@@ -98,7 +98,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_the_tutorial_goes_from_three_adapters_to_a_report(played: dict[str, str]) -> None:
     said = played["docs/tutorial.md"]
     assert "adopted math, code, dialogue\n" in said and "prompts that it was made without to their own expert" in said
-    assert "\nUse " in said and "\nrouter <--" in said
+    assert "\nUse " in said and "\nmixture <--" in said
     assert "rows         2, the prompt's text in 2 of them" in said and "report/index.html" in said
 
 
@@ -113,7 +113,7 @@ def test_three_adapters_become_one_model(played: dict[str, str]) -> None:
 def test_own_data_becomes_a_mixture(played: dict[str, str]) -> None:
     said = played["docs/data.md"]
     assert said.startswith("Use ")
-    assert all(f"\n{name} " in said for name in ("base", "joint_wide", "router <--", "oracle_best"))
+    assert all(f"\n{name} " in said for name in ("base", "joint_wide", "mixture <--", "oracle_best"))
     assert "> Please count from 3 to 7." in said and "\nrouted to " in said
     assert played["docs/python.md"].splitlines()[-1].startswith("Use ")
     assert "device 1: 17.2 GB of 40.0 GB" in played["docs/scaling.md"]

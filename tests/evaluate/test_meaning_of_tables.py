@@ -15,6 +15,7 @@ from moesaic.cli.printing import show_run, show_verified
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Scores
 from moesaic.evaluate.table import plain, render
+from moesaic.evaluate.units import label
 from moesaic.evaluate.verdict import judge
 
 Meaning = dict[tuple[str, str, str], str]
@@ -54,10 +55,10 @@ def contenders(e: dict[str, Any]) -> Meaning:
     key, scores, found = e["measure"], e["measure"] == "score", {}
     title = f"{'Mean score' if scores else 'Nats per token'}, from the worst to the best"
     for name, one in e["controls"].items():
-        row, versus = f"{name} <--" if name == "router" else name, one["versus_router"]
+        row, versus = "mixture <--" if name == "router" else name, one["versus_router"]
         found |= {(title, row, domain): nats(value) for domain, value in one[key].items()}
         difference = f"{signed(versus['difference'])} {between(signed, versus['interval'])}" if versus else "-"
-        found[title, row, "router ahead" if scores else "minus router"] = difference
+        found[title, row, "mixture better by"] = difference
         if scores:
             found[title, row, "accuracy"] = nats(one["accuracy"]["value"])
     return found
@@ -76,7 +77,7 @@ def routers(e: dict[str, Any]) -> Meaning:
 
 def written(e: dict[str, Any]) -> Meaning:
     return {
-        (f"Written after {scores['base']['rows']:.0f} prompts of {domain}", name, metric): nats(one[metric])
+        (f"Written after {scores['base']['rows']:.0f} prompts of {domain}", label(name), metric): nats(one[metric])
         for domain, scores in e.get("written", {}).items()
         for name, one in scores.items()
         for metric in ("exact_match", "rouge_l")
@@ -87,15 +88,15 @@ def note(e: dict[str, Any]) -> list[str]:
     """What stands below the contenders."""
     scores, oracle = e["measure"] == "score", e["controls"]["oracle"]
     said = [
-        f"{'router ahead' if scores else 'minus router'}: above 0 the router is better, with its 90% interval",
+        "mixture better by: negative where the contender is better, with its 90% interval",
         f"regret {nats(e['regret']['value'])} {between(nats, e['regret']['interval'])}",
-        f"gap closed {nats(e['gap_closed']['value'])} {between(nats, e['gap_closed']['interval'])}",
+        f"gap closed {share(e['gap_closed']['value'])} {between(share, e['gap_closed']['interval'])}",
         "best part expert:owl, chosen on validation",
     ]
     if scores:
         right, product = e["router"]["accuracy"], e["router"]["accuracy_x_score"]
         product_said = f"score of the oracle {nats(oracle['score']['all'])} = {nats(product)}"
-        said += ["accuracy: of all rows of all tasks", f"routed right {nats(right)} x {product_said}"]
+        said += ["accuracy: of all rows of all tasks", f"routing accuracy {nats(right)} x {product_said}"]
     return said
 
 
@@ -203,9 +204,9 @@ def test_the_sentence_of_a_verdict_names_whom_its_figures_are_of(mixture_first, 
     cost = found["controls"][use]["cost"]
     assert said["size"] == f"{cost['bytes'] / 10**6:.1f} MB" and said["speed"] == count(cost["tokens_per_second"])
     close, sizes = found["verdict"]["reasons"][:2]
-    assert close == f"Within 1% of the best, {best} at {nats(means[best])}: {second}."
+    assert close == f"Within 1% of the best, {label(best)} at {nats(means[best])}: {label(second)}."
     listed = {name: f"{found['controls'][name]['cost']['bytes'] / 10**6:.1f} MB" for name in (other, "router")}
-    assert sizes == f"By active bytes: {', '.join(f'{name} {one}' for name, one in listed.items())}."
+    assert sizes == f"By active bytes: {', '.join(f'{label(name)} {one}' for name, one in listed.items())}."
 
 
 def test_the_reasons_of_a_verdict_name_whom_their_figures_are_of():
@@ -216,8 +217,9 @@ def test_the_reasons_of_a_verdict_name_whom_their_figures_are_of():
     low, high = controls["expert:owl"]["versus_router"]["interval"]
     assert f"The mixture is {off} (95% interval {nats(-high)} to {nats(-low)}) worse than expert:owl." in reasons
     base, used = (controls[name]["nats"]["unseen"] for name in ("base", "expert:owl"))
-    (said,) = (reason for reason in reasons if reason.startswith("On domains that nobody trained for it is "))
-    assert said.startswith(f"On domains that nobody trained for it is {nats(base - used)} (95% interval ")
+    (said,) = (reason for reason in reasons if reason.startswith("On domains without training rows, "))
+    start = f"On domains without training rows, the expert owl alone is {nats(base - used)} (95% interval "
+    assert said.startswith(start)
     assert said.endswith(" better than the base.")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesaic.errors import CompatibilityError, DataError
-from moesaic.evaluate.statistics import Difference, Means, Scores, bounds, interval, mean_nats, paired, perplexity
+from moesaic.evaluate.statistics import Difference, Means, Scores, bounds, mean_nats, paired, perplexity
 
 
 def scored(nats: list[float], tokens: list[int], domains: str | list[str], groups: str | list[str]) -> Scores:
@@ -141,6 +141,10 @@ def test_ignoring_the_groups_would_be_too_sure():
     alone = replace(scores, groups=[str(row) for row in range(len(scores.groups))])
     width = np.diff(interval(scores))
     assert width > 1.15 * np.diff(interval(alone))
+
+
+def interval(scores: Scores, **settings: int) -> tuple[float, float]:
+    return Means.of({"it": scores}, **settings).interval("it")
 
 
 def test_pairing_narrows_the_interval():

@@ -54,7 +54,7 @@ def test_the_verdict_is_the_first_line():
         assert text.splitlines()[0].rstrip() == sentence
 
 
-def test_rows_go_from_worst_to_best_with_the_router_marked():
+def test_rows_go_from_worst_to_best_with_the_mixture_marked():
     result = evaluation("math", "code")
     lines = plain(result).splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("contender"))
@@ -62,7 +62,7 @@ def test_rows_go_from_worst_to_best_with_the_router_marked():
     values = [float(line.replace("<--", "").split()[1]) for line in body]
     assert values == sorted(values, reverse=True)
     assert len(body) == len(result["controls"])
-    assert [line.split()[0] for line in body if "<--" in line] == ["router"]
+    assert [line.split()[0] for line in body if "<--" in line] == ["mixture"]
 
 
 def test_numbers_have_three_decimals_and_unknown_ones_a_dash():
@@ -74,8 +74,9 @@ def test_numbers_have_three_decimals_and_unknown_ones_a_dash():
     assert f"{versus['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in text
     keyword = next(line for line in text.splitlines() if line.startswith("keyword"))
     assert keyword.split() == ["keyword", "text", "top_1", "-", "600", "-", "0.700", "0.690", "-", "-"]
-    for key in ("regret", "gap_closed"):
-        assert f"{key.replace('_', ' ')} {result[key]['value']:.3f}" in " ".join(text.split())
+    note = " ".join(text.split())
+    assert f"regret {result['regret']['value']:.3f}" in note
+    assert f"gap closed {result['gap_closed']['value']:.1%}" in note
 
 
 def test_columns_stand_in_line():
@@ -93,7 +94,7 @@ def test_nothing_is_wider_than_the_page_and_nothing_is_lost(domains: tuple[str, 
     flat, coloured = plain(result, width), printed(result, width)
     assert max(map(len, flat.splitlines())) <= width
     headings = [word for line in flat.splitlines() if line.startswith("contender") for word in line.split()]
-    assert [word for word in headings if word not in ("contender", "minus", "router")] == [
+    assert [word for word in headings if word not in ("contender", "mixture", "better", "by")] == [
         "all",
         "unseen",
         *domains_in(result),
@@ -120,7 +121,7 @@ def test_five_domains_fit_on_a_hundred_columns():
 
 def test_without_a_router_unseen_rows_or_tried_routers_their_columns_go():
     text = plain(evaluation("math", unseen=False, router=False, tried=False))
-    assert "minus router" not in text and "<--" not in text
+    assert "mixture better by" not in text and "<--" not in text
     assert not any("unseen" in line for line in text.splitlines() if line.startswith("contender"))
     assert "Routers tried" not in text
 
@@ -132,7 +133,7 @@ def test_what_was_written_is_a_table_for_each_domain_with_the_mixture_marked():
     at = lines.index("Written after 40 prompts of math")
     assert [line.split() for line in lines[at + 4 : at + 6]] == [
         ["base", "0.250", "0.500"],
-        ["router", "0.250", "0.750"],
+        ["mixture", "0.250", "0.750"],
     ]
 
 

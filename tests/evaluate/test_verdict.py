@@ -94,11 +94,11 @@ def test_the_layout_is_plain_json_in_the_plans_order():
         *("router", "oracle", "oracle_best"),
     ]
     assert set(result["controls"]["joint"]) == {
-        *("nats", "perplexity", "interval", "versus_router", "versus_router_unseen"),
+        *("nats", "perplexity", "interval", "versus_router", "versus_router_unseen")
     }
     assert result["controls"]["router"]["cost"]["bytes"] == 20
     assert set(result["verdict"]) == {
-        *("use", "sentence", "within", "best", "runner_up", "bytes", "tokens_per_second", "reasons"),
+        *("use", "sentence", "within", "best", "runner_up", "bytes", "tokens_per_second", "reasons")
     }
 
 
@@ -110,7 +110,7 @@ def test_intervals_are_the_paired_ones():
     assert (versus["difference"], *versus["interval"]) == pytest.approx(tuple(expected))
     unseen = result["controls"]["joint"]["versus_router_unseen"]
     assert (unseen["difference"], *unseen["interval"]) == pytest.approx(
-        tuple(paired(scores["joint"], scores["router"], "unseen", 5, 100, 0.8))
+        tuple(paired(scores["joint"], scores["router"], "unseen", seed=5, resamples=100, level=0.8))
     )
 
 
@@ -194,11 +194,11 @@ def test_whatever_is_missing_is_said_not_invented():
     assert list(alone["controls"]) == ["base"]
     assert alone["best_single"] is None
     assert alone["best_part"]["name"] == "base"
-    assert alone["regret"] == {"value": None, "interval": None, "reason": "no oracle and no router"}
-    assert alone["gap_closed"]["reason"] == "no oracle and no router"
+    assert alone["regret"] == {"value": None, "interval": None, "reason": "no mixture and no oracle"}
+    assert alone["gap_closed"]["reason"] == "no mixture and no oracle"
     assert alone["verdict"]["runner_up"] is None
     assert alone["verdict"]["sentence"].startswith("Use the base alone: ")
-    assert "nothing else was measured" in alone["verdict"]["sentence"]
+    assert "no other contender was measured" in alone["verdict"]["sentence"]
 
     orphans = judge({"expert:code": contender(0, 0), "router": contender(0, 0)})  # math rows belong to nobody
     assert "oracle" not in orphans["controls"] and "oracle_best" in orphans["controls"]
@@ -231,7 +231,8 @@ def test_the_mixture_wins():
     assert verdict["sentence"].endswith("; 8.1 MB active; 1,402 tokens/s.")
     assert (verdict["bytes"], verdict["tokens_per_second"]) == (8_120_000, 1402.4)
     assert any(
-        "nobody trained for it is 0.0" in reason and "worse than the base" in reason for reason in verdict["reasons"]
+        "without training rows, the mixture is 0.0" in reason and "worse than the base" in reason
+        for reason in verdict["reasons"]
     )
 
 
@@ -261,7 +262,7 @@ def test_the_cheapest_within_one_percent():
     by_bytes = judge(scores, costs={"router": {"bytes": 9}, "joint": {"bytes": 10}})["verdict"]
     assert by_bytes["within"] == ["router", "joint"]
     assert by_bytes["use"] == "router"
-    assert any(reason == "By active bytes: router 9 bytes, joint 10 bytes." for reason in by_bytes["reasons"])
+    assert any(reason == "By active bytes: mixture 9 bytes, joint 10 bytes." for reason in by_bytes["reasons"])
     equal = judge(scores, costs={"router": {"bytes": 10}, "joint": {"bytes": 10}})["verdict"]
     assert equal["use"] == "joint"
     half_known = judge(scores, costs={"router": {"bytes": 9}, "joint": {"bytes": None}})["verdict"]

@@ -173,7 +173,7 @@ ANSWERS = {
 }
 EVALUATION = {
     "a hundredth of the scale instead of one percent": Mutant(
-        "Score.close", "within * abs(1 - best)", "within", "evaluate/test_units.py"
+        "Unit.close", "within * abs(self.figure(best))", "within", "evaluate/test_units.py"
     ),
     "the best part as the best expert": Mutant(
         "_best_parts",

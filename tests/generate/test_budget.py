@@ -225,13 +225,13 @@ def test_what_cannot_fit_is_refused_before_anything_is_loaded(made, monkeypatch,
     for site in (*SITES, "linear"):
         least = room(made / site, 4 if site == "linear" else 1)
         missing = plan(made / site, ram=least - 1)
-        with pytest.raises(MemoryLimitError, match="RAM: it does not fit: 1 bytes are missing") as refused:
+        with pytest.raises(MemoryLimitError, match="RAM: the plan does not fit: 1 bytes are missing") as refused:
             moesaic.load(made / site, ram=least - 1)
         with pytest.raises(MemoryLimitError) as planned:
             missing.require()
         assert str(refused.value) == str(planned.value) and not read
         assert status(["generate", str(made / site), "one", "--ram", str(least - 1)]) == 8
-        assert "error: RAM: it does not fit: 1 bytes are missing" in capsys.readouterr().err
+        assert "error: RAM: the plan does not fit: 1 bytes are missing" in capsys.readouterr().err
 
 
 def test_adapters_are_held_whole(made):
@@ -264,7 +264,7 @@ def test_room_for_the_experts_of_one_row_is_always_kept(made):
 
 def test_a_device_must_be_there_and_only_one(made):
     if not torch.cuda.is_available():
-        with pytest.raises(RecipeError, match="vram: there is no device with memory of its own here"):
+        with pytest.raises(RecipeError, match="vram: no accelerator on this machine"):
             moesaic.load(made / "model", vram="1GB")
     with pytest.raises(RecipeError, match="vram: a mixture runs on one device"):
         moesaic.load(made / "model", vram="1GB,1GB")
@@ -418,4 +418,4 @@ def test_the_command_line_says_what_was_fetched(made, capsys):
     assert "routed to beta" in capsys.readouterr().out
     assert status(["inspect", str(made / "model"), "--ram", ram]) == 2
     assert status(["generate", str(made / "model"), "one", "--ram", "much"]) == 2
-    assert "ram: not a size of memory" in capsys.readouterr().err
+    assert "ram: wrong size of memory" in capsys.readouterr().err

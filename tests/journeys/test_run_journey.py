@@ -83,7 +83,7 @@ def test_what_was_made_is_asked_shown_and_planned(here, command, prompts, tmp_pa
 
     code, out, _ = command("evaluate", "small.yaml")
     evaluation = json.loads(Path("runs/small/evaluation.json").read_text())
-    router = next(line for line in out.splitlines() if line.startswith("router <--"))
+    router = next(line for line in out.splitlines() if line.startswith("mixture <--"))
     assert code == 0 and f"{evaluation['controls']['router']['nats']['all']:.3f}" in router
 
     code, out, _ = command("report", "runs/small", "--to", tmp_path / "page.html")

@@ -54,7 +54,7 @@ def test_settings_that_differ_are_listed_with_both_values(runs, seen):
 
 
 def test_equal_and_missing_recipes_are_told(runs, seen):
-    assert "The recipes ask for the same." in seen(compare_reports(*runs).read_text()).text
+    assert "The recipes have the same settings." in seen(compare_reports(*runs).read_text()).text
     (runs[1] / "recipe.yaml").write_text("a: [")
     assert "A recipe cannot be read: not YAML" in seen(compare_reports(*runs).read_text()).text
     (runs[1] / "recipe.yaml").unlink()
@@ -62,7 +62,7 @@ def test_equal_and_missing_recipes_are_told(runs, seen):
 
 
 def test_runs_judged_on_other_rows_are_told_apart(runs, seen):
-    told = "not on the same numbers of rows"
+    told = "their rows differ in number or domain"
     assert told not in seen(compare_reports(*runs).read_text()).text
     at = runs[1] / "evaluation.json"
     found = read_sealed(at)

@@ -30,6 +30,7 @@ from sentinels import (
     texts,
 )
 
+from moesaic.evaluate.units import label
 from moesaic.report import compare_reports, write_report
 
 Meaning = dict[Any, str]
@@ -123,6 +124,11 @@ def headings_of(table: Element) -> list[str]:
     return [cell.words() for cell in cells[1:] for _ in range(int(cell.attributes.get("colspan") or 1))]
 
 
+def key_of(contender: str) -> str:
+    """The key of a contender in evaluation.json."""
+    return "router" if contender == "mixture" else contender
+
+
 def numbers(meaning: Meaning) -> set[str]:
     """Every figure in the texts that are expected, and in the words beside them."""
     texts = [*meaning.values(), *(" ".join(words) for words in meaning if isinstance(words, tuple))]
@@ -141,7 +147,11 @@ def tiles(e: dict[str, Any]) -> Meaning:
     """The words under each headline -> the headline, and what is said below."""
     mixture = e["controls"]["router"]
     scores = e["measure"] == "score"
-    regret = "regret: what the router loses to the oracle" if scores else "nats of regret: the router minus the oracle"
+    of_scores, of_nats = (
+        "score of the oracle minus that of the mixture",
+        "nats of the mixture minus those of the oracle",
+    )
+    regret = f"regret: {of_scores if scores else of_nats}"
     return {
         ("mean score" if scores else "nats per token") + " of the mixture": f"{nats(mixture[e['measure']]['all'])} "
         f"{between(nats, mixture['interval'])}",
@@ -156,19 +166,20 @@ def tiles(e: dict[str, Any]) -> Meaning:
 
 def contenders(e: dict[str, Any]) -> Meaning:
     key, found = e["measure"], {}
-    ahead = "router ahead" if key == "score" else "minus router"
     speeds = e["timing"].get("tokens_per_second", {})
     for name, one in e["controls"].items():
-        cell = partial(lambda row, column: ("Contenders, from the best to the worst", row, column), name)
+        cell = partial(lambda row, column: ("Contenders, from the best to the worst", label(row), column), name)
         versus = one["versus_router"]
         found |= {cell(domain): nats(one[key][domain]) for domain in one[key] if domain != "all"}
         found |= {
             cell("all"): nats(one[key]["all"]) + between(nats, one["interval"]),
-            cell(ahead): signed(versus["difference"]) + between(signed, versus["interval"]) if versus else "-",
+            cell("mixture better by"): signed(versus["difference"]) + between(signed, versus["interval"])
+            if versus
+            else "-",
             cell("parameters"): count(one["cost"]["parameters"]),
             cell("active bytes"): size(one["cost"]["bytes"]),
-            cell("tokens/s"): count(speeds[name]) if name in speeds else "-",
         }
+        found |= {cell("tokens/s"): count(speeds[name]) if name in speeds else "-"} if speeds else {}
     return found
 
 
@@ -184,7 +195,7 @@ def experts_by_domain(e: dict[str, Any]) -> Meaning:
         off = {f"expert:{name}": controls[f"expert:{name}"][key][domain] - base for name in EXPERTS}
         framed = best(off, key=lambda name: off[name])
         for name, value in (off | {"router": controls["router"][key][domain] - base}).items():
-            found[caption, name, domain] = signed(value) + (" best" if name == framed else "")
+            found[caption, label(name), domain] = signed(value) + (" best" if name == framed else "")
     return found
 
 
@@ -221,7 +232,7 @@ def routers(e: dict[str, Any]) -> Meaning:
 
 def written(e: dict[str, Any]) -> Meaning:
     return {
-        (f"{domain}, {count(scores['base']['rows'])} prompts", name, metric.replace("_", " ")): nats(one[metric])
+        (f"{domain}, {count(scores['base']['rows'])} prompts", label(name), metric.replace("_", " ")): nats(one[metric])
         for domain, scores in e.get("written", {}).items()
         for name, one in scores.items()
         for metric in ("exact_match", "rouge_l")
@@ -233,18 +244,18 @@ def costs(e: dict[str, Any]) -> Meaning:
     found["Parameters", "active bytes", ""] = size(e["controls"]["router"]["cost"]["bytes"])
     found |= {("Time of each stage", name, ""): seconds(e["timing"]["stages"][name]) for name in STAGES}
     speeds = e["timing"].get("tokens_per_second", {})
-    return found | {("Tokens a second", name, ""): count(value) for name, value in speeds.items()}
+    return found | {("Tokens per second", label(name), ""): count(value) for name, value in speeds.items()}
 
 
 def data(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
     found = {}
     for name in EXPERTS:
-        cell = partial(lambda *a: a, "Rows of each domain, and what was judged on", name)
+        cell = partial(lambda *a: a, "Rows of each domain by split, and rows in the evaluation", name)
         found |= {cell(split): count(d["rows"][f"{name}/{split}"]) for split in ("train", "validation", "test")}
         found |= {
-            cell("judged on"): count(e["rows"][name]),
+            cell("evaluated"): count(e["rows"][name]),
             cell("groups"): count(e["groups"][name]),
-            cell("cut off"): count(e["truncated"][name]),
+            cell("truncated"): count(e["truncated"][name]),
             cell("dropped"): ", ".join(f"{why} {count(rows)}" for why, rows in d["dropped"][name].items()),
         }
     for file, one in d["files"].items():
@@ -265,10 +276,10 @@ def sentences(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
         f"Intervals: 90%, paired bootstrap of {count(e['intervals']['resamples'])} resamples.",
         "best part": "The best part, chosen on validation rows, is "
         f"expert:owl at {nats(e['best_part'][e['measure']])}.",
-        "router": f"linear on hidden_mean, selection {own['selection']}: how it decided",
+        "router": f"linear on hidden_mean, selection {own['selection']}. Its decisions on the test rows",
         "utilisation": f"Utilisation share of rows; entropy {nats(own['utilisation_entropy'])} nats, "
-        f"{share(own['utilisation_evenness'])} of the most there can be",
-        "calibration": f"Is it as sure as it is right? expected calibration error {nats(own['calibration_error'])}",
+        f"{share(own['utilisation_evenness'])} of the maximum",
+        "calibration": f"Accuracy against confidence expected calibration error {nats(own['calibration_error'])}",
         "duplicates": "Texts found in two splits or domains: wren/train ~ owl/test "
         f"({count(twice['exact'])} exact, {count(twice['near'])} near).",
     }
@@ -305,13 +316,13 @@ def test_contenders_stand_from_the_best_to_the_worst_with_their_notes(run):
     rises, controls = evaluation["measure"] == "score", evaluation["controls"]
     table = page.root.one("table", "contenders").one("tbody")
     read = [row.one("th") for row in table.all("tr")]
-    scores = [controls[head.words(without=("em",))][evaluation["measure"]]["all"] for head in read]
+    scores = [controls[key_of(head.words(without=("em",)))][evaluation["measure"]]["all"] for head in read]
     assert scores == sorted(scores, reverse=rises) and len(scores) == len(controls)
     notes = {head.words(without=("em",)): [note.words() for note in head.all("em")] for head in read}
     bounds = {name: ["bound"] for name in ("random", "oracle", "oracle_best")}
     assert {name: said for name, said in notes.items() if said} == {
         "joint": ["use this"],
-        "router": ["as good"],
+        "mixture": ["as good"],
         **bounds,
     }
 
@@ -322,7 +333,7 @@ def test_colours_say_better_where_an_expert_is_better_than_the_base(run):
     table = page.root.one("table", "heat")
     for row in [*table.one("tbody").all("tr")][1:]:
         for domain, cell in zip(headings_of(table), row.all("td"), strict=True):
-            more = controls[row.one("th").words()][key][domain] > controls["base"][key][domain]
+            more = controls[key_of(row.one("th").words())][key][domain] > controls["base"][key][domain]
             assert ("better" in cell.kinds, "worse" in cell.kinds) == ((more, not more)[:: 1 if key == "score" else -1])
 
 
@@ -365,8 +376,8 @@ def test_a_sample_is_shown_with_its_own_texts_and_weights(run):
         assert article.one("b").words() == sample["chosen"]
         assert article.one("p", "weights").words() == shares_of_samples(evaluation)[sample["domain"]]
         read = {part.one("h4").words(): part.one("pre").words() for part in article.one("div", "texts").all("div")}
-        ended = "to its end" if sample["finish"] == "stop" else "cut off"
-        answer = "What the mixture said" if evaluation["measure"] == "score" else f"What the mixture wrote {ended}"
+        ended = " finished" if sample["finish"] == "stop" else " stopped at the token limit"
+        answer = "Answer of the mixture" + ("" if evaluation["measure"] == "score" else ended)
         expected = {"Prompt": sample["prompt"], "Reference": sample["reference"].strip(), answer: sample["text"]}
         assert read == expected
         titles = [one.attributes["title"] for one in article.all("span") if "title" in one.attributes]
@@ -407,8 +418,8 @@ def test_every_line_of_a_training_is_beside_what_its_own_log_reached(make_run, t
             reached[title, f"rate {rate}"] = best = draw.share()
             worse = best / 2 if measure == "score" else best + 1
             log_of(run / "metrics" / place / f"lr-{rate}.jsonl", measure, [worse, best, worse])
-    for place, label in (("router", "router"), ("controls/routers/mlp-text-all", "mlp-text-all")):
-        reached["routers: validation", label] = best = draw.share()
+    for place, curve in (("router", "router"), ("controls/routers/mlp-text-all", "mlp-text-all")):
+        reached["routers: validation", curve] = best = draw.share()
         log_of(run / "metrics" / place / "lr-0.01.jsonl", "score", [best / 2, best, best / 2])
     page = Page(write_report(run))
     read, won = {}, {}
@@ -417,15 +428,15 @@ def test_every_line_of_a_training_is_beside_what_its_own_log_reached(make_run, t
         assert (figure.one("div", "chart").attributes["aria-label"] or "").startswith(f"{title} over the steps")
         for line in figure.one("ul", "legend").all("li"):
             if spans := [*line.all("span")]:
-                label = line.words(without=("span",))
-                read[title, label] = spans[0].words()
-                won |= {title: label} if "won" in line.kinds else {}
+                curve = line.words(without=("span",))
+                read[title, curve] = spans[0].words()
+                won |= {title: curve} if "won" in line.kinds else {}
     words = {title: "macro F1" if title.startswith("routers") else measure for title, _ in reached}
-    assert read == {(title, label): f"{words[title]} {nats(value)}" for (title, label), value in reached.items()}
-    for title, label in won.items():
+    assert read == {(title, curve): f"{words[title]} {nats(value)}" for (title, curve), value in reached.items()}
+    for title, curve in won.items():
         every = {other: value for (of, other), value in reached.items() if of == title}
         best_of = max if words[title] != "validation" else min
-        assert label == best_of(every, key=lambda one: every[one])
+        assert curve == best_of(every, key=lambda one: every[one])
     assert won.keys() == words.keys()
 
 
@@ -461,7 +472,7 @@ def test_each_column_of_a_comparison_is_the_run_that_its_letter_names(make_run, 
         expected[caption, label, "B minus A"] = text
 
     for name in CONTENDERS:
-        row(f"{unit}, the best of A first", name, nats, "controls", name, key, "all")
+        row(f"{unit}, the best of A first", label(name), nats, "controls", name, key, "all")
     row(f"{unit}, the best of A first", "regret", nats, "regret", "value")
     row(f"{unit}, the best of A first", "gap closed", share, "gap_closed", "value")
     for domain in DOMAINS if key == "nats" else EXPERTS:
@@ -477,9 +488,7 @@ def test_each_column_of_a_comparison_is_the_run_that_its_letter_names(make_run, 
     for name in STAGES:
         row("Size, speed and time", f"seconds, {name}", seconds, "timing", "stages", name)
     if key == "nats":
-        row("Size, speed and time", "tokens a second", count, "timing", "tokens_per_second", "router")
-    else:
-        expected |= {("Size, speed and time", "tokens a second", column): "-" for column in ("A", "B", "B minus A")}
+        row("Size, speed and time", "tokens per second", count, "timing", "tokens_per_second", "router")
     assert cells(page) == expected
     assert page.figures() <= numbers(expected)
     for letter, name, one, article in zip("AB", ("left", "right"), (a, b), page.root.all("article"), strict=True):
@@ -510,11 +519,11 @@ def test_every_figure_of_a_trace_is_the_count_that_its_words_name(make_run, tmp_
     assert (
         "38 decisions, from 2026-01-31 12:00 to 2026-01-31 12:00 UTC. In 6 of them the caller named the expert" in text
     )
-    assert "share of what the router decided; it abstained 3 times" in text
+    assert "share of the router\N{RIGHT SINGLE QUOTATION MARK}s decisions; it abstained 3 times" in text
     mean = (5 * 0.9 + 11 * 0.7 + 4 * 0.8 + 9 * 0.6) / 29
     assert f"Confidence mean {nats(mean)}" in text
-    assert "13 of the router\N{RIGHT SINGLE QUOTATION MARK}s decisions were corrected" in text
-    assert f"it agrees with {share(4 / 13)} of these corrections" in text
+    assert "13 of the router\N{RIGHT SINGLE QUOTATION MARK}s decisions have a correction" in text
+    assert f"{share(4 / 13)} of these decisions were right" in text
     read = cells(page)
     caption = "Utilisation in the trace"
     assert {row: value for (of, row, _), value in read.items() if of == caption} == {

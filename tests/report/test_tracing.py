@@ -42,7 +42,7 @@ def test_a_trace_in_which_no_router_was_asked_is_told_of(make_run, seen, tmp_pat
     at = tmp_path / "trace.jsonl"
     at.write_text(row("owl", 0.9, forced=True, probabilities=None))
     text = seen(write_report(make_run(tmp_path / "run"), trace=at).read_text()).text
-    assert "The router was sure of nothing here" in text and "Nobody has corrected any of them." in text
+    assert "There is no confidence to show" in text and "No decision has a correction." in text
     at.write_text("")
     assert "0 decisions." in seen(write_report(tmp_path / "run", trace=at).read_text()).text
 

@@ -195,7 +195,7 @@ def test_the_verdict_is_the_first_line_of_the_table_and_every_figure_is_shown(ra
     _, _, evaluation = ran
     text = plain(evaluation, 120)
     assert text.startswith("Use ") and "a mean score of" in text.split("\n\n")[0].replace("\n", " ")
-    assert "router ahead" in text and "Mean score, from the worst to the best" in text
+    assert "mixture better by" in text and "Mean score, from the worst to the best" in text
     assert f"{evaluation['controls']['joint']['score']['bird']:.3f}" in text and "x score of the oracle" in text
     assert evaluation["verdict"]["use"] != "base", "who does not know the task cannot use its majority"
 
