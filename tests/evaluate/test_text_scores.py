@@ -114,14 +114,6 @@ def test_right_answers_of_a_real_set_are_truer_than_its_wrong_ones(shared: Path)
     assert scores["right"] > scores["wrong"] + 0.2
 
 
-@pytest.mark.slow
-def test_an_encoder_tells_a_right_answer_in_other_words(minilm: Path) -> None:
-    similarity = by_encoder(load_sentences(minilm).sentences)
-    row = Wanted(("Nothing happens",), ("You will grow a tree in your stomach",))
-    text = "There are no effects at all"
-    assert truth(text, row, similarity) > 0 >= truth(text, row, rouge_l)
-
-
 @pytest.mark.parametrize(
     ("module", "metric", "package"),
     [
