@@ -109,7 +109,7 @@ def of_folders(
         findings += differences
     notes = [f"the base is the first model, {shared.name}"] if base is None else []
     notes.append(f"the router is supposed to be an mlp with {HIDDEN[0]} hidden units on states of the base")
-    notes += kind.plan_notes(adapters_only=all(kept))
+    notes += [kind.plan_note] if kind.plan_note and not all(kept) else []
     router = perceptron(config.hidden_size, HIDDEN, len(experts))
     return Composition(shared, kind, tuple(distinct(experts)), router, 1, tuple(findings), tuple(notes))
 

@@ -81,10 +81,7 @@ class BasePart(Part):
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
         drop_logs(self.run, self.at, [trial])
-        with (
-            threads(recipe.workers),
-            training(self.run, self.at, trial, self.settings(), report) as (keeper, record),
-        ):
+        with threads(recipe.workers), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
             trained = fit(
                 dict(decoder.named_parameters()),
                 packed,

@@ -215,12 +215,7 @@ def opened(
         hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
         raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with (
-        listening(),
-        lock(root),
-        Recorder(root, progress or Silent()) as told,
-        Jobs(recipe.workers, told) as jobs,
-    ):
+    with listening(), lock(root), Recorder(root, progress or Silent()) as told, Jobs(recipe.workers, told) as jobs:
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))

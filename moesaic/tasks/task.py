@@ -22,7 +22,7 @@ from moesaic.errors import CompatibilityError
 from moesaic.evaluate.statistics import Judged
 from moesaic.evaluate.verdict import Cost
 from moesaic.kinds import AnyKind
-from moesaic.kinds.kind import Begun, Listener, Stored
+from moesaic.kinds.kind import Started, Listener, Stored
 from moesaic.model.classifier import Head, Pool, usual_pool
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
@@ -52,7 +52,7 @@ class Plan:
     settings: Train
     frozen: bool = False
 
-    def begin(self, body: Decoder | Encoder, seed: int) -> Begun[Any]:
+    def begin(self, body: Decoder | Encoder, seed: int) -> Started[Any]:
         """Put the contender's fresh expert into a base of its own: the same at every call."""
         return self.kind.begin(body, self.design, self.layers, Generator().manual_seed(seed))
 
