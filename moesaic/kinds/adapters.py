@@ -63,6 +63,7 @@ class AdapterSection(Expert):
     """Values to try; the best on validation is kept."""
 
     def idle(self) -> dict[str, str]:
+        """Name the keys that a folder decides, the head where nothing reads it, and the keys that a sweep replaces."""
         idle = super().idle()
         if self.path:
             idle |= dict.fromkeys(self.shape_keys(), TRAINED)
