@@ -19,7 +19,7 @@ from moesaic.errors import CompatibilityError
 from moesaic.files import write_manifest
 from moesaic.interop.outline import weighed
 from moesaic.kinds.gates import alone
-from moesaic.kinds.kind import Begun, Footprint, Kind, Lone
+from moesaic.kinds.kind import Footprint, Kind, Reloaded, Started
 from moesaic.kinds.parameters import asleep, counted, num_parameters
 from moesaic.model.mixture import AdapterMixture
 from moesaic.nn import Linear
@@ -80,7 +80,7 @@ class IA3Kind(Kind[list[str], Mapping[str, Tensor], StoredIA3]):
     def begin(self, body, design, layers: str | None, generator: Generator):
         found = targeted(body.requires_grad_(False), design, layer_range(layers, body.config.num_layers))
         put(body, [{path: linear.weight.new_ones(linear.out_features) for path, linear in found.items()}])
-        return Begun(alone, lambda: {path: body.get_submodule(path).vectors[0].clone() for path in found})
+        return Started(alone, lambda: {path: body.get_submodule(path).vectors[0].clone() for path in found})
 
     def save(self, folder: Path, value, base, facts: dict[str, Any], head=None) -> None:
         write_tensors(folder / TENSORS, value)
@@ -88,13 +88,13 @@ class IA3Kind(Kind[list[str], Mapping[str, Tensor], StoredIA3]):
         size = sum(map(torch.numel, value.values()))
         write_manifest(folder, {**own, "base_fingerprint": base.fingerprint, "parameters": size, **facts})
 
-    def lone(self, folder: Path, base, design):
+    def reload(self, folder: Path, base, design):
         stored = self.read(folder, base)
         self.attach(base.decoder, [stored])
-        return Lone(base.decoder, alone, stored)
+        return Reloaded(base.decoder, alone, stored)
 
-    def idle_part(self, lone, base):
-        return next((path for path, vector in lone.stored.vectors.items() if vector.eq(1).all()), None)
+    def idle_part(self, expert, base):
+        return next((path for path, vector in expert.stored.vectors.items() if vector.eq(1).all()), None)
 
     def holds(self, folder: Path) -> bool:
         return (folder / TENSORS).is_file()

@@ -111,7 +111,7 @@ def of_folders(
         findings += differences
     notes = [f"the base is the first model, {shared.name}"] if base is None else []
     notes.append(f"assumed router: an mlp with {HIDDEN[0]} hidden units on states of the base")
-    notes += kind.plan_notes(adapters_only=all(kinds))
+    notes += [kind.plan_note] if kind.plan_note and not all(kinds) else []
     router = perceptron(config.hidden_size, HIDDEN, len(experts))
     return Composition(shared, kind, tuple(distinct(experts)), router, 1, tuple(findings), tuple(notes))
 

@@ -19,22 +19,22 @@ __all__ = ["KINDS", "AnyKind", "Kind", "at_site", "held_in", "is_model", "named_
 
 
 def sites() -> list[str]:
-    """Where experts can meet."""
+    """The sites where experts can meet."""
     return list(dict.fromkeys(kind.site for kind in KINDS.values()))
 
 
 def at_site(site: str) -> AnyKind:
-    """The kind that reads and joins the experts of a site; those that share one do it alike."""
+    """The kind that reads and joins the experts of a site; all kinds of one site read and join alike."""
     return next(kind for kind in KINDS.values() if kind.site == site)
 
 
 def held_in(folder: Path) -> AnyKind | None:
-    """The kind of the expert in a folder, by the names of its files; None of a model, which can become several."""
+    """The kind of the expert in a folder, by the names of its files; None for a model, which can become several."""
     return next((kind for kind in KINDS.values() if kind.holds(folder)), None)
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a model lies in a folder, and no expert of another kind."""
+    """Tell whether a folder holds a model, and no expert of another kind."""
     return (folder / CONFIG).is_file() and held_in(folder) is None
 
 
@@ -42,5 +42,5 @@ def named_kind(word: str) -> AnyKind:
     """The kind that `adopt` knows by this word."""
     known = [kind.word for kind in KINDS.values() if kind.adopts]
     if word not in known:
-        raise RecipeError("unknown", field="kind", expected=" or ".join(known), got=word)
+        raise RecipeError("unknown kind", field="kind", expected=" or ".join(known), got=word)
     return KINDS[word]

@@ -1,6 +1,6 @@
-"""Can these models be composed at a site? Every difference between their configs and tokenizers, refused or allowed.
+"""Differences between the configs, tensors and tokenizers of models to be composed, each refused or allowed.
 
-What is allowed stands in one short list with its reason. Knows nothing about bytes.
+One short list names the allowed ones with their reasons. Knows nothing about bytes.
 """
 
 import os
@@ -21,35 +21,35 @@ from moesaic.interop.outline import AdapterOutline, Outline, Shape
 from moesaic.tensors.json_config import read_settings
 from moesaic.tokenizer import Tokenizer, compare
 
-TRAINING = "has a say in training only"
+TRAINING = "affects training only"
 ALLOWED: dict[str, str] = {
-    "_name_or_path": "where the folder came from",
-    "transformers_version": "who wrote the folder",
+    "_name_or_path": "the origin of the folder",
+    "transformers_version": "the program that wrote the folder",
     "torch_dtype": "how weights are stored; all are computed in one type",
     "dtype": "how weights are stored; all are computed in one type",
     "use_cache": "a cache is an argument here",
     "attention_dropout": TRAINING,
     "attention_probs_dropout_prob": TRAINING,
     "hidden_dropout_prob": TRAINING,
-    "initializer_range": "where weights began",
-    "pretraining_tp": "how products are cut up, not what they are",
+    "initializer_range": "the weights before training",
+    "pretraining_tp": "how products are split, not their values",
     "pad_token_id": "a decoder never reads padding",
     "sliding_window": "no layer has a window",
     "max_window_layers": "no layer has a window",
 }
-"""The fields of config.json in which models may differ at every site, and why. The last three only where it is true."""
+"""Fields of config.json in which models may differ at every site, and why; the last three only where that is true."""
 
 TEXT = ("vocab_size", "bos_token_id", "eos_token_id")
-"""The fields that whole models behind one router must share."""
+"""Fields that whole models behind one router must share."""
 
-OWN = "a whole model is computed by its own config"
+OWN = "a whole model uses its own config"
 TEMPLATE = "conversations are written with the base's template"
 PADDING = "padding is never read"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a model differs from the base, and how. `allowed`: why that does not matter; None: it is refused."""
+    """A difference between a model and the base. `allowed`: why it does not matter; None: it is refused."""
 
     model: str
     field: str
@@ -62,8 +62,8 @@ class Difference:
 
 
 def differences(base: Outline, other: Outline, shares_trunk: bool) -> list[Difference]:
-    """All that differs in config.json and between the tokenizers, and what is wrong with the other's tensors."""
-    published = not (base.found and other.found)  # of a published size only the wiring is known
+    """All differences in config.json and between the tokenizers."""
+    published = not (base.found and other.found)  # a published size has only its wiring
     mine, yours = (asdict(model.config) if published else meaning(model) for model in (base, other))
     found = [
         _difference(base, other, shares_trunk, field, mine.get(field), yours.get(field))
@@ -74,15 +74,15 @@ def differences(base: Outline, other: Outline, shares_trunk: bool) -> list[Diffe
 
 
 def defects(model: Outline) -> list[Difference]:
-    """What is wrong between a model's config and its own tensors."""
+    """Contradictions between a model's config and its own tensors."""
     split = (defect.partition(": ") for defect in model.defects)
     return [Difference(model.name, name, "its config says otherwise", what) for name, _, what in split]
 
 
 def unreadable(base: Outline, place: str | os.PathLike[str], error: WeightsError) -> WeightsError:
-    """An error of a model that cannot be described, with the fields in which its config.json is not the base's.
+    """Add to the error of a model that cannot be described the fields in which its config.json differs from the base's.
 
-    What contradicts itself is often named by the field that was left as it was.
+    A config.json that contradicts itself often does so in one of these fields.
     """
     path = model_folder(Path(place)) / CONFIG
     if base.found and path.is_file():
@@ -93,48 +93,47 @@ def unreadable(base: Outline, place: str | os.PathLike[str], error: WeightsError
 
 
 def meaning(model: Outline) -> dict[str, Any]:
-    """A config.json with what it leaves out, and with what it may say in several ways said in one.
+    """A config.json in one canonical form: absent keys have their defaults, synonyms one spelling.
 
-    Rotary positions are told in the keys of old; sizes that follow from others, and layers' kinds, are written out.
+    Rotary positions use the older keys; sizes that follow from others, and layers' kinds, are written out.
     """
     config, found = model.config, model.found
     if isinstance(config, EncoderConfig):
-        return _spoken(found)
+        return _values(found)
     family = FAMILIES[config.family]
     defaults = {**ABSENT, **family.absent, **{key: values[-1] for key, values in family.only.items()}}
-    told = _spoken(defaults) | {ALIASES.get(key, key): value for key, value in _spoken(found).items()}
-    told.pop("rope_parameters", None)
-    told |= {theirs: getattr(config, ours) for ours, theirs in {**KEYS, **family.keys}.items()}
-    told |= {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling and asdict(config.rope_scaling)}
-    told |= {"rope_local_base_freq": config.local_rope_theta} if family.local_rope else {}
-    told["layer_types"] = ["sliding" if n in config.local_layers else "full" for n in range(config.num_layers)]
-    return told | {"model_type": config.family}
+    canonical = _values(defaults) | {ALIASES.get(key, key): value for key, value in _values(found).items()}
+    canonical.pop("rope_parameters", None)
+    canonical |= {theirs: getattr(config, ours) for ours, theirs in {**KEYS, **family.keys}.items()}
+    canonical |= {"rope_theta": config.rope_theta, "rope_scaling": config.rope_scaling and asdict(config.rope_scaling)}
+    canonical |= {"rope_local_base_freq": config.local_rope_theta} if family.local_rope else {}
+    canonical["layer_types"] = ["sliding" if n in config.local_layers else "full" for n in range(config.num_layers)]
+    return canonical | {"model_type": config.family}
 
 
-def _spoken(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config.json says: null is as good as absence, and a type may stand under its new key or its old one."""
-    told = {key: value for key, value in found.items() if value is not None}
-    if "dtype" in told and "torch_dtype" not in told:
-        told["torch_dtype"] = told.pop("dtype")
-    return told
+def _values(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config.json: null equals absence, and a type may have its new key or its old one."""
+    values = {key: value for key, value in found.items() if value is not None}
+    if "dtype" in values and "torch_dtype" not in values:
+        values["torch_dtype"] = values.pop("dtype")
+    return values
 
 
 def _difference(base: Outline, other: Outline, shares_trunk: bool, field: str, mine: Any, yours: Any) -> Difference:
-    own, absent = (base.config, other.config), "nothing"
-    allowed = ALLOWED.get(field)
-    decoders = all(config.decodes for config in own)
-    if field in ("sliding_window", "max_window_layers") and any(getattr(config, "window", 0) for config in own):
+    configs, allowed = (base.config, other.config), ALLOWED.get(field)
+    decoders = all(config.decodes for config in configs)
+    if field in ("sliding_window", "max_window_layers") and any(getattr(config, "window", 0) for config in configs):
         allowed = None
     if field == "pad_token_id" and not decoders:
         allowed = None  # RoBERTa counts positions from it
     if not shares_trunk and decoders and field not in TEXT:
         allowed = allowed or OWN
-    one, two = (absent if value is None else clipped(value) for value in (mine, yours))
+    one, two = ("nothing" if value is None else clipped(value) for value in (mine, yours))
     return Difference(other.name, field, one, two, allowed)
 
 
 def tokenizer_differences(base: Outline, other: Outline) -> list[Difference]:
-    """Where the ids of a text differ; published sizes have no tokenizer here and are not compared."""
+    """Differences between the ids of a text; published sizes have no tokenizer here and are not compared."""
     if base.folder is None or other.folder is None:
         return []
     one, two = (_tokenizer(model.folder, model.found) for model in (base, other) if model.folder)
@@ -151,38 +150,32 @@ def tokenizer_differences(base: Outline, other: Outline) -> list[Difference]:
     return found
 
 
-NONE = "no tokenizer"
-
-
 def _tokenizer(folder: Path, found: Mapping[str, Any]) -> Tokenizer | str:
-    """A folder's tokenizer; one that holds none of its files has none."""
-    place = tokenizer_folder(folder)
-    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
-        return NONE
+    """A folder's tokenizer, or the words for a folder without one."""
+    at = tokenizer_folder(folder)
+    if not any((at / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
+        return "no tokenizer"
     eos = end_of(dict(found), folder / "config.json") if found.get("eos_token_id") is not None else None
-    return Tokenizer.load(place, eos)
+    return Tokenizer.load(at, eos)
 
 
 def adapter_differences(base: Outline, adapter: AdapterOutline) -> list[Difference]:
-    """Linears that the base has not, or in other shapes, and linears that are targeted without a pair."""
-    places = {path: (linear.in_features, linear.out_features) for path, linear in linears(base.module).items()}
+    """Linears that the base lacks or has in other shapes, and linears that are targeted without a pair."""
+    shapes = {path: (linear.in_features, linear.out_features) for path, linear in linears(base.module).items()}
     found = []
     for path, (_, *shape) in adapter.pairs.items():
-        if places.get(path) != tuple(shape):
-            mine = str(list(places[path])) if path in places else "no such linear"
+        if shapes.get(path) != tuple(shape):
+            mine = str(list(shapes[path])) if path in shapes else "no such linear"
             found.append(Difference(adapter.name, path, mine, str(shape)))
-    for path in places:
-        if path not in adapter.pairs and path != "lm_head" and adapter.covers(path):
-            found.append(Difference(adapter.name, path, "targeted by adapter_config.json", "no pair"))
-    return found
+    bare = [path for path in shapes if path not in adapter.pairs and path != "lm_head" and adapter.covers(path)]
+    return found + [Difference(adapter.name, path, "targeted by adapter_config.json", "no pair") for path in bare]
 
 
 def block_differences(base: Outline, model: str, shapes: Mapping[str, Shape]) -> list[Difference]:
-    """Feed-forward blocks, by their names in files, that the base has not, or of other shapes."""
+    """Feed-forward blocks, by their names in files, that the base lacks or has in other shapes."""
     found = []
     for name, shape in shapes.items():
         mine = base.shapes.get(name.removeprefix("model."))
         if mine != shape:
-            one = str(list(mine)) if mine else "no such tensor"
-            found.append(Difference(model, name, one, str(list(shape))))
+            found.append(Difference(model, name, str(list(mine)) if mine else "no such tensor", str(list(shape))))
     return found

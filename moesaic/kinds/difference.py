@@ -1,8 +1,9 @@
 """A fine-tuned model as a LoRA expert: what it adds to the weights of its base, as far as a rank can hold it.
 
-Knows nothing about files. What changed outside the linears cannot be held, and it is told how much that is.
+Measures also how much changed outside the linears, where a LoRA holds nothing. Knows nothing about files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from moesaic.model.decoder import Decoder
 from moesaic.tokenizer import Tokenizer, compare
 
 SMALL = 1024
-"""Up to this side all singular values are computed; of larger matrices only the largest."""
+"""The longest shorter side of a matrix whose singular values are all computed; of larger ones only the largest are."""
+SHOWN = 3
+"""Tensors that a message names."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A fine-tuned model as an expert, and what was lost.
+    """A fine-tuned model as an expert, and what an expert cannot hold.
 
     `kept`: the share of the change's energy (the sum of its squares) in the linears that the pairs hold. `outside`: the
-    share of all energy that lies in other tensors. `changed`: those, each with how far it moved of its own norm.
+    share of all energy that lies in other tensors. `changed`: those tensors, each with its change relative to its norm.
     """
 
     lora: LoRA
@@ -38,7 +41,7 @@ class Difference:
 
 @torch.no_grad()
 def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
-    """The change of every linear by its `rank` largest singular values; linears that did not change are left out.
+    """Reduce the change of every linear to its `rank` largest singular values; unchanged linears are left out.
 
     Both decoders are plain and of one configuration. Raises CompatibilityError where no linear changed.
     """
@@ -46,7 +49,7 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     inside = kept = outside = 0.0
     changed: dict[str, float] = {}
     adaptable = {f"{path}.weight" for path in linears(base) if path != "lm_head"}
-    for name, before in base.named_parameters():  # a tied head is there once, as the embedding
+    for name, before in base.named_parameters():  # a tied head is listed once, as the embedding
         change = tuned.get_parameter(name).float() - before.float()
         energy = change.double().square().sum().item()
         if not energy:
@@ -61,26 +64,24 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     if not pairs:
         what = "no linear differs from the base"
         raise CompatibilityError(what, got=f"changes in {', '.join(changed)}" if changed else "the same weights")
-    return Difference(
-        LoRA(rank, float(rank), pairs, scales(pairs, rank)), kept / inside, outside / (inside + outside), changed
-    )
+    alphas = {path: float(len(a)) for path, (a, _) in pairs.items() if len(a) != rank}  # so that every scale is 1
+    return Difference(LoRA(rank, float(rank), pairs, alphas), kept / inside, outside / (inside + outside), changed)
 
 
 def require_variant(base: Base, config: DecoderConfig, tokenizer: Tokenizer, path: Path) -> None:
-    """Refuse what cannot be a fine-tuned version of the base: it has another shape, or reads text otherwise."""
+    """Refuse a model that cannot be a fine-tuned version of the base: its shape or its tokenizer is another."""
     require_shape(base.decoder.config, config, path, "the model is not a fine-tuned version of the base: its shape")
-    texts = [one for one in compare(base.tokenizer, tokenizer) if one.what not in ("templates", "special ids")]
-    if texts:
-        raise CompatibilityError("the model reads text otherwise than the base", path=path, got=str(texts[0]))
+    if found := [one for one in compare(base.tokenizer, tokenizer) if one.what not in ("templates", "special ids")]:
+        raise CompatibilityError("the model's tokenizer differs from the base's", path=path, got=str(found[0]))
 
 
 def require_shape(config: DecoderConfig, other: DecoderConfig, path: Path, what: str) -> None:
-    """Refuse a model of another size or wiring by the first field that differs; `what` differs, as messages call it."""
+    """Refuse a model of another size or wiring by the first field that differs. `what`: its subject in the message."""
     if other != config:
         mine, yours = config.wiring, other.wiring
         field = next(key for key in [*mine, *yours] if mine.get(key) != yours.get(key))
         expected, got = mine.get(field), str(yours.get(field))
-        raise CompatibilityError(f"{what} is another", path=path, field=field, expected=expected, got=got)
+        raise CompatibilityError(f"{what} differs", path=path, field=field, expected=expected, got=got)
 
 
 def truncated(change: Float[Tensor, "o i"], rank: int) -> tuple[tuple[Tensor, Tensor], float]:
@@ -98,6 +99,8 @@ def truncated(change: Float[Tensor, "o i"], rank: int) -> tuple[tuple[Tensor, Te
     return (a.contiguous(), b.contiguous()), values[:r].double().square().sum().item()
 
 
-def scales(pairs: dict[str, tuple[Tensor, Tensor]], rank: int) -> dict[str, float]:
-    """The alphas of pairs whose rank is smaller, so that every scale is 1."""
-    return {path: float(len(a)) for path, (a, _) in pairs.items() if len(a) != rank}
+def farthest(moved: Mapping[str, float]) -> str:
+    """Name the tensors that moved farthest, relative to their norms, and say how many more moved."""
+    shown = sorted(moved.items(), key=lambda item: -item[1])[:SHOWN]
+    more = f" and {len(moved) - SHOWN} more" if len(moved) > SHOWN else ""
+    return ", ".join(f"{name} by {share:.2%}" for name, share in shown) + more

@@ -13,37 +13,29 @@ from moesaic.artefacts.base import Base, end_of
 from moesaic.errors import CompatibilityError
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop.decoders import named, read_decoder
-from moesaic.kinds.difference import require_variant
+from moesaic.kinds.difference import farthest, require_variant
 from moesaic.tokenizer import Tokenizer
-
-SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """The blocks that differ from the base's, and the other tensors that do: each with how far it moved of its norm."""
+    """The blocks that differ from the base's, and the other tensors that do, each with its change of its norm."""
 
     ffn: FFN
     outside: dict[str, float]
 
-    def __str__(self) -> str:
-        """What lies outside, the farthest first."""
-        far = sorted(self.outside.items(), key=lambda item: -item[1])
-        more = f" and {len(far) - SHOWN} more" if len(far) > SHOWN else ""
-        return ", ".join(f"{name} by {moved:.2%}" for name, moved in far[:SHOWN]) + more
-
     def require_nothing_else(self, path: Path) -> None:
-        """Refuse a model that is another than the base with these blocks, by what differs."""
+        """Refuse a model that differs from the base with these blocks, and name the tensors that differ."""
         if self.outside:
-            many = len(self.outside)
-            what = f"outside its feed-forward blocks the model differs from the base in {many} tensors: {self}"
+            many, far = len(self.outside), farthest(self.outside)
+            what = f"outside its feed-forward blocks the model differs from the base in {many} tensors: {far}"
             hint = "keep the model whole (kind model), merge what is shared into a new base, or ignore the rest"
             raise CompatibilityError(what, path=path, hint=hint)
 
 
 @torch.no_grad()
 def extract(base: Base, folder: Path) -> Extraction:
-    """Read a fine-tuned version of the base by mapping; the tensors that the expert keeps are copied.
+    """Read a fine-tuned version of the base by mapping; the expert's tensors are copied.
 
     Raises CompatibilityError for a model of another shape or tokenizer, and where no block differs.
     """
@@ -62,18 +54,6 @@ def extract(base: Base, folder: Path) -> Extraction:
             moved = (tensor.double() - before[name].double()).norm() / before[name].double().norm().clamp_min(1e-12)
             outside[name] = moved.item()
     if not blocks:
-        got = f"changes in {Extraction(FFN({}), outside)}" if outside else "the same weights"
+        got = f"changes in {farthest(outside)}" if outside else "the same weights"
         raise CompatibilityError("no feed-forward block differs from the base", path=folder, got=got)
     return Extraction(FFN(blocks), outside)
-
-
-def ffn_of(base: Base, folder: Path, *, ignore_rest: bool = False) -> FFN:
-    """The feed-forward blocks of a fine-tuned version of the base as an expert.
-
-    One that differs elsewhere too is another model than base and blocks make: it is refused by what differs, unless the
-    rest is to be ignored.
-    """
-    found = extract(base, folder)
-    if not ignore_rest:
-        found.require_nothing_else(folder)
-    return found.ffn

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from moesaic.adapters import feedforward
-from moesaic.adapters.blocks import Blocks, graft
+from moesaic.adapters.blocks import Blocks, graft, mean_of
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.lora import layer_of
 from moesaic.artefacts.backbone import Backbone
@@ -23,11 +22,10 @@ from moesaic.artefacts.router import StoredRouter
 from moesaic.errors import CompatibilityError
 from moesaic.files import MANIFEST
 from moesaic.interop.outline import Outline, part_of, shapes_in, weighed
-from moesaic.kinds.averages import average_blocks
 from moesaic.kinds.compatibility import Difference, block_differences
 from moesaic.kinds.extraction import extract
-from moesaic.kinds.gates import halves, plain
-from moesaic.kinds.kind import Begun, Footprint, Joined, Kind, Listener, Lone, Mixing, Terms
+from moesaic.kinds.gates import Weights, halves, plain
+from moesaic.kinds.kind import Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
 from moesaic.kinds.parameters import count_blocks, num_parameters
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
@@ -47,10 +45,10 @@ class FFNSection(Expert):
     path: Text | None = None
     """Folder or `org/name@revision` of blocks that were trained elsewhere, or of a fine-tuned version of the base."""
     anchor: bool = False
-    """Whether to train the blocks beside the base's own, each with half the weight, so that they learn to be mixed."""
+    """Train the blocks beside the base's own, each with half the weight, so that they learn to be mixed."""
     ignore_rest: bool = False
-    """With path: whether to report and leave out what else of a fine-tuned model differs from the base, rather than
-    refuse it."""
+    """With path: report and leave out the other differences between a fine-tuned model and the base, rather than refuse
+    them."""
 
     def idle(self) -> dict[str, str]:
         idle = super().idle()
@@ -78,37 +76,35 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         return Blocks()
 
     def wide(self, designs: Sequence[Blocks], layers: Sequence[str | None], body: Any, own: str | None) -> Blocks:
-        """Blocks as wide as all experts' are together; where these have other layers, of no fewer parameters."""
+        """Blocks as wide as all experts' together; in fewer layers wider, so that no parameters are missing."""
         config = body.config
         depths = [len(layer_range(some, config.num_layers)) for some in layers]
         return Blocks(inner=-(-sum(depths) * config.intermediate_size // len(layer_range(own, config.num_layers))))
 
-    def begin(self, body: Any, design: Blocks, layers: str | None, generator: Generator) -> Begun[FFN]:
+    def begin(self, body: Any, design: Blocks, layers: str | None, generator: Generator) -> Started[FFN]:
         body.requires_grad_(False)
         own = layer_range(layers, body.config.num_layers)
         design.plant(body, design.fresh(body, own, generator))
-        return Begun(halves if design.anchor else plain, lambda: design.lifted(body, own))
+        return Started(halves if design.anchor else plain, lambda: design.lifted(body, own))
 
-    def facts(self, design: Blocks) -> dict[str, Any]:
+    def facts(self, design: Blocks) -> Facts:
         return {"anchor": True} if design.anchor else {}
 
-    def save(
-        self, folder: Path, value: FFN, base: Base | Backbone, facts: dict[str, Any], head: Head | None = None
-    ) -> None:
+    def save(self, folder: Path, value: FFN, base: Base | Backbone, facts: Facts, head: Head | None = None) -> None:
         save_ffn(folder, value, base.fingerprint, facts)
 
-    def lone(self, folder: Path, base: Base, design: Blocks) -> Lone[StoredFFN]:
+    def reload(self, folder: Path, base: Base, design: Blocks) -> Reloaded[StoredFFN]:
         stored = load_ffn(folder, base.fingerprint)
         if design.anchor:
             feedforward.attach(base.decoder, [stored.ffn])
         else:
             graft(base.decoder, stored.ffn)
-        return Lone(base.decoder, halves if design.anchor else plain, stored)
+        return Reloaded(base.decoder, halves if design.anchor else plain, stored)
 
-    def idle_part(self, lone: Lone[StoredFFN], base: Decoder) -> str | None:
-        """A block that is the base's own."""
+    def idle_part(self, expert: Reloaded[StoredFFN], base: Decoder) -> str | None:
+        """The first block that equals the base's."""
         own = FFN.of(base, range(base.config.num_layers))
-        blocks = lone.stored.ffn.blocks.items()
+        blocks = expert.stored.ffn.blocks.items()
         return next((path for path, block in blocks if all(map(torch.equal, block, own.blocks[path]))), None)
 
     # --- read
@@ -132,7 +128,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         feedforward.attach(base, [one.ffn for one in experts])
 
     def join(self, base: Base, experts: Sequence[StoredFFN], router: StoredRouter, mixing: Mixing) -> AdapterMixture:
-        """With a source that fetches experts, blocks have slots that are empty so far."""
+        """With a source that fetches experts, the slots of blocks are empty so far."""
         blocks = [one.ffn for one in experts]
         lowest = min(layer for one in blocks for layer in one.layers)
         (feedforward.attach if mixing.source is HELD else feedforward.reserve)(base.decoder, blocks)
@@ -142,17 +138,20 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         return StoredFFN(feedforward.attached(base, index), stored.manifest)
 
     def average(self, decoder: Decoder, experts: Sequence[StoredFFN]) -> Decoder:
-        return average_blocks(decoder, [one.ffn for one in experts])
+        """The mean of the blocks, with the base's own for an expert that has none; not the function of uniform weights,
+        because a block is not linear in its matrices.
+        """
+        graft(decoder, mean_of(decoder, [one.ffn for one in experts]))
+        return decoder
 
     # --- counted
 
     def counts(
-        self, base: Decoder, mixture: AdapterMixture, experts: Sequence[StoredFFN], weights: Float[Tensor, "n e"]
+        self, base: Decoder, mixture: AdapterMixture, experts: Sequence[StoredFFN], weights: Weights
     ) -> dict[str, int]:
         return count_blocks(base, mixture.router, [one.ffn for one in experts], weights)
 
     def cost(self, base: Decoder, stored: StoredFFN) -> int:
-        """The expert's blocks stand in the place of the base's."""
         slots = feedforward.ffns(base)
         replaced = sum(num_parameters(slots[path]) for path in stored.ffn.blocks)
         return num_parameters(base) - replaced + stored.ffn.num_parameters
@@ -178,9 +177,9 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
 
     # --- adopted
 
-    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[FFN]:
+    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, progress: Listener, name: str) -> Joined[FFN]:
         if tuned:
-            ffn, facts = self.extract(base, path, terms, told, name)
+            ffn, facts = self.extract(base, path, terms, progress, name)
             return Joined(ffn, None, facts)
         stored = self.read(path, base)
         verified = (path / MANIFEST).is_file()
@@ -196,15 +195,13 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
     def of_base(self, base: Base) -> FFN:
         return FFN.of(base.decoder, range(base.decoder.config.num_layers))
 
-    def extract(self, base: Base, folder: Path, terms: Terms, told: Listener, name: str) -> tuple[FFN, dict[str, Any]]:
-        """A fine-tuned model's blocks; what else of it differs is reported tensor by tensor, then refused."""
+    def extract(self, base: Base, folder: Path, terms: Terms, progress: Listener, name: str) -> tuple[FFN, Facts]:
+        """Extract a fine-tuned model's blocks; other differences are reported tensor by tensor, then refused."""
         found = extract(base, folder)
         for tensor, moved in sorted(found.outside.items(), key=lambda item: -item[1]):
-            told.warn(
-                f"{name}: {tensor} differs from the base's by {moved:.2%} of its norm, and an ffn expert has it not"
-            )
+            progress.warn(f"{name}: an ffn expert leaves out that {tensor} differs from the base's by {moved:.2%}")
         if not terms.ignore_rest:
             found.require_nothing_else(folder)
-        told.note(f"{name}: feed-forward blocks of {len(found.ffn.layers)} layers")
+        progress.note(f"{name}: feed-forward blocks of {len(found.ffn.layers)} layers")
         facts = {"from": "fine-tuned model", "verified": True, "ignored": len(found.outside)}
         return found.ffn, {**facts, "parameters": found.ffn.num_parameters}

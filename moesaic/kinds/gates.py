@@ -6,15 +6,19 @@ Knows nothing about routers.
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from moesaic.routing import Gates
 
+Weights = Float[Tensor, "n e"]
+"""Decisions: the weights of e experts for each of n rows."""
 GatesFor = Callable[[int], Gates | None]
-"""The gates of so many rows."""
+"""The gates of a number of rows."""
 
 
 def plain(rows: int) -> None:
-    """No gates: a decoder without experts."""
+    """No gates: for a decoder without experts."""
     return
 
 
@@ -24,5 +28,5 @@ def alone(rows: int) -> Gates:
 
 
 def halves(rows: int) -> Gates:
-    """All rows on the only expert, which has as much weight as the base."""
+    """All rows on the only expert, with as much weight as the base."""
     return Gates.of(torch.full((rows, 1), 0.5))

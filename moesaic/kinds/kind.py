@@ -1,6 +1,6 @@
-"""One kind of expert as one object: its section in a recipe, how it is made, kept on disk, joined, averaged, counted.
+"""One kind of expert as one object: its section in a recipe; how it is made, saved, read, joined, averaged and counted.
 
-Knows nothing about rows, run directories or terminals: a kind is handed a base, a design and a seed.
+Knows nothing about rows, run directories or terminals: a kind receives a base, a design and a seed.
 """
 
 import math
@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
@@ -22,7 +21,7 @@ from moesaic.errors import RecipeError
 from moesaic.files import MANIFEST, gather
 from moesaic.interop.outline import Config, Outline, Shape
 from moesaic.kinds.compatibility import Difference
-from moesaic.kinds.gates import GatesFor
+from moesaic.kinds.gates import GatesFor, Weights
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
@@ -38,21 +37,23 @@ D = TypeVar("D")
 """A design: an expert before it has values."""
 V = TypeVar("V")
 """A value: an expert apart from its folder."""
-
-
 S = TypeVar("S", bound=Stored)
+
+Body = Decoder | Encoder
+Facts = dict[str, Any]
+"""Entries of a manifest."""
 
 
 @dataclass(frozen=True)
-class Begun(Generic[V]):
+class Started(Generic[V]):
     """An expert in a base, ready to be trained: the gates to call the base with, and how to take the expert out."""
 
     gates: GatesFor
-    taken: Callable[[], V]
+    take: Callable[[], V]
 
 
 @dataclass(frozen=True)
-class Lone(Generic[S]):
+class Reloaded(Generic[S]):
     """An expert that was read back into a base of its own, as it was trained."""
 
     decoder: Decoder
@@ -62,7 +63,9 @@ class Lone(Generic[S]):
 
 @dataclass(frozen=True)
 class Mixing:
-    """How experts are mixed: who decides, how distributions become one, who is never chosen, who holds the experts."""
+    """How experts are mixed. `level`: a decision for each sequence or each token; `combine`: how distributions become
+    one; `disabled`: experts that are never chosen; `source`: the holder of the experts.
+    """
 
     level: str = "sequence"
     combine: Combine = "mixture"
@@ -80,20 +83,20 @@ class Terms:
 
 @dataclass(frozen=True)
 class Joined(Generic[V]):
-    """An expert that joins a mixture. `value`: None for a whole model, which is its folder; `folder`: None where the
-    expert was made here and is still to be written; `facts`: for the mixture's manifest.
+    """An expert that joins a mixture. `value`: None for a whole model, which is its folder; `folder`: None for an
+    expert that was made here and is still to be written; `facts`: for the mixture's manifest.
     """
 
     value: V | None
     folder: Path | None
-    facts: dict[str, Any]
+    facts: Facts
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """The memory that an expert adds. `pairs`: of an adapter; `counts`: all else, its values by stored type.
+    """The memory that an expert adds. `pairs`: of an adapter; `counts`: all other values by stored type.
 
-    `config`: of an expert with a cache of its own; None where the base's serves.
+    `config`: of an expert with a cache of its own; None for an expert that uses the base's cache.
     """
 
     pairs: Mapping[str, Shape] | None = None
@@ -102,7 +105,6 @@ class Footprint:
 
     @classmethod
     def of(cls, model: Outline, kept: Collection[str], config: Config | None = None) -> "Footprint":
-        """Some of a model's parameters, by the type they are stored in."""
         counts: dict[torch.dtype, int] = {}
         for name in kept:
             dtype = model.stored.get(name, torch.bfloat16)
@@ -112,13 +114,13 @@ class Footprint:
 
 @runtime_checkable
 class Listener(Protocol):
-    """Hears what is worth a line while experts are read and made."""
+    """Receives notes and warnings while experts are read and made."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """Report something worth a line: a skipped stage, dropped rows, the path of a file."""
 
     def warn(self, text: str) -> None:
-        """Something that nobody should overlook."""
+        """Report a problem that the work survives and that the user should see."""
 
 
 class Kind(ABC, Generic[D, V, S]):
@@ -127,29 +129,31 @@ class Kind(ABC, Generic[D, V, S]):
     word: ClassVar[str]
     """The kind as recipes and manifests write it."""
     site: ClassVar[str]
-    """Where experts of this kind meet."""
+    """The place in a model where experts of this kind meet."""
     section: ClassVar[type[Expert]]
     """The keys of such an expert in a recipe."""
     changes: ClassVar[str] = "changes"
-    """What such an expert does to a layer, as a verb."""
+    """The verb for what such an expert does to a layer."""
     levels: ClassVar[tuple[str, ...]] = ("sequence",)
-    """Who may decide between such experts: each sequence, or each token."""
+    """Levels at which a router can decide between such experts: each sequence, or each token."""
     combinations: ClassVar[tuple[Combine, ...]] = ("mixture",)
-    """How next-token distributions of several experts can become one."""
+    """Ways in which next-token distributions of several experts can become one."""
     classifies: ClassVar[bool] = False
-    """Whether such experts can have a head and answer rows with labels."""
+    """True where such experts can have a head and answer rows with labels."""
     adopts: ClassVar[bool] = True
-    """Whether `adopt` knows the kind by its word."""
+    """True where `adopt` knows the kind by its word."""
     routes_by_weights: ClassVar[bool] = False
-    """Whether a router can tell such experts apart by their weights alone."""
+    """True where a router can distinguish such experts by their weights alone."""
     shares_trunk: ClassVar[bool] = True
-    """Whether such experts share the base's blocks, so that a router can read them on the way."""
+    """True where such experts share the base's blocks, so that a router can read states inside them."""
     always_held: ClassVar[bool] = False
-    """Whether such experts are so small that a budget holds all of them."""
+    """True where such experts are so small that a budget holds all of them."""
     files: ClassVar[tuple[str, ...]] = ()
     """The files that the folder of such an expert may hold beside its manifest."""
     no_wider: ClassVar[str | None] = None
-    """Why there is no control `joint_wide` of this kind; None: there is one."""
+    """The reason why this kind has no control `joint_wide`; None: it has one."""
+    plan_note: ClassVar[str | None] = None
+    """An assumption of a plan in which models become such experts."""
 
     # --- trained here
 
@@ -161,41 +165,39 @@ class Kind(ABC, Generic[D, V, S]):
     def joint(self, designs: Sequence[D]) -> D:
         """The control `joint`: one expert in the shape of all of these."""
 
-    def wide(self, designs: Sequence[D], layers: Sequence[str | None], body: Decoder | Encoder, own: str | None) -> D:
+    def wide(self, designs: Sequence[D], layers: Sequence[str | None], body: Body, own: str | None) -> D:
         """The control `joint_wide`, of no fewer parameters than all of these. `own`: the layers of the control."""
         raise NotImplementedError(self.no_wider)
 
     @abstractmethod
-    def begin(self, body: Decoder | Encoder, design: D, layers: str | None, generator: Generator) -> Begun[V]:
-        """Put a fresh expert into a base of its own: only its numbers ask for gradients, the same at every call."""
+    def begin(self, body: Body, design: D, layers: str | None, generator: Generator) -> Started[V]:
+        """Put a fresh expert into a base of its own, the same at every call; only the expert requires gradients."""
 
-    def facts(self, design: D) -> dict[str, Any]:
+    def facts(self, design: D) -> Facts:
         """Facts about a design for the expert's manifest."""
         return {}
 
     @abstractmethod
-    def save(
-        self, folder: Path, value: V, base: Base | Backbone, facts: dict[str, Any], head: Head | None = None
-    ) -> None:
+    def save(self, folder: Path, value: V, base: Base | Backbone, facts: Facts, head: Head | None = None) -> None:
         """Write an expert, with its manifest, into an empty folder."""
 
     @abstractmethod
-    def lone(self, folder: Path, base: Base, design: D) -> Lone[S]:
+    def reload(self, folder: Path, base: Base, design: D) -> Reloaded[S]:
         """Read an expert back into a base of its own, as it was trained."""
 
     @abstractmethod
-    def idle_part(self, lone: Lone[S], base: Decoder) -> str | None:
-        """A part of an expert that changes nothing; None where every part does."""
+    def idle_part(self, expert: Reloaded[S], base: Decoder) -> str | None:
+        """A part of an expert that changes nothing; None where every part changes something."""
 
     # --- read
 
     @abstractmethod
     def holds(self, folder: Path) -> bool:
-        """Whether an expert of this kind lies in a folder, by the names of its files."""
+        """Tell by the names of the files whether a folder holds an expert of this kind."""
 
     @abstractmethod
     def read(self, folder: Path, base: Base) -> S:
-        """Read an expert, held against its base."""
+        """Read an expert and check it against its base."""
 
     def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, S]:
         """Read all of an expert but its values, which are fetched later into this index of the mixture.
@@ -209,7 +211,7 @@ class Kind(ABC, Generic[D, V, S]):
         gather({file: source / file for file in (*self.files, MANIFEST)}, target)
 
     def value(self, stored: S) -> V | None:
-        """An expert apart from its folder; None where it is its folder."""
+        """An expert apart from its folder; None for a kind whose experts are their folders."""
         return None
 
     def fingerprint(self, stored: S, folder: Path) -> str:
@@ -222,37 +224,35 @@ class Kind(ABC, Generic[D, V, S]):
         return self.fingerprint(self.read(folder, base()), folder)
 
     def warnings(self, folder: Path, tokenizer: Tokenizer) -> list[str]:
-        """Differences between the text that an expert learned from and the base's, which are worth a warning."""
+        """Warnings about differences between the text that an expert learned from and the base's."""
         return []
 
     # --- joined
 
     def attach(self, base: Decoder, experts: Sequence[S]) -> None:
         """Put experts, in this order, into the slots of a base."""
-        raise NotImplementedError(f"{self.word} experts stand in no slot")
+        raise NotImplementedError(f"{self.word} experts fill no slot")
 
     @abstractmethod
     def join(self, base: Base, experts: Sequence[S], router: StoredRouter, mixing: Mixing) -> Routed:
         """Make a mixture of experts, in the order of the router's names. The base's decoder becomes the mixture's."""
 
     def held(self, base: Decoder, stored: S, index: int) -> S:
-        """An expert by what a mixture's base holds of it, so that nobody keeps the files' tensors."""
+        """An expert by what a mixture's base holds of it, so that the files' tensors can be released."""
         return stored
 
     @abstractmethod
     def average(self, decoder: Decoder, experts: Sequence[S]) -> Decoder:
-        """One dense model in place of `decoder`: the mean of all experts."""
+        """Turn `decoder`, a plain base, into one dense model, in place: the mean of all experts."""
 
     def not_averaged(self, base: Path, experts: Sequence[Path]) -> str | None:
-        """Why the experts of these folders have no average; None: they have one."""
+        """The reason why the experts of these folders have no average; None: they have one."""
         return None
 
     # --- counted
 
     @abstractmethod
-    def counts(
-        self, base: Decoder, mixture: Any, experts: Sequence[S], weights: Float[Tensor, "n e"]
-    ) -> dict[str, int]:
+    def counts(self, base: Decoder, mixture: Any, experts: Sequence[S], weights: Weights) -> dict[str, int]:
         """Parameters of a mixture over a plain `base`, by part, and those that answer a row; see `parameters`."""
 
     @abstractmethod
@@ -278,24 +278,20 @@ class Kind(ABC, Generic[D, V, S]):
         raise NotImplementedError(f"no folder is known to hold {self.word} experts only")
 
     def in_mixture(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
-        """The same for an expert in a mixture's folder."""
+        """The memory of the expert in a mixture's folder, and where it does not fit the base."""
         return self.beside(base, folder)
 
     def require_composable(self, base: Outline) -> None:
-        """Refuse a base that such experts cannot stand beside."""
-
-    def plan_notes(self, adapters_only: bool) -> list[str]:
-        """Assumptions of a plan that are worth a line."""
-        return []
+        """Refuse a base that such experts do not fit."""
 
     # --- adopted
 
-    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[V]:
-        """Read what lies in a folder as an expert of this kind, held against the base. `tuned`: a fine-tuned model."""
+    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, progress: Listener, name: str) -> Joined[V]:
+        """Read a folder as an expert of this kind and check it against the base. `tuned`: it is a fine-tuned model."""
         raise RecipeError(f"{self.word} experts are not adopted", path=path, field=name)
 
     def extracted(self, folder: Path) -> bool:
-        """Whether the expert is only a part of the model in a folder, and has to be extracted from it."""
+        """Tell whether the expert is only a part of the model in a folder, and has to be extracted from it."""
         return False
 
     def terms(self, spec: Expert) -> Terms:
@@ -306,6 +302,6 @@ class Kind(ABC, Generic[D, V, S]):
         """The expert that computes what the base does."""
         raise NotImplementedError(f"{self.word} experts are not extracted")
 
-    def extract(self, base: Base, folder: Path, terms: Terms, told: Listener, name: str) -> tuple[V, dict[str, Any]]:
+    def extract(self, base: Base, folder: Path, terms: Terms, progress: Listener, name: str) -> tuple[V, Facts]:
         """Take an expert out of a fine-tuned model, with facts for its manifest."""
         raise NotImplementedError(f"{self.word} experts are not extracted")

@@ -13,9 +13,7 @@ from moesaic.artefacts import heads
 from moesaic.interop.outline import Outline, adapter_outline, is_adapter, weighed
 from moesaic.kinds.adapters import AdapterKind, AdapterSection, numbers_of
 from moesaic.kinds.compatibility import Difference, adapter_differences
-from moesaic.kinds.kind import Footprint
-from moesaic.model.decoder import Decoder
-from moesaic.model.encoder import Encoder
+from moesaic.kinds.kind import Body, Footprint
 from moesaic.sections.layers import layer_range
 from moesaic.sections.section import Positive, Text
 
@@ -32,7 +30,6 @@ class LoRASection(AdapterSection):
 
     @property
     def scale(self) -> float:
-        """Factor of the adapter's product."""
         return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
@@ -50,9 +47,7 @@ class LoRAKind(AdapterKind[LoRADesign, LoRA]):
         targets = {target for design in designs for target in design.targets}
         return LoRADesign(max(d.rank for d in designs), max(d.scale for d in designs), sorted(targets))
 
-    def wide(
-        self, designs: Sequence[Design], layers: Sequence[str | None], body: Decoder | Encoder, own: str | None
-    ) -> LoRADesign:
+    def wide(self, designs: Sequence[Design], layers: Sequence[str | None], body: Body, own: str | None) -> LoRADesign:
         """The sum of the ranks; where some of the experts are tensor trains, the smallest rank of no fewer numbers."""
         joint = self.joint(designs)
         if all(type(design) is LoRADesign for design in designs):

@@ -1,4 +1,4 @@
-"""How many parameters a mixture has, how many were trained, and how many answer one request.
+"""Parameters of a mixture: all, those that were trained, and those that answer one request.
 
 Knows nothing about files.
 """
@@ -6,12 +6,13 @@ Knows nothing about files.
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from moesaic.adapters import Adapter, LowRankLinear
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.slots import slots_of
+from moesaic.kinds.gates import Weights
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
@@ -20,13 +21,11 @@ from moesaic.routing.gates import ROUNDING
 from moesaic.routing.routers import Router
 
 
-def count_parameters(
-    mixture: AdapterMixture, experts: Sequence[Adapter], weights: Float[Tensor, "n e"]
-) -> dict[str, int]:
-    """`total`, of which `base`, `experts` and `router`; `trained`: experts and router. An encoder that the router reads
-    is counted as `encoder`.
+def count_parameters(mixture: AdapterMixture, experts: Sequence[Adapter], weights: Weights) -> dict[str, int]:
+    """Count a mixture of adapters: `total`, of which `base`, `experts` and `router`; `trained`: experts and router. An
+    encoder that the router reads is counted as `encoder`.
 
-    `active`: the base but for what is `asleep` in it, the router with its encoder, and the experts that a request
+    `active`: the base without what is `asleep` in it, the router with its encoder, and the experts that a request
     chose, on average over the decisions `weights`. An expert counts as it was trained and is stored: a tensor train by
     its cores.
     """
@@ -38,18 +37,16 @@ def count_parameters(
     return counted(base, sum(sizes), mixture.router, base - asleep(mixture.decoder) + round(chosen))
 
 
-def count_blocks(
-    base: Decoder, router: Router, experts: Sequence[FFN], weights: Float[Tensor, "n e"]
-) -> dict[str, int]:
-    """The same where experts are feed-forward blocks beside those of `base`, a plain decoder.
+def count_blocks(base: Decoder, router: Router, experts: Sequence[FFN], weights: Weights) -> dict[str, int]:
+    """Count a mixture of feed-forward blocks beside those of `base`, a plain decoder, as `count_parameters` does.
 
-    `active`: a row meets the blocks it gives a weight, and in each layer the base's own only where its weights leave
+    `active`: the blocks that a row gives a weight, and in each layer the base's own only where the row's weights leave
     something to it.
     """
     shared = num_parameters(base)
     active = float(shared)
     for path in {path for expert in experts for path in expert.blocks}:
-        holders = [place for place, expert in enumerate(experts) if path in expert.blocks]
+        holders = [index for index, expert in enumerate(experts) if path in expert.blocks]
         left = (1 - weights[:, holders].double().sum(-1)).abs() > ROUNDING
         own = num_parameters(base.get_submodule(path))
         met = sum(FFN({path: experts[e].blocks[path]}).num_parameters * share(weights[:, e] > 0) for e in holders)
@@ -57,11 +54,11 @@ def count_blocks(
     return counted(shared, sum(expert.num_parameters for expert in experts), router, round(active))
 
 
-def count_models(mixture: ModelMixture, weights: Float[Tensor, "n e"]) -> dict[str, int]:
-    """The same where experts are whole models: `experts` is what they have beside the base, each tensor once.
+def count_models(mixture: ModelMixture, weights: Weights) -> dict[str, int]:
+    """Count a mixture of whole models; `experts`: the tensors that they do not share with the base, each once.
 
-    `active`: the models that a row gives a weight, the base where its weights leave something to it. The base that a
-    router reads from the prompt, once, is not among them; one that it reads before every token is.
+    `active`: the models that a row gives a weight, and the base where the row's weights leave something to it. A router
+    that reads the base once, from the prompt, adds nothing; one that reads the base before every token adds the base.
     """
     models = [mixture.model(number) for number in range(len(mixture.models))]
     shared = num_parameters(mixture.base)
@@ -76,7 +73,7 @@ def count_models(mixture: ModelMixture, weights: Float[Tensor, "n e"]) -> dict[s
 
 
 def counted(base: int, experts: int, router: Router, active: int) -> dict[str, int]:
-    """The figures of a mixture; `active`: without the router."""
+    """Figures of a mixture from those of its parts. `active`: without the router."""
     routed, encoder = router.num_parameters, router.num_encoder_parameters
     return {
         "total": base + experts + routed + encoder,
@@ -90,17 +87,16 @@ def counted(base: int, experts: int, router: Router, active: int) -> dict[str, i
 
 
 def num_parameters(module: nn.Module) -> int:
-    """The numbers that a module holds, each tensor once."""
+    """The number of values in a module's tensors, each tensor once."""
     return sum(weight.numel() for weight in module.parameters())
 
 
 def share(rows: Bool[Tensor, " n"]) -> float:
-    """How many of the rows, as a part of all."""
     return rows.double().mean().item()
 
 
 def asleep(decoder: Decoder) -> int:
-    """Parameters of a base that a token does not meet: of a sparse one, the experts that are not among the chosen."""
+    """Parameters of a base that a token does not use: in a sparse base, the experts that are not chosen."""
     sparse = slots_of(decoder, SparseFFN).values()
     sizes = [sum(weight.numel() for weight in part.experts.parameters()) // len(part.experts) for part in sparse]
     return sum(size * (len(part.experts) - part.chosen) for size, part in zip(sizes, sparse, strict=True))

@@ -16,9 +16,7 @@ from moesaic.errors import RecipeError
 from moesaic.interop.outline import Outline, weighed
 from moesaic.kinds.adapters import AdapterKind, AdapterSection, numbers_of
 from moesaic.kinds.compatibility import Difference
-from moesaic.kinds.kind import Footprint
-from moesaic.model.decoder import Decoder
-from moesaic.model.encoder import Encoder
+from moesaic.kinds.kind import Body, Footprint
 from moesaic.sections.layers import layer_range
 from moesaic.sections.section import CASE, Count, Positive, refusal
 
@@ -50,7 +48,6 @@ class TTLoRASection(AdapterSection):
 
     @property
     def scale(self) -> float:
-        """Factor of the adapter's product."""
         return 8.0 if self.alpha is None else self.alpha
 
     def shape_keys(self) -> tuple[str, ...]:
@@ -61,12 +58,11 @@ class TTLoRASection(AdapterSection):
         if not isinstance(self.factors, Mapping):
             return self
         if self.sweep and self.sweep.targets:
-            error = RecipeError("factors by target do not go with targets that are tried", expected="auto or published")
-            raise refusal(error, "factors")
-        for target in self.factors:
-            if target not in self.targets:
-                error = RecipeError("no target of this expert", expected=f"one of {', '.join(self.targets)}")
-                raise refusal(error, "factors", target)
+            what = "factors by target cannot be combined with a sweep of targets"
+            raise refusal(RecipeError(what, expected="auto or published"), "factors")
+        if foreign := [target for target in self.factors if target not in self.targets]:
+            error = RecipeError("no target of this expert", expected=f"one of {', '.join(self.targets)}")
+            raise refusal(error, "factors", foreign[0])
         if missing := [target for target in self.targets if target not in self.factors]:
             raise refusal(RecipeError(f"no factors for {', '.join(missing)}", hint="name all targets"), "factors")
         return self
@@ -86,7 +82,7 @@ class TTLoRAKind(AdapterKind[TrainDesign, TensorTrain]):
         return TrainDesign(spec.rank, spec.scale, [*spec.targets], given, spec.init)
 
     def joint(self, designs: Sequence[TrainDesign]) -> TrainDesign:
-        """The largest rank and scale, and every target; factors and start where the experts have the same."""
+        """The largest rank and scale, and every target; factors and start where all experts agree on them."""
         first, targets = designs[0], {target for design in designs for target in design.targets}
         return TrainDesign(
             max(design.rank for design in designs),
@@ -97,9 +93,9 @@ class TTLoRAKind(AdapterKind[TrainDesign, TensorTrain]):
         )
 
     def wide(
-        self, designs: Sequence[TrainDesign], layers: Sequence[str | None], body: Decoder | Encoder, own: str | None
+        self, designs: Sequence[TrainDesign], layers: Sequence[str | None], body: Body, own: str | None
     ) -> TrainDesign:
-        """The smallest rank of no fewer numbers; its factors are found for it, as given ones may not admit the rank."""
+        """The smallest rank of no fewer numbers, with factors found for it: declared ones may not admit the rank."""
         joint = replace(self.joint(designs), factors="auto")
         return joint.of_size(numbers_of(designs, layers, body), body, layer_range(own, body.config.num_layers))
 
@@ -107,7 +103,7 @@ class TTLoRAKind(AdapterKind[TrainDesign, TensorTrain]):
         return (folder / tt_lora.CONFIG).is_file()
 
     def beside(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
-        """The pairs that the cores merge to, which a mixture holds."""
+        """The pairs that the cores are merged to in a mixture."""
         rank, _, factors = tt_lora.read_declared(folder / tt_lora.CONFIG)
         pairs = {path: (rank, *own.sizes) for path, own in factors.items()}
         return Footprint(pairs, weighed(folder, heads.TENSORS)), []

@@ -9,29 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
+from moesaic.artefacts import whole_model as folders
 from moesaic.artefacts.base import Base, read_config
 from moesaic.artefacts.router import StoredRouter
-from moesaic.artefacts.whole_model import (
-    StoredModel,
-    identified,
-    load_whole,
-    model_of,
-    open_whole,
-    save_whole,
-    write_into_mixture,
-)
+from moesaic.artefacts.whole_model import StoredModel, load_whole
 from moesaic.files import MANIFEST
 from moesaic.hub.locate import CONFIG, model_folder
 from moesaic.interop import decoder_config
 from moesaic.interop.decoders import named
 from moesaic.interop.outline import Outline, weighed
-from moesaic.kinds.averages import average_models
 from moesaic.kinds.compatibility import Difference
-from moesaic.kinds.gates import plain
-from moesaic.kinds.kind import Begun, Footprint, Joined, Kind, Listener, Lone, Mixing, Terms
+from moesaic.kinds.gates import Weights, plain
+from moesaic.kinds.kind import Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
 from moesaic.kinds.parameters import count_models, num_parameters
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
@@ -53,12 +44,12 @@ class ModelSection(Expert):
     """Folder or `org/name@revision` of a model that was trained elsewhere."""
 
     def idle(self) -> dict[str, str]:
-        return {**super().idle(), "layers": "of a whole model all layers are trained"}
+        return {**super().idle(), "layers": "all layers of a whole model are trained"}
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A whole model before it has values of its own: the base, all of which learns."""
+    """The design of a whole model: the base, all of which is trained."""
 
 
 class ModelKind(Kind[Whole, Decoder, StoredModel]):
@@ -72,6 +63,7 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     combinations = COMBINATIONS
     shares_trunk = False
     no_wider = "no whole model is as large as several of them and of the same kind"
+    plan_note = "every model counts whole: tensors shared with the base are found when they are composed"
 
     # --- trained here
 
@@ -81,41 +73,40 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     def joint(self, designs: Sequence[Whole]) -> Whole:
         return Whole()
 
-    def begin(self, body: Any, design: Whole, layers: str | None, generator: Generator) -> Begun[Decoder]:
+    def begin(self, body: Any, design: Whole, layers: str | None, generator: Generator) -> Started[Decoder]:
         body.requires_grad_(True)
-        return Begun(plain, lambda: body)
+        return Started(plain, lambda: body)
 
-    def save(self, folder: Path, value: Decoder, base: Any, facts: dict[str, Any], head: Head | None = None) -> None:
-        save_whole(folder, value, base.tokenizer, base.fingerprint, facts)
+    def save(self, folder: Path, value: Decoder, base: Any, facts: Facts, head: Head | None = None) -> None:
+        folders.save_whole(folder, value, base.tokenizer, base.fingerprint, facts)
 
-    def lone(self, folder: Path, base: Base, design: Whole) -> Lone[StoredModel]:
+    def reload(self, folder: Path, base: Base, design: Whole) -> Reloaded[StoredModel]:
         stored = load_whole(folder, base)
-        return Lone(stored.decoder, plain, stored)
+        return Reloaded(stored.decoder, plain, stored)
 
-    def idle_part(self, lone: Lone[StoredModel], base: Decoder) -> str | None:
-        same = all(map(torch.equal, lone.decoder.parameters(), base.parameters()))
+    def idle_part(self, expert: Reloaded[StoredModel], base: Decoder) -> str | None:
+        same = all(map(torch.equal, expert.decoder.parameters(), base.parameters()))
         return "every tensor of it" if same else None
 
     # --- read
 
     def holds(self, folder: Path) -> bool:
-        """Never: a model's folder can become an expert of several kinds."""
-        return False
+        return False  # a model's folder can become an expert of several kinds
 
     def read(self, folder: Path, base: Base) -> StoredModel:
         return load_whole(folder, base)
 
     def open(self, folder: Path, base: Base, index: int) -> tuple[Fetchable, StoredModel]:
-        files, manifest = open_whole(folder, base)
+        files, manifest = folders.open_whole(folder, base)
         if not files.own:
             files.fill({})
-        return files, model_of(files, manifest, base)
+        return files, folders.model_of(files, manifest, base)
 
     def write(self, source: Path, target: Path, base: Path) -> None:
-        write_into_mixture(source, target, base)
+        folders.write_into_mixture(source, target, base)
 
     def fingerprint(self, stored: StoredModel, folder: Path) -> str:
-        return stored.fingerprint or identified(folder, {})[2]
+        return stored.fingerprint or folders.identified(folder, {})[2]
 
     # --- joined
 
@@ -125,17 +116,22 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
         return ModelMixture(base.decoder, models, decider, level, mixing.combine, mixing.source)
 
     def average(self, decoder: Decoder, experts: Sequence[StoredModel]) -> Decoder:
-        return average_models(decoder, [one.decoder for one in experts])
+        with torch.no_grad():
+            for name, weight in decoder.named_parameters():  # a tied head is listed once
+                weight.zero_()
+                for expert in experts:
+                    weight.add_(expert.decoder.get_parameter(name), alpha=1 / len(experts))
+        return decoder
 
     def not_averaged(self, base: Path, experts: Sequence[Path]) -> str | None:
         own = read_config(model_folder(base) / "config.json")[0]
         alike = all(read_config(model_folder(folder) / "config.json")[0] == own for folder in experts)
-        return None if alike else "the mean of models exists only where all have one shape"
+        return None if alike else "only models of one shape have a mean"
 
     # --- counted
 
     def counts(
-        self, base: Decoder, mixture: ModelMixture, experts: Sequence[StoredModel], weights: Float[Tensor, "n e"]
+        self, base: Decoder, mixture: ModelMixture, experts: Sequence[StoredModel], weights: Weights
     ) -> dict[str, int]:
         return count_models(mixture, weights)
 
@@ -154,14 +150,13 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
         return Footprint.of(model, () if held else set(model.shapes), model.config)
 
     def in_mixture(self, base: Outline, folder: Path) -> tuple[Footprint, list[Difference]]:
-        """Only what the base does not have already was written there."""
+        # only tensors that the base lacks were written there
         return Footprint(counts=weighed(folder), config=decoder_config.read_config(folder / CONFIG)[0]), []
-
-    def plan_notes(self, adapters_only: bool) -> list[str]:
-        return ["every model counts whole: what it shares with the base is found when they are composed"]
 
     # --- adopted
 
-    def adopt(self, base: Base, path: Path, tuned: bool, terms: Terms, told: Listener, name: str) -> Joined[Decoder]:
+    def adopt(
+        self, base: Base, path: Path, tuned: bool, terms: Terms, progress: Listener, name: str
+    ) -> Joined[Decoder]:
         size = sum(tensor.numel() for tensor in named(load_whole(path, base).decoder).values())
         return Joined(None, path, {"from": "model", "verified": (path / MANIFEST).is_file(), "parameters": size})

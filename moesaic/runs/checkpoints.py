@@ -1,4 +1,4 @@
-"""One training of a part: where its state and its log lie, how it is resumed, and who hears of its steps.
+"""One training of a part: the paths of its state and its log, its resumption, and the reports of its steps.
 
 Knows nothing about what is trained.
 """
@@ -16,11 +16,11 @@ from moesaic.train.checkpoint import Checkpoint
 from moesaic.train.loop import Record
 
 Inputs = Mapping[str, Any]
-"""Everything beside the seed that a training depends on, as plain data."""
+"""Everything that a training depends on, except the seed, as plain data."""
 
 
 def trial_at(lr: float) -> str:
-    """The name of the state and the log of a training that tries nothing but its learning rate."""
+    """The name of the state and the log of a training that varies only its learning rate."""
     return f"lr-{lr!r}"
 
 
@@ -30,7 +30,7 @@ def training(
 ) -> Iterator[tuple[Checkpoint, Record]]:
     """The checkpoint of one training of the part at `part`, and the function that records its steps.
 
-    `before`: steps of other trainings that were reported before. Drop the logs of other trials first: `drop_logs`.
+    `before`: the number of steps that were reported for earlier trainings. Call `drop_logs` first.
     """
     checkpoint = checkpoint_at(run, part, trial, inputs, report.warn)
 
@@ -41,7 +41,7 @@ def training(
     try:
         with mood("patient"):
             yield checkpoint, record
-        heed()  # a signal in the last step has waited until it was saved
+        heed()  # for a signal that arrived in the last step
     finally:
         checkpoint.close()
 
@@ -68,7 +68,7 @@ def checkpoint_at(run: RunDir, part: Path, trial: str, inputs: Inputs, warn: Cal
 
 
 def drop_logs(run: RunDir, part: Path, trials: Sequence[str]) -> None:
-    """Drop the logs of trials that are not made any more."""
+    """Drop the logs of all other trials of a part."""
     for log in run.logs_at(part).glob("lr-*.jsonl"):
         if log.stem not in trials:
             with disk.errors(log):

@@ -1,6 +1,6 @@
-"""The directory of a run: where each of its parts lies, which of them are finished, and how one is published.
+"""The directory of a run: the path of each part, a check that a part is finished, and the way to publish one.
 
-Knows nothing about texts, models or what a part is made of; it can be sent to other processes.
+Knows nothing about texts, models or the contents of a part; a directory can be sent to other processes.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,15 @@ class RunDir:
 
     @property
     def base_at(self) -> Path:
-        """The base, where it is pretrained in this run."""
         return self.root / "base"
 
     def part_at(self, contender: str) -> Path:
-        """An expert, or a control that is trained as one."""
+        """The folder of an expert, or of a control that is trained as one."""
         room = "experts" if contender in self.recipe.experts else "controls"
         return self.root / room / contender / "best"
 
     def router_at(self, label: str) -> Path:
-        """A router: the mixture's own, or one that is only compared."""
+        """The folder of a router: the mixture's own, or one that is only compared."""
         return self.root / "router" if label == "router" else self.root / "controls" / "routers" / label
 
     @property
@@ -46,24 +45,23 @@ class RunDir:
 
     @property
     def rejects_at(self) -> Path:
-        """The list of rows that were left out."""
         return self.root / "rejects.jsonl"
 
     def title(self, at: Path) -> Path:
-        """The part of the run directory that belongs to a part, as a relative path: `experts/math`, `router`."""
-        place = at.relative_to(self.root)
-        return place.parent if place.name == "best" else place
+        """The path of a part in the run directory, without its version: `experts/math`, `router`."""
+        path = at.relative_to(self.root)
+        return path.parent if path.name == "best" else path
 
     def states_at(self, at: Path) -> Path:
-        """The states of a part's trainings, as long as the part is not finished."""
+        """The folder of the states of a part's trainings, until the part is finished."""
         return self.root / "checkpoints" / self.title(at)
 
     def logs_at(self, at: Path) -> Path:
-        """The logs of a part's trainings, a file for each trial."""
+        """The folder of the logs of a part's trainings, a file for each trial."""
         return self.root / "metrics" / self.title(at)
 
     def forget(self, at: Path) -> None:
-        """Drop the states of a part's trainings: the part is finished, or shall begin anew."""
+        """Drop the states of a part's trainings."""
         disk.remove(self.states_at(at))
 
     def key(self, stage: str, **inputs: Any) -> str:
@@ -71,7 +69,7 @@ class RunDir:
         return digest({"stage": stage, "seed": self.recipe.seed, **inputs})
 
     def finished(self, at: Path, key: str, progress: Progress) -> bool:
-        """Whether a sound version made from the same inputs exists; a damaged one is reported and not counted."""
+        """Tell whether a sound version made from the same inputs exists; a damaged one is reported and not counted."""
         try:
             return (at / MANIFEST).is_file() and read_manifest(at).get("stage_key") == key
         except WeightsError as error:
@@ -81,12 +79,12 @@ class RunDir:
             return False
 
     def identity(self, at: Path) -> Any:
-        """The key of a finished part; where it has none, the hashes of its files."""
+        """The key of a finished part, or the hashes of its files where it has no key."""
         manifest = read_manifest(at)
         return manifest.get("stage_key") or manifest["files"]
 
     def publish(self, at: Path, write: Callable[[Path], None], needed_bytes: int) -> None:
-        """Publish a part where it belongs, if there is room for it."""
+        """Publish a part, if the disk has room for it."""
         disk.make_all(at.parent)
         check_space(at, needed_bytes, at.relative_to(self.root).as_posix())
         publish(at, write)

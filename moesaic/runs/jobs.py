@@ -1,6 +1,6 @@
-"""Independent pieces of work side by side in processes; what they report arrives in the caller's thread.
+"""Independent pieces of work side by side in processes; their reports arrive in the caller's thread.
 
-Knows nothing about the work. Each process computes with one thread, so a result does not depend on how many run.
+Knows nothing about the work. Each process computes with one thread, so a result does not depend on their number.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from moesaic.errors import MoesaicError
 from moesaic.runs.progress import Progress
@@ -25,29 +25,28 @@ from moesaic.runs.signals import SIGNALS, heed, mood, obey, stopping
 T = TypeVar("T")
 
 
-class Kept:
-    """The last result of each of some functions: one piece of work leaves to the next what both would compute."""
+Message = tuple[str, str, Any]
+"""A method of Progress (or `done`), the name of a piece of work, and a step, a number or a text."""
+
+
+class Cache:
+    """The last result of each of some functions: a piece of work leaves it to the next one in the same process."""
 
     def __init__(self) -> None:
         self.results: dict[Callable[..., Any], tuple[tuple[Any, ...], Any]] = {}
 
     def __call__(self, function: Callable[..., T], *arguments: Any) -> T:
-        """`function(*arguments)`, computed anew only where the arguments differ from the last time's."""
+        """`function(*arguments)`, computed anew only where the arguments differ from the last call's."""
         if function not in self.results or self.results[function][0] != arguments:
             self.results.pop(function, None)  # never both in memory
             self.results[function] = arguments, function(*arguments)
         return self.results[function][1]
 
 
-# A process of the pool knows its line to the parent by this; spawned processes share nothing else.
-_line: "Queue[tuple[str, str, Any]] | None" = None
-_kept = Kept()
-
-
 class Jobs:
-    """A pool of processes, started at the first use and kept until the end of the `with` block.
+    """A pool of processes, started at the first use and stopped at the end of the `with` block.
 
-    One worker does the work in the caller's own process: it is the same, and a process takes seconds to start.
+    One worker does the work in the caller's own process, with the same results and without the start of a process.
     """
 
     def __init__(self, workers: int, progress: Progress):
@@ -55,21 +54,21 @@ class Jobs:
         self.pool: ProcessPoolExecutor | None = None
         self.others: set[int | None] = set()  # children of this process that are not ours
         self.done: set[str] = set()
-        self.kept = Kept()
-        self.line: Queue[tuple[str, str, Any]] | None = None
+        self.cache = Cache()
+        self.line: Queue[Message] | None = None
 
     def __enter__(self) -> "Jobs":
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if self.pool:
-            if error:  # what still runs is of no use any more, and what it was writing is published whole or not at all
+            if error:  # their results are of no use, and a folder is published whole or not at all
                 for process in self.children():
                     process.kill()
             self.pool.shutdown(cancel_futures=True)
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
-        """Do all the work, started in the order given, and return its results by name; the first error is raised."""
+        """Do all the work, in the order given, and return its results by name; the first error is raised."""
         if self.workers == 1:
             with threads(1):
                 return {name: job(self.report(name)) for name, job in work.items()}
@@ -79,13 +78,13 @@ class Jobs:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
             self.others = {process.pid for process in multiprocessing.active_children()}
-            self.pool = ProcessPoolExecutor(self.workers, context, _connect, (self.line,))
+            self.pool = ProcessPoolExecutor(self.workers, context, Worker.start, (self.line,))
         with undisturbed():
-            futures = {name: self.pool.submit(_call, job, name) for name, job in work.items()}
+            futures = {name: self.pool.submit(Worker.call, job, name) for name, job in work.items()}
         with mood("patient"):
             self.wait(futures)
         heed()
-        for _ in range(50):  # what a process said last may arrive after its result
+        for _ in range(50):  # the last report of a process may arrive after its result
             if self.done >= work.keys():
                 break
             self.drain()
@@ -94,40 +93,37 @@ class Jobs:
 
     def report(self, name: str) -> "Report":
         """The report of work in this process."""
+        return Report(name, self.pass_on, self.cache)
 
-        def tell(kind: str, task: str, what: Any) -> None:
-            self.progress.warn(f"{task}: {what}") if kind == "warn" else getattr(self.progress, kind)(task, what)
-
-        return Report(name, tell, self.kept)
+    def pass_on(self, kind: str, name: str, what: Any) -> None:
+        """Call the progress; its warnings are texts that begin with the name of the work."""
+        self.progress.warn(f"{name}: {what}") if kind == "warn" else getattr(self.progress, kind)(name, what)
 
     def wait(self, futures: Mapping[str, "Future[Any]"]) -> None:
-        """Until all is done, or the first error; where somebody asks to stop, until every process has come to that."""
-        waiting, told = set(futures.values()), False
+        """Wait until all work is done, or the first error; after a signal, until every process has stopped."""
+        waiting, stopped = set(futures.values()), False
         while waiting:
             self.drain()
-            if stopping() and not told:
-                told = True
+            if stopping() and not stopped:
+                stopped = True
                 for future in waiting:
                     future.cancel()
                 for process in self.children():
                     process.terminate()
             waiting = {future for future in waiting if not future.done()}
             failed = next((f for f in futures.values() if f.done() and not f.cancelled() and f.exception()), None)
-            if failed and not told:
+            if failed and not stopped:
                 try:
                     failed.result()
                 except BrokenProcessPool:
-                    hint = (
-                        "if memory ran out, use workers=1 and run again; a script must be a file and guard its __main__"
-                    )
+                    hint = "if memory ran out, run again with workers=1; a script must be a file and guard its __main__"
                     raise MoesaicError("a process of the pool was killed", got=", ".join(futures), hint=hint) from None
 
     def children(self) -> list[BaseProcess]:
-        """The processes of the pool."""
         return [process for process in multiprocessing.active_children() if process.pid not in self.others]
 
     def drain(self, patience: float = 0.1) -> None:
-        """Hand on what the processes say for a moment."""
+        """Pass on the reports of the processes for a moment."""
         assert self.line is not None
         until = time.monotonic() + patience
         while (left := until - time.monotonic()) > 0:
@@ -137,34 +133,32 @@ class Jobs:
                 return
             if kind == "done":
                 self.done.add(name)
-            elif kind == "warn":
-                self.progress.warn(f"{name}: {what}")
             else:
-                getattr(self.progress, kind)(name, what)
+                self.pass_on(kind, name, what)
 
 
 class Report:
-    """How a piece of work tells its steps, from whichever process it runs in; `kept`: results of earlier work there."""
+    """Reports the steps of a piece of work from any process. `cached`: calls a function, or takes its last result."""
 
-    def __init__(self, name: str, tell: Callable[[str, str, Any], None], kept: Kept):
-        self.name, self.tell, self.kept = name, tell, kept
+    def __init__(self, name: str, send: Callable[[str, str, Any], None], cached: Cache):
+        self.name, self.send, self.cached = name, send, cached
 
     def begin(self, steps: int) -> None:
-        self.tell("begin", self.name, steps)
+        self.send("begin", self.name, steps)
 
     def row(self, row: dict[str, Any]) -> None:
-        self.tell("row", self.name, row)
+        self.send("row", self.name, row)
 
     def end(self, text: str) -> None:
-        self.tell("end", self.name, text)
+        self.send("end", self.name, text)
 
     def warn(self, text: str) -> None:
-        self.tell("warn", self.name, text)
+        self.send("warn", self.name, text)
 
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Tensors are computed with so many in here; with another number, sums are added up in another order."""
+    """Compute tensors with this many threads; with another number, sums are added up in another order."""
     import torch
 
     before = torch.get_num_threads()
@@ -177,7 +171,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait in here, and in processes that are started in here until those can hear them."""
+    """Block Ctrl-C and SIGTERM, and in processes that are started meanwhile until these have their handlers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -185,31 +179,39 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _connect(line: "Queue[tuple[str, str, Any]]") -> None:
-    import torch
+class Worker:
+    """A process of the pool: its queue to the parent and its cache. Spawned processes share nothing else."""
 
-    global _line
-    _line = line
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which then tells us
-    signal.signal(signal.SIGTERM, obey)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    current: "ClassVar[Worker]"
+
+    def __init__(self, line: "Queue[Message]"):
+        self.line, self.cache = line, Cache()
+
+    @classmethod
+    def start(cls, line: "Queue[Message]") -> None:
+        """Prepare a new process: one thread, its signals, and its end with the parent."""
+        import torch
+
+        cls.current = cls(line)
+        torch.set_num_threads(1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which ends the pool
+        signal.signal(signal.SIGTERM, obey)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+    @classmethod
+    def call(cls, job: Callable[[Report], Any], name: str) -> Any:
+        """Do a piece of work in this process."""
+        line = cls.current.line
+        with mood("hasty"):
+            heed()
+            result = job(Report(name, lambda *message: line.put(message), cls.current.cache))
+        line.put(("done", name, None))
+        return result
 
 
-def _outlive_nobody() -> None:
-    """Leave when the parent is gone, however it went."""
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
-
-
-def _call(job: Callable[[Report], Any], name: str) -> Any:
-    line = _line
-    assert line is not None
-    with mood("hasty"):
-        heed()
-        result = job(Report(name, lambda *message: line.put(message), _kept))
-    line.put(("done", name, None))
-    return result

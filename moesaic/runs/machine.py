@@ -1,6 +1,6 @@
-"""The machine and the code that a run is made with, for whoever compares figures of two runs.
+"""The machine and the code that a run is made with, for comparing the figures of two runs.
 
-Knows nothing about runs. Nothing that is computed depends on these values, so they belong beside times only.
+Knows nothing about runs. No result depends on these values, so they belong beside times only.
 """
 
 import platform
@@ -14,11 +14,11 @@ import torch
 import moesaic
 
 INSTRUCTIONS = {"avx512_vnni": "AVX512-VNNI", "avx512f": "AVX512", "avx2": "AVX2"}
-"""Flags that Linux gives a processor, the fastest first, and their names."""
+"""Instruction flags of processors on Linux, the fastest first, and their names."""
 
 
 def machine() -> dict[str, Any]:
-    """This processor, its fastest instructions, the threads in use, the day, and the versions of the code."""
+    """The processor, its fastest instructions, the threads in use, the date, and the versions of the code."""
     model, flags = processor()
     return {
         "date": date.today().isoformat(),
@@ -32,7 +32,7 @@ def machine() -> dict[str, Any]:
 
 
 def processor() -> tuple[str, set[str]]:
-    """The name of this processor, and the flags of its instructions where the system lists them (Linux on x86)."""
+    """The name of the processor, and the flags of its instructions where the system lists them (Linux on x86)."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -40,18 +40,17 @@ def processor() -> tuple[str, set[str]]:
 
 
 def commit() -> str | None:
-    """The commit of this code, with a "+" where files of the package differ from it; None outside a git checkout."""
+    """The commit of the code, with a "+" where files of the package differ from it; None outside a git checkout."""
     package = Path(moesaic.__file__).parent
     if not (package.parent / ".git").exists():
         return None
-    head = asked_of_git(package, "rev-parse", "--short", "HEAD")
-    if head is None:
-        return None
-    return head + ("+" if asked_of_git(package, "status", "--porcelain", "--", ".") else "")
+    head = output_of_git(package, "rev-parse", "--short", "HEAD")
+    changed = head and output_of_git(package, "status", "--porcelain", "--", ".")
+    return f"{head}+" if changed else head
 
 
-def asked_of_git(folder: Path, *words: str) -> str | None:
-    """The answer of git in a folder; None where git is not installed or refuses."""
+def output_of_git(folder: Path, *words: str) -> str | None:
+    """The output of git in a folder; None where git is not installed or fails."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True)
     except FileNotFoundError:

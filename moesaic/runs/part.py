@@ -20,41 +20,36 @@ Work = Callable[[Report], Any]
 
 
 class Part(ABC):
-    """Something that a run publishes. Each subclass is final: one kind of part.
+    """Something that a run publishes at the path `at`. Each subclass is final: one kind of part.
 
-    `name`: as progress and the command line call the part; `stage`: the word of its kind in its key.
+    `name`: as progress and the command line call the part; `stage`: the word of its kind in its key; `steps`: its
+    length, as the longest of the parts that are made side by side starts first.
     """
 
     name: str
     stage: str
 
-    def __init__(self, run: RunDir):
-        self.run = run
-
-    @property
-    @abstractmethod
-    def at(self) -> Path:
-        """Where the part is published."""
+    def __init__(self, run: RunDir, at: Path):
+        self.run, self.at = run, at
 
     @property
     def steps(self) -> int:
-        """How long the part takes, in steps: of parts that are made side by side the longest begins first."""
         return 0
 
     def needs(self) -> tuple[Path, ...]:
-        """Where the parts lie that this one is made from."""
+        """The paths of the parts and folders that this one is made from."""
         return ()
 
     @abstractmethod
     def inputs(self) -> dict[str, Any]:
-        """Everything beside the seed that the part depends on, as plain data."""
+        """Everything that the part depends on, except the seed, as plain data."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything beside the seed that a half-done training of the part depends on."""
+        """Everything that a half-done training of the part depends on, except the seed."""
         return self.inputs()
 
     def work(self) -> Work | None:
-        """The work that makes the part in any process; None: `make` does it in this one."""
+        """The work that makes the part in any process; None: `make` makes it in this one."""
         return None
 
     def make(self, report: Report) -> None:
@@ -70,60 +65,61 @@ class Part(ABC):
         """The hash of everything that the part depends on."""
         return self.run.key(self.stage, **self.inputs())
 
-    def finished(self, told: Progress) -> bool:
-        """Whether a sound version made from the same inputs exists."""
-        return self.run.finished(self.at, self.key, told)
+    def finished(self, progress: Progress) -> bool:
+        """Tell whether a sound version made from the same inputs exists."""
+        return self.run.finished(self.at, self.key, progress)
 
     def missing(self) -> MoesaicError:
-        """The error for whoever needs the part before any version of it was made."""
+        """The error for a need of the part before any version of it was made."""
         return RecipeError(f"there is no {self.name} yet", path=self.at)
 
-    def require(self) -> None:
-        """Refuse to go on without some version of the part."""
-        if not self.at.exists():
-            raise self.missing()
-
-    def require_needs(self, needed: Sequence["Part"], told: Progress) -> None:
-        """Refuse to make the part without the parts that it needs and that are not made beside it."""
+    def require_needs(self, needed: Sequence["Part"], progress: Progress) -> None:
+        """Refuse to make the part without some version of each part that it needs."""
         for part in needed:
-            part.require()
+            if not part.at.exists():
+                raise part.missing()
 
 
 Graph = Mapping[Path, Part]
-"""The parts of a run by where they are published."""
+"""The parts of a run by their paths, in their order."""
 
 
 def graph_of(parts: Iterable[Part]) -> Graph:
-    """The graph of these parts, in their order."""
     return {part.at: part for part in parts}
 
 
-def ensure(graph: Graph, wanted: Sequence[Part], told: Progress, jobs: Jobs) -> None:
-    """Make those of the wanted parts that are not finished; what they need beside them must exist.
+def ensure(graph: Graph, wanted: Sequence[Part], progress: Progress, jobs: Jobs) -> None:
+    """Make those of the wanted parts that are not finished; everything else that they need must exist.
 
     Parts that do not need each other are made side by side.
     """
+    made_here = {part.at for part in wanted}
     for wave in waves(wanted):
         pending = []
         for part in wave:
-            part.require_needs([graph[at] for at in part.needs() if at in graph and graph[at] not in wanted], told)
-            if part.finished(told):
+            others = [at for at in part.needs() if at not in made_here]
+            part.require_needs([graph[at] for at in others if at in graph], progress)
+            for at in others:
+                if at not in graph and not at.exists():
+                    what = f"'{part.name}' needs a folder that does not exist, and no part of the run makes it"
+                    raise RecipeError(what, path=at)
+            if part.finished(progress):
                 part.run.forget(part.at)
-                told.note(f"{part.name}: finished, skipped")
+                progress.note(f"{part.name}: finished, skipped")
             else:
-                refuse_changed(part.run, part.at, part.settings, told.warn)
+                refuse_changed(part.run, part.at, part.settings, progress.warn)
                 pending.append(part)
-        make(pending, told, jobs)
+        make(pending, progress, jobs)
 
 
-def make(pending: Sequence[Part], told: Progress, jobs: Jobs) -> None:
+def make(pending: Sequence[Part], progress: Progress, jobs: Jobs) -> None:
     """Make parts that do not need each other."""
     groups: dict[Any, list[Part]] = {}
     for part in pending:
         groups.setdefault(part.together(), []).append(part)
     for together, parts in groups.items():
         if together:
-            together(parts, told, jobs)
+            together(parts, progress, jobs)
             continue
         longest = sorted(parts, key=lambda part: -part.steps)
         sent = {part.name: work for part in longest if (work := part.work())}
@@ -134,12 +130,13 @@ def make(pending: Sequence[Part], told: Progress, jobs: Jobs) -> None:
 
 
 def waves(wanted: Sequence[Part]) -> Iterator[list[Part]]:
-    """The parts in waves: a part comes after those of the wanted that it needs, and as early as that allows."""
-    left, needs = list(wanted), {part.at: set(part.needs()) for part in wanted}
+    """Sort parts into waves: a part comes after those of the wanted that it needs, and as early as that allows."""
+    left = {part.at: part for part in wanted}
+    needs = {part.at: set(part.needs()) for part in wanted}
     while left:
-        waiting = {part.at for part in left}
-        ready = [part for part in left if not needs[part.at] & waiting]
+        ready = [part for at, part in left.items() if not needs[at] & left.keys()]
         if not ready:
-            raise ValueError(f"parts that need each other: {', '.join(part.name for part in left)}")
+            raise ValueError(f"parts that need each other: {', '.join(part.name for part in left.values())}")
         yield ready
-        left = [part for part in left if part not in ready]
+        for part in ready:
+            del left[part.at]

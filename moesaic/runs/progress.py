@@ -1,6 +1,6 @@
-"""What the stages tell while they work. `cli/` shows it; a notebook may ignore it.
+"""The reports of stages while they work. `cli/` shows them; a notebook may ignore them.
 
-Knows nothing about how it is shown.
+Knows nothing about how they are shown.
 """
 
 import warnings
@@ -14,23 +14,23 @@ class Progress(Protocol):
     """Listens to a run. All calls come from one process and one thread."""
 
     def note(self, text: str) -> None:
-        """Something worth a line: a stage skipped, rows dropped, where a file lies."""
+        """Report something worth a line: a skipped stage, dropped rows, the path of a file."""
 
     def warn(self, text: str) -> None:
-        """Something went wrong that the run survives, and that nobody should overlook."""
+        """Report a problem that the run survives and that the user should see."""
 
     def begin(self, task: str, steps: int) -> None:
-        """A task of that many steps starts."""
+        """Start a task of that many steps."""
 
     def row(self, task: str, row: dict[str, Any]) -> None:
-        """A step of a task: `step` from 1, and whatever was measured (`loss`, `rate`, `validation`, ...)."""
+        """Report a step of a task: `step` from 1, and the values measured (`loss`, `rate`, `validation`, ...)."""
 
     def end(self, task: str, text: str) -> None:
-        """A task is done; `text` says how it went."""
+        """End a task, with its outcome in words."""
 
 
 class Silent:
-    """Shows nothing; warnings are Python's."""
+    """Shows nothing but warnings, as Python's."""
 
     def note(self, text: str) -> None: ...
 

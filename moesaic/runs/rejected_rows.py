@@ -1,6 +1,6 @@
-"""What is told of a run's texts before anything is made from them: the rows that were left out, file by file.
+"""The list of a run's rows that were left out, file by file, written before anything is made from the others.
 
-Knows nothing about what makes a row bad, nor which rows are for what.
+Knows nothing about what makes a row bad, nor about the use of rows.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from moesaic.runs.directory import RunDir
 from moesaic.runs.progress import Progress
 
 Files = dict[str, dict[str, Any]]
-"""The rows read, used, and skipped by reason of every file."""
+"""The rows of every file: read, used, and skipped by reason."""
 
 
 def take_stock(run: RunDir, rejects: Rejects, read: Callable[[], Files], progress: Progress) -> None:
-    """Where bad rows are skipped, read every text that the recipe names and list those rows; a list that is old goes.
+    """Where bad rows are skipped, read every text that the recipe names and list the bad rows; drop an older list.
 
-    All at once and first, so that the list is whole whatever is made next, and too many of them cost no training.
-    `read` reads every file and counts its rows; `rejects` collects the bad ones meanwhile.
+    All texts are read before any work, so that the list is complete and too many bad rows cost no training. `read`
+    reads every file and counts its rows; `rejects` collects the bad ones meanwhile.
     """
     at = run.rejects_at
     if run.recipe.bad_rows == "stop":
@@ -28,9 +28,8 @@ def take_stock(run: RunDir, rejects: Rejects, read: Callable[[], Files], progres
         return
     try:
         files = read()
-    finally:  # of too many, too, as the error says to look there
-        listed = rejects.listed()
-        if listed:
+    finally:  # the error about too many rows refers to the list
+        if listed := rejects.listed():
             write_bytes(at, b"".join(encoded(reject) for reject in listed))
         else:
             disk.remove(at)

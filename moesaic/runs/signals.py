@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM: a training finishes its step and saves, all else ends at once; so does all at a second signal.
+"""Ctrl-C and SIGTERM: a training finishes its step and saves, all else ends at once; at a second signal all ends.
 
-Knows nothing about what is saved. Signals reach one thread of a process, so what they say is kept here, for all of it.
+Knows nothing about what is saved. Signals reach one thread of a process: this module holds their state for all threads.
 """
 
 import signal
@@ -15,25 +15,25 @@ from moesaic.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Mood = Literal["idle", "hasty", "patient"]
-"""What a first signal meets: nobody works, work that may end anywhere, or a training that asks between its steps."""
+"""The state that a signal meets: no work, work that may end anywhere, or a training that asks between its steps."""
 
 _mood: Mood = "idle"
 _heard: int | None = None
 
 
 def stopping() -> bool:
-    """Whether somebody asked to stop."""
+    """Tell whether a signal asked to stop."""
     return _heard is not None
 
 
 def heed() -> None:
-    """Ends the work where somebody asked to stop."""
+    """End the work where a signal asked to stop."""
     if _heard is not None:
         raise Interrupted(_heard)
 
 
 def hear(number: int, frame: FrameType | None = None) -> None:
-    """What a signal does."""
+    """Handle a signal."""
     global _heard
     first, _heard = _heard is None, number
     if _mood == "hasty" or (_mood == "patient" and not first):
@@ -41,7 +41,7 @@ def hear(number: int, frame: FrameType | None = None) -> None:
 
 
 def obey(number: int, frame: FrameType | None = None) -> None:
-    """The same in a process of the pool, which has no patience to lose: what kills it at once is its parent."""
+    """Handle a signal in a process of the pool, where a second one changes nothing: the parent kills the process."""
     global _heard
     first, _heard = _heard is None, number
     if _mood == "hasty" and first:
@@ -50,7 +50,7 @@ def obey(number: int, frame: FrameType | None = None) -> None:
 
 @contextmanager
 def mood(mine: Mood) -> Iterator[None]:
-    """How signals are met in here."""
+    """Set the reaction to signals."""
     global _mood
     before, _mood = _mood, mine
     try:
@@ -61,7 +61,7 @@ def mood(mine: Mood) -> Iterator[None]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Signals are heard in here; in a thread that gets none, nothing changes."""
+    """Handle signals; in a thread that receives none, nothing changes."""
     global _heard
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,6 @@
-"""Every step of every task as TensorBoard scalars, where that is installed.
+"""Every step of every task as TensorBoard scalars, where TensorBoard is installed.
 
-Knows nothing about what is measured, nor about the logs, which every training keeps for itself.
+Knows nothing about what is measured, nor about the logs, which every training writes itself.
 """
 
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from moesaic.runs.progress import Progress
 
 
 class Recorder:
-    """A Progress that shows TensorBoard what it hands on."""
+    """A Progress that passes every report on and writes the measured values for TensorBoard."""
 
     def __init__(self, root: Path, inner: Progress):
         self.root, self.inner = root, inner
@@ -40,7 +40,7 @@ class Recorder:
         self.inner.row(task, row)
 
     def board(self, task: str, step: int) -> Any:
-        """The task's board; what it showed of steps that are made again is taken off it."""
+        """The task's board, purged of steps that are repeated."""
         if task not in self.boards:
             from torch.utils.tensorboard import SummaryWriter
 

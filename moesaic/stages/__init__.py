@@ -1,7 +1,7 @@
-"""Recipe -> run directory, stage by stage: what is finished is skipped, what changed is made anew.
+"""Recipe -> run directory, stage by stage: finished parts are skipped, changed ones made anew.
 
 The only place that joins the rooms below, and the verbs' Python twins: `stages.run(recipe, folder)`, `stages.compose`,
-... Knows nothing about terminals (a Progress is handed in).
+... Knows nothing about terminals (the caller passes a Progress).
 """
 
 from moesaic.stages.verbs import compose, evaluate, pretrain, run, train_expert, train_router, verify_expert

@@ -1,11 +1,10 @@
 """The base as a part of a run: a tokenizer and a decoder trained from nothing.
 
-Knows nothing about experts but that their texts may be what the base is trained on.
+Knows nothing about experts but their texts, which the base may be trained on.
 """
 
 import math
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -29,7 +28,7 @@ from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
 
 ROWS = TextTask.chosen_by
-"""Rows of a domain that the base is validated on, at most."""
+"""The largest number of a domain's rows that the base is validated on."""
 
 
 class BasePart(Part):
@@ -38,12 +37,8 @@ class BasePart(Part):
     name, stage = "base", "pretrain"
 
     def __init__(self, run: Run, spec: NewBase):
-        super().__init__(run.dir)
+        super().__init__(run.dir, run.dir.base_at)
         self.source, self.spec = run, spec
-
-    @property
-    def at(self) -> Path:
-        return self.run.base_at
 
     @cached_property
     def corpus(self) -> tuple[list[Example], list[Example], str]:
@@ -53,13 +48,13 @@ class BasePart(Part):
         return {"base": self.spec.model_dump(mode="json"), "data": self.corpus[2]}
 
     def settings(self) -> dict[str, Any]:
-        return {**self.inputs(), "workers": self.run.recipe.workers}  # other threads add sums up in another order
+        return {**self.inputs(), "workers": self.run.recipe.workers}  # the number of threads decides the order of sums
 
     def missing(self) -> MoesaicError:
         return RecipeError("there is no base yet", path=self.at, hint="make it first: moesaic pretrain RECIPE")
 
     def make(self, report: Report) -> None:
-        """With as many threads as there will be trainings side by side."""
+        """Train with as many threads as there will be trainings side by side."""
         recipe, spec, settings = self.run.recipe, self.spec, self.spec.pretrain
         (train, validation, source) = self.corpus
         tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
@@ -68,12 +63,12 @@ class BasePart(Part):
         if isinstance(settings.lr, list):
             raise RecipeError("a base is pretrained once", field="base.pretrain.lr", expected="one number")
         if settings.length > decoder.config.context:
-            raise RecipeError(
+            what, field, most = (
                 "rows longer than the context of the base",
-                field="base.pretrain.length",
-                expected=f"<= {decoder.config.context}",
-                got=settings.length,
+                "base.pretrain.length",
+                decoder.config.context,
             )
+            raise RecipeError(what, field=field, expected=f"<= {most}", got=settings.length)
         rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
         chosen_by = take(validation, ROWS)
         held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
@@ -81,22 +76,11 @@ class BasePart(Part):
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
         drop_logs(self.run, self.at, [trial])
-        with (
-            threads(recipe.workers),
-            training(self.run, self.at, trial, self.settings(), report) as (keeper, record),
-        ):
-            trained = fit(
-                dict(decoder.named_parameters()),
-                packed,
-                loss_of(decoder, plain),
-                lambda: mean_nats(decoder, plain, held_out, settings.batch, score_prompt=True),
-                settings,
-                settings.lr,
-                record,
-                recipe.seed,
-                keeper,
-                packed.names,
-            )
+        with threads(recipe.workers), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
+            parameters, loss = dict(decoder.named_parameters()), loss_of(decoder, plain)
+            validate = partial(mean_nats, decoder, plain, held_out, settings.batch, score_prompt=True)
+            shared = settings, settings.lr, record, recipe.seed, keeper, packed.names
+            trained = fit(parameters, packed, loss, validate, *shared)
         decoder.load_state_dict(trained.state, strict=False)
         facts = {
             "stage_key": self.key,
@@ -118,7 +102,7 @@ class BasePart(Part):
 
 
 def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:
-    """Training and validation text of a base, and the hash of where it comes from."""
+    """Training and validation text of a base, and the hash of its sources."""
     domains, source = run.materials.domains.values(), spec.pretrain.data
     if source == "experts":
         train = [example for domain in domains for example in longest(domain.train)]
@@ -133,7 +117,7 @@ def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:
 
 
 def longest(examples: list[Example]) -> list[Example]:
-    """One example of each group: of a conversation the last turn, whose prompt holds all that came before."""
+    """One example of each group: the last turn of a conversation, whose prompt holds all earlier turns."""
     found: dict[str, Example] = {}
     for example in examples:
         kept = found.setdefault(example.group, example)
@@ -143,7 +127,7 @@ def longest(examples: list[Example]) -> list[Example]:
 
 
 def text_of(example: Example) -> str:
-    """An example as one text; of a row with a label, the text that the label is of."""
+    """An example as one text; the text of a row with a label is its prompt."""
     if example.texts:
         return example.prompt
     return f"{example.prompt}\n{example.response}" if example.prompt else example.response

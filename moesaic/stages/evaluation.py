@@ -1,4 +1,4 @@
-"""The evaluation as a part of a run: the mixture and all its controls on the same test rows, and what that says.
+"""The evaluation as a part of a run: the mixture and all its controls on the same test rows, and the verdict.
 
 Nothing of the mixture is chosen here; only the best part is chosen on test rows, which favours the parts. Knows nothing
 about how any of them was trained.
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.artefacts.router import StoredRouter, load_router
@@ -20,6 +19,7 @@ from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
 from moesaic.files import read_sealed, write_sealed
+from moesaic.kinds.gates import Weights
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
@@ -28,7 +28,7 @@ from moesaic.stages.experts import CONTROLS, plan_of
 from moesaic.stages.matched_prompts import matched_report, matched_rows
 from moesaic.stages.routers import features_of, specs, terms_of
 from moesaic.tasks import Address, Run, open_run
-from moesaic.tasks.task import Beside, Plan, Scorer
+from moesaic.tasks.task import Findings
 
 Decisions = dict[str, tuple[Tensor, Tensor]]
 """Router -> its weights and logits of rows, in the order of the recipe's experts."""
@@ -40,29 +40,24 @@ class EvaluationPart(Part):
     name = stage = "evaluation"
 
     def __init__(self, run: Run):
-        super().__init__(run.dir)
+        super().__init__(run.dir, run.dir.evaluation_at)
         self.source = run
-
-    @property
-    def at(self) -> Path:
-        return self.run.evaluation_at
 
     def needs(self) -> tuple[Path, ...]:
         parts = [*self.run.recipe.trained, *trained_controls(self.source)]
         routers = [self.run.router_at(name) for name in specs(self.source)]
         return (*(self.run.part_at(name) for name in parts), *routers, self.run.mixture_at)
 
-    def require_needs(self, needed: Sequence[Part], told: Progress) -> None:
-        """Refuse to judge parts that the recipe, as it is now, would make differently."""
+    def require_needs(self, needed: Sequence[Part], progress: Progress) -> None:
+        """Refuse to judge parts that the recipe, as it is now, would make differently; any mixture can be judged."""
         for part in needed:
-            if part.at == self.run.mixture_at:
-                part.require()
-            elif not part.finished(told):
+            if part.at != self.run.mixture_at and not part.finished(progress):
                 what = f"'{part.name}' is missing, or was made from another recipe"
                 raise RecipeError(what, path=part.at, hint=part.missing().hint)
+        super().require_needs(needed, progress)
 
     def inputs(self) -> dict[str, Any]:
-        """The files of mixture and controls, the test rows, and how they are judged."""
+        """The versions of mixture and controls, the test rows, and the settings of the evaluation."""
         run = self.source
         rivals = [self.run.router_at(name) for name in specs(run) if name != "router"]
         trained = [self.run.part_at(name) for name in trained_controls(run)]
@@ -72,18 +67,15 @@ class EvaluationPart(Part):
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
         }
 
-    def finished(self, told: Progress) -> bool:
-        return self.standing(told).get("stage_key") == self.key
-
-    def standing(self, told: Progress) -> dict[str, Any]:
-        """The evaluation that exists; {} where there is none, or where it is damaged, which is reported."""
+    def finished(self, progress: Progress) -> bool:
+        """Tell whether a sound evaluation of the same inputs exists; a damaged one is reported and not counted."""
         try:
-            return read_sealed(self.at) if self.at.is_file() else {}
+            return self.at.is_file() and read_sealed(self.at).get("stage_key") == self.key
         except WeightsError as error:
             if self.run.strict:
                 raise
-            told.warn(f"damaged, to be made anew: {error}")
-            return {}
+            progress.warn(f"damaged, to be made anew: {error}")
+            return False
 
     def missing(self) -> MoesaicError:
         return RecipeError("there is no evaluation yet", path=self.at, hint="moesaic evaluate RECIPE")
@@ -92,7 +84,7 @@ class EvaluationPart(Part):
         return evaluate
 
 
-def evaluate(parts: Sequence[EvaluationPart], told: Progress, jobs: Jobs) -> None:
+def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) -> None:
     """Score everything, judge it, and write evaluation.json."""
     (part,) = parts
     started, run, recipe = time.perf_counter(), part.source, part.run.recipe
@@ -100,25 +92,25 @@ def evaluate(parts: Sequence[EvaluationPart], told: Progress, jobs: Jobs) -> Non
     keyword = next(name for name in decisions if specs(run)[name].kind == "keyword")
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
     trained = {name: (plan_of(run, name), run.dir.part_at(name)) for name in trained_controls(run)}
-    beside = run.task.beside(scores, decisions["router"][0], trained)
+    findings = run.task.findings(scores, decisions["router"][0], trained)
     evaluation = {
         "stage_key": part.key,
         "mixture": run.dir.identity(run.dir.mixture_at),
         "name": recipe.name,
         "seed": recipe.seed,
         "domains": [domain for domain in run.task.test_rows if domain != UNSEEN],
-        **judged(run, scores, beside),
-        "router": told_of_routers(run, decisions, routed, alike),
-        **beside.facts,
+        **judged(run, scores, findings),
+        "router": router_facts(run, decisions, routed, alike),
+        **findings.facts,
         "truncated": {d: sum(row.truncated for row in some) for d, some in run.task.test_rows.items()},
-        "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **beside.timing},
+        "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **findings.timing},
     }
     weigh_accuracy(run, evaluation)
     write_sealed(part.at, without_unwanted(evaluation, recipe.evaluate.metrics))
 
 
 def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], dict[str, Judged], dict[str, Judged]]:
-    """All routers' decisions, their reports on prompts alike in length, the scores of contenders, those of routers."""
+    """All routers' decisions, their reports on prompts of one length, the scores of contenders, those of routers."""
     work: dict[str, Work] = {"decide": partial(decide, run.address)}
     work |= {"matched": partial(decide_alike, run.address)} if run.recipe.evaluate.matched else {}
     work |= {name: partial(score_contender, run.address, name) for name in contenders(run)}
@@ -129,18 +121,17 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
         for name, (weights, _) in decisions.items()
         if name == "router" or not picks_one(weights)
     }
-    routed, nobody = jobs.run(second), run.task.nobody()
-    names = tuple(run.recipe.experts)
-    routed |= {
-        name: looked_up(found, names, weights, nobody) for name, (weights, _) in decisions.items() if name not in routed
-    }
+    routed, unanswered, names = jobs.run(second), run.task.unanswered(), tuple(run.recipe.experts)
+    for name, (weights, _) in decisions.items():
+        if name not in routed:
+            routed[name] = looked_up(found, names, weights, unanswered)
     return decisions, alike, found, routed
 
 
-def judged(run: Run, scores: dict[str, Judged], beside: Beside) -> dict[str, Any]:
+def judged(run: Run, scores: dict[str, Judged], findings: Findings) -> dict[str, Any]:
     """The verdict on all scores, with the controls that the recipe asks for."""
-    verdict, wanted = judge(scores, costs=beside.costs, seed=run.recipe.seed), run.recipe.evaluate.controls
-    for name, figures in beside.controls.items():
+    verdict, wanted = judge(scores, costs=findings.costs, seed=run.recipe.seed), run.recipe.evaluate.controls
+    for name, figures in findings.controls.items():
         verdict["controls"][name] |= figures
     if wanted == "all":
         missing = left_out(run).items()
@@ -151,10 +142,10 @@ def judged(run: Run, scores: dict[str, Judged], beside: Beside) -> dict[str, Any
     return verdict
 
 
-def told_of_routers(
+def router_facts(
     run: Run, decisions: Decisions, routed: Mapping[str, Judged], alike: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
-    """How the mixture's router decided, and in brief how all did."""
+    """The report on the mixture's router, with short reports on all routers."""
     tried = [report_on(run, name, decisions, routed, brief=True) for name in decisions]
     own = report_on(run, "router", decisions, routed) | {"tried": tried}
     if alike:
@@ -165,7 +156,7 @@ def told_of_routers(
 
 
 def weigh_accuracy(run: Run, evaluation: dict[str, Any]) -> None:
-    """Where rows without an expert have no answer, say what the router's accuracy makes of the experts' own score."""
+    """Where rows without an expert have no answer, add the product of the router's accuracy and the experts' score."""
     if run.task.answers and "oracle" in evaluation["controls"]:
         expected = evaluation["router"]["accuracy"] * evaluation["controls"]["oracle"]["score"][ALL]
         evaluation["router"]["accuracy_x_score"] = expected
@@ -189,87 +180,73 @@ def without_unwanted(evaluation: dict[str, Any], wanted: Sequence[str]) -> dict[
 
 
 def contenders(run: Run) -> list[str]:
-    """The contenders that are scored without a router: those asked for, and those that others are derived from."""
+    """The contenders that are scored without a router: the requested ones, and those that others are derived from."""
     recipe = run.recipe
     every = ["base", *(f"expert:{name}" for name in recipe.experts), "uniform", "average"]
-    every += CONTROLS if recipe.trained else []  # else nothing here that they could be a control of
+    every += CONTROLS if recipe.trained else []  # without experts that are trained here they control nothing
     wanted, missing = recipe.evaluate.controls, left_out(run)
     asked = [name for name in every if wanted == "all" or name == "base" or ":" in name or name in wanted]
     return [name for name in asked if name not in missing]
 
 
 def trained_controls(run: Run) -> list[str]:
-    """The controls that are scored and were trained like an expert."""
+    """The scored controls that were trained like an expert."""
     return [name for name in contenders(run) if name in CONTROLS]
 
 
 def left_out(run: Run) -> dict[str, str]:
-    """The controls that cannot be computed of this recipe's experts, and why."""
+    """The controls that cannot be computed from this recipe's experts, with the reasons."""
     kind, recipe = run.recipe.kind, run.recipe
     elsewhere = [run.models.located(expert.path).folder for expert in recipe.experts.values() if expert.path]
     found = {"joint_wide": kind.no_wider, "average": kind.not_averaged(run.models.base_at, elsewhere)}
     return {name: why for name, why in found.items() if why}
 
 
-def control_plan(run: Run, name: str) -> tuple[Plan, Path] | tuple[None, None]:
-    """The plan and the folder of a control that was trained; of other contenders none."""
-    return (plan_of(run, name), run.dir.part_at(name)) if name in CONTROLS else (None, None)
-
-
 # --- in the pool
-
-
-def open_scorer(address: Address, version: str) -> Scorer:
-    """The scorer of the mixture at an address, as long as the mixture is the same version."""
-    return open_run(address).task.scorer()
-
-
-def scorer_at(address: Address, report: Report) -> tuple[Run, Scorer]:
-    run = report.kept(open_run, address)
-    return run, report.kept(open_scorer, address, str(run.dir.mixture_at.resolve()))
 
 
 def score_contender(address: Address, name: str, report: Report) -> Judged:
     """Score one contender that needs no router."""
-    run, scorer = scorer_at(address, report)
+    run = report.cached(open_run, address)
     report.begin(1)
-    scores = scorer.contender(name, *control_plan(run, name))
-    report.end(scorer.shown(scores))
+    trained = (plan_of(run, name), run.dir.part_at(name)) if name in CONTROLS else (None, None)
+    scores = run.task.score(name, *trained)
+    report.end(run.task.shown(scores))
     return scores
 
 
-def score_weights(address: Address, weights: Float[Tensor, "n e"] | None, report: Report) -> Judged:
+def score_weights(address: Address, weights: Weights | None, report: Report) -> Judged:
     """Score the mixture under given decisions; None: it decides before every token."""
-    _, scorer = scorer_at(address, report)
+    task = report.cached(open_run, address).task
     report.begin(1)
-    scores = scorer.weighted(weights)
-    report.end(scorer.shown(scores))
+    scores = task.score_weights(weights)
+    report.end(task.shown(scores))
     return scores
 
 
 def decides_on(run: Run, name: str) -> bool:
-    """Whether a router decides before every token: then its decisions on prompts are not all that it decides."""
+    """Tell whether a router decides before every token, and not only on prompts."""
     return name == "router" and run.recipe.mixture.level == "token"
 
 
 @torch.inference_mode()
 def decide(address: Address, report: Report) -> Decisions:
     """The decisions of all routers on the test rows."""
-    run = report.kept(open_run, address)
+    run = report.cached(open_run, address)
     return decisions_on(run, [row for some in run.task.test_rows.values() for row in some], report)
 
 
 @torch.inference_mode()
 def decide_alike(address: Address, report: Report) -> dict[str, dict[str, Any]]:
-    """How every router does on prompts that are alike in length."""
-    run = report.kept(open_run, address)
+    """The reports on all routers on prompts of one length."""
+    run = report.cached(open_run, address)
     alike = matched_rows(run.task)
     decisions = decisions_on(run, [row for some in alike.values() for row in some], report)
     return {name: matched_report(run.recipe, alike, weights) for name, (weights, _) in decisions.items()}
 
 
 def decisions_on(run: Run, rows: Sequence[Any], report: Report) -> Decisions:
-    """The decisions of all routers, from one reading of their features."""
+    """The decisions of all routers, whose features are read once."""
     wanted = specs(run)
     routers = {name: stored_router(run, name) for name in wanted}
     features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
@@ -287,27 +264,27 @@ def stored_router(run: Run, name: str) -> StoredRouter:
     return load_router(run.dir.router_at(name), run.task.foundation.fingerprint)
 
 
-# --- what the scores say
+# --- conclusions from the scores
 
 
-def picks_one(weights: Float[Tensor, "n e"]) -> bool:
-    """Whether every row takes one expert whole, or none: then its nats are known already."""
+def picks_one(weights: Weights) -> bool:
+    """Tell whether every row has one expert with weight 1, or none, so that its scores are known already."""
     return bool(((weights == 0) | (weights == 1)).all() and (weights.sum(-1) <= 1).all())
 
 
 def looked_up(
-    scores: Mapping[str, Judged], names: tuple[str, ...], weights: Float[Tensor, "n e"], nobody: Judged | None = None
+    scores: Mapping[str, Judged], names: tuple[str, ...], weights: Weights, unanswered: Judged | None = None
 ) -> Judged:
-    """What decisions that take one expert a row lead to, from the experts' own; without one `nobody`, else the base."""
+    """The scores of decisions for one expert a row, from the experts' own; for none `unanswered`, else the base's."""
     base = scores["base"]
     chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names)).numpy()
-    return base.picked([*(scores[f"expert:{name}"] for name in names), nobody or base], chosen)
+    return base.picked([*(scores[f"expert:{name}"] for name in names), unanswered or base], chosen)
 
 
 def report_on(
     run: Run, name: str, decisions: Decisions, routed: Mapping[str, Judged], brief: bool = False
 ) -> dict[str, Any]:
-    """How a router decided on the test rows of domains that have an expert, and what that cost."""
+    """A router's decisions on the test rows of domains that have an expert, and the scores that they lead to."""
     names, spec, rows = tuple(run.recipe.experts), specs(run)[name], run.task.test_rows
     weights, logits = decisions[name]
     domains = [domain for domain, some in rows.items() for _ in some]
@@ -330,5 +307,5 @@ def report_on(
         routed[name].unit.key: routed[name].unit.figure(routed[name].mean()),
         "validation_macro_f1": validation["validation_macro_f1"],
     }
-    told = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy", "utilisation_evenness")
-    return own | ({key: report[key] for key in told} if brief else report)
+    shown = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy", "utilisation_evenness")
+    return own | ({key: report[key] for key in shown} if brief else report)

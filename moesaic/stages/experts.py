@@ -1,7 +1,7 @@
 """Experts as parts of a run, and the controls that are trained like one (`joint`, `joint_wide`).
 
-Every contender has the same recipe of data order, schedule and choice: the learning rate of best validation wins. Knows
-no kind of expert and no task by name.
+All contenders share the order of data, the schedule and the choice: the learning rate of best validation wins. Knows no
+kind of expert and no task by name.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 from moesaic.artefacts.whole_model import identified
 from moesaic.data.splits import take
-from moesaic.errors import MoesaicError, NonFiniteError, RecipeError
+from moesaic.errors import CompatibilityError, MoesaicError, NonFiniteError, RecipeError
 from moesaic.files import MANIFEST, digest, read_manifest
 from moesaic.kinds import KINDS
 from moesaic.recipe import Recipe
@@ -21,9 +21,8 @@ from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.sections.expert import Expert, written_sweep
-from moesaic.sections.training import Train
 from moesaic.tasks import Address, Run, open_run
-from moesaic.tasks.task import Plan, Trainer, refused
+from moesaic.tasks.task import Plan, Trainer
 from moesaic.train.loop import Trained, fit
 
 CONTROLS = ("joint", "joint_wide")
@@ -31,42 +30,36 @@ CONTROLS = ("joint", "joint_wide")
 
 @dataclass(frozen=True)
 class Trial:
-    """One training of a contender: its plan, its rate, the name of its state, and what it tries in words."""
+    """One training of a contender: its plan, its rate, the name of its state, and its settings in words."""
 
     plan: Plan
     lr: float
     name: str
-    told: str
+    label: str
 
 
 class ExpertPart(Part):
     """An expert, or a control, that is trained in the run."""
 
     def __init__(self, run: Run, name: str):
-        super().__init__(run.dir)
+        super().__init__(run.dir, run.dir.part_at(name))
         self.source, self.name = run, name
         self.stage = "expert" if name in run.recipe.experts else name
-
-    @property
-    def at(self) -> Path:
-        return self.run.part_at(self.name)
 
     def needs(self) -> tuple[Path, ...]:
         return (self.source.models.base_at,)
 
     @property
     def steps(self) -> int:
-        """Steps of all trials together."""
         return self.run.recipe.train_of(self.name).steps * len(trials_of(self.source, self.name))
 
     def inputs(self) -> dict[str, Any]:
         """The expert's own section (all of them for a control), its training, its texts, the base and the task."""
         recipe, task = self.run.recipe, self.source.task
         names = [self.name] if self.name in recipe.experts else recipe.trained
+        apart = {"keywords", "train", "data"}
         return {
-            "experts": {
-                n: recipe.experts[n].model_dump(mode="json", exclude={"keywords", "train", "data"}) for n in names
-            },
+            "experts": {n: recipe.experts[n].model_dump(mode="json", exclude=apart) for n in names},
             "train": recipe.train_of(self.name).model_dump(mode="json"),
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": digests(self.source, self.name),
@@ -83,22 +76,14 @@ class ExpertPart(Part):
 
 
 class ExtractedPart(Part):
-    """An expert that is a part of a fine-tuned model, extracted from it in the run.
-
-    A model that is the base itself gives an expert too: the base's own.
-    """
+    """An expert that is extracted from a fine-tuned model in the run, or from the base itself."""
 
     stage = "blocks"
 
-    def __init__(self, run: Run, name: str, told: Progress):
-        super().__init__(run.dir)
-        self.source, self.name, self.told = run, name, told
-        self.spec = run.recipe.experts[name]
+    def __init__(self, run: Run, name: str, progress: Progress):
+        super().__init__(run.dir, run.dir.part_at(name))
+        self.source, self.name, self.progress, self.spec = run, name, progress, run.recipe.experts[name]
         self.terms = KINDS[self.spec.kind].terms(self.spec)
-
-    @property
-    def at(self) -> Path:
-        return self.run.part_at(self.name)
 
     def needs(self) -> tuple[Path, ...]:
         return (self.source.models.base_at,)
@@ -118,12 +103,16 @@ class ExtractedPart(Part):
         base = self.source.models.base
         return {"source": self.made_of, "base": base.fingerprint, "ignore_rest": self.terms.ignore_rest}
 
+    def missing(self) -> MoesaicError:
+        hint = "extract it first: moesaic train-expert RECIPE"
+        return RecipeError(f"there is no expert '{self.name}' yet", path=self.at, hint=hint)
+
     def make(self, report: Report) -> None:
         kind, base = KINDS[self.spec.kind], self.source.models.base
         if self.made_of == base.fingerprint:
             value, facts = kind.of_base(base), dict[str, Any]({"from": "the base itself", "verified": True})
         else:
-            value, facts = kind.extract(base, self.model, self.terms, self.told, self.name)
+            value, facts = kind.extract(base, self.model, self.terms, self.progress, self.name)
         facts |= {"name": self.name, "stage_key": self.key, "source_fingerprint": self.made_of, **base.told}
         size = value.num_parameters * next(base.decoder.parameters()).element_size()
         self.run.publish(self.at, lambda folder: kind.save(folder, value, base, facts), size)
@@ -133,45 +122,44 @@ class ExtractedPart(Part):
 
 
 def is_extracted(run: Run, name: str) -> bool:
-    """Whether an expert has to be extracted from the model that its path names."""
+    """Tell whether an expert has to be extracted from the model that its path names."""
     spec = run.recipe.experts[name]
     return bool(spec.path) and KINDS[spec.kind].extracted(run.models.located(spec.path or "").folder)
 
 
 def folders_of(run: Run) -> dict[str, Path]:
     """Every expert's folder: trained here, extracted here, or trained elsewhere."""
-    found = {}
-    for name, spec in run.recipe.experts.items():
-        elsewhere = spec.path and not is_extracted(run, name)
-        found[name] = run.models.located(spec.path or "").folder if elsewhere else run.dir.part_at(name)
-    return found
+    return {
+        name: run.dir.part_at(name) if made_here(run, name) else run.models.located(spec.path or "").folder
+        for name, spec in run.recipe.experts.items()
+    }
 
 
 def made_here(run: Run, name: str) -> bool:
-    """Whether an expert is made in the run."""
-    return name in run.recipe.trained or is_extracted(run, name)
+    """Tell whether an expert is trained or extracted in the run."""
+    return not run.recipe.experts[name].path or is_extracted(run, name)
 
 
 def version_of(run: Run, name: str, folder: Path) -> str:
-    """The identity of an expert: of one that was made here its key, of others their weights."""
+    """The identity of an expert: the key of one that was made here, the fingerprint of others."""
     if made_here(run, name):
         return digest(run.dir.identity(folder))
     return KINDS[run.recipe.experts[name].kind].version(folder, lambda: run.models.base)
 
 
 def wanted_controls(recipe: Recipe) -> list[str]:
-    """The controls to train; without experts that are trained here there is nothing to train them on."""
+    """The controls to train: none without experts that are trained here."""
     wanted = recipe.evaluate.controls if recipe.trained else []
     return [name for name in recipe.trained_controls if wanted == "all" or name in wanted]
 
 
 def domains_of(run: Run, name: str) -> list[str]:
-    """The domains that a contender learns from: its own, or for a control all."""
+    """The domains that a contender learns from: an expert from its own, a control from all."""
     return [domain for domain in run.materials.domains if domain == name or name in CONTROLS]
 
 
 def digests(run: Run, name: str) -> list[str]:
-    """The texts that a contender learns from."""
+    """The hashes of the texts that a contender learns from."""
     return [run.materials.domains[domain].digest for domain in domains_of(run, name)]
 
 
@@ -179,7 +167,7 @@ def digests(run: Run, name: str) -> list[str]:
 
 
 def plan_of(run: Run, name: str) -> Plan:
-    """An expert as the recipe describes it; a control in the experts' shape, on all texts."""
+    """Plan an expert as the recipe describes it, or a control in the experts' shape on all texts."""
     recipe = run.recipe
     specs = [recipe.experts[n] for n in ([name] if name in recipe.experts else recipe.trained)]
     domains = {n: run.materials.domains[n] for n in domains_of(run, name)}
@@ -199,7 +187,7 @@ def plan_of(run: Run, name: str) -> Plan:
 
 
 def control_of(run: Run, name: str, specs: Sequence[Expert], layers: str | None) -> tuple[Any, Any]:
-    """The kind and the design of a control: of the experts' kind, or the first of their site where they have several.
+    """The kind and the design of a control. Experts of several kinds have controls of the first kind of their site.
 
     Each expert counts with the largest rank that it tries.
     """
@@ -212,55 +200,51 @@ def control_of(run: Run, name: str, specs: Sequence[Expert], layers: str | None)
 
 
 def trials_of(run: Run, name: str) -> list[Trial]:
-    """Every combination of what is tried: learning rates, and for an expert what its sweep says."""
+    """Every combination of the learning rates and, for an expert, the values of its sweep."""
     plan, expert = plan_of(run, name), run.recipe.experts.get(name)
     tried = written_sweep(expert.sweep if expert else None)
-    rates = tried.pop("lr", None) or grid(plan.settings)
+    lr = plan.settings.lr
+    rates = tried.pop("lr", None) or (lr if isinstance(lr, list) else [lr])
     found = []
     for lr in rates:
         for one in expert.trials if expert else [None]:
             values = [(key, shown(getattr(one, key))) for key in tried]
             state = "_".join([trial_at(lr), *(f"{key}-{value}" for key, value in values)])
-            told = ", ".join([f"{lr:g}", *(f"{key} {value}" for key, value in values)])
+            label = ", ".join([f"{lr:g}", *(f"{key} {value}" for key, value in values)])
             own = plan if one is None or not tried else replace(plan, design=plan.kind.design(one))
-            found.append(Trial(own, lr, state, told))
+            found.append(Trial(own, lr, state, label))
     return found
 
 
 def shown(value: Any) -> str:
-    """A setting that is tried, as part of a file's name."""
+    """A value of a sweep, as part of a file's name."""
     return "+".join(value) if isinstance(value, list) else f"{value:g}"
-
-
-def grid(settings: Train) -> list[float]:
-    """The learning rates to try."""
-    return settings.lr if isinstance(settings.lr, list) else [settings.lr]
 
 
 # --- training
 
 
 def train_one(address: Address, name: str, report: Report) -> None:
-    """Train one contender with everything that is tried and publish the best by validation."""
-    run = report.kept(open_run, address)
+    """Run all trials of one contender and publish the best by validation."""
+    run = report.cached(open_run, address)
     part, trials, task = ExpertPart(run, name), trials_of(run, name), run.task
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
     trainer = task.trainer(trials[0].plan)
     report.begin(part.steps)
     outcomes: dict[str, float | None] = {}
-    kept: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
+    winner: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
     for turn, trial in enumerate(trials):
         try:
             found = train_at(part, trainer, trial, turn, report)
-            outcomes[trial.told] = trainer.outcome(found.best)
-            if kept is None or found.best < kept[0].best:
-                kept = found, trial
+            outcomes[trial.label] = trainer.outcome(found.best)
+            if winner is None or found.best < winner[0].best:
+                winner = found, trial
         except NonFiniteError:
-            if kept is None and turn + 1 == len(trials):
+            if winner is None and turn + 1 == len(trials):
                 raise
-            outcomes[trial.told] = None  # a trial that diverges has lost, as long as another one has not
-    assert kept
-    trained, best = kept
+            outcomes[trial.label] = None  # a trial may diverge, as long as another one does not
+    assert winner
+    trained, best = winner
     made = trainer.made(best.plan, trained.state, trained.best)
     facts = {
         "name": name,
@@ -280,25 +264,15 @@ def train_one(address: Address, name: str, report: Report) -> None:
     kind, base = best.plan.kind, task.foundation
     run.dir.publish(part.at, lambda folder: kind.save(folder, made.expert, base, facts, made.head), size)
     run.dir.forget(part.at)
-    report.end(f"{made.told} at lr {best.told}")
+    report.end(f"{made.summary} at lr {best.label}")
 
 
 def train_at(part: ExpertPart, trainer: Trainer, trial: Trial, turn: int, report: Report) -> Trained:
-    """One training of one contender; all of them start from the same weights and see the same order of rows."""
+    """Run one trial; all trials of a contender start from the same weights and see the same order of rows."""
     settings, objective = trial.plan.settings, trainer.objective(trial.plan)
     with training(part.run, part.at, trial.name, part.inputs(), report, turn * settings.steps) as (keeper, record):
-        return fit(
-            objective.parameters,
-            objective.batch,
-            objective.loss,
-            objective.validate,
-            settings,
-            trial.lr,
-            lambda row: record(trainer.logged(row)),
-            part.run.recipe.seed,
-            keeper,
-            objective.names,
-        )
+        inputs = objective.parameters, objective.batch, objective.loss, objective.validate, settings, trial.lr
+        return fit(*inputs, lambda row: record(trainer.logged(row)), part.run.recipe.seed, keeper, objective.names)
 
 
 # --- verifying
@@ -309,12 +283,17 @@ def verify_expert(run: Run, name: str) -> dict[str, Any]:
     if name not in run.recipe.trained:
         raise RecipeError(f"'{name}' is not trained here", expected=f"one of {', '.join(run.recipe.trained)}")
     folder = run.dir.part_at(name)
-    found = run.task.verified(plan_of(run, name), folder, refused(folder, name))
-    return {"name": name, **found, "folder": str(folder)}
+
+    def refuse(field: str, expected: str, got: str) -> None:
+        what = "the expert does not do what its manifest says"
+        hint = f"remove this folder and train it again: moesaic train-expert RECIPE --expert {name}"
+        raise CompatibilityError(what, path=folder, field=field, expected=expected, got=got, hint=hint)
+
+    return {"name": name, **run.task.verified(plan_of(run, name), folder, refuse), "folder": str(folder)}
 
 
 def check_names(recipe: Recipe, names: list[str]) -> list[str]:
-    """The experts named, or all that are trained here."""
+    """The named experts and controls, or all experts that are trained here; raises for an unknown name."""
     for name in names:
         if name not in recipe.trained and name not in recipe.trained_controls:
             expected = f"one of {', '.join(recipe.trained)}"

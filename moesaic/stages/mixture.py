@@ -24,43 +24,38 @@ class MixturePart(Part):
 
     name = stage = "mixture"
 
-    def __init__(self, run: Run, told: Progress):
-        super().__init__(run.dir)
-        self.source, self.told = run, told
-
-    @property
-    def at(self) -> Path:
-        return self.run.mixture_at
+    def __init__(self, run: Run, progress: Progress):
+        super().__init__(run.dir, run.dir.mixture_at)
+        self.source, self.progress = run, progress
 
     def needs(self) -> tuple[Path, ...]:
         return (*self.folders.values(), self.run.router_at("router"), self.source.models.base_at)
 
     @cached_property
     def folders(self) -> dict[str, Path]:
-        """Every expert's folder."""
         return folders_of(self.source)
 
     @cached_property
     def experts(self) -> dict[str, Stored]:
-        """Every expert as it is, held against the base."""
-        return dict(self.source.task.read_experts(self.folders, self.told))
+        """Every expert as it is now, checked against the base; warnings about it are reported."""
+        for name, folder in self.folders.items():
+            for warning in self.source.task.warnings(folder):
+                self.progress.warn(f"{name}: {warning}")
+        return dict(self.source.task.read_experts(self.folders))
 
     @cached_property
     def router(self) -> StoredRouter:
-        """The router as it is, which must decide between these experts."""
+        """The router as it is now, which must decide between these experts."""
         router = load_router(self.run.router_at("router"), self.source.task.foundation.fingerprint)
         if set(router.names) != set(self.experts):
-            raise RecipeError(
-                "the router was trained for other experts",
-                expected=", ".join(sorted(self.experts)),
-                got=", ".join(sorted(router.names)),
-                hint="run train-router again",
-            )
+            expected, got = (", ".join(sorted(names)) for names in (self.experts, router.names))
+            what, hint = "the router was trained for other experts", "run train-router again"
+            raise RecipeError(what, expected=expected, got=got, hint=hint)
         return router
 
     @property
     def how(self) -> dict[str, Any]:
-        """How several experts' distributions are combined, where the kind leaves a choice."""
+        """The level and the combination of distributions, where the kind leaves a choice."""
         mixture, choice = self.run.recipe.mixture, len(self.run.recipe.kind.combinations) > 1
         return {"level": mixture.level, "combine": mixture.combine} if choice else {}
 
@@ -96,4 +91,4 @@ class MixturePart(Part):
             lambda folder: save_mixture(folder, base, self.folders, router, facts),
             room_for(base, self.folders.values(), router),
         )
-        run.task.require_mixture(self.at)
+        _ = run.task.mixture  # raises for one that cannot be loaded

@@ -1,4 +1,4 @@
-"""The report as a part of a run: always written anew, as it takes no time.
+"""The report as a part of a run: always written anew, which takes no time.
 
 Knows nothing about pages.
 """
@@ -18,11 +18,7 @@ class ReportPart(Part):
     name = stage = "report"
 
     def __init__(self, run: RunDir):
-        super().__init__(run)
-
-    @property
-    def at(self) -> Path:
-        return self.run.root / "report" / "index.html"
+        super().__init__(run, run.root / "report" / "index.html")
 
     def needs(self) -> tuple[Path, ...]:
         return (self.run.evaluation_at,)
@@ -30,14 +26,13 @@ class ReportPart(Part):
     def inputs(self) -> dict[str, Any]:
         return {}
 
-    def finished(self, told: Progress) -> bool:
+    def finished(self, progress: Progress) -> bool:
         return False
 
     def together(self) -> Any:
         return write
 
 
-def write(parts: Any, told: Progress, jobs: Any) -> None:
-    """Write the page of a run."""
+def write(parts: Any, progress: Progress, jobs: Any) -> None:
     (part,) = parts
-    told.note(f"report: {write_report(part.run.root)}")
+    progress.note(f"report: {write_report(part.run.root)}")

@@ -1,11 +1,11 @@
 """Routers as parts of a run: the mixture's own, and those it is compared with, on features read once for all of them.
 
-Knows nothing about how experts were trained: a prompt's label is the expert whose text it is, and what the mixture
-loses on it is asked of the experts as they are.
+Knows nothing about how experts were trained: a prompt's label is the expert whose text it is, and the mixture's losses
+on it are computed by the experts as they are.
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,28 +37,27 @@ from moesaic.train.routers import Labelled, selection_of, train_router
 
 BATCH = 32
 SPLITS = ("train", "validation")
-VALIDATION_PROMPTS = 400  # of each expert: what calibration and the choice of an epoch rest on
-ASKED_PROMPTS = 100  # of each expert, where the mixture is asked anew in every epoch
+VALIDATION_PROMPTS = 400  # of each expert, for calibration and the choice of an epoch
+ASKED_PROMPTS = 100  # of each expert, where the mixture computes them anew in every epoch
 
 UNTAUGHT = (
-    "loss.task gives the router no gradient: top_1 with renormalise weighs 1, whoever is chosen; it learns from the "
-    "other losses alone. Explore with gumbel, or set renormalise: false, or selection: soft"
+    "loss.task gives the router no gradient, because top_1 with renormalise gives every choice the weight 1; it learns "
+    "from the other losses alone. Explore with gumbel, or set renormalise: false, or selection: soft"
 )
 
 
 def label_of(spec: RouterSpec) -> str:
     """The name of a compared router, for folders and tables."""
-    few = f"-{spec.examples}" if spec.examples else ""
-    kept = f"-{spec.selection}" if spec.selection != "top_1" else ""
-    usual = dict(RouterLoss())
-    learned = "".join(f"-{term}-{weight:g}" for term, weight in spec.loss if weight != usual[term])
-    learned += f"-{spec.exploration.kind}" if spec.exploration.kind != "none" else ""
-    learned += f"-{spec.init}" if spec.init else ""
-    return f"{spec.kind}-{str(spec.feature).replace('@', '_at_')}{few}{kept}{learned}"
+    usual, words = dict(RouterLoss()), [spec.kind, str(spec.feature).replace("@", "_at_")]
+    words += [str(spec.examples)] if spec.examples else []
+    words += [spec.selection] if spec.selection != "top_1" else []
+    words += [f"{term}-{weight:g}" for term, weight in spec.loss if weight != usual[term]]
+    words += [spec.exploration.kind] if spec.exploration.kind != "none" else []
+    return "-".join([*words, spec.init] if spec.init else words)
 
 
 def terms_of(spec: RouterSpec) -> str | None:
-    """What a router's training adds up, as in `task + 0.01 balance, gumbel`; None: it is not trained by gradient."""
+    """The terms of a router's loss, as in `task + 0.01 balance, gumbel`; None: it is not trained by gradient."""
     if "loss" in spec.idle():
         return None
     terms = [term if weight == 1 else f"{weight:g} {term}" for term, weight in spec.loss if weight]
@@ -66,12 +65,9 @@ def terms_of(spec: RouterSpec) -> str | None:
 
 
 def specs(run: Run) -> dict[str, RouterSpec]:
-    """All routers to train: the mixture's own as `router`, then those compared; a keyword router always among them."""
-    router = run.recipe.router
-    own = RouterSpec(
-        **{field: getattr(router, field) for field in router.model_fields_set & set(RouterSpec.model_fields)}
-    )
-    rivals = [*router.compare]
+    """All routers to train: the mixture's own as `router`, then the compared ones; one of them is a keyword router."""
+    router, declared = run.recipe.router, run.recipe.router.model_fields_set & set(RouterSpec.model_fields)
+    own, rivals = RouterSpec(**{field: getattr(router, field) for field in declared}), [*router.compare]
     if all(spec.kind != "keyword" for spec in [own, *rivals]):
         rivals.append(RouterSpec(kind="keyword"))
     found = {"router": own}
@@ -87,31 +83,26 @@ class RouterPart(Part):
     stage = "router"
 
     def __init__(self, run: Run, name: str, spec: RouterSpec):
-        super().__init__(run.dir)
+        super().__init__(run.dir, run.dir.router_at(name))
         self.source, self.name, self.spec = run, name, spec
-
-    @property
-    def at(self) -> Path:
-        return self.run.router_at(self.name)
 
     def needs(self) -> tuple[Path, ...]:
         experts = folders_of(self.source).values() if self.spec.loss.task else ()
         return (self.source.models.base_at, *experts)
 
-    def require_needs(self, needed: Sequence[Part], told: Progress) -> None:
-        """Refuse to train a router without its experts, with the reason why it needs them."""
+    def require_needs(self, needed: Sequence[Part], progress: Progress) -> None:
+        """Refuse to train a router without its experts, and say why it needs them."""
         if self.spec.loss.task:
             versions(self.source)
-        super().require_needs(needed, told)
+        super().require_needs(needed, progress)
 
     @property
     def title(self) -> str:
-        """The router as progress and logs call it."""
         return self.name if self.name == "router" else f"router {self.name}"
 
     @property
     def token_level(self) -> bool:
-        """Whether the router decides before every token; then its decisions on prompts are not all that it decides."""
+        """True where the router decides before every token, and not only on prompts."""
         return self.name == "router" and self.run.recipe.mixture.level == "token"
 
     def inputs(self) -> dict[str, Any]:
@@ -119,18 +110,12 @@ class RouterPart(Part):
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
         rows = ((n, split) for n in recipe.experts for split in SPLITS)
         texts = [[e.prompt, e.response] for n, split in rows for e in prompts_of(self.source, n, split)]
-        feature = (
-            spec.feature if isinstance(spec.feature, str) else {"encoder": models.encoder(spec.feature).fingerprint}
-        )
-        parts = {"parts": dict(versions(self.source))} if spec.loss.task else {}
+        encoder = {"encoder": models.encoder(spec.encoder).fingerprint} if spec.encoder else None
+        facts = {"feature": encoder or spec.feature, "prompt_tokens": recipe.router.prompt_tokens}
         return {
-            **parts,
+            **({"parts": dict(versions(self.source))} if spec.loss.task else {}),
             **({"level": "token"} if recipe.mixture.level == "token" else {}),
-            "router": {
-                **spec.model_dump(mode="json"),
-                "feature": feature,
-                "prompt_tokens": recipe.router.prompt_tokens,
-            },
+            "router": {**spec.model_dump(mode="json"), **facts},
             "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
             "train": {"length": recipe.train.length},
             "data": digest(texts),
@@ -145,123 +130,101 @@ class RouterPart(Part):
         return train_routers
 
 
-def train_routers(parts: Sequence[RouterPart], told: Progress, jobs: Jobs) -> None:
+def train_routers(parts: Sequence[RouterPart], progress: Progress, jobs: Jobs) -> None:
     """Train routers; each split's features are read once for all of them, in parallel."""
-    read = read_for(parts, jobs)
+    material = read_for(parts, jobs)
     for part in parts:
-        train_and_publish(part, read, jobs.report(part.title))
+        train_and_publish(part, material, jobs.report(part.title))
 
 
 # --- what routers learn from
 
 
 class Read(NamedTuple):
-    """Each feature of some prompts, and of how many prompts that feature is of the beginning only."""
+    """Features of some prompts, and for each feature the number of prompts of which it reads only the beginning."""
 
-    features: list[Features]
-    truncated: list[int]
-
-
-Owned = tuple[str, str]
-"""A split and the expert whose prompts are read."""
+    features: dict[FeatureSpec, Features]
+    truncated: dict[FeatureSpec, int]
 
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that some routers learn from, by split and expert: features of prompts; the same before tokens of
-    responses, for a router that decides there; and what each expert alone loses.
+    """Everything that some routers learn from, as the jobs found it: `features` of prompts (Read); `running` features
+    before tokens of responses, for a router that decides there (tensors); `losses` of each expert alone (Table).
     """
 
-    order: list[FeatureSpec]
-    features: Mapping[Owned, Read]
-    tokens: Mapping[Owned, list[torch.Tensor]]
-    losses: Mapping[Owned, Table]
+    found: Mapping[str, Any]
+
+    def of(self, what: str, split: str, experts: Iterable[str]) -> list[Any]:
+        return [self.found[f"{what} {split} {expert}"] for expert in experts]
 
 
 def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
-    """Read what these routers learn from.
+    """Read everything that these routers learn from.
 
-    No more prompts are read than a feature's hungriest router asks for; each takes the first of them, in hash order.
+    Of each feature as many prompts are read as the router with the largest limit needs; each router takes the first of
+    them, in hash order.
     """
     run = parts[0].source
     every = [(split, expert) for split in SPLITS for expert in run.recipe.experts]
-    order = list(dict.fromkeys(feature for part in parts for feature in part.spec.reads))
-    asked = {feature: [part.spec for part in parts if feature in part.spec.reads] for feature in order}
-    prompts: dict[str, Work] = {
-        f"features {split} {expert}": partial(
-            read_features,
-            run.address,
-            expert,
-            split,
-            {feature: max(most_of(spec, split) for spec in some) for feature, some in asked.items()},
-        )
-        for split, expert in every
-    }
-    running: dict[str, Work] = {
-        f"running {split} {expert}": partial(
-            read_tokens, run.address, expert, split, [str(one) for one in part.spec.reads], most_of(part.spec, split)
-        )
-        for part in parts
-        if part.token_level
-        for split, expert in every
-    }
-    read = jobs.run(prompts | running)
-    # Where whoever is chosen has all the weight, each expert by itself is all that can be asked: computed once.
+    work: dict[str, Work] = {}
+    for split, expert in every:
+        most: dict[FeatureSpec, int] = {}
+        for part in parts:
+            limit = most_of(part.spec, split)
+            most |= {feature: max(limit, most.get(feature, 0)) for feature in part.spec.reads}
+        work[f"features {split} {expert}"] = partial(read_features, run.address, expert, split, most)
+    for part in parts:
+        for split, expert in every if part.token_level else ():
+            reads, limit = [str(feature) for feature in part.spec.reads], most_of(part.spec, split)
+            work[f"running {split} {expert}"] = partial(read_tokens, run.address, expert, split, reads, limit)
+    read = jobs.run(work)
+    # Where the chosen expert has all the weight, the losses of each expert by itself suffice: computed once.
     tabled = [part.spec for part in parts if part.spec.loss.task and part.spec.certain]
-    slopes = any(not spec.untaught for spec in tabled)
-    tables: dict[str, Work] = {
-        f"losses {split} {expert}": partial(
-            tabulate,
-            run.address,
-            versions(run),
-            expert,
-            split,
-            max(most_of(spec, split) for spec in tabled),
-            slopes and split == "train",
-        )
-        for split, expert in (every if tabled else ())
-    }
-    found = jobs.run(tables)
-    return Material(
-        order,
-        {one: read[f"features {one[0]} {one[1]}"] for one in every},
-        {one: read[f"running {one[0]} {one[1]}"] for one in (every if running else ())},
-        {one: found[f"losses {one[0]} {one[1]}"] for one in (every if tables else ())},
-    )
+    slopes, tables = any(not spec.untaught for spec in tabled), dict[str, Work]()
+    for split, expert in every if tabled else ():
+        limit, experts = max(most_of(spec, split) for spec in tabled), versions(run)
+        arguments = run.address, experts, expert, split, limit, slopes and split == "train"
+        tables[f"losses {split} {expert}"] = partial(tabulate, *arguments)
+    return Material(read | jobs.run(tables))
 
 
 def labelled(part: RouterPart, material: Material, split: str, report: Report) -> Labelled:
-    """The features that one router learns from in one split, each with the expert whose prompt it is of."""
-    names = tuple(part.run.recipe.experts)
+    """The features that one router learns from in one split, each with the expert whose prompt it belongs to."""
+    names, limit = tuple(part.run.recipe.experts), most_of(part.spec, split)
+    first, last = part.spec.reads[0], part.spec.reads[-1]
     if part.token_level:
-        found = [material.tokens[split, expert] for expert in names]
-        owners = torch.arange(len(names)).repeat_interleave(torch.tensor([len(one[0]) for one in found]))
-        first, last = (torch.cat([one[at] for one in found]) for at in (0, -1))
-        return Labelled(first, owners, last)
-    limit, places = most_of(part.spec, split), [material.order.index(feature) for feature in part.spec.reads]
-    every = [material.features[split, expert].features for expert in names]
-    features, beside = (joined([one[at][:limit] for one in every]) for at in (places[0], places[-1]))
-    sizes = [len(one[places[0]][:limit]) for one in every]
-    labels = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes))
+        found = material.of("running", split, names)
+        labels = owners(len(one[0]) for one in found)
+        return Labelled(torch.cat([one[0] for one in found]), labels, torch.cat([one[-1] for one in found]))
+    read = [one.features for one in material.of("features", split, names)]
+    features, beside = (joined([one[feature][:limit] for one in read]) for feature in (first, last))
+    labels = owners(len(one[first][:limit]) for one in read)
     return Labelled(features, labels, means_of(beside), task_of(part, material, split, limit, report))
 
 
+def owners(sizes: Iterable[int]) -> torch.Tensor:
+    """The index of the expert of each row, from the number of rows of each expert."""
+    counts = torch.tensor([*sizes])
+    return torch.arange(len(counts)).repeat_interleave(counts)
+
+
 def task_of(part: RouterPart, material: Material, split: str, limit: int, report: Report) -> WeightedLoss | None:
-    """The loss of the mixture as a router's task; None where the router does not learn from it."""
+    """The loss of the mixture as a router's task; None for a router that does not learn from it."""
     run, names = part.source, tuple(part.run.recipe.experts)
     if not part.spec.loss.task:
         return None
     if part.spec.certain:
-        return Table.cat([material.losses[split, expert][:limit] for expert in names])
+        return Table.cat([one[:limit] for one in material.of("losses", split, names)])
     rows = [row for expert in names for row in rows_of(run, expert, split, limit)]
-    return computed(run.task.losses(report.kept(frozen_experts, run.address, versions(run)), rows))
+    return computed(run.task.losses(report.cached(frozen_experts, run.address, versions(run)), rows))
 
 
 # --- one router
 
 
 def train_and_publish(part: RouterPart, material: Material, report: Report) -> None:
-    """Train one router on what was read, and publish it with its record."""
+    """Train one router on its material, and publish it with its record."""
     run, spec, recipe = part.source, part.spec, part.run.recipe
     names = tuple(recipe.experts)
     train, validation = (labelled(part, material, split, report) for split in SPLITS)
@@ -296,9 +259,8 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     sizes = [*router.state_dict().values()]
     encoder_at = published_encoder(run, encoder) if encoder else None
     if encoder:
-        place = material.order.index(spec.feature)
-        cut = {split: sum(material.features[split, n].truncated[place] for n in names) for split in SPLITS}
-        info["truncated"] = cut  # texts of which the encoder reads the beginning only
+        cut = {split: material.of("features", split, names) for split in SPLITS}
+        info["truncated"] = {split: sum(one.truncated[spec.feature] for one in some) for split, some in cut.items()}
         sizes += [] if encoder_at else encoder.sentences.state_dict().values()
 
     def write(folder: Path) -> None:
@@ -307,18 +269,18 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
 
     part.run.publish(part.at, write, sum(t.numel() * t.element_size() for t in sizes))
     part.run.forget(part.at)
-    told = f", loss of the task {metrics['task']:.3f}" if spec.loss.task else ""
-    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}{told}")
+    task = f", loss of the task {metrics['task']:.3f}" if spec.loss.task else ""
+    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}{task}")
 
 
 def published_encoder(run: Run, wanted: StoredEncoder) -> Path | None:
-    """The folder, in that of a router which reads it, where the run holds a sound copy of an encoder already."""
+    """The folder in a router's where the run holds a sound copy of an encoder already."""
     for name in specs(run):
         folder = run.dir.router_at(name) / ENCODER
         try:
             found = read_manifest(folder, ENCODER_KIND) if (folder / MANIFEST).is_file() else {}
         except WeightsError:
-            continue  # whoever reads that router says what is damaged
+            continue  # the damage is reported when that router is read
         if found.get("fingerprint") == wanted.fingerprint:
             return folder
     return None
@@ -328,9 +290,9 @@ def published_encoder(run: Run, wanted: StoredEncoder) -> Path | None:
 
 
 def prompts_of(run: Run, expert: str, split: str) -> list[Example]:
-    """The texts whose prompts stand for an expert: of its data, or the examples given for one trained elsewhere.
+    """The texts whose prompts a router learns to give an expert: its data, or the examples of one trained elsewhere.
 
-    Of examples, one in five is held out.
+    One in five examples is held out.
     """
     spec = run.recipe.experts[expert]
     if spec.data:
@@ -344,9 +306,9 @@ def prompts_of(run: Run, expert: str, split: str) -> list[Example]:
 
 
 def most_of(spec: RouterSpec, split: str) -> int:
-    """How many prompts of an expert's split a router sees at most.
+    """The largest number of prompts of an expert's split that a router sees.
 
-    Weights of every size ask the mixture anew in every epoch, so that there are fewer to validate on.
+    Fewer prompts serve for validation where the mixture has to compute their losses anew in every epoch.
     """
     if split == "train":
         return spec.examples or sys.maxsize
@@ -354,20 +316,20 @@ def most_of(spec: RouterSpec, split: str) -> int:
 
 
 def rows_of(run: Run, expert: str, split: str, most: int) -> list[Any]:
-    """The prompts of an expert's split with their responses or labels, in hash order so that a limit is unbiased."""
+    """The prompts of an expert's split with their responses or labels, in hash order, so that a limit is unbiased."""
     examples, length = take(prompts_of(run, expert, split), most), run.recipe.train.length
     return run.task.encoded(examples, length, expert)
 
 
-# --- what the mixture loses
+# --- losses of the mixture
 
 
 Versions = tuple[tuple[str, str], ...]
-"""The experts by name, and what each is."""
+"""The experts by name, each with its identity."""
 
 
 def versions(run: Run) -> Versions:
-    """The experts as they are now: those trained elsewhere by their weights."""
+    """The experts as they are now; raises for one that is still to be made."""
     found = []
     for name, folder in folders_of(run).items():
         if made_here(run, name) and not (folder / MANIFEST).is_file():
@@ -387,11 +349,11 @@ def frozen_experts(address: Address, experts: Versions) -> Any:
 def tabulate(
     address: Address, experts: Versions, expert: str, split: str, most: int, slopes: bool, report: Report
 ) -> Table:
-    """Compute what each expert alone loses on the responses of one expert's split, in the order of `rows_of`."""
-    run = report.kept(open_run, address)
+    """Compute the losses of each expert alone on the responses of one expert's split, in the order of `rows_of`."""
+    run = report.cached(open_run, address)
     rows = rows_of(run, expert, split, most)
     report.begin(len(rows) * len(experts))
-    weighed = run.task.losses(report.kept(frozen_experts, address, experts), rows)
+    weighed = run.task.losses(report.cached(frozen_experts, address, experts), rows)
     found = Table.of(weighed, len(rows), len(experts), slopes, lambda n: report.row({"step": n}))
     report.end("computed")
     return found
@@ -401,8 +363,8 @@ def tabulate(
 
 
 def read_features(address: Address, expert: str, split: str, most: dict[FeatureSpec, int], report: Report) -> Read:
-    """Read each feature of so many prompts of one expert's split, in the order of `rows_of`."""
-    run = report.kept(open_run, address)
+    """Read each feature of the first prompts, at most `most`, of one expert's split, in the order of `rows_of`."""
+    run = report.cached(open_run, address)
     rows = rows_of(run, expert, split, max(most.values()))
     found: dict[FeatureSpec, Features] = {}
     cut: dict[FeatureSpec, int] = {}
@@ -413,14 +375,14 @@ def read_features(address: Address, expert: str, split: str, most: dict[FeatureS
         encoders = [None if isinstance(feature, str) else run.models.encoder(feature) for feature in some]
         cut |= zip(some, (one.sentences.truncated(texts) if one else 0 for one in encoders), strict=True)
     report.end(f"read; {max(cut.values())} texts are longer than the encoder reads" if any(cut.values()) else "read")
-    return Read([found[feature] for feature in most], [cut[feature] for feature in most])
+    return Read(found, cut)
 
 
 def read_tokens(
     address: Address, expert: str, split: str, features: list[str], most: int, report: Report
 ) -> list[torch.Tensor]:
     """Read each feature before some tokens of each response, where decisions are made before every token."""
-    run = report.kept(open_run, address)
+    run = report.cached(open_run, address)
     rows = rows_of(run, expert, split, most)
     report.begin(1)
     found = [token_features(Feature.parse(feature), run.models.base.decoder, rows) for feature in features]
@@ -430,20 +392,20 @@ def read_tokens(
 
 @torch.no_grad()
 def features_of(run: Run, rows: Sequence[Any], features: list[FeatureSpec], report: Report) -> list[Features]:
-    """Features of rows in their order: those of the base from one pass of it, each encoder's from one of its own."""
+    """Features of rows in their order: those of the base from one pass, each encoder's from a pass of its own."""
     of_base = [feature for feature in features if isinstance(feature, str)]
     encoders = [feature for feature in features if not isinstance(feature, str)]
     report.begin(len(rows) * (bool(of_base) + len(encoders)))
     found: dict[FeatureSpec, Features] = {}
     if of_base:
         found |= zip(of_base, states_of(run, rows, of_base, report), strict=True)
-    for place, feature in enumerate(encoders, bool(of_base)):
-        found[feature] = sentences_of(run, rows, feature, len(rows) * place, report)
+    for index, feature in enumerate(encoders, bool(of_base)):
+        found[feature] = sentences_of(run, rows, feature, len(rows) * index, report)
     return [found[feature] for feature in features]
 
 
 def sentences_of(run: Run, rows: Sequence[Any], feature: EncoderFeature, reported: int, report: Report) -> torch.Tensor:
-    """The encoder's vector of each row's prompt; a text that comes again is not computed again."""
+    """The encoder's vector of each row's prompt, computed once for equal texts."""
     texts, sentences = run.task.texts(rows), run.models.encoder(feature).sentences
     once = sorted(set(texts), key=lambda text: (len(text), text))
     known: dict[str, torch.Tensor] = {}

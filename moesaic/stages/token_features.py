@@ -1,6 +1,6 @@
-"""What a router reads that decides before every token: the base's states as they run along the rows it learns from.
+"""Features for a router that decides before every token: the base's states along training rows.
 
-Knows nothing about routers: of each row, the feature as it stands before some of the tokens of its response.
+Reads the feature of each row before some of the tokens of its response. Knows nothing about routers.
 """
 
 import torch
@@ -12,13 +12,13 @@ from moesaic.data.batches import Tokens, pad
 from moesaic.model.decoder import Decoder
 
 POINTS = 8
-"""Tokens of a row that a router learns to decide about, evenly spaced from the first of the response to its last."""
+"""The number of tokens of a row that a router is trained on, evenly spaced from the response's first to its last."""
 BATCH = 32
 
 
 @torch.no_grad()
 def token_features(feature: Feature, base: Decoder, rows: list[Tokens]) -> Float[Tensor, "n d"]:
-    """The feature of all that stands before each of those tokens, row after row; a short response has fewer."""
+    """The feature of the text before each of these tokens, row after row; a short response has fewer tokens."""
     found: list[Tensor] = []
     depth = len(base.layers) if feature.depth is None else feature.depth
     for start in range(0, len(rows), BATCH):
@@ -27,11 +27,11 @@ def token_features(feature: Feature, base: Decoder, rows: list[Tokens]) -> Float
         x = base.norm(x) if feature.depth is None else x
         so_far = torch.arange(1, x.shape[1] + 1)[:, None]
         x = x if feature.pool == "last" else x.cumsum(1) / so_far
-        found += [x[place, points_of(row)] for place, row in enumerate(some)]
+        found += [x[index, points_of(row)] for index, row in enumerate(some)]
     return torch.cat(found)
 
 
 def points_of(row: Tokens) -> list[int]:
-    """The places in a row behind which a token of the response stands, some of them where they are many."""
+    """The positions before tokens of the response, evenly spaced where there are more than `POINTS`."""
     first, last = row.prompt - 1, len(row.ids) - 2
     return sorted({first + (last - first) * point // (POINTS - 1) for point in range(POINTS)})

@@ -1,4 +1,4 @@
-"""What a run is about: texts that experts write, or labels that they answer; and the run as one value."""
+"""The tasks of a run, texts that experts write or labels that they answer; and the run as one value."""
 
 from moesaic.tasks.opened import Address, Run, open_run
 

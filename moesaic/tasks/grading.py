@@ -1,4 +1,4 @@
-"""Grades of the answers that contenders give to test rows with labels; and what they would cost.
+"""Grades of the answers that contenders give to test rows with labels, and the costs of these contenders.
 
 Knows nothing about how contenders are compared, nor how they were trained.
 """
@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from moesaic.artefacts.adapter import StoredExpert
 from moesaic.compose.classifier import StoredClassifier
@@ -21,6 +20,7 @@ from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Means
 from moesaic.evaluate.verdict import Cost, with_derived
+from moesaic.kinds.gates import Weights
 from moesaic.kinds.parameters import num_parameters
 from moesaic.model.classifier import Classifier
 from moesaic.ops.metrics import Metric
@@ -40,14 +40,13 @@ class Sheet:
 
     @property
     def size(self) -> int:
-        """The number of rows."""
         return sum(map(len, self.rows.values()))
 
     @torch.inference_mode()
-    def grade(self, classifier: Classifier, weights: Float[Tensor, "n e"], batch: int, pad: int) -> Grades:
-        """Grade a classifier: to each row it answers the most probable of all labels, of whatever data set.
+    def grade(self, classifier: Classifier, weights: Weights, batch: int, pad: int) -> Grades:
+        """Grade a classifier, which answers each row by the most probable of all labels of all data sets.
 
-        A row on which nobody is chosen has no answer. Rows of like length share a batch, which changes only the time.
+        A row for which no expert is chosen has no answer. Rows of like length share a batch, to save time.
         """
         every = [row for some in self.rows.values() for row in some]
         nats, said = np.zeros(len(every)), np.zeros(len(every), dtype=np.int64)
@@ -69,9 +68,9 @@ class Sheet:
         return Grades.of(nats, truth, own, self.counts, self.metrics, groups)
 
     def majority(self, domains: Mapping[str, tuple[Sequence[str], Sequence[Example]]]) -> Grades:
-        """Answer every row with the most frequent label of its data set in training, given labels and training rows.
+        """Grade the most frequent label of each data set, given its labels and training rows.
 
-        Nats are by frequencies, each label seen once more.
+        Nats are by frequencies, each label counted once more than it occurs.
         """
         nats, said, start = list[float](), list[int](), 0
         for name, some in self.rows.items():
@@ -84,14 +83,14 @@ class Sheet:
             start += len(counts)
         return self.graded(np.array(nats), np.array(said))
 
-    def nobody(self) -> Grades:
+    def unanswered(self) -> Grades:
         """Grade rows on which a router abstains: no answer, and all labels alike."""
         spread = np.log(sum(self.counts.values()))
         return self.graded(np.full(self.size, spread), np.full(self.size, ABSTAINED))
 
 
-def counted(base: nn.Module, stored: StoredClassifier, weights: Float[Tensor, "n e"]) -> dict[str, int]:
-    """Parameters: in all, of the base, of adapters, heads and router; and those that answer one row, on average."""
+def counted(base: nn.Module, stored: StoredClassifier, weights: Weights) -> dict[str, int]:
+    """Count parameters: all, those of each part, and those that answer one row, on average over the decisions."""
     adapters, heads = ([*sizes] for sizes in zip(*sizes_of(stored).values(), strict=True))
     own, routed = num_parameters(base), stored.model.router.num_parameters
     shares = (weights > 0).double().mean(0).tolist()
@@ -109,19 +108,18 @@ def counted(base: nn.Module, stored: StoredClassifier, weights: Float[Tensor, "n
 
 
 def sizes_of(stored: StoredClassifier) -> dict[str, tuple[int, int]]:
-    """Parameters of every expert's adapter, and of its head."""
     return {name: parameters_of(stored.experts[name]) for name in stored.model.names}
 
 
 def parameters_of(expert: StoredExpert) -> tuple[int, int]:
-    """Parameters of an expert's adapter, and of its head."""
+    """The parameters of an expert's adapter and of its head."""
     return expert.adapter.num_parameters, expert.head.num_parameters if expert.head else 0
 
 
 def costs(
     base: nn.Module, stored: StoredClassifier, counts: Mapping[str, int], controls: Mapping[str, StoredExpert]
 ) -> dict[str, Cost]:
-    """Parameters and bytes that answer one row, of whatever could be used instead of the mixture."""
+    """Parameters and bytes that answer one row, for the mixture and each alternative to it."""
     own = counts["base"]
     parameters = {"average": own + counts["heads"], "router": counts["active"]}
     parameters |= {f"expert:{name}": own + sum(sizes) for name, sizes in sizes_of(stored).items()}
@@ -131,7 +129,7 @@ def costs(
 
 
 def pooled(scores: Mapping[str, Grades], seed: int) -> dict[str, dict[str, Any]]:
-    """Of every contender the share of all rows it answers right, with its interval, and how far the router is ahead."""
+    """The share of all rows that each contender answers right, with its interval and its difference to the router."""
     errors = {name: one.errors() for name, one in with_derived(scores).items()}
     means = Means.of(errors, seed=seed)
     found = {}

@@ -1,19 +1,20 @@
-"""The task of classifying: rows have labels, experts are chosen and judged by the metrics of their data.
+"""The task of classifying: rows have labels; experts are chosen and judged by the metrics of their data.
 
-Of several data sets, as a control has them, the labels are one space; a label of another data set is a wrong answer.
+The labels of several data sets, as a control has them, are one space; a label of another data set is a wrong answer.
 Knows nothing about which parts a run has.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
-from moesaic.adapters import Adapter, attach, merge
+from moesaic.adapters import Adapter, attach
 from moesaic.artefacts.adapter import StoredExpert, load_expert
 from moesaic.artefacts.backbone import Backbone
 from moesaic.compose.classifier import StoredClassifier, load_classifier
@@ -22,8 +23,8 @@ from moesaic.data.batches import Schedule
 from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Judged
-from moesaic.kinds.gates import alone
-from moesaic.kinds.kind import Begun, Listener
+from moesaic.kinds.gates import Weights, alone
+from moesaic.kinds.kind import Facts, Started
 from moesaic.model.classifier import Classifier, Head, usual_shape
 from moesaic.model.features import Prompts
 from moesaic.ops.metrics import Metric
@@ -31,16 +32,16 @@ from moesaic.routing import controls
 from moesaic.runs.jobs import threads
 from moesaic.tasks import grading
 from moesaic.tasks.grading import Sheet
-from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, ones, trainable
+from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.train import classification
 from moesaic.train.classification import Measured, batched, measure
 from moesaic.train.mixture_loss import Weighed
 
-ANYONE = "it"
+ONLY = "it"
 """The name of the only expert of a classifier in training."""
 
 
-class LabelTrainer:
+class LabelTrainer(Trainer):
     """Trains an expert to classify: its adapter and, unless that is frozen, its head."""
 
     def __init__(self, task: "LabelTask", plan: Plan):
@@ -50,35 +51,28 @@ class LabelTrainer:
         self.held_out = self.encoded(plan.validation, plan.settings.length)
 
     def encoded(self, examples: Mapping[str, list[Example]], length: int) -> dict[str, list[LabelledTokens]]:
-        """The rows of each data set, their labels by their index among all of these."""
-        writer, start, found = self.task.foundation.writer, 0, {}
-        for name, some in examples.items():
-            own = self.task.materials.domains[name].labels
-            found[name] = encode_labelled(some, writer, length, own, start)
-            start += len(own)
-        return found
+        return {name: self.task.encoded(some, length, name, self.names) for name, some in examples.items()}
 
     def rows(self) -> dict[str, int]:
         train, validation = ([row for some in rows.values() for row in some] for rows in (self.train, self.held_out))
         cut = sum(row.truncated for row in (*train, *validation))
         return {"train": len(train), "validation": len(validation), "truncated": cut}
 
-    def begun(self, plan: Plan) -> tuple[Classifier, Head, Begun[Adapter]]:
-        """A frozen base with a fresh adapter and a fresh head: the same at every call."""
+    def started(self, plan: Plan) -> tuple[Classifier, Head, Started[Adapter]]:
+        """Put a fresh adapter and a fresh head over a frozen base: the same at every call."""
         body, seed = self.task.fresh().body, self.task.recipe.seed
-        begun = plan.begin(body, seed)
+        started = plan.begin(body, seed)
         shape = usual_shape(body, self.task.pool, self.labels)
         head = Head.fresh(shape, body.config.hidden_size, Generator().manual_seed(seed))
         head.requires_grad_(not plan.frozen)
-        return Classifier(body, {ANYONE: head}, self.task.pool), head, begun
+        return Classifier(body, {ONLY: head}, self.task.pool), head, started
 
     def measured(self, classifier: Classifier, batch: int) -> Measured:
-        """Measure how well held-out rows are answered."""
         pad, metrics = self.task.foundation.pad, {name: self.task.metrics_of(name) for name in self.names}
         return measure(classifier, alone, self.held_out, batch, pad, metrics, self.task.counts)
 
     def objective(self, plan: Plan) -> Objective:
-        settings, (classifier, _, _) = plan.settings, self.begun(plan)
+        settings, (classifier, _, _) = plan.settings, self.started(plan)
         schedule = Schedule(even([*self.train.values()]), settings.batch, self.task.recipe.seed)
         return Objective(
             trainable(classifier),
@@ -89,75 +83,27 @@ class LabelTrainer:
         )
 
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
-        """The expert, measured once more in the form that it is read in, so that figures come back exactly."""
-        classifier, head, begun = self.begun(plan)
+        """The expert, measured once more in the form in which it is read, so that its figures can be verified."""
+        classifier, head, started = self.started(plan)
         classifier.load_state_dict(state, strict=False)
-        adapter = begun.taken()
+        adapter = started.take()
         found = self.measured(self.task.assembled(adapter, head), plan.settings.batch)
         return Made(adapter, head, found.facts, f"validation {found}")
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
-        """With the score in place of what the loop minimises; its rate is of rows."""
+        """A line with the score in place of the loop's objective; its rate counts rows."""
         named = {"validation": "score", "rate": "row_rate"}
         return {named.get(k, k): self.outcome(v) if k == "validation" else v for k, v in row.items()}
 
     def outcome(self, best: float) -> float:
-        """The score, without the little that the nats have in what the loop minimises."""
+        """The score, without the small share of the nats in the loop's objective."""
         return round(-best, 5) + 0.0
-
-
-class LabelScorer:
-    """Scores contenders by their answers, all in the label space of all data sets.
-
-    `base` answers the label that is most frequent among a data set's training rows, and knows the data set; controls
-    that were trained have one head over all labels; `average` has the mean of all adapters merged into its weights and,
-    not knowing the data set, answers by the mean of all heads, as `uniform` does.
-    """
-
-    def __init__(self, task: "LabelTask"):
-        self.task, self.sheet = task, task.sheet
-        self.stored = load_classifier(task.run.mixture_at)
-
-    def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
-        """Score the base, an expert, a control that was trained, or fixed weights on all test rows."""
-        classifier, names = self.stored.model.classifier, self.stored.model.names
-        n, e = self.sheet.size, len(names)
-        which, _, expert = name.partition(":")
-        if which == "base":
-            domains = self.task.materials.domains.items()
-            return self.sheet.majority({domain: (own.labels, own.train) for domain, own in domains})
-        if folder:
-            found = load_expert(folder, self.task.foundation.fingerprint)
-            assert found.head is not None
-            return self.graded(self.task.assembled(found.adapter, found.head), ones(n))
-        if which == "average":
-            classifier = self.averaged()
-        fixed = controls.fixed(names.index(expert), n, e) if which == "expert" else controls.uniform(n, e)
-        return self.graded(classifier, fixed)
-
-    def averaged(self) -> Classifier:
-        """The base with the mean of all adapters merged into its weights, and every head."""
-        body, found = self.task.fresh().body, [self.stored.experts[one] for one in self.stored.model.names]
-        merge(body, [one.lora for one in found], [1 / len(found)] * len(found))
-        heads = {name: one.head for name, one in zip(self.stored.model.names, found, strict=True) if one.head}
-        return Classifier(body, heads, self.task.pool)
-
-    def weighted(self, weights: Float[Tensor, "n e"] | None) -> Judged:
-        assert weights is not None, "labels are never decided token by token"
-        return self.graded(self.stored.model.classifier, weights)
-
-    def graded(self, classifier: Classifier, weights: Float[Tensor, "n e"]) -> Judged:
-        """The grades of a classifier's answers under given decisions."""
-        return self.sheet.grade(classifier, weights, self.task.recipe.evaluate.batch, self.task.foundation.pad)
-
-    def shown(self, scores: Judged) -> str:
-        return scores.unit.shown(scores.mean())
 
 
 class LabelTask(Task[LabelledTokens]):
     """Rows have labels, which experts answer with heads of their own."""
 
-    chosen_by = 500  # each row says less than the many tokens of a text
+    chosen_by = 500  # a row holds less evidence than the many tokens of a text
     answers = True
 
     # --- the base
@@ -173,14 +119,15 @@ class LabelTask(Task[LabelledTokens]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of labels of each domain; all labels stand in this order."""
+        """The number of labels of each domain, in the order of all labels."""
         return {name: len(domain.labels) for name, domain in self.materials.domains.items()}
 
-    def encoded(self, examples: Sequence[Example], length: int, domain: str) -> list[LabelledTokens]:
-        """Rows of one domain, their labels by their index among those of all."""
-        counts = [*self.counts.values()]
-        start = sum(counts[: [*self.counts].index(domain)])
-        labels = self.materials.domains[domain].labels
+    def encoded(
+        self, examples: Sequence[Example], length: int, domain: str, among: Sequence[str] = ()
+    ) -> list[LabelledTokens]:
+        """Rows of one domain, each label by its index among the labels of some domains (default: all)."""
+        before = takewhile(lambda name: name != domain, among or self.counts)
+        start, labels = sum(self.counts[name] for name in before), self.materials.domains[domain].labels
         return encode_labelled(examples, self.foundation.writer, length, labels, start)
 
     def prompts(self, rows: Sequence[LabelledTokens]) -> Prompts:
@@ -190,14 +137,13 @@ class LabelTask(Task[LabelledTokens]):
         return [row.text for row in rows]
 
     def labels_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """The labels of one data set as they are, of several as `name/label`."""
+        """The labels of one data set by their own names, of several data sets by `name/label`."""
         domains = self.materials.domains
         if len(names) == 1:
             return domains[names[0]].labels
         return tuple(f"{name}/{label}" for name in names for label in domains[name].labels)
 
     def metrics_of(self, name: str) -> tuple[Metric, ...]:
-        """The metrics of one data set."""
         data = self.recipe.experts[name].data
         return data.metrics if data else ()
 
@@ -211,22 +157,21 @@ class LabelTask(Task[LabelledTokens]):
     def trainer(self, plan: Plan) -> Trainer:
         return LabelTrainer(self, plan)
 
-    def identity(self, tasks: Sequence[str]) -> dict[str, Any]:
-        """Labels and metrics of the data sets, and the state that is read."""
+    def identity(self, tasks: Sequence[str]) -> Facts:
         own = {name: [self.materials.domains[name].labels, self.metrics_of(name)] for name in tasks}
         return {"labels": {"tasks": own, "pool": self.pool}}
 
-    def head_facts(self, plan: Plan) -> dict[str, Any]:
+    def head_facts(self, plan: Plan) -> Facts:
         return {"head": {"pool": self.pool, "family": self.body.config.label_head.family, "trained": not plan.frozen}}
 
     def assembled(self, adapter: Adapter, head: Head) -> Classifier:
-        """A fresh base with one expert, as the expert is used: by its pairs."""
+        """A fresh base with the pairs of one expert."""
         body = self.fresh().body
         attach(body, [adapter.lora()])
-        return Classifier(body, {ANYONE: head}, self.pool).requires_grad_(False)
+        return Classifier(body, {ONLY: head}, self.pool).requires_grad_(False)
 
     def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
-        """Measured with one thread, as in training: with more, sums are added up in another order."""
+        """Measure with one thread, as in training: with more, sums are added up in another order."""
         stored = load_expert(folder, self.foundation.fingerprint)
         trainer = LabelTrainer(self, replace(plan, train={name: [] for name in plan.train}))
         assert stored.head is not None
@@ -240,24 +185,21 @@ class LabelTask(Task[LabelledTokens]):
 
     # --- mixtures
 
-    def read_experts(self, folders: Mapping[str, Path], told: Listener) -> dict[str, StoredExpert]:
-        """The experts in these folders, held against the base and against the labels of their data."""
+    def read_experts(self, folders: Mapping[str, Path]) -> dict[str, StoredExpert]:
+        """Read the experts in these folders and check each against the base and the labels of its data."""
         base, domains = self.foundation, self.materials.domains
-        return {
-            name: load_expert(at, base.fingerprint, base.body, domains[name].labels) for name, at in folders.items()
-        }
+        return {n: load_expert(at, base.fingerprint, base.body, domains[n].labels) for n, at in folders.items()}
 
-    def mixture_facts(self) -> dict[str, Any]:
+    def mixture_facts(self) -> Facts:
         labels = {name: list(domain.labels) for name, domain in self.materials.domains.items()}
         return {"labels": labels, "pool": self.pool, "length": self.recipe.train.length}
 
-    def require_mixture(self, folder: Path) -> None:
-        load_classifier(folder)
+    @cached_property
+    def mixture(self) -> StoredClassifier:
+        return load_classifier(self.run.mixture_at)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Classifier:
-        base, domains = self.foundation, self.materials.domains
-        experts = {n: load_expert(at, base.fingerprint, base.body, domains[n].labels) for n, at in folders.items()}
-        body = self.fresh().body
+        experts, body = self.read_experts(folders), self.fresh().body
         attach(body, [expert.lora for expert in experts.values()])
         heads = {name: expert.head for name, expert in experts.items() if expert.head}
         return Classifier(body, heads, self.pool).requires_grad_(False)
@@ -267,27 +209,63 @@ class LabelTask(Task[LabelledTokens]):
 
     # --- evaluation
 
-    def scorer(self) -> Scorer:
-        return LabelScorer(self)
+    def score(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        """Score the base, an expert, a control that was trained, or fixed weights on all test rows, in one label space.
 
-    def nobody(self) -> Judged:
-        return self.sheet.nobody()
+        `base` knows the data set and answers its most frequent label in training; controls that were trained have one
+        head over all labels; `average` has the mean of all adapters merged into its weights and, not knowing the data
+        set, answers by the mean of all heads, as `uniform` does.
+        """
+        classifier, names = self.mixture.model.classifier, self.mixture.model.names
+        n, e = self.sheet.size, len(names)
+        which, _, expert = name.partition(":")
+        if which == "base":
+            domains = self.materials.domains.items()
+            return self.sheet.majority({domain: (own.labels, own.train) for domain, own in domains})
+        if folder:
+            found = load_expert(folder, self.foundation.fingerprint)
+            assert found.head is not None
+            return self.graded(self.assembled(found.adapter, found.head), torch.ones(n, 1))
+        if which == "average":
+            classifier = self.averaged()
+        fixed = controls.fixed(names.index(expert), n, e) if which == "expert" else controls.uniform(n, e)
+        return self.graded(classifier, fixed)
 
-    def beside(
-        self, scores: dict[str, Judged], weights: Float[Tensor, "n e"], trained: Mapping[str, tuple[Plan, Path]]
-    ) -> Beside:
-        """The answers of the mixture, what it costs, and how it does on all rows alike."""
-        stored = load_classifier(self.run.mixture_at)
+    def averaged(self) -> Classifier:
+        """The base with the mean of all adapters merged into its weights, and every head."""
+        found = {name: self.mixture.experts[name] for name in self.mixture.model.names}
+        heads = {name: one.head for name, one in found.items() if one.head}
+        return Classifier(self.kind.average(cast(Any, self.fresh().body), [*found.values()]), heads, self.pool)
+
+    def score_weights(self, weights: Weights | None) -> Judged:
+        assert weights is not None, "labels are never decided token by token"
+        return self.graded(self.mixture.model.classifier, weights)
+
+    def graded(self, classifier: Classifier, weights: Weights) -> Judged:
+        """Grade a classifier's answers under given decisions."""
+        return self.sheet.grade(classifier, weights, self.recipe.evaluate.batch, self.foundation.pad)
+
+    def shown(self, scores: Judged) -> str:
+        return scores.unit.shown(scores.mean())
+
+    def unanswered(self) -> Judged:
+        return self.sheet.unanswered()
+
+    def findings(
+        self, scores: dict[str, Judged], weights: Weights, trained: Mapping[str, tuple[Plan, Path]]
+    ) -> Findings:
+        """The answers of the mixture, its costs, and its accuracy on all rows together."""
+        stored = self.mixture
         counts = grading.counted(self.body, stored, weights)
         alike = grading.pooled(cast(dict[str, Grades], scores), self.recipe.seed)
         pooled = {name: {"accuracy": one} for name, one in alike.items()}
         facts = {"parameters": counts, "samples": self.samples(stored)}
         controls = {name: load_expert(at) for name, (_, at) in trained.items()}
-        return Beside(grading.costs(self.body, stored, counts, controls), pooled, facts, {})
+        return Findings(grading.costs(self.body, stored, counts, controls), pooled, facts, {})
 
     @torch.inference_mode()
     def samples(self, stored: StoredClassifier) -> list[dict[str, Any]]:
-        """A few rows of each data set, how the mixture routed them and what it answered."""
+        """A few rows of each data set, with the mixture's routing and its answers."""
         shown, model = list[dict[str, Any]](), stored.model
         labels = model.classifier.labels
         for name, some in self.test_rows.items():

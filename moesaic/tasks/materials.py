@@ -1,4 +1,4 @@
-"""The texts of a run: every domain in its splits, text that nobody trains for, and the rows that were left out.
+"""The texts of a run: every domain in its splits, text that no expert is trained for, and the rows that were left out.
 
 Knows nothing about tokens or models.
 """
@@ -24,7 +24,7 @@ class Materials:
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """The texts of every expert that has data; nobody learns from what another domain is judged on."""
+        """The texts of every expert that has data, without training texts that another domain is judged on."""
         read = {
             name: load_domain(name, expert.data, self.recipe.resolve, self.rejects)
             for name, expert in self.recipe.experts.items()
@@ -35,7 +35,7 @@ class Materials:
 
     @cached_property
     def unseen(self) -> list[Example]:
-        """Text of domains that no expert was trained for."""
+        """Text of domains that no expert is trained for."""
         return self.texts(self.recipe.evaluate.unseen)
 
     def texts(self, sources: Iterable[Source]) -> list[Example]:
@@ -44,7 +44,7 @@ class Materials:
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        """The rows read, used, and skipped by reason of every file that the recipe names; all of them are read."""
+        """Read every file that the recipe names and count its rows: read, used, and skipped by reason."""
         base, experts = self.recipe.base, self.recipe.experts.values()
         apart = [expert.examples for expert in experts if expert.examples and not expert.data]
         if base.pretrain and base.pretrain.data != "experts":

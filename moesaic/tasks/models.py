@@ -1,4 +1,4 @@
-"""The models that a recipe names: where each lies, and the base and the encoders once they are loaded.
+"""The models that a recipe names: their folders, and the base and the encoders once they are loaded.
 
 Knows nothing about texts, nor what is trained over a base.
 """
@@ -19,14 +19,14 @@ from moesaic.sections.routers import EncoderFeature
 
 
 class Models:
-    """The models of a run. `found`: where models lie that were looked for already: the hub is asked once a run."""
+    """The models of a run. `found`: folders of models that were located before: the hub is asked once a run."""
 
     def __init__(self, run: RunDir, found: Iterable[tuple[str, Located]] = ()):
         self.run, self.recipe, self.found = run, run.recipe, dict(found)
         self.encoders: dict[str, StoredEncoder] = {}
 
     def located(self, place: str) -> Located:
-        """Where a model that the recipe names lies."""
+        """Find the folder of a model that the recipe names."""
         if place not in self.found:
             try:
                 self.found[place] = locate(place)
@@ -36,7 +36,7 @@ class Models:
         return self.found[place]
 
     def locate_all(self) -> None:
-        """Look for every model that the recipe names, before any work: a missing one would stop it in the end."""
+        """Find every model that the recipe names, before any work."""
         for place in self.recipe.places.values():
             self.located(place)
 
@@ -47,13 +47,12 @@ class Models:
 
     @property
     def base_origin(self) -> dict[str, str] | None:
-        """The place and the commit of a base from elsewhere."""
         place = self.recipe.base.place
         return self.located(place).origin if place else None
 
     @property
     def origins(self) -> Origins:
-        """The place and the commit of the base and of every expert from elsewhere, by name; folders have none."""
+        """The repository and commit of the base and of every expert from elsewhere, by name; folders have none."""
         base = [("base", self.recipe.base.place)] if self.recipe.base.place else []
         experts = [(name, expert.path) for name, expert in self.recipe.experts.items() if expert.path]
         found = {name: self.located(place).origin for name, place in (*base, *experts)}
@@ -76,15 +75,12 @@ class Models:
         return backbone
 
     def fresh_base(self) -> Base:
-        """The base, for a caller that changes it."""
         return load_base(self.base_at, self.base_origin)
 
     def fresh_backbone(self) -> Backbone:
-        """The base of a run whose rows have labels, for a caller that changes it."""
         return load_backbone(self.base_at, self.base_origin)
 
     def encoder(self, feature: EncoderFeature) -> StoredEncoder:
-        """The encoder that a router reads, for reading only."""
         if feature.model not in self.encoders:
             self.encoders[feature.model] = load_sentences(self.located(feature.model).folder)
         return self.encoders[feature.model]
@@ -92,10 +88,10 @@ class Models:
     def require_room(self, body: Decoder | Encoder) -> None:
         """Refuse a recipe that asks for more blocks or longer rows than the base has."""
         context, blocks = body.config.context, body.config.num_layers
-        for place, spec in enumerate([self.recipe.router, *self.recipe.router.compare]):
+        for index, spec in enumerate([self.recipe.router, *self.recipe.router.compare]):
             if (spec.depth or 0) > blocks:
-                field = f"router.compare[{place - 1}].feature" if place else "router.feature"
-                what = "the router reads deeper than the base is"
+                field = f"router.compare[{index - 1}].feature" if index else "router.feature"
+                what = "the router reads a layer that the base lacks"
                 raise RecipeError(what, field=field, expected=f"at most hidden@{blocks}", got=spec.feature)
         for name in ("train", *self.recipe.trained):
             settings = self.recipe.train if name == "train" else self.recipe.train_of(name)

@@ -23,7 +23,7 @@ TASKS: dict[bool, type[Task[Any]]] = {False: TextTask, True: LabelTask}
 
 @dataclass(frozen=True)
 class Address:
-    """Everything that another process needs to open the same run: its directory, and where models were found."""
+    """Everything that another process needs to open the same run: its directory, and the models located so far."""
 
     dir: RunDir
     found: tuple[tuple[str, Located], ...] = ()
@@ -31,7 +31,7 @@ class Address:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. Each value reads what it needs from disk once."""
+    """One run; its values read from disk once, when first asked."""
 
     dir: RunDir
     materials: Materials
@@ -44,7 +44,6 @@ class Run:
 
     @property
     def address(self) -> Address:
-        """The address of the run, for a process that opens it again."""
         return Address(self.dir, tuple(self.models.found.items()))
 
 
@@ -54,7 +53,7 @@ def open_run(address: Address) -> Run:
     recipe = address.dir.recipe
 
     def refuse(row: list[Example]) -> None:
-        """Raise DataError for a row that the chat template of the base refuses; only an existing base has one."""
+        """Raise DataError for a row that the chat template of an existing base refuses."""
         if row[0].messages and recipe.base.place and models.base.tokenizer.template:
             base = models.base
             encode_all(row, base.tokenizer, base.decoder.config.context, recipe.router.prompt_tokens)

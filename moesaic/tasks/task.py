@@ -1,4 +1,4 @@
-"""A task: what the rows of a run are, and everything that depends on it.
+"""A task: the form of a run's rows, and everything that depends on it.
 
 Two tasks exist, one for texts and one for rows with labels. Knows nothing about which parts a run has.
 """
@@ -8,24 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, TypeVar
 
-import torch
-from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
-from moesaic.errors import CompatibilityError
 from moesaic.evaluate.statistics import Judged
 from moesaic.evaluate.verdict import Cost
 from moesaic.kinds import AnyKind
-from moesaic.kinds.kind import Begun, Listener, Stored
+from moesaic.kinds.gates import Weights
+from moesaic.kinds.kind import Body, Facts, Started, Stored
 from moesaic.model.classifier import Head, Pool, usual_pool
-from moesaic.model.decoder import Decoder
-from moesaic.model.encoder import Encoder
 from moesaic.model.features import Prompts
 from moesaic.runs.directory import RunDir
 from moesaic.sections.training import Train
@@ -40,8 +36,7 @@ R = TypeVar("R")
 class Plan:
     """One contender before it is trained: its kind and design, its examples by domain, its training settings.
 
-    `layers`: the layers that it changes, as a recipe writes them; `frozen`: whether its head, if it has one, stays as
-    it is drawn.
+    `layers`: the layers that it changes, as a recipe writes them; `frozen`: its head, if it has one, is not trained.
     """
 
     kind: AnyKind
@@ -52,7 +47,7 @@ class Plan:
     settings: Train
     frozen: bool = False
 
-    def begin(self, body: Decoder | Encoder, seed: int) -> Begun[Any]:
+    def begin(self, body: Body, seed: int) -> Started[Any]:
         """Put the contender's fresh expert into a base of its own: the same at every call."""
         return self.kind.begin(body, self.design, self.layers, Generator().manual_seed(seed))
 
@@ -75,46 +70,36 @@ class Made:
     expert: Any
     head: Head | None
     metrics: dict[str, float]
-    told: str
+    summary: str
 
 
-@runtime_checkable
-class Trainer(Protocol):
+class Trainer(ABC):
     """Trains one contender: every training starts from the same weights and sees the same order of rows."""
 
+    @abstractmethod
     def rows(self) -> dict[str, int]:
-        """Count the rows that the contender learns from and is chosen by, and those that were cut."""
+        """Count the rows for training and for validation, and those that were truncated."""
 
+    @abstractmethod
     def objective(self, plan: Plan) -> Objective:
         """Prepare one training from its beginning."""
 
+    @abstractmethod
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
         """Turn the parameters of a training into an expert."""
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """Turn a step of the loop into a line of its log."""
+        return row
 
     def outcome(self, best: float) -> float:
         """Turn the loop's best validation into the figure that manifests hold."""
-
-
-@runtime_checkable
-class Scorer(Protocol):
-    """Asks the mixture of a run, and the contenders beside it, about the test rows."""
-
-    def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
-        """Score a contender that needs no router; a control that was trained has a plan and a folder."""
-
-    def weighted(self, weights: Float[Tensor, "n e"] | None) -> Judged:
-        """Score the mixture under given decisions; None: it decides before every token."""
-
-    def shown(self, scores: Judged) -> str:
-        """Say a score in a few words."""
+        return best
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Findings beside the verdict: costs that it rests on, more of each control, facts, and how long things take."""
+class Findings:
+    """Findings beside the verdict: costs that it rests on, more figures of each control, facts, and speeds."""
 
     costs: dict[str, Cost]
     controls: dict[str, dict[str, Any]]
@@ -123,12 +108,12 @@ class Beside:
 
 
 class Task(ABC, Generic[R]):
-    """The rows of one run, and what encodes, trains, mixes and judges them."""
+    """The rows of one run, and everything that encodes, trains, mixes and judges them."""
 
     chosen_by: ClassVar[int]
-    """Rows of a domain that learning rates are chosen by, at most."""
+    """The largest number of a domain's rows that learning rates are chosen by."""
     answers: ClassVar[bool] = False
-    """Whether contenders answer rows right or wrong."""
+    """True where contenders answer rows right or wrong."""
 
     def __init__(self, run: RunDir, materials: Materials, models: Models):
         self.run, self.recipe, self.materials, self.models = run, run.recipe, materials, models
@@ -147,10 +132,10 @@ class Task(ABC, Generic[R]):
 
     @abstractmethod
     def fresh(self) -> Base | Backbone:
-        """The same, loaded anew for a caller that changes it."""
+        """The base, loaded anew for a caller that changes it."""
 
     @property
-    def body(self) -> Decoder | Encoder:
+    def body(self) -> Body:
         """The base as a model, for reading only."""
         return self.foundation.body
 
@@ -163,16 +148,14 @@ class Task(ABC, Generic[R]):
 
     @abstractmethod
     def encoded(self, examples: Sequence[Example], length: int, domain: str) -> list[R]:
-        """The examples of a domain as rows of at most `length` tokens."""
+        """Encode the examples of a domain as rows of at most `length` tokens."""
 
     @cached_property
     def test_rows(self) -> dict[str, list[R]]:
         """The rows that everything is judged on, by domain; `unseen` last where the recipe names such text."""
         limit, length = self.recipe.evaluate.limit, self.recipe.train.length
-        return {
-            name: self.encoded(take(domain.test, limit), length, name)
-            for name, domain in self.materials.domains.items()
-        }
+        domains = self.materials.domains.items()
+        return {name: self.encoded(take(domain.test, limit), length, name) for name, domain in domains}
 
     @abstractmethod
     def prompts(self, rows: Sequence[R]) -> Prompts:
@@ -188,31 +171,36 @@ class Task(ABC, Generic[R]):
     def trainer(self, plan: Plan) -> Trainer:
         """The trainer of a contender."""
 
-    def identity(self, tasks: Sequence[str]) -> dict[str, Any]:
-        """Everything beside texts that decides on a contender trained on these domains, for its key."""
+    def identity(self, tasks: Sequence[str]) -> Facts:
+        """Everything that decides on a contender trained on these domains, except the texts, for its key."""
         return {}
 
-    def head_facts(self, plan: Plan) -> dict[str, Any]:
+    def head_facts(self, plan: Plan) -> Facts:
         """Facts about a contender's head for its manifest."""
         return {}
 
     @abstractmethod
     def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
-        """Measure an expert that is read back; `refuse` where a figure is not what its manifest says."""
+        """Measure an expert that is read back, and call `refuse` where a figure differs from its manifest's."""
 
     # --- mixtures
 
     @abstractmethod
-    def read_experts(self, folders: Mapping[str, Path], told: Listener) -> Mapping[str, Stored]:
-        """The experts in these folders, each held against the base; oddities are reported."""
+    def read_experts(self, folders: Mapping[str, Path]) -> Mapping[str, Stored]:
+        """Read the experts in these folders and check each against the base."""
 
-    def mixture_facts(self) -> dict[str, Any]:
+    def warnings(self, folder: Path) -> list[str]:
+        """Warnings about the expert in a folder."""
+        return []
+
+    def mixture_facts(self) -> Facts:
         """Facts about the task for a mixture's manifest."""
         return {}
 
+    @property
     @abstractmethod
-    def require_mixture(self, folder: Path) -> None:
-        """Refuse a mixture that cannot be loaded."""
+    def mixture(self) -> Any:
+        """The run's mixture, read from its folder once; raises for one that cannot be loaded."""
 
     @abstractmethod
     def frozen_experts(self, folders: Mapping[str, Path]) -> Any:
@@ -225,47 +213,34 @@ class Task(ABC, Generic[R]):
     # --- evaluation
 
     @abstractmethod
-    def scorer(self) -> Scorer:
-        """The scorer of the run's mixture."""
+    def score(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        """Score a contender that needs no router on the test rows; a trained control has a plan and a folder."""
 
-    def nobody(self) -> Judged | None:
-        """The scores of rows that nobody answers; None: the base answers them."""
+    @abstractmethod
+    def score_weights(self, weights: Weights | None) -> Judged:
+        """Score the mixture under given decisions on the test rows; None: it decides before every token."""
+
+    @abstractmethod
+    def shown(self, scores: Judged) -> str:
+        """A score in a few words."""
+
+    def unanswered(self) -> Judged | None:
+        """The scores of rows without an answer; None: the base answers them."""
         return None
 
     @abstractmethod
-    def beside(
-        self, scores: dict[str, Judged], weights: Float[Tensor, "n e"], trained: Mapping[str, tuple[Plan, Path]]
-    ) -> Beside:
+    def findings(
+        self, scores: dict[str, Judged], weights: Weights, trained: Mapping[str, tuple[Plan, Path]]
+    ) -> Findings:
         """Findings beside the verdict. `weights`: the router's decisions; `trained`: controls that were trained."""
 
 
 def even(domains: Sequence[Sequence[Any]]) -> list[Any]:
-    """All rows, small domains repeated, so that a joint training sees as many rows of every domain."""
+    """Repeat the rows of small domains, so that a joint training sees as many rows of every domain."""
     most = max(len(rows) for rows in domains)
     return [rows[i % len(rows)] for rows in domains for i in range(most)]
 
 
-def refused(folder: Path, name: str) -> Callable[[str, str, str], None]:
-    """A function that refuses an expert whose figures are not what its manifest says."""
-
-    def refuse(field: str, expected: str, got: str) -> None:
-        raise CompatibilityError(
-            "the expert does not do what its manifest says",
-            path=folder,
-            field=field,
-            expected=expected,
-            got=got,
-            hint=f"remove this folder and train it again: moesaic train-expert RECIPE --expert {name}",
-        )
-
-    return refuse
-
-
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that ask for gradients, by name."""
+    """The parameters that require gradients, by name."""
     return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-
-
-def ones(rows: int) -> Tensor:
-    """The decisions that give all rows to the only expert."""
-    return torch.ones(rows, 1)

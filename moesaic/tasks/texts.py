@@ -1,4 +1,4 @@
-"""The task of writing: rows are texts, experts are chosen and judged by nats a token of held-out responses.
+"""The task of writing: rows are texts; experts are chosen and judged by the nats of held-out responses.
 
 Knows nothing about labels, nor which parts a run has.
 """
@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.artefacts.base import Base
@@ -24,13 +23,13 @@ from moesaic.evaluate.verdict import Cost
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
-from moesaic.kinds.gates import plain
-from moesaic.kinds.kind import Listener, Stored
+from moesaic.kinds.gates import Weights, plain
+from moesaic.kinds.kind import Stored
 from moesaic.kinds.parameters import asleep, num_parameters
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.routing import controls
-from moesaic.tasks.task import Beside, Made, Objective, Plan, Scorer, Task, Trainer, even, trainable
+from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import written
 from moesaic.train import language
 from moesaic.train.mixture_loss import Weighed
@@ -39,7 +38,7 @@ from moesaic.train.mixture_loss import language as text_losses
 SAMPLE_TOKENS = 48
 
 
-class TextTrainer:
+class TextTrainer(Trainer):
     """Trains an expert to write."""
 
     def __init__(self, task: "TextTask", plan: Plan):
@@ -56,7 +55,7 @@ class TextTrainer:
         }
 
     def objective(self, plan: Plan) -> Objective:
-        """Nats of the responses, the rows of small domains repeated."""
+        """Minimise the nats of the responses, the rows of small domains repeated."""
         settings, seed = plan.settings, self.task.recipe.seed
         decoder = self.task.fresh().decoder
         gates = plan.begin(decoder, seed).gates
@@ -71,43 +70,9 @@ class TextTrainer:
 
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
         decoder = self.task.fresh().decoder
-        begun = plan.begin(decoder, self.task.recipe.seed)
+        started = plan.begin(decoder, self.task.recipe.seed)
         decoder.load_state_dict(state, strict=False)
-        return Made(begun.taken(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
-
-    def logged(self, row: dict[str, Any]) -> dict[str, Any]:
-        return row
-
-    def outcome(self, best: float) -> float:
-        return best
-
-
-class TextScorer:
-    """Scores contenders by the nats of responses."""
-
-    def __init__(self, task: "TextTask"):
-        self.task, self.stored = task, load_mixture(task.run.mixture_at)
-
-    def contender(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
-        """Score the base, an expert, a control that was trained, the merged average, or all experts alike."""
-        mixture, batch, rows = self.stored.model, self.task.recipe.evaluate.batch, self.task.test_rows
-        n, e = sum(map(len, rows.values())), len(mixture.names)
-        which, _, expert = name.partition(":")
-        if plan and folder:
-            lone = plan.kind.lone(folder, self.task.fresh(), plan.design)
-            gates = lone.gates(n)
-            return score(logits_of(lone.decoder), rows, None if gates is None else gates.weights, batch)
-        if which == "average":
-            return score(logits_of(self.task.averaged(self.stored)), rows, None, batch)
-        if which == "uniform":
-            return self.weighted(controls.uniform(n, e))
-        return self.weighted(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))
-
-    def weighted(self, weights: Float[Tensor, "n e"] | None) -> Judged:
-        return score(self.stored.model.score, self.task.test_rows, weights, self.task.recipe.evaluate.batch)
-
-    def shown(self, scores: Judged) -> str:
-        return f"{scores.mean():.3f} nats a token"
+        return Made(started.take(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
 
 
 class TextTask(Task[Tokens]):
@@ -130,11 +95,9 @@ class TextTask(Task[Tokens]):
         return encode_all(examples, self.foundation.tokenizer, length, self.recipe.router.prompt_tokens)[0]
 
     def encoded_all(self, domains: Mapping[str, Sequence[Example]], length: int) -> list[list[Tokens]]:
-        """The rows of several domains."""
         return [self.encoded(examples, length, name) for name, examples in domains.items()]
 
     def held_out(self, plan: Plan) -> list[Tokens]:
-        """The rows that a contender is chosen by."""
         return [row for rows in self.encoded_all(plan.validation, plan.settings.length) for row in rows]
 
     @cached_property
@@ -156,12 +119,16 @@ class TextTask(Task[Tokens]):
         return TextTrainer(self, plan)
 
     def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
-        """The validation nats of an expert, beside the base's."""
-        lone, rows, batch = plan.kind.lone(folder, self.fresh(), plan.design), self.held_out(plan), plan.settings.batch
-        found = language.mean_nats(lone.decoder, lone.gates, rows, batch)
+        """The validation nats of an expert, and of the base."""
+        expert, rows, batch = (
+            plan.kind.reload(folder, self.fresh(), plan.design),
+            self.held_out(plan),
+            plan.settings.batch,
+        )
+        found = language.mean_nats(expert.decoder, expert.gates, rows, batch)
         off = language.mean_nats(self.foundation.decoder, plain, rows, batch)
-        said = lone.stored.manifest["metrics"]["validation_nats"]
-        idle = plan.kind.idle_part(lone, self.foundation.decoder)
+        said = expert.stored.manifest["metrics"]["validation_nats"]
+        idle = plan.kind.idle_part(expert, self.foundation.decoder)
         if abs(found - said) > 1e-4 * said or idle:
             got = f"{found:.6f}" + (f", and {idle} changes nothing" if idle else "")
             refuse("metrics.validation_nats", f"{said:.6f}", got)
@@ -169,39 +136,54 @@ class TextTask(Task[Tokens]):
 
     # --- mixtures
 
-    def read_experts(self, folders: Mapping[str, Path], told: Listener) -> Mapping[str, Stored]:
-        base = self.foundation
-        for name, folder in folders.items():
-            for odd in self.kind.warnings(folder, base.tokenizer):
-                told.warn(f"{name}: {odd}")
-        return {name: self.kind.read(folder, base) for name, folder in folders.items()}
+    def read_experts(self, folders: Mapping[str, Path]) -> dict[str, Stored]:
+        return {name: self.kind.read(folder, self.foundation) for name, folder in folders.items()}
 
-    def require_mixture(self, folder: Path) -> None:
-        load_mixture(folder)
+    def warnings(self, folder: Path) -> list[str]:
+        return self.kind.warnings(folder, self.foundation.tokenizer)
+
+    @cached_property
+    def mixture(self) -> StoredMixture:
+        return load_mixture(self.run.mixture_at)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Decoder:
-        base = self.fresh()
-        self.kind.attach(base.decoder, [self.kind.read(folder, base) for folder in folders.values()])
-        return base.decoder.requires_grad_(False)
+        decoder = self.fresh().decoder
+        self.kind.attach(decoder, [*self.read_experts(folders).values()])
+        return decoder.requires_grad_(False)
 
     def losses(self, experts: Decoder, rows: Sequence[Tokens]) -> Weighed:
         return text_losses(experts, [*rows])
 
-    def averaged(self, stored: StoredMixture) -> Decoder:
-        """One dense model: the base with the mean of all experts."""
-        return self.kind.average(self.fresh().decoder, in_order(stored))
-
     # --- evaluation
 
-    def scorer(self) -> Scorer:
-        return TextScorer(self)
+    def score(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
+        """Score the base, an expert, a control that was trained, the merged average, or all experts alike."""
+        mixture, batch, rows = self.mixture.model, self.recipe.evaluate.batch, self.test_rows
+        n, e = sum(map(len, rows.values())), len(mixture.names)
+        which, _, expert = name.partition(":")
+        if plan and folder:
+            control = plan.kind.reload(folder, self.fresh(), plan.design)
+            gates = control.gates(n)
+            return score(logits_of(control.decoder), rows, None if gates is None else gates.weights, batch)
+        if which == "average":
+            average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
+            return score(logits_of(average), rows, None, batch)
+        if which == "uniform":
+            return self.score_weights(controls.uniform(n, e))
+        return self.score_weights(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))
 
-    def beside(
-        self, scores: dict[str, Judged], weights: Float[Tensor, "n e"], trained: Mapping[str, tuple[Plan, Path]]
-    ) -> Beside:
-        """The texts that the mixture writes, what it costs, and how fast it is."""
-        stored, base = load_mixture(self.run.mixture_at), self.foundation.decoder
-        lone = {name: plan.kind.lone(at, self.fresh(), plan.design) for name, (plan, at) in trained.items()}
+    def score_weights(self, weights: Weights | None) -> Judged:
+        return score(self.mixture.model.score, self.test_rows, weights, self.recipe.evaluate.batch)
+
+    def shown(self, scores: Judged) -> str:
+        return f"{scores.mean():.3f} nats a token"
+
+    def findings(
+        self, scores: dict[str, Judged], weights: Weights, trained: Mapping[str, tuple[Plan, Path]]
+    ) -> Findings:
+        """The texts that the mixture writes, its costs and its speed."""
+        stored, base = self.mixture, self.foundation.decoder
+        alone = {name: plan.kind.reload(at, self.fresh(), plan.design) for name, (plan, at) in trained.items()}
         counts = self.kind.counts(base, stored.model, in_order(stored), weights)
         facts: dict[str, Any] = {"parameters": counts, "samples": self.samples(stored)}
         every = [row for rows in self.test_rows.values() for row in rows]
@@ -212,18 +194,19 @@ class TextTask(Task[Tokens]):
             "base": tokens_per_second(base, None),
             "router": tokens_per_second(*self.kind.first(stored.model, in_order(stored))),
         }
-        speeds |= {name: tokens_per_second(one.decoder, one.gates(1)) for name, one in lone.items()}
-        told = {name: round(rate, 1) for name, rate in speeds.items()}
+        speeds |= {name: tokens_per_second(one.decoder, one.gates(1)) for name, one in alone.items()}
         own = num_parameters(base) - asleep(base)
         parameters = {"base": own, "average": own, "router": counts["active"]}
         parameters |= {f"expert:{name}": self.kind.cost(base, one) for name, one in stored.experts.items()}
-        parameters |= {name: trained[name][0].kind.cost(base, one.stored) for name, one in lone.items()}
+        parameters |= {name: trained[name][0].kind.cost(base, one.stored) for name, one in alone.items()}
         width = base.norm.weight.element_size()
         costs = {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
-        return Beside(costs, {}, facts, {"tokens_per_second": told})
+        return Findings(
+            costs, {}, facts, {"tokens_per_second": {name: round(rate, 1) for name, rate in speeds.items()}}
+        )
 
     def samples(self, stored: StoredMixture) -> list[dict[str, Any]]:
-        """A few prompts of each domain, how the mixture routed them and what it wrote."""
+        """A few prompts of each domain, with the mixture's routing and its texts."""
         engine, shown = Engine(stored.model, stored.tokenizer), []
         for domain, some in self.test_rows.items():
             for row in some[: self.recipe.evaluate.samples]:
@@ -253,9 +236,9 @@ def in_order(stored: StoredMixture) -> list[Stored]:
 
 
 def owned(stored: StoredMixture, row: Tokens) -> list[list[Any]]:
-    """Of each token of a row: its text, who predicts it best, the nats of that part and of the base.
+    """For each token of a row its text, the part that predicts it best, and the nats of that part and of the base.
 
-    The texts join to the prompt and the reference as they are decoded, each by itself.
+    Prompt and reference are decoded each by itself, and the texts of the tokens join to them.
     """
     texts = pieces(stored.tokenizer.decode, row.ids[: row.prompt])
     texts += pieces(stored.tokenizer.decode, row.ids[row.prompt :])

@@ -1,6 +1,6 @@
 """The texts that the base, every expert and the mixture write after test prompts, scored against the rows' answers.
 
-Greedy, so that the same mixture writes the same. Knows nothing about how any score is computed.
+Greedy, so that one mixture always writes the same texts. Knows nothing about how any score is computed.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ Written = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as it is in training, cut to `train.length`; how many tokens may follow it; and what should."""
+    """A prompt as in training, cut to `train.length`; the room for tokens after it; and the wanted answers."""
 
     ids: list[int]
     room: int
@@ -29,33 +29,34 @@ class Question:
 
 
 def written(task: Task[Tokens], engine: Engine) -> dict[str, Written]:
-    """Under `written`, what the recipe asks for; nothing where it does not ask.
+    """Score generated texts, under `written`; nothing where the recipe does not ask for any.
 
     Contenders: `base`, `expert:NAME`, and `router`, the mixture. A row without a prompt, or whose prompt fills the
-    context, is left out; `rows` says how many were not. Scores of truth are of domains whose rows have wrong answers.
-    Raises DataError where they are asked for and none has.
+    context, is left out; `rows` counts the others. Only domains whose rows have wrong answers have scores of truth.
+    Raises DataError where the recipe asks for these and no domain has such rows.
     """
     wanted = task.recipe.evaluate.generate
     if wanted is None:
         return {}
     names = {"base": BASE, **{f"expert:{name}": name for name in task.recipe.experts}, "router": None}
-    told: Written = {}
+    found: Written = {}
     for domain, rows in task.materials.domains.items():
         given = (question(task, example) for example in take(rows.test, wanted.limit) if example.prompt)
         questions = [one for one in given if one.room > 0]
         if questions:
-            told[domain] = {
+            found[domain] = {
                 contender: scored(answers(task, engine, questions, wanted, name), questions, wanted)
                 for contender, name in names.items()
             }
-    if "truth" in wanted.metrics and not any("truth" in scores["base"] for scores in told.values()):
+    if "truth" in wanted.metrics and not any("truth" in scores["base"] for scores in found.values()):
         hint = "leave truth out of evaluate.generate.metrics"
-        raise DataError("no test row has wrong answers to tell truth by", field="incorrect_answers", hint=hint)
-    return {"written": told}
+        raise DataError(
+            "no test row has wrong answers, which scores of truth need", field="incorrect_answers", hint=hint
+        )
+    return {"written": found}
 
 
 def question(task: Task[Tokens], example: Example) -> Question:
-    """A test row as it is put to a contender."""
     (row,) = task.encoded([example], task.recipe.train.length, "")
     correct = tuple(dict.fromkeys((example.response, *example.correct)))
     room = task.body.config.context - row.prompt
@@ -65,7 +66,7 @@ def question(task: Task[Tokens], example: Example) -> Question:
 def answers(
     task: Task[Tokens], engine: Engine, questions: list[Question], wanted: Texts, expert: str | None
 ) -> list[str]:
-    """What one contender writes; rows of a batch have as much room as the longest prompt of it leaves."""
+    """The texts of one contender; all rows of a batch have the room that its longest prompt leaves."""
     size, texts = task.recipe.evaluate.batch, []
     for start in range(0, len(questions), size):
         batch = questions[start : start + size]
@@ -76,7 +77,6 @@ def answers(
 
 
 def scored(texts: list[str], questions: list[Question], wanted: Texts) -> dict[str, float]:
-    """The scores of one contender in one domain."""
     rows = [one.wanted for one in questions]
     lies = any(row.incorrect for row in rows)
     metrics = [metric for metric in wanted.metrics if metric != "truth" or lies]

@@ -330,7 +330,7 @@ def test_a_model_of_another_shape_is_no_fine_tuned_base(parts, tmp_path):
     other = tiny_decoder(3, torch.float32, num_layers=3, vocab_size=tokenizer.vocab_size)
     (tmp_path / "other").mkdir()
     save_base(tmp_path / "other", other, tokenizer, {})
-    with pytest.raises(CompatibilityError, match="num_layers: .*its shape is another; expected 2; got 3"):
+    with pytest.raises(CompatibilityError, match="num_layers: .*its shape differs; expected 2; got 3"):
         moesaic.adopt([tmp_path / "other", parts / "code"], parts / "base", tmp_path / "out")
 
 

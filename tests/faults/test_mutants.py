@@ -127,7 +127,7 @@ ROWS = {
 }
 STAGES = {
     "the mixture costs as much as the base": Mutant(
-        "TextTask.beside",
+        "TextTask.findings",
         '"router": counts["active"]',
         '"router": own',
         "stages/test_run.py::test_the_costs_of_contenders_are_counted_from_their_files",
@@ -153,8 +153,8 @@ STAGES = {
         "weights.argmax(-1)",
         "stages/test_evaluation.py::test_a_row_that_no_router_claims_is_looked_up_in_the_base",
     ),
-    "the sum of classifiers as their average": Mutant(
-        "LabelScorer.averaged", "[1 / len(found)] * len(found)", "[1.0] * len(found)", LABELS
+    "the sum of adapters as their average": Mutant(
+        "AdapterKind.average", "[1 / len(experts)] * len(experts)", "[1.0] * len(experts)", LABELS
     ),
     "matched prompts from the beginning": Mutant(
         "middle", "start = (row.prompt - size) // 2", "start = 0", "stages/test_matched_prompts.py"

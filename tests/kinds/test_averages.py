@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from moesaic.adapters import attach, feedforward
+from moesaic.artefacts.adapter import StoredExpert
+from moesaic.artefacts.ffn import StoredFFN
+from moesaic.artefacts.whole_model import StoredModel
 from moesaic.config import Feature
-from moesaic.kinds.averages import average, average_blocks, average_models
+from moesaic.kinds import KINDS
 from moesaic.kinds.parameters import asleep, count_blocks, count_models, count_parameters
 from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
@@ -31,6 +34,12 @@ def mixture(router: Router) -> AdapterMixture:
     return AdapterMixture(decoder, decider, 0)
 
 
+def average(word, decoder, experts):
+    """The dense model that a kind makes of experts as they are in memory."""
+    stored = {"lora": StoredExpert, "ffn": StoredFFN, "model": StoredModel}[word]
+    return KINDS[word].average(decoder, [stored(expert, {}) for expert in experts])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("num_experts", [1, 2, 3])
 def test_uniform_gates_equal_the_merged_average(num_experts):
@@ -45,14 +54,14 @@ def test_uniform_gates_equal_the_merged_average(num_experts):
     attach(decoder, some)
     text = torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
     routed = decoder(text, None, Gates.of(controls.uniform(2, num_experts))).logits
-    merged = average(tiny_decoder(), some)(text).logits
+    merged = average("lora", tiny_decoder(), some)(text).logits
     assert (routed - merged).abs().max() <= 1e-12 * merged.abs().max()
     assert (merged - plain(text).logits).abs().max() > 0.1
 
 
 def test_average_changes_the_decoder_it_is_given_and_only_what_experts_touch():
     decoder, plain = tiny_decoder(), tiny_decoder()
-    assert average(decoder, [toy_expert(plain, 1, targets=["v_proj"], layers=range(1, 2))]) is decoder
+    assert average("lora", decoder, [toy_expert(plain, 1, targets=["v_proj"], layers=range(1, 2))]) is decoder
     changed = [name for name, weight in decoder.named_parameters() if not weight.equal(plain.get_parameter(name))]
     assert changed == ["layers.1.self_attn.v_proj.weight"]
 
@@ -113,14 +122,14 @@ def test_of_a_sparse_base_only_the_chosen_experts_are_active():
 def test_the_average_of_blocks_is_their_mean_and_the_base_stands_in_where_an_expert_has_none():
     plain = tiny_decoder()
     one, two = toy_ffn(plain, 1), toy_ffn(plain, 2, range(1, 2))
-    merged = average_blocks(tiny_decoder(), [one, two])
+    merged = average("ffn", tiny_decoder(), [one, two])
     for layer in range(3):
         gate = plain.get_parameter(f"layers.{layer}.mlp.gate_proj.weight")
         other = two.blocks[f"layers.{layer}.mlp"][0] if layer == 1 else gate
         mean = (one.blocks[f"layers.{layer}.mlp"][0] + other) / 2
         torch.testing.assert_close(merged.get_parameter(f"layers.{layer}.mlp.gate_proj.weight"), mean)
     text = torch.randint(61, (2, 7), generator=torch.Generator().manual_seed(0))
-    same = average_blocks(tiny_decoder(), [one, one])(text).logits
+    same = average("ffn", tiny_decoder(), [one, one])(text).logits
     decoder = tiny_decoder()
     feedforward.attach(decoder, [one])
     torch.testing.assert_close(same, decoder(text, None, Gates.one(0, 2, 1, same)).logits)
@@ -130,7 +139,7 @@ def test_the_average_of_blocks_is_their_mean_and_the_base_stands_in_where_an_exp
 @torch.no_grad()
 def test_the_average_of_models_is_the_mean_of_every_tensor_and_a_tied_head_counts_once():
     experts = [tiny_decoder(seed, tie_embeddings=True) for seed in (1, 2, 3)]
-    merged = average_models(tiny_decoder(9, tie_embeddings=True), experts)
+    merged = average("model", tiny_decoder(9, tie_embeddings=True), experts)
     for name, weight in merged.named_parameters():
         torch.testing.assert_close(weight, sum(expert.get_parameter(name) for expert in experts) / 3)
     assert merged.lm_head.weight is merged.embed_tokens.weight

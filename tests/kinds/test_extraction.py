@@ -7,7 +7,7 @@ from moesaic.adapters.feedforward import attach
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.errors import CompatibilityError
 from moesaic.files import MANIFEST
-from moesaic.kinds.extraction import extract, ffn_of
+from moesaic.kinds.extraction import extract
 from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
@@ -48,7 +48,9 @@ BLOCKS = ("layers.0.mlp.up_proj.weight", "layers.2.mlp.down_proj.weight")
 def test_the_blocks_of_a_fine_tune_over_the_base_are_the_fine_tune(tokenizer, base, tmp_path):
     model, folder = tuned(tokenizer, tmp_path, *BLOCKS)
     (folder / MANIFEST).unlink()
-    ffn = ffn_of(base, folder)
+    found = extract(base, folder)
+    found.require_nothing_else(folder)
+    ffn = found.ffn
     assert ffn.layers == [0, 2], "blocks that did not change are left out"
     attach(base.decoder, [ffn])
     ids = torch.randint(200, (2, 6))
@@ -69,30 +71,27 @@ def test_what_differs_elsewhere_is_told_tensor_by_tensor_and_refused(tokenizer, 
     found = extract(base, folder)
     assert found.outside == {f"model.{name}": pytest.approx(0.1, rel=1e-3) for name in others}
     with pytest.raises(CompatibilityError, match=r"outside .* in 4 tensors: .* by 10\.00%.* and 1 more"):
-        ffn_of(base, folder)
-    ignored = ffn_of(base, folder, ignore_rest=True)
-    assert ignored.blocks.keys() == {"layers.0.mlp", "layers.2.mlp"}
-    for path, block in ignored.blocks.items():
-        assert all(one.equal(other) for one, other in zip(found.ffn.blocks[path], block, strict=True))
+        found.require_nothing_else(folder)
+    assert found.ffn.blocks.keys() == {"layers.0.mlp", "layers.2.mlp"}
 
 
 def test_a_model_whose_blocks_are_the_bases_is_refused(tokenizer, base, tmp_path):
     with pytest.raises(CompatibilityError, match="no feed-forward block differs from the base: the same weights"):
-        ffn_of(base, tmp_path / "base")
+        extract(base, tmp_path / "base")
     _, folder = tuned(tokenizer, tmp_path, "norm.weight")
     with pytest.raises(CompatibilityError, match=r"no feed-forward block .* changes in model\.norm\.weight by 10"):
-        ffn_of(base, folder, ignore_rest=True)
+        extract(base, folder)
 
 
 def test_a_model_of_another_shape_or_tokenizer_is_refused(tokenizer, base, tmp_path):
     _, folder = tuned(tokenizer, tmp_path, intermediate_size=40)
-    with pytest.raises(CompatibilityError, match=r"intermediate_size: .* its shape is another; expected 48; got 40"):
-        ffn_of(base, folder)
+    with pytest.raises(CompatibilityError, match=r"intermediate_size: .* its shape differs; expected 48; got 40"):
+        extract(base, folder)
     other = Tokenizer.train(["a cat sat on the mat"], 265)
     (tmp_path / "other").mkdir()
     save_base(tmp_path / "other", decoder(tokenizer), other, {})
-    with pytest.raises(CompatibilityError, match="reads text otherwise than the base"):
-        ffn_of(base, tmp_path / "other")
+    with pytest.raises(CompatibilityError, match="the model's tokenizer differs from the base's"):
+        extract(base, tmp_path / "other")
 
 
 def test_a_sparse_model_is_refused_by_name(tokenizer, tmp_path):
@@ -101,4 +100,4 @@ def test_a_sparse_model_is_refused_by_name(tokenizer, tmp_path):
     object.__setattr__(sparse.config, "family", "mixtral")
     save_base(tmp_path / "sparse", sparse, tokenizer, {})
     with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp: .* block is sparse"):
-        ffn_of(load_base(tmp_path / "sparse"), tmp_path / "sparse")
+        extract(load_base(tmp_path / "sparse"), tmp_path / "sparse")

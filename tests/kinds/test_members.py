@@ -134,7 +134,7 @@ def test_without_prompts_such_experts_cannot_be_told_apart(parts, tmp_path):
 
 
 def test_what_fits_no_kind_is_refused(parts, tmp_path):
-    with pytest.raises(RecipeError, match="kind: unknown; expected lora or ffn or model; got mlp"):
+    with pytest.raises(RecipeError, match="kind: unknown kind; expected lora or ffn or model; got mlp"):
         adopt(parts, tmp_path / "out", "mlp")
     made = adopt(parts, tmp_path / "ffns", "ffn")
     with pytest.raises(WeightsError, match="adapter: another kind; expected model; got ffn"):

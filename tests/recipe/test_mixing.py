@@ -97,7 +97,7 @@ def test_layers_anchors_and_rests_have_their_kinds() -> None:
     assert made("ffn", layers="1..", anchor=True).experts["one"].anchor
     assert made("ffn", path="there", ignore_rest=True).experts["one"].ignore_rest
     for kind, said, why in (
-        ("model", {"layers": "1.."}, "layers: has no effect here; of a whole model all layers"),
+        ("model", {"layers": "1.."}, "layers: has no effect here; all layers of a whole model"),
         ("model", {"anchor": True}, "anchor: unknown key; it goes with kind: ffn"),
         ("lora", {"anchor": False}, "anchor: unknown key; it goes with kind: ffn"),
         ("ffn", {"path": "there", "anchor": True}, "anchor: has no effect here; an expert with path is trained"),

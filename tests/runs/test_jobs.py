@@ -76,7 +76,7 @@ def test_one_worker_needs_no_process_of_its_own_and_computes_with_one_thread():
 
 @pytest.mark.slow
 def test_a_killed_process_is_an_error_with_a_way_out():
-    killed = "a process of the pool was killed: dies; if memory ran out, use workers=1 and run again"
+    killed = "a process of the pool was killed: dies; if memory ran out, run again with workers=1"
     with pytest.raises(MoesaicError, match=killed), Jobs(2, Silent()) as jobs:
         jobs.run({"dies": dies})
 

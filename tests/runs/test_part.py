@@ -54,12 +54,8 @@ class Toy(Part):
     stage = "toy"
 
     def __init__(self, run: RunDir, name: str, text: str, *needs: Path, steps: int = 0, sent: bool = True):
-        super().__init__(run)
+        super().__init__(run, run.root / "toys" / name)
         self.name, self.text, self.needed, self.long, self.sent = name, text, needs, steps, sent
-
-    @property
-    def at(self) -> Path:
-        return self.run.root / "toys" / self.name
 
     @property
     def steps(self) -> int:
@@ -189,6 +185,23 @@ def test_a_need_that_does_not_exist_and_is_not_made_beside_it_is_refused_by_name
     made([bottom])
     told, _ = made([left, right], [top, left, right, bottom])
     assert told.ended == ["right", "left"]
+
+
+def test_a_needed_folder_that_no_part_makes_is_refused_unless_it_exists(run: RunDir):
+    stone = run.root / "quarry"
+    with pytest.raises(RecipeError, match=r"quarry: 'statue' needs a folder that does not exist, and no part"):
+        made([Toy(run, "statue", "of stone", stone)])
+    assert not (run.root / "toys").exists(), "nothing was made"
+    stone.mkdir(parents=True)
+    write_manifest(stone, {"kind": "stone"})
+    told, _ = made([Toy(run, "statue", "of stone", stone)])
+    assert told.ended == ["statue"]
+
+
+def test_parts_are_the_same_by_their_paths(run: RunDir):
+    wanted, again = diamond(run), diamond(run)
+    told, _ = made(wanted, again)
+    assert told.ended == ["bottom", "right", "left", "top"], "nothing of the other graph was required before"
 
 
 def test_parts_that_need_each_other_are_refused_before_they_are_made(run: RunDir):

@@ -75,7 +75,7 @@ def test_every_file_that_the_recipe_names_is_listed_and_counted_before_anything_
     }
     assert told.notes == [f"1 of 31 rows of {texts / name} skipped: see rejects.jsonl" for name in FILES]
 
-    verbs.look_for_duplicates(run, told)
+    verbs.report_duplicates(run, told)
     facts = json.loads((root / "data.json").read_text())
     assert facts["files"] == {
         str(texts / name): {"read": 31, "used": 30, "skipped": {"wrong type": 1}} for name in FILES

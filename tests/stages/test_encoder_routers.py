@@ -136,7 +136,7 @@ def test_texts_that_are_cut_are_counted(made):
     recipe, root, _ = made
     features = [recipe.router.feature, recipe.router.compare[0].feature, "text"]
     read = read_features(opened(recipe, root).address, "weather", "train", dict.fromkeys(features, 99), silent())
-    assert read.truncated == [0, len(read.features[0]), 0]
+    assert [*read.truncated.values()] == [0, len(read.features[features[0]]), 0]
     infos = {name: root / "controls" / "routers" / name for name in ("centroid-encoder", "centroid-embedding_mean")}
     infos = {name: json.loads((at / "training_info.json").read_text()) for name, at in infos.items()}
     short = infos["centroid-encoder"]

@@ -13,7 +13,7 @@ from moesaic.artefacts.ffn import load_ffn, save_ffn
 from moesaic.data.batches import Schedule, pad
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import read_manifest
-from moesaic.kinds.kind import Begun
+from moesaic.kinds.kind import Started
 from moesaic.kinds.whole_model import Whole
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED
@@ -37,7 +37,7 @@ def trained(run: Run, name: str) -> Path:
     return run.dir.part_at(name)
 
 
-def begun_in(run: Run, plan: Plan) -> tuple[Decoder, Begun]:
+def started_in(run: Run, plan: Plan) -> tuple[Decoder, Started]:
     """A fresh base with a contender in it, and the contender."""
     decoder = run.task.fresh().decoder
     return decoder, plan.begin(decoder, run.recipe.seed)
@@ -148,9 +148,7 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
     assert len(held) == (3 * LAYERS if kind == "ffn" else len(read_tensors(place / "base/model.safetensors")))
     steps = []
     monkeypatch.setattr(
-        experts,
-        "fit",
-        lambda *a: honest(*a[:6], lambda row: (steps.append(row["step"]), a[6](row)), *a[7:]),
+        experts, "fit", lambda *a: honest(*a[:6], lambda row: (steps.append(row["step"]), a[6](row)), *a[7:])
     )
     again = trained(run, "sums")
     assert steps == [2, 3], "taken up after the state that was saved"
@@ -180,7 +178,7 @@ def test_an_expert_is_read_back_and_one_that_does_nothing_is_noticed(place, tmp_
     facts = {key: read_manifest(run.dir.part_at("sums"))[key] for key in ("metrics", "name")}
     facts["metrics"]["validation_nats"] = found["base"]
     plan, base = plan_of(run, "sums"), run.models.base
-    made = begun_in(run, plan)[1].taken()
+    made = started_in(run, plan)[1].take()
     run.dir.publish(run.dir.part_at("sums"), lambda folder: plan.kind.save(folder, made, base, facts), 0)
     with pytest.raises(CompatibilityError, match="does not do what its manifest says.*changes nothing"):
         verify_expert(run, "sums")
@@ -191,15 +189,15 @@ def test_the_control_of_all_blocks_starts_as_the_base_and_is_as_wide_as_all_expe
     joint, wide = (plan_of(run, name) for name in ("joint", "joint_wide"))
     assert (joint.design.inner, joint.design.anchor, wide.design.inner) == (0, False, 2 * WIDTH)
     assert joint.settings.steps == wide.settings.steps == 6 and set(joint.train) == {"sums", "birds"}
-    decoder, begun = begun_in(run, wide)
+    decoder, begun = started_in(run, wide)
     ids = torch.tensor([run.models.base.tokenizer.encode("add 3 to 4")])
     torch.testing.assert_close(decoder(ids).logits, run.models.base.decoder(ids).logits, atol=1e-6, rtol=1e-5)
-    ffn = begun.taken()
+    ffn = begun.take()
     assert isinstance(ffn, FFN) and ffn.num_parameters == 2 * LAYERS * 3 * 32 * WIDTH
     gate, _, down = ffn.blocks["layers.0.mlp"]
     assert not down[WIDTH:].any() and gate[WIDTH:].std() == pytest.approx(gate[:WIDTH].std().item(), rel=0.1)
     folder = trained(run, "joint_wide")
-    read = wide.kind.lone(folder, run.task.fresh(), wide.design)
+    read = wide.kind.reload(folder, run.task.fresh(), wide.design)
     assert read.decoder.get_parameter("layers.1.mlp.down_proj.weight")[:, WIDTH:].any(), "what was added learns"
     assert read_manifest(folder)["parameters"] == ffn.num_parameters
 
@@ -215,7 +213,7 @@ def test_whole_models_have_one_joint_control(place, tmp_path):
     assert plan_of(run, "joint").design == Whole()
     with pytest.raises(RecipeError, match="no expert 'joint_wide' is trained here"):
         experts.check_names(run.recipe, ["joint_wide"])
-    assert isinstance(begun_in(run, plan_of(run, "joint"))[1].taken(), Decoder)
+    assert isinstance(started_in(run, plan_of(run, "joint"))[1].take(), Decoder)
 
 
 def test_an_expert_of_another_base_is_refused(place, tmp_path):
@@ -224,4 +222,4 @@ def test_an_expert_of_another_base_is_refused(place, tmp_path):
     stored, plan = load_ffn(run.dir.part_at("sums")), plan_of(run, "sums")
     run.dir.publish(run.dir.part_at("sums"), lambda at: save_ffn(at, stored.ffn, "f" * 64, {}), 0)
     with pytest.raises(CompatibilityError, match="trained on another base"):
-        plan.kind.lone(run.dir.part_at("sums"), run.task.fresh(), plan.design)
+        plan.kind.reload(run.dir.part_at("sums"), run.task.fresh(), plan.design)

@@ -7,8 +7,7 @@ from moesaic.stages.matched_prompts import middle
 
 
 @pytest.mark.parametrize(
-    ("size", "ids"),
-    [(1, [12]), (2, [11, 12]), (3, [11, 12, 13]), (4, [10, 11, 12, 13]), (5, [10, 11, 12, 13, 14])],
+    ("size", "ids"), [(1, [12]), (2, [11, 12]), (3, [11, 12, 13]), (4, [10, 11, 12, 13]), (5, [10, 11, 12, 13, 14])]
 )
 def test_the_middle_of_a_prompt_leaves_as_much_before_it_as_behind(size, ids):
     row = Tokens([10, 11, 12, 13, 14, 20, 21, 22], 5, "group")

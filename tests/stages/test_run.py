@@ -457,7 +457,10 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
     [
         ("train.length=200", "train.length: rows longer than the context of the base; expected <= 128; got 200"),
         ("experts.adds.train.length=200", "experts.adds.train.length: rows longer than the context"),
-        ("router.compare[0].feature=hidden@3", "router.compare[0].feature: the router reads deeper than the base is"),
+        (
+            "router.compare[0].feature=hidden@3",
+            "router.compare[0].feature: the router reads a layer that the base lacks",
+        ),
     ],
 )
 def test_what_does_not_fit_the_base_is_refused_before_any_training(first, texts, tmp_path, override, said):

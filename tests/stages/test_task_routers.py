@@ -141,7 +141,8 @@ def test_the_loss_that_is_told_is_the_mixtures_own_on_validation(made):
     stored = load_mixture(run.dir.mixture_at)
     names = stored.model.names
     read = [
-        read_features(run.address, name, "validation", {"hidden_mean": 400}, silent()).features[0] for name in names
+        read_features(run.address, name, "validation", {"hidden_mean": 400}, silent()).features["hidden_mean"]
+        for name in names
     ]
     rows = [row for name in names for row in rows_of(run, name, "validation", 400)]
     weights = stored.model.decider.weigh(torch.cat(read), torch.device("cpu")).weights.detach()

@@ -11,11 +11,7 @@ from moesaic.model.features import Prompts, read
 from moesaic.stages.token_features import POINTS, points_of, token_features
 from moesaic.testing import tiny_decoder
 
-ROWS = [
-    Tokens([5, 17, 3, 8, 60, 2], 2, "a"),
-    Tokens([9, 4], 1, "b"),
-    Tokens([4, 4, *range(1, 30), 9], 6, "c"),
-]
+ROWS = [Tokens([5, 17, 3, 8, 60, 2], 2, "a"), Tokens([9, 4], 1, "b"), Tokens([4, 4, *range(1, 30), 9], 6, "c")]
 
 
 @torch.no_grad()

@@ -175,7 +175,7 @@ def test_a_decision_that_takes_one_expert_a_row_is_looked_up_as_it_is_computed(r
     weights = torch.eye(3)[picks][:, :2]
     contenders = ("base", "expert:bird", "expert:same")
     alone = {name: score_contender(run.address, name, silent()) for name in contenders}
-    found = looked_up(alone, ("bird", "same"), weights, run.task.nobody())
+    found = looked_up(alone, ("bird", "same"), weights, run.task.unanswered())
     computed = score_weights(run.address, weights, silent())
     np.testing.assert_allclose(found.nats, computed.nats, rtol=1e-5)
     assert found.mean() == computed.mean() and (found.right() == computed.right()).all()
