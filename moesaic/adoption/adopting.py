@@ -185,7 +185,6 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
 
 
 def prompts_of(prompts: Mapping[str, Where]) -> dict[str, Prompted]:
-    """Read the prompts of each expert that has any, at most `MOST`."""
     found = {name: read_prompts(Path(path))[:MOST] for name, path in prompts.items()}
     for name, some in found.items():
         if len(some) < 2:
@@ -216,7 +215,6 @@ def require_known(name: str, known: list[str], field: str) -> None:
 def joined(
     kind: AnyKind, base: Base, at: Located, terms: Terms, prompts: Prompted | None, progress: Progress, name: str
 ) -> Member:
-    """Adopt an expert, checked against the base, with the features of its prompts."""
     features = None if prompts is None else features_of(base, prompts, name)
     return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, progress, name), at.origin, features)
 

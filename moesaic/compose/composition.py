@@ -194,7 +194,6 @@ def perceptron(width: int, hidden: Sequence[int], experts: int) -> int:
 
 
 def distinct(experts: list[Planned]) -> list[Planned]:
-    """Append a number to each name that occurs before."""
     seen = Counter[str]()
     for index, expert in enumerate(experts):
         seen[expert.name] += 1

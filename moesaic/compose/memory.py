@@ -64,7 +64,6 @@ def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int
 
 
 def optimiser(trained: int, width: int) -> int:
-    """Bytes that the optimiser adds for `trained` parameters."""
     return MOMENTS * trained * width
 
 

@@ -127,7 +127,6 @@ def said(folder: Path, manifest: Mapping[str, Any], field: str, known: Sequence[
 
 
 def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """The experts in a manifest that the router must not choose."""
     disabled, names = manifest.get("disabled", []), manifest["experts"]
     if not isinstance(disabled, list) or not all(name in names for name in disabled):
         expected = f"some of {', '.join(names)}"

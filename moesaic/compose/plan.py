@@ -72,7 +72,6 @@ class Plan:
 
     @property
     def refused(self) -> tuple[Difference, ...]:
-        """Differences that forbid the composition."""
         return tuple(difference for difference in self.differences if difference.allowed is None)
 
     @property
@@ -106,7 +105,6 @@ class Plan:
             )
 
     def told(self) -> dict[str, Any]:
-        """Return the plan as plain data, for JSON."""
         own = asdict(self)
         placement = own.pop("placement")
         totals = {"parameters": self.parameters, "resident": self.resident, "working": self.working}

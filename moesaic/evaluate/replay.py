@@ -66,7 +66,6 @@ def replay(
 
 
 def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
-    """The reason why a row cannot be replayed, if any."""
     if one.forced:
         return "forced"
     if one.asked is None:
@@ -151,7 +150,6 @@ def corrected(pairs: list[tuple[Decision, str]], known: set[str], seed: int) -> 
 
 
 def router_at(folder: Path) -> Path:
-    """Find a router's folder in itself, in a mixture or in a run directory."""
     for candidate in (folder / "mixture" / "router", folder / "router", folder):
         if (candidate / MANIFEST).is_file():
             return candidate
@@ -180,7 +178,6 @@ def base_of(router: Path) -> Path:
 
 
 def bases_around(router: Path) -> Iterator[Path]:
-    """Folders of bases beside the router, or beside a folder above it."""
     around = [*Path(os.path.abspath(router)).parents, *Path(os.path.realpath(router)).parents]
     for above in dict.fromkeys(around):
         for candidate in (above / "base", above / "mixture" / "base"):

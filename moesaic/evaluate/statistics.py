@@ -104,9 +104,9 @@ class Judged(Protocol):
     @property
     def groups(self) -> list[str]: ...
     @property
-    def unit(self) -> Unit: ...
-    @property
     def domains(self) -> list[str]: ...
+    @property
+    def unit(self) -> Unit: ...
     def rows(self, domain: str = ALL) -> Bool[np.ndarray, " n"]: ...
     def columns(self, domain: str) -> Float[np.ndarray, "_ c"]: ...
     def loss(self, sums: Mapping[str, Float[np.ndarray, "r c"]]) -> Float[np.ndarray, " r"]: ...
@@ -179,7 +179,6 @@ class Means:
         return bounds(self.draws[name], self.level)
 
     def difference(self, a: str, b: str) -> Difference:
-        """Mean nats of a minus those of b, with its paired interval."""
         return Difference(self.value[a] - self.value[b], *bounds(self.draws[a] - self.draws[b], self.level))
 
 
@@ -190,7 +189,6 @@ def mean_nats(scores: Scores, domain: str = ALL) -> float:
 
 
 def perplexity(nats: float) -> float | None:
-    """exp of mean nats per token; None where it overflows."""
     try:
         return math.exp(nats)
     except OverflowError:

@@ -38,7 +38,6 @@ class Wanted:
 
 
 def require_packages(metrics: Iterable[TextMetric]) -> None:
-    """Refuse metrics whose package is not installed."""
     for metric in metrics:
         module = MODULES.get(metric)
         if module and find_spec(module) is None:
@@ -84,7 +83,6 @@ def normalised(text: str) -> str:
 
 
 def exact_match(text: str, references: Sequence[str]) -> float:
-    """1 where the text is one of the references, both normalised."""
     return float(normalised(text) in {normalised(reference) for reference in references})
 
 
@@ -134,7 +132,6 @@ def truth(text: str, row: Wanted) -> float:
 
 
 def rouge_l(text: str, others: Sequence[str]) -> list[float]:
-    """ROUGE-L with each of several texts."""
     return [float(_scorer().score(other, text)["rougeL"].fmeasure) for other in others]
 
 

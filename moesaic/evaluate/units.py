@@ -27,7 +27,6 @@ class Unit:
         return self.sentence.format(self.figure(loss))
 
     def close(self, loss: float, best: float, within: float) -> bool:
-        """Whether a loss is as good as the best, but for a share `within` of the best figure."""
         return loss <= best + within * abs(self.figure(best))
 
     def share(self, difference: float, than: float) -> float:
@@ -46,7 +45,6 @@ def unit_of(evaluation: Mapping[str, Any]) -> Unit:
 
 
 def ranked(evaluation: Mapping[str, Any]) -> list[str]:
-    """The contenders of an evaluation, the best first."""
     unit, controls = unit_of(evaluation), evaluation["controls"]
     return sorted(controls, key=lambda name: controls[name][unit.key]["all"] * (-1 if unit.rises else 1))
 

@@ -178,7 +178,6 @@ def _best_parts(
 
 
 def _regret(trained: Means) -> dict[str, Any]:
-    """The loss of the mixture minus that of the oracle."""
     if missing := _missing(trained):
         return _unknown(missing)
     mean, low, high = trained.difference("router", "oracle")

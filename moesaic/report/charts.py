@@ -118,7 +118,6 @@ def dash_of(number: int) -> int:
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """At most `POINTS` points of a curve, at even distances, the last point included."""
     step = max(1, -(-len(x) // POINTS))
     chosen = [*range(len(x) - 1, -1, -step)][::-1]
     return [x[i] for i in chosen], [y[i] for i in chosen]

@@ -31,7 +31,6 @@ class Side:
         return list(self.evaluation.get("timing", {}).get("stages", {}))
 
     def minus(self, other: "Side", style: str, *path: str | int) -> Markup:
-        """The figure of this run minus that of the other run at the same path."""
         mine, its = number_at(self.evaluation, path), number_at(other.evaluation, path)
         value = None if mine is None or its is None else mine - its
         return Figures(None, f"{self.letter}-{other.letter}").markup(style, value, path)

@@ -63,17 +63,14 @@ class Figures:
         self.document, self.of = document, of
 
     def __call__(self, style: str, *path: str | int) -> Markup:
-        """The number at `path`, or a dash."""
         return self.markup(style, number_at(self.document, path), path)
 
     def minus(self, style: str, path: tuple[str | int, ...], other: tuple[str | int, ...]) -> Markup:
-        """The number at `path` minus that at `other`."""
         mine, its = number_at(self.document, path), number_at(self.document, other)
         value = None if mine is None or its is None else mine - its
         return self.markup(style, value, path, Markup(' data-minus="{}"').format(key_of(other)))
 
     def interval(self, style: str, *path: str | int) -> Markup:
-        """Both ends of the interval at `path`."""
         ends = (self(style, *path, 0), self(style, *path, 1))
         return Markup('<span class="interval">[{}, {}]</span>').format(*ends)
 

@@ -106,7 +106,6 @@ def read_logs(folder: Path) -> Logs:
 
 
 def checked(row: dict[str, Any], at: Path, line: int) -> dict[str, Any]:
-    """A row of a log; raises DataError where a value for a chart is no number."""
     for key, absent in {"step": None, "loss": 0, "validation": 0, "score": 0}.items():
         if not isinstance(row.get(key, absent), int | float):
             raise DataError("not a number", path=at, line=line, field=key, got=clipped(row.get(key)))
@@ -114,7 +113,6 @@ def checked(row: dict[str, Any], at: Path, line: int) -> dict[str, Any]:
 
 
 def told(error: Exception, folder: Path) -> str:
-    """An error in a few words, with paths relative to `folder`."""
     if not isinstance(error, MoesaicError):
         return type(error).__name__
     at = Path(error.path) if error.path else None

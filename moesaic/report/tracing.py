@@ -42,7 +42,6 @@ def told_of(path: Path) -> Told:
 
 
 def binned(shares: list[float]) -> list[dict[str, Any]]:
-    """Count the shares in ten bins of equal width; 1 belongs to the last."""
     counts = [0] * BINS
     for share in shares:
         counts[min(int(share * BINS), BINS - 1)] += 1
