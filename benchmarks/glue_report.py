@@ -222,7 +222,7 @@ def mixture(recipe: str, run: Mapping[str, Any]) -> str:
         "",
         "Who may answer with any label of any task; differences to the router are of errors, above 0 it is ahead.",
         "",
-        f"| contender | {' | '.join(tasks)} | all | minus router |",
+        f"| contender | {' | '.join(tasks)} | all | mixture better by |",
         "|---" * (len(tasks) + 3) + "|",
     ]
     for name in (*(f"expert:{task}" for task in tasks), *SHOWN):

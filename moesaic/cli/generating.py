@@ -112,6 +112,6 @@ def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
 
 
 def sign(made: Generation) -> None:
-    ending = "stopped" if made.finish == "stop" else "cut off"
+    ending = "finished" if made.finish == "stop" else "stopped at the token limit"
     who = routed(made.routing.chosen, made.routing.weights)
     stdout().print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")

@@ -54,7 +54,7 @@ def test_verify_expert(here, moesaic):
 def test_generate(here, moesaic):
     code, out, _ = moesaic("generate", "runs/small", "one two", "wren owl", "--max-new-tokens", 3, "--expert", "birds")
     assert code == 0
-    assert out.count("[birds (birds 100%); cut off after 3 tokens]") == 2
+    assert out.count("[birds (birds 100%); stopped at the token limit after 3 tokens]") == 2
     assert out.startswith("> one two\n")
 
 
