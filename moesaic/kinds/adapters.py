@@ -159,7 +159,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
     def held(self, base: Decoder, stored: StoredExpert, index: int) -> StoredExpert:
         return replace(stored, adapter=stored.adapter.held_in(base, index))
 
-    def average(self, decoder: Decoder, experts: Sequence[StoredExpert]) -> Decoder:
+    def average(self, decoder: Any, experts: Sequence[StoredExpert]) -> Any:
         """The function of a mixture with uniform weights: sum_e (1/E) B_e A_e is linear."""
         merge(decoder, [one.lora for one in experts], [1 / len(experts)] * len(experts))
         return decoder

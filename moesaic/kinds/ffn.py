@@ -199,7 +199,8 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         """Extract a fine-tuned model's blocks; other differences are reported tensor by tensor, then refused."""
         found = extract(base, folder)
         for tensor, moved in sorted(found.outside.items(), key=lambda item: -item[1]):
-            progress.warn(f"{name}: an ffn expert leaves out that {tensor} differs from the base's by {moved:.2%}")
+            far = f"by {moved:.2%} of its norm"
+            progress.warn(f"{name}: {tensor} differs from the base's {far}, which an ffn expert cannot hold")
         if not terms.ignore_rest:
             found.require_nothing_else(folder)
         progress.note(f"{name}: feed-forward blocks of {len(found.ffn.layers)} layers")

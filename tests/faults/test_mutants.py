@@ -64,7 +64,7 @@ LAST_FIRST = """\
 values, experts = shares.flip(-1).topk(k, -1)
         experts = shares.shape[-1] - 1 - experts
 """
-TEXTS, LABELS = "journeys/test_texts_seen.py", "journeys/test_labels_seen.py"
+TEXTS, LABELS = "stages/test_texts_seen.py", "stages/test_labels_seen.py"
 
 DISK = {
     "without fsync": Mutant("sync", "        os.fsync(fd)\n", "        pass\n", "files"),
