@@ -54,7 +54,6 @@ def aligned(rows: Iterable[tuple[str, str]], indent: str = "") -> list[str]:
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:
     from moesaic.evaluate.table import plain, render
-    from moesaic.evaluate.units import label
 
     console = stdout()
     if console.is_terminal:
@@ -65,6 +64,8 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
 
 def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     """Print the evaluation, samples, times and files of a finished run, and the next command."""
+    from moesaic.evaluate.units import label
+
     console = stdout()
     show_evaluation(evaluation)
     if evaluation["samples"]:
@@ -83,8 +84,9 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     console.print("\n".join(aligned((name, f"{seconds:7.1f} s") for name, seconds in times.items())))
     writes = "tokens_per_second" in evaluation["timing"]  # a classifier decodes no tokens
     if writes:
-        rates = ", ".join(f"{label(name)} {rate:.0f}" for name, rate in evaluation["timing"]["tokens_per_second"].items())
-        console.print(f"decoding, one row at a time, tokens per second: {rates}")
+        rates = evaluation["timing"]["tokens_per_second"].items()
+        shown = ", ".join(f"{label(name)} {rate:.0f}" for name, rate in rates)
+        console.print(f"decoding, one row at a time, tokens per second: {shown}")
     console.print("\nFiles", style="bold")
     console.print("\n".join(aligned((name, str(path)) for name, path in files.items())))
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')

@@ -84,7 +84,7 @@ WRONG = [
     (["sums", "birds", "--base", "model", "--out", "x", "--drop", "sums"], 2, "--drop: has no meaning with --out"),
     (["sums", "--into", "x", "--base", "model"], 2, "--base: has no meaning with --into"),
     (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums.txt"], 2, "--prompts: not prompts of an"),
-    (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums=no.txt"], 3, "no.txt: there is no such"),
+    (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums=no.txt"], 3, "no.txt: no such file"),
     (["a=sums", "a=birds", "--base", "model", "--out", "x"], 2, "a: given twice"),
     (["a/b=sums", "birds", "--base", "model", "--out", "x"], 2, "give it a name: NAME=PATH"),
     (["a b=sums", "birds", "--base", "model", "--out", "x"], 2, "not a name for an expert"),

@@ -14,7 +14,7 @@ def test_the_config_of_a_gated_pair_is_printed_as_a_recipe(moesaic, tmp_path):
     assert code == 0 and out.startswith("# the router is trained when the recipe is run\nname: pair\n")
     assert told["router"]["selection"] == "top_1" and told["experts"]["model2"]["path"] == str(tmp_path / "two")
     code, out, err = moesaic("recipe-from", path, "--train", "model1")
-    assert code == 2 and not out and "train: not a file for a model; expected NAME=FILE" in err
+    assert code == 2 and not out and "train: wrong value; expected NAME=FILE" in err
 
 
 def test_the_schema_of_recipes_is_printed_or_written(moesaic, tmp_path):

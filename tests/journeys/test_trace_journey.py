@@ -39,5 +39,5 @@ def test_traffic_is_recorded_replayed_and_reported(here, command, apart, prompts
         code, _, err = command("report", "runs/small", *more, "--to", tmp_path / f"{len(pages)}.html")
         assert code == 0, err
         pages.append(re.sub("<[^>]+>", "", (tmp_path / f"{len(pages)}.html").read_text()))
-    assert "6 decisions" in pages[0] and "agrees with 83.3% of these corrections" in pages[0]
+    assert "6 decisions" in pages[0] and "83.3% of these decisions were right" in pages[0]
     assert "6 decisions" not in pages[1]
