@@ -97,7 +97,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.slow
 def test_the_tutorial_goes_from_three_adapters_to_a_report(played: dict[str, str]) -> None:
     said = played["docs/tutorial.md"]
-    assert "adopted math, code, dialogue\n" in said and "prompts that it was made without to their own expert" in said
+    assert "adopted math, code, dialogue\n" in said and " held-out prompts to their own expert" in said
     assert "\nUse " in said and "\nmixture <--" in said
     assert "rows         2, the prompt's text in 2 of them" in said and "report/index.html" in said
 

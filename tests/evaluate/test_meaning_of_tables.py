@@ -128,7 +128,7 @@ def test_a_run_tells_its_times_speeds_and_samples_by_their_names(kind, capsys):
     read = {name: " ".join(rest) for name, *rest in map(str.split, lines)}
     assert read == {name: f"{seconds(times[name])} s" for name in STAGES} | {"all": f"{all_of_them} s"}
     if speeds := evaluation["timing"].get("tokens_per_second"):
-        said = ", ".join(f"{name} {speed:.0f}" for name, speed in speeds.items())
+        said = ", ".join(f"{label(name)} {speed:.0f}" for name, speed in speeds.items())
         assert f"tokens per second: {said}\n" in text
     for one in evaluation["samples"]:
         heard = sorted(one["weights"].items(), key=lambda item: -item[1])

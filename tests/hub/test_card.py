@@ -83,7 +83,7 @@ def test_the_card_of_a_mixture_tells_its_parts_and_the_verdict():
         ("expert code", "ffn, 99 parameters, from a/b@v2, never chosen"),
         ("router", "linear on hidden@2_mean, top_k of 2"),
         ("expert:math", "3.100", "+0.250 [-0.125, +0.500]"),
-        ("router", "2.767", ""),
+        ("mixture", "2.767", ""),
     ):
         assert "\n\n\n".join(cells) in read
     assert "On test rows of math, code." in read and "with its 95% interval" in read
@@ -94,12 +94,12 @@ def test_the_card_of_a_mixture_tells_its_parts_and_the_verdict():
 def test_a_mixture_that_gives_labels_is_told_in_its_own_measure():
     scores = {"controls": {"router": {"score": {"all": 0.5}, "versus_router": None}}, "measure": "score"}
     read = shown(mixture(evaluation={**EVALUATION, **scores}, labels=True))
-    assert "contender\n\n\nscore" in read and "router\n\n\n0.500" in read and "mixture.classify(" in read
+    assert "contender\n\n\nscore" in read and "mixture\n\n\n0.500" in read and "mixture.classify(" in read
 
 
 def test_without_an_evaluation_it_says_what_is_known_of_the_router_or_that_nothing_is():
     few = {**ROUTER, "metrics": {"accuracy_held_out": 0.95}}
-    assert "sends 95.0% of a few prompts that it was made without" in shown(mixture(evaluation={}, router=few))
+    assert "sends 95.0% of a few held-out prompts" in shown(mixture(evaluation={}, router=few))
     assert "It was not evaluated" in shown(mixture(evaluation={}))
 
 

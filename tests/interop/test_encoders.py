@@ -237,7 +237,7 @@ def test_a_tensor_missing_left_over_or_of_another_shape_is_named(folder):
 
 
 def test_sizes_that_do_not_fit_are_refused_before_there_is_memory_for_them(folder):
-    with pytest.raises(WeightsError, match=r"num_attention_heads: heads share the hidden size evenly"):
+    with pytest.raises(WeightsError, match=r"num_attention_heads: the heads must divide the hidden size evenly"):
         load_encoder(folder(num_attention_heads=5))
     with pytest.raises(WeightsError, match=r"layers\.\d+\..*: a tensor is missing"):
         load_encoder(folder(num_hidden_layers=500))

@@ -75,7 +75,7 @@ BAD = {
     "a value that is tried, too": (
         {"rank": 4, "sweep": {"rank": [2]}},
         {},
-        "rank: has no effect here; sweep.rank stands",
+        "rank: has no effect here; sweep.rank replaces it",
     ),
     "a misspelt key": ({"data": {**MRPC, "lables": ["a", "b"]}}, {}, "lables: unknown key; did you mean 'labels'"),
 }

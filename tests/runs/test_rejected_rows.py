@@ -108,7 +108,7 @@ def test_no_rejects_leave_no_list_and_an_old_one_goes(texts):
 
 def test_too_many_are_listed_too_and_the_error_says_where(texts):
     run = opened(recipe_in(texts, "bad_rows=skip", "max_bad=4"), texts)
-    with pytest.raises(DataError, match=r"too many rows.* at most 4 in all files .max_bad.; got 5; .*rejects\.jsonl"):
+    with pytest.raises(DataError, match=r"too many unusable rows.* at most 4 in all files .max_bad.; got 5; .*rejects"):
         take_stock_of(run, Notes())
     assert len(list(read_jsonl(texts / "rejects.jsonl"))) == 5
 
