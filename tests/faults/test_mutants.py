@@ -162,7 +162,7 @@ STAGES = {
 }
 ANSWERS = {
     "labels in alphabetical order of their experts": Mutant(
-        "classified", "for task, head in heads(stored)", "for task, head in sorted(heads(stored))", LABELS
+        "classified", "zip(stored.model.classifier.labels,", "zip(sorted(stored.model.classifier.labels),", LABELS
     ),
     "the last of equal experts answers": Mutant(
         "Selection.__call__", "values, experts = shares.topk(k, -1)\n", LAST_FIRST, "routing/test_selection.py"
