@@ -146,8 +146,11 @@ def test_what_is_saved_here_opens_there(shard, pair, tmp_path):
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
     close(again.eval()(input_ids=ids(2, 24)).logits, model(input_ids=ids(2, 24)).logits)
     assert again.generation_config.eos_token_id == 2 and again.generation_config.bos_token_id == 1
-    assert load_model(tmp_path / "saved").config == ours.config
-    assert load_model(tmp_path / "saved")(ids(2, 24)).logits.equal(ours(ids(2, 24)).logits)
+    here, own = load_model(tmp_path / "saved"), ours.state_dict()
+    assert here.config == ours.config
+    assert here.state_dict().keys() == own.keys()
+    assert all(tensor.equal(own[name]) for name, tensor in here.state_dict().items())
+    close(here(ids(2, 24)).logits, ours(ids(2, 24)).logits)  # where a tensor lies in memory may choose another kernel
 
 
 def hub_style(config: dict) -> dict:
