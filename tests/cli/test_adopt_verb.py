@@ -76,6 +76,20 @@ def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monke
     assert code == 0 and ("[birds" in said or "[more" in said)
 
 
+def test_the_router_is_judged_on_prompts_of_enabled_experts_alone(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out, given = tmp_path / "out", (*PROMPTS, "--prompts", "more=sums.txt")
+    said = moesaic("adopt", "sums", "birds", "more", "--base", "model", "--out", out, *given)[1]
+    made = json.loads(moesaic("adopt", "--into", out, "--disable", "more", "--json")[1])["router"]
+    of, right = (sum(made[key][name] for name in ("sums", "birds")) for key in ("of", "right"))
+    assert f"sends {right + made['right']['more']} of {of + made['of']['more']} held-out prompts to their own" in said
+    assert "to other experts" not in said
+    said = moesaic("adopt", "--into", out, "--disable", "more")[1]
+    told = f"sends {right} of {of} held-out prompts of the enabled experts to their own expert ({right / of:.1%})\n"
+    assert told in said and "\n  of more" not in said
+    assert "\n  sends prompts of more to other experts\n" in said
+
+
 WRONG = [
     (["sums", "birds"], 2, "--out, --into: exactly one of the two is required"),
     (["sums", "birds", "--out", "x", "--into", "y"], 2, "exactly one of the two is required"),
