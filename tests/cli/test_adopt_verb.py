@@ -1,6 +1,7 @@
 """Journey: `moesaic adopt` as a user types it: made, changed, asked and inspected; and every wrong line of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from moesaic.artefacts.base import load_base, save_base
 from moesaic.cli.adopting import files, folders
 from moesaic.cli.main import status
 from moesaic.errors import RecipeError
+from moesaic.files import MANIFEST
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
 
@@ -88,6 +90,20 @@ def test_the_router_is_judged_on_prompts_of_enabled_experts_alone(here, moesaic,
     told = f"sends {right} of {of} held-out prompts of the enabled experts to their own expert ({right / of:.1%})\n"
     assert told in said and "\n  of more" not in said
     assert "\n  sends prompts of more to other experts\n" in said
+
+
+def test_inspect_counts_the_parameters_of_foreign_experts(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    for name in ("sums", "birds"):
+        shutil.copytree(name, tmp_path / name)
+        (tmp_path / name / MANIFEST).unlink()
+    out, foreign = tmp_path / "out", [tmp_path / name for name in ("sums", "birds")]
+    made = json.loads(moesaic("adopt", *foreign, "--base", "model", "--out", out, "--json")[1])
+    counts = [facts["parameters"] for facts in made["experts"].values()]
+    said = " ".join(moesaic("inspect", out)[1].split())
+    assert f" of the base, {sum(counts):,} of the experts " in said and said.count("peft_type LORA") == 2
+    assert all(f" parameters {count:,} " in said for count in counts)
+    assert f" parameters {counts[0]:,} " in " ".join(moesaic("inspect", foreign[0])[1].split())
 
 
 WRONG = [
