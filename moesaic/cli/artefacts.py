@@ -56,7 +56,12 @@ def raw(found: Artefact) -> dict[str, Any]:
 
 
 def summary(found: Artefact, label: str = "", indent: str = "") -> Iterator[str]:
-    """Lines with the most important facts of an artefact and, indented, of its parts."""
+    """Lines with the most important facts of an artefact and, indented, of its parts.
+
+    A folder of a mixture alone, without recipe and evaluation, is no run: its lines are those of the mixture.
+    """
+    if found.kind == "run" and not found.facts and not (found.folder / "recipe.yaml").is_file():
+        found = found.parts["mixture"]
     yield indent + (label or f"{found.kind} {found.facts.get('name', '')}".strip())
     rows = [*DESCRIBE.get(found.kind, declared)(found), *measured(found)]
     yield from aligned([*rows, *([] if label else vouched(found))], f"{indent}  ")
@@ -159,7 +164,12 @@ def declared(found: Artefact) -> Rows:
 
 def measured(found: Artefact) -> Rows:
     if found.verified and (metrics := found.facts.get("metrics")):
-        yield "metrics", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        yield "metrics", ", ".join(measure(name, value) for name, value in metrics.items())
+
+
+def measure(name: str, value: float) -> str:
+    """Write a metric with its value; an adopted router has its accuracy as a percentage."""
+    return f"accuracy on held-out prompts {value:.1%}" if name == "accuracy_held_out" else f"{name} {value:.4g}"
 
 
 def vouched(found: Artefact) -> Rows:

@@ -106,6 +106,18 @@ def test_inspect_counts_the_parameters_of_foreign_experts(here, moesaic, monkeyp
     assert f" parameters {counts[0]:,} " in " ".join(moesaic("inspect", foreign[0])[1].split())
 
 
+def test_inspect_of_an_adopted_folder_describes_its_mixture(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out = tmp_path / "out"
+    made = json.loads(moesaic("adopt", "sums", "birds", "--base", "model", "--out", out, *PROMPTS, "--json")[1])
+    said = moesaic("inspect", out)[1]
+    assert said.startswith("mixture out\n") and "evaluated" not in said and "accuracy_held_out" not in said
+    assert f"accuracy on held-out prompts {made['router']['accuracy']:.1%}, temperature " in said
+    assert said == moesaic("inspect", out / "mixture")[1]
+    (out / "recipe.yaml").write_text("name: out\n")
+    assert moesaic("inspect", out)[1].startswith("run\n  evaluated  not yet\n\n  mixture out\n")
+
+
 WRONG = [
     (["sums", "birds"], 2, "--out, --into: exactly one of the two is required"),
     (["sums", "birds", "--out", "x", "--into", "y"], 2, "exactly one of the two is required"),
