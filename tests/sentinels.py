@@ -110,7 +110,7 @@ def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dic
         "truncated": {domain: draw.count() for domain in DOMAINS},
         "intervals": {"level": 0.9, "resamples": draw.count(), "seed": 0, "method": "percentile"},
         "router": router(draw, key, kind),
-        "parameters": {name: draw.count() for name in ("total", "base", "experts", "router", "active")},
+        "parameters": {name: draw.count() for name in ("total", "base", "experts", "router", "trained", "active")},
         "samples": [sample(draw, *EXPERTS), sample(draw, *EXPERTS[::-1])],
     }
 

@@ -106,11 +106,15 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
     yield from aligned(((name, described(facts, name in made.disabled)) for name, facts in made.experts.items()), "  ")
     yield f"router: {router['kind']} on {router['feature']}"
     if router["kind"] == "linear":
-        right, of = sum(router["right"].values()), sum(router["of"].values())
-        yield f"  sends {right} of {of} held-out prompts to their own expert ({router['accuracy']:.1%})"
-        for name, count in router["of"].items():
-            if router["right"][name] < count:
-                yield f"  of {name}, {router['right'][name]} of {count}"
+        enabled = [name for name in made.names if name not in made.disabled]
+        right, of = (sum(router[key][name] for name in enabled) for key in ("right", "of"))
+        whose = " of the enabled experts" if made.disabled else ""
+        yield f"  sends {right} of {of} held-out prompts{whose} to their own expert ({right / of:.1%})"
+        for name in enabled:
+            if router["right"][name] < router["of"][name]:
+                yield f"  of {name}, {router['right'][name]} of {router['of'][name]}"
+        if made.disabled:
+            yield f"  sends prompts of {', '.join(made.disabled)} to other experts"
     else:
         one, other = router["alike"]
         yield "  made from weights alone and not tested: ten prompts for each expert (--prompts) make a better router"

@@ -14,6 +14,7 @@ from moesaic.cli.printing import aligned, harmless, routed, size, stdout
 from moesaic.cli.traces import show_trace
 from moesaic.errors import RecipeError
 from moesaic.hub.locate import origins_in
+from moesaic.interop.outline import weighed
 
 FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
@@ -55,7 +56,12 @@ def raw(found: Artefact) -> dict[str, Any]:
 
 
 def summary(found: Artefact, label: str = "", indent: str = "") -> Iterator[str]:
-    """Lines with the most important facts of an artefact and, indented, of its parts."""
+    """Lines with the most important facts of an artefact and, indented, of its parts.
+
+    A folder of a mixture alone, without recipe and evaluation, is no run: its lines are those of the mixture.
+    """
+    if found.kind == "run" and not found.facts and not (found.folder / "recipe.yaml").is_file():
+        found = found.parts["mixture"]
     yield indent + (label or f"{found.kind} {found.facts.get('name', '')}".strip())
     rows = [*DESCRIBE.get(found.kind, declared)(found), *measured(found)]
     yield from aligned([*rows, *([] if label else vouched(found))], f"{indent}  ")
@@ -96,8 +102,7 @@ def mixture(found: Artefact) -> Rows:
     yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
-    members = [parts[f"expert {name}"].facts for name in facts["experts"]]
-    experts = sum(one.get("own_parameters", one.get("parameters", 0)) for one in members)
+    experts = sum(own_parameters(parts[f"expert {name}"]) for name in facts["experts"])
     base = parameters(parts["base"])
     yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
     for name, origin in origins_in(facts, found.folder).items():
@@ -153,11 +158,18 @@ def declared(found: Artefact) -> Rows:
     for key in (key for key in keys if found.facts.get(key) is not None):
         value = found.facts[key]
         yield key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if count := own_parameters(found):
+        yield "parameters", f"{count:,}"
 
 
 def measured(found: Artefact) -> Rows:
     if found.verified and (metrics := found.facts.get("metrics")):
-        yield "metrics", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        yield "metrics", ", ".join(measure(name, value) for name, value in metrics.items())
+
+
+def measure(name: str, value: float) -> str:
+    """Write a metric with its value; an adopted router has its accuracy as a percentage."""
+    return f"accuracy on held-out prompts {value:.1%}" if name == "accuracy_held_out" else f"{name} {value:.4g}"
 
 
 def vouched(found: Artefact) -> Rows:
@@ -174,6 +186,13 @@ DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "rou
 
 def parameters(found: Artefact) -> int:
     return sum(prod(shape) for shape in found.facts.get("shapes", {}).values())
+
+
+def own_parameters(expert: Artefact) -> int:
+    """The parameters of an expert by its manifest or, where it has none, by the headers of its files."""
+    facts = expert.facts if expert.verified else {}
+    count = facts.get("own_parameters", facts.get("parameters"))
+    return sum(weighed(expert.folder).values()) if count is None else count
 
 
 def sizes(folder: Path) -> dict[str, dict[str, int]]:

@@ -4,7 +4,7 @@ Knows nothing about HTML, and rounds nothing: the template looks numbers up by t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -219,6 +219,13 @@ def _reach(lengths: list[int], limit: int) -> int:
             return count
         total, count = total + length, count + 1
     return count
+
+
+def counted(part: str, parts: Collection[str]) -> str:
+    """The label of a count of parameters; evaluation.json counts experts given by path under `trained` too."""
+    if part != "trained":
+        return part
+    return "experts, heads and router" if "heads" in parts else "experts and router"
 
 
 def text_rows(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:

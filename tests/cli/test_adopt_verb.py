@@ -1,6 +1,7 @@
 """Journey: `moesaic adopt` as a user types it: made, changed, asked and inspected; and every wrong line of it."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from moesaic.artefacts.base import load_base, save_base
 from moesaic.cli.adopting import files, folders
 from moesaic.cli.main import status
 from moesaic.errors import RecipeError
+from moesaic.files import MANIFEST
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Tokenizer
 
@@ -74,6 +76,46 @@ def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monke
     assert code == 0 and made["names"] == ["birds", "more"] and made["disabled"] == []
     code, said, _ = moesaic("generate", out, "wren", "--max-new-tokens", 2)
     assert code == 0 and ("[birds" in said or "[more" in said)
+
+
+def test_the_router_is_judged_on_prompts_of_enabled_experts_alone(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out, given = tmp_path / "out", (*PROMPTS, "--prompts", "more=sums.txt")
+    said = moesaic("adopt", "sums", "birds", "more", "--base", "model", "--out", out, *given)[1]
+    made = json.loads(moesaic("adopt", "--into", out, "--disable", "more", "--json")[1])["router"]
+    of, right = (sum(made[key][name] for name in ("sums", "birds")) for key in ("of", "right"))
+    assert f"sends {right + made['right']['more']} of {of + made['of']['more']} held-out prompts to their own" in said
+    assert "to other experts" not in said
+    said = moesaic("adopt", "--into", out, "--disable", "more")[1]
+    told = f"sends {right} of {of} held-out prompts of the enabled experts to their own expert ({right / of:.1%})\n"
+    assert told in said and "\n  of more" not in said
+    assert "\n  sends prompts of more to other experts\n" in said
+
+
+def test_inspect_counts_the_parameters_of_foreign_experts(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    for name in ("sums", "birds"):
+        shutil.copytree(name, tmp_path / name)
+        (tmp_path / name / MANIFEST).unlink()
+    out, foreign = tmp_path / "out", [tmp_path / name for name in ("sums", "birds")]
+    made = json.loads(moesaic("adopt", *foreign, "--base", "model", "--out", out, "--json")[1])
+    counts = [facts["parameters"] for facts in made["experts"].values()]
+    said = " ".join(moesaic("inspect", out)[1].split())
+    assert f" of the base, {sum(counts):,} of the experts " in said and said.count("peft_type LORA") == 2
+    assert all(f" parameters {count:,} " in said for count in counts)
+    assert f" parameters {counts[0]:,} " in " ".join(moesaic("inspect", foreign[0])[1].split())
+
+
+def test_inspect_of_an_adopted_folder_describes_its_mixture(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out = tmp_path / "out"
+    made = json.loads(moesaic("adopt", "sums", "birds", "--base", "model", "--out", out, *PROMPTS, "--json")[1])
+    said = moesaic("inspect", out)[1]
+    assert said.startswith("mixture out\n") and "evaluated" not in said and "accuracy_held_out" not in said
+    assert f"accuracy on held-out prompts {made['router']['accuracy']:.1%}, temperature " in said
+    assert said == moesaic("inspect", out / "mixture")[1]
+    (out / "recipe.yaml").write_text("name: out\n")
+    assert moesaic("inspect", out)[1].startswith("run\n  evaluated  not yet\n\n  mixture out\n")
 
 
 WRONG = [

@@ -35,6 +35,9 @@ from moesaic.report import compare_reports, write_report
 
 Meaning = dict[Any, str]
 
+PARTS = {"trained": "experts and router"}
+"""Counts of parameters that a page calls otherwise than evaluation.json: experts given by path are not trained."""
+
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
@@ -240,7 +243,7 @@ def written(e: dict[str, Any]) -> Meaning:
 
 
 def costs(e: dict[str, Any]) -> Meaning:
-    found = {("Parameters", name, ""): count(value) for name, value in e["parameters"].items()}
+    found = {("Parameters", PARTS.get(name, name), ""): count(value) for name, value in e["parameters"].items()}
     found["Parameters", "active bytes", ""] = size(e["controls"]["router"]["cost"]["bytes"])
     found |= {("Time of each stage", name, ""): seconds(e["timing"]["stages"][name]) for name in STAGES}
     speeds = e["timing"].get("tokens_per_second", {})
@@ -483,7 +486,7 @@ def test_each_column_of_a_comparison_is_the_run_that_its_letter_names(make_run, 
     row(measures, "calibration error", nats, "router", "calibration_error")
     row(measures, "utilisation entropy", nats, "router", "utilisation_entropy")
     for name in a["parameters"]:
-        row("Size, speed and time", f"parameters, {name}", count, "parameters", name)
+        row("Size, speed and time", f"parameters, {PARTS.get(name, name)}", count, "parameters", name)
     row("Size, speed and time", "active bytes", size, "controls", "router", "cost", "bytes")
     for name in STAGES:
         row("Size, speed and time", f"seconds, {name}", seconds, "timing", "stages", name)

@@ -3,7 +3,7 @@
 import pytest
 
 from moesaic.report.reading import read_run
-from moesaic.report.sections import contenders, domains_of, experts_of, heat, samples, text_rows
+from moesaic.report.sections import contenders, counted, domains_of, experts_of, heat, samples, text_rows
 from moesaic.report.training import panels
 
 
@@ -92,3 +92,11 @@ def test_logs_without_validation_or_scores_are_shown_as_they_are(make_run, tmp_p
     shown = panels(read_run(run).logs, [])
     assert [panel.title for panel in shown] == ["base", "joint", "owl", "routers: loss"]
     assert not any(line.best for panel in shown for line in panel.lines)
+
+
+def test_the_count_of_all_experts_and_the_router_is_not_called_trained():
+    assert [counted(part, ("experts", "trained")) for part in ("experts", "trained")] == [
+        "experts",
+        "experts and router",
+    ]
+    assert counted("trained", ("experts", "heads", "trained")) == "experts, heads and router"
