@@ -110,8 +110,11 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
         written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-        found = moesaic.read_recipe(recipe, [*(overrides or ()), *written])
-        verb(Work(found, out / found.name, quiet), **own)
+        from moesaic.recipe import read_document
+
+        found, document = read_document(recipe, [*(overrides or ()), *written])
+        with document.locating():
+            verb(Work(found, out / found.name, quiet), **own)
 
     path, overrides, *shared, _ = signature(command).parameters.values()
     _, *own = signature(verb).parameters.values()

@@ -3,8 +3,8 @@
 Knows nothing about torch, rows of text or run directories.
 """
 
-from moesaic.recipe.reading import dump, parse, read
+from moesaic.recipe.reading import dump, parse, read, read_document
 from moesaic.recipe.schema import ExistingBase, NewBase, Recipe
 from moesaic.sections.names import RESERVED, Control
 
-__all__ = ["RESERVED", "Control", "ExistingBase", "NewBase", "Recipe", "dump", "parse", "read"]
+__all__ = ["RESERVED", "Control", "ExistingBase", "NewBase", "Recipe", "dump", "parse", "read", "read_document"]

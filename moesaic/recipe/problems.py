@@ -38,6 +38,15 @@ EXPECTED = {
 }
 """Error types of pydantic -> expected value, a template for their context."""
 
+MISSING = {
+    "base": "for example base: {path: shipped:tiny}",
+    "experts": "for example experts: {math: {kind: lora, data: {train: math.jsonl, test: math-test.jsonl}}}",
+    "router": "for example router: {kind: mlp, feature: hidden_mean}",
+    "train": "name a file of rows to learn from",
+    "test": "name a file of rows that nothing learns from",
+}
+"""Key -> hint where it is missing."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -124,7 +133,7 @@ def _problem(details: ErrorDetails, model: type[BaseModel], document: Document) 
         shapes = [*shapes_at(model, loc[:-1], document.value)]
         return place, unknown_key(str(loc[-1]), shapes, document.at(place[:-1]))
     if kind == "missing":
-        return document.find(loc), RecipeError("missing")
+        return document.find(loc), RecipeError("missing", hint=MISSING.get(str(loc[-1])))
     expected = EXPECTED[kind].format_map(context) if kind in EXPECTED else details["msg"]
     hint = None
     if kind == "literal_error":

@@ -32,7 +32,13 @@ STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file; each override is `key=value` with a value in YAML. Raises RecipeError."""
-    return _checked(load_yaml(_text(path), os.fspath(path)), overrides, Path(path).parent)
+    return read_document(path, overrides)[0]
+
+
+def read_document(path: str | PathLike[str], overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
+    """Read a recipe file as `read` does, with the document that locates later errors in it."""
+    document = load_yaml(_text(path), os.fspath(path))
+    return _checked(document, overrides, Path(path).parent), document
 
 
 def parse(

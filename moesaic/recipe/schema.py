@@ -194,6 +194,23 @@ class Recipe(Section):
                 found[f"{key}.feature.model"] = spec.encoder.model
         return found
 
+    @property
+    def sources(self) -> dict[str, str]:
+        """Paths of all sources of the recipe, by key."""
+        found: dict[str, Any] = {}
+        for name, expert in self.experts.items():
+            splits = ("train", "validation", "test")
+            found |= {f"experts.{name}.data.{split}": getattr(expert.data, split, None) for split in splits}
+            found[f"experts.{name}.examples"] = expert.examples
+        found |= {"base.pretrain.data": self.base.pretrain and self.base.pretrain.data}
+        found |= {"evaluate.unseen": self.evaluate.unseen}
+        lists = {key: some for key, some in found.items() if isinstance(some, list)}
+        return {
+            f"{key}[{index}]" if len(some) > 1 else key: source.path
+            for key, some in lists.items()
+            for index, source in enumerate(some)
+        }
+
     def resolve(self, path: str) -> Path:
         return Path(self.data_root or "", os.path.expanduser(path))
 

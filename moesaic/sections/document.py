@@ -5,14 +5,16 @@ Knows nothing about recipes. Reads the YAML 1.2 core schema: `no` is text, `1e-3
 
 import re
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from moesaic.errors import RecipeError
+from moesaic.errors import MoesaicError, RecipeError
 
+E = TypeVar("E", bound=MoesaicError)
 Loc = tuple[str | int, ...]
 
 COMMAND_LINE = "<command line>"
@@ -115,11 +117,25 @@ class Document:
 
         return offset_of
 
-    def located(self, error: RecipeError, loc: Loc) -> RecipeError:
+    def located(self, error: E, loc: Loc) -> E:
         offset, field = self.marks.get(self.mark(loc)), field_name(loc) or None
         if offset == BEHIND_ALL:
             return error.at(path=COMMAND_LINE, field=field)
         return error.at(path=self.path, line=None if offset is None else line_at(self.text, offset), field=field)
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Add the path and the line to errors that name a key of this document and no path."""
+        try:
+            yield
+        except MoesaicError as error:
+            field = error.field
+            if field and error.path is None:
+                places = ((loc, field_name(loc)) for loc in self.marks if loc)
+                found = (loc for loc, name in places if field == name or field.startswith((f"{name}.", f"{name}[")))
+                if loc := max(found, key=len, default=()):
+                    self.located(error, loc)
+            raise
 
 
 def field_name(loc: Loc) -> str:

@@ -51,10 +51,13 @@ class Unlabelled(Section):
     """Metrics of labels."""
 
 
+DemoDomain = Literal["code", "prose", "math", "dialogue"]
+
+
 class DemoData(Unlabelled):
     """A domain of the built-in demo texts."""
 
-    demo: Text
+    demo: DemoDomain
     """Name of the demo domain."""
 
 

@@ -5,11 +5,14 @@ Knows nothing about tokens or models.
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
 from moesaic.data.splits import Domain, load_domain, load_source
+from moesaic.errors import DataError
+from moesaic.files import disk
 from moesaic.runs.directory import RunDir
 from moesaic.sections.sources import Source
 
@@ -22,11 +25,21 @@ class Materials:
         most = run.recipe.max_bad if run.recipe.bad_rows == "skip" else None
         self.rejects = Rejects(most, run.rejects_at, refuse)
 
+    def resolve(self, path: str) -> Path:
+        """The file of a source; raises DataError with the source's key if there is no such file."""
+        at = self.recipe.resolve(path)
+        with disk.errors(at):
+            if not at.exists():
+                field = next((key for key, given in self.recipe.sources.items() if given == path), None)
+                hint = "sources are relative to the recipe's folder, or to data_root"
+                raise DataError("no such file", field=field, got=path, hint=hint)
+        return at
+
     @cached_property
     def domains(self) -> dict[str, Domain]:
         """The texts of every expert that has data, without training texts that another domain is judged on."""
         read = {
-            name: load_domain(name, expert.data, self.recipe.resolve, self.rejects)
+            name: load_domain(name, expert.data, self.resolve, self.rejects)
             for name, expert in self.recipe.experts.items()
             if expert.data
         }
@@ -40,7 +53,7 @@ class Materials:
 
     def texts(self, sources: Iterable[Source]) -> list[Example]:
         """Text that belongs to no domain."""
-        return load_source(sources, self.recipe.resolve, self.rejects)
+        return load_source(sources, self.resolve, self.rejects)
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:

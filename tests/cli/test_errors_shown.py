@@ -50,7 +50,11 @@ def test_bad_row(recipe, moesaic):
 def test_missing_data(recipe, moesaic):
     recipe.with_name("birds-test.jsonl").unlink()
     code, _, err = moesaic("pretrain", recipe.name, "--quiet")
-    assert code == 3 and "birds-test.jsonl: no such file" in err
+    assert code == 3
+    told = "error: small.yaml:7: experts.birds.data.test: no such file: birds-test.jsonl; sources are relative to the"
+    assert told in err
+    code, _, err = moesaic("pretrain", recipe.name, "experts.birds.data.test=[birds-train.jsonl, none.jsonl]", "-q")
+    assert code == 3 and "<command line>: experts.birds.data.test[1]: no such file: none.jsonl" in err
 
 
 @pytest.mark.parametrize("verb", ["run", "evaluate"])

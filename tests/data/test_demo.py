@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from random import Random
 from types import ModuleType
+from typing import get_args
 
 import pytest
 
@@ -26,6 +27,7 @@ from moesaic.data.demo.problems import read_problems
 from moesaic.data.demo.scenarios import read_scenarios
 from moesaic.data.demo.tables import members
 from moesaic.errors import DataError
+from moesaic.sections.sources import DemoDomain
 
 EVERY = [(domain, split) for domain in demo.DOMAINS for split in demo.SIZES]
 LEAST = {"train": 600, "validation": 100, "test": 200}
@@ -51,7 +53,7 @@ print(hashlib.sha256(json.dumps(rows).encode()).hexdigest())
 
 
 def test_there_are_four_domains_and_each_says_where_it_comes_from() -> None:
-    assert demo.DOMAINS == ("code", "prose", "math", "dialogue")
+    assert demo.DOMAINS == get_args(DemoDomain) == ("code", "prose", "math", "dialogue")
     version = sys.version.split()[0].rstrip("+")
     for domain in demo.DOMAINS:
         sentence = demo.provenance(domain)

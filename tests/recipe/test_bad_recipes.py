@@ -54,6 +54,12 @@ Q = f"{TT}    targets: [q_proj]\n"
 BAD = [
     # a part of GOOD, what stands in its place, the line and the field that the error names, and a phrase of it
     ("name: four-domains", "nmae: four-domains", 1, "nmae", "unknown key; did you mean 'name'? (and 1 more)"),
+    ("      test: [{path: math_test.jsonl, limit: 9}]\n", "", 13, "experts.math.data.test", "that nothing learns from"),
+    (
+        *("train: math.jsonl\n      validation: 0.2\n      test: [{path: math_test.jsonl, limit: 9}]", "demo: maths"),
+        *(14, "experts.math.data.demo"),
+        "expected 'code', 'prose', 'math' or 'dialogue'; got 'maths'; did you mean 'math'?",
+    ),
     ("name: four-domains", "name: my run", 1, "name", "not a name for a run; expected 1 to 96"),
     ("name: four-domains", "name: com1.txt", 1, "name", "Windows"),
     ("name: four-domains", "name: four.", 1, "name", "must not end with a dot"),

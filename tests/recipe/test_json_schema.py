@@ -97,7 +97,7 @@ FILES = {"train": "a.jsonl", "test": ["b.jsonl", {"path": "c.jsonl", "limit": 3}
         ({"kind": "ffn", "data": FILES, "anchor": True}, True),
         ({"kind": "model", "path": "there", "examples": "a.jsonl"}, True),
         ({"kind": "lora", "data": FILES | {"task": "mrpc", "metric": "f1", "validation": 0.5}}, True),
-        ({"kind": "lora", "data": {"demo": "a"}, "train": {"lr": [0.1, 0.2]}}, True),
+        ({"kind": "lora", "data": {"demo": "code"}, "train": {"lr": [0.1, 0.2]}}, True),
         ({"data": FILES}, False),
         ({"kind": "loar", "data": FILES}, False),
         ({"kind": "ffn", "data": FILES, "rank": 4}, False),

@@ -146,7 +146,7 @@ def at(recipe: Recipe, path: str) -> object:
         ("experts.qwen2.5.keywords=[a]", "experts['qwen2.5'].keywords", ["a"]),
         ("experts.math.data.test[0].limit=3", "experts['math'].data.test[0].limit", 3),
         ("experts.math.data.test=new.jsonl", "experts['math'].data.test[0].path", "new.jsonl"),
-        ("experts.new={kind: lora, data: {demo: x}}", "experts['new'].data.demo", "x"),
+        ("experts.new={kind: lora, data: {demo: math}}", "experts['new'].data.demo", "math"),
         ("train.lr=[1e-3,3e-3]", "train.lr", [1e-3, 3e-3]),
         ("train.warmup=0", "train.warmup", 0.0),
         ("router.compare=[]", "router.compare", []),
@@ -175,6 +175,7 @@ def test_overrides(file: Path, override: str, path: str, value: object) -> None:
         ("router.compare[2].k=1", "router.compare[2].k", "expected an index from 0 to 1"),
         ("experts.math.data.train.limit=1", "experts.math.data.train.limit", "expected a section to set it in"),
         ("name=null", "name", "missing"),
+        ("router=null", "router", "missing; for example router: {kind: mlp, feature: hidden_mean}"),
         ("name=[", "name", "not YAML"),
         ("router.kind", None, "expected key=value"),
         ("router..kind=mlp", None, "expected names joined by dots"),
@@ -191,7 +192,7 @@ def test_bad_overrides(file: Path, override: str, field: str | None, phrase: str
 
 
 def test_a_dotted_name_is_the_longest_that_is_there(file: Path) -> None:
-    again = "experts.qwen2={kind: lora, data: {demo: x}}"
+    again = "experts.qwen2={kind: lora, data: {demo: math}}"
     recipe = read(file, [again, "experts.qwen2.5.keywords=[five]", "experts.qwen2.rank=2"])
     assert (recipe.experts["qwen2"].rank, recipe.experts["qwen2.5"].keywords) == (2, ["five"])
 

@@ -23,8 +23,8 @@ def made(**changes: Any) -> Recipe:
         "base": {"path": "a/b"},
         "train": {"steps": 10},
         "experts": {
-            "one": {"kind": "lora", "data": {"demo": "a"}},
-            "two": {"kind": "lora", "data": {"demo": "b"}, "train": {"steps": 30, "lr": [0.1, 0.2]}},
+            "one": {"kind": "lora", "data": {"demo": "code"}},
+            "two": {"kind": "lora", "data": {"demo": "math"}, "train": {"steps": 30, "lr": [0.1, 0.2]}},
             "far": {"kind": "lora", "path": "c/d", "examples": "p.jsonl"},
         },
         "router": {"kind": "linear"},
@@ -54,25 +54,25 @@ def test_train_of() -> None:
 
 def test_an_expert_of_tensor_trains_says_its_factors_and_its_start() -> None:
     factors = {"q_proj": [[16, 8], [8, 16]], "v_proj": [[128], [4, 4]]}
-    own = {"kind": "tt_lora", "rank": 5, "alpha": 12, "targets": ["q_proj", "v_proj"], "data": {"demo": "a"}}
+    own = {"kind": "tt_lora", "rank": 5, "alpha": 12, "targets": ["q_proj", "v_proj"], "data": {"demo": "code"}}
     found = made(experts={"one": {**own, "factors": factors, "init": "published"}}).experts["one"]
     assert (found.kind, found.factors, found.init, found.scale) == ("tt_lora", factors, "published", 12.0)
     assert parse(made(experts={"one": own | {"factors": factors}}).model_dump()).experts["one"].factors == factors
-    plain = made(experts={"one": own, "two": {"kind": "lora", "rank": 4, "alpha": 12, "data": {"demo": "b"}}})
+    plain = made(experts={"one": own, "two": {"kind": "lora", "rank": 4, "alpha": 12, "data": {"demo": "math"}}})
     assert (plain.experts["one"].factors, plain.experts["one"].init, plain.experts["two"].scale) == (
         "auto",
         "zero",
         3.0,
     )
     assert "factors" not in plain.model_dump()["experts"]["two"], "what it has no use for is not told"
-    bare = {"one": {"kind": "tt_lora", "data": {"demo": "a"}}, "two": {"kind": "lora", "data": {"demo": "b"}}}
+    bare = {"one": {"kind": "tt_lora", "data": {"demo": "code"}}, "two": {"kind": "lora", "data": {"demo": "math"}}}
     assert [expert.scale for expert in made(experts=bare).experts.values()] == [8.0, 2.0]
 
 
 def test_the_router_may_read_the_bare_trunk_but_no_deeper() -> None:
     assert made().router.depth is None
     assert made(router={"kind": "linear", "compare": [{"kind": "linear", "feature": "hidden@9"}]}).router.depth is None
-    deep = {"one": {"kind": "lora", "layers": "2..", "data": {"demo": "a"}}}
+    deep = {"one": {"kind": "lora", "layers": "2..", "data": {"demo": "code"}}}
     assert made(experts=deep, router={"kind": "linear", "feature": "hidden@2_last"}).router.depth == 2
     with pytest.raises(RecipeError, match=r"expert 'one' adapts layers from 2, but the router reads hidden@3; set"):
         made(experts=deep, router={"kind": "linear", "feature": "hidden@3"})
@@ -136,4 +136,4 @@ def test_not_names(name: str) -> None:
 @pytest.mark.parametrize("name", [*RESERVED, "Router"])
 def test_reserved(name: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"experts.{name}: a reserved name")):
-        made(experts={name: {"kind": "lora", "data": {"demo": "a"}}})
+        made(experts={name: {"kind": "lora", "data": {"demo": "code"}}})
