@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moesaic.artefacts.router import StoredRouter, load_router
-from moesaic.errors import MoesaicError, RecipeError, WeightsError
+from moesaic.errors import MoesaicError, RecipeError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
@@ -67,15 +67,9 @@ class EvaluationPart(Part):
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
         }
 
-    def finished(self, progress: Progress) -> bool:
-        """Tell whether a sound evaluation of the same inputs exists; a damaged one is reported and not counted."""
-        try:
-            return self.at.is_file() and read_sealed(self.at).get("stage_key") == self.key
-        except WeightsError as error:
-            if self.run.strict:
-                raise
-            progress.warn(f"damaged, to be made anew: {error}")
-            return False
+    def made_from(self, progress: Progress) -> str | None:
+        """The key of the sound evaluation that exists; None without one. A damaged evaluation is reported."""
+        return self.run.made_from(self.at, read_sealed, progress) if self.at.is_file() else None
 
     def missing(self) -> MoesaicError:
         return RecipeError("there is no evaluation yet", path=self.at, hint="moesaic evaluate RECIPE")
