@@ -86,6 +86,7 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
     keyword = next(name for name in decisions if specs(run)[name].kind == "keyword")
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
     trained = {name: (plan_of(run, name), run.dir.part_at(name)) for name in trained_controls(run)}
+    progress.note("evaluation: scored; samples, costs and speed follow")
     findings = run.task.findings(scores, decisions["router"][0], trained)
     evaluation = {
         "stage_key": part.key,
@@ -108,14 +109,18 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
     work: dict[str, Work] = {"decide": partial(decide, run.address)}
     work |= {"matched": partial(decide_alike, run.address)} if run.recipe.evaluate.matched else {}
     work |= {name: partial(score_contender, run.address, name) for name in contenders(run)}
-    found = jobs.run(work)
+    found = jobs.run(work, "evaluation")
     decisions, alike = found.pop("decide"), found.pop("matched", {})
     second: dict[str, Work] = {
         name: partial(score_weights, run.address, None if decides_on(run, name) else weights)
         for name, (weights, _) in decisions.items()
         if name == "router" or not picks_one(weights)
     }
-    routed, unanswered, names = jobs.run(second), run.task.unanswered(), tuple(run.recipe.experts)
+    routed, unanswered, names = (
+        jobs.run(second, "evaluation of the mixture"),
+        run.task.unanswered(),
+        tuple(run.recipe.experts),
+    )
     for name, (weights, _) in decisions.items():
         if name not in routed:
             routed[name] = looked_up(found, names, weights, unanswered)
