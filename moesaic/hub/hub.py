@@ -45,7 +45,7 @@ def download(wanted: HubId) -> Path:
         get = partial(snapshot_download, allow_patterns=PATTERNS, ignore_patterns=TWICE)
         return Path(get(wanted.name, revision=wanted.revision, local_files_only=cached))
 
-    with answering("no such folder, and the download failed", str(wanted), Path(HF_HUB_CACHE)):
+    with answering("no such folder, and the download failed", wanted.typed, Path(HF_HUB_CACHE)):
         try:
             client().model_info(wanted.name, revision=wanted.revision, timeout=HF_HUB_ETAG_TIMEOUT)
         except Exception as error:
@@ -54,7 +54,8 @@ def download(wanted: HubId) -> Path:
             except LocalEntryNotFoundError:
                 raise error from None  # says more than the error of the cache
             if not isinstance(error, OfflineModeIsEnabled):
-                text = f"{wanted}: using the cached copy of commit {found.name}, as the request failed: {reason(error)}"
+                copy = f"the cached copy of commit {found.name}"
+                text = f"{wanted.typed}: using {copy}, as the request failed: {reason(error)}"
                 warnings.warn(text, MoesaicWarning, stacklevel=2)
             return found
         return snapshot(cached=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moesaic.errors import WeightsError
+from moesaic.errors import WeightsError, nearest
 from moesaic.hub.hub import download
 from moesaic.sections.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder
 
@@ -56,7 +56,8 @@ def _is_origin(value: Any) -> bool:
 def locate(place: Place, revision: str | None = None) -> Located:
     """The folder of a place, downloaded from the hub unless it is cached; WeightsError where there is none.
 
-    `revision`: a branch, a tag or a commit of the hub, for an id without one.
+    `revision`: a branch, a tag or a commit of the hub, for an id without one. An id without any whose first word is a
+    folder is a misspelt path, and is not downloaded.
     """
     text = os.fspath(place)
     folder, found = Path(os.path.expanduser(text)), hub_id(text) if isinstance(place, str) else None
@@ -68,6 +69,9 @@ def locate(place: Place, revision: str | None = None) -> Located:
         return Located(folder)
     if isinstance(place, str) and place.startswith(SHIPPED):
         return Located(shipped(place.removeprefix(SHIPPED)), place)
+    if found and not found.revision and revision is None and folder.parent.is_dir():
+        known = [(folder.parent / one.name).as_posix() for one in sorted(folder.parent.iterdir()) if one.is_dir()]
+        raise WeightsError("no such folder", path=text, hint=nearest(text, known) or f"give {EXAMPLES}")
     if found:
         snapshot = download(wanted := HubId(found.name, revision or found.revision))
         return Located(snapshot, str(wanted), snapshot.name)

@@ -32,7 +32,7 @@ def training(
 
     `before`: the number of steps that were reported for earlier trainings. Call `drop_logs` first.
     """
-    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn)
+    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note)
 
     def record(row: dict[str, Any]) -> None:
         checkpoint.log.append(row)
@@ -49,10 +49,12 @@ def training(
 def refuse_changed(run: RunDir, part: Path, inputs: Callable[[], Inputs], warn: Callable[[str], None]) -> None:
     """Refuse to resume a half-done training of a part with other settings, before anything is made."""
     for state in sorted(run.states_at(part).glob("lr-*")):
-        checkpoint_at(run, part, state.name, inputs(), warn).refuse_changed()
+        checkpoint_at(run, part, state.name, inputs(), warn, warn).refuse_changed()  # which reports nothing
 
 
-def checkpoint_at(run: RunDir, part: Path, trial: str, inputs: Inputs, warn: Callable[[str], None]) -> Checkpoint:
+def checkpoint_at(
+    run: RunDir, part: Path, trial: str, inputs: Inputs, warn: Callable[[str], None], note: Callable[[str], None]
+) -> Checkpoint:
     """The checkpoint of one trial of a part."""
     return Checkpoint(
         at=run.states_at(part) / trial,
@@ -61,6 +63,7 @@ def checkpoint_at(run: RunDir, part: Path, trial: str, inputs: Inputs, warn: Cal
         every=run.recipe.checkpoint_seconds,
         restart=f"start it anew with --restart {run.title(part).name}",
         warn=warn,
+        note=note,
         strict=run.strict,
         stopping=stopping,
         heed=heed,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import WeightsError
-from moesaic.files import MANIFEST, check_space, digest, disk, publish, read_manifest
+from moesaic.files import check_space, digest, disk, publish, read_manifest
 from moesaic.recipe import Recipe
 from moesaic.runs.progress import Progress
 
@@ -68,15 +68,15 @@ class RunDir:
         """The hash of everything that a part depends on."""
         return digest({"stage": stage, "seed": self.recipe.seed, **inputs})
 
-    def finished(self, at: Path, key: str, progress: Progress) -> bool:
-        """Tell whether a sound version made from the same inputs exists; a damaged one is reported and not counted."""
+    def made_from(self, at: Path, manifest: Callable[[Path], dict[str, Any]], progress: Progress) -> str | None:
+        """The key in the manifest of a part's sound version; None without one. A damaged version is reported."""
         try:
-            return (at / MANIFEST).is_file() and read_manifest(at).get("stage_key") == key
+            return manifest(at).get("stage_key")
         except WeightsError as error:
             if self.strict:
                 raise
             progress.warn(f"damaged, to be made anew: {error}")
-            return False
+            return None
 
     def identity(self, at: Path) -> Any:
         """The key of a finished part, or the hashes of its files where it has no key."""

@@ -67,11 +67,26 @@ class Jobs:
                     process.kill()
             self.pool.shutdown(cancel_futures=True)
 
-    def run(self, work: Mapping[str, Callable[["Report"], Any]]) -> dict[str, Any]:
-        """Do all the work, in the order given, and return its results by name; the first error is raised."""
+    def run(self, work: Mapping[str, Callable[["Report"], Any]], task: str | None = None) -> dict[str, Any]:
+        """Do all the work, in the order given, and return its results by name; the first error is raised.
+
+        `task`: the task under which the progress counts the pieces that are done; None counts none.
+        """
+        if task is None or not work:
+            return self._run(work, lambda done: None)
+        self.progress.begin(task, len(work))
+        found = self._run(work, lambda done: self.progress.row(task, {"step": done}))
+        self.progress.end(task, f"{len(work)} done")
+        return found
+
+    def _run(self, work: Mapping[str, Callable[["Report"], Any]], count: Callable[[int], None]) -> dict[str, Any]:
         if self.workers == 1:
+            found = dict[str, Any]()
             with threads(1):
-                return {name: job(self.report(name)) for name, job in work.items()}
+                for done, (name, job) in enumerate(work.items(), 1):
+                    found[name] = job(self.report(name))
+                    count(done)
+            return found
         if not work:
             return {}
         if not self.pool:
@@ -82,7 +97,7 @@ class Jobs:
         with undisturbed():
             futures = {name: self.pool.submit(Worker.call, job, name) for name, job in work.items()}
         with mood("patient"):
-            self.wait(futures)
+            self.wait(futures, count)
         heed()
         for _ in range(50):  # the last report of a process may arrive after its result
             if self.done >= work.keys():
@@ -96,10 +111,11 @@ class Jobs:
         return Report(name, self.pass_on, self.cache)
 
     def pass_on(self, kind: str, name: str, what: Any) -> None:
-        """Call the progress; its warnings are texts that begin with the name of the work."""
-        self.progress.warn(f"{name}: {what}") if kind == "warn" else getattr(self.progress, kind)(name, what)
+        """Call the progress; its warnings and notes are texts that begin with the name of the work."""
+        call = getattr(self.progress, kind)
+        call(f"{name}: {what}") if kind in ("warn", "note") else call(name, what)
 
-    def wait(self, futures: Mapping[str, "Future[Any]"]) -> None:
+    def wait(self, futures: Mapping[str, "Future[Any]"], count: Callable[[int], None]) -> None:
         """Wait until all work is done, or the first error; after a signal, until every process has stopped."""
         waiting, stopped = set(futures.values()), False
         while waiting:
@@ -110,7 +126,10 @@ class Jobs:
                     future.cancel()
                 for process in self.children():
                     process.terminate()
-            waiting = {future for future in waiting if not future.done()}
+            left = {future for future in waiting if not future.done()}
+            if len(left) < len(waiting):
+                count(len(futures) - len(left))
+            waiting = left
             failed = next((f for f in futures.values() if f.done() and not f.cancelled() and f.exception()), None)
             if failed and not stopped:
                 try:
@@ -154,6 +173,9 @@ class Report:
 
     def warn(self, text: str) -> None:
         self.send("warn", self.name, text)
+
+    def note(self, text: str) -> None:
+        self.send("note", self.name, text)
 
 
 @contextmanager

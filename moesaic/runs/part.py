@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import MoesaicError, RecipeError
+from moesaic.files import MANIFEST, read_manifest
 from moesaic.runs.checkpoints import refuse_changed
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.progress import Progress
+
+CHANGED = "made anew, because its settings or inputs changed (name=OTHER keeps the old run)"
 
 Work = Callable[[Report], Any]
 """A piece of work that can be sent to another process."""
@@ -65,9 +68,13 @@ class Part(ABC):
         """The hash of everything that the part depends on."""
         return self.run.key(self.stage, **self.inputs())
 
+    def made_from(self, progress: Progress) -> str | None:
+        """The key of the sound version that exists; None without one. A damaged version is reported."""
+        return self.run.made_from(self.at, read_manifest, progress) if (self.at / MANIFEST).is_file() else None
+
     def finished(self, progress: Progress) -> bool:
         """Tell whether a sound version made from the same inputs exists."""
-        return self.run.finished(self.at, self.key, progress)
+        return (found := self.made_from(progress)) is not None and found == self.key
 
     def missing(self) -> MoesaicError:
         """The error for a need of the part before any version of it was made."""
@@ -103,11 +110,14 @@ def ensure(graph: Graph, wanted: Sequence[Part], progress: Progress, jobs: Jobs)
                 if at not in graph and not at.exists():
                     what = f"'{part.name}' needs a folder that does not exist, and no part of the run makes it"
                     raise RecipeError(what, path=at)
-            if part.finished(progress):
+            found = part.made_from(progress)
+            if found is not None and found == part.key:
                 part.run.forget(part.at)
                 progress.note(f"{part.name}: finished, skipped")
             else:
                 refuse_changed(part.run, part.at, part.settings, progress.warn)
+                if found is not None:
+                    progress.note(f"{part.name}: {CHANGED}")
                 pending.append(part)
         make(pending, progress, jobs)
 

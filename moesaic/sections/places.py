@@ -28,6 +28,11 @@ class HubId:
         """Includes the revision, so that the id is never read as a folder."""
         return f"{self.name}@{self.revision or 'main'}"
 
+    @property
+    def typed(self) -> str:
+        """The id as a user wrote it, for messages."""
+        return self.name if self.revision is None else str(self)
+
 
 def hub_id(place: str) -> HubId | None:
     """Parse a place as an id of the hub; None for another form. Without a revision, the place may also be a folder."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moesaic.artefacts.router import StoredRouter, load_router
-from moesaic.errors import MoesaicError, RecipeError, WeightsError
+from moesaic.errors import MoesaicError, RecipeError
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
@@ -67,15 +67,9 @@ class EvaluationPart(Part):
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
         }
 
-    def finished(self, progress: Progress) -> bool:
-        """Tell whether a sound evaluation of the same inputs exists; a damaged one is reported and not counted."""
-        try:
-            return self.at.is_file() and read_sealed(self.at).get("stage_key") == self.key
-        except WeightsError as error:
-            if self.run.strict:
-                raise
-            progress.warn(f"damaged, to be made anew: {error}")
-            return False
+    def made_from(self, progress: Progress) -> str | None:
+        """The key of the sound evaluation that exists; None without one. A damaged evaluation is reported."""
+        return self.run.made_from(self.at, read_sealed, progress) if self.at.is_file() else None
 
     def missing(self) -> MoesaicError:
         return RecipeError("there is no evaluation yet", path=self.at, hint="moesaic evaluate RECIPE")
@@ -92,6 +86,7 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
     keyword = next(name for name in decisions if specs(run)[name].kind == "keyword")
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
     trained = {name: (plan_of(run, name), run.dir.part_at(name)) for name in trained_controls(run)}
+    progress.note("evaluation: scored; samples, costs and speed follow")
     findings = run.task.findings(scores, decisions["router"][0], trained)
     evaluation = {
         "stage_key": part.key,
@@ -114,14 +109,18 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
     work: dict[str, Work] = {"decide": partial(decide, run.address)}
     work |= {"matched": partial(decide_alike, run.address)} if run.recipe.evaluate.matched else {}
     work |= {name: partial(score_contender, run.address, name) for name in contenders(run)}
-    found = jobs.run(work)
+    found = jobs.run(work, "evaluation")
     decisions, alike = found.pop("decide"), found.pop("matched", {})
     second: dict[str, Work] = {
         name: partial(score_weights, run.address, None if decides_on(run, name) else weights)
         for name, (weights, _) in decisions.items()
         if name == "router" or not picks_one(weights)
     }
-    routed, unanswered, names = jobs.run(second), run.task.unanswered(), tuple(run.recipe.experts)
+    routed, unanswered, names = (
+        jobs.run(second, "evaluation of the mixture"),
+        run.task.unanswered(),
+        tuple(run.recipe.experts),
+    )
     for name, (weights, _) in decisions.items():
         if name not in routed:
             routed[name] = looked_up(found, names, weights, unanswered)

@@ -26,8 +26,8 @@ class ReportPart(Part):
     def inputs(self) -> dict[str, Any]:
         return {}
 
-    def finished(self, progress: Progress) -> bool:
-        return False
+    def made_from(self, progress: Progress) -> str | None:
+        return None
 
     def together(self) -> Any:
         return write

@@ -44,6 +44,7 @@ class State:
 class Checkpoint:
     """The saved state of one training, at `at`, with its log; the last two versions, in case one is damaged.
 
+    `note`: called with the step from which a training continues.
     `inputs`: everything that the training depends on; `begin` refuses to resume a training that started with other
     inputs. `every`: seconds between two saves, more where saving is slow; 0: every step. `restart`: the advice for a
     training that cannot be resumed. `stopping`: whether a stop was requested; `heed` then raises. `strict`: raise for
@@ -56,6 +57,7 @@ class Checkpoint:
     every: float
     restart: str
     warn: Callable[[str], None]
+    note: Callable[[str], None]
     strict: bool
     stopping: Callable[[], bool]
     heed: Callable[[], None]
@@ -69,8 +71,11 @@ class Checkpoint:
         assert self._log, "the training has begun"
         return self._log
 
-    def begin(self, parameters: Parameters, optimiser: Optimizer) -> State:
-        """Restore parameters and moments, cut the log to the same step, and return the state to continue from."""
+    def begin(self, parameters: Parameters, optimiser: Optimizer, steps: int) -> State:
+        """Restore parameters and moments, cut the log to the same step, and return the state to continue from.
+
+        `steps`: the length of the training, for the note.
+        """
         size = sum(p.numel() * p.element_size() for p in parameters.values())
         found = self.sound()
         if found is None:
@@ -81,6 +86,8 @@ class Checkpoint:
             folder, manifest = found
             self.compare(manifest)
             state, rows = restored(folder, manifest, parameters, optimiser), manifest["log_bytes"]
+            if not manifest["done"]:
+                self.note(f"continues at step {state.step} of {steps}")
         self._log = JsonlWriter(self.log_at)
         if not self._log.cut(rows):
             self.warn(f"{self.log_at}: rows of the steps up to {state.step} are missing")

@@ -54,7 +54,7 @@ def fit(
     for messages. Raises NonFiniteError for a loss, norm or validation that is not finite.
     """
     optimiser = torch.optim.AdamW(parameters.values(), lr, (0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
-    state = checkpoint.begin(parameters, optimiser) if checkpoint else State()
+    state = checkpoint.begin(parameters, optimiser, settings.steps) if checkpoint else State()
     every = settings.evaluate_every or settings.steps
 
     def over() -> bool:

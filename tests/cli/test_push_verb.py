@@ -55,9 +55,9 @@ def test_what_is_wrong_is_one_line_with_its_exit_code(here, hub, moesaic):
         (("push", "mix", "mine"), 2, "expected owner/name"),
         (("push", "made/base", "me/mine"), 4, "another kind of artefact"),
         (("push", "nowhere", "me/mine"), 4, "nowhere: no such folder; give a folder"),
-        (("push", "org/none", "me/mine"), 4, "org/none@main: no such folder, and the download failed"),
+        (("push", "org/none", "me/mine"), 4, "org/none: no such folder, and the download failed"),
         (("push", "mix"), 2, "missing argument 'owner/name'"),
-        (("adopt", "org/none", "org/birds", "--base", "org/base", "--out", "x"), 4, "org/none@main: no such folder"),
+        (("adopt", "org/none", "org/birds", "--base", "org/base", "--out", "x"), 4, "org/none: no such folder"),
         (("adopt", "org/sums", "org/sums@main", "--base", "org/base", "--out", "x"), 2, "given twice"),
         (("generate", "shipped:none", "x"), 4, "no such model is shipped"),
     ]:

@@ -82,6 +82,18 @@ def test_what_is_no_folder_and_no_id_is_refused_without_asking_the_hub(hub, plac
     assert not hub.asked
 
 
+def test_a_misspelt_path_into_a_folder_is_refused_without_asking_the_hub(hub, repository, tmp_path, monkeypatch):
+    (tmp_path / "adapters" / "code").mkdir(parents=True)
+    (tmp_path / "org").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"^adapters/cod: no such folder; did you mean 'adapters/code'\?$"):
+        locate("adapters/cod")
+    with pytest.raises(WeightsError, match="^org/base: no such folder; give a folder, an id .*@main"):
+        locate("org/base")
+    assert not hub.asked
+    assert locate("org/base@main").commit == locate("org/base", "main").commit == repository
+
+
 @pytest.mark.parametrize(("name", "hint"), [("mine.yaml", "moesaic run"), ("evaluation.json", "give a folder")])
 def test_a_file_is_said_to_be_one(tmp_path, name, hint):
     (tmp_path / name).write_text("{}")

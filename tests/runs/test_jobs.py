@@ -18,9 +18,13 @@ class Heard(Silent):
     def __init__(self) -> None:
         self.rows: list[tuple[str, int]] = []
         self.ends: list[str] = []
+        self.notes: list[str] = []
 
     def row(self, task, row) -> None:
         self.rows.append((task, row["step"]))
+
+    def note(self, text) -> None:
+        self.notes.append(text)
 
     def end(self, task, text) -> None:
         self.ends.append(f"{task}: {text}")
@@ -32,6 +36,10 @@ def counts(report: Report) -> int:
         report.row({"step": step + 1})
     report.end("counted")
     return os.getpid()
+
+
+def whispers(report: Report) -> None:
+    report.note("heard")
 
 
 def fails(report: Report) -> None:
@@ -72,6 +80,19 @@ def test_one_worker_needs_no_process_of_its_own_and_computes_with_one_thread():
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_pieces_that_are_done_are_counted_under_a_task_and_notes_begin_with_the_name(workers):
+    heard = Heard()
+    with Jobs(workers, heard) as jobs:
+        jobs.run({"a": whispers, "b": whispers}, "evaluation")
+        assert heard.rows[-1] == ("evaluation", 2) and heard.ends == ["evaluation: 2 done"]
+        assert sorted(heard.notes) == ["a: heard", "b: heard"]
+        if workers == 1:
+            assert heard.rows == [("evaluation", 1), ("evaluation", 2)]
+        jobs.run({}, "nothing")
+    assert heard.ends == ["evaluation: 2 done"]
 
 
 @pytest.mark.slow

@@ -163,10 +163,13 @@ def test_a_changed_part_is_made_anew_with_all_that_depends_on_it_and_nothing_els
     made(diamond(run))
     told, _ = made(diamond(run, left="of straw"))
     assert told.ended == ["left", "top"]
-    assert told.notes == ["bottom: finished, skipped", "right: finished, skipped"]
+    anew = "made anew, because its settings or inputs changed (name=OTHER keeps the old run)"
+    skipped = ["bottom: finished, skipped", "right: finished, skipped"]
+    assert sorted(told.notes) == sorted([*skipped, f"left: {anew}", f"top: {anew}"])
     assert (run.root / "toys/left/text").read_text() == "of straw"
     told, _ = made(diamond(run, bottom="of sand", left="of straw"))
-    assert told.ended == ["bottom", "right", "left", "top"] and not told.notes
+    assert told.ended == ["bottom", "right", "left", "top"]
+    assert sorted(told.notes) == [f"{name}: {anew}" for name in ("bottom", "left", "right", "top")]
 
 
 def test_a_damaged_part_is_reported_and_made_anew(run: RunDir):
@@ -174,6 +177,7 @@ def test_a_damaged_part_is_reported_and_made_anew(run: RunDir):
     (run.root / "toys/right/text").write_text("of snow")
     told, _ = made(diamond(run))
     assert told.ended == ["right"] and any("damaged, to be made anew" in note for note in told.notes)
+    assert not any("right: made anew" in note for note in told.notes)
     assert (run.root / "toys/right/text").read_text() == "of stone"
 
 

@@ -17,16 +17,18 @@ from moesaic.train.loop import fit
 class Stop(Exception): ...
 
 
-def checkpoint(folder: Path, inputs: dict | None = None, stop_after: int | None = None) -> Checkpoint:
+def checkpoint(
+    folder: Path, inputs: dict | None = None, stop_after: int | None = None, notes: list[str] | None = None
+) -> Checkpoint:
     def stopping() -> bool:
         return stop_after is not None and made.log_at.read_bytes().count(b"\n") >= stop_after
 
     def heed() -> None:
         raise Stop
 
-    made = Checkpoint(
-        folder / "state", folder / "log.jsonl", inputs or {"lr": 0.1}, 0, "restart", pytest.fail, False, stopping, heed
-    )
+    given, note = inputs or {"lr": 0.1}, (notes if notes is not None else []).append
+    files = folder / "state", folder / "log.jsonl"
+    made = Checkpoint(*files, given, 0, "restart", pytest.fail, note, False, stopping, heed)
     return made
 
 
@@ -74,7 +76,9 @@ def test_stopped_after_any_step_it_ends_in_the_same_bits(stop_after, tmp_path):
     else:
         train(first)
     torch.rand(stop_after)  # what else is drawn in between does not matter
-    found, rest = train(checkpoint(tmp_path))
+    notes: list[str] = []
+    found, rest = train(checkpoint(tmp_path, notes=notes))
+    assert notes == ([f"continues at step {stop_after} of 9"] if stop_after < 9 else [])
     assert [row[:2] for row in rest] == [row[:2] for row in curve[stop_after:]]
     assert found.keys() == whole.keys()
     assert all(torch.equal(torch.as_tensor(found[name]), torch.as_tensor(whole[name])) for name in whole)
@@ -111,7 +115,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path):
     keeper = checkpoint(tmp_path)
     parameter = nn.Parameter(torch.ones(2))
     optimiser = torch.optim.AdamW([parameter])
-    state = keeper.begin({"w": parameter}, optimiser)
+    state = keeper.begin({"w": parameter}, optimiser, 9)
     state.step, state.kept = 4, {"w": torch.tensor([1.0, math.inf])}
     with pytest.raises(NonFiniteError, match=r"cannot save kept\.w after step 4"):
         keeper.save(state, {"w": parameter}, optimiser, done=False)
@@ -125,7 +129,7 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
     keeper.every = keeper.pause = 30.0
     parameter = nn.Parameter(torch.ones(2))
     optimiser = torch.optim.AdamW([parameter])
-    state = keeper.begin({"w": parameter}, optimiser)
+    state = keeper.begin({"w": parameter}, optimiser, 9)
     keeper.saved = 0.0
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
 
