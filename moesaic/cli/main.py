@@ -31,7 +31,7 @@ RUNS = Path("runs")
 
 app = typer.Typer(
     help=moesaic.__doc__,
-    epilog="Start with `moesaic run recipes/demo.yaml`.",
+    epilog="Start with `moesaic inspect shipped:tiny`, or with a recipe: `moesaic run RECIPE`.",
     add_completion=False,
     rich_markup_mode=None,  # rich's help takes longer to import than everything else here
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -16,7 +16,7 @@ from moesaic.report import charts
 from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders, shared_unit
 from moesaic.report.figures import Figures, harmless, shown
 from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
-from moesaic.report.sections import contenders, counted, domains_of, experts_of, heat, samples, text_rows
+from moesaic.report.sections import WORDS, contenders, counted, domains_of, experts_of, heat, samples, text_rows
 from moesaic.report.tracing import Told, told_of
 from moesaic.report.training import panels
 
@@ -59,6 +59,7 @@ def report(run: Run, trace: Told | None = None) -> str:
         trace=trace,
         contenders=contenders,
         counted=counted,
+        words=WORDS,
         domains_of=domains_of,
         experts_of=experts_of,
         heat=heat,

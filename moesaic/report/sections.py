@@ -31,6 +31,18 @@ OF_LABELS = {
     "joint": "one adapter trained on all tasks together, with one head over all labels",
     "average": "all adapters merged into one model by their mean, answering by the mean of all heads",
 }
+WORDS = {
+    "bound": "a contender to compare with, not to use: an oracle knows domains or answers, random decides blindly",
+    "gap closed": "of the distance from the best part to the oracle, the share that the mixture covers",
+    "best part": "the better of the base and every single expert",
+    "active": "the weights that one token reads: those of the base and of the chosen experts",
+    "macro F1": "the mean of the F1 of each domain, so that a small domain weighs as much as a large one",
+    "evenness": "how evenly the rows are shared among the experts: the entropy of the shares, as part of its maximum",
+    "expected calibration error": "the distance between confidence and accuracy in the bins, as a mean over rows",
+    "groups": "rows of one conversation, or equal rows, are one group; the intervals draw whole groups",
+    "truncated": "evaluated rows that were cut to the longest text that is read",
+    "dropped": "rows that were left out, such as repeated rows and those that another split has too",
+}
 BOUNDS = ("random", "oracle", "oracle_best")
 STRENGTHS = (0.1, 0.4, 1.0)
 """Margins over the base, in nats, at which the colour of a token gets stronger."""

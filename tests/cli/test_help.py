@@ -40,6 +40,13 @@ def test_help_names_every_verb():
     assert "..." not in said.split("Commands:")[1]  # no description is cut off
 
 
+def test_help_ends_with_a_command_that_needs_no_file():
+    said, _ = modules_after()
+    assert "Start with `moesaic inspect shipped:tiny`, or with a recipe: `moesaic run RECIPE`." in " ".join(
+        said.split()
+    )
+
+
 def test_version():
     assert modules_after("--version")[0] == f"moesaic {moesaic.__version__}"
 

@@ -330,6 +330,16 @@ def test_contenders_stand_from_the_best_to_the_worst_with_their_notes(run):
     }
 
 
+def test_words_that_a_newcomer_may_not_know_are_explained_beside_the_contenders(run):
+    _, _, page = run
+    folded = {one.one("summary").words(): one for one in page.section("contenders").all("details")}
+    explained = {one.words() for one in folded["Words on this page"].all("dt")}
+    used = {"bound", "gap closed", "macro F1", "evenness", "groups", "truncated", "dropped", "active"}
+    assert {*used, "expected calibration error"} <= explained
+    text = page.root.words()
+    assert all(text.count(word) > 1 for word in explained), "a word that the page does not use"
+
+
 def test_colours_say_better_where_an_expert_is_better_than_the_base(run):
     evaluation, _, page = run
     controls, key = evaluation["controls"], evaluation["measure"]
