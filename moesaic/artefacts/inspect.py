@@ -10,7 +10,7 @@ from typing import Any
 
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import ENCODER
-from moesaic.errors import WeightsError
+from moesaic.errors import WeightsError, clipped
 from moesaic.files import MANIFEST, read_manifest, read_sealed
 from moesaic.hub.locate import locate
 from moesaic.tensors.json_config import read_settings
@@ -56,7 +56,20 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
         if (folder / name).is_file():
             return Artefact(kind, folder, read_settings(folder / name), verified=False)
     expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
+    if hint := unjoined(folder):
+        raise WeightsError("nothing to inspect here", path=folder, hint=hint)
     raise WeightsError("nothing to inspect here", path=folder, expected=expected)
+
+
+def unjoined(folder: Path) -> str | None:
+    """A hint about a folder without a mixture: an unfinished run, a folder of runs, or an adapter; None for others."""
+    if (folder / "recipe.yaml").is_file():
+        return "this run is not finished: continue it with `moesaic run`"
+    if runs := sorted(recipe.parent.name for recipe in folder.glob("*/recipe.yaml")):
+        return f"it holds runs: {clipped(', '.join(runs))}; name one"
+    if any((folder / name).is_file() for name in ("adapter_config.json", "tensor_train.json")):
+        return "an adapter, not a mixture: join it with others by `moesaic adopt`"
+    return None
 
 
 def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:

@@ -8,7 +8,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Signature, signature
 from io import TextIOWrapper
@@ -497,11 +498,24 @@ def without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     return [*others, *arguments[end:]], len(others) < end
 
 
+@contextmanager
+def options_named(context: Any) -> Iterator[None]:
+    """Name the option, as it is typed, in errors that name the argument of a Python function."""
+    try:
+        yield
+    except MoesaicError as error:
+        verb = context.command.commands.get(context.invoked_subcommand)
+        options = {one.name: one.opts[0] for one in verb.params if one.param_type_name == "option"} if verb else {}
+        if error.path is None:
+            error.field = options.get(error.field, error.field)
+        raise
+
+
 def status(arguments: list[str], debug: bool = False) -> int:
     """Run a command line and return its exit status; a failure prints one line on stderr."""
     command = typer.main.get_command(app)
     try:
-        with command.make_context("moesaic", arguments or ["--help"]) as context:
+        with command.make_context("moesaic", arguments or ["--help"]) as context, options_named(context):
             command.invoke(context)
         sys.stdout.flush()
         return 0

@@ -9,6 +9,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Unpack, overload
 
+from moesaic.artefacts.inspect import unjoined
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import messages_of
@@ -251,7 +252,7 @@ def load(
     found = locate(place).folder
     folder = next((one for one in (found / "mixture", found) if (one / MANIFEST).is_file()), None)
     if folder is None:
-        hint = "give a run directory after `compose`, or a folder of save_pretrained"
+        hint = unjoined(found) or "give a run directory after `compose`, or a folder of save_pretrained"
         raise WeightsError("no mixture here", path=found, hint=hint)
     budgeted = ram is not None or vram is not None
     if classifies(folder):

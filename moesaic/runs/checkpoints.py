@@ -61,7 +61,7 @@ def checkpoint_at(
         log_at=run.logs_at(part) / f"{trial}.jsonl",
         inputs={"seed": run.recipe.seed, **inputs},
         every=run.recipe.checkpoint_seconds,
-        restart=f"start it anew with --restart {run.title(part).name}",
+        restart=f"give --restart {run.title(part).name} to begin it anew",
         warn=warn,
         note=note,
         strict=run.strict,

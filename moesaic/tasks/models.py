@@ -31,7 +31,9 @@ class Models:
             try:
                 self.found[place] = locate(place)
             except WeightsError as error:
+                # The recipe's line is where to mend it, so the place becomes a part of what is wrong.
                 error.field = error.field or next((key for key, at in self.recipe.places.items() if at == place), None)
+                error.what, error.path = f"{error.what}: {error.path}" if error.path else error.what, None
                 raise
         return self.found[place]
 

@@ -118,8 +118,9 @@ class Checkpoint:
         if differing:
             name, old, new = differing[0]
             more = f"; also changed: {', '.join(name for name, _, _ in differing[1:])}" if differing[1:] else ""
-            what, hint = "an unfinished training started with other settings", f"restore it, or {self.restart}{more}"
-            raise RecipeError(what, path=self.at, field=name, expected=old, got=new, hint=hint)
+            what = f"this training was started with {old} and is now given {new}"
+            hint = f"go back to {old} to continue it, or {self.restart}{more}"
+            raise RecipeError(what, path=self.at, field=name, hint=hint)
 
     def after(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
         """Save between two steps if it is time or the training is done; raise if a stop was requested."""

@@ -134,6 +134,7 @@ WRONG = [
     (["sums", "nowhere", "--base", "model", "--out", "x"], 4, "nowhere: no such folder"),
     (["sums", "birds", "--base", "nowhere", "--out", "x"], 4, "nowhere: no such folder"),
     (["sums", "--into", "nowhere"], 4, "no mixture here"),
+    (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "cod=sums.txt"], 2, "--prompts: no such expert"),
 ]
 
 

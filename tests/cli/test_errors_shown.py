@@ -57,6 +57,21 @@ def test_missing_data(recipe, moesaic):
     assert code == 3 and "<command line>: experts.birds.data.test[1]: no such file: none.jsonl" in err
 
 
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("shipped:small", "no such model is shipped; expected shipped:tiny; got shipped:small"),
+        ("no/where/base", "no such folder: no/where/base; give a folder"),
+    ],
+)
+def test_a_base_that_is_nowhere_is_told_with_the_line_of_the_recipe(recipe, moesaic, place, said):
+    recipe.write_text(recipe.read_text().replace("base: {", f"base: {{path: {place}}}\n#"))
+    code, _, err = moesaic("run", recipe.name, "--quiet")
+    assert code == 4 and err.startswith("error: small.yaml:3: base.path: ") and said in err, err
+    code, _, err = moesaic("run", recipe.name, "--quiet", f"base.path={place}")
+    assert code == 4 and err.startswith("error: <command line>: base.path: "), err
+
+
 @pytest.mark.parametrize("verb", ["run", "evaluate"])
 def test_text_metrics_without_their_package_are_refused_before_any_work(recipe, moesaic, monkeypatch, verb):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)

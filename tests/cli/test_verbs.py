@@ -196,6 +196,22 @@ def test_nothing_to_inspect(here, moesaic, tmp_path):
     assert code == 4 and "nothing to inspect here" in err
 
 
+def test_a_folder_without_a_mixture_is_told_what_it_is(moesaic, tmp_path):
+    for name in ("demo", "small"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "recipe.yaml").write_text("name: x")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    for path, verbs, said in [
+        ("runs", ("generate", "inspect"), "it holds runs: demo, small; name one"),
+        ("runs/demo", ("generate", "inspect"), "this run is not finished: continue it with `moesaic run`"),
+        ("adapter", ("generate",), "an adapter, not a mixture: join it with others by `moesaic adopt`"),
+    ]:
+        for verb in verbs:
+            code, _, err = moesaic(verb, tmp_path / path, *(["hi"] if verb == "generate" else []))
+            assert code == 4 and said in err, err
+
+
 @pytest.mark.slow
 def test_an_expert_of_another_base_is_refused(here, moesaic, tmp_path):
     elsewhere = ("seed=1", "--out", tmp_path, "--quiet")

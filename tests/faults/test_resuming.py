@@ -117,10 +117,10 @@ def test_with_other_settings_it_is_refused_by_their_name(verb, change, field, ol
     root = half_done(verb, ram, order, ready)
     answer = order(verb, root, overrides=[change])
     assert answer["status"] == RecipeError.exit_code
-    assert f"{field}: an unfinished training started with other settings" in answer["error"]
-    assert old is None or f"expected {old}; got {new};" in answer["error"]
+    told = f"this training was started with {old} and is now given {new}; go back to {old} to continue it, or"
+    assert f"{field}: {'this training was started with' if old is None else told}" in answer["error"]
     name = PARTS[verb].rpartition("/")[2]
-    assert f"restore it, or start it anew with --restart {name}" in answer["error"]
+    assert f"or give --restart {name} to begin it anew" in answer["error"]
     assert order(verb, root, overrides=[change], restart=[name])["status"] == 0
     assert standing(part(root, PARTS[verb]))
 
