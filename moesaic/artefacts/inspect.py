@@ -56,9 +56,7 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
         if (folder / name).is_file():
             return Artefact(kind, folder, read_settings(folder / name), verified=False)
     expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
-    if hint := unjoined(folder):
-        raise WeightsError("nothing to inspect here", path=folder, hint=hint)
-    raise WeightsError("nothing to inspect here", path=folder, expected=expected)
+    raise WeightsError("nothing to inspect here", path=folder, expected=expected, hint=unjoined(folder))
 
 
 def unjoined(folder: Path) -> str | None:
