@@ -158,7 +158,8 @@ def test_other_settings_are_named_all_of_them(tmp_path):
     with pytest.raises(RecipeError) as caught:
         train(checkpoint(tmp_path, {"lr": 0.1, "train": {"steps": 8, "rates": [1]}, "more": True}))
     error = caught.value
-    assert (error.field, error.expected, error.got) == ("train.steps", "9", "8")
+    assert (error.field, error.what) == ("train.steps", "this training was started with 9 and is now given 8")
+    assert error.hint is not None and error.hint.startswith("go back to 9 to continue it, or ")
     assert "restart; also changed: train.rates[1], more" in str(error)
 
 
