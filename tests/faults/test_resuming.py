@@ -155,8 +155,7 @@ def test_another_torch_is_refused(ram, order, ready, monkeypatch):
     body = {key: value for key, value in manifest.items() if key != "digest"}
     (state / "manifest.json").write_text(json.dumps(dict(body, digest=digest(body))))
     answer = order("pretrain", root)
-    assert answer["status"] == 2 and "expected 1.0" in answer["error"]
-    assert "torch: an unfinished training" in answer["error"]
+    assert answer["status"] == 2 and "torch: this training was started with 1.0 and is now given" in answer["error"]
 
 
 def test_there_is_no_restarting_what_nobody_trains(ram, order, ready):

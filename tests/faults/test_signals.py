@@ -122,6 +122,6 @@ def test_ctrl_c_of_a_real_command_ends_all_its_processes_and_the_next_one_goes_o
     steps = read_manifest(state)["state"]["step"]
     assert steps == len(list(read_jsonl(log))) > 0
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert refused.returncode == 2 and "train.steps: an unfinished training" in refused.stderr
+    assert refused.returncode == 2 and "train.steps: this training was started with" in refused.stderr
     subprocess.run([*command, "--restart", "adds"], check=True, timeout=60)
     assert trace(out / "small", "experts/adds") == unbroken["expert"]

@@ -201,5 +201,5 @@ def test_an_encoder_that_is_not_there_is_named(made, tmp_path):
     nowhere = recipe.router.feature.model_copy(update={"model": "someone/their-encoder"})
     recipe = recipe.model_copy(update={"router": recipe.router.model_copy(update={"feature": nowhere})})
     run = opened(recipe, tmp_path)
-    with pytest.raises(WeightsError, match=r"^router\.feature\.model: no such folder.*: someone/their-encoder@main"):
+    with pytest.raises(WeightsError, match=r"^router\.feature\.model: no such folder.*: someone/their-encoder"):
         run.models.encoder(recipe.router.feature)
