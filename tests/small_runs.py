@@ -10,6 +10,19 @@ from moesaic.stages.verbs import Bench
 from moesaic.tasks import Address, Run, open_run
 
 
+class Told(Silent):
+    """A Progress that remembers notes and warnings."""
+
+    def __init__(self) -> None:
+        self.notes, self.warnings = list[str](), list[str]()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
 def opened(recipe: Recipe, root: Path) -> Run:
     """The run of a recipe in a folder; nothing is read yet."""
     return open_run(Address(RunDir(recipe, root)))

@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 from small_domains import TEXTS
+from small_runs import Told
 
 import moesaic
 from moesaic.adapters import merge
@@ -18,7 +19,6 @@ from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import read_examples
 from moesaic.errors import CompatibilityError, DataError, MoesaicError, RecipeError, StorageError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
-from moesaic.runs.progress import Silent
 from moesaic.tensors.tensors import read_tensors
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Template, Tokenizer
@@ -57,17 +57,6 @@ def adopt(parts, out, names=NAMES, prompts=True, **more):
 def router_of(root):
     folder = root / "mixture" / "router"
     return {file: (folder / file).read_bytes() for file in ("router.safetensors", "training_info.json")}
-
-
-class Told(Silent):
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 # --- making one -------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import torch
@@ -75,8 +75,9 @@ def written(path, *rows) -> list[Decision]:
 
 
 def test_each_prompt_is_a_row_that_says_who_was_chosen_and_how_sure_the_router_was(mixture, path):
-    before = datetime.now(UTC)
+    before = datetime.now(UTC) - timedelta(milliseconds=1)  # a trace rounds
     decisions = generated(mixture, path)
+    after = datetime.now(UTC) + timedelta(milliseconds=1)
     assert [(one.prompt, one.chosen, one.tokens) for one in decisions] == [
         ("add the sum", "maths", 11),
         ("def f", "code", 5),
@@ -88,7 +89,7 @@ def test_each_prompt_is_a_row_that_says_who_was_chosen_and_how_sure_the_router_w
     assert decisions[1].confidence == pytest.approx(sure[1])
     assert not any(one.forced or one.correction for one in decisions)
     assert {one.mixture for one in decisions} == {MIXTURE}
-    assert 0 <= (decisions[0].time - before).total_seconds() + 1e-3 < 60
+    assert all(before <= one.time <= after for one in decisions)
 
 
 def test_who_abstains_gave_no_probabilities(mixture, path):

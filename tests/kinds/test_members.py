@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_domains import TEXTS
+from small_runs import Told
 
 import moesaic
 from moesaic.adapters.feedforward import FFN
@@ -17,7 +18,6 @@ from moesaic.compose.mixture import load_mixture
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.model.features import Prompts
-from moesaic.runs.progress import Silent
 from moesaic.testing import prefilled, tiny_decoder
 from moesaic.tokenizer import Tokenizer
 
@@ -48,17 +48,6 @@ def adopt(parts, out, kind, names=NAMES, **more):
     given = {name: parts / f"{name}.txt" for name in names}
     experts = {name: more.pop(name, parts / name) for name in names}
     return moesaic.adopt(experts, parts / "base", out, prompts=given, kind=kind, **more)
-
-
-class Told(Silent):
-    def __init__(self):
-        self.notes, self.warnings = [], []
-
-    def note(self, text):
-        self.notes.append(text)
-
-    def warn(self, text):
-        self.warnings.append(text)
 
 
 @torch.no_grad()

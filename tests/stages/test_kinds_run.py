@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
-from small_runs import opened, silent, stale
+from small_runs import Told, opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -27,7 +27,6 @@ from moesaic.migrate import translated
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
 from moesaic.routing.routers import MLPRouter
-from moesaic.runs.progress import Silent
 from moesaic.stages import evaluation as stage
 from moesaic.stages.routers import specs
 from moesaic.stages.token_features import points_of
@@ -227,17 +226,6 @@ def test_at_level_token_the_mixture_decides_as_it_reads(model, place, tmp_path):
 
 
 # --- experts trained elsewhere ------------------------------------------------------------------------------------
-
-
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes, self.warnings = list[str](), list[str]()
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
 
 
 @pytest.fixture(scope="module")
