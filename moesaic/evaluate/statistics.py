@@ -64,6 +64,9 @@ class Scores:
         alike = self.domains == other.domains and self.groups == other.groups
         return alike and np.array_equal(self.tokens, other.tokens)
 
+    def over_domains(self) -> "Scores":
+        return OverDomains(self.nats, self.tokens, self.domains, self.groups)
+
     @property
     def merit(self) -> Float[np.ndarray, " n"]:
         return self.nats
@@ -92,13 +95,25 @@ class Scores:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class OverDomains(Scores):
+    """The same results with another mean of all: the mean over the domains, each of which counts the same."""
+
+    def loss(self, sums: Mapping[str, Float[np.ndarray, "r 2"]]) -> Float[np.ndarray, " r"]:
+        return np.mean([some[:, 0] / some[:, 1] for some in sums.values()], 0)
+
+    def mean(self, domain: str = ALL) -> float:
+        domains = sorted({*self.domains} - {UNSEEN}) if domain == ALL else [domain]
+        return float(np.mean([mean_nats(self, one) for one in domains]))
+
+
 @runtime_checkable
 class Judged(Protocol):
     """Results of one contender on every row: `Scores`, or grades of answers.
 
     The loss follows from sums of `columns` over the rows of each domain, so that sums over resampled rows give the
     loss of the resample. `merit`: by row, the lower the better. `picked` takes every row from the part that `which`
-    names; `blended` averages the parts.
+    names; `blended` averages the parts; `over_domains` is the same with the mean over domains as its mean.
     """
 
     @property
@@ -116,6 +131,7 @@ class Judged(Protocol):
     def merit(self) -> Float[np.ndarray, " n"]: ...
     def picked(self, parts: Sequence[Any], which: Int[np.ndarray, " n"]) -> Any: ...
     def blended(self, parts: Sequence[Any]) -> Any: ...
+    def over_domains(self) -> "Judged": ...
     def figures(self) -> dict[str, Any]: ...
 
 
