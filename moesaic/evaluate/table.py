@@ -168,7 +168,7 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     if evaluation["regret"]["value"] is not None:
         parts.append(f"regret, mixture minus oracle: {_estimate(evaluation['regret'], '{:.3f}')}")
     if part is not None:
-        parts.append(f"the best without a router, chosen on {part['chosen_on']} rows: {part['name']}")
+        parts.append(f"the best of the base and the experts alone, chosen on {part['chosen_on']} rows: {part['name']}")
     if evaluation["gap_closed"]["value"] is not None:
         parts.append(
             f"gap closed, of the way from there to the oracle: {_estimate(evaluation['gap_closed'], '{:.1%}')}"

@@ -219,6 +219,7 @@ class TextTask(Task[Tokens]):
                     {
                         "domain": domain,
                         "prompt": stored.tokenizer.decode(given),
+                        "cut": row.cut,
                         "text": made.text,
                         "finish": made.finish,
                         "chosen": made.routing.chosen,

@@ -100,7 +100,7 @@ def note(e: dict[str, Any]) -> list[str]:
         "mixture better by: negative where the contender is better",
         f"in brackets the 90% interval over test rows, one training run, seed {e['intervals']['seed']}",
         f"regret, mixture minus oracle: {nats(e['regret']['value'])} {between(nats, e['regret']['interval'])}",
-        "the best without a router, chosen on validation rows: expert:owl",
+        "the best of the base and the experts alone, chosen on validation rows: expert:owl",
         f"gap closed, of the way from there to the oracle: {share(e['gap_closed']['value'])} "
         f"{between(share, e['gap_closed']['interval'])}",
     ]
