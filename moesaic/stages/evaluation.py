@@ -19,7 +19,7 @@ from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
-from moesaic.files import read_sealed, write_sealed
+from moesaic.files import digest, read_sealed, write_sealed
 from moesaic.kinds.gates import Weights
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
@@ -95,6 +95,7 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
         "name": recipe.name,
         "seed": recipe.seed,
         "domains": [domain for domain in run.task.test_rows if domain != UNSEEN],
+        "rows_sha256": {name: digest([row.judged_by for row in rows]) for name, rows in run.task.test_rows.items()},
         **judged(run, scores, findings),
         "router": router_facts(run, decisions, routed, alike),
         **findings.facts,
