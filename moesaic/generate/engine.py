@@ -196,8 +196,7 @@ class Engine:
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
         rows = [one if isinstance(one, list) else self.begin(one, index) for index, one in enumerate(prompts)]
-        both = zip(prompts, rows, strict=True)
-        texts = [one if isinstance(one, str) else self.tokenizer.decode(ids) for one, ids in both]
+        texts = [self.tokenizer.decode(ids) for ids in rows]
         context = self.mixture.context
         for index, (one, ids, new) in enumerate(zip(prompts, rows, limits, strict=True)):
             if not one or not ids:
