@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from moesaic.artefacts.base import KIND, end_of, identify, write_description
-from moesaic.artefacts.whole_model import as_stored, require_tokenizer
+from moesaic.artefacts.whole_model import require_tokenizer
 from moesaic.errors import RecipeError
 from moesaic.files import write_manifest, write_new
 from moesaic.hub.locate import locate, tokenizer_folder
-from moesaic.interop.decoders import named, read_decoder
+from moesaic.interop.decoders import as_stored, named, read_decoder
 from moesaic.interop.folders import require_model
 from moesaic.kinds.difference import require_shape
 from moesaic.tensors.shards import write_shards

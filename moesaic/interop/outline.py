@@ -22,6 +22,7 @@ from moesaic.interop import encoders as encoder_room
 from moesaic.interop.decoders import CONFIG, DTYPES, HEAD
 from moesaic.interop.families import SKIPPED, locations
 from moesaic.interop.folders import require_model, what_is
+from moesaic.interop.foreign import idle
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.sections.places import SHIPPED
@@ -139,7 +140,8 @@ def _tensors(folder: Path, config: DecoderConfig) -> tuple[dict[str, torch.dtype
                 stored[name] = dtype
         wanted = {source.name for source in at.values()}
         tied = {HEAD} if config.tie_embeddings else set()
-        extra = [name for name in sorted(names - wanted - tied) if not SKIPPED.search(name)]
+        unread = {*idle(names, config.num_layers)}
+        extra = [name for name in sorted(names - wanted - tied - unread) if not SKIPPED.search(name)]
         defects += [f"{name}: unknown to the model" for name in extra]
     return stored, defects
 
