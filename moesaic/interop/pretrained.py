@@ -16,10 +16,11 @@ from torch import Tensor
 from moesaic.config import DecoderConfig
 from moesaic.errors import MoesaicWarning
 from moesaic.files import write_new
-from moesaic.hub.locate import locate, model_folder
+from moesaic.hub.locate import locate
 from moesaic.interop.decoders import CONFIG, read_decoder, write_decoder
 from moesaic.interop.encoders import ARCHITECTURES, load_pretrained
 from moesaic.interop.families import FAMILIES
+from moesaic.interop.folders import require_model
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.model.decoder import Decoder, Output
 from moesaic.tensors.json_config import family_in, read_settings
@@ -54,15 +55,15 @@ class LoadedDecoder(LoadedModel):
 
 
 def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
-    """Load a decoder on the CPU: tensors of the stored type are views of the files, others are copies."""
+    """Load a decoder on the CPU in one type; tensors that are stored in it are views of the files, others copies."""
     upcast = False
 
-    def computed(stored: torch.dtype) -> torch.dtype:
+    def computed(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
         nonlocal upcast
-        if dtype is None and stored == torch.float16:
+        if dtype is None and model == torch.float16:
             upcast = True
             return torch.float32
-        return dtype or stored
+        return dtype or model
 
     decoder, found = read_decoder(folder, computed, mapped=True)
     if upcast:
@@ -82,11 +83,12 @@ def load_model(
 ) -> LoadedModel:
     """Load a model, ready to be called, from a folder, `org/name@revision` of the hub, or `shipped:tiny`.
 
-    `dtype` (default: the stored type, but float32 instead of float16, as a CPU computes in it). `revision`: that of the
+    `dtype` (default: that of config.json, else the widest of the tensors; but float32 instead of float16, as a CPU
+    computes in it): of all tensors. `revision`: that of the
     hub, unless the id names one.
     """
     at = locate(place, revision)
-    folder = model_folder(at.folder)
+    folder = require_model(at.folder)
     path = folder / CONFIG
     model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype)
     model.origin = at.origin
