@@ -3,7 +3,6 @@
 Knows nothing about models or batches, nor how tokenizers are published.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +14,7 @@ from moesaic.files import disk
 from moesaic.files.plain import encoded
 from moesaic.tokenizer import templates
 from moesaic.tokenizer.conversation import Conversation, Message, plain
+from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.special import Special, described, read_special
 from moesaic.tokenizer.spellings import Spellings
@@ -137,14 +137,7 @@ class Tokenizer:
     @cached_property
     def _inside(self) -> "tokenizers.Tokenizer":
         """The tokenizer without the space that it puts before a text."""
-        from tokenizers import Tokenizer as Inner
-
-        found = json.loads(self.inner.to_str())
-        if not _unprefixed(found):
-            return self.inner
-        inside = Inner.from_str(json.dumps(found))
-        inside.encode_special_tokens = True
-        return inside
+        return _caught(lambda: inside(self.inner))
 
     @cached_property
     def _first_only(self) -> bool:
@@ -211,19 +204,3 @@ def _caught(work: Callable[[], T]) -> T:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TypeError):
             raise
         raise WeightsError("the tokenizer fails on a text", got=str(error)) from error
-
-
-def _unprefixed(found: dict[str, Any]) -> bool:
-    """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
-    steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
-    normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]
-    kept = [step for step in normal if step and step["type"] != "Prepend"]
-    changed = len(kept) < len([step for step in normal if step])
-    if changed:
-        found["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    for cut in cuts["pretokenizers"] if cuts and cuts["type"] == "Sequence" else [cuts]:
-        if cut and cut["type"] == "Metaspace" and cut.get("prepend_scheme", "always") != "never":
-            cut["prepend_scheme"], changed = "never", True
-        if cut and cut["type"] == "ByteLevel" and cut["add_prefix_space"]:
-            cut["add_prefix_space"], changed = False, True
-    return changed
