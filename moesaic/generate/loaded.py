@@ -1,4 +1,4 @@
-"""Loaded mixtures for users, with their calls: generate, classify, route, save and push. The result of `moesaic.load`.
+"""Loaded models for users, with their calls: generate, classify, route, save and push. The results of `moesaic.load`.
 
 Knows nothing about how mixtures are made.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Unpack, overload
 
 from moesaic.artefacts.inspect import unjoined
+from moesaic.compose.alone import base_alone, expert_alone
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import messages_of
@@ -18,13 +19,14 @@ from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
 from moesaic.generate.engine import Engine
 from moesaic.generate.request import Generation, RoutingReport, Settings
-from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.generate.sample import Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
 from moesaic.hub.locate import locate
+from moesaic.model.mixture import Routed
 from moesaic.model.source import Traffic
 from moesaic.residency.fetching import Budget
-from moesaic.tokenizer import Conversation, Message
+from moesaic.tokenizer import Conversation, Message, Tokenizer
 from moesaic.tokenizer.conversation import plain
 
 Turns = Sequence[Mapping[str, Any]] | Conversation
@@ -33,34 +35,47 @@ Several = list[str] | Sequence[Turns] | list[str | Turns]
 Texts = str | tuple[str, ...]
 """A text, or a row of two."""
 
-M = TypeVar("M", bound="LoadedMixture")
+M = TypeVar("M", bound="Loaded")
 
 
-class LoadedMixture(ABC):
-    """A mixture that was loaded from `folder`; also a context manager, which closes it."""
+class Words(Settings, total=False):
+    """The keywords of `generate`: the settings of a request, and those of `sampling` one by one."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    seed: int | None
+
+
+class Loaded(ABC):
+    """A model or mixture that was loaded from `folder`; also a context manager, which closes it."""
 
     folder: Path
     names: tuple[str, ...]
     """The experts, in the router's order."""
     trace: Trace | None = None
 
+    def __repr__(self) -> str:
+        experts = f" of {', '.join(self.names)}" if self.names else ""
+        return f"<{type(self).__name__}{experts} from {self.folder}>"
+
     @overload
-    def route(self, text: str | Turns) -> RoutingReport: ...
+    def route(self, text: str | Turns, *, raw: bool = ...) -> RoutingReport: ...
     @overload
-    def route(self, text: Several) -> list[RoutingReport]: ...
-    def route(self, text: str | Turns | Several) -> RoutingReport | list[RoutingReport]:
-        """The router's decision about a text or a conversation, or about each of several."""
+    def route(self, text: Several, *, raw: bool = ...) -> list[RoutingReport]: ...
+    def route(self, text: str | Turns | Several, *, raw: bool = False) -> RoutingReport | list[RoutingReport]:
+        """The router's decision about a text or a conversation, or about each of several; `raw`: see `generate`."""
         prompts, single = prompts_of(text)
-        reports = self.reports(prompts)
+        reports = self.reports(prompts, raw)
         return reports[0] if single else reports
 
     @abstractmethod
-    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
+    def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         """The router's decision about each prompt."""
 
     @abstractmethod
     def check(self, copy: Path) -> object:
-        """Raise for a damaged copy of the mixture's folder."""
+        """Raise for a damaged copy of the folder."""
 
     def close(self) -> None:
         """End the trace, if any, and sync its rows to disk."""
@@ -73,8 +88,8 @@ class LoadedMixture(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Copy the complete mixture into a new folder, and check the copy."""
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Copy all files into a new folder, and check the copy; `overwrite`: replace a folder that exists."""
         files = [path for path in self.folder.rglob("*") if path.is_file()]
 
         def write(draft: Path) -> None:
@@ -84,7 +99,99 @@ class LoadedMixture(ABC):
                 disk.copy(path, copy)
             self.check(draft)
 
-        return write_new(Path(folder), write, sum(path.stat().st_size for path in files), "the mixture")
+        size = sum(path.stat().st_size for path in files)
+        return write_new(Path(folder), write, size, "the copy", overwrite=overwrite)
+
+
+class WritingModel(Loaded):
+    """A model that continues prompts: a base, or one expert over its base.
+
+    >>> model = moesaic.load("shipped:tiny")
+    >>> model.generate("Once upon a time").text
+    """
+
+    def __init__(self, folder: Path, engine: Engine):
+        self.folder, self.engine, self.names = folder, engine, engine.mixture.names
+
+    @property
+    def traffic(self) -> Traffic:
+        """Fetches of experts since the model was loaded; none without a budget."""
+        return self.engine.source.traffic
+
+    @overload
+    def generate(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generation: ...
+    @overload
+    def generate(self, prompt: Several, **settings: Unpack[Words]) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: str | Turns | Several,
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
+        seed: int | None = None,
+        sampling: Sampling | None = None,
+        stop: tuple[str, ...] = (),
+        expert: str | None = None,
+        raw: bool = False,
+    ) -> Generation | list[Generation]:
+        """The continuation of a prompt, or of each of several; `expert`, which may be "base", replaces the router.
+
+        A prompt is a text, or a conversation for the assistant to continue, [{"role": "user", "content": "..."}, ...].
+        Where the base has a chat template, it formats conversations, and a text as the message of a user; with `raw` a
+        text is continued as it is. The router reads the same.
+        `temperature`: 0, the default, takes the most probable token; see `Sampling`, whose settings may also come as
+        one value, `sampling`.
+        """
+        prompts, single = prompts_of(prompt)
+        words: Words = {"max_new_tokens": max_new_tokens, "stop": stop, "expert": expert, "raw": raw}
+        words |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "sampling": sampling}
+        first = [row[0] for row in self.engine.generate(prompts, **settings_of(words))]
+        return first[0] if single else first
+
+    def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
+        """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
+        ((one, *_), _) = prompts_of(prompt)
+        return self.engine.stream(one, **settings_of(settings))
+
+    def classify(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: only mixtures of classifying experts have labels."""
+        raise CompatibilityError("this model generates text and has no labels", hint="use generate")
+
+    def push_to_hub(self, *_: object, **__: object) -> str:
+        """Refuse: `load_model` returns a model that is pushed with the files that transformers opens."""
+        hint = "push a base with moesaic.load_model(PLACE).push_to_hub(...), or adopt experts into a mixture first"
+        raise CompatibilityError("only mixtures are pushed", path=self.folder, hint=hint)
+
+    def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
+        return self.engine.route(prompts, raw)
+
+    def check(self, copy: Path) -> object:
+        return load(copy)
+
+
+class WritingMixture(WritingModel):
+    """A mixture of language models or adapters, read from a folder: it continues prompts.
+
+    >>> mixture = moesaic.load("runs/demo")
+    >>> mixture.generate("What is 3 + 4?").text
+
+    With a trace, close the mixture in the end, or use it as a context manager:
+
+    >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
+    ...     mixture.generate("What is 3 + 4?")
+    """
+
+    def __init__(
+        self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
+    ):
+        self.budget, self.stored = budget, load_mixture(folder, budget)
+        names, own = self.stored.model.names, digest(self.stored.manifest)[:12]
+        self.trace = Trace(trace, names, own, trace_texts) if trace else None
+        device, listener = budget.device if budget else None, self.trace.record if self.trace else None
+        engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
+        super().__init__(folder, engine)
 
     def push_to_hub(
         self,
@@ -100,70 +207,7 @@ class LoadedMixture(ABC):
         The arguments are those of a model from `load_model`. The card shows the verdict of the run's evaluation, if
         the run directory has an evaluation of this mixture.
         """
-        evaluation = self.folder.parent / "evaluation.json"
-        return push_mixture(self.folder, evaluation, repository, private, revision, token, license)
-
-
-class WritingMixture(LoadedMixture):
-    """A mixture of language models or adapters, read from a folder: it continues prompts.
-
-    >>> mixture = moesaic.load("runs/demo")
-    >>> mixture.generate("What is 3 + 4?").text
-
-    With a trace, close the mixture in the end, or use it as a context manager:
-
-    >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
-    ...     mixture.generate("What is 3 + 4?")
-    """
-
-    def __init__(
-        self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
-    ):
-        self.folder, self.budget, self.stored = folder, budget, load_mixture(folder, budget)
-        self.names = self.stored.model.names
-        self.trace = Trace(trace, self.names, digest(self.stored.manifest)[:12], trace_texts) if trace else None
-        device, listener = budget.device if budget else None, self.trace.record if self.trace else None
-        self.engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
-
-    @property
-    def traffic(self) -> Traffic:
-        """Fetches of experts since the mixture was loaded; none without a budget."""
-        return self.stored.source.traffic
-
-    @overload
-    def generate(self, prompt: str | Turns, **settings: Unpack[Settings]) -> Generation: ...
-    @overload
-    def generate(self, prompt: Several, **settings: Unpack[Settings]) -> list[Generation]: ...
-    def generate(
-        self,
-        prompt: str | Turns | Several,
-        *,
-        max_new_tokens: int | None = None,
-        sampling: Sampling = GREEDY,
-        stop: tuple[str, ...] = (),
-        expert: str | None = None,
-    ) -> Generation | list[Generation]:
-        """The continuation of a prompt, or of each of several; `expert`, which may be "base", replaces the router.
-
-        A prompt is a text, or a conversation for the assistant to continue, [{"role": "user", "content": "..."}, ...],
-        which the base's chat template formats and the router reads as a whole.
-        """
-        prompts, single = prompts_of(prompt)
-        made = self.engine.generate(prompts, max_new_tokens=max_new_tokens, sampling=sampling, stop=stop, expert=expert)
-        first = [row[0] for row in made]
-        return first[0] if single else first
-
-    def stream(self, prompt: str | Turns, **settings: Unpack[Settings]) -> Generator[str, None, Generation]:
-        """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
-        ((one, *_), _) = prompts_of(prompt)
-        return self.engine.stream(one, **settings)
-
-    def classify(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: only mixtures of classifying experts have labels."""
-        raise CompatibilityError("this mixture generates text and has no labels", hint="use generate")
-
-    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
-        return self.engine.route(prompts)
+        return pushed(self.folder, repository, private, revision, token, license)
 
     def check(self, copy: Path) -> object:
         if not self.budget:
@@ -172,7 +216,7 @@ class WritingMixture(LoadedMixture):
         return [read_manifest(manifest.parent) for manifest in copy.rglob(MANIFEST)]
 
 
-class ClassifyingMixture(LoadedMixture):
+class ClassifyingMixture(Loaded):
     """A mixture of experts that classify, read from a folder: it labels texts.
 
     >>> mixture = moesaic.load("runs/glue")
@@ -204,7 +248,19 @@ class ClassifyingMixture(LoadedMixture):
 
     stream = generate
 
-    def reports(self, prompts: list[str | Conversation]) -> list[RoutingReport]:
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Push the mixture and a model card, as `WritingMixture.push_to_hub` does."""
+        return pushed(self.folder, repository, private, revision, token, license)
+
+    def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         return routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
 
     def check(self, copy: Path) -> object:
@@ -228,16 +284,42 @@ def conversation_of(turns: Any) -> Conversation:
     return messages
 
 
+def settings_of(words: Words) -> Settings:
+    """The settings of requests from the keywords of `generate`; RecipeError for `sampling` beside its own settings."""
+    given = {name: words.get(name) for name in ("temperature", "top_p", "top_k", "seed")}
+    single = {name: value for name, value in given.items() if value is not None}
+    sampling = words.get("sampling")
+    if single and sampling is not None:
+        raise RecipeError("given beside sampling", field=", ".join(single), hint="set them in sampling, or alone")
+    others: Settings = {"sampling": sampling or Sampling(**single)}  # type: ignore[arg-type]
+    return {**others, **{name: words[name] for name in Settings.__annotations__ if name in words and name != "sampling"}}
+
+
+def pushed(
+    folder: Path,
+    repository: str,
+    private: bool | None,
+    revision: str | None,
+    token: str | None,
+    license: str | None,
+) -> str:
+    evaluation = folder.parent / "evaluation.json"
+    return push_mixture(folder, evaluation, repository, private, revision, token, license)
+
+
 def load(
     place: str | os.PathLike[str],
     *,
+    base: str | os.PathLike[str] | None = None,
     trace: str | os.PathLike[str] | None = None,
     trace_texts: bool = False,
     ram: str | int | None = None,
     vram: str | int | None = None,
-) -> WritingMixture | ClassifyingMixture:
-    """Load a mixture, of language models or classifiers, from its own folder, its run directory, or
-    `org/name@revision` of the hub.
+) -> WritingModel | ClassifyingMixture:
+    """Load whatever answers prompts: a mixture, of language models or classifiers, from its own folder, its run
+    directory, or `org/name@revision` of the hub; a base or a merge, also `shipped:tiny`; or one expert over its base.
+
+    `base`: the place of an expert's base, if it is neither in the folders around the expert nor named by it.
 
     `trace`: a file to append every decision behind a generated text to (see `generate.trace`), with the prompt as its
     SHA-256, or with `trace_texts` as it is. Calls of `route` are not recorded.
@@ -249,20 +331,24 @@ def load(
     """
     if trace_texts and trace is None:
         raise RecipeError("no trace to write texts to", field="trace_texts", hint="name the trace's file")
-    found = locate(place).folder
-    folder = next((one for one in (found / "mixture", found) if (one / MANIFEST).is_file()), None)
+    found = locate(place)
+    mixtures = (one for one in (found.folder / "mixture", found.folder) if is_mixture(one))
+    given = {"trace": trace, "ram": ram, "vram": vram}
+    folder = next(mixtures, None)
     if folder is None:
-        hint = unjoined(found) or "give a run directory after `compose`, or a folder of save_pretrained"
-        raise WeightsError("no mixture here", path=found, hint=hint)
-    budgeted = ram is not None or vram is not None
+        refuse(given, "only a mixture has a router whose decisions a trace records, and experts to fetch")
+        return model_at(found, base)
+    refuse({"base": base}, "a mixture has a base: `moesaic adopt --into MIXTURE --base PATH` names its new place")
     if classifies(folder):
-        if budgeted:
-            field = "ram" if vram is None else "vram"
-            raise RecipeError("a mixture that classifies must fit into memory as a whole", field=field)
-        if trace is not None:
-            raise RecipeError("a mixture that classifies has no trace", field="trace")
+        refuse(given, "a mixture that classifies has no trace, and must fit into memory as a whole")
         return ClassifyingMixture(folder)
     from moesaic.compose.budget import budget
 
-    memory = budget(folder, vram, ram) if budgeted else None
+    memory = budget(folder, vram, ram) if ram is not None or vram is not None else None
     return WritingMixture(folder, None if trace is None else Path(trace), trace_texts, memory)
+
+
+def refuse(given: Mapping[str, Any], hint: str) -> None:
+    """Refuse arguments that mean nothing for what is loaded."""
+    if useless := [name for name, value in given.items() if value is not None]:
+        raise RecipeError("has no meaning here", field=", ".join(useless), hint=hint)
