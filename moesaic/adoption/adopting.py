@@ -23,7 +23,7 @@ from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
-from moesaic.interop.peft_config import CONFIG
+from moesaic.interop.folders import what_is
 from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
@@ -179,8 +179,7 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
             error.at(path=place, hint="give it a name: NAME=PATH")
             raise
         at = locate(place)
-        best = at.folder / "best"
-        found[own] = replace(at, folder=best) if best.is_dir() and not (at.folder / CONFIG).is_file() else at
+        found[own] = replace(at, folder=what_is(at.folder).at)
     return found
 
 

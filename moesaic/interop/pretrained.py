@@ -16,10 +16,11 @@ from torch import Tensor
 from moesaic.config import DecoderConfig
 from moesaic.errors import MoesaicWarning
 from moesaic.files import write_new
-from moesaic.hub.locate import locate, model_folder
+from moesaic.hub.locate import locate
 from moesaic.interop.decoders import CONFIG, read_decoder, write_decoder
 from moesaic.interop.encoders import ARCHITECTURES, load_pretrained
 from moesaic.interop.families import FAMILIES
+from moesaic.interop.folders import require_model
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.model.decoder import Decoder, Output
 from moesaic.tensors.json_config import family_in, read_settings
@@ -97,7 +98,7 @@ def read_model(
 ) -> LoadedModel:
     """Read a model as `moesaic.load_model` does; `made`: the class of decoders."""
     at = locate(place, revision)
-    folder = model_folder(at.folder)
+    folder = require_model(at.folder)
     path = folder / CONFIG
     model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype, made)
     model.folder, model.origin = folder, at.origin
