@@ -26,7 +26,9 @@ FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
 }
 
 
-def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vram: str | None = None) -> None:
+def show(
+    place: str, text: str | None, as_json: bool, raw_text: bool = False, ram: str | None = None, vram: str | None = None
+) -> None:
     """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
@@ -38,7 +40,7 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place, ram=ram, vram=vram).route(text)
+        routing = moesaic.load(place, ram=ram, vram=vram).route(text, raw=raw_text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))

@@ -5,10 +5,12 @@ Knows nothing about how mixtures are made.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Unpack, overload
 
+from moesaic.artefacts.base import load_base
+from moesaic.artefacts.base_search import base_for
 from moesaic.artefacts.inspect import unjoined
 from moesaic.compose.alone import base_alone, expert_alone
 from moesaic.compose.classifier import classifies, load_classifier
@@ -22,11 +24,13 @@ from moesaic.generate.request import Generation, RoutingReport, Settings
 from moesaic.generate.sample import Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
-from moesaic.hub.locate import locate
-from moesaic.model.mixture import Routed
+from moesaic.hub.locate import Located, Place, locate
+from moesaic.interop.folders import Folder, What, what_is
+from moesaic.kinds import KINDS
 from moesaic.model.source import Traffic
 from moesaic.residency.fetching import Budget
-from moesaic.tokenizer import Conversation, Message, Tokenizer
+from moesaic.sections.places import name_at
+from moesaic.tokenizer import Conversation, Message
 from moesaic.tokenizer.conversation import plain
 
 Turns = Sequence[Mapping[str, Any]] | Conversation
@@ -168,7 +172,7 @@ class WritingModel(Loaded):
         return self.engine.route(prompts, raw)
 
     def check(self, copy: Path) -> object:
-        return load(copy)
+        return [read_manifest(manifest.parent) for manifest in copy.rglob(MANIFEST)]
 
 
 class WritingMixture(WritingModel):
@@ -210,10 +214,8 @@ class WritingMixture(WritingModel):
         return pushed(self.folder, repository, private, revision, token, license)
 
     def check(self, copy: Path) -> object:
-        if not self.budget:
-            return load_mixture(copy)
         # under a budget, loading it again would take the memory twice
-        return [read_manifest(manifest.parent) for manifest in copy.rglob(MANIFEST)]
+        return super().check(copy) if self.budget else load_mixture(copy)
 
 
 class ClassifyingMixture(Loaded):
@@ -331,21 +333,59 @@ def load(
     """
     if trace_texts and trace is None:
         raise RecipeError("no trace to write texts to", field="trace_texts", hint="name the trace's file")
-    found = locate(place)
-    mixtures = (one for one in (found.folder / "mixture", found.folder) if is_mixture(one))
+    at = locate(place)
+    mixture = at.folder / "mixture" if what_is(at.folder).what == "run" else at.folder
     given = {"trace": trace, "ram": ram, "vram": vram}
-    folder = next(mixtures, None)
-    if folder is None:
-        refuse(given, "only a mixture has a router whose decisions a trace records, and experts to fetch")
-        return model_at(found, base)
+    if what_is(mixture).what != "mixture":
+        refuse(given, "only a mixture has decisions to trace, and experts to fetch")
+        return model_at(at, base)
     refuse({"base": base}, "a mixture has a base: `moesaic adopt --into MIXTURE --base PATH` names its new place")
-    if classifies(folder):
+    if classifies(mixture):
         refuse(given, "a mixture that classifies has no trace, and must fit into memory as a whole")
-        return ClassifyingMixture(folder)
+        return ClassifyingMixture(mixture)
     from moesaic.compose.budget import budget
 
-    memory = budget(folder, vram, ram) if ram is not None or vram is not None else None
-    return WritingMixture(folder, None if trace is None else Path(trace), trace_texts, memory)
+    memory = budget(mixture, vram, ram) if ram is not None or vram is not None else None
+    return WritingMixture(mixture, None if trace is None else Path(trace), trace_texts, memory)
+
+
+def model_at(at: Located, base: Place | None) -> WritingModel:
+    """Load a base, or one expert over its base; WeightsError for a folder of anything else."""
+    found = what_is(at.folder)
+    if found.what not in WRITERS:
+        hint = unjoined(at.folder) or "give a run directory after `compose`, a mixture, a model or an expert"
+        raise WeightsError(NO_WRITER.get(found.what, "nothing here answers prompts"), path=at.folder, hint=hint)
+    return WRITERS[found.what](found, at, base)
+
+
+def base_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+    refuse({"base": base}, "only an expert needs a base beside it")
+    own = load_base(at.folder, at.origin)
+    return WritingModel(found.at, Engine(base_alone(own.decoder), own.tokenizer))
+
+
+def expert_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+    base_at = base_for(found.at, base)
+    own, kind = load_base(base_at.folder, base_at.origin), KINDS[found.form]
+    name = str(found.manifest.get("name") or name_at(at.place or found.at))
+    return WritingModel(found.at, Engine(expert_alone(kind, own, name, kind.read(found.at, own)), own.tokenizer))
+
+
+WRITERS: dict[What, Callable[[Folder, Located, Place | None], WritingModel]] = {
+    "model": base_model,
+    "merge": base_model,
+    "adapter": expert_model,
+    "expert": expert_model,
+}
+"""How a folder becomes a model that answers prompts, by what the folder is."""
+
+NO_WRITER: dict[What, str] = {
+    "encoder": "an encoder reads texts and writes none",
+    "router": "a router decides and writes no text",
+    "model and adapter": "a model and an adapter in one folder: which of the two is meant?",
+    "checkpoint": "the state of a training, which is not finished",
+    "run": "no mixture here",
+}
 
 
 def refuse(given: Mapping[str, Any], hint: str) -> None:

@@ -66,7 +66,7 @@ class Tokenizer:
         """Ids of a text alone; nothing is added but the space that some tokenizers put first."""
         return _encoded(self.inner, text)
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
         """Ids of the beginning of a sequence: `start`, then the prompt.
 
         A conversation ends where the assistant's answer begins. Its messages are text: only the template itself writes
