@@ -58,7 +58,7 @@ def replay(
         got = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no rows"
         hint = "record texts too: moesaic generate --trace FILE --trace-texts"
         raise DataError("nothing to replay", path=path, got=got, hint=hint)
-    texts = [one.prompt or reads.tokenizer.decode(encoded[line]) for line, one in rows.items()]
+    texts = [reads.tokenizer.decode(encoded[line]) for line in rows]
     choices = choose(reads, stored, texts, [encoded[line] for line in rows])
     places = {"trace": str(path), "router": str(at), "base": str(found)}
     counts = {"rows": len(decisions), "left_out": left_out}

@@ -197,8 +197,7 @@ class Engine:
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
         both = enumerate(zip(prompts, requests, strict=True))
         rows = [one if isinstance(one, list) else self.begin(one, index, request.raw) for index, (one, request) in both]
-        read = zip(prompts, rows, strict=True)
-        texts = [one if isinstance(one, str) else self.tokenizer.decode(ids) for one, ids in read]
+        texts = [self.tokenizer.decode(ids) for ids in rows]
         context = self.mixture.context
         for index, (one, ids, new) in enumerate(zip(prompts, rows, limits, strict=True)):
             if not one or not ids:

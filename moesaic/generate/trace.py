@@ -94,11 +94,12 @@ class Trace:
         some = (column if isinstance(column, list) else column.tolist() for column in columns)
         for given, text, tokens, share, weights, best in zip(asked, *some, strict=True):
             talk = given if isinstance(given, tuple) else None
+            typed = given if isinstance(given, str) else text
             decision = Decision(
                 time=time,
-                prompt=text if self.texts and talk is None else None,
+                prompt=typed if self.texts and talk is None else None,
                 messages=talk if self.texts else None,
-                prompt_sha256=None if self.texts else hashlib.sha256(text.encode()).hexdigest(),
+                prompt_sha256=None if self.texts else hashlib.sha256(typed.encode()).hexdigest(),
                 tokens=tokens,
                 probabilities=None if forced or not any(share) else dict(zip(self.names, share, strict=True)),
                 weights=dict(zip(self.names, weights, strict=True)),

@@ -67,26 +67,31 @@ class Tokenizer:
         return _encoded(self.inner, text)
 
     def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
-        """Ids of the beginning of a sequence: `start`, then the prompt.
+        """Ids of the beginning of a sequence: a conversation in the chat template, or `start` and then a text.
 
-        A conversation ends where the assistant's answer begins. Its messages are text: only the template itself writes
-        special tokens. DataError where the template refuses the conversation.
+        With a template, a text is one user message, unless it is `raw`. A conversation ends where the assistant's
+        answer begins. Its messages are text: only the template itself writes special tokens. DataError where the
+        template refuses the conversation.
         """
+        prompt = self._asked(prompt, raw)
         if isinstance(prompt, str):
             return [*self.special.start, *self.encode(prompt)]
-        return self._written(self.template, prompt, reply=True) if self.template else self.begin(plain(prompt))
+        assert self.template
+        return self._written(self.template, prompt, reply=True)
 
     def follow(self, text: str) -> list[int]:
         """Ids of a text that continues another, without the space that some tokenizers put first."""
         return _encoded(self._inside, text)
 
-    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response, to follow those of `begin(prompt)`, with the token that ends it.
+    def answer(self, prompt: str | Conversation, response: str, raw: bool = False) -> list[int]:
+        """Ids of a response, to follow those of `begin(prompt, raw)`, with the token that ends it.
 
         In a conversation the template writes and ends it. Otherwise it starts on a new line.
         """
-        if isinstance(prompt, str) or not self.template:
+        prompt = self._asked(prompt, raw)
+        if isinstance(prompt, str):
             return [*self.follow("\n" + response), self.eos]
+        assert self.template
         before = self._written(self.template, prompt, reply=True)
         whole = self._written(self.template, (*prompt, Message("assistant", response)), reply=False)
         if whole[: len(before)] != before:
@@ -99,6 +104,12 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens and unknown ids."""
         return _caught(lambda: self.inner.decode(ids, skip_special_tokens=True))
+
+    def _asked(self, prompt: str | Conversation, raw: bool) -> str | Conversation:
+        """The form in which a model reads a prompt: a conversation for the template, or a text."""
+        if isinstance(prompt, str):
+            return prompt if raw or not self.template else (Message("user", prompt),)
+        return prompt if self.template else plain(prompt)
 
     def _written(self, template: Template, conversation: Conversation, reply: bool) -> list[int]:
         """The ids of a conversation in its template, split at special tokens as the tokenizer itself would split it."""

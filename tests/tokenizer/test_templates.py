@@ -14,6 +14,8 @@ from moesaic.tokenizer import Message, Special, Template, Tokenizer, templates
 from moesaic.tokenizer.conversation import plain
 from moesaic.tokenizer.spellings import Spellings
 
+ANSWER = {"role": "assistant", "content": "7"}
+
 CHATML = (
     "{% for message in messages %}"
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
@@ -244,6 +246,21 @@ def test_a_chat_row_is_its_prompt_and_what_the_template_writes_after_it(name, ou
         response = tokens.ids[tokens.prompt :]
         assert response[-1] == tokenizer.eos and tokenizer.decode(response).strip() == example.response.strip()
         assert not tokenizer.decode(response).startswith("\n") or name == "zephyr", "the template says how it starts"
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-3", "zephyr"])
+def test_a_prompt_is_a_user_message_in_training_and_generation_unless_it_is_raw(name, ours, tmp_path):
+    tokenizer = chatty(ours, tmp_path, KNOWN[name])
+    message, text = said(("user", "What is 3 + 4?")), "What is 3 + 4?"
+    assert tokenizer.begin(text) == tokenizer.begin(message) != tokenizer.begin(text, raw=True)
+    assert tokenizer.begin(text, raw=True) == [*tokenizer.start, *tokenizer.encode(text)]
+    assert tokenizer.answer(text, "7") == tokenizer.answer(message, "7")
+    assert tokenizer.answer(text, "7", raw=True) == [*ours.encode("\n7"), tokenizer.eos]
+    asked, talked = ({"prompt": text, "response": "7"}, {"messages": [*map(Message._asdict, message), ANSWER]})
+    (one,), (other,) = examples_of(asked), examples_of(talked)
+    assert encode(one, tokenizer, 1000, 8).ids == encode(other, tokenizer, 1000, 8).ids
+    (story,) = examples_of({"text": text})
+    assert encode(story, tokenizer, 1000, 8).ids == [*tokenizer.begin(text, raw=True), tokenizer.eos]
 
 
 def test_an_answer_without_an_end_of_its_own_gets_the_tokenizers(ours, tmp_path):
