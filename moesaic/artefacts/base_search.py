@@ -14,6 +14,7 @@ from moesaic.errors import CompatibilityError, MoesaicError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.hub.locate import Located, Place, locate
 from moesaic.interop.peft_config import CONFIG as ADAPTER
+from moesaic.sections.places import hub_id, is_folder
 from moesaic.tensors.json_config import read_settings
 
 NAME_IT = "name its folder or its id of the hub with --base"
@@ -30,6 +31,11 @@ class Reference:
     def to(at: Located, base: Base) -> "Reference":
         """A reference that holds from every folder: a commit of the hub, a name of the package, or an absolute path."""
         return Reference(pinned(at.origin) or os.path.abspath(at.folder), base.fingerprint)
+
+    @property
+    def travels(self) -> bool:
+        """Whether the place means the same on every machine: an id of the hub, or a name of the package."""
+        return not os.path.isabs(self.place)
 
     @staticmethod
     def in_manifest(folder: Path, manifest: Mapping[str, Any]) -> "Reference | None":
@@ -70,9 +76,8 @@ def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) ->
     reference = Reference.in_manifest(folder, manifest)
     if reference and reference.fingerprint != fingerprint:
         hint = "put the old files back, or name their place: moesaic adopt --into MIXTURE --base PATH"
-        facts = {"expected": reference.fingerprint[:12], "got": fingerprint[:12]}
-        what = f"the base at {reference.place} has changed since the mixture was made"
-        raise CompatibilityError(what, path=folder, field="fingerprint", **facts, hint=hint)
+        what, expected, got = f"the base at {reference.place} has changed", reference.fingerprint[:12], fingerprint[:12]
+        raise CompatibilityError(what, path=folder, field="fingerprint", expected=expected, got=got, hint=hint)
 
 
 def base_of(part: Path, field: str = "base_fingerprint") -> Located:
@@ -116,11 +121,12 @@ def base_for(expert: Path, place: Place | None) -> Located:
     if (expert / MANIFEST).is_file():
         return base_of(expert)
     settings = read_settings(expert / ADAPTER) if (expert / ADAPTER).is_file() else {}
-    declared = settings.get("base_model_name_or_path")
+    declared, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(declared, str) or not declared:
         raise WeightsError("the expert does not name its base", path=expert, hint=NAME_IT)
     try:
-        return locate(declared)
+        found = hub_id(declared) if not is_folder(declared) else None
+        return locate(declared, revision if found and not found.revision and isinstance(revision, str) else None)
     except MoesaicError as error:
         what = f"the base that the expert names cannot be found: {error.what}"
         raise WeightsError(what, path=expert, expected=declared, hint=NAME_IT) from error

@@ -37,7 +37,7 @@ COMPLETING = "_MOESAIC_COMPLETE"
 app = typer.Typer(
     cls=Verbs,
     help=moesaic.__doc__,
-    epilog='Start with `moesaic generate shipped:tiny "Once"`, `moesaic run demo`, or `moesaic init` for your own data.',
+    epilog='Start with `moesaic generate shipped:tiny "Once"`, `moesaic run demo`, or `moesaic init` for your data.',
     rich_markup_mode=None,  # rich's help takes longer to import than everything else here
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -72,7 +72,9 @@ AnyModel = Annotated[
 ]
 BaseOfExpert = Annotated[
     str | None,
-    Option("--base", metavar="PATH", help="Base of the one expert at PATH (default: the base around it or named in it)."),
+    Option(
+        "--base", metavar="PATH", help="Base of the one expert at PATH (default: the base around it or named in it)."
+    ),
 ]
 Raw = Annotated[bool, Option("--raw", help="Read texts as they are, without the chat template of the base.")]
 Answering = Annotated[
@@ -243,8 +245,8 @@ def generate(
     from moesaic.cli.generating import answer, conversation, show_traffic
 
     wanted = [conversation(messages)] if messages else prompts or ["-"]
-    settings = {"max_new_tokens": max_new_tokens, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
-    settings |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
     with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
         answer(model, wanted, settings, as_json)
         if ram or vram:
@@ -339,7 +341,12 @@ def adopt(
         list[str] | None,
         Argument(metavar="[NAME=]PATH", help="PEFT adapter or fine-tuned model of the base: a folder or org/name."),
     ] = None,
-    base: Annotated[str | None, Option(metavar="PATH", help="Base of the experts; required with --out.")] = None,
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Base of the experts, required with --out; with --into, its new place.")
+    ] = None,
+    embed: Annotated[
+        bool, Option("--embed", help="Copy the base into the mixture (default: refer to its folder or commit).")
+    ] = False,
     out: Annotated[Path | None, Option(metavar="DIR", help="New folder for a new mixture.")] = None,
     into: Annotated[Path | None, Option(metavar="DIR", help="Folder of an adopted mixture to change.")] = None,
     prompts: Annotated[
@@ -368,8 +375,14 @@ def adopt(
     """Make a mixture of existing experts, or change one. It takes seconds."""
     from moesaic.cli.adopting import adopted, show_adoption
 
-    common = {"experts": experts or [], "prompts": prompts or [], "rank": rank, "ignore_rest": ignore_rest}
-    new = {"base": base, "kind": kind, "name": name}
+    common: dict[str, Any] = {
+        "experts": experts or [],
+        "prompts": prompts or [],
+        "rank": rank,
+        "ignore_rest": ignore_rest,
+    }
+    common |= {"base": base, "embed": embed}
+    new = {"kind": kind, "name": name}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
@@ -455,12 +468,17 @@ def push(
         str | None, Option(metavar="BRANCH", help="Branch; created if missing (default: main).")
     ] = None,
     license: Annotated[str | None, Option(metavar="ID", help="License in the model card (default: none).")] = None,
+    embed: Annotated[
+        bool | None, Option(help="Upload the base too (default: only a base that is not of the hub).")
+    ] = None,
 ) -> None:
     """Upload a mixture to the Hugging Face hub.
 
     The upload includes a model card. Log in first: hf auth login.
     """
-    typer.echo(moesaic.load(path).push_to_hub(repository, private=private, revision=revision, license=license))
+    model = moesaic.load(existing(path))
+    at = model.push_to_hub(repository, private=private, revision=revision, license=license, embed=embed)
+    typer.echo(at)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from moesaic.artefacts import base as base_room
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
-from moesaic.artefacts.base_search import base_at, require_base
+from moesaic.artefacts.base_search import Reference, base_at, require_base
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import CompatibilityError, WeightsError
@@ -68,6 +68,28 @@ def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Pat
         disk.make_all(folder / "experts" / name)
         kind.write(path, folder / "experts" / name, base if "base" in facts else folder / "base")
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
+
+
+def copy_mixture(source: Path, target: Path, embed: bool) -> None:
+    """Copy all files of a mixture into an empty folder; `embed`: with the base that the mixture refers to."""
+    for path in (path for path in source.rglob("*") if path.is_file()):
+        disk.make_all((target / path.relative_to(source)).parent)
+        disk.copy(path, target / path.relative_to(source))
+    if embed:
+        manifest = read_manifest(target)
+        gather(base_room.files_of(base_at(source, manifest).folder), target / "base")
+        disk.unlink(target / MANIFEST)
+        write_manifest(target, {key: value for key, value in manifest.items() if key not in OWN_FIELDS})
+
+
+def embeds(folder: Path, embed: bool | None) -> bool:
+    """Whether a copy of this mixture needs its base embedded; None: only a base that no other machine has."""
+    reference = Reference.in_manifest(folder, read_manifest(folder, verify=False))
+    return reference is not None and (not reference.travels if embed is None else embed)
+
+
+OWN_FIELDS = ("format_version", "package_version", "files", "base")
+"""Fields of a manifest that are written anew with an embedded base."""
 
 
 def room_for(base: Path | None, experts: Collection[Path], router: Path) -> int:

@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.base_search import base_of
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import DataError, WeightsError
 from moesaic.evaluate.statistics import Scores, paired
-from moesaic.files import MANIFEST, read_manifest
+from moesaic.files import MANIFEST
 from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, read_trace, utilisation
 from moesaic.hub.locate import locate

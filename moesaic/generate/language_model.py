@@ -43,11 +43,9 @@ class LanguageModel(LoadedDecoder):
     def generate(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generation: ...
     @overload
     def generate(self, prompt: Several, **settings: Unpack[Words]) -> list[Generation]: ...
-    def generate(
-        self, prompt: str | Turns | Several, **settings: Unpack[Words]
-    ) -> Generation | list[Generation]:
+    def generate(self, prompt: str | Turns | Several, **settings: Unpack[Words]) -> Generation | list[Generation]:
         """The continuation of a prompt, or of each of several; the keywords are those of `WritingModel.generate`."""
-        return self.writer.generate(prompt, **settings)  # type: ignore[arg-type]
+        return self.writer.generate(prompt, **settings)
 
     def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""

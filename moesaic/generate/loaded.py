@@ -7,14 +7,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, Unpack, overload
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, overload
 
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.base_search import base_for
 from moesaic.artefacts.inspect import unjoined
 from moesaic.compose.alone import base_alone, expert_alone
 from moesaic.compose.classifier import classifies, load_classifier
-from moesaic.compose.mixture import load_mixture
+from moesaic.compose.mixture import copy_mixture, embeds, load_mixture
 from moesaic.data.rows import messages_of
 from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
@@ -42,13 +42,18 @@ Texts = str | tuple[str, ...]
 M = TypeVar("M", bound="Loaded")
 
 
-class Words(Settings, total=False):
-    """The keywords of `generate`: the settings of a request, and those of `sampling` one by one."""
+class Words(TypedDict, total=False):
+    """The keywords of `generate`: see `WritingModel.generate`."""
 
+    max_new_tokens: int | None
     temperature: float | None
     top_p: float | None
     top_k: int | None
     seed: int | None
+    sampling: Sampling | None
+    stop: tuple[str, ...]
+    expert: str | None
+    raw: bool
 
 
 class Loaded(ABC):
@@ -92,19 +97,44 @@ class Loaded(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-        """Copy all files into a new folder, and check the copy; `overwrite`: replace a folder that exists."""
-        files = [path for path in self.folder.rglob("*") if path.is_file()]
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], *, overwrite: bool = False, embed: bool | None = None
+    ) -> Path:
+        """Copy all files into a new folder, and check the copy; `overwrite`: replace a folder that exists.
+
+        `embed`: copy the base that a mixture refers to as well (default: only a base in a folder of this machine, as
+        any machine finds one of the hub).
+        """
 
         def write(draft: Path) -> None:
-            for path in files:
-                copy = draft / path.relative_to(self.folder)
-                disk.make_all(copy.parent)
-                disk.copy(path, copy)
+            copy_mixture(self.folder, draft, embeds(self.folder, embed))
             self.check(draft)
 
-        size = sum(path.stat().st_size for path in files)
+        size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
         return write_new(Path(folder), write, size, "the copy", overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        license: str | None = None,
+        embed: bool | None = None,
+    ) -> str:
+        """Push a mixture and a model card to a repository of the hub, in one commit, for `load` to read.
+
+        The arguments are those of a model from `load_model`; `embed`: see `save_pretrained`. The card shows the verdict
+        of the run's evaluation, if the run directory has an evaluation of this mixture.
+        """
+        evaluation = self.folder.parent / "evaluation.json"
+        with disk.private() as draft:
+            folder = self.folder
+            if embeds(folder, embed):
+                copy_mixture(folder, draft, embed=True)
+                folder = draft
+            return push_mixture(folder, evaluation, repository, private, revision, token, license)
 
 
 class WritingModel(Loaded):
@@ -163,11 +193,6 @@ class WritingModel(Loaded):
         """Refuse: only mixtures of classifying experts have labels."""
         raise CompatibilityError("this model generates text and has no labels", hint="use generate")
 
-    def push_to_hub(self, *_: object, **__: object) -> str:
-        """Refuse: `load_model` returns a model that is pushed with the files that transformers opens."""
-        hint = "push a base with moesaic.load_model(PLACE).push_to_hub(...), or adopt experts into a mixture first"
-        raise CompatibilityError("only mixtures are pushed", path=self.folder, hint=hint)
-
     def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         return self.engine.route(prompts, raw)
 
@@ -196,22 +221,6 @@ class WritingMixture(WritingModel):
         device, listener = budget.device if budget else None, self.trace.record if self.trace else None
         engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
         super().__init__(folder, engine)
-
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        license: str | None = None,
-    ) -> str:
-        """Push the mixture and a model card to a repository of the hub, in one commit, for `load` to read.
-
-        The arguments are those of a model from `load_model`. The card shows the verdict of the run's evaluation, if
-        the run directory has an evaluation of this mixture.
-        """
-        return pushed(self.folder, repository, private, revision, token, license)
 
     def check(self, copy: Path) -> object:
         # under a budget, loading it again would take the memory twice
@@ -250,18 +259,6 @@ class ClassifyingMixture(Loaded):
 
     stream = generate
 
-    def push_to_hub(
-        self,
-        repository: str,
-        *,
-        private: bool | None = None,
-        revision: str | None = None,
-        token: str | None = None,
-        license: str | None = None,
-    ) -> str:
-        """Push the mixture and a model card, as `WritingMixture.push_to_hub` does."""
-        return pushed(self.folder, repository, private, revision, token, license)
-
     def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         return routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
 
@@ -289,24 +286,17 @@ def conversation_of(turns: Any) -> Conversation:
 def settings_of(words: Words) -> Settings:
     """The settings of requests from the keywords of `generate`; RecipeError for `sampling` beside its own settings."""
     given = {name: words.get(name) for name in ("temperature", "top_p", "top_k", "seed")}
-    single = {name: value for name, value in given.items() if value is not None}
+    single: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     sampling = words.get("sampling")
     if single and sampling is not None:
         raise RecipeError("given beside sampling", field=", ".join(single), hint="set them in sampling, or alone")
-    others: Settings = {"sampling": sampling or Sampling(**single)}  # type: ignore[arg-type]
-    return {**others, **{name: words[name] for name in Settings.__annotations__ if name in words and name != "sampling"}}
-
-
-def pushed(
-    folder: Path,
-    repository: str,
-    private: bool | None,
-    revision: str | None,
-    token: str | None,
-    license: str | None,
-) -> str:
-    evaluation = folder.parent / "evaluation.json"
-    return push_mixture(folder, evaluation, repository, private, revision, token, license)
+    return {
+        "max_new_tokens": words.get("max_new_tokens"),
+        "sampling": sampling or Sampling(**single),
+        "stop": words.get("stop", ()),
+        "expert": words.get("expert"),
+        "raw": words.get("raw", False),
+    }
 
 
 def load(

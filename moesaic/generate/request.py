@@ -38,7 +38,8 @@ class Request:
 
     `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
     `expert`: the expert, or "base", that answers instead of the router's choice. `raw`: continue a text as it is, also
-    where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`: called with the decision before any text is returned.
+    where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`:
+    called with the decision before any text is returned.
     Raises RecipeError for counts below 1 and empty stop strings.
     """
 
