@@ -17,6 +17,7 @@ from moesaic.interop.peft_config import CONFIG as ADAPTER
 from moesaic.sections.places import hub_id, is_folder
 from moesaic.tensors.json_config import read_settings
 
+EXPERT = "expert"
 NAME_IT = "name its folder or its id of the hub with --base"
 
 
@@ -80,10 +81,10 @@ def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) ->
         raise CompatibilityError(what, path=folder, field="fingerprint", expected=expected, got=got, hint=hint)
 
 
-def base_of(part: Path, field: str = "base_fingerprint") -> Located:
-    """Locate the base of a router or an expert that has a manifest: around its folder, else by its recorded origin."""
-    manifest = read_manifest(part, verify=False)
-    wanted, others = manifest[field], []
+def base_of(part: Path, kind: str) -> Located:
+    """Locate the base of a router or an expert with a manifest: around its folder, else by its recorded origin."""
+    manifest, field, others = read_manifest(part, kind, verify=False), "base_fingerprint", list[str]()
+    wanted = str(manifest.get(field))
     for candidate in around(part):
         if (candidate.folder / MANIFEST).is_file():
             own = read_manifest(candidate.folder, verify=False).get("fingerprint")
@@ -119,7 +120,7 @@ def base_for(expert: Path, place: Place | None) -> Located:
     if place is not None:
         return locate(place)
     if (expert / MANIFEST).is_file():
-        return base_of(expert)
+        return base_of(expert, EXPERT)
     settings = read_settings(expert / ADAPTER) if (expert / ADAPTER).is_file() else {}
     declared, revision = settings.get("base_model_name_or_path"), settings.get("revision")
     if not isinstance(declared, str) or not declared:

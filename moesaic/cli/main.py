@@ -485,7 +485,7 @@ def push(
 def init(
     file: Annotated[Path, Argument(metavar="[FILE]", help="Recipe to write.")] = Path("recipe.yaml"),
 ) -> None:
-    """Write a commented recipe, with two small files of rows to replace by your own."""
+    """Write a recipe with rows, to start from."""
     from moesaic.cli.starting import start
 
     for path in start(file):

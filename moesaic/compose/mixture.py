@@ -71,14 +71,17 @@ def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Pat
 
 
 def copy_mixture(source: Path, target: Path, embed: bool) -> None:
-    """Copy all files of a mixture into an empty folder; `embed`: with the base that the mixture refers to."""
-    for path in (path for path in source.rglob("*") if path.is_file()):
+    """Copy the files of a mixture into an empty folder; `embed`: with the base that the mixture refers to.
+
+    A copy with another base has a manifest of its own, and the files that the manifest lists.
+    """
+    manifest = read_manifest(source, verify=embed)
+    listed = [source / name for name in manifest["files"]]
+    for path in listed if embed else [path for path in source.rglob("*") if path.is_file()]:
         disk.make_all((target / path.relative_to(source)).parent)
         disk.copy(path, target / path.relative_to(source))
     if embed:
-        manifest = read_manifest(target)
         gather(base_room.files_of(base_at(source, manifest).folder), target / "base")
-        disk.unlink(target / MANIFEST)
         write_manifest(target, {key: value for key, value in manifest.items() if key not in OWN_FIELDS})
 
 

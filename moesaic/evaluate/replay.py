@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.base_search import base_of
 from moesaic.artefacts.router import StoredRouter, load_router
@@ -44,7 +45,7 @@ def replay(
     """
     path, at = Path(trace), router_at(Path(router))
     decisions = list(enumerate(read_trace(path), 1))
-    found = (locate(base) if base is not None else base_of(at)).folder
+    found = (locate(base) if base is not None else base_of(at, router_room.KIND)).folder
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)
 
