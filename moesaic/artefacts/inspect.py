@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moesaic.artefacts.base_search import Reference, base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import ENCODER
 from moesaic.errors import WeightsError, clipped
@@ -78,9 +79,21 @@ def unjoined(folder: Path) -> str | None:
 def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
     """The parts of a mixture, or of a router with an encoder; the folder's own manifest covers their files."""
     names: dict[str, str] = {}
+    found: dict[str, Artefact] = {}
     if manifest.get("kind") == "mixture":
         experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}
-        names = {"base": "base", "router": "router", **experts}
+        names = {"router": "router", **experts}
+        found["base"] = base_part(folder, manifest)
     elif (folder / ENCODER).is_dir():
         names = {"encoder": ENCODER}
-    return {label: inspect(folder / place, verify=False) for label, place in names.items()}
+    return found | {label: inspect(folder / place, verify=False) for label, place in names.items()}
+
+
+def base_part(folder: Path, manifest: dict[str, Any]) -> Artefact:
+    """The base of a mixture, in its folder or elsewhere; a base that is gone has no facts but the error."""
+    try:
+        return inspect(base_at(folder, manifest).folder, verify=False)
+    except WeightsError as error:
+        if Reference.in_manifest(folder, manifest) is None:
+            raise
+        return Artefact("missing base", folder, {"problem": str(error)}, verified=False)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moesaic.artefacts import router as router_room
+from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.compose.memory import pairs
 from moesaic.config import sized
@@ -137,7 +138,7 @@ def beside(
 def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
     """Describe the mixture in a folder, without comparing hashes, which would read all of it."""
     names = expert_names(folder, dict(manifest))
-    base, kind = outline(folder / "base"), at_site(manifest["site"])
+    base, kind = outline(base_at(folder, manifest).folder), at_site(manifest["site"])
     experts, findings = [], compatibility.defects(base)
     for name in names:
         at = folder / "experts" / name

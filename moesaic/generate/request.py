@@ -29,6 +29,7 @@ class Settings(TypedDict, total=False):
     sampling: Sampling
     stop: tuple[str, ...]
     expert: str | None
+    raw: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Request:
     """A prompt, and the settings of its continuations.
 
     `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
-    `expert`: the expert, or "base", that answers instead of the router's choice. `n`: the number of continuations; the
-    prompt is read once for all. `listener`: called with the decision before any text is returned.
+    `expert`: the expert, or "base", that answers instead of the router's choice. `raw`: continue a text as it is, also
+    where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`:
+    called with the decision before any text is returned.
     Raises RecipeError for counts below 1 and empty stop strings.
     """
 
@@ -46,6 +48,7 @@ class Request:
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     expert: str | None = None
+    raw: bool = False
     n: int = 1
     listener: Listener | None = None
 
@@ -70,7 +73,7 @@ class RoutingReport:
         return [RoutingReport(dict(zip(names, some, strict=True)), known[best]) for some, best in rows]  # base: -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """One continuation.
 
@@ -83,3 +86,6 @@ class Generation:
     ids: list[int]
     routing: RoutingReport
     finish: Finish
+
+    def __repr__(self) -> str:
+        return f"Generation({self.text!r}, by {self.routing.chosen}, {self.finish} after {len(self.ids)} tokens)"

@@ -29,6 +29,8 @@ class Routing:
     @property
     def best(self) -> Int[Tensor, " n"]:
         """Index of the largest weight in each row, -1 where the row abstains."""
+        if not self.weights.shape[1]:
+            return torch.full((len(self.weights),), -1, device=self.weights.device)
         return torch.where(self.weights.sum(-1) > 0, self.weights.argmax(-1), -1)
 
     def __getitem__(self, rows: slice | Tensor) -> "Routing":

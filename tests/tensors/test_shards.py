@@ -187,7 +187,7 @@ def test_packed_experts_of_another_shape_are_refused(part, shape, tmp_path):
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from moesaic.interop.pretrained import load_model
+from moesaic.generate.language_model import load_model
 def anonymous():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
