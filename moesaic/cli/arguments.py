@@ -14,8 +14,8 @@ from typer.core import TyperCommand, TyperGroup
 OPTION = re.compile(r"--?[A-Za-z][\w-]*(=.*)?", re.DOTALL)
 """An option, whose value may hold anything; other words with a dash in front are prompts."""
 
-NEAR = 0.7
-"""Similarity of a verb to a typing error of it: 'genrate' has 0.93, 'serve' and 'merge' have 0.6."""
+NEAR = 0.65
+"""Similarity of a verb to a typing error of it: "rnu" and "run" have 0.67, "serve" and "merge" 0.6."""
 
 BEHIND = "a prompt that begins with a dash stands behind --"
 

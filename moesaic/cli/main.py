@@ -116,6 +116,17 @@ class Work:
             return verb(self.recipe, self.root, *arguments, progress, **settings)
 
 
+@contextmanager
+def elsewhere(out: Path) -> Iterator[None]:
+    """Name --out in errors of a disk on which the run directory cannot be written."""
+    try:
+        yield
+    except StorageError as error:
+        if error.path is not None and Path(error.path).absolute().is_relative_to(out.absolute()):
+            error.hint = "; ".join(filter(None, [error.hint, "--out DIR writes the run elsewhere"]))
+        raise
+
+
 def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     """Register a verb of a recipe: a function of a `Work` and its own options, which get the shared options added."""
 
@@ -136,7 +147,7 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
         from moesaic.recipe import read_document
 
         found, document = read_document(path, [*(overrides or ()), *written])
-        with document.locating():
+        with document.locating(), elsewhere(out):
             verb(Work(found, out / found.name, quiet), **own)
 
     place, overrides, *shared, _ = signature(command).parameters.values()
@@ -531,8 +542,9 @@ def recipe(
 
 
 def main() -> None:
+    """Run the command line of this process, or answer the shell that asks for completions."""
     if COMPLETING in os.environ:
-        app(prog_name="moesaic")  # answers the shell and exits
+        app(prog_name="moesaic")
     arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

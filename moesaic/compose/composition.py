@@ -87,10 +87,16 @@ def described(
 def of_folders(
     models: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None, site: str | None
 ) -> Composition:
-    """Describe adapters on a base, or whole models; without `base` the first model is the base."""
+    """Describe adapters on a base, or whole models; without `base` the first model is the base.
+
+    A first model before adapters alone is their base, and no expert.
+    """
     kinds = [held_in(Path(place)) for place in models]
     if any(kinds) and base is None:
-        raise RecipeError("adapters and blocks need their base", field="base", hint="name the base: --base")
+        if kinds[0] is not None or not all(kinds[1:]):
+            hint = "name the base first, as in `moesaic plan BASE ADAPTER ADAPTER`, or with --base"
+            raise RecipeError("adapters and blocks need their base", field="base", hint=hint)
+        base, models, kinds = models[0], models[1:], kinds[1:]
     kind = at_site(site or next((own.site for own in kinds if own), "model"))
     for place, own in zip(models, kinds, strict=True):
         if own and own.site != kind.site:

@@ -1,5 +1,6 @@
 """Which words are prompts, which are options, and which verb did somebody mean?"""
 
+import os
 import subprocess
 import sys
 
@@ -56,7 +57,7 @@ def test_a_verb_is_suggested_only_if_it_is_near(moesaic, typed, meant):
 
 
 def test_a_place_that_is_nowhere_is_refused_before_torch_is_imported(tmp_path):
-    script = "import sys; from moesaic.cli.main import status; code = status(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    script = "import sys; from moesaic.cli.main import status; print(status(sys.argv[1:]), 'torch' in sys.modules)"
     for arguments, expected in (
         (["generate", "nowhere", "x"], "4 False"),
         (["classify", "nowhere", "x"], "4 False"),
@@ -69,3 +70,11 @@ def test_a_place_that_is_nowhere_is_refused_before_torch_is_imported(tmp_path):
 
 def run_script(script, folder, arguments):
     return subprocess.run([sys.executable, "-c", script, *arguments], cwd=folder, capture_output=True, text=True).stdout
+
+
+def test_a_shell_gets_the_verbs_that_begin_so(tmp_path):
+    script = "from moesaic.cli.main import main; main()"
+    asked = {"_MOESAIC_COMPLETE": "complete_bash", "COMP_WORDS": "moesaic gen", "COMP_CWORD": "1"}
+    environment = {**os.environ, **asked}
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["generate"]
