@@ -50,7 +50,7 @@ class Draw:
 def language(half: int = 0) -> dict[str, Any]:
     """An evaluation of experts that write."""
     draw = Draw(half)
-    controls = {name: contender(draw, name, "nats", "nats") for name in CONTENDERS}
+    controls = {name: contender(draw, name, "nats", "nats") | {"over_domains": draw.nats()} for name in CONTENDERS}
     written = {
         domain: {
             name: {"rows": float(rows), "exact_match": draw.share(), "rouge_l": draw.share()}
@@ -99,7 +99,7 @@ def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dic
             "use": "joint",
             "sentence": f"Use the joint expert: it is number {draw.count()}.",
             "reasons": [f"One reason is {draw.count()}.", f"Another reason is {draw.count()}."],
-            "within": ["joint", "router"],
+            "tied": ["joint", "router"],
         },
         "controls": controls,
         "best_part": {"name": "expert:owl", key: getattr(draw, kind)(), "chosen_on": "validation"},
@@ -108,7 +108,7 @@ def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dic
         "rows": {domain: draw.count() for domain in DOMAINS},
         "groups": {domain: draw.count() for domain in DOMAINS},
         "truncated": {domain: draw.count() for domain in DOMAINS},
-        "intervals": {"level": 0.9, "resamples": draw.count(), "seed": 0, "method": "percentile"},
+        "intervals": {"level": 0.9, "resamples": draw.count(), "seed": draw.count(), "method": "percentile"},
         "router": router(draw, key, kind),
         "parameters": {name: draw.count() for name in ("total", "base", "experts", "router", "trained", "active")},
         "samples": [sample(draw, *EXPERTS), sample(draw, *EXPERTS[::-1])],

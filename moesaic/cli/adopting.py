@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesaic.cli.printing import aligned, harmless, stdout
+from moesaic.cli.printing import aligned, harmless, router_in_words, stdout
 from moesaic.errors import RecipeError
 from moesaic.sections.places import name_at
 
@@ -104,7 +104,7 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
     router = made.router
     yield f"adopted {', '.join(made.names)}"
     yield from aligned(((name, described(facts, name in made.disabled)) for name, facts in made.experts.items()), "  ")
-    yield f"router: {router['kind']} on {router['feature']}"
+    yield f"router: {router_in_words(router['kind'], router['feature'])}"
     if router["kind"] == "linear":
         enabled = [name for name in made.names if name not in made.disabled]
         right, of = (sum(router[key][name] for name in enabled) for key in ("right", "of"))
@@ -134,7 +134,7 @@ def described(facts: dict[str, Any], disabled: bool) -> str:
     if facts.get("ignored"):
         parts.append(f"{facts['ignored']} tensors with other differences ignored")
     if not facts["verified"]:
-        parts.append("declared, unverified")
+        parts.append("base not checked")
     if disabled:
         parts.append("disabled")
     return ", ".join(parts)

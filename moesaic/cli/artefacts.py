@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
-from moesaic.cli.printing import aligned, harmless, routed, size, stdout
+from moesaic.cli.printing import aligned, harmless, routed, router_in_words, size, stdout
 from moesaic.cli.traces import show_trace
 from moesaic.errors import RecipeError
+from moesaic.evaluate.sentences import spoken
 from moesaic.hub.locate import origins_in
 from moesaic.interop.outline import weighed
 
@@ -89,7 +90,7 @@ def run(found: Artefact) -> Rows:
     if not facts:
         yield "evaluated", "not yet"
         return
-    yield "verdict", facts["verdict"]["sentence"]
+    yield "verdict", spoken(facts)
     yield "domains", ", ".join(facts["domains"])
     if "accuracy" in facts["router"]:
         yield "accuracy", f"{facts['router']['accuracy']:.1%} of test rows routed to their own expert"
@@ -145,7 +146,7 @@ def router(found: Artefact) -> Rows:
     facts = found.facts
     selection = facts["selection"]
     selected = f" of {selection['k']}" if selection["k"] else ""
-    yield "router", f"{facts['router']} on {facts['feature']}, {selection['kind']}{selected}"
+    yield "router", f"{router_in_words(facts['router'], facts['feature'])}, {selection['kind']}{selected}"
     yield "experts", ", ".join(facts["experts"])
     yield "over base", short(facts["base_fingerprint"])
 
@@ -181,7 +182,7 @@ def measure(name: str, value: float) -> str:
 
 def vouched(found: Artefact) -> Rows:
     if not found.verified:
-        yield "verified", "no: declared by a configuration, without a manifest"
+        yield "verified", "no: without a manifest, only its own configuration says what it is"
     elif found.kind != "run":
         seed = found.facts.get("seed")
         yield "made by", f"moesaic {found.facts['package_version']}" + ("" if seed is None else f", seed {seed}")

@@ -14,6 +14,7 @@ from moesaic.errors import clipped
 
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
+UNTRAINED = {"arrow": "made from the weights of the experts alone (arrow)"}
 # Text of models and files may contain control sequences of terminals.
 HARMLESS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {ord(c): c for c in "\n\t"}
 
@@ -36,6 +37,10 @@ def routed(chosen: str, weights: Mapping[str, float]) -> str:
     shares = sorted(weights.items(), key=lambda item: -item[1])
     weighted = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
     return f"{chosen} ({weighted})" if weighted else chosen
+
+
+def router_in_words(kind: str, feature: str) -> str:
+    return UNTRAINED.get(kind, f"{kind} on {feature}")
 
 
 def size(count: float) -> str:

@@ -44,13 +44,17 @@ class TokenizerLike(Protocol):
 
 @dataclass(frozen=True)
 class Tokens:
-    """An example as token ids; ids after the first `prompt` are scored. `source`: file and line, for people."""
+    """An example as token ids; ids after the first `prompt` are scored. `source`: file and line, for people.
+
+    `cut`: the prompt lost its beginning, as it was too long.
+    """
 
     ids: list[int]
     prompt: int
     group: str
     truncated: bool = False
     source: str = field(default="", compare=False)
+    cut: bool = field(default=False, compare=False)
 
     @property
     def judged_by(self) -> list[Any]:
@@ -95,10 +99,11 @@ def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_token
         raise
     truncated = len(prompt) + len(response) > length
     response = response[: max(length // 2, length - len(prompt))]
-    if truncated:
+    cut = len(prompt) + len(response) > length
+    if cut:
         start = list(tokenizer.start) if prompt[: len(tokenizer.start)] == list(tokenizer.start) else []
         prompt = start + prompt[len(prompt) + len(response) - length + len(start) :]
-    return Tokens(prompt + response, len(prompt), example.group, truncated, example.source)
+    return Tokens(prompt + response, len(prompt), example.group, truncated, example.source, cut)
 
 
 def encode_all(

@@ -87,6 +87,10 @@ class Grades:
         tasks = [*self.tallies] if domain == ALL else [domain]
         return float(self.loss({task: self.columns(task).sum(0)[None] for task in tasks})[0])
 
+    def over_domains(self) -> "Grades":
+        """These grades: their mean is the mean over tasks already."""
+        return self
+
     def same_rows(self, other: "Grades") -> bool:
         alike = self.groups == other.groups and self.domains == other.domains
         return alike and all(np.array_equal(_true(a), _true(other.tallies[task])) for task, a in self.tallies.items())

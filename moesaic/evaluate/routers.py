@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from moesaic.errors import DataError
+from moesaic.evaluate.statistics import of_a_share
 from moesaic.ops.metrics import f1_by_label
 
 BASE = "base"
@@ -67,7 +68,8 @@ def reliability(
     """Accuracy against confidence, rows in bins of equal width of their confidence.
 
     Confidence is the probability of the chosen expert; rows on which the router abstained have none and are left out.
-    Each entry: {from, below (of the last, 1 belongs to it), rows, confidence and accuracy (means; None: no rows)}.
+    Each entry: {from, below (of the last, 1 belongs to it), rows, confidence and accuracy (means; None: no rows),
+    interval (of the accuracy, 95%)}.
     """
     true, picked = np.array(labels, dtype=np.int64), np.array(chosen, dtype=np.int64)
     claims = picked >= 0
@@ -79,7 +81,9 @@ def reliability(
         inside = index == number
         sure, correct = (float(of[inside].mean()) if inside.any() else None for of in (confidence, right))
         edges = {"from": number / bins, "below": (number + 1) / bins}
-        report.append({**edges, "rows": int(inside.sum()), "confidence": sure, "accuracy": correct})
+        rows = int(inside.sum())
+        interval = [*of_a_share(float(right[inside].sum()), rows)] if rows else None
+        report.append({**edges, "rows": rows, "confidence": sure, "accuracy": correct, "interval": interval})
     return report
 
 

@@ -6,6 +6,7 @@ Knows nothing about models, nor what a contender is: numbers per row come in, es
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -64,6 +65,9 @@ class Scores:
         alike = self.domains == other.domains and self.groups == other.groups
         return alike and np.array_equal(self.tokens, other.tokens)
 
+    def over_domains(self) -> "Scores":
+        return OverDomains(self.nats, self.tokens, self.domains, self.groups)
+
     @property
     def merit(self) -> Float[np.ndarray, " n"]:
         return self.nats
@@ -92,13 +96,25 @@ class Scores:
         return found
 
 
+@dataclass(frozen=True, eq=False)
+class OverDomains(Scores):
+    """The same results with another mean of all: the mean over the domains, each of which counts the same."""
+
+    def loss(self, sums: Mapping[str, Float[np.ndarray, "r 2"]]) -> Float[np.ndarray, " r"]:
+        return np.mean([some[:, 0] / some[:, 1] for some in sums.values()], 0)
+
+    def mean(self, domain: str = ALL) -> float:
+        domains = sorted({*self.domains} - {UNSEEN}) if domain == ALL else [domain]
+        return float(np.mean([mean_nats(self, one) for one in domains]))
+
+
 @runtime_checkable
 class Judged(Protocol):
     """Results of one contender on every row: `Scores`, or grades of answers.
 
     The loss follows from sums of `columns` over the rows of each domain, so that sums over resampled rows give the
     loss of the resample. `merit`: by row, the lower the better. `picked` takes every row from the part that `which`
-    names; `blended` averages the parts.
+    names; `blended` averages the parts; `over_domains` is the same with the mean over domains as its mean.
     """
 
     @property
@@ -116,6 +132,7 @@ class Judged(Protocol):
     def merit(self) -> Float[np.ndarray, " n"]: ...
     def picked(self, parts: Sequence[Any], which: Int[np.ndarray, " n"]) -> Any: ...
     def blended(self, parts: Sequence[Any]) -> Any: ...
+    def over_domains(self) -> "Judged": ...
     def figures(self) -> dict[str, Any]: ...
 
 
@@ -204,6 +221,14 @@ def bounds(draws: Float[np.ndarray, " r"], level: float) -> tuple[float, float]:
     """The percentile interval, from the (1 - level) / 2 to the (1 + level) / 2 quantile."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def of_a_share(hits: float, rows: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of Wilson (1927) for a share of independent rows, which also holds for few rows and near 0 or 1."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = hits / rows, z * z / rows
+    middle, half = share + weight / 2, z * math.sqrt(share * (1 - share) / rows + weight / rows / 4)
+    return max(0.0, (middle - half) / (1 + weight)), min(1.0, (middle + half) / (1 + weight))
 
 
 def _sums_by_group(values: Float[np.ndarray, "n c"], groups: np.ndarray) -> Float[np.ndarray, "g c"]:

@@ -3,13 +3,14 @@
 Knows nothing about how the numbers came about: it reads the dict of `verdict.judge`, `router.tried` and `written`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from moesaic.evaluate.sentences import one_run, spoken
 from moesaic.evaluate.statistics import ALL, UNSEEN
-from moesaic.evaluate.units import label, ranked, unit_of
+from moesaic.evaluate.units import label, ranked, size, unit_of
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 GAP = "  "
 NOTHING = "-"
 AHEAD = "mixture better by"
+DOMAIN_MEAN = "domain mean"
 TRIED = {  # key -> heading of the columns of "Routers tried"
     "kind": "router",
     "feature": "feature",
@@ -70,18 +72,19 @@ def render(evaluation: Mapping[str, Any], width: int = 100) -> "Group":
             table.add_row(*map(Text, row), style="bold green" if number == grid.marked else None)
         parts += [Text(f"\n{grid.title}", style="bold"), table]
         if grid.note:
-            parts.append(Text(f"\n{fill(grid.note, width)}", style="dim"))
+            parts.append(Text(f"\n{_lines(grid.note, width)}", style="dim"))
     return Group(*parts)
 
 
 def _opening(evaluation: Mapping[str, Any], width: int) -> list[str]:
     verdict = evaluation["verdict"]
     reasons = [fill(text, width, initial_indent="- ", subsequent_indent="  ") for text in verdict["reasons"]]
-    return [fill(verdict["sentence"], width), *reasons]
+    return [fill(spoken(evaluation), width), *reasons]
 
 
 def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
-    yield from _fitted(_contenders(evaluation), width)
+    for grid in _contenders(evaluation, width):
+        yield from _fitted(grid, width)
     if tried := evaluation.get("router", {}).get("tried"):
         columns = TRIED | {unit_of(evaluation).key: unit_of(evaluation).key}
         if not any(router.get("level") == "token" for router in tried):
@@ -99,53 +102,78 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
         yield from _fitted(Grid(title, ["contender", *metrics], rows, words=1, marked=marked), width)
 
 
-def _contenders(evaluation: Mapping[str, Any]) -> Grid:
-    """Worst to best, the mixture marked. The most important columns come first, as domains may not fit beside them."""
-    unit = unit_of(evaluation)
-    names = ranked(evaluation)[::-1]
-    controls = [(name, evaluation["controls"][name]) for name in names]
-    versus = [AHEAD] if "router" in names else []
-    seen = [UNSEEN] if UNSEEN in controls[0][1][unit.key] else []
-    domains = [domain for domain in controls[0][1][unit.key] if domain not in (ALL, UNSEEN)]
-    pooled = ["accuracy"] if "accuracy" in controls[0][1] else []
-    rows = [
-        [
-            f"{label(name)} <--" if name == "router" else name,
-            _cell(control[unit.key][ALL]),
-            *([_difference(control["versus_router"])] if versus else []),
-            *(_cell(control["accuracy"]["value"]) for _ in pooled),
-            *(_cell(control[unit.key][domain]) for domain in [*seen, *domains]),
-        ]
-        for name, control in controls
-    ]
-    return Grid(
-        f"{unit.words.capitalize()}, from the worst to the best",
-        ["contender", ALL, *versus, *pooled, *seen, *domains],
-        rows,
+def _contenders(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
+    """Best to worst, the mixture marked. Domains that do not fit beside the other columns have a table of their own."""
+    unit, names = unit_of(evaluation), ranked(evaluation)
+    controls, speeds = evaluation["controls"], evaluation.get("timing", {}).get("tokens_per_second", {})
+    first = controls[names[0]]
+    domains = [domain for domain in first[unit.key] if domain not in (ALL, UNSEEN)]
+    columns: dict[str, Callable[[str], str]] = {ALL: lambda name: _cell(controls[name][unit.key][ALL])}
+    if "over_domains" in first:
+        columns[DOMAIN_MEAN] = lambda name: _cell(controls[name]["over_domains"])
+    if "router" in names:
+        columns[AHEAD] = lambda name: _difference(controls[name]["versus_router"])
+    if "accuracy" in first:
+        columns["accuracy"] = lambda name: _cell(controls[name]["accuracy"]["value"])
+    if UNSEEN in first[unit.key]:
+        columns[UNSEEN] = lambda name: _cell(controls[name][unit.key][UNSEEN])
+    if any("cost" in control for control in controls.values()):
+        columns["active"] = lambda name: _size(controls[name].get("cost", {}).get("bytes"))
+    if speeds:
+        columns["tokens/s"] = lambda name: _count(speeds.get(name))
+    shown = {name: f"{label(name)} <--" if name == "router" else name for name in names}
+    one = Grid(
+        f"{unit.words.capitalize()}, from the best to the worst",
+        ["contender", *columns],
+        [[shown[name], *(cell(name) for cell in columns.values())] for name in names],
         words=1,
-        marked=names.index("router") if versus else None,
+        marked=names.index("router") if "router" in names else None,
         note=_note(evaluation),
+    )
+    by_domain = [[_cell(controls[name][unit.key][domain]) for domain in domains] for name in names]
+    beside = replace(
+        one,
+        columns=[*one.columns, *domains],
+        rows=[[*row, *cells] for row, cells in zip(one.rows, by_domain, strict=True)],
+    )
+    if _total(beside.widths) <= width:
+        yield beside
+        return
+    yield one
+    yield replace(
+        one,
+        title=f"{unit.words.capitalize()} by domain",
+        columns=["contender", *domains],
+        rows=[[shown[name], *cells] for name, cells in zip(names, by_domain, strict=True)],
+        note="",
     )
 
 
 def _note(evaluation: Mapping[str, Any]) -> str:
-    level, part = evaluation["intervals"]["level"], evaluation["best_part"]
-    parts = []
-    if "router" in evaluation["controls"]:
-        parts.append(f"{AHEAD}: negative where the contender is better, with its {level:.0%} interval")
-    if "accuracy" in next(iter(evaluation["controls"].values())):
+    """What the columns mean, and the figures that follow from them."""
+    level, seed = evaluation["intervals"]["level"], evaluation["intervals"]["seed"]
+    controls, part = evaluation["controls"], evaluation["best_part"]
+    over = "tasks" if unit_of(evaluation).rises else "tokens"
+    parts = [f"{ALL}: the mean over all {over}, which decides"]
+    if "over_domains" in next(iter(controls.values())):
+        parts.append(f"{DOMAIN_MEAN}: every domain counts the same")
+    if "router" in controls:
+        parts.append(f"{AHEAD}: negative where the contender is better")
+    parts.append(f"in brackets the {level:.0%} interval over test rows, {one_run(seed)}")
+    if "accuracy" in next(iter(controls.values())):
         parts.append("accuracy: of all rows of all tasks")
     if product := evaluation.get("router", {}).get("accuracy_x_score"):
-        right, oracle = evaluation["router"]["accuracy"], evaluation["controls"]["oracle"]["score"][ALL]
+        right, oracle = evaluation["router"]["accuracy"], controls["oracle"]["score"][ALL]
         parts.append(f"routing accuracy {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
-    parts += [
-        f"{key.replace('_', ' ')} {_estimate(evaluation[key], style)}"
-        for key, style in (("regret", "{:.3f}"), ("gap_closed", "{:.1%}"))
-        if evaluation[key]["value"] is not None
-    ]
+    if evaluation["regret"]["value"] is not None:
+        parts.append(f"regret, mixture minus oracle: {_estimate(evaluation['regret'], '{:.3f}')}")
     if part is not None:
-        parts.append(f"best part {part['name']}, chosen on {part['chosen_on']}")
-    return "; ".join(parts)
+        parts.append(f"the best of the base and the experts alone, chosen on {part['chosen_on']} rows: {part['name']}")
+    if evaluation["gap_closed"]["value"] is not None:
+        parts.append(
+            f"gap closed, of the way from there to the oracle: {_estimate(evaluation['gap_closed'], '{:.1%}')}"
+        )
+    return "\n".join(parts)
 
 
 def _fitted(grid: Grid, width: int) -> list[Grid]:
@@ -187,13 +215,25 @@ def _text(grid: Grid, width: int) -> str:
         return GAP.join(aligned).rstrip()
 
     lines = [grid.title, "", line(grid.columns), "-" * _total(grid.widths), *map(line, grid.rows)]
-    return "\n".join([*lines, "", fill(grid.note, width)] if grid.note else lines)
+    return "\n".join([*lines, "", _lines(grid.note, width)] if grid.note else lines)
+
+
+def _lines(note: str, width: int) -> str:
+    return "\n".join(fill(line, width, subsequent_indent="  ") for line in note.splitlines())
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return NOTHING
     return f"{value:.3f}" if isinstance(value, float | int) else str(value)
+
+
+def _count(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:,.0f}"
+
+
+def _size(count: int | None) -> str:
+    return NOTHING if count is None else size(count)
 
 
 def _difference(versus: Mapping[str, Any] | None) -> str:

@@ -1,43 +1,25 @@
-"""The verdict on all contenders from their scores: controls, regret, gap closed, and one sentence on what to use.
+"""The verdict on all contenders from their scores: controls, regret, gap closed, and which of them to use.
 
 Knows nothing about models or devices: scores per row and costs come in, a dict ready for JSON goes out.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from moesaic.errors import DataError, nearest
+from moesaic.evaluate.ruling import USABLE, Cost, Ruling, kind_of
+from moesaic.evaluate.sentences import Evidence, reasons, sentence
 from moesaic.evaluate.statistics import ALL, NEGLIGIBLE, UNSEEN, Difference, Judged, Means, bounds
-from moesaic.evaluate.units import NATS, Unit, label, size
+from moesaic.evaluate.units import NATS, label
 
 ORDER = (
     *("base", "expert", "joint", "joint_wide", "average", "uniform"),
     *("random", "keyword", "router", "oracle", "oracle_best"),
 )
 DERIVED = ("random", "oracle", "oracle_best")
-USABLE = {  # from the simplest to serve to the most demanding; the value is the name in a sentence
-    "base": "the base alone",
-    "average": "the merged average",
-    "expert": "the expert {} alone",
-    "joint": "the joint expert",
-    "joint_wide": "the wide joint expert",
-    "router": "the mixture",
-}
-FEW_GROUPS = 10
-
-
-class Cost(TypedDict, total=False):
-    """Cost of a contender; a missing or None entry is unknown.
-
-    `bytes`: active weights, those read for one token; of a mixture, the base, the router and the chosen experts.
-    """
-
-    parameters: int | dict[str, int] | None
-    bytes: int | None
-    tokens_per_second: float | None
 
 
 J = TypeVar("J", bound=Judged)
@@ -57,7 +39,8 @@ def judge(
 
     Names are `base`, `expert:<name>`, `joint`, `joint_wide`, `average`, `uniform`, `keyword` and `router`; any may be
     missing. `select_on`: validation scores of the base and the experts, which choose the best part; without them the
-    test rows choose it, and `chosen_on` says so. All intervals are paired percentile bootstraps.
+    test rows choose it, and `chosen_on` says so. All intervals are paired percentile bootstraps. `within`: the share of
+    the best figure by which equally good contenders differ at most.
     """
     _require_known(scores)
     contenders = with_derived(scores)
@@ -65,15 +48,21 @@ def judge(
     rows = Counter(next(iter(contenders.values())).domains)
     trained = Means.of(contenders, ALL, seed, resamples, level)
     unseen = Means.of(contenders, UNSEEN, seed, resamples, level) if UNSEEN in rows else None
+    each = {name: one.over_domains() for name, one in contenders.items()}
+    even = None if unit.rises else Means.of(each, ALL, seed, resamples, level)
     best_single, best_part = _best_parts(scores, select_on)
     first = next(iter(contenders.values()))
     distinct = {*zip(first.domains, first.groups, strict=True)}
     groups = dict(sorted(Counter(domain for domain, _ in distinct).items()))
+    usable = [name for name in contenders if kind_of(name) in USABLE and (unit is NATS or name != "base")]
+    ruling = Ruling.of(usable, trained, costs or {}, unit)
+    evidence = Evidence(even, unseen, groups, seed, within)
     return {
-        "verdict": _verdict(trained, unseen, costs or {}, within, groups, unit),
+        "verdict": _verdict(ruling, evidence),
         "measure": unit.key,
         "controls": {
-            name: _control(name, contenders[name], trained, unseen, (costs or {}).get(name)) for name in contenders
+            name: _control(name, contenders[name], trained, unseen, even, (costs or {}).get(name))
+            for name in contenders
         },
         "best_single": best_single,
         "best_part": best_part,
@@ -88,7 +77,7 @@ def judge(
 def with_derived(scores: Mapping[str, J]) -> dict[str, J]:
     """All contenders in the order of tables, those included that follow from the scores of others."""
     contenders = {**scores, **_derived(scores)}
-    return {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(_kind(name)))}
+    return {name: contenders[name] for name in sorted(contenders, key=lambda name: ORDER.index(kind_of(name)))}
 
 
 def _require_known(scores: Mapping[str, Judged]) -> None:
@@ -97,12 +86,8 @@ def _require_known(scores: Mapping[str, Judged]) -> None:
         if kind not in ORDER or kind in DERIVED or (kind == "expert") != bool(expert) or expert in (ALL, UNSEEN):
             known = ["expert:<name>" if kind == "expert" else kind for kind in ORDER if kind not in DERIVED]
             raise DataError("not a contender", expected=", ".join(known), got=name, hint=nearest(name, known))
-    if not any(_kind(name) in USABLE for name in scores):
+    if not any(kind_of(name) in USABLE for name in scores):
         raise DataError("no contender that could be used", expected=", ".join(USABLE), got=list(scores))
-
-
-def _kind(name: str) -> str:
-    return name.partition(":")[0]
 
 
 def _experts(names: Iterable[str]) -> list[str]:
@@ -132,13 +117,17 @@ def _derived(scores: Mapping[str, J]) -> dict[str, J]:
     return derived
 
 
-def _control(name: str, scores: Judged, trained: Means, unseen: Means | None, cost: Cost | None) -> dict[str, Any]:
+def _control(
+    name: str, scores: Judged, trained: Means, unseen: Means | None, even: Means | None, cost: Cost | None
+) -> dict[str, Any]:
+    stored = {key: value for key, value in (cost or {}).items() if key != "tokens_per_second"}  # that is in `timing`
     return {
         **scores.figures(),
+        **({} if even is None else {"over_domains": even.value[name]}),
         "interval": sorted(map(scores.unit.figure, trained.interval(name))),
         "versus_router": _versus_router(name, trained),
         **({} if unseen is None else {"versus_router_unseen": _versus_router(name, unseen)}),
-        **({} if cost is None else {"cost": dict(cost)}),
+        **({} if cost is None else {"cost": stored}),
     }
 
 
@@ -216,120 +205,15 @@ def _unknown(reason: str) -> dict[str, Any]:
     return {"value": None, "interval": None, "reason": reason}
 
 
-def _verdict(
-    trained: Means,
-    unseen: Means | None,
-    costs: Mapping[str, Cost],
-    within: float,
-    groups: Mapping[str, int],
-    unit: Unit,
-) -> dict[str, Any]:
-    """Choose the cheapest of the usable contenders within a share `within` of the best of them.
-
-    The cheapest has the fewest active bytes, which bound the speed of decoding. Where bytes are equal, or unknown for
-    any candidate, the order of `USABLE` decides: one dense model before an expert beside it, one expert before many.
-    """
-    nats = trained.value
-    rank = list(USABLE).index
-    known = [name for name in nats if _kind(name) in USABLE and (unit is NATS or name != "base")]
-    usable = sorted(known, key=lambda name: (rank(_kind(name)), nats[name]))
-    best = min(usable, key=nats.__getitem__)
-    close = [name for name in usable if unit.close(nats[name], nats[best], within)]
-    sizes = {name: costs.get(name, {}).get("bytes") for name in close}
-    if None not in sizes.values():
-        close.sort(key=lambda name: sizes[name] or 0)  # stable: equal bytes keep the order
-    cheaper, why = _why_cheapest(close, sizes)
-    use, cost = close[0], costs.get(close[0], {})
-    runner_up = min((name for name in usable if name != use), key=nats.__getitem__, default=None)
-    others = ", ".join(label(name) for name in close if name != best) or "nothing else"
-    versus = None if runner_up is None else {"name": runner_up, **_plain(trained.difference(use, runner_up))}
+def _verdict(ruling: Ruling, evidence: Evidence) -> dict[str, Any]:
+    """The ruling as JSON, with its words."""
+    versus = ruling.versus()
     return {
-        "use": use,
-        "sentence": _sentence(trained, use, runner_up, cost, cheaper, unit),
-        "within": close,
-        "best": best,
-        "runner_up": versus,
-        "bytes": cost.get("bytes"),
-        "tokens_per_second": cost.get("tokens_per_second"),
-        "reasons": [
-            f"Within {100 * within:g}% of the best, {label(best)} at {unit.figure(nats[best]):.3f}: {others}.",
-            *why,
-            *_on_the_mixture(trained, use, runner_up),
-            *_on_the_unseen(unseen, use),
-            *_on_the_evidence(groups),
-        ],
+        "use": ruling.use,
+        "sentence": sentence(ruling, evidence),
+        "tied": list(ruling.tied),
+        "best": ruling.best,
+        "runner_up": versus and {"name": ruling.against, **_plain(versus)},
+        "bytes": ruling.bytes_of(ruling.use),
+        "reasons": reasons(ruling, evidence),
     }
-
-
-def _called(name: str) -> str:
-    kind, _, expert = name.partition(":")
-    return USABLE[kind].format(expert)
-
-
-def _sentence(trained: Means, use: str, runner_up: str | None, cost: Cost, cheaper: str, unit: Unit) -> str:
-    nats, other = trained.value, runner_up and _called(runner_up)
-    parts = [f"Use {_called(use)}: {unit.shown(nats[use])}"]
-    if runner_up is None:
-        parts.append("; no other contender was measured")
-    else:
-        difference = trained.difference(use, runner_up)
-        if abs(difference.mean) <= NEGLIGIBLE:
-            parts.append(f", {cheaper} than {other} and just as good")
-        elif difference.mean > 0:
-            share = f"{unit.share(difference.mean, nats[runner_up]):.1%}"
-            parts.append(f", {cheaper} than {other} and only {share} worse, by {_amount(difference, trained.level)}")
-        else:
-            parts.append(f", better than {other} by {_amount(difference, trained.level)}")
-            parts.append("" if difference.clear else ", which is no clear difference")
-    if count := cost.get("bytes"):
-        parts.append(f"; {size(count)} active")
-    if speed := cost.get("tokens_per_second"):
-        parts.append(f"; {speed:,.0f} tokens/s")
-    return "".join(parts) + "."
-
-
-def _amount(difference: Difference, level: float) -> str:
-    """The size of a difference, without its sign: `0.045 (95% interval 0.033 to 0.056)`."""
-    mean, low, high = difference if difference.mean >= 0 else (-difference.mean, -difference.high, -difference.low)
-    return f"{mean:.3f} ({level:.0%} interval {low:.3f} to {high:.3f})"
-
-
-def _better_or_worse(difference: Difference, level: float) -> str:
-    word = "worse" if difference.mean > 0 else "better"
-    return f"{_amount(difference, level)} {word}{'' if difference.clear else ', not clearly,'}"
-
-
-def _why_cheapest(close: list[str], sizes: Mapping[str, int | None]) -> tuple[str, list[str]]:
-    """The word that compares the chosen contender with the others, and the reason for the choice."""
-    if len(close) == 1:
-        return "simpler", []
-    if None in sizes.values():
-        return "simpler", ["The simplest of these is chosen, as not all of their active bytes are known."]
-    if len(set(sizes.values())) == 1:
-        return "simpler", ["The simplest of these is chosen, as their active bytes are equal."]
-    listed = ", ".join(f"{label(name)} {size(sizes[name] or 0)}" for name in close)
-    return "cheaper", [f"By active bytes: {listed}."]
-
-
-def _on_the_mixture(trained: Means, use: str, runner_up: str | None) -> list[str]:
-    reasons, nats = [], trained.value
-    if "router" not in nats:
-        return ["No mixture was measured."]
-    if "router" not in (use, runner_up):
-        compared = _better_or_worse(trained.difference("router", use), trained.level)
-        reasons.append(f"The mixture is {compared} than {use}.")
-    if simpler := [name for name in ("uniform", "random", "keyword") if nats.get(name, np.inf) < nats["router"]]:
-        reasons.append(f"The learned router does worse than {' and '.join(simpler)}.")
-    return reasons
-
-
-def _on_the_unseen(unseen: Means | None, use: str) -> list[str]:
-    if unseen is None or use == "base" or "base" not in unseen.value:
-        return []
-    compared = _better_or_worse(unseen.difference(use, "base"), unseen.level)
-    return [f"On domains without training rows, {_called(use)} is {compared} than the base."]
-
-
-def _on_the_evidence(groups: Mapping[str, int]) -> list[str]:
-    few = [f"{domain} ({count})" for domain, count in groups.items() if count < FEW_GROUPS]
-    return [f"Intervals are too narrow where independent groups are few: {', '.join(few)}."] if few else []

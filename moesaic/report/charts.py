@@ -25,6 +25,13 @@ VARIABLES |= {colour: f"var(--c{number})" for number, colour in enumerate(SERIES
 DASHES = ((0, ()), (0, (5, 2)), (0, (1.5, 1.5)))
 
 WIDTH, HEIGHT = 4.4, 2.9  # inches of 72 units: as wide as a phone, so that text stays readable there
+ABOVE: dict[str, Any] = {
+    "textcoords": "offset points",
+    "ha": "center",
+    "va": "bottom",
+    "color": INK,
+    "fontsize": 10,
+}
 POINTS = 400
 FLAT = 0.01  # a curve that moves by less than this share of its level looks flat
 
@@ -40,7 +47,7 @@ class Curve:
 
 
 def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
-    """Draw accuracy against confidence, bin by bin, beside the diagonal of perfect calibration."""
+    """Draw accuracy with its interval against confidence, beside perfect calibration; below it the rows of each bin."""
     figure, (top, low) = _figure(rows=[3, 1])
     filled = [entry for entry in bins if entry["rows"]]
     width = max((entry["below"] - entry["from"] for entry in bins), default=0.1)
@@ -49,12 +56,16 @@ def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
     top.plot([0, 1], [0, 1], color=INK, linewidth=1, dashes=(3, 3))
     points = [[entry[key] for entry in filled] for key in ("confidence", "accuracy")]
     top.plot(*points, "o", color=SERIES[0], markersize=5, clip_on=False, zorder=3)
+    for entry in filled:
+        top.plot([entry["confidence"]] * 2, entry["interval"], color=SERIES[0], linewidth=1.5, clip_on=False, zorder=2)
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     top.tick_params(labelbottom=False)
     low.bar(middles, [entry["rows"] for entry in filled], width * 0.92, color=INK, alpha=0.5, linewidth=0)
     low.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
-    low.set_ylim(0, max((entry["rows"] for entry in filled), default=1) * 1.05)
-    low.locator_params(axis="y", nbins=2, integer=True)
+    most = max((entry["rows"] for entry in filled), default=1)
+    for entry, middle in zip(filled, middles, strict=True):
+        low.annotate(f"{entry['rows']:,}", (middle, entry["rows"]), (0, 2), **ABOVE)
+    low.set(ylim=(0, most * 1.6), yticks=[])
     return _svg(figure, name)
 
 
@@ -63,15 +74,8 @@ def by_length(entries: list[dict[str, Any]], name: str) -> Markup:
     figure, (axes,) = _figure()
     heights = {index: entry["accuracy"] for index, entry in enumerate(entries) if entry["rows"]}
     axes.bar([*heights], [*heights.values()], 0.6, color=SERIES[0], alpha=0.5, linewidth=0)
-    words: dict[str, Any] = {
-        "textcoords": "offset points",
-        "ha": "center",
-        "va": "bottom",
-        "color": INK,
-        "fontsize": 10,
-    }
     for index, height in heights.items():
-        axes.annotate(f"{height:.0%}", (index, height), (0, 3), **words)
+        axes.annotate(f"{height:.0%}", (index, height), (0, 3), **ABOVE)
     axes.set(xlim=(-0.6, len(entries) - 0.4), ylim=(0, 1.12), xlabel="tokens of the prompt, and rows")
     axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
     axes.set_xticks(range(len(entries)), [f"{span(entry)}\n({entry['rows']:,})" for entry in entries])

@@ -10,17 +10,31 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import MoesaicError, WeightsError
+from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.units import label, unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
 from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders, shared_unit
 from moesaic.report.figures import Figures, harmless, shown
 from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
-from moesaic.report.sections import WORDS, contenders, counted, domains_of, experts_of, heat, samples, text_rows
+from moesaic.report.sections import (
+    STRENGTHS,
+    WORDS,
+    contenders,
+    counted,
+    domains_of,
+    experts_of,
+    heat,
+    merged_shares,
+    samples,
+    text_rows,
+)
 from moesaic.report.tracing import Told, told_of
-from moesaic.report.training import panels
+from moesaic.report.training import grids, panels
 
 FOLDER, PAGE = "report", "index.html"
+CUT = "\N{HORIZONTAL ELLIPSIS}"
+"""Stands before a prompt that lost its beginning."""
 
 
 def write_report(
@@ -63,8 +77,13 @@ def report(run: Run, trace: Told | None = None) -> str:
         domains_of=domains_of,
         experts_of=experts_of,
         heat=heat,
+        grids=grids,
+        merged_shares=merged_shares,
         panels=panels,
         samples=samples,
+        strengths=STRENGTHS,
+        cut=CUT,
+        spoken=spoken,
         text_rows=text_rows,
         charts=charts,
     )

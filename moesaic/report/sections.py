@@ -32,9 +32,11 @@ OF_LABELS = {
     "average": "all adapters merged into one model by their mean, answering by the mean of all heads",
 }
 WORDS = {
-    "bound": "a contender to compare with, not to use: an oracle knows domains or answers, random decides blindly",
-    "gap closed": "of the distance from the best part to the oracle, the share that the mixture covers",
-    "best part": "the better of the base and every single expert",
+    "bound": "a contender to compare with, not to use: an oracle knows the domains or the answers",
+    "chance": "a contender to compare with, not to use: it draws an expert for each row",
+    "tied": "not clearly different from the best contender: the interval of the difference contains 0",
+    "gap closed": "of the distance from the best of the base and the experts alone to the oracle, the share that the "
+    "mixture covers",
     "active": "the weights that one token reads: those of the base and of the chosen experts",
     "macro F1": "the mean of the F1 of each domain, so that a small domain weighs as much as a large one",
     "evenness": "how evenly the rows are shared among the experts: the entropy of the shares, as part of its maximum",
@@ -43,32 +45,50 @@ WORDS = {
     "truncated": "evaluated rows that were cut to the longest text that is read",
     "dropped": "rows that were left out, such as repeated rows and those that another split has too",
 }
-BOUNDS = ("random", "oracle", "oracle_best")
-STRENGTHS = (0.1, 0.4, 1.0)
-"""Margins over the base, in nats, at which the colour of a token gets stronger."""
+BOUNDS = {"random": "chance", "oracle": "bound", "oracle_best": "bound"}
+"""Contenders that nobody can use, and the note on each."""
+RIVALS = ("joint", "joint_wide")
+NEAR = 3
+STRENGTHS = (1, 2, 4)
+"""Margins over the base, in nats, from which a token has a colour, and at which it gets stronger."""
 
 HEAD, TAIL = 480, 320
 """Visible characters of a reference's beginning and of a prompt's end; the rest is folded."""
 
 
 @dataclass(frozen=True)
+class Forest:
+    """A difference from the mixture on the axis of all contenders, in percent of its width.
+
+    `low` and `high` are cut at the ends of the axis, `left` and `right` tell where; `mean` is None beyond them.
+    """
+
+    low: float
+    mean: float | None
+    high: float
+    left: bool
+    right: bool
+
+
+@dataclass(frozen=True)
 class Contender:
-    """A row of the first table. `forest`: low, mean and high of the difference from the mixture, in percent."""
+    """A row of the first table; the mixture has no `forest`."""
 
     name: str
     notes: list[str]
     chosen: bool
     bound: bool
-    forest: tuple[float, float, float] | None
+    forest: Forest | None
 
 
 @dataclass(frozen=True)
 class Contenders:
-    """The first table, best first. `zero`: position of the mixture on the scale of differences, in percent."""
+    """The first table, best first. `zero`: position of the mixture in percent; `ends`: the axis, in the unit."""
 
     rows: list[Contender]
     domains: list[str]
     zero: float
+    ends: tuple[float, float]
     meanings: dict[str, str]
 
 
@@ -84,7 +104,10 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class Piece:
-    """A token, or text without owners. `owner`: number of the expert, None for the base or text without owners."""
+    """A token, or text without owners.
+
+    `owner`: number of the expert that is worth a colour, None for the base, for a small margin and without owners.
+    """
 
     text: str
     owner: int | None = None
@@ -94,13 +117,17 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt. The beginning of a long prompt and the end of a long reference are folded."""
+    """One prompt. The beginning of a long prompt and the end of a long reference are folded.
+
+    `cut`: the prompt was longer than a row and lost its beginning.
+    """
 
     number: int
     folded_prompt: list[Piece]
     prompt: list[Piece]
     reference: list[Piece]
     folded_reference: list[Piece]
+    cut: bool
     owners: list[tuple[str, float]]
     weights: list[tuple[str, int | None]]
 
@@ -119,28 +146,27 @@ def domains_of(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def contenders(evaluation: Mapping[str, Any]) -> Contenders:
-    """All contenders, the best first, each with its position on one scale of differences from the mixture."""
+    """All contenders, the best first, each with its position on one axis of differences from the mixture."""
     controls, verdict = evaluation["controls"], evaluation["verdict"]
     spans = {name: versus for name, control in controls.items() if (versus := control.get("versus_router"))}
-    ends = [0.0, *(number_at(spans, (name, "interval", end)) or 0.0 for name in spans for end in (0, 1))]
-    low, high = min(ends), max(ends)
+    low, high = axis(spans, {*RIVALS, *verdict.get("tied", [])})
 
     def at(value: float) -> float:
-        return round(100 * (value - low) / ((high - low) or 1.0), 2)
+        return round(100 * (min(max(value, low), high) - low) / (high - low), 2)
 
-    def forest(name: str) -> tuple[float, float, float] | None:
+    def forest(name: str) -> Forest | None:
         if name not in spans:
             return None
-        left, right = spans[name]["interval"]
-        return at(left), at(spans[name]["difference"]), at(right)
+        (left, right), mean = spans[name]["interval"], spans[name]["difference"]
+        return Forest(at(left), at(mean) if low <= mean <= high else None, at(right), left < low, right > high)
 
     def notes(name: str) -> Iterator[str]:
         if name == verdict["use"]:
             yield "use this"
-        elif name in verdict.get("within", []):
-            yield "as good"
+        elif name in verdict.get("tied", []):
+            yield "tied"
         if name in BOUNDS:
-            yield "bound"
+            yield BOUNDS[name]
 
     rows = [
         Contender(name, list(notes(name)), name == verdict["use"], name in BOUNDS, forest(name))
@@ -150,7 +176,23 @@ def contenders(evaluation: Mapping[str, Any]) -> Contenders:
     known = {name.partition(":")[0] + (":" if ":" in name else "") for name in controls}
     shown = {key: "expert:\N{HORIZONTAL ELLIPSIS}" if key == "expert:" else label(key) for key in known}
     meanings = {shown[key]: text for key, text in words.items() if key in known}
-    return Contenders(rows, domains_of(evaluation), at(0.0), meanings)
+    return Contenders(rows, domains_of(evaluation), at(0.0), (low, high), meanings)
+
+
+def axis(spans: Mapping[str, Mapping[str, Any]], rivals: Collection[str]) -> tuple[float, float]:
+    """The ends of an axis on which the mixture's rivals are told apart: all of them, and the `NEAR` nearest, fit.
+
+    What is much worse lies beyond the axis, so that it does not squeeze the others into one dot.
+    """
+
+    def reach(name: str) -> float:
+        return max(abs(number_at(spans, (name, "interval", end)) or 0.0) for end in (0, 1))
+
+    nearest = sorted(spans, key=reach)[:NEAR]
+    ends = [spans[name]["interval"][end] for name in spans if name in rivals or name in nearest for end in (0, 1)]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    least = (high - low) / 20 or 1.0
+    return min(low, -least), max(high, least)
 
 
 def heat(evaluation: Mapping[str, Any]) -> dict[str, list[HeatCell]]:
@@ -174,6 +216,11 @@ def heat(evaluation: Mapping[str, Any]) -> dict[str, list[HeatCell]]:
     }
 
 
+def merged_shares(tried: list[Mapping[str, Any]]) -> list[str]:
+    """Whom any of the routers sends rows to."""
+    return list(dict.fromkeys(name for router in tried for name in router.get("utilisation", {})))
+
+
 def samples(evaluation: Mapping[str, Any]) -> list[Sample]:
     numbers = {name: number for number, name in enumerate(experts_of(evaluation))}
     return [_sample(sample, number, numbers) for number, sample in enumerate(evaluation.get("samples", []))]
@@ -185,8 +232,9 @@ def _sample(sample: Mapping[str, Any], number: int, numbers: Mapping[str, int]) 
         reference[0] = replace(reference[0], text=reference[0].text[1:])
     visible = _reach([len(piece.text) for piece in reversed(prompt)], TAIL)
     keep = _reach([len(piece.text) for piece in reference], HEAD)
-    scored = [token[1] for token in sample.get("tokens", []) if token[1] is not None]
-    owners = [(name, count / len(scored)) for name, count in Counter(scored).most_common()]
+    names, scored = {number: name for name, number in numbers.items()}, sum(bool(p.title) for p in prompt + reference)
+    coloured = Counter(names[piece.owner] for piece in prompt + reference if piece.owner is not None)
+    owners = [(name, count / scored) for name, count in coloured.most_common()]
     heard = sorted(sample["weights"].items(), key=lambda item: -item[1])
     return Sample(
         number,
@@ -194,6 +242,7 @@ def _sample(sample: Mapping[str, Any], number: int, numbers: Mapping[str, int]) 
         prompt[len(prompt) - visible :],
         reference[:keep],
         reference[keep:],
+        bool(sample.get("cut")),
         owners,
         [(name, numbers.get(name)) for name, weight in heard if weight >= 0.005],
     )
@@ -215,8 +264,8 @@ def _piece(text: str, owner: str | None, nats: float | None, base: float | None,
         return Piece(text)
     if owner == BASE:
         return Piece(text, title=f"base {base:.2f}")
-    strength = sum(base - nats >= limit for limit in STRENGTHS)
-    return Piece(text, numbers.get(owner), strength, f"{owner} {nats:.2f}, base {base:.2f}")
+    strength, title = sum(base - nats >= limit for limit in STRENGTHS), f"{owner} {nats:.2f}, base {base:.2f}"
+    return Piece(text, numbers.get(owner), strength, title) if strength else Piece(text, title=title)
 
 
 def _words(text: str) -> list[Piece]:

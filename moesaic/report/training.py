@@ -44,6 +44,15 @@ def panels(logs: Logs, experts: list[str]) -> list[Panel]:
     return [*(_part(place, logs[place]) for place in parts), *_routers(routers)]
 
 
+def grids(logs: Logs) -> dict[tuple[str, ...], list[str]]:
+    """The learning rates that were tried -> the parts that chose among them; routers have rates of their own kind."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for place, rates in logs.items():
+        if place != OWN and not place.startswith(RIVALS):
+            found.setdefault(tuple(rates), []).append(place.rpartition("/")[2])
+    return found
+
+
 def _part(place: str, rates: dict[str, Rows]) -> Panel:
     lines, reached, scores, window = [], list[float | None](), list[float | None](), 1
     for number, rows in enumerate(rates.values()):

@@ -16,6 +16,7 @@ from torch import Tensor
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.evaluate.routers import router_report
+from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.verdict import judge
 from moesaic.files import read_sealed, write_sealed
@@ -129,7 +130,9 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
 
 def judged(run: Run, scores: dict[str, Judged], findings: Findings) -> dict[str, Any]:
     """The verdict on all scores, with the controls that the recipe asks for."""
-    verdict, wanted = judge(scores, costs=findings.costs, seed=run.recipe.seed), run.recipe.evaluate.controls
+    speeds, wanted = findings.timing.get("tokens_per_second", {}), run.recipe.evaluate.controls
+    costs = {name: Cost(**cost, tokens_per_second=speeds.get(name)) for name, cost in findings.costs.items()}
+    verdict = judge(scores, costs=costs, seed=run.recipe.seed)
     for name, figures in findings.controls.items():
         verdict["controls"][name] |= figures
     if wanted == "all":

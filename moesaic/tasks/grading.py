@@ -18,8 +18,9 @@ from moesaic.data.answers import LabelledTokens, targets_of
 from moesaic.data.batches import by_length
 from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
+from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import Means
-from moesaic.evaluate.verdict import Cost, with_derived
+from moesaic.evaluate.verdict import with_derived
 from moesaic.kinds.gates import Weights
 from moesaic.kinds.parameters import num_parameters
 from moesaic.model.classifier import Classifier

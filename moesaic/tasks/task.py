@@ -16,8 +16,8 @@ from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
+from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import Judged
-from moesaic.evaluate.verdict import Cost
 from moesaic.kinds import AnyKind
 from moesaic.kinds.gates import Weights
 from moesaic.kinds.kind import Body, Facts, Started, Stored

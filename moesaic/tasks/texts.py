@@ -15,11 +15,11 @@ from moesaic.compose.mixture import StoredMixture, load_mixture
 from moesaic.data.batches import Schedule, Tokens, encode_all, pad
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
+from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.score import logits_of, score
 from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
-from moesaic.evaluate.verdict import Cost
 from moesaic.generate.engine import Engine
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
@@ -219,6 +219,7 @@ class TextTask(Task[Tokens]):
                     {
                         "domain": domain,
                         "prompt": stored.tokenizer.decode(given),
+                        "cut": row.cut,
                         "text": made.text,
                         "finish": made.finish,
                         "chosen": made.routing.chosen,

@@ -70,7 +70,11 @@ def test_it_is_changed_where_it_stands_and_inspect_says_how(here, moesaic, monke
     (birds,) = (line for line in said.splitlines() if line.startswith("  birds"))
     assert birds.endswith(", disabled")
     code, said, _ = moesaic("inspect", out)
-    assert code == 0 and "disabled    birds: never chosen" in said and "router     arrow on projections" in said
+    assert (
+        code == 0
+        and "disabled    birds: never chosen" in said
+        and "router     made from the weights of the experts alone" in said
+    )
     code, said, _ = moesaic("adopt", "--into", out, "--enable", "birds", "--drop", "one", "--json")
     made = json.loads(said)
     assert code == 0 and made["names"] == ["birds", "more"] and made["disabled"] == []

@@ -68,7 +68,7 @@ def test_the_verdict_is_of_scores_and_the_best_is_the_highest():
     scores |= {"joint": graded(0.5, 3), "router": graded(0.8, 4)}
     found = judge(scores, resamples=200)
     assert found["verdict"]["use"] == "router" and "a mean score of" in found["verdict"]["sentence"]
-    assert found["measure"] == "score" and "base" not in found["verdict"]["within"]
+    assert found["measure"] == "score" and "base" not in found["verdict"]["tied"]
     controls = found["controls"]
     assert controls["expert:a"]["score"]["b"] == 0.0 and controls["expert:b"]["score"]["a"] == 0.0
     assert controls["oracle"]["score"]["a"] == controls["expert:a"]["score"]["a"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from sentinels import DOMAINS, EXPERTS, STAGES, count, labelled, language, nats, seconds, share, signed
+from sentinels import EXPERTS, STAGES, count, labelled, language, nats, seconds, share, signed, size
 
 from moesaic.cli.printing import show_run, show_verified
-from moesaic.evaluate.grades import Grades
+from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.statistics import Scores
 from moesaic.evaluate.table import plain, render
 from moesaic.evaluate.units import label
@@ -51,12 +51,20 @@ def between(written: Callable[[float], str], interval: list[float]) -> str:
     return f"[{written(low)}, {written(high)}]"
 
 
-def contenders(e: dict[str, Any]) -> Meaning:
+def contenders(e: dict[str, Any], beside: bool) -> Meaning:
+    """The cells of all contenders; `beside`: the columns of domains are wanted beside the others."""
     key, scores, found = e["measure"], e["measure"] == "score", {}
-    title = f"{'Mean score' if scores else 'Nats per token'}, from the worst to the best"
+    unit = "Mean score" if scores else "Nats per token"
+    title, apart = f"{unit}, from the best to the worst", f"{unit} by domain"
+    speeds = e["timing"].get("tokens_per_second", {})
     for name, one in e["controls"].items():
         row, versus = "mixture <--" if name == "router" else name, one["versus_router"]
-        found |= {(title, row, domain): nats(value) for domain, value in one[key].items()}
+        for domain, value in one[key].items():
+            found[apart if domain in EXPERTS and not beside else title, row, domain] = nats(value)
+        found[title, row, "active"] = size(one["cost"]["bytes"])
+        if speeds:
+            found[title, row, "tokens/s"] = count(speeds[name]) if name in speeds else "-"
+            found[title, row, "domain mean"] = nats(one["over_domains"])
         difference = f"{signed(versus['difference'])} {between(signed, versus['interval'])}" if versus else "-"
         found[title, row, "mixture better by"] = difference
         if scores:
@@ -88,10 +96,13 @@ def note(e: dict[str, Any]) -> list[str]:
     """What stands below the contenders."""
     scores, oracle = e["measure"] == "score", e["controls"]["oracle"]
     said = [
-        "mixture better by: negative where the contender is better, with its 90% interval",
-        f"regret {nats(e['regret']['value'])} {between(nats, e['regret']['interval'])}",
-        f"gap closed {share(e['gap_closed']['value'])} {between(share, e['gap_closed']['interval'])}",
-        "best part expert:owl, chosen on validation",
+        f"all: the mean over all {'tasks' if scores else 'tokens'}, which decides",
+        "mixture better by: negative where the contender is better",
+        f"in brackets the 90% interval over test rows, one training run, seed {e['intervals']['seed']}",
+        f"regret, mixture minus oracle: {nats(e['regret']['value'])} {between(nats, e['regret']['interval'])}",
+        "the best of the base and the experts alone, chosen on validation rows: expert:owl",
+        f"gap closed, of the way from there to the oracle: {share(e['gap_closed']['value'])} "
+        f"{between(share, e['gap_closed']['interval'])}",
     ]
     if scores:
         right, product = e["router"]["accuracy"], e["router"]["accuracy_x_score"]
@@ -106,11 +117,12 @@ def note(e: dict[str, Any]) -> list[str]:
 def test_every_cell_is_the_figure_of_its_row_and_its_column(kind, shown, width):
     evaluation = kind()
     text = shown(evaluation, width)
-    expected = contenders(evaluation) | routers(evaluation) | written(evaluation)
-    assert cells(text) == expected
-    assert len(set(contenders(evaluation).values())) == len(contenders(evaluation))
+    rows = contenders(evaluation, beside=width == 300)
+    assert cells(text) == rows | routers(evaluation) | written(evaluation)
+    read = [cell for cell in rows.values() if cell != "-"]
+    assert len(set(read)) == len(read)
     opening, verdict = text.split("\n\n")[0], evaluation["verdict"]
-    assert opening.split() == " ".join([verdict["sentence"], *(f"- {one}" for one in verdict["reasons"])]).split()
+    assert opening.split() == " ".join([spoken(evaluation), *(f"- {one}" for one in verdict["reasons"])]).split()
     read = " ".join(text.split())
     for said in note(evaluation):
         assert said in read
@@ -159,86 +171,45 @@ CALLED = {
     "the wide joint expert": "joint_wide",
     "the mixture": "router",
 }
-SENTENCE = re.compile(
-    r"Use (?P<use>[^:]+): (?:a mean score of )?(?P<value>[\d.]+)(?: nats per token)?, "
-    r"(?:better than (?P<beaten>.+?) by|(?P<word>\w+) than (?P<close>.+?) and only (?P<share>[\d.]+%) worse, by) "
-    r"(?P<by>[\d.]+) \(95% interval (?P<low>-?[\d.]+) to (?P<high>-?[\d.]+)\)(?:, which is no clear difference)?"
-    r"; (?P<size>[\d.]+ MB) active; (?P<speed>[\d,]+) tokens/s\."
+INTERVAL = r"95% interval (?P<low>-?[\d.]+) to (?P<high>-?[\d.]+), one training run, seed 0"
+CLEAR = rf", better than (?P<other>.+?) by (?P<by>[\d.]+) \({INTERVAL}\); (?P<size>[\d.]+ MB) active"
+TIED = (
+    r", (?:equally good as|not clearly different from) (?P<other>.+?) "
+    rf"\((?P<by>[\d.]+) (?P<word>\w+), {INTERVAL}\): (?P<size>[\d.]+ MB) instead of (?P<more>[\d.]+ MB) active"
 )
+START, END = r"Use (?P<use>[^:]+): (?P<value>[\d.]+) nats per token", r"; (?P<speed>[\d,]+) tokens/s \((.+?) [\d,]+\)\."
 
 
-def judged(best: str, second: str, bytes_of: list[str]) -> tuple[dict[str, Any], dict[str, float]]:
-    """A verdict in which `best` and then `second` do best; the mean nats of each contender by a naive loop."""
-    random, domains = np.random.default_rng(1), [name for name in DOMAINS for _ in range(12)]
-    tokens = random.integers(5, 20, len(domains)).astype(float)
-    levels = {name: 3.0 + place / 8 for place, name in enumerate(CALLED.values())} | {best: 2.0, second: 2.015}
-    per_row = {name: (level + random.normal(0, 0.01, len(domains))) * tokens for name, level in levels.items()}
-    scores = {name: Scores(one, tokens, domains, [str(row) for row in range(36)]) for name, one in per_row.items()}
-    costs = {
-        name: {"parameters": 7, "bytes": 10**7 + 10**6 * bytes_of.index(name), "tokens_per_second": 1000.0 + place}
-        for place, name in enumerate(levels)
-    }
-    trained = [row for row, name in enumerate(domains) if name != "unseen"]
-    means = {name: sum(one[trained]) / sum(tokens[trained]) for name, one in per_row.items()}
-    return judge(scores, costs=costs, resamples=200), means
-
-
-@pytest.mark.parametrize("mixture_first", [True, False])
+@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("other", [name for name in CALLED.values() if name != "router"])
-def test_the_sentence_of_a_verdict_names_whom_its_figures_are_of(mixture_first, other):
+@pytest.mark.parametrize("mixture_first", [True, False])
+def test_the_sentence_of_a_verdict_names_whom_its_figures_are_of(mixture_first, other, tied):
+    """The mixture and another contender are the best two, and tied or not; means are those of a naive loop."""
+    random = np.random.default_rng(1)
     best, second = ("router", other) if mixture_first else (other, "router")
-    by_size = [other, *(name for name in CALLED.values() if name != other)]  # the mixture's bytes are the most
-    found, means = judged(best, second, by_size)
-    said = SENTENCE.fullmatch(found["verdict"]["sentence"])
+    tokens, noise = random.integers(5, 20, 36).astype(float), 0.1 if tied else 0.01
+    levels = {name: 3.0 + place / 8 for place, name in enumerate(CALLED.values())} | {best: 2.0, second: 2.015}
+    per_row = {name: (level + random.normal(0, noise, 36)) * tokens for name, level in levels.items()}
+    domains = [EXPERTS[row % 2] for row in range(36)]
+    scores = {name: Scores(one, tokens, domains, [str(row) for row in range(36)]) for name, one in per_row.items()}
+    costs = {name: {"bytes": 10**7 + 10**6 * place} for place, name in enumerate(CALLED.values())}
+    speeds = {name: 1000.0 + place for place, name in enumerate(levels)}
+    means = {name: sum(one) / sum(tokens) for name, one in per_row.items()}
+    best, second = sorted((best, second), key=lambda name: means[name])
+
+    found = judge(scores, costs=costs, resamples=200)
+    said = re.fullmatch(
+        START + (TIED if tied else CLEAR) + END, spoken(found | {"timing": {"tokens_per_second": speeds}})
+    )
     assert said is not None
-    use, runner_up = CALLED[said["use"]], CALLED[said["beaten"] or said["close"]]
-    assert (use, runner_up) == (other, "router") == (found["verdict"]["use"], found["verdict"]["runner_up"]["name"])
+    use, against = CALLED[said["use"]], CALLED[said["other"]]
+    assert {use, against} == {best, second} and use == (other if tied else best)  # the mixture has the most bytes
     assert said["value"] == nats(means[use])
-    assert said["by"] == nats(abs(means[use] - means[runner_up]))
-    assert (said["word"] == "cheaper", said["beaten"] is None) == (mixture_first, mixture_first)
-    if mixture_first:
-        assert said["share"] == share((means[use] - means[runner_up]) / means[runner_up])
+    assert said["by"] == nats(abs(means[use] - means[against]))
     low, high = found["controls"][other]["versus_router"]["interval"]
-    ends = (low, high) if mixture_first else (-high, -low)
+    worse = means[use] > means[against]
+    ends = (low, high) if (use == other) == worse else (-high, -low)
     assert (said["low"], said["high"]) == tuple(map(nats, ends))
-    cost = found["controls"][use]["cost"]
-    assert said["size"] == f"{cost['bytes'] / 10**6:.1f} MB" and said["speed"] == count(cost["tokens_per_second"])
-    close, sizes = found["verdict"]["reasons"][:2]
-    assert close == f"Within 1% of the best, {label(best)} at {nats(means[best])}: {label(second)}."
-    listed = {name: f"{found['controls'][name]['cost']['bytes'] / 10**6:.1f} MB" for name in (other, "router")}
-    assert sizes == f"By active bytes: {', '.join(f'{label(name)} {one}' for name, one in listed.items())}."
-
-
-def test_the_reasons_of_a_verdict_name_whom_their_figures_are_of():
-    found, means = judged("joint", "expert:owl", [*CALLED.values()])
-    controls, reasons = found["controls"], found["verdict"]["reasons"]
-    assert found["verdict"]["use"] == "expert:owl"  # has fewer bytes than the joint expert
-    off = nats(means["router"] - means["expert:owl"])
-    low, high = controls["expert:owl"]["versus_router"]["interval"]
-    assert f"The mixture is {off} (95% interval {nats(-high)} to {nats(-low)}) worse than expert:owl." in reasons
-    base, used = (controls[name]["nats"]["unseen"] for name in ("base", "expert:owl"))
-    (said,) = (reason for reason in reasons if reason.startswith("On domains without training rows, "))
-    start = f"On domains without training rows, the expert owl alone is {nats(base - used)} (95% interval "
-    assert said.startswith(start)
-    assert said.endswith(" better than the base.")
-
-
-def test_the_sentence_about_labels_says_scores():
-    truth = {name: np.arange(20) % 2 for name in EXPERTS}
-    wrong = {"expert:owl": 9, "expert:wren": 8, "joint": 6, "router": 1}
-
-    def grades(wrong: int) -> Grades:
-        said = {name: np.where(np.arange(20) < wrong, 1 - one, one) for name, one in truth.items()}
-        metrics = dict.fromkeys(EXPERTS, ("accuracy",))
-        nats_of_rows, groups = np.full(40, float(wrong)), [str(row) for row in range(40)]
-        return Grades.of(nats_of_rows, truth, said, dict.fromkeys(EXPERTS, 2), metrics, groups)
-
-    costs = {
-        name: {"parameters": 7, "bytes": 10**7 + 10**6 * one, "tokens_per_second": 5.0 + one}
-        for name, one in wrong.items()
-    }
-    found = judge({name: grades(one) for name, one in wrong.items()}, costs=costs, resamples=200)
-    said = SENTENCE.fullmatch(found["verdict"]["sentence"])
-    assert said is not None and (said["use"], said["beaten"]) == ("the mixture", "the joint expert")
-    assert (said["value"], said["by"], said["size"], said["speed"]) == ("0.950", "0.250", "11.0 MB", "6")
-    assert (said["low"], said["high"]) == tuple(map(nats, found["controls"]["joint"]["versus_router"]["interval"]))
+    assert said["size"] == size(costs[use]["bytes"]) and said["speed"] == count(speeds[use])
+    if tied:
+        assert said["word"] == ("worse" if worse else "better") and said["more"] == size(costs["router"]["bytes"])
