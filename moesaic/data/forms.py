@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import TypeVar
 
 from moesaic.data.rows import Example
+from moesaic.files import digest
 from moesaic.tokenizer.conversation import Conversation, Message
 
 T = TypeVar("T")
@@ -140,6 +141,9 @@ FORMS: dict[str, Form] = {
 }
 """Name -> form."""
 
+CUT = "middle"
+"""The form that keeps a part of the words; the others keep all of them."""
+
 OTHERS = tuple(name for name in FORMS if name != "as_is")
 
 
@@ -151,3 +155,8 @@ def prompt_of(example: Example) -> Prompt:
 def drawn(example: Example, number: int = 0) -> str:
     """The name of a form other than `as_is` for a row, by its hash; other numbers give other forms."""
     return Draw(f"{example.group} {example.source} {number} form").one(OTHERS)
+
+
+def identity() -> str:
+    """Hash of the forms and their wordings."""
+    return digest([[*FORMS], SYSTEMS, TURNS, SHORTEST])
