@@ -1,52 +1,67 @@
-"""The domain of arithmetic: word problems drawn from `problems`, with the steps of each solution.
+"""The domain of arithmetic: sums and word problems of `problems`, with the steps of each solution.
 
-Knows nothing about splits; its groups are wordings of questions, without names and numbers.
+Knows nothing about splits; its groups are the templates of questions.
 """
 
+import re
 from collections.abc import Callable
-from operator import add, floordiv, mul, sub
+from itertools import product
+from operator import add, sub
 from random import Random
 
-from moesaic.data.demo.phrases import filled, worded
+from moesaic.data.demo.phrases import SLOT, filled, raw, worded
 from moesaic.data.demo.problems import Problem, read_problems
+from moesaic.data.demo.shapes import Exchange, Groups
 
-DRAWN = 2200  # rows before duplicates are dropped and splits are made
+DRAWN = 1900  # exchanges before splits are made
 
-OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}
+OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub}
+DIGITS = range(10)
+WORD = re.compile(r"[a-z]+")
 
 
-def groups(seed: int) -> dict[str, list[dict]]:
-    """Rows of all problems in turn, by wording of the question; a response ends in a line `Answer: 42`."""
+def groups(seed: int) -> Groups:
+    """Exchanges of all problems in turn, by template of the question; templates of signs alone are one group."""
     rng = Random(f"{seed} math")
-    problems = read_problems().problems
-    found: dict[str, list[dict]] = {}
+    problems = [problem for problem in read_problems().problems for _ in range(problem.share)]
+    decks = {id(problem): shuffled(possible(problem), rng) for problem in problems}
+    found: Groups = {}
     for number in range(DRAWN):
         problem = problems[number % len(problems)]
-        question = worded(rng.choice(problem.questions), rng)
-        found.setdefault(question, []).append(solved(problem, question, rng))
+        deck = decks[id(problem)]
+        deck.append(values := deck.pop(0))
+        template = rng.choice(problem.questions)
+        found.setdefault(lettered(template), []).append([solved(problem, template, values, rng)])
     return found
 
 
-def solved(problem: Problem, question: str, rng: Random) -> dict:
-    slots: dict[str, str | int] = {}
+def solved(problem: Problem, template: str, values: dict[str, int], rng: Random) -> Exchange:
+    slots: dict[str, str | int] = dict(values)
     for names, pool in read_problems().pools.items():
         slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
-    slots |= computed(problem, rng)
     lines = [filled(worded(step.saying, rng), slots | {"eq": filled(step.equation, slots)}) for step in problem.steps]
-    answer = slots[problem.steps[-1].result]
-    return {"prompt": filled(question, slots), "response": "\n".join([*lines, f"Answer: {answer}"])}
+    return Exchange(raw(worded(template, rng), slots), "\n".join(lines))
 
 
-def computed(problem: Problem, rng: Random) -> dict[str, int]:
-    """Draw numbers until every result of a step is whole and at least two."""
-    while True:
-        values = {name: rng.choice(numbers) for name, numbers in problem.numbers.items()}
+def possible(problem: Problem) -> list[dict[str, int]]:
+    """All numbers with which every step is a sum of two digits, or takes a digit from one and leaves a digit."""
+    found = []
+    for drawn in product(*problem.numbers.values()):
+        values = dict(zip(problem.numbers, drawn, strict=True))
         for step in problem.steps:
-            left, right = (int(values.get(word, word)) for word in (step.left, step.right))
-            if step.operator == "/" and left % right:
-                break
+            left, right = values[step.left], values[step.right]
             values[step.result] = OPERATORS[step.operator](left, right)
-            if values[step.result] < 2:
+            if right not in DIGITS or (left if step.operator == "+" else values[step.result]) not in DIGITS:
                 break
         else:
-            return values
+            found.append(values)
+    return found
+
+
+def shuffled(values: list[dict[str, int]], rng: Random) -> list[dict[str, int]]:
+    return rng.sample(values, len(values))
+
+
+def lettered(template: str) -> str:
+    """The template without slots and signs, which a search of duplicates may not see."""
+    return " ".join(WORD.findall(SLOT.sub("", template).casefold()))

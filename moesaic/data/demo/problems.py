@@ -1,4 +1,4 @@
-"""The structures of arithmetic word problems, read from `problems.yaml`.
+"""The structures of arithmetic problems, read from `problems.yaml`.
 
 Knows no numbers and names: `math` draws them. The wordings are in the grammar of `phrases`.
 """
@@ -21,16 +21,16 @@ class Step(NamedTuple):
 
     @property
     def equation(self) -> str:
-        left, right = (word if word.isdigit() else f"{{{word}}}" for word in (self.left, self.right))
-        return f"{left} {self.operator} {right} = {{{self.result}}}"
+        return f"{{{self.left}}} {self.operator} {{{self.right}}} = {{{self.result}}}"
 
 
 class Problem(NamedTuple):
-    """A structure: ranges of its numbers, several questions, and the steps to the answer."""
+    """A structure: ranges of its numbers, several questions, the steps to the answer, and how often it is drawn."""
 
     numbers: dict[str, Sequence[int]]
     questions: list[str]
     steps: list[Step]
+    share: int
 
 
 class Problems(NamedTuple):
@@ -46,9 +46,9 @@ def read_problems() -> Problems:
     return Problems(written["pools"], [problem(**fields) for fields in written["problems"]])
 
 
-def problem(numbers: Mapping[str, Any], questions: list[str], steps: Mapping[str, str]) -> Problem:
+def problem(numbers: Mapping[str, Any], questions: list[str], steps: Mapping[str, str], share: int = 1) -> Problem:
     pools = {name: members(pool) for name, pool in numbers.items()}
-    return Problem(pools, questions, [step(calculation, saying) for calculation, saying in steps.items()])
+    return Problem(pools, questions, [step(calculation, saying) for calculation, saying in steps.items()], share)
 
 
 def step(calculation: str, saying: str) -> Step:
