@@ -1,65 +1,44 @@
-"""The domain of arithmetic: sums and word problems of `problems`, with the steps of each solution.
+"""The domain of arithmetic: sums and differences of small numbers, bare, as short questions and in stories.
 
-Knows nothing about splits; its groups are the templates of questions.
+Knows nothing about splits; its groups are the templates of questions in `problems`.
 """
 
 import re
-from collections.abc import Callable
-from itertools import product
-from operator import add, sub
+from itertools import cycle
 from random import Random
 
-from moesaic.data.demo.phrases import SLOT, filled, raw, worded
-from moesaic.data.demo.problems import Problem, read_problems
+from moesaic.data.demo.phrases import SLOT, raw, worded
 from moesaic.data.demo.shapes import Exchange, Groups
+from moesaic.data.demo.tables import table
 
-DRAWN = 1900  # exchanges before splits are made
-
-OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub}
-DIGITS = range(10)
+DRAWN = {"signs": 330, "short": 1000, "stories": 570}  # exchanges of each sort before splits are made
+DIGITS = range(1, 10)
+FACTS = {
+    "+": [(a, b, a + b) for a in DIGITS for b in DIGITS],
+    "-": [(a + b, b, a) for a in DIGITS for b in DIGITS],
+}
 WORD = re.compile(r"[a-z]+")
 
 
 def groups(seed: int) -> Groups:
-    """Exchanges of all problems in turn, by template of the question; templates of signs alone are one group."""
+    """Exchanges by template of the question, whose answers are equations; templates of signs alone are one group.
+
+    Each sort of question goes through all facts again and again, so that no fact is missing.
+    """
     rng = Random(f"{seed} math")
-    problems = [problem for problem in read_problems().problems for _ in range(problem.share)]
-    decks = {id(problem): shuffled(possible(problem), rng) for problem in problems}
+    written = table("problems.yaml")
     found: Groups = {}
-    for number in range(DRAWN):
-        problem = problems[number % len(problems)]
-        deck = decks[id(problem)]
-        deck.append(values := deck.pop(0))
-        template = rng.choice(problem.questions)
-        found.setdefault(lettered(template), []).append([solved(problem, template, values, rng)])
+    for sort, count in DRAWN.items():
+        decks = {sign: cycle(rng.sample(facts, len(facts))) for sign, facts in FACTS.items()}
+        for sign, _ in zip(cycle(FACTS), range(count), strict=False):
+            a, b, result = next(decks[sign])
+            slots: dict[str, str | int] = {"a": a, "b": b}
+            for names, pool in written["pools"].items():
+                slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
+            template = rng.choice(written[sort][sign])
+            exchange = Exchange(raw(worded(template, rng), slots), f"{a} {sign} {b} = {result}")
+            found.setdefault(lettered(template), []).append([exchange])
     return found
-
-
-def solved(problem: Problem, template: str, values: dict[str, int], rng: Random) -> Exchange:
-    slots: dict[str, str | int] = dict(values)
-    for names, pool in read_problems().pools.items():
-        slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
-    lines = [filled(worded(step.saying, rng), slots | {"eq": filled(step.equation, slots)}) for step in problem.steps]
-    return Exchange(raw(worded(template, rng), slots), "\n".join(lines))
-
-
-def possible(problem: Problem) -> list[dict[str, int]]:
-    """All numbers with which every step is a sum of two digits, or takes a digit from one and leaves a digit."""
-    found = []
-    for drawn in product(*problem.numbers.values()):
-        values = dict(zip(problem.numbers, drawn, strict=True))
-        for step in problem.steps:
-            left, right = values[step.left], values[step.right]
-            values[step.result] = OPERATORS[step.operator](left, right)
-            if right not in DIGITS or (left if step.operator == "+" else values[step.result]) not in DIGITS:
-                break
-        else:
-            found.append(values)
-    return found
-
-
-def shuffled(values: list[dict[str, int]], rng: Random) -> list[dict[str, int]]:
-    return rng.sample(values, len(values))
 
 
 def lettered(template: str) -> str:
