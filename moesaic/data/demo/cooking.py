@@ -8,7 +8,7 @@ from random import Random
 from moesaic.data.demo.shapes import Groups
 from moesaic.data.demo.templates import drawn
 
-DRAWN = 1600  # exchanges before splits are made
+DRAWN = 1000  # exchanges before splits are made
 
 
 def groups(seed: int) -> Groups:

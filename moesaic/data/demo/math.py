@@ -12,10 +12,10 @@ from moesaic.data.demo.shapes import Exchange, Groups
 from moesaic.data.demo.tables import table
 
 DRAWN = {"signs": 330, "short": 1000, "stories": 570}  # exchanges of each sort before splits are made
-DIGITS = range(1, 10)
+TEN = 10  # the largest sum, and the largest number that something is taken from
 FACTS = {
-    "+": [(a, b, a + b) for a in DIGITS for b in DIGITS],
-    "-": [(a + b, b, a) for a in DIGITS for b in DIGITS],
+    "+": [(a, total - a, total) for total in range(2, TEN + 1) for a in range(1, total)],
+    "-": [(total, a, total - a) for total in range(2, TEN + 1) for a in range(1, total)],
 }
 WORD = re.compile(r"[a-z]+")
 
