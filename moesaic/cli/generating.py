@@ -98,7 +98,8 @@ def show_traffic(traffic: Traffic) -> None:
 def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
     """Print a prompt, or the last message of a conversation, and its continuation."""
     if as_json:
-        routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
+        decision = made.routing
+        routing = {"chosen": decision.chosen, "weights": decision.weights, "probabilities": decision.probabilities}
         given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
         facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
         print(json.dumps(facts, ensure_ascii=False), flush=True)
@@ -113,5 +114,5 @@ def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
 
 def sign(made: Generation) -> None:
     ending = "finished" if made.finish == "stop" else "stopped at the token limit"
-    who = routed(made.routing.chosen, made.routing.weights)
+    who = routed(made.routing.chosen, made.routing.probabilities)
     stdout().print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")

@@ -22,7 +22,6 @@ from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, read_trace, utilisation
 from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
-from moesaic.routing.selection import probabilities
 
 BATCH = 32
 Choice = tuple[str, float | None]
@@ -84,7 +83,7 @@ def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[lis
     for start in range(0, len(order), BATCH):
         some = order[start : start + BATCH]
         routing = decider.decide(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
-        for i, best, shares in zip(some, routing.best.tolist(), probabilities(routing.logits).tolist(), strict=True):
+        for i, best, shares in zip(some, routing.best.tolist(), routing.probabilities.tolist(), strict=True):
             if best >= 0:
                 choices[i] = stored.names[best], shares[best]
     return choices
