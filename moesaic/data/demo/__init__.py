@@ -31,8 +31,9 @@ DOMAINS: tuple[str, ...] = tuple(GROUPS)
 PROVENANCE = {
     "code": "Functions and imports of the standard library's own source, read from the running Python {python} and "
     "shortened, and small functions from moesaic's own seeded templates.",
-    "prose": "Paragraphs of the language reference (pydoc_data.topics) and of the standard library's documentation "
-    "strings, read from the running Python {python} and freed of markup, and stories from moesaic's own seeded templates.",
+    "prose": "Stories from moesaic's own seeded templates, and paragraphs of the language reference "
+    "(pydoc_data.topics) and of the standard library's documentation strings, read from the running Python {python} "
+    "and freed of markup.",
     "math": "Synthetic sums and word problems from moesaic's own seeded templates; every answer is computed.",
     "dialogue": "Synthetic conversations from moesaic's own seeded templates; people and places are invented.",
     "cooking": "Synthetic instructions for cooking from moesaic's own seeded templates.",

@@ -1,4 +1,4 @@
-"""The domain of plain English: short stories, paragraphs of the Python reference and docstrings of the standard library.
+"""The domain of plain English: short stories, the Python reference and docstrings of its library.
 
 Knows nothing about splits; its groups are openings of stories, topics and modules, so that none is in two splits.
 """

@@ -29,7 +29,7 @@ class Function(NamedTuple):
 
 
 class Module(NamedTuple):
-    """Functions of a module, its docstrings, those of functions without the first paragraph, and its blocks of imports."""
+    """Functions of a module, its docstrings, those of functions without the first paragraph, and blocks of imports."""
 
     functions: list[Function]
     docstrings: list[str]
