@@ -235,7 +235,10 @@ def evaluate(
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
-    """Compare a mixture with its parts and controls, or any model with its base."""
+    """Compare a mixture with its parts and controls.
+
+    With --unseen, score any model on files of rows: a mixture or an expert beside its base.
+    """
     if unseen:
         place = existing(recipe)
         from moesaic.cli.scoring import show_unseen
