@@ -127,6 +127,23 @@ def elsewhere(out: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def work_on(
+    recipe: str, overrides: list[str] | None, bad_rows: str | None, max_bad: str | None, out: Path, quiet: bool
+) -> Iterator[Work]:
+    """Read a recipe with the shared options of its verbs, and locate the errors of the work in it."""
+    from moesaic.sections.named_recipes import recipe_at
+
+    path = recipe_at(recipe)  # before torch is imported
+    shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
+    written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    from moesaic.recipe import read_document
+
+    found, document = read_document(path, [*(overrides or ()), *written])
+    with document.locating(), elsewhere(out):
+        yield Work(found, out / found.name, quiet)
+
+
 def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     """Register a verb of a recipe: a function of a `Work` and its own options, which get the shared options added."""
 
@@ -139,16 +156,8 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
         quiet: Quiet = False,
         **own: Any,
     ) -> None:
-        shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
-        written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-        from moesaic.sections.named_recipes import recipe_at
-
-        path = recipe_at(recipe)  # before torch is imported
-        from moesaic.recipe import read_document
-
-        found, document = read_document(path, [*(overrides or ()), *written])
-        with document.locating(), elsewhere(out):
-            verb(Work(found, out / found.name, quiet), **own)
+        with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+            verb(work, **own)
 
     place, overrides, *shared, _ = signature(command).parameters.values()
     _, *own = signature(verb).parameters.values()
@@ -208,13 +217,43 @@ def compose(work: Work) -> None:
     typer.echo(work.do(stages.compose))
 
 
-@recipe_verb
-def evaluate(work: Work) -> None:
-    """Compare a mixture with its parts and controls."""
+@app.command()
+def evaluate(
+    recipe: Annotated[
+        str, Argument(metavar="RECIPE", help="Recipe of a finished run; with --unseen any model, as `generate` takes.")
+    ],
+    overrides: Overrides = None,
+    unseen: Annotated[
+        list[str] | None,
+        Option(metavar="FILE", help="Score the model on these rows, beside its base; repeatable (default: none)."),
+    ] = None,
+    limit: Annotated[int | None, Option(help="With --unseen: the first rows of each file (default: all).")] = None,
+    base: BaseOfExpert = None,
+    as_json: AsJson = False,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a mixture with its parts and controls.
+
+    With --unseen, score any model on files of rows: a mixture or an expert beside its base.
+    """
+    if unseen:
+        place = existing(recipe)
+        from moesaic.cli.scoring import show_unseen
+        from moesaic.evaluate.unseen import judge_unseen
+
+        show_unseen(judge_unseen(place, unseen, base=base, limit=limit), as_json)
+        return
+    for option, value in (("--limit", limit), ("--base", base), ("--json", as_json or None)):
+        if value is not None:
+            raise typer.BadParameter("means nothing without --unseen", param_hint=option)
     from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 
-    show_evaluation(work.do(stages.evaluate))
+    with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+        show_evaluation(work.do(stages.evaluate))
 
 
 @app.command(cls=Prompted)

@@ -62,6 +62,8 @@ class Loaded(ABC):
     folder: Path
     names: tuple[str, ...]
     """The experts, in the router's order."""
+    level: str = "sequence"
+    """The router decides about each sequence, or before each token."""
     trace: Trace | None = None
 
     def __repr__(self) -> str:
@@ -148,6 +150,11 @@ class WritingModel(Loaded):
         self.folder, self.engine, self.names = folder, engine, engine.mixture.names
 
     @property
+    def writer(self) -> "WritingModel":
+        """The model itself: it predicts texts, which a mixture that classifies does not."""
+        return self
+
+    @property
     def traffic(self) -> Traffic:
         """Fetches of experts since the model was loaded; none without a budget."""
         return self.engine.source.traffic
@@ -216,6 +223,7 @@ class WritingMixture(WritingModel):
         self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
     ):
         self.budget, self.stored = budget, load_mixture(folder, budget)
+        self.level = str(self.stored.manifest.get("level", self.level))
         names, own = self.stored.model.names, digest(self.stored.manifest)[:12]
         self.trace = Trace(trace, names, own, trace_texts) if trace else None
         device, listener = budget.device if budget else None, self.trace.record if self.trace else None
@@ -258,6 +266,11 @@ class ClassifyingMixture(Loaded):
         raise CompatibilityError("this mixture answers with labels and generates no text", hint="use classify")
 
     stream = generate
+
+    @property
+    def writer(self) -> NoReturn:
+        """Refuse: only language models predict texts."""
+        raise CompatibilityError("this mixture answers with labels and predicts no text", hint="evaluate its run")
 
     def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         return routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])

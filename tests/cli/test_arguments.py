@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
 
@@ -78,3 +79,20 @@ def test_a_shell_gets_the_verbs_that_begin_so(tmp_path):
     environment = {**os.environ, **asked}
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["generate"]
+
+
+def test_every_line_of_stdin_is_answered_before_the_next_one_is_read(tmp_path):
+    command = [sys.executable, "-m", "moesaic", "generate", "shipped:tiny", "-", "--max-new-tokens", "3"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin and process.stdout
+        limit = Timer(90, process.kill)  # an answer that never comes ends the reading
+        limit.start()
+        for prompt in ("Once", "- milk"):
+            process.stdin.write(f"{prompt}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == f"> {prompt}\n"
+            answer = "".join(iter(lambda: process.stdout.readline().strip("\n"), ""))
+            assert "[base; stopped at the token limit after 3 tokens]" in answer
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+        limit.cancel()

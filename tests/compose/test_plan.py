@@ -314,6 +314,10 @@ def test_seventeen_gigabytes_hold_four_whole_models_and_not_sixteen() -> None:
     assert plan(*["llama-3.2-1b"] * 16, site="ffn", vram="17GB", devices=2).resident < sixteen.resident
 
 
+def test_a_first_model_before_adapters_is_their_base(models: Path) -> None:
+    assert plan(models / "one", models / "thin") == plan(models / "thin", base=models / "one")
+
+
 def test_what_cannot_be_meant_is_refused_by_name(models: Path) -> None:
     with pytest.raises(RecipeError, match="need their base"):
         plan(models / "thin")

@@ -237,7 +237,7 @@ class Pieces:
 
     ends, words = (0,), ("", " Hello", " world", "", "!")
 
-    def begin(self, text):
+    def begin(self, text, raw=False):
         return [4]
 
     def decode(self, ids):
