@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-from moesaic.data.batches import Tokens, encode
+from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rows import read_examples
 from moesaic.errors import DataError, RecipeError
 from moesaic.evaluate.score import score
@@ -49,7 +49,7 @@ def judged(model: WritingModel, file: Path, limit: int | None) -> dict[str, Any]
     engine = model.engine
     length = min(LENGTH, engine.mixture.context)
     tokenizer = cast(Tokenizer, engine.tokenizer)
-    rows = [encode(one, tokenizer, length, PROMPT_TOKENS) for one in read_examples(file)[:limit]]
+    rows, _ = encode_all(read_examples(file)[:limit], tokenizer, length, PROMPT_TOKENS)
     if not rows:
         raise DataError("no usable row", path=file)
     routing = decided(model, rows)

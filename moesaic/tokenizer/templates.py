@@ -6,7 +6,7 @@ Knows nothing about token ids. Templates come from the base's own folder, never 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from moesaic.files import disk
 from moesaic.files.regular import open_regular
 from moesaic.tokenizer.conversation import Conversation, Message
 from moesaic.tokenizer.guard import Limits, guarded
+from moesaic.tokenizer.outlines import Outline, outline_of, traceable
 from moesaic.tokenizer.spellings import Spellings
 
 if TYPE_CHECKING:
@@ -46,6 +47,19 @@ class Template:
     def compiled(self) -> "jinja2.Template":
         return _compiled(self.source)
 
+    @cached_property
+    def traceable(self) -> bool:
+        """True if outlines of conversations can tell whether the template looks into contents."""
+        marked = any(mark in self.source for mark in MARKS)
+        return not marked and traceable(self.compiled.environment.parse(self.source))
+
+    def outline(self, roles: tuple[str, ...], reply: bool) -> Outline | None:
+        """The text around the contents of every conversation of these roles, for `pieces` of many; None if it differs
+        with the contents, or the template refuses these roles.
+        """
+        render = partial(_rendered, self.compiled, reply=reply, names=dict(self.names))
+        return outline_of(roles, render) if self.traceable else None
+
     def pieces(self, conversation: Conversation, reply: bool, special: Spellings) -> list[tuple[str, bool]]:
         """The pieces of a conversation's text, True for the special tokens that the template itself writes.
 
@@ -68,9 +82,18 @@ class Template:
         return [(piece if known else piece.replace(mark, ""), known) for piece, known in special.cut(text)]
 
 
+def fits(conversation: Conversation) -> bool:
+    """True if a conversation is within the limits."""
+    return len(conversation) <= MESSAGES and _size(conversation) <= CHARACTERS
+
+
+def _size(conversation: Conversation) -> int:
+    return sum([len(message.content) for message in conversation])
+
+
 def _require_short(conversation: Conversation) -> None:
-    size = sum(len(message.content) for message in conversation)
-    if len(conversation) > MESSAGES or size > CHARACTERS:
+    if not fits(conversation):
+        size = _size(conversation)
         expected, got = f"{MESSAGES} messages of {CHARACTERS:,} characters", f"{len(conversation)} of {size:,}"
         raise DataError("the conversation is too long", field="messages", expected=f"at most {expected}", got=got)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from encoding import encode
 
-from moesaic.data.batches import encode
 from moesaic.data.rows import examples_of
 from moesaic.errors import DataError, WeightsError
 from moesaic.tokenizer import Message, Special, Template, Tokenizer, templates
