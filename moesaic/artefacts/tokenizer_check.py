@@ -34,11 +34,8 @@ def spoken_otherwise(base: Tokenizer, own: Tokenizer) -> list[str]:
     found = []
     if own.template and own.template.source != (base.template and base.template.source):
         found.append("its chat template differs from the base's, which is used")
-    found += [
-        f"its tokenizer differs from the base's, which is used: {one}"
-        for one in compare(base, own)
-        if one.what == SPACES
-    ]
+    spaces = [one for one in compare(base, own) if one.what == SPACES]
+    found += [f"its tokenizer differs from the base's, which is used: {one}" for one in spaces]
     if own.eos not in base.ends:
         found.append(f"it ends texts with {own.inner.id_to_token(own.eos)}, which does not end a text of the base")
     return found

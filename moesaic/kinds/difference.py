@@ -72,9 +72,8 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
 def require_variant(base: Base, config: DecoderConfig, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a model that cannot be a fine-tuned version of the base: its shape or its tokenizer is another."""
     require_shape(base.decoder.config, config, path, "the model is not a fine-tuned version of the base: its shape")
-    if found := [
-        one for one in compare(base.tokenizer, tokenizer) if one.what not in ("templates", "special ids", SPACES)
-    ]:
+    accepted = ("templates", "special ids", SPACES)
+    if found := [one for one in compare(base.tokenizer, tokenizer) if one.what not in accepted]:
         raise CompatibilityError("the model's tokenizer differs from the base's", path=path, got=str(found[0]))
 
 
