@@ -23,6 +23,7 @@ from moesaic.interop.decoders import DecoderFiles, as_stored, by_default, named,
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.shards import write_shards
 from moesaic.tokenizer import Tokenizer, compare
+from moesaic.tokenizer.comparing import SPACES
 
 ADAPTER = "model"
 TEMPLATES = "templates"  # a difference in these is accepted, as conversations are written with the base's
@@ -140,10 +141,13 @@ def shared_with(base: Base, names: Any, folder: Path) -> Mapping[str, Tensor]:
 
 
 def require_tokenizer(base: Tokenizer, own: Tokenizer, folder: Path) -> None:
-    """Raise CompatibilityError, with the difference, for a tokenizer that reads or writes other ids."""
+    """Raise CompatibilityError, with the difference, for a tokenizer that reads or writes other ids.
+
+    Padding and the ends of texts may differ, as in a base and the model that was trained on instructions over it.
+    """
     for difference in compare(base, own):
-        padding = difference.what == "special ids" and {role for role, _, _ in difference.first} == {"pad"}
-        if difference.what != TEMPLATES and not padding:
+        unread = difference.what == "special ids" and {role for role, _, _ in difference.first} <= {"pad", "eos"}
+        if difference.what not in (TEMPLATES, SPACES) and not unread:
             what = "whole models share one tokenizer, but this one differs from the base's"
             raise CompatibilityError(what, path=folder, field="tokenizer", got=str(difference))
 

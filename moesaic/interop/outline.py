@@ -165,14 +165,11 @@ def adapter_outline(folder: str | os.PathLike[str]) -> AdapterOutline:
     folder = Path(folder)
     declared = peft_config.read_declared(folder)
     halves: dict[str, dict[str, Shape]] = {}
-    path, prefix = folder / peft_tensors.TENSORS, "model."
+    path = folder / peft_tensors.TENSORS
     with opened(path) as file:
-        for name, shape in file.shapes.items():
-            _, module, half, before = peft_tensors.split_name(name)
-            prefix = before if before != "model." else prefix
-            if half not in ("lora_A", "lora_B") or len(shape) != 2:
-                raise WeightsError("not a LoRA tensor of a model", path=path, field=name)
-            halves.setdefault(module, {})[half] = shape
+        named, _, prefix = peft_tensors.sorted_out(file.shapes, declared, path)
+        for name, (module, half) in named.items():
+            halves.setdefault(module, {})[half] = file.shapes[name]
     pairs = {}
     for module, both in sorted(halves.items()):
         if both.keys() != {"lora_A", "lora_B"} or both["lora_A"][0] != both["lora_B"][1]:

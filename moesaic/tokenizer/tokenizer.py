@@ -17,7 +17,7 @@ from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plai
 from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.sequences import Sequence, Slice, Text, chunks
-from moesaic.tokenizer.special import Special, described, read_special
+from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
 from moesaic.tokenizer.templates import Template, read_template
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Tokenizer:
         if self.special != Special(self.eos):
             facts = self._facts()
             ends = facts.pop("eos_token_ids")
-            disk.create(folder / "tokenizer_config.json", encoded(facts, indent=2))
+            disk.create(folder / "tokenizer_config.json", encoded({"tokenizer_class": GENERIC, **facts}, indent=2))
             disk.create(folder / "generation_config.json", encoded({"eos_token_id": ends}, indent=2))
         if self.template:
             disk.create(folder / templates.FILE, self.template.source.encode())
@@ -244,7 +244,8 @@ class Tokenizer:
         config = described(folder)
         inner = read_inner(folder, config)
         bare = not (folder / JSON).is_file() and (folder / MODEL).is_file()
-        special = read_special(folder, inner, config, eos, start=bare)
+        special = read_special(folder, inner, config, eos, start=bare, flagged=bare or not is_generic(config))
+        begin_with(inner, special.start)
         return Tokenizer(inner, special, read_template(folder, config, special.names))
 
 

@@ -77,9 +77,7 @@ def test_an_expert_of_another_base_is_refused_and_a_foreign_one_is_unverified(on
     ("change", "field"),
     [
         ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
         ({"peft_type": "IA3"}, "peft_type"),
-        ({"fan_in_fan_out": True}, "fan_in_fan_out"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"rank_pattern": {"q_proj": "2"}}, "rank_pattern"),
         ({"alpha_pattern": {"q_proj": [2]}}, "alpha_pattern"),
