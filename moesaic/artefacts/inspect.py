@@ -11,7 +11,7 @@ from typing import Any
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import ENCODER
 from moesaic.errors import WeightsError, clipped
-from moesaic.files import MANIFEST, read_manifest, read_sealed
+from moesaic.files import MANIFEST, disk, read_manifest, read_sealed
 from moesaic.files.fields import EVALUATION
 from moesaic.files.manifest import require_types
 from moesaic.hub.locate import locate
@@ -42,6 +42,11 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
     `verify` (default: true): compare the files with their hashes.
     """
     folder = locate(place).folder
+    with disk.errors(folder):
+        return _inspected(folder, verify)
+
+
+def _inspected(folder: Path, verify: bool) -> Artefact:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, verify=verify)
         if manifest["kind"] in ("mixture", "router"):

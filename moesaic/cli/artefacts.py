@@ -3,14 +3,13 @@
 Knows nothing about how the facts are found: see `artefacts.inspect`.
 """
 
-import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
-from moesaic.cli.printing import aligned, harmless, routed, size, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, routed, size, stdout
 from moesaic.cli.traces import show_trace
 from moesaic.compose.mixture import said
 from moesaic.errors import RecipeError
@@ -43,7 +42,7 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
         routing = moesaic.load(place, ram=ram, vram=vram).route(text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
-        print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
+        print(json_text(raw(found) | shown, indent=2))
         return
     console = stdout()
     console.print(harmless("\n".join(summary(found))))

@@ -36,7 +36,9 @@ def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verif
     """
     folder = Path(os.path.realpath(folder))
     path = folder / MANIFEST
-    if not path.is_file():
+    with disk.errors(path):
+        found_here = path.is_file()
+    if not found_here:
         hint = "name a folder that moesaic wrote; if it is a link, copy the .versions folder beside it too"
         raise WeightsError(f"no {MANIFEST}", path=folder, hint=hint)
     manifest = read_json(path)
