@@ -43,9 +43,9 @@ def test_a_disk_without_inodes_is_not_said_to_lack_bytes(tmp_path, monkeypatch):
     found = os.statvfs(tmp_path)
     full = SimpleNamespace(f_files=60, f_favail=0, f_frsize=found.f_frsize, f_bavail=99, f_blocks=99, f_bfree=99)
     monkeypatch.setattr(os, "statvfs", lambda _: full)
-    with pytest.raises(StorageError, match="got no free inode: the disk holds as many files as it can; remove") as told:
-        with disk.errors(tmp_path):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    said = "device: no free inode: the disk holds as many files as it can; remove"
+    with pytest.raises(StorageError, match=said) as told, disk.errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert "bytes" not in str(told.value)
 
 
