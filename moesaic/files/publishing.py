@@ -47,6 +47,11 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
     return version
 
 
+def require_published(at: Path) -> None:
+    """Raise StorageError where something that `publish` did not make is at a path."""
+    _pointed(at)
+
+
 def gather(files: Mapping[str, Path], folder: Path) -> None:
     """Put those files that exist into a folder that is being written, under the names given.
 

@@ -39,6 +39,7 @@ class EvaluationPart(Part):
     """The evaluation of a run."""
 
     name = stage = "evaluation"
+    is_folder = False
 
     def __init__(self, run: Run):
         super().__init__(run.dir, run.dir.evaluation_at)

@@ -4,6 +4,7 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -210,7 +211,9 @@ def opened(
     root = Path(root).absolute()
     with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
         if makes:
-            write_bytes(root / "recipe.yaml", dump(recipe).encode())
+            # Relative, as the folder of a run is what people share.
+            moved = recipe.model_copy(update={"data_root": os.path.relpath(recipe.data_root or "", root)})
+            write_bytes(root / "recipe.yaml", dump(moved).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
         for name in restart:
             run.dir.forget(trained_at(run, name))
@@ -245,7 +248,9 @@ def report_duplicates(run: Run, progress: Progress) -> None:
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
     demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
-    facts = {"files": run.materials.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
+    root = run.recipe.data_root or ""
+    files = {os.path.relpath(path, root): counts for path, counts in run.materials.files.items()}
+    facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(run.dir.root / "data.json", facts)
     for domain in domains.values():
