@@ -37,15 +37,18 @@ check: $(VENV)/ready-to-test       ## what a change must pass
 	$(MAKE) wheel
 
 WHEEL := build/wheel
-wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, makes the demo's first stage from another folder
+FROM_WHEEL = cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python
+wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, runs, generates and starts a recipe from another folder
 	rm -rf $(WHEEL)
 	$(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
 	$(PIP) install --no-deps --target $(WHEEL)/site $(WHEEL)/*.whl
 	mkdir $(WHEEL)/elsewhere
-	cp recipes/demo.yaml $(WHEEL)/elsewhere
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic pretrain demo.yaml
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic inspect shipped:tiny
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python -c "import moesaic; assert moesaic.__file__.startswith('$(abspath $(WHEEL))'), moesaic.__file__"
+	$(FROM_WHEEL) -m moesaic --version
+	$(FROM_WHEEL) -m moesaic run demo train.steps=2 evaluate.limit=4 evaluate.samples=0 router.examples=20 --quiet
+	$(FROM_WHEEL) -m moesaic generate shipped:tiny "Once" --max-new-tokens 8
+	$(FROM_WHEEL) -m moesaic init mine/recipe.yaml
+	$(FROM_WHEEL) -m moesaic run mine/recipe.yaml train.steps=2 --quiet
+	$(FROM_WHEEL) -c "import moesaic; assert moesaic.__file__.startswith('$(abspath $(WHEEL))'), moesaic.__file__"
 
 bench: $(VENV)/ready-to-test       ## every page of benchmarks/results: measured here, or of runs (hours)
 	$(BIN)/python -m benchmarks

@@ -5,7 +5,7 @@ The functions behind `moesaic adopt`. Knows nothing about terminals, nor about t
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
+from moesaic.artefacts.base_search import Reference
+from moesaic.artefacts.base_search import base_at as mixture_base
 from moesaic.artefacts.expert_names import expert_names
-from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.router import StoredRouter, require_base, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
 from moesaic.data.batches import by_length
@@ -23,7 +25,7 @@ from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
-from moesaic.interop.peft_config import CONFIG
+from moesaic.interop.folders import what_is
 from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
@@ -61,6 +63,14 @@ class Member:
 
 
 @dataclass(frozen=True)
+class At:
+    """Where the base of a mixture was found, and whether the mixture gets a copy of it or a reference to it."""
+
+    found: Located
+    embedded: bool
+
+
+@dataclass(frozen=True)
 class Adoption:
     """A mixture that was adopted or changed, in `folder`.
 
@@ -86,6 +96,7 @@ def adopt(
     rank: int = RANK,
     ignore_rest: bool = False,
     name: str | None = None,
+    embed: bool = False,
     progress: Progress | None = None,
 ) -> Adoption:
     """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
@@ -96,6 +107,8 @@ def adopt(
     `experts`: folders or `org/name@revision` of the hub, by name, or named as their places. `base`: its place.
     `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
     router is made from the weights alone and cannot be tested. `name`: of the mixture (default: that of `out`).
+    `embed`: copy the base into the mixture, which can then be moved to another machine; by default the mixture refers
+    to it, by its commit of the hub or its folder, and finds it again when it is loaded.
     Raises RecipeError for names that do not go together, and the errors of reading the parts.
     """
     root, report = Path(out).absolute(), progress or Silent()
@@ -111,7 +124,7 @@ def adopt(
         parts = load_base(base_at.folder, base_at.origin)
         members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            return finish(root, base_at.folder, parts, members, own, (), own_name, None)
+            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None)
 
 
 def amend(
@@ -124,18 +137,21 @@ def amend(
     enable: Collection[str] = (),
     rank: int = RANK,
     ignore_rest: bool = False,
+    base: Where | None = None,
+    embed: bool = False,
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
 
     The router becomes the one of adopting all these experts at once, as its folder holds the features of all prompts.
     The router does not choose an expert in `disable` until it is enabled again; a caller that names the expert still
-    gets its answers. The name of a dropped expert is free for another one.
+    gets its answers. The name of a dropped expert is free for another one. `base`: the new place of the same base, if
+    it was moved; `embed`: copy it into the mixture.
     """
     root, report = Path(folder).absolute(), progress or Silent()
     if not os.path.lexists(root / "mixture"):
         raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
-    if not (experts or drop or disable or enable):
+    if not (experts or drop or disable or enable or base or embed):
         raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
     with lock(root), memory_for("this mixture", "use a smaller base"):
         at = Path(os.path.realpath(root / "mixture"))
@@ -154,14 +170,16 @@ def amend(
             for one in some:
                 require_known(one, [*stay, *found], field)
         origins = origins_in(manifest, at)
-        parts = load_base(at / "base", origins.get("base"))
+        base_at = At(locate(base) if base else mixture_base(at, manifest), embed or not (base or "base" in manifest))
+        parts = load_base(base_at.found.folder, origins.get("base"))
+        require_base(at / "router", read_manifest(at / "router", router_room.KIND), parts.fingerprint)
         own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
         members = present(own, at, manifest, origins, stay, parts)
         members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, at / "base", parts, members, own, silent, manifest["name"], ready)
+        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready)
 
 
 # --- the experts ------------------------------------------------------------------------------------------------------
@@ -179,8 +197,7 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
             error.at(path=place, hint="give it a name: NAME=PATH")
             raise
         at = locate(place)
-        best = at.folder / "best"
-        found[own] = replace(at, folder=best) if best.is_dir() and not (at.folder / CONFIG).is_file() else at
+        found[own] = replace(at, folder=what_is(at.folder).at)
     return found
 
 
@@ -266,7 +283,7 @@ def ids_of(base: Base, prompt: str | Conversation, field: str) -> list[int]:
 
 def finish(
     root: Path,
-    base_at: Path,
+    base_at: At,
     base: Base,
     members: dict[str, Member],
     kind: AnyKind,
@@ -292,11 +309,16 @@ def finish(
         origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
         facts["origins"] = {one: origin for one, origin in origins.items() if origin}
 
+        if not base_at.embedded:
+            facts["base"] = asdict(Reference.to(base_at.found, base))
+        of_base = base_at.found.folder
+
         def write(folder: Path) -> None:
-            save_mixture(folder, base_at, folders, router_at, facts)
+            save_mixture(folder, of_base, folders, router_at, facts)
             load_mixture(folder)
 
-        check_space(root / "mixture", room_for(base_at, folders.values(), router_at), "the mixture")
+        room = room_for(of_base if base_at.embedded else None, folders.values(), router_at)
+        check_space(root / "mixture", room, "the mixture")
         publish(root / "mixture", write)
     return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
 

@@ -15,7 +15,8 @@ from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop import decoder_config as configs
-from moesaic.interop.decoders import named, read_decoder, write_config
+from moesaic.interop.decoders import by_default, named, read_decoder, write_config
+from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.shards import INDEX, read_index
 from moesaic.tensors.tensors import TENSORS, Made, fingerprint, write_tensors
@@ -81,10 +82,10 @@ def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     """Read a base and check it against its manifest if it has one, else against its own config."""
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
+    model = require_model(folder)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, KIND)
-    model = model_folder(folder)
-    decoder, found = read_decoder(model, lambda stored: torch.get_default_dtype())
+    decoder, found = read_decoder(model, by_default)
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     if tokenizer.vocab_size > decoder.config.vocab_size:
         what, path = "the tokenizer has more tokens than the model", folder / "tokenizer.json"

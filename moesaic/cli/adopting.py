@@ -39,7 +39,7 @@ def adopted(
     if idle := [f"--{key}" for key, value in (new if into else changes).items() if value]:
         raise RecipeError(f"has no meaning with {'--into' if into else '--out'}", field=", ".join(idle))
     found = {**common, "experts": folders(common["experts"]), "prompts": files(common["prompts"])}
-    if out and new["base"] is None:
+    if out and common["base"] is None:
         raise RecipeError("missing", field="--base", expected="a folder or org/name of the experts' base")
     if out and not common["experts"]:
         raise RecipeError("no experts", expected="adapters or fine-tuned models, as PATH or NAME=PATH")

@@ -27,7 +27,9 @@ FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
 }
 
 
-def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vram: str | None = None) -> None:
+def show(
+    place: str, text: str | None, as_json: bool, raw_text: bool = False, ram: str | None = None, vram: str | None = None
+) -> None:
     """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
@@ -39,7 +41,7 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place, ram=ram, vram=vram).route(text)
+        routing = moesaic.load(place, ram=ram, vram=vram).route(text, raw=raw_text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
@@ -104,14 +106,19 @@ def mixture(found: Artefact) -> Rows:
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
     experts = sum(own_parameters(parts[f"expert {name}"]) for name in facts["experts"])
-    base = parameters(parts["base"])
-    yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
+    if problem := parts["base"].facts.get("problem"):
+        yield "base", problem
+        yield "parameters", f"{experts:,} of the experts"
+    else:
+        yield "parameters", f"{own_parameters(parts['base']):,} of the base, {experts:,} of the experts"
+    if base := facts.get("base"):
+        yield "base at", f"{base['place']}, which this folder refers to"
     for name, origin in origins_in(facts, found.folder).items():
         yield f"{name} from", " at ".join(origin.values())
 
 
 def base(found: Artefact) -> Rows:
-    yield "parameters", f"{parameters(found):,}"
+    yield "parameters", f"{own_parameters(found):,}"
     yield "fingerprint", short(found.facts["fingerprint"])
 
 
@@ -185,15 +192,13 @@ def vouched(found: Artefact) -> Rows:
 DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router, "encoder": encoder}
 
 
-def parameters(found: Artefact) -> int:
-    return sum(prod(shape) for shape in found.facts.get("shapes", {}).values())
-
-
-def own_parameters(expert: Artefact) -> int:
-    """The parameters of an expert by its manifest or, where it has none, by the headers of its files."""
-    facts = expert.facts if expert.verified else {}
+def own_parameters(part: Artefact) -> int:
+    """The parameters of a base or an expert by its manifest or, where it has none, by the headers of its files."""
+    facts = part.facts if part.verified else {}
     count = facts.get("own_parameters", facts.get("parameters"))
-    return sum(weighed(expert.folder).values()) if count is None else count
+    if count is None and (shapes := facts.get("shapes")):
+        return sum(map(prod, shapes.values()))
+    return sum(weighed(part.folder).values()) if count is None else count
 
 
 def sizes(folder: Path) -> dict[str, dict[str, int]]:

@@ -13,7 +13,8 @@ SHOWN = 5
 
 def show_label(found: Classification, as_json: bool) -> None:
     """Print a label, and the most probable labels."""
-    routing = {"chosen": found.routing.chosen, "weights": found.routing.weights}
+    decision = found.routing
+    routing = {"chosen": decision.chosen, "weights": decision.weights, "routing": decision.probabilities}
     if as_json:
         facts = {"label": found.label, "task": found.task, "probability": found.probability, **routing}
         print(json.dumps(facts | {"probabilities": found.probabilities}, ensure_ascii=False))
@@ -22,4 +23,4 @@ def show_label(found: Classification, as_json: bool) -> None:
     console.print(harmless(f"{found.label} ({found.task}, {found.probability:.1%})"), style="bold")
     likely = sorted(found.probabilities.items(), key=lambda item: -item[1])[:SHOWN]
     console.print("\n".join(aligned(((harmless(name), f"{share:.1%}") for name, share in likely), "  ")))
-    console.print(f"[{routed(found.routing.chosen, found.routing.weights)}]", style="dim", markup=False)
+    console.print(f"[{routed(found.routing.chosen, found.routing.probabilities)}]", style="dim", markup=False)

@@ -5,6 +5,7 @@ Knows nothing about the work: each verb imports what it calls when it is called,
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -20,6 +21,7 @@ import typer
 from typer import Argument, Option
 
 import moesaic
+from moesaic.cli.arguments import Prompted, Verbs, existing
 from moesaic.errors import MoesaicError, MoesaicWarning, StorageError, printable
 
 if TYPE_CHECKING:
@@ -29,16 +31,20 @@ T = TypeVar("T")
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports SIGINT, SIGPIPE and SIGTERM
 RUNS = Path("runs")
+COMPLETING = "_MOESAIC_COMPLETE"
+"""Variable by which a shell asks for completions."""
 
 app = typer.Typer(
+    cls=Verbs,
     help=moesaic.__doc__,
-    epilog="Start with `moesaic inspect shipped:tiny`, or with a recipe: `moesaic run RECIPE`.",
-    add_completion=False,
+    epilog='Start with `moesaic generate shipped:tiny "Once"`, `moesaic run demo`, or `moesaic init` for your data.',
     rich_markup_mode=None,  # rich's help takes longer to import than everything else here
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="YAML file of the recipe.")]
+RecipePath = Annotated[
+    str, Argument(metavar="RECIPE", help="YAML file of the recipe, or the name of one in the package, such as demo.")
+]
 Overrides = Annotated[
     list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, for example train.steps=50.")
 ]
@@ -58,6 +64,19 @@ BadRows = Annotated[
 ]
 MaxBad = Annotated[str | None, Option(metavar="N", help="Maximum number of skipped rows (default: the recipe's).")]
 RunOrMixture = Annotated[str, Argument(metavar="PATH", help="Run directory, mixture folder or org/name of the hub.")]
+AnyModel = Annotated[
+    str,
+    Argument(
+        metavar="PATH", help="Run, mixture, base, merge or one expert: a folder, org/name of the hub, or shipped:tiny."
+    ),
+]
+BaseOfExpert = Annotated[
+    str | None,
+    Option(
+        "--base", metavar="PATH", help="Base of the one expert at PATH (default: the base around it or named in it)."
+    ),
+]
+Raw = Annotated[bool, Option("--raw", help="Read texts as they are, without the chat template of the base.")]
 Answering = Annotated[
     str | None, Option(metavar="NAME", help="Expert that answers, or base (default: the router's choice).")
 ]
@@ -97,6 +116,17 @@ class Work:
             return verb(self.recipe, self.root, *arguments, progress, **settings)
 
 
+@contextmanager
+def elsewhere(out: Path) -> Iterator[None]:
+    """Name --out in errors of a disk on which the run directory cannot be written."""
+    try:
+        yield
+    except StorageError as error:
+        if error.path is not None and Path(error.path).absolute().is_relative_to(out.absolute()):
+            error.hint = "; ".join(filter(None, [error.hint, "--out DIR writes the run elsewhere"]))
+        raise
+
+
 def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     """Register a verb of a recipe: a function of a `Work` and its own options, which get the shared options added."""
 
@@ -111,15 +141,18 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
         written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+        from moesaic.sections.named_recipes import recipe_at
+
+        path = recipe_at(recipe)  # before torch is imported
         from moesaic.recipe import read_document
 
-        found, document = read_document(recipe, [*(overrides or ()), *written])
-        with document.locating():
+        found, document = read_document(path, [*(overrides or ()), *written])
+        with document.locating(), elsewhere(out):
             verb(Work(found, out / found.name, quiet), **own)
 
-    path, overrides, *shared, _ = signature(command).parameters.values()
+    place, overrides, *shared, _ = signature(command).parameters.values()
     _, *own = signature(verb).parameters.values()
-    command.__signature__ = Signature([path, overrides, *own, *shared])  # type: ignore[attr-defined]
+    command.__signature__ = Signature([place, overrides, *own, *shared])  # type: ignore[attr-defined]
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
     return app.command()(command)
 
@@ -184,15 +217,20 @@ def evaluate(work: Work) -> None:
     show_evaluation(work.do(stages.evaluate))
 
 
-@app.command()
+@app.command(cls=Prompted)
 def generate(
-    path: RunOrMixture,
+    path: AnyModel,
     prompts: Annotated[
-        list[str] | None, Argument(metavar="PROMPT", help="Texts to continue (default, and for -: lines of stdin).")
+        list[str] | None,
+        Argument(
+            metavar="PROMPT",
+            help="Texts to continue; -, the default, answers each line of stdin as it comes, in one process.",
+        ),
     ] = None,
     messages: Annotated[
         str | None, Option(metavar="FILE", help="Answer the conversation in a JSON list of {role, content}.")
     ] = None,
+    raw: Raw = False,
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
     ] = None,
@@ -202,6 +240,7 @@ def generate(
     seed: Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")] = None,
     stop: Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
     expert: Answering = None,
+    base: BaseOfExpert = None,
     trace: Annotated[
         Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
     ] = None,
@@ -210,21 +249,22 @@ def generate(
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a mixture. Prints which expert answered."""
-    from moesaic.cli.generating import answer, conversation, show_traffic
-
+    """Continue prompts. A mixture also prints which expert answered."""
     if messages and prompts:
         raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    place = existing(path)
+    from moesaic.cli.generating import answer, conversation, show_traffic
+
     wanted = [conversation(messages)] if messages else prompts or ["-"]
-    sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
-    with moesaic.load(path, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as mixture:
-        answer(mixture, wanted, settings, as_json)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
+    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
+        answer(model, wanted, settings, as_json)
         if ram or vram:
-            show_traffic(mixture.traffic)
+            show_traffic(model.traffic)
 
 
-@app.command()
+@app.command(cls=Prompted)
 def classify(
     path: RunOrMixture,
     text: Annotated[str, Argument(help="Text to classify.")],
@@ -233,10 +273,10 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Classify a text, or two. Prints which expert answered."""
+    place, texts = existing(path), (text,) if second is None else (text, second)
     from moesaic.cli.classifying import show_label
 
-    texts = (text,) if second is None else (text, second)
-    show_label(moesaic.load(path).classify(texts, expert=expert), as_json)
+    show_label(moesaic.load(place).classify(texts, expert=expert), as_json)
 
 
 @app.command()
@@ -245,16 +285,19 @@ def inspect(
         str, Argument(metavar="PATH", help="Run directory, mixture, expert, router, base, PEFT adapter or trace.")
     ],
     text: Annotated[str | None, Option(help="Also show how the mixture routes this text (default: no text).")] = None,
+    raw: Raw = False,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe a folder or a trace. Files are checked against their hashes."""
-    from moesaic.cli.artefacts import show
-
     if text is None and (ram or vram):
         raise typer.BadParameter("a memory limit needs --text: without a text nothing is loaded", param_hint="--ram")
-    show(path, text, as_json, ram, vram)
+    if text is None and raw:
+        raise typer.BadParameter("means nothing without --text", param_hint="--raw")
+    from moesaic.cli.artefacts import show
+
+    show(path, text, as_json, raw, ram, vram)
 
 
 @app.command()
@@ -309,7 +352,12 @@ def adopt(
         list[str] | None,
         Argument(metavar="[NAME=]PATH", help="PEFT adapter or fine-tuned model of the base: a folder or org/name."),
     ] = None,
-    base: Annotated[str | None, Option(metavar="PATH", help="Base of the experts; required with --out.")] = None,
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Base of the experts, required with --out; with --into, its new place.")
+    ] = None,
+    embed: Annotated[
+        bool, Option("--embed", help="Copy the base into the mixture (default: refer to its folder or commit).")
+    ] = False,
     out: Annotated[Path | None, Option(metavar="DIR", help="New folder for a new mixture.")] = None,
     into: Annotated[Path | None, Option(metavar="DIR", help="Folder of an adopted mixture to change.")] = None,
     prompts: Annotated[
@@ -338,8 +386,14 @@ def adopt(
     """Make a mixture of existing experts, or change one. It takes seconds."""
     from moesaic.cli.adopting import adopted, show_adoption
 
-    common = {"experts": experts or [], "prompts": prompts or [], "rank": rank, "ignore_rest": ignore_rest}
-    new = {"base": base, "kind": kind, "name": name}
+    common: dict[str, Any] = {
+        "experts": experts or [],
+        "prompts": prompts or [],
+        "rank": rank,
+        "ignore_rest": ignore_rest,
+    }
+    common |= {"base": base, "embed": embed}
+    new = {"kind": kind, "name": name}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
@@ -425,12 +479,29 @@ def push(
         str | None, Option(metavar="BRANCH", help="Branch; created if missing (default: main).")
     ] = None,
     license: Annotated[str | None, Option(metavar="ID", help="License in the model card (default: none).")] = None,
+    embed: Annotated[
+        bool | None, Option(help="Upload the base too (default: only a base that is not of the hub).")
+    ] = None,
 ) -> None:
     """Upload a mixture to the Hugging Face hub.
 
     The upload includes a model card. Log in first: hf auth login.
     """
-    typer.echo(moesaic.load(path).push_to_hub(repository, private=private, revision=revision, license=license))
+    model = moesaic.load(existing(path))
+    at = model.push_to_hub(repository, private=private, revision=revision, license=license, embed=embed)
+    typer.echo(at)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, Argument(metavar="[FILE]", help="Recipe to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe with rows, to start from."""
+    from moesaic.cli.starting import start
+
+    for path in start(file):
+        typer.echo(path)
+    typer.echo(f"Next: moesaic run {shlex.quote(str(file))}")
 
 
 @app.command()
@@ -471,6 +542,9 @@ def recipe(
 
 
 def main() -> None:
+    """Run the command line of this process, or answer the shell that asks for completions."""
+    if COMPLETING in os.environ:
+        app(prog_name="moesaic")
     arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

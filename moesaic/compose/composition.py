@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from moesaic.artefacts import router as router_room
+from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.compose.memory import pairs
 from moesaic.config import sized
@@ -86,10 +87,16 @@ def described(
 def of_folders(
     models: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None, site: str | None
 ) -> Composition:
-    """Describe adapters on a base, or whole models; without `base` the first model is the base."""
+    """Describe adapters on a base, or whole models; without `base` the first model is the base.
+
+    A first model before adapters alone is their base, and no expert.
+    """
     kinds = [held_in(Path(place)) for place in models]
     if any(kinds) and base is None:
-        raise RecipeError("adapters and blocks need their base", field="base", hint="name the base: --base")
+        if kinds[0] is not None or not all(kinds[1:]):
+            hint = "name the base first, as in `moesaic plan BASE ADAPTER ADAPTER`, or with --base"
+            raise RecipeError("adapters and blocks need their base", field="base", hint=hint)
+        base, models, kinds = models[0], models[1:], kinds[1:]
     kind = at_site(site or next((own.site for own in kinds if own), "model"))
     for place, own in zip(models, kinds, strict=True):
         if own and own.site != kind.site:
@@ -137,7 +144,7 @@ def beside(
 def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
     """Describe the mixture in a folder, without comparing hashes, which would read all of it."""
     names = expert_names(folder, dict(manifest))
-    base, kind = outline(folder / "base"), at_site(manifest["site"])
+    base, kind = outline(base_at(folder, manifest).folder), at_site(manifest["site"])
     experts, findings = [], compatibility.defects(base)
     for name in names:
         at = folder / "experts" / name

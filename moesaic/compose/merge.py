@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from moesaic.artefacts.base import KIND, end_of, identify, write_description
-from moesaic.artefacts.whole_model import as_stored, require_tokenizer
+from moesaic.artefacts.whole_model import require_tokenizer
 from moesaic.errors import RecipeError
 from moesaic.files import write_manifest, write_new
-from moesaic.hub.locate import locate, model_folder, tokenizer_folder
-from moesaic.interop.decoders import named, read_decoder
+from moesaic.hub.locate import locate, tokenizer_folder
+from moesaic.interop.decoders import as_stored, named, read_decoder
+from moesaic.interop.folders import require_model
 from moesaic.kinds.difference import require_shape
 from moesaic.tensors.shards import write_shards
 from moesaic.tensors.tensors import Made
@@ -45,7 +46,7 @@ def merge(
     shares = shares_of(len(models), weights)
     if only not in (None, *get_args(Only)):
         raise RecipeError("unknown", field="only", expected=" or ".join(get_args(Only)), got=only)
-    folders = [model_folder(locate(place).folder) for place in models]
+    folders = [require_model(locate(place).folder) for place in models]
     read = [read_decoder(folder, as_stored, mapped=True) for folder in folders]
     tokenizers = [
         Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))

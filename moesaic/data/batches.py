@@ -35,8 +35,8 @@ class TokenizerLike(Protocol):
     def start(self) -> tuple[int, ...]:
         """Tokens at the start of every sequence."""
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of a prompt, including `start`."""
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
+        """Ids of a prompt, including `start`; `raw`: of a text as it is, not as a user message."""
 
     def answer(self, prompt: str | Conversation, response: str) -> list[int]:
         """Ids of a response to the prompt, including its end."""
@@ -82,11 +82,12 @@ class Batch:
 def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_tokens: int) -> Tokens:
     """Encode an example as at most `length` ids, with an end token unless it is truncated.
 
-    The prompt of plain text is its first `prompt_tokens` ids, at most half of them. If prompt and response do not both
-    fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its end and `start`.
+    Plain text is encoded as it is: its prompt is its first `prompt_tokens` ids, at most half of them. If prompt and
+    response do not both fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its
+    end and `start`.
     """
     if not example.prompt:
-        text = [*tokenizer.begin(example.response), tokenizer.eos]
+        text = [*tokenizer.begin(example.response, raw=True), tokenizer.eos]
         ids = text[:length]
         given = max(1, min(prompt_tokens, len(ids) // 2))
         return Tokens(ids, given, example.group, len(text) > length, example.source)

@@ -19,7 +19,7 @@ from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
 from moesaic.errors import DataError
 from moesaic.files import digest
-from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source
+from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source, Sources
 
 SPLITS = ("train", "validation", "test")
 
@@ -94,6 +94,13 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
 def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
     """Read text outside of domains, each row once."""
     return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects))[0])
+
+
+def load_unseen(given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
+    """Read text that no expert is trained for: files, or the test rows of a built-in domain."""
+    if isinstance(given, DemoData):
+        return _flat(_demo(given, resolve, rejects).rows["test"])
+    return load_source(given, resolve, rejects)
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:

@@ -29,7 +29,7 @@ KEYS = {
 ABSENT: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
 """Values of keys that a config.json leaves out."""
 
-REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None), "quantization_config": (None,)}
+REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None)}
 """Keys that no family may use, with the values that change nothing."""
 
 Found = Mapping[str, Any]

@@ -10,13 +10,16 @@ from pathlib import Path
 from torch import nn
 
 from moesaic.config import DecoderConfig, EncoderConfig
+from moesaic.errors import StorageError
 from moesaic.files import check_space, disk, write_new
 from moesaic.hub import hub
 from moesaic.hub.card import model_card
 
 
 class LoadedModel(nn.Module, ABC):
-    """A loaded model. `origin`: its place and commit, if it is not from a local folder."""
+    """A loaded model. `folder`: its files; `origin`: its place and commit, if it is not from a local folder."""
+
+    folder: Path
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,9 +42,18 @@ class LoadedModel(nn.Module, ABC):
     def num_bytes(self) -> int:
         return sum(weight.numel() * weight.element_size() for weight in self.parameters())
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write a new folder that `transformers` opens: config.json and safetensors."""
-        return write_new(Path(folder), self.write, self.num_bytes, "the model")
+    def save_pretrained(self, folder: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Write a new folder that `transformers` opens: config.json and safetensors.
+
+        `overwrite`: replace a folder that exists, unless the model was loaded from it.
+        """
+        return write_new(self.target(folder), self.write, self.num_bytes, "the model", overwrite)
+
+    def target(self, folder: str | os.PathLike[str]) -> Path:
+        """A folder to save to, which is not the model's own."""
+        if os.path.realpath(folder) == os.path.realpath(self.folder):
+            raise StorageError("the model was loaded from this folder", path=folder, hint="save it to another folder")
+        return Path(folder)
 
     def push_to_hub(
         self,

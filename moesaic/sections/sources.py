@@ -51,7 +51,7 @@ class Unlabelled(Section):
     """Metrics of labels."""
 
 
-DemoDomain = Literal["code", "prose", "math", "dialogue"]
+DemoDomain = Literal["code", "prose", "math", "dialogue", "cooking"]
 
 
 class DemoData(Unlabelled):
@@ -175,6 +175,13 @@ def case_by_key(key: str, otherwise: str) -> Discriminator:
         return CASE + (key if isinstance(keys, Mapping) and key in keys else otherwise)
 
     return Discriminator(case)
+
+
+Unseen = Annotated[
+    Annotated[DemoData, Tag(CASE + "demo")] | Annotated[Sources, Tag(CASE + "sources")],
+    case_by_key("demo", "sources"),
+]
+"""Text from domains without an expert: the test rows of a built-in domain, or files."""
 
 
 def _kind_of_data(value: Any) -> str:

@@ -256,9 +256,9 @@ def decisions_on(run: Run, rows: Sequence[Any], report: Report) -> Decisions:
     read = dict(zip(features, features_of(run, rows, features, report), strict=True))
     decisions = Decisions()
     for name, router in routers.items():
-        routing = router.selection(router.router(read[wanted[name].feature]))
+        routing = router.weigh(read[wanted[name].feature])
         order = [router.names.index(expert) for expert in run.recipe.experts]
-        decisions[name] = routing.weights[:, order].float(), routing.logits[:, order]
+        decisions[name] = routing.weights[:, order].float(), routing.probabilities[:, order]
     report.end(f"{len(routers)} routers")
     return decisions
 
@@ -289,11 +289,10 @@ def report_on(
 ) -> dict[str, Any]:
     """A router's decisions on the test rows of domains that have an expert, and the scores that they lead to."""
     names, spec, rows = tuple(run.recipe.experts), specs(run)[name], run.task.test_rows
-    weights, logits = decisions[name]
+    weights, shares = decisions[name]
     domains = [domain for domain, some in rows.items() for _ in some]
     labelled = [i for i, domain in enumerate(domains) if domain in names]
-    silent = torch.isneginf(logits).all(-1, keepdim=True)
-    probabilities = logits.masked_fill(silent, 0.0).double().softmax(-1)[labelled].numpy()
+    probabilities = shares[labelled].double().numpy()
     chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), -1)[labelled].tolist()
     lengths = [row.prompt for some in rows.values() for row in some]
     report = router_report(

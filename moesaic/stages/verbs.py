@@ -244,6 +244,7 @@ def report_duplicates(run: Run, progress: Progress) -> None:
     counts = {domain.name: domain.dropped for domain in domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
+    demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
     facts = {"files": run.materials.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(run.dir.root / "data.json", facts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
-from moesaic.data.splits import Domain, load_domain, load_source
+from moesaic.data.splits import Domain, load_domain, load_source, load_unseen
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.runs.directory import RunDir
@@ -49,7 +49,7 @@ class Materials:
     @cached_property
     def unseen(self) -> list[Example]:
         """Text of domains that no expert is trained for."""
-        return self.texts(self.recipe.evaluate.unseen)
+        return load_unseen(self.recipe.evaluate.unseen, self.resolve, self.rejects)
 
     def texts(self, sources: Iterable[Source]) -> list[Example]:
         """Text that belongs to no domain."""

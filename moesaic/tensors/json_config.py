@@ -25,6 +25,10 @@ CODE = re.compile(r"auto_map|trust_remote_code|custom_\w+|use_kernels|kernel_con
 HARMLESS = "_attn_implementation_autoset"
 """A key of many folders: transformers chose the implementation by itself."""
 
+QUANTISED = ("quantization_config", "compression_config")
+"""Keys of a config.json that describe quantised weights."""
+UNQUANTISED = "give the unquantised model that it was made from; an adapter trained over the quantised one fits it"
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -121,6 +125,9 @@ def family_in(found: dict[str, Any], path: Path, known: Collection[str], kind: s
         expected, hint = f"one of {', '.join(known)}", nearest(str(name), [*known])
         what = f"unknown family of {kind}"
         raise WeightsError(what, path=path, field="model_type", expected=expected, got=str(name), hint=hint)
+    for key in QUANTISED:
+        if found.get(key) is not None:
+            raise WeightsError("the model is quantised", path=path, field=key, got=str(found[key]), hint=UNQUANTISED)
     return str(name)
 
 

@@ -118,7 +118,7 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
         return self.encode(prompt if isinstance(prompt, str) else plain(prompt))
 
     def answer(self, prompt: str | Conversation, response: str) -> list[int]:

@@ -3,7 +3,6 @@
 Knows nothing about models or batches, nor how tokenizers are published.
 """
 
-import json
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +14,7 @@ from moesaic.files import disk
 from moesaic.files.plain import encoded
 from moesaic.tokenizer import templates
 from moesaic.tokenizer.conversation import Conversation, Message, plain
+from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.special import Special, described, read_special
 from moesaic.tokenizer.spellings import Spellings
@@ -66,27 +66,32 @@ class Tokenizer:
         """Ids of a text alone; nothing is added but the space that some tokenizers put first."""
         return _encoded(self.inner, text)
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of the beginning of a sequence: `start`, then the prompt.
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
+        """Ids of the beginning of a sequence: a conversation in the chat template, or `start` and then a text.
 
-        A conversation ends where the assistant's answer begins. Its messages are text: only the template itself writes
-        special tokens. DataError where the template refuses the conversation.
+        With a template, a text is one user message, unless it is `raw`. A conversation ends where the assistant's
+        answer begins. Its messages are text: only the template itself writes special tokens. DataError where the
+        template refuses the conversation.
         """
+        prompt = self._asked(prompt, raw)
         if isinstance(prompt, str):
             return [*self.special.start, *self.encode(prompt)]
-        return self._written(self.template, prompt, reply=True) if self.template else self.begin(plain(prompt))
+        assert self.template
+        return self._written(self.template, prompt, reply=True)
 
     def follow(self, text: str) -> list[int]:
         """Ids of a text that continues another, without the space that some tokenizers put first."""
         return _encoded(self._inside, text)
 
-    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response, to follow those of `begin(prompt)`, with the token that ends it.
+    def answer(self, prompt: str | Conversation, response: str, raw: bool = False) -> list[int]:
+        """Ids of a response, to follow those of `begin(prompt, raw)`, with the token that ends it.
 
         In a conversation the template writes and ends it. Otherwise it starts on a new line.
         """
-        if isinstance(prompt, str) or not self.template:
+        prompt = self._asked(prompt, raw)
+        if isinstance(prompt, str):
             return [*self.follow("\n" + response), self.eos]
+        assert self.template
         before = self._written(self.template, prompt, reply=True)
         whole = self._written(self.template, (*prompt, Message("assistant", response)), reply=False)
         if whole[: len(before)] != before:
@@ -99,6 +104,12 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens and unknown ids."""
         return _caught(lambda: self.inner.decode(ids, skip_special_tokens=True))
+
+    def _asked(self, prompt: str | Conversation, raw: bool) -> str | Conversation:
+        """The form in which a model reads a prompt: a conversation for the template, or a text."""
+        if isinstance(prompt, str):
+            return prompt if raw or not self.template else (Message("user", prompt),)
+        return prompt if self.template else plain(prompt)
 
     def _written(self, template: Template, conversation: Conversation, reply: bool) -> list[int]:
         """The ids of a conversation in its template, split at special tokens as the tokenizer itself would split it."""
@@ -126,14 +137,7 @@ class Tokenizer:
     @cached_property
     def _inside(self) -> "tokenizers.Tokenizer":
         """The tokenizer without the space that it puts before a text."""
-        from tokenizers import Tokenizer as Inner
-
-        found = json.loads(self.inner.to_str())
-        if not _unprefixed(found):
-            return self.inner
-        inside = Inner.from_str(json.dumps(found))
-        inside.encode_special_tokens = True
-        return inside
+        return _caught(lambda: inside(self.inner))
 
     @cached_property
     def _first_only(self) -> bool:
@@ -200,19 +204,3 @@ def _caught(work: Callable[[], T]) -> T:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TypeError):
             raise
         raise WeightsError("the tokenizer fails on a text", got=str(error)) from error
-
-
-def _unprefixed(found: dict[str, Any]) -> bool:
-    """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
-    steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
-    normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]
-    kept = [step for step in normal if step and step["type"] != "Prepend"]
-    changed = len(kept) < len([step for step in normal if step])
-    if changed:
-        found["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    for cut in cuts["pretokenizers"] if cuts and cuts["type"] == "Sequence" else [cuts]:
-        if cut and cut["type"] == "Metaspace" and cut.get("prepend_scheme", "always") != "never":
-            cut["prepend_scheme"], changed = "never", True
-        if cut and cut["type"] == "ByteLevel" and cut["add_prefix_space"]:
-            cut["add_prefix_space"], changed = False, True
-    return changed

@@ -23,7 +23,7 @@ from moesaic.errors import CompatibilityError, DataError, GatesError, NonFiniteE
         (["run", "small.yaml", "train.stepz=3"], "train.stepz: unknown key; did you mean 'steps'?"),
         (["run", "small.yaml", "router.kind=mpl"], "router.kind: wrong value"),
         (["train-expert", "small.yaml", "--expert", "brids"], "brids"),
-        (["generate", "nowhere", "hi", "--temperature", "-1"], "temperature: invalid sampling"),
+        (["generate", "shipped:tiny", "hi", "--temperature", "-1"], "temperature: invalid sampling"),
     ],
 )
 def test_what_was_asked_for_is_wrong(recipe, moesaic, arguments, said):

@@ -195,3 +195,34 @@ def test_a_fingerprint_covers_what_a_model_computes_by_and_nothing_that_it_does_
     scaled = replace(plain, rope_scaling=RopeScaling(kind="linear", factor=2.0))
     assert scaled.wiring.items() > plain.wiring.items()
     assert json.loads(json.dumps(scaled.wiring))["rope_scaling"]["factor"] == 2.0
+
+
+ROPES = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {"rope_type": "llama3", **LLAMA3},
+}
+
+
+@pytest.mark.parametrize("table", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_theta_in_a_table_of_rotary_positions_is_read(table: str, kind: str, read) -> None:
+    scaled = {**ROPES[kind], "rope_theta": 5e5}
+    assert read("llama", **{table: scaled}).rope_theta == 5e5
+    assert read("llama", rope_theta=5e5, **{table: scaled}).rope_theta == 5e5
+    with pytest.raises(WeightsError, match="rope_theta: .*contradict"):
+        read("llama", rope_theta=4e5, **{table: scaled})
+
+
+@pytest.mark.parametrize("table", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("key", ["mrope_section", "attention_factor", "partial_rotary_factor", "high_freq"])
+def test_every_key_of_a_table_of_rotary_positions_is_known(table: str, kind: str, key: str, read) -> None:
+    with pytest.raises(WeightsError, match=rf"{table}\.{key}: "):
+        read("llama", **{table: {**ROPES[kind], key: 0.5}})
+    assert read("llama", **{table: {**ROPES[kind], key: None}}) == read("llama", **{table: ROPES[kind]})
+
+
+def test_a_context_before_scaling_outside_its_table_takes_precedence(read) -> None:
+    found = read("llama", rope_scaling=ROPES["llama3"], original_max_position_embeddings=32)
+    assert found.rope_scaling is not None and found.rope_scaling.original_context == 32
