@@ -107,7 +107,8 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
 def _outside(router: Mapping[str, Any]) -> Iterator[Grid]:
     """Text of no domain by kind, and the accuracy on prompts in every form."""
     if outside := router.get("outside"):
-        note = f"Of {outside['inside']['rows']:,} test rows of domains {outside['inside']['abstained']:.1%} are left to the base."
+        inside = outside["inside"]
+        note = f"Of {inside['rows']:,} test rows of domains {inside['abstained']:.1%} are left to the base."
         kinds = {ALL: outside, **outside["kinds"]}
         rows = [
             [kind, _count(one["rows"]), f"{one['abstained']:.1%}", _cell(one["auroc"])] for kind, one in kinds.items()

@@ -104,7 +104,7 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
 
 
 def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], dict[str, Judged], dict[str, Judged]]:
-    """All routers' decisions, what else they decide on by job and router, the scores of contenders, those of routers."""
+    """All routers' decisions, what else they decide on by job and router, the scores of contenders, of routers."""
     deciding: dict[str, Work] = jobs_of(run)
     work = deciding | {name: partial(score_contender, run.address, name) for name in contenders(run)}
     found = jobs.run(work, "evaluation")
