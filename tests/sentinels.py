@@ -14,6 +14,7 @@ CONTENDERS = (
 )
 DECODED = ("base", "router", "joint", "joint_wide")
 STAGES = ("data", "base", "experts", "router", "mixture", "evaluation")
+KINDS, FORMS = ("noise", "chat"), ("message", "case")
 LENGTHS = ((0, 8), (8, 16), (16, 32), (32, 64), (64, 128), (128, None))
 
 
@@ -83,8 +84,14 @@ def contender(draw: Draw, name: str, key: str, kind: str, domains: tuple[str, ..
         key: {domain: getattr(draw, kind)() for domain in domains} | {"all": value},
         "interval": ends,
         "versus_router": None if name == "router" else {"difference": mean, "interval": interval},
+        **({"versus_router_unseen": unseen(draw)} if name == "base" and key == "nats" else {}),
         "cost": {"parameters": draw.count(), "bytes": draw.size()},
     }
+
+
+def unseen(draw: Draw) -> dict[str, Any]:
+    value, ends = draw.estimate("difference")
+    return {"difference": value, "interval": ends}
 
 
 def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dict[str, Any]:
@@ -95,6 +102,7 @@ def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dic
         "seed": draw.count(),
         "measure": key,
         "domains": [*EXPERTS],
+        "rows_sha256": {domain: f"{place}" * 64 for place, domain in enumerate(DOMAINS)},
         "verdict": {
             "use": "joint",
             "sentence": f"Use the joint expert: it is number {draw.count()}.",
@@ -124,6 +132,8 @@ def router(draw: Draw, key: str, kind: str) -> dict[str, Any]:
             "accuracy": draw.share(),
             "macro_f1": draw.share(),
             "matched": {"accuracy": draw.share()},
+            "outside": {"abstained": draw.share(), "auroc": draw.share()},
+            "worst_form": {"accuracy": draw.share()},
             "utilisation": {name: draw.share() for name in EXPERTS},
             "utilisation_evenness": draw.share(),
             key: getattr(draw, kind)(),
@@ -145,14 +155,25 @@ def router(draw: Draw, key: str, kind: str) -> dict[str, Any]:
         "reliability": [
             {"from": one / 10, "below": (one + 1) / 10}
             | {"rows": draw.count(), "confidence": draw.share(), "accuracy": draw.share()}
+            | {"interval": sorted((draw.share(), draw.share()))}
             for one in range(10)
         ],
         "by_length": [
             {"from": low, "below": below, "rows": draw.count(), "accuracy": draw.share()} for low, below in LENGTHS
         ],
         "matched": {"tokens": draw.count()},
+        "outside": {
+            **outside(draw),
+            "inside": {"rows": draw.count(), "abstained": draw.share()},
+            "kinds": {kind: outside(draw) for kind in KINDS},
+        },
+        "forms": {form: {"rows": draw.count(), "accuracy": draw.share()} for form in FORMS},
         "tried": [first, *others],
     }
+
+
+def outside(draw: Draw) -> dict[str, Any]:
+    return {"rows": draw.count(), "abstained": draw.share(), "auroc": draw.share()}
 
 
 def sample(draw: Draw, domain: str, chosen: str) -> dict[str, Any]:

@@ -57,7 +57,14 @@ def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
     points = [[entry[key] for entry in filled] for key in ("confidence", "accuracy")]
     top.plot(*points, "o", color=SERIES[0], markersize=5, clip_on=False, zorder=3)
     for entry in filled:
-        top.plot([entry["confidence"]] * 2, entry["interval"], color=SERIES[0], linewidth=1.5, clip_on=False, zorder=2)
+        top.plot(
+            [entry["confidence"]] * 2,
+            entry.get("interval", [entry["accuracy"]] * 2),
+            color=SERIES[0],
+            linewidth=1.5,
+            clip_on=False,
+            zorder=2,
+        )
     top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
     top.tick_params(labelbottom=False)
     low.bar(middles, [entry["rows"] for entry in filled], width * 0.92, color=INK, alpha=0.5, linewidth=0)

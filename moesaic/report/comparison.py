@@ -4,14 +4,17 @@ Knows nothing about HTML, and judges nothing: no interval was computed across ru
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from moesaic.errors import RecipeError
+from moesaic.evaluate.statistics import UNSEEN
 from moesaic.evaluate.units import Unit, ranked, unit_of
 from moesaic.report.figures import Figures, number_at
 from moesaic.report.reading import Run
+from moesaic.report.sections import domains_of
 from moesaic.sections import document
 
 IGNORED = ("name", "workers", "data_root")
@@ -34,6 +37,24 @@ class Side:
         mine, its = number_at(self.evaluation, path), number_at(other.evaluation, path)
         value = None if mine is None or its is None else mine - its
         return Figures(None, f"{self.letter}-{other.letter}").markup(style, value, path)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Which figures of two runs can be compared: `other` has the domains with other rows or another tokenizer."""
+
+    other: list[str]
+
+    @property
+    def all(self) -> bool:
+        return not [domain for domain in self.other if domain != UNSEEN]
+
+
+def judged_alike(a: Run, b: Run) -> Alike:
+    """Compare the token ids that both runs were judged on; what a run does not know is not alike."""
+    mine, its = (run.evaluation.get("rows_sha256", {}) for run in (a, b))
+    domains = merged(domains_of(a.evaluation), domains_of(b.evaluation))
+    return Alike([domain for domain in domains if mine.get(domain) is None or mine.get(domain) != its.get(domain)])
 
 
 def shared_contenders(a: Run, b: Run) -> list[str]:

@@ -70,10 +70,6 @@ class Figures:
         value = None if mine is None or its is None else mine - its
         return self.markup(style, value, path, Markup(' data-minus="{}"').format(key_of(other)))
 
-    def negated(self, style: str, *path: str | int) -> Markup:
-        value = number_at(self.document, path)
-        return self.markup(style, None if value is None else -value, path, Markup(' data-negated="yes"'))
-
     def interval(self, style: str, *path: str | int) -> Markup:
         ends = (self(style, *path, 0), self(style, *path, 1))
         return Markup('<span class="interval">[{}, {}]</span>').format(*ends)

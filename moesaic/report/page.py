@@ -14,7 +14,7 @@ from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.units import label, unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
-from moesaic.report.comparison import Side, merged, recipe_differences, shared_contenders, shared_unit
+from moesaic.report.comparison import Side, judged_alike, merged, recipe_differences, shared_contenders, shared_unit
 from moesaic.report.figures import Figures, harmless, shown
 from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
 from moesaic.report.sections import (
@@ -97,7 +97,9 @@ def comparison(a: Run, b: Run) -> str:
         a=Side(a, "a"),
         b=Side(b, "b"),
         label=label,
+        alike=judged_alike(a, b),
         counted=counted,
+        spoken=spoken,
         shared_contenders=shared_contenders,
         unit=shared_unit(a, b),
         domains_of=domains_of,

@@ -237,13 +237,14 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     assert vectors is not None and nobodys is not None
     names = tuple(part.run.recipe.experts)
     labels = torch.cat([own.labels, torch.full((len(nobodys),), len(names))])
-    whole = torch.ones(len(labels), dtype=torch.bool)
+    changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
+    as_is[: len(own.labels)] = True
     if part.varied:
         limit = most_of(part.spec, split)
-        some = [take(prompts_of(part.source, name, split), limit) for name in names]
-        cut = [drawn(example) == CUT for examples in some for example in examples]
-        whole[len(cut) : 2 * len(cut)] = ~torch.tensor(cut)
-    return Outcomes(torch.cat([vectors, nobodys]), labels, whole)
+        some = [one for name in names for one in take(prompts_of(part.source, name, split), limit)]
+        as_is[len(some) :] = False
+        changed[len(some) : 2 * len(some)] = torch.tensor([drawn(one) != CUT for one in some])
+    return Outcomes(torch.cat([vectors, nobodys]), labels, as_is, changed)
 
 
 def owners(sizes: Iterable[int]) -> torch.Tensor:

@@ -13,27 +13,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.ops.metrics import auroc
-from moesaic.routing.guard import Guard, logit, odds
+from moesaic.routing.guard import Guard, logit
 from moesaic.sections.training import Train
 from moesaic.train.loop import fit
 from moesaic.train.routers import best_temperature
 
 HIDDEN = [256]
 EPOCHS, PATIENCE, BATCH, LR, DECAY = 12, 4, 64, 1e-3, 0.01
-REFUSED = 0.01
-"""Share of an expert's own validation prompts on which a router may abstain, at the limit of `auto`."""
+REFUSED, REFUSED_IN_OTHER_FORMS = 0.01, 0.05
+"""Shares of the experts' own validation prompts, as they are and in other forms, that `auto` may abstain on at most."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """Vectors of n prompts, and the outcome of each: the index of its expert, or the number of experts for none.
 
-    `typical`: the rows that decide on the limit, which are prompts that arrive whole.
+    `as_is`, `changed`: prompts of experts as they are, and in another form that keeps all words; these decide on
+    the limit.
     """
 
     vectors: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"]
-    typical: Bool[Tensor, " n"]
+    as_is: Bool[Tensor, " n"]
+    changed: Bool[Tensor, " n"]
 
 
 def train_guard(
@@ -81,27 +83,25 @@ def calibrated(
 ) -> tuple[Guard, dict[str, float]]:
     """Set the temperature and the limit of a guard by prompts that it has not learned from."""
     guard.net.temperature.fill_(best_temperature(guard.outcomes(held_out.vectors), held_out.labels))
-    guard.limit.fill_(limit_of(guard.outcomes(held_out.vectors), held_out, num_experts, abstain))
+    guard.limit.fill_(limit_of(guard(held_out.vectors), held_out, abstain))
     return guard, figures(guard(held_out.vectors), held_out, guard.limit, num_experts)
 
 
-def limit_of(
-    outcomes: Float[Tensor, "n outcomes"], held_out: Outcomes, num_experts: int, abstain: str | float
-) -> float:
-    """The log-odds below which a router abstains: those of the probability `abstain`, or for "auto" the quantile that
-    the share REFUSED of the experts' own typical prompts lies below.
+def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:
+    """The log-odds below which a router abstains: those of the probability `abstain`, or for "auto" the highest below
+    which at most the share REFUSED of the prompts as they are lies, and REFUSED_IN_OTHER_FORMS of the changed ones.
     """
     if not isinstance(abstain, str):
         return logit(abstain)
-    own = odds(outcomes)[(held_out.labels < num_experts) & held_out.typical]
-    return own.double().quantile(REFUSED, interpolation="lower").item()
+    shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS))
+    return min(own[some].double().quantile(share, interpolation="lower").item() for some, share in shares if some.any())
 
 
 def figures(own: Float[Tensor, " n"], held_out: Outcomes, limit: Tensor, num_experts: int) -> dict[str, float]:
     """Shares of own and of neutral prompts on which the router abstains, and the AUROC of the two."""
     mine, silent = held_out.labels < num_experts, own < limit
     return {
-        "abstained_own": silent[mine & held_out.typical].double().mean().item(),
+        "abstained_own": silent[held_out.as_is].double().mean().item(),
         "abstained_neutral": silent[~mine].double().mean().item(),
         "auroc": auroc(own[mine].double().numpy(), own[~mine].double().numpy()),
     }

@@ -40,8 +40,13 @@ def evaluation_of(names: tuple[str, str] = ("owl", "wren"), better: float = 0.0)
     confidence = random.uniform(0.55, 1, len(labels))
     shares = np.array([[c, 1 - c] if who == 0 else [1 - c, c] for c, who in zip(confidence, chosen, strict=True)])
     report = router_report(labels, chosen, shares, list(names), random.integers(3, 90, len(labels)).tolist())
+    outside = {"rows": 40, "abstained": 0.925, "auroc": 0.9625}
+    kinds = {"noise": outside | {"rows": 10, "abstained": 1.0}, "chat": outside | {"rows": 30, "abstained": 0.9}}
     own_row = {"kind": "linear", "feature": "hidden_mean", "selection": "top_1", "examples": "all"}
     own_row |= {"nats": mean_nats(scores["router"]), "validation_macro_f1": 0.9375}
+    own_row |= {"outside": outside, "worst_form": {"form": "case", "accuracy": 0.875}}
+    report |= {"forms": {form: {"rows": 24, "accuracy": 0.875} for form in ("message", "case")}}
+    report["outside"] = outside | {"inside": {"rows": 24, "abstained": 1 / 24}, "kinds": kinds}
     brief = {key: report[key] for key in ("accuracy", "macro_f1", "utilisation", "utilisation_evenness")}
     pieces = [["How", None, None, None], [" many", names[0], 1.5, 2.75], [" owls", "base", 0.5, 0.5]]
     return {
@@ -49,6 +54,7 @@ def evaluation_of(names: tuple[str, str] = ("owl", "wren"), better: float = 0.0)
         "name": "birds",
         "seed": 3,
         "domains": list(names),
+        "rows_sha256": {name: f"{number}" * 64 for number, name in enumerate((*names, "unseen"))},
         **judge(scores, costs=costs, seed=3, resamples=200),
         "router": own_row | report | {"tried": [own_row | brief, own_row | brief | {"kind": "keyword", "nats": 3.1}]},
         "parameters": {"total": 2_000_001, "base": 1_000_000, "experts": 999_000, "router": 1001, "active": 1_234_567},
@@ -135,10 +141,16 @@ def browse(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]
         pytest.skip("needs a browser, neither chromium nor google-chrome is installed: apt-get install chromium")
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
 
-    def dump(*pages: Path) -> list[str]:
+    def dump(*pages: Path, width: int = 1280) -> list[str]:
         started = [
             subprocess.Popen(
-                [BROWSER, *flags, f"--user-data-dir={tmp_path_factory.mktemp('profile')}", page.as_uri()],
+                [
+                    BROWSER,
+                    *flags,
+                    f"--window-size={width},900",
+                    f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
+                    page.as_uri(),
+                ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 encoding="utf-8",

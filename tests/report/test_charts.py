@@ -10,7 +10,7 @@ from moesaic.report.charts import Curve
 
 BINS = [
     {"from": 0.0, "below": 0.5, "rows": 0, "confidence": None, "accuracy": None},
-    {"from": 0.5, "below": 1.0, "rows": 8, "confidence": 0.9, "accuracy": 0.75},
+    {"from": 0.5, "below": 1.0, "rows": 8, "confidence": 0.9, "accuracy": 0.75, "interval": [0.4, 0.9]},
 ]
 LENGTHS = [
     {"from": 0, "below": 8, "rows": 3, "accuracy": 1 / 3},
@@ -51,6 +51,7 @@ def test_colours_and_font_are_the_pages(drawn):
 
 def test_texts_are_texts(drawn):
     assert {"accuracy", "confidence", "rows"} <= set(re.findall(r">([a-z]+)</text>", drawn[0]))
+    assert ">8</text>" in drawn[0], "the rows of a bin stand above it"
     labels = re.findall(r">([^<a-z]+)</text>", drawn[1])
     assert {"0\N{EN DASH}7", "(3)", "16+", "(1,234)", "33%", "88%"} <= set(labels)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moesaic.errors import WeightsError
+from moesaic.evaluate.sentences import spoken
 from moesaic.report import write_report
 
 
@@ -81,7 +82,7 @@ def test_what_matters_of_the_evaluation_is_on_the_page(in_browser, evaluation):
 def test_the_verdict_is_the_first_thing_said_and_its_row_is_marked(in_browser, evaluation):
     text = in_browser.text
     verdict = evaluation["verdict"]
-    assert text.index("birds") < text.index(verdict["sentence"]) < text.index(verdict["reasons"][0])
+    assert text.index("birds") < text.index(spoken(evaluation)) < text.index(verdict["reasons"][0])
     assert text.index(verdict["reasons"][-1]) < text.index("Contenders")
     assert len(in_browser.all("h1")) == 1 and in_browser.title == "birds: moesaic report"
     rows = [attributes["class"].split() for attributes in in_browser.all("tr") if attributes.get("class")]
@@ -101,6 +102,21 @@ def test_the_page_loads_nothing_and_runs_nothing(page, seen):
     assert "@import" not in document and not re.search(r"url\((?!#)", document) and "http:" not in document
     policies = [one["content"] for one in parsed.all("meta") if one.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_nothing_is_clipped_on_a_screen_and_only_tables_scroll_on_a_phone(page, browse, seen, tmp_path, width):
+    measure = """<script>
+    const wide = [...document.querySelectorAll("html, .scroll")].filter(one => one.scrollWidth > one.clientWidth)
+    document.title = "wide: " + (wide.map(one => one.getAttribute("aria-label") || "page").join(", ") || "nothing")
+    </script></body>"""
+    document = page.read_text()
+    (policy,) = re.findall(r"<meta http-equiv[^>]*>", document)
+    measured = tmp_path / "measured.html"
+    measured.write_text(document.replace(policy, "").replace("</body>", measure))
+    (title,) = (seen(one).title for one in browse(measured, width=width))
+    wide = title.removeprefix("wide: ").split(", ")
+    assert wide == ["nothing"] if width == 1280 else "Contenders" in wide and "page" not in wide
 
 
 def test_tables_say_what_their_cells_belong_to(page, seen):
@@ -147,6 +163,7 @@ def test_what_an_evaluation_lacks_is_told(make_run, seen, evaluation, tmp_path):
     for told in (
         "The base or the experts were not scored.",
         "This evaluation holds no report on the router.",
+        "This evaluation holds no report on text of no domain.",
         "No routers were compared.",
         "This evaluation holds no samples.",
         "Parameters were not counted.",
