@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moesaic.routing.guard import Guard
 from moesaic.routing.routers import MLPRouter
+from moesaic.train.guards import Outcomes, calibrated
 from moesaic.train.routers import best_temperature
 
 FOLDS = 10
