@@ -53,6 +53,25 @@ def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
     return router, Judged([int(hits[labels == label].sum()) for label in range(e)], sizes)
 
 
+@torch.no_grad()
+def few_shot_guard(
+    features: list[Float[Tensor, "_ d"]], neutral: Float[Tensor, "_ d"], abstain: str | float
+) -> tuple[Guard, dict[str, float]]:
+    """A guard from the same features and those of neutral prompts, calibrated and limited in cross-validation."""
+    parts, e = [*features, neutral], len(features)
+    sizes = [len(rows) for rows in parts]
+    labels, everything = torch.arange(e + 1).repeat_interleave(torch.tensor(sizes)), torch.cat(parts)
+    fold = torch.cat([torch.arange(size) for size in sizes]) % min(FOLDS, *sizes)
+    logits = everything.new_zeros(len(labels), e + 1)
+    for one in range(int(fold.max()) + 1):
+        out = fold == one
+        logits[out] = discriminant([everything[(labels == label) & ~out] for label in range(e + 1)])(everything[out])
+    guard = Guard(everything.shape[1], e, [])
+    guard.net.load_state_dict(discriminant(parts).state_dict())
+    held_out = Outcomes(everything, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
+    return calibrated(guard.eval(), logits, held_out, abstain)
+
+
 def discriminant(features: list[Float[Tensor, "_ d"]]) -> MLPRouter:
     """Linear discriminant analysis, every expert as probable as any other.
 
