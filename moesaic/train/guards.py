@@ -1,7 +1,6 @@
 """Training a guard: a network over the experts and "none of them", which learns from prompts and from neutral text.
 
-Knows nothing about where features come from. The class "none" was the best of the ways to know that were compared: see
-`benchmarks/results/abstention.md`.
+Knows nothing about where features come from.
 """
 
 import math

@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from moesaic.train.few import discriminant, few_shot
+from moesaic.train.few import discriminant, few_shot, few_shot_guard
 
 
 def clouds(n: int, d: int, apart: float, experts: int = 3, seed: int = 0) -> list[torch.Tensor]:
