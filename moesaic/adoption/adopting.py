@@ -21,6 +21,8 @@ from moesaic.artefacts.router import StoredRouter, require_base, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
 from moesaic.data.batches import by_length
+from moesaic.data.forms import prompt_of
+from moesaic.data.neutral import neutral
 from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
@@ -30,6 +32,7 @@ from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
 from moesaic.routing import Selection
+from moesaic.routing.guard import Guard
 from moesaic.routing.routers import TrainedRouter
 from moesaic.runs.progress import Progress, Silent
 from moesaic.sections.names import validate_expert, validate_name
@@ -37,7 +40,7 @@ from moesaic.sections.places import name_at
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps
-from moesaic.train.few import few_shot
+from moesaic.train.few import few_shot, few_shot_guard
 
 RANK = 16
 MOST = 100
@@ -97,6 +100,7 @@ def adopt(
     ignore_rest: bool = False,
     name: str | None = None,
     embed: bool = False,
+    abstain: str | float = "auto",
     progress: Progress | None = None,
 ) -> Adoption:
     """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
@@ -106,12 +110,16 @@ def adopt(
     need prompts.
     `experts`: folders or `org/name@revision` of the hub, by name, or named as their places. `base`: its place.
     `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
-    router is made from the weights alone and cannot be tested. `name`: of the mixture (default: that of `out`).
-    `embed`: copy the base into the mixture, which can then be moved to another machine; by default the mixture refers
-    to it, by its commit of the hub or its folder, and finds it again when it is loaded.
+    router is made from the weights alone, never abstains and cannot be tested. `abstain`: as in a recipe, for a router
+    that is trained. `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
+    then be moved to another machine; by default the mixture refers to it, by its commit of the hub or its folder, and
+    finds it again when it is loaded.
     Raises RecipeError for names that do not go together, and the errors of reading the parts.
     """
     root, report = Path(out).absolute(), progress or Silent()
+    if abstain not in ("auto", "off") and not (type(abstain) is float and 0 < abstain < 1):
+        expected = "auto, off, or a probability between 0 and 1"
+        raise RecipeError("unknown value", field="abstain", expected=expected, got=abstain)
     if os.path.lexists(root / "mixture"):
         hint = "change that mixture with --into, or name another folder"
         raise StorageError("the folder has a mixture already", path=root / "mixture", hint=hint)
@@ -124,7 +132,7 @@ def adopt(
         parts = load_base(base_at.folder, base_at.origin)
         members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None)
+            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, abstain)
 
 
 def amend(
@@ -178,8 +186,9 @@ def amend(
         members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
+        abstain = manifest["adopted"]["router"].get("abstain", "off")
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready)
+        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, abstain)
 
 
 # --- the experts ------------------------------------------------------------------------------------------------------
@@ -290,6 +299,7 @@ def finish(
     disabled: tuple[str, ...],
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
+    abstain: str | float,
 ) -> Adoption:
     """Publish the mixture of these members; `router`: folder and facts of one that is still right."""
     if len(members) < 2:
@@ -298,7 +308,7 @@ def finish(
     if len(disabled) == len(members):
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
-        router_at, facts_of_router = router or made_router(scratch / "router", base, members)
+        router_at, facts_of_router = router or made_router(scratch / "router", base, members, abstain)
         folders = {
             one: made.expert.folder or saved(kind, scratch / one, one, made.expert, base)
             for one, made in members.items()
@@ -323,11 +333,14 @@ def finish(
     return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
 
 
-def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[Path, dict[str, Any]]:
+def made_router(
+    folder: Path, base: Base, members: dict[str, Member], abstain: str | float
+) -> tuple[Path, dict[str, Any]]:
     """Make a router from the features of prompts, or else from weights; returns its folder and its facts."""
     names = tuple(members)
     features = {name: one.features for name, one in members.items() if one.features is not None}
     disk.make_all(folder)
+    guard: Guard | None = None
     if features:
         write_tensors(folder / router_room.FEATURES, features)
         router, judged = few_shot([*features.values()])
@@ -335,6 +348,12 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         facts |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
         made: TrainedRouter = router
+        facts["abstain"] = abstain
+        if abstain != "off":
+            nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
+            guard, certainty = few_shot_guard([*features.values()], features_of(base, nobodys, "neutral"), abstain)
+            facts |= {key: certainty[key] for key in ("abstained_own", "abstained_neutral")}
+            metrics |= certainty
     else:
         loras = [one.expert.value for one in members.values() if one.expert.value is not None]
         arrow = fit_arrow(base.decoder, loras, tuple(base.tokenizer.start), base.tokenizer.eos, SEED)
@@ -344,7 +363,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         facts["overlap"] = alike[one, other].item()
         metrics, made = {"overlap": facts["overlap"]}, arrow
     write_json(folder / router_room.INFO, {"adopted": facts})
-    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {})
+    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {}, guard=guard)
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, facts
 

@@ -61,6 +61,20 @@ def show_adoption(made: "Adoption", at: Path | None, as_json: bool) -> None:
         stdout().print(harmless("\n".join(summary(made, at or made.folder))))
 
 
+def abstention(typed: str | None) -> str | float | None:
+    """Read the value of --abstain."""
+    if typed is None or typed in ("auto", "off"):
+        return typed
+    try:
+        least = float(typed)
+    except ValueError:
+        least = 0.0
+    if not 0 < least < 1:
+        expected = "auto, off, or a probability between 0 and 1"
+        raise RecipeError("unknown value", field="--abstain", expected=expected, got=typed)
+    return least
+
+
 def merged(models: list[str], weights: str | None, only: str | None) -> Path:
     *some, out = models
     try:
@@ -112,6 +126,9 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
         for name in enabled:
             if router["right"][name] < router["of"][name]:
                 yield f"  of {name}, {router['right'][name]} of {router['of'][name]}"
+        if "abstained_neutral" in router:
+            yield f"  leaves {router['abstained_neutral']:.0%} of prompts that belong to no expert to the base, and"
+            yield f"  {router['abstained_own']:.0%} of the experts' own (both of prompts that it did not learn from)"
         if made.disabled:
             yield f"  sends prompts of {', '.join(made.disabled)} to other experts"
     else:

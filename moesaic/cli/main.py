@@ -420,11 +420,18 @@ def adopt(
         bool, Option("--ignore-rest", help="With --kind ffn: ignore differences outside the feed-forward blocks.")
     ] = False,
     name: Annotated[str | None, Option(help="Name of the mixture (default: the name of the folder).")] = None,
+    abstain: Annotated[
+        str | None,
+        Option(
+            help="Prompts left to the base: auto, off, or the least probability of belonging to an expert, for example "
+            "0.9 (default: auto)."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a mixture of existing experts, or change one. It takes seconds."""
-    from moesaic.cli.adopting import adopted, show_adoption
+    from moesaic.cli.adopting import abstention, adopted, show_adoption
 
     common: dict[str, Any] = {
         "experts": experts or [],
@@ -433,7 +440,7 @@ def adopt(
         "ignore_rest": ignore_rest,
     }
     common |= {"base": base, "embed": embed}
-    new = {"kind": kind, "name": name}
+    new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 

@@ -1,7 +1,6 @@
 """Training a guard: a network over the experts and "none of them", which learns from prompts and from neutral text.
 
-Knows nothing about where features come from. The class "none" was the best of the ways to know that were compared: see
-`benchmarks/results/abstention.md`.
+Knows nothing about where features come from.
 """
 
 import math
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.ops.metrics import auroc
-from moesaic.routing.guard import Guard, logit
+from moesaic.routing.guard import Guard, logit, odds
 from moesaic.sections.training import Train
 from moesaic.train.loop import fit
 from moesaic.train.routers import best_temperature
@@ -74,17 +73,20 @@ def train_guard(
     )
     trained = fit(dict(guard.named_parameters()), batch, loss, validate, settings, LR, lambda row: None, seed)
     guard.load_state_dict(trained.state, strict=False)
-    return calibrated(guard.eval(), validation, num_experts, abstain)
+    with torch.no_grad():
+        return calibrated(guard, guard.eval().net(validation.vectors), validation, abstain)
 
 
 @torch.no_grad()
 def calibrated(
-    guard: Guard, held_out: Outcomes, num_experts: int, abstain: str | float
+    guard: Guard, logits: Float[Tensor, "n outcomes"], held_out: Outcomes, abstain: str | float
 ) -> tuple[Guard, dict[str, float]]:
-    """Set the temperature and the limit of a guard by prompts that it has not learned from."""
-    guard.net.temperature.fill_(best_temperature(guard.outcomes(held_out.vectors), held_out.labels))
-    guard.limit.fill_(limit_of(guard(held_out.vectors), held_out, abstain))
-    return guard, figures(guard(held_out.vectors), held_out, guard.limit, num_experts)
+    """Set the temperature and the limit of a guard by logits for prompts that were not learned from."""
+    size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
+    guard.net.temperature.fill_(size * best_temperature(logits / size, held_out.labels))
+    own = odds(logits / guard.net.temperature)
+    guard.limit.fill_(limit_of(own, held_out, abstain))
+    return guard, figures(own, held_out, guard.limit, logits.shape[1] - 1)
 
 
 def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:

@@ -63,7 +63,7 @@ def router_of(root):
 
 
 def test_what_is_adopted_routes_answers_and_is_saved_like_any_mixture(parts, tmp_path):
-    made = adopt(parts, tmp_path / "mine")
+    made = adopt(parts, tmp_path / "mine", abstain="off")
     assert made.names == (*NAMES,) and made.folder == tmp_path / "mine" / "mixture"
     assert made.router["kind"] == "linear" and made.router["of"] == dict.fromkeys(NAMES, 10)
     mixture = moesaic.load(tmp_path / "mine")

@@ -1,4 +1,4 @@
-"""A guard learns which prompts belong to no expert, and leaves at most a stated share of the experts' own to the base."""
+"""A guard learns which prompts belong to no expert, and leaves at most a stated share of the others to the base."""
 
 from math import log
 
