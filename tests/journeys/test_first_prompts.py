@@ -69,5 +69,18 @@ def test_the_first_ten_prompts_go_to_an_expert_that_fits_or_to_the_base(demo: Pa
 
 
 @pytest.mark.slow
+def test_nine_in_ten_sums_and_differences_up_to_ten_are_right(demo: Path) -> None:
+    pairs = [(a, b) for a in range(1, 10) for b in range(1, 11 - a)]
+    right = {f"What is {a} + {b}?": a + b for a, b in pairs} | {f"{a + b} - {b} = ?": a for a, b in pairs}
+    answers = moesaic.load(demo).generate(list(right), max_new_tokens=12, expert="math")
+    wrong = [
+        (prompt, one.text)
+        for (prompt, result), one in zip(right.items(), answers, strict=True)
+        if not one.text.strip().endswith(f"= {result}")
+    ]
+    assert len(wrong) <= len(right) // 10, wrong
+
+
+@pytest.mark.slow
 def test_no_text_of_the_demo_is_in_two_splits_or_domains(demo: Path) -> None:
     assert json.loads((demo / "data.json").read_text())["duplicates"] == {}
