@@ -98,9 +98,7 @@ def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | 
 
 def load_unseen(given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
     """Read text that no expert is trained for: files, or the test rows of a built-in domain."""
-    if isinstance(given, DemoData):
-        return _flat(_demo(given, resolve, rejects).rows["test"])
-    return load_source(given, resolve, rejects)
+    return UNSEEN_READERS[type(given)](given, resolve, rejects)
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:
@@ -139,6 +137,12 @@ READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
     LabelledData: _labelled,
 }
 """Section of a domain's data -> its reader."""
+
+UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None], list[Example]]] = {
+    DemoData: lambda data, resolve, rejects: _flat(_demo(data, resolve, rejects).rows["test"]),
+    list: load_source,
+}
+"""What names text outside the domains -> its reader."""
 
 
 def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:

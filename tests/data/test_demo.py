@@ -36,12 +36,12 @@ FORMS = ("plain", "one exchange", "several exchanges")
 
 # Rows that depend on no Python version, by domain and split: sha256 of their JSON.
 GOLDEN = {
-    "math train": "76f0760a11353521f104dd80d13f6066931b77220e3717c677ad9f3fdfc2787c",
-    "math validation": "646ad2dd4eb2506e52eaa745a93504d3ec1690246149e2bfabc5d48eb872ed54",
-    "math test": "882cd776fd4a081816e25fc4d9e54db1030861605cf643ac75a10e3d73f69aa8",
-    "dialogue train": "aa6e3229a3127043175a5de64dd16722fef779322e6dc23df7c880c68823defe",
-    "dialogue validation": "c9d30a03eaece8416fa5f0815e13ac7a831bd84cf6c223cfed631da2410dd790",
-    "dialogue test": "e27b51a48dceaa3d649d2adcd79b6774ac93ea1f3a2cb6069d132d3e95c9707d",
+    "math train": "f89aaf73050a7ee1568f81f25e3260d9ed4d54c4259720736cd6658a042099ed",
+    "math validation": "3f78f97f4ff968ae5a7eaf5d50d8cdba0c67b3f001e30354b168b5c2aae7149b",
+    "math test": "07c04d7a1b642ce45df605ab8d16eaf0e75f17562e16440e774480106f8a9843",
+    "dialogue train": "0666d9e5bcb622f53ecb3029449005e75a6dbdf8934288c9f2f4b13367b8e300",
+    "dialogue validation": "69a8fbf3949fb088583c71676c80aa12b9221bd8886040779c5a4dd6114ba9a8",
+    "dialogue test": "a5a0952022f55e2dfa91865e13f2588e1c5b9905f83b69577a19e6f3a2d57aa6",
     "cooking train": "172dc473ee8f98374467957ebebf3635d3917cabd9d8e3b7e26df85e7a6dd003",
     "cooking validation": "7f6cc814c8e0e2c0bfef8ab37323468fdd1a092072f82b56ec5721464706cbfe",
     "cooking test": "07c39227ec090dca2fe8b9f7d513df46985f4f6395da7c594519fbeae887df0c",
@@ -118,8 +118,10 @@ def test_a_module_a_topic_or_a_template_is_in_one_split_only(domain: str) -> Non
 
 def test_rows_of_a_group_are_dealt_to_every_form_and_none_is_lost() -> None:
     given = [[Exchange(f"ask {number}", f"answer {number}")] for number in range(200)]
+    for count in range(1, 20):
+        rows = list(shaped(given[:count], "seed"))
+        assert [exchange for row in rows for exchange in exchanges(row)] == [one for [one] in given[:count]]
     rows = list(shaped(given, "seed"))
-    assert Counter(exchange for row in rows for exchange in exchanges(row)) == Counter(one for [one] in given)
     assert Counter(map(form, rows)).keys() == set(FORMS)
     assert list(shaped(given, "seed")) == rows != list(shaped(given, "another"))
     talk = [Exchange("Hello.", "Hello!"), Exchange("Bye.", "Goodbye.")]
@@ -207,11 +209,10 @@ def test_prose_is_free_of_code_grammar_and_rulers(split: str) -> None:
             assert not re.search(r"::=|>>>|={4}|-{4}|\*{4}|\+-|\S {3,}\S", ask + answer)
 
 
-def test_prose_repeats_no_paragraph_of_the_reference() -> None:
-    answers = [answer for split in demo.SIZES for row in demo.rows("prose", split) for _, answer in exchanges(row)]
-    repeated = Counter(text for text in answers if len(text) > 150)
+def test_prose_repeats_no_text_of_the_reference() -> None:
+    pairs = [exchange for split in demo.SIZES for row in demo.rows("prose", split) for exchange in exchanges(row)]
     stories = tuple(entry["answer"][-12:] for entry in table("stories.yaml")["exchanges"])
-    assert all(text.endswith(stories) for text, times in repeated.items() if times > 1)
+    assert all(pair.answer.endswith(stories) for pair, times in Counter(pairs).items() if times > 1)
 
 
 @pytest.mark.parametrize("split", demo.SIZES)
@@ -254,7 +255,7 @@ def test_every_question_names_its_numbers_and_known_things() -> None:
 def test_dialogues_alternate_and_leave_no_slot_open(split: str) -> None:
     for row in demo.rows("dialogue", split):
         turns = exchanges(row)
-        assert 1 <= len(turns) <= 5
+        assert 1 <= len(turns) <= 5, turns
         for _, text in turns:
             assert text
             assert not re.search(r"[\[\]{}|]|  | [.,?!]|[?!][.?!]|\.\.|^\W*[a-z]", text), text
@@ -268,7 +269,7 @@ def test_dialogues_are_many_and_begin_in_many_ways() -> None:
     for words, share in ((1, 0.25), (2, 0.1), (3, 0.05)):
         [(_, most)] = Counter(" ".join(text.split()[:words]) for text in openings).most_common(1)
         assert most < share * len(openings)
-    assert Counter(len(exchanges(row)) for row in rows).keys() == {1, 2, 3, 4, 5}
+    assert Counter(len(exchanges(row)) for row in rows).keys() >= {1, 2, 3}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesaic.data import splits
 from moesaic.data.rows import Example
-from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, take
+from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, load_unseen, take
 from moesaic.errors import DataError
 from moesaic.sections.sources import DemoData, FileData, Source
 
@@ -158,6 +158,15 @@ def test_the_digest_names_the_content_alone(files):
     assert domain.digest == Domain("code", domain.train, domain.validation, domain.test, {"x": 1}).digest
     assert domain.digest == files.put(test=numbered(31)).load(validation="val").digest, "nothing is learned from test"
     assert domain.digest != Domain("math", domain.train, domain.test, domain.validation, {}).digest
+
+
+def test_unseen_text_is_of_files_or_the_test_rows_of_a_built_in_domain(files):
+    files.put(train=numbered(*range(20)))
+    sources = [Source(path="train", limit=10)]
+    assert load_unseen(sources, files.folder.joinpath) == load_source(sources, files.folder.joinpath)
+    rows = load_unseen(DemoData(demo="cooking"), Path)
+    assert rows == load_domain("kitchen", DemoData(demo="cooking"), Path).test
+    assert len({row.group for row in rows}) == len(splits.demo.rows("cooking", "test"))
 
 
 def test_the_demo_data_is_split_already(monkeypatch):

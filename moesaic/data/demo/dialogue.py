@@ -10,7 +10,7 @@ from moesaic.data.demo.phrases import filled, open_slots, worded
 from moesaic.data.demo.scenarios import Moves, Scenario, read_scenarios
 from moesaic.data.demo.shapes import Exchange, Groups
 
-DRAWN = 1300, 850  # conversations of scenarios, and exchanges of small talk, before splits are made
+DRAWN = 700, 1000  # conversations of scenarios, and exchanges of small talk, before splits are made
 
 
 def groups(seed: int) -> Groups:
@@ -22,7 +22,7 @@ def groups(seed: int) -> Groups:
         scenario = known.scenarios[number % len(known.scenarios)]
         opening = rng.choice(scenario.openings)
         talk = Talk(scenario, known.moves, known.pools | scenario.pools, rng)
-        talk.run(opening, turns=rng.randint(2, 5))
+        talk.run(opening, turns=rng.randint(2, 3))
         found.setdefault(opening, []).append(talk.exchanges)
     for number in range(DRAWN[1]):
         said, answered = known.chat[number % len(known.chat)]

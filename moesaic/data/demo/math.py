@@ -11,7 +11,7 @@ from moesaic.data.demo.phrases import SLOT, raw, worded
 from moesaic.data.demo.shapes import Exchange, Groups
 from moesaic.data.demo.tables import table
 
-DRAWN = {"signs": 330, "short": 1000, "stories": 570}  # exchanges of each sort before splits are made
+DRAWN = {"signs": 330, "short": 1200, "stories": 500}  # exchanges of each sort before splits are made
 TEN = 10  # the largest sum, and the largest number that something is taken from
 FACTS = {
     "+": [(a, total - a, total) for total in range(2, TEN + 1) for a in range(1, total)],
