@@ -4,10 +4,11 @@ Knows nothing about how mixtures are made.
 """
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, overload
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
 
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.base_search import base_for
@@ -16,7 +17,7 @@ from moesaic.compose.alone import base_alone, expert_alone
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import copy_mixture, embeds, load_mixture
 from moesaic.data.rows import messages_of
-from moesaic.errors import CompatibilityError, DataError, RecipeError, WeightsError
+from moesaic.errors import CompatibilityError, DataError, MoesaicWarning, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
 from moesaic.generate.engine import Engine
@@ -30,7 +31,7 @@ from moesaic.kinds import KINDS
 from moesaic.model.source import Traffic
 from moesaic.residency.fetching import Budget
 from moesaic.sections.places import name_at
-from moesaic.tokenizer import Conversation, Message
+from moesaic.tokenizer import Conversation, Message, Tokenizer
 from moesaic.tokenizer.conversation import plain
 
 Turns = Sequence[Mapping[str, Any]] | Conversation
@@ -188,13 +189,23 @@ class WritingModel(Loaded):
         prompts, single = prompts_of(prompt)
         words: Words = {"max_new_tokens": max_new_tokens, "stop": stop, "expert": expert, "raw": raw}
         words |= {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "sampling": sampling}
+        self._warn(prompts)
         first = [row[0] for row in self.engine.generate(prompts, **settings_of(words))]
         return first[0] if single else first
 
     def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
         ((one, *_), _) = prompts_of(prompt)
+        self._warn([one])
         return self.engine.stream(one, **settings_of(settings))
+
+    def _warn(self, prompts: list[str | Conversation]) -> None:
+        """Warn of a text that spells a special token, as one does that was written with a chat template already."""
+        tokenizer = cast(Tokenizer, self.engine.tokenizer)
+        found = (tokenizer.spelled(one) for one in prompts if isinstance(one, str))
+        if token := next(filter(None, found), None):
+            what = f"a prompt spells the special token {token}, which is read as text"
+            warnings.warn(f"{what}: give messages, which the chat template writes", MoesaicWarning, stacklevel=3)
 
     def classify(self, *_: object, **__: object) -> NoReturn:
         """Refuse: only mixtures of classifying experts have labels."""

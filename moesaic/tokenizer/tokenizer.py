@@ -117,7 +117,10 @@ class Tokenizer:
         """The text of ids, without special tokens and unknown ids."""
         return _caught(lambda: self.inner.decode(ids, skip_special_tokens=True))
 
-    # sequences in pieces
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text all the same; None without any."""
+        tokens = self.inner.get_added_tokens_decoder().values()
+        return next((token.content for token in tokens if token.special and token.content in text), None)
 
     # sequences
 

@@ -9,7 +9,7 @@ from small_domains import TEXTS
 import moesaic
 from moesaic.artefacts.adapter import save_expert
 from moesaic.artefacts.base import load_base, save_base
-from moesaic.errors import CompatibilityError, RecipeError, StorageError, WeightsError
+from moesaic.errors import CompatibilityError, MoesaicWarning, RecipeError, StorageError, WeightsError
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Template, Tokenizer
 
@@ -117,6 +117,17 @@ def test_saving_replaces_a_saved_model_only_when_asked_and_nothing_else_ever(par
     with pytest.raises(StorageError, match="loaded from this folder"):
         model.save_pretrained(parts / "base", overwrite=True)
     assert (tmp_path / "notes" / "poem.txt").read_text() == "mine"
+
+
+def test_a_prompt_that_spells_a_special_token_is_text_and_warned_of(parts):
+    model = moesaic.load(parts / "base")
+    token = model.engine.tokenizer.decode([model.engine.tokenizer.eos]) or "<|end|>"
+    for ask in (model.generate, model.stream):
+        with pytest.warns(
+            MoesaicWarning, match=r"spells the special token <\|end\|>, which is read as text: give messages"
+        ):
+            ask(f"hello {token}", **NEW)
+    model.generate([{"role": "user", "content": "hello"}], **NEW)  # warnings are errors
 
 
 def test_objects_print_what_they_are(parts):
