@@ -28,6 +28,7 @@ from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, m
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
 from moesaic.interop.folders import what_is
+from moesaic.interop.peft_config import CONFIG
 from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
@@ -37,6 +38,7 @@ from moesaic.routing.routers import TrainedRouter
 from moesaic.runs.progress import Progress, Silent
 from moesaic.sections.names import validate_expert, validate_name
 from moesaic.sections.places import name_at
+from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps
@@ -130,6 +132,8 @@ def adopt(
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
+        for warning in of_other_bases(found, base_at):
+            report.warn(warning)
         members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
             return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, abstain)
@@ -208,6 +212,37 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
         at = locate(place)
         found[own] = replace(at, folder=what_is(at.folder).at)
     return found
+
+
+def of_other_bases(found: Mapping[str, Located], base: Located) -> list[str]:
+    """Warnings about adapters that declare another base than this one or than the other adapters: shapes may agree.
+
+    An id of the hub and a folder are not compared with each other, as the folder may be a copy of the model.
+    """
+    declared = {}
+    for one, at in found.items():
+        if what_is(at.folder).what == "adapter":
+            place = read_settings(at.folder / CONFIG).get("base_model_name_or_path")
+            declared[one] = str(place) if place else None
+    known = {one: place for one, place in declared.items() if place is not None}
+    given = base.place.partition("@")[0] if base.place else os.path.realpath(base.folder)
+    return [
+        f"{one}: its {CONFIG} names another base, {place}; the base given is {given}"
+        for one, place in known.items()
+        if not same_base(place, base) and (comparable(place, base) or len({*known.values()}) > 1)
+    ]
+
+
+def same_base(place: str, base: Located) -> bool:
+    """Whether a place is that of the base."""
+    if base.place:
+        return place.partition("@")[0] == base.place.partition("@")[0]
+    return os.path.realpath(place) == os.path.realpath(base.folder)
+
+
+def comparable(place: str, base: Located) -> bool:
+    """Whether both places are ids of the hub, or both are folders that exist here."""
+    return not os.path.isdir(place) if base.place else os.path.isdir(place)
 
 
 def prompts_of(prompts: Mapping[str, Where]) -> dict[str, Prompted]:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import read_examples
 from moesaic.errors import CompatibilityError, DataError, MoesaicError, RecipeError, StorageError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
+from moesaic.hub.locate import Located
 from moesaic.tensors.tensors import read_tensors
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Template, Tokenizer
@@ -420,3 +422,23 @@ def test_ten_prompts_of_each_route_nine_in_ten_of_those_held_out(shared, tmp_pat
     mixture = moesaic.load(tmp_path / "out")
     shares = [sum(one.chosen == name for one in mixture.route(some)) / len(some) for name, some in held_out.items()]
     assert sum(shares) / 3 >= 0.9 and abs(made.router["accuracy"] - sum(shares) / 3) < 0.1
+
+
+BASES = [  # the bases that two adapters declare, the one that is given, and the adapters that are told
+    (("org/a", "org/a"), Located(Path("x"), "org/a@main"), []),
+    (("org/a", "org/b"), Located(Path("x"), "org/a@main"), ["two"]),
+    (("org/b", "org/b"), Located(Path("x"), "org/a@main"), ["one", "two"]),
+    (("org/a", "org/a"), Located(Path("x")), []),  # a copy of it, as far as anybody can tell
+    (("org/a", "org/b"), Located(Path("x")), ["one", "two"]),
+    ((None, None), Located(Path("x")), []),
+]
+
+
+@pytest.mark.parametrize(("declared", "base", "told"), BASES)
+def test_adapters_of_other_bases_are_told(declared, base, told, tmp_path):
+    found = {}
+    for name, place in zip(("one", "two"), declared, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": place}))
+        found[name] = Located(tmp_path / name)
+    assert [text.partition(":")[0] for text in adopting.of_other_bases(found, base)] == told
