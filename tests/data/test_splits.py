@@ -133,8 +133,8 @@ def test_the_counts_add_up(tmp_path_factory, train, validation, test, carve):
         ({"train": [1, 2], "test": [1, 2]}, 0.5, "train", "also in test"),
         ({"train": [1, 2], "val": [3], "test": [1, 2, 2]}, "val", "train", "test: repeated: 1 rows, train: also in"),
         ({"train": [1, 2], "val": [3], "test": [3]}, "val", "validation", "validation: also in test: 1 rows"),
-        ({"train": [1], "test": [2]}, 0.001, "validation", "change the share"),
-        ({"train": [1], "test": [2]}, 0.999, "train", "change the share"),
+        ({"train": [1], "test": [2]}, 0.001, "validation", "name a file for validation"),
+        ({"train": [1], "test": [2]}, 0.999, "train", "name a file for validation"),
     ],
 )
 def test_a_split_without_rows_is_refused(files, rows, validation, split, says):
