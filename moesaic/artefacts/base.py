@@ -84,7 +84,7 @@ def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     if (folder / MANIFEST).is_file():
         read_manifest(folder, KIND)
     model = model_folder(folder)
-    decoder, found = read_decoder(model, lambda stored: torch.get_default_dtype())
+    decoder, found = read_decoder(model, lambda stored: torch.float32)
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     if tokenizer.vocab_size > decoder.config.vocab_size:
         what, path = "the tokenizer has more tokens than the model", folder / "tokenizer.json"

@@ -43,6 +43,8 @@ FOREIGN: dict[bytes, tuple[str, str]] = {
 }
 """First bytes of files that are not read -> the format, and the line that converts it."""
 
+LIST = re.compile(rb"\s*\[\s*(\{|$)")
+"""The beginning of a JSON list of objects."""
 QUOTED = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 QUOTED_RECORD = re.compile(rf"{QUOTED}(?:\t{QUOTED})*")
 
@@ -82,7 +84,7 @@ def rows_of(path: Path, columns: Columns = Columns()) -> Iterator[Given]:
         return table(path, csv_records, columns)
     if ending == ".tsv":
         return table(path, tab_records, columns)
-    if kind == b"[":
+    if LIST.match(start.removeprefix(BOM)):
         return array(path)
     if ending == ".txt" and kind != b"{":
         return table(path, plain_records, columns)

@@ -138,6 +138,8 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     if product := evaluation.get("router", {}).get("accuracy_x_score"):
         right, oracle = evaluation["router"]["accuracy"], evaluation["controls"]["oracle"]["score"][ALL]
         parts.append(f"routing accuracy {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
+    given = evaluation.get("definitions", {}).items()
+    parts += [f"{domain}: {words}" for domain, figures in given for words in figures.values()]
     parts += [
         f"{key.replace('_', ' ')} {_estimate(evaluation[key], style)}"
         for key, style in (("regret", "{:.3f}"), ("gap_closed", "{:.1%}"))
