@@ -1,4 +1,4 @@
-"""Facts about the rows of a run that change what its figures mean: labels, texts with two labels, prompts of two splits.
+"""Facts about rows that change what figures mean: labels, texts with two labels, prompts that two splits share.
 
 Knows nothing about tokens, nor where facts are shown.
 """
@@ -51,8 +51,8 @@ def told(name: str, facts: dict[str, Any]) -> Iterator[str]:
         yield f"{name}: labels: {counts} rows in train"
     for some in facts.get("labels_alike", []):
         shown = ", ".join(map(repr, some))
-        yield f"{name}: labels that differ only in case or white space: {shown}; give them one spelling if they are one"
+        yield f"{name}: labels that differ only in case or white space: {shown}; one spelling makes them one label"
     if count := facts.get("texts_with_two_labels"):
         yield f"{name}: {count} texts have two labels"
     if count := facts.get("prompts_in_train_and_test"):
-        yield f"{name}: {count} test prompts are in train too, with other answers: scores on them are of what was learned"
+        yield f"{name}: {count} test prompts are in train too, with other answers"

@@ -21,7 +21,7 @@ class Source(Section):
     path: Text
     """File of rows, relative to `data_root`."""
     limit: Count | None = None
-    """Number of usable rows to read, from the beginning of the file; rows behind them are not looked at (default: all)."""
+    """Number of usable rows to read, from the beginning of the file; no row behind them is read (default: all)."""
 
     @model_validator(mode="before")
     @classmethod
