@@ -4,6 +4,7 @@ Knows nothing about sampling or routing except how to print them.
 """
 
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -59,7 +60,7 @@ def conversation(file: str) -> Conversation:
             data = opened.read(LIMIT + 1)
         if len(data) > LIMIT:
             raise DataError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
-        return conversation_of(decoded_list(data))
+        return conversation_of(decoded_list(data.removeprefix(BOM_UTF8)))
     except OSError as error:
         raise DataError("the file cannot be read", path=path, got=str(error)) from error
     except ValueError as error:
@@ -76,7 +77,7 @@ def lines() -> Iterator[tuple[int, str]]:
     found = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            text = line.decode().strip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         except UnicodeDecodeError:
             raise DataError("not UTF-8", path=STDIN, line=number) from None
         if text.strip():

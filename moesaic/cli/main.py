@@ -630,6 +630,8 @@ def options_named(context: Any) -> Iterator[None]:
         options = {one.name: one.opts[0] for one in verb.params if one.param_type_name == "option"} if verb else {}
         if error.path is None:
             error.field = options.get(error.field, error.field)
+        if isinstance(error, StorageError) and "--out" in options.values():
+            error.hint = f"{error.hint}; --out names another folder" if error.hint else "--out names another folder"
         raise
 
 
@@ -693,8 +695,10 @@ def explained(error: BaseException) -> tuple[int, str]:
         case MoesaicError():
             return error.exit_code, f"error: {error}"
         case typer.TyperException():
-            message = error.format_message()
-            return error.exit_code, f"error: {message[:1].lower()}{message[1:].rstrip('.')}"
+            message = error.format_message().rstrip(".")
+            if message.startswith("No such option"):
+                message += "; text that begins with a dash goes behind `--`, as in: generate PATH -- '-5 + 3 = ?'"
+            return error.exit_code, f"error: {message[:1].lower()}{message[1:]}"
         case KeyboardInterrupt():
             return getattr(error, "exit_code", INTERRUPTED), "interrupted; run the same command to continue"
         case _:

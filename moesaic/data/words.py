@@ -9,7 +9,8 @@ import unicodedata
 
 ARTICLES = ("a", "an", "the")
 
-JOINERS = ".,:٫٬．，：·"  # within a number: 3.5, 1,000, 10:30
+JOINERS = ".,:\u066b\u066c\uff0e\uff0c\uff1a\u00b7"  # within a number: 3.5, 1,000, 10:30
+APOSTROPHES = "'\u2019"
 MINUS = "-\u2212"
 WHOLE_SIGNS = "%‰٪&^\u2044"  # kept beside the symbols of Unicode, because they change what a text says
 BETWEEN = "/*\\"  # kept between operands: 1/2, 2 * 3
@@ -26,7 +27,15 @@ class Kinds(dict[int, str]):
 
 
 def _kind(character: str) -> str:
-    for some, kind in ((JOINERS, "."), (MINUS, "-"), (BETWEEN, "*"), ("_", "_"), ("'’", "'"), ("#", "#"), ("!", "!")):
+    for some, kind in (
+        (JOINERS, "."),
+        (MINUS, "-"),
+        (BETWEEN, "*"),
+        ("_", "_"),
+        (APOSTROPHES, "'"),
+        ("#", "#"),
+        ("!", "!"),
+    ):
         if character in some:
             return kind
     category = unicodedata.category(character)
@@ -76,7 +85,7 @@ def content_words(text: str) -> list[str]:
 
 
 def _spelled(token: str) -> str:
-    token = token.replace("'", "").replace("’", "")
+    token = "".join(character for character in token if character not in APOSTROPHES)
     if token[0] in MINUS or unicodedata.category(token[0]) == "Pd":
         token = "-" + token[1:]
     return THOUSANDS.sub(lambda match: match[1] + match[2].replace(",", ""), token)

@@ -182,6 +182,8 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     if product := evaluation.get("router", {}).get("accuracy_x_score"):
         right, oracle = evaluation["router"]["accuracy"], controls["oracle"]["score"][ALL]
         parts.append(f"routing accuracy {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
+    given = evaluation.get("definitions", {}).items()
+    parts += [f"{domain}: {words}" for domain, figures in given for words in figures.values()]
     if evaluation["regret"]["value"] is not None:
         parts.append(f"regret, mixture minus oracle: {_estimate(evaluation['regret'], '{:.3f}')}")
     if part is not None:

@@ -64,7 +64,8 @@ def score_texts(
     """Means over the texts, from 0 to 1; BLEU is of all texts together, from 0 to 100.
 
     `rouge` gives rouge1, rouge2 and rougeL; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`. A
-    score that the references are too short for is absent: rouge2 under two words, bleu under four. Raises DataError where `truth` is wanted and no row has wrong answers.
+    score that the references are too short for is absent: rouge2 under two words, bleu under four.
+    Raises DataError where `truth` is wanted and no row has wrong answers.
     """
     if len(texts) != len(wanted) or not texts:
         expected, got = "a text for each row, and one row or more", f"{len(texts)}, {len(wanted)}"

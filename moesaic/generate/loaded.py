@@ -6,9 +6,12 @@ Knows nothing about how mixtures are made.
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
+
+import torch
 
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.base_search import base_for
@@ -39,6 +42,8 @@ Turns = Sequence[Mapping[str, Any]] | Conversation
 Several = list[str] | Sequence[Turns] | list[str | Turns]
 Texts = str | tuple[str, ...]
 """A text, or a row of two."""
+
+PROMPT = "a text, a list of {role, content}, or an iterable of these"
 
 M = TypeVar("M", bound="Loaded")
 
@@ -195,8 +200,11 @@ class WritingModel(Loaded):
 
     def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
-        ((one, *_), _) = prompts_of(prompt)
-        self._warn([one])
+        prompts, single = prompts_of(prompt)
+        if not single:
+            raise DataError("several prompts", field="prompt", expected="one prompt; generate answers several")
+        (one,) = prompts
+        self._warn(prompts)
         return self.engine.stream(one, **settings_of(settings))
 
     def _warn(self, prompts: list[str | Conversation]) -> None:
@@ -269,6 +277,10 @@ class ClassifyingMixture(Loaded):
     ) -> Classification | list[Classification]:
         """The label of a text, or of each of several; a tuple of two texts is one row. `expert` replaces the router."""
         texts = text if isinstance(text, list) else [text]
+        for one in texts:
+            if not isinstance(one, str) and not (isinstance(one, tuple) and all(isinstance(part, str) for part in one)):
+                expected, got = "a text, a tuple of two texts, or a list of these", f"{type(one).__name__} {one!r}"
+                raise DataError("wrong type", field="text", expected=expected, got=got)
         found = classified(self.stored, [(one,) if isinstance(one, str) else one for one in texts], expert)
         return found if isinstance(text, list) else found[0]
 
@@ -290,17 +302,43 @@ class ClassifyingMixture(Loaded):
         return load_classifier(copy)
 
 
-def prompts_of(prompt: str | Turns | Several) -> tuple[list[str | Conversation], bool]:
-    """A caller's prompts, and whether the caller gave a single one. DataError names a malformed message."""
+def prompts_of(prompt: Any) -> tuple[list[str | Conversation], bool]:
+    """A caller's prompts, and whether the caller gave a single one.
+
+    One prompt is a text, a message, a list of messages, or a row {"messages": ...} or {"prompt": ...}; several are any
+    other iterable of these. Raises DataError for anything else, and names a malformed message.
+    """
+    if isinstance(prompt, str | Mapping | Message):
+        return [prompt_of(prompt)], True
+    if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
+        raise DataError("wrong type", field="prompt", expected=PROMPT, got=f"{type(prompt).__name__} {prompt!r}")
+    several = [*prompt]
+    if several and all(isinstance(one, Message) or (isinstance(one, Mapping) and "role" in one) for one in several):
+        return [conversation_of(several)], True
+    return [prompt_of(one) for one in several], False
+
+
+def prompt_of(prompt: Any) -> str | Conversation:
+    """One prompt of a caller."""
     if isinstance(prompt, str):
-        return [prompt], True
-    if isinstance(next(iter(prompt), None), Mapping | Message):
-        return [conversation_of(prompt)], True
-    return [one if isinstance(one, str) else conversation_of(one) for one in prompt], False
+        return prompt
+    if isinstance(prompt, Message):
+        return conversation_of([prompt])
+    if isinstance(prompt, Mapping):
+        if "messages" in prompt:
+            return conversation_of(prompt["messages"])
+        if "prompt" in prompt:
+            return prompt_of(prompt["prompt"])
+        return conversation_of([prompt])
+    if isinstance(prompt, list | tuple):
+        return conversation_of(prompt)
+    raise DataError("wrong type", field="prompt", expected=PROMPT, got=f"{type(prompt).__name__} {prompt!r}")
 
 
 def conversation_of(turns: Any) -> Conversation:
     """A caller's messages for the assistant to answer, checked."""
+    if not isinstance(turns, list | tuple):
+        raise DataError("wrong type", field="messages", expected="a list of {role, content}", got=repr(turns))
     messages = messages_of([turn._asdict() if isinstance(turn, Message) else turn for turn in turns])
     if messages and messages[-1].role == "assistant":
         raise DataError("nothing to answer", field="messages", expected="a last message of another role than assistant")
@@ -345,6 +383,33 @@ def load(
     the limit of a device, which then computes, while `ram` limits the host. Raises MemoryLimitError before loading
     anything if the experts of a single row do not fit.
     """
+    if not isinstance(place, str | os.PathLike):
+        got = f"{type(place).__name__} {place!r}"
+        raise RecipeError("wrong type", field="place", expected="a folder, or org/name of the hub", got=got)
+    with float32():
+        return opened(place, base, trace, trace_texts, ram, vram)
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """Make new tensors float32 whatever the caller's default, which would change weights and so fingerprints."""
+    kept = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(kept)
+
+
+def opened(
+    place: str | os.PathLike[str],
+    base: str | os.PathLike[str] | None,
+    trace: str | os.PathLike[str] | None,
+    trace_texts: bool,
+    ram: str | int | None,
+    vram: str | int | None,
+) -> WritingModel | ClassifyingMixture:
+    """Load whatever answers prompts: see `load`."""
     if trace_texts and trace is None:
         raise RecipeError("no trace to write texts to", field="trace_texts", hint="name the trace's file")
     at = locate(place)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, whole
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
@@ -54,8 +54,17 @@ class Request:
 
     def __post_init__(self) -> None:
         for name, count in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
-            if count is not None and count < 1:
+            if count is not None and whole(count, name) < 1:
                 raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        elif not isinstance(self.stop, list | tuple) or not all(isinstance(one, str) for one in self.stop):
+            raise RecipeError("wrong type", field="stop", expected="a text, or a tuple of texts", got=repr(self.stop))
+        if not isinstance(self.sampling, Sampling):
+            got = f"{type(self.sampling).__name__} {self.sampling!r}"
+            raise RecipeError("wrong type", field="sampling", expected="Sampling(temperature=..., ...)", got=got)
+        if self.expert is not None and not isinstance(self.expert, str):
+            raise RecipeError("wrong type", field="expert", expected="the name of an expert", got=repr(self.expert))
         if "" in self.stop:
             raise RecipeError("an empty stop string ends every text before it starts", field="stop")
 

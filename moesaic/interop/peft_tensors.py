@@ -133,10 +133,10 @@ def sorted_out(
         others = f", and {len(foreign) - 1} more like it" if len(foreign) > 1 else ""
         what = f"not a LoRA tensor of a decoder{others}"
         raise WeightsError(what, path=path, field=name, hint=hint_of(foreign, IN_ADAPTERS))
-    for found in (halves, whole):
-        if len({*found.values()}) < len(found):
+    for one in (halves, whole):
+        if len({*one.values()}) < len(one):
             what, hint = "two names of one tensor", f"drop the names with {COMPILED}"
-            raise WeightsError(what, path=path, field=min(found), hint=hint)
+            raise WeightsError(what, path=path, field=min(one), hint=hint)
     return halves, whole, prefix
 
 
@@ -225,10 +225,10 @@ def require_unchanged(path: Path, declared: Declared, whole: Mapping[str, Tensor
         if decoder is None:
             hint = "read it together with its base, with which it is compared"
             raise WeightsError(f"{name} is stored whole", path=path, field=field, hint=hint)
-        if (own := parameters.get(ours)) is None:
+        if (parameter := parameters.get(ours)) is None:
             what = f"{name} was trained whole, and the base has no such tensor"
             raise CompatibilityError(what, path=path, field=field, hint=hint)
-        own = own.detach()
+        own = parameter.detach()
         if own.shape != tensor.shape or not own.to(tensor.dtype).equal(tensor):
             what, got = f"{name} is stored whole and is not the base's", str([*tensor.shape])
             if own.shape == tensor.shape:

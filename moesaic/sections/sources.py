@@ -21,7 +21,7 @@ class Source(Section):
     path: Text
     """File of rows, relative to `data_root`."""
     limit: Count | None = None
-    """Maximum number of rows to read (default: all)."""
+    """Number of usable rows to read, from the beginning of the file; no row behind them is read (default: all)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +102,8 @@ class LabelledData(Section):
     labels: Annotated[list[Text], Distinct, Field(min_length=2)] | None = None
     """Names of the labels in the order of their integers (default: the labels in train, sorted)."""
     metric: Annotated[list[Metric], OneOrMore(), Distinct, Field(min_length=1)] | None = None
-    """Metrics to report; the first one decides between settings (default: accuracy)."""
+    """Metrics to report; the first one decides between settings (default: accuracy). Of two labels, f1 is that of the
+    second in `labels`; of more it is the mean over labels."""
     train: SomeSources
     """Files for training; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
     validation: Validation = 0.1

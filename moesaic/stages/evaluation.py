@@ -55,7 +55,7 @@ class EvaluationPart(Part):
         super().require_needs(needed, progress)
 
     def inputs(self) -> dict[str, Any]:
-        """The versions of mixture and controls, the test rows, and the settings of the evaluation."""
+        """The versions of mixture and controls, the rows with all that they say, and the settings of the evaluation."""
         run = self.source
         rivals = [self.run.router_at(name) for name in specs(run) if name != "router"]
         trained = [self.run.part_at(name) for name in trained_controls(run)]
@@ -63,6 +63,7 @@ class EvaluationPart(Part):
             "parts": [self.run.identity(at) for at in (self.run.mixture_at, *trained, *rivals)],
             "settings": self.run.recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
+            "rows": run.materials.judged_by,
         }
 
     def made_from(self, progress: Progress) -> str | None:
@@ -96,9 +97,14 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
         **judged(run, scores, findings),
         "router": router_facts(run, decisions, routed, beside),
         **findings.facts,
+        "definitions": run.task.definitions,
         "truncated": {d: sum(row.truncated for row in some) for d, some in run.task.test_rows.items()},
         "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **findings.timing},
     }
+    for domain, count in evaluation["truncated"].items():
+        if count:
+            rows, length = len(run.task.test_rows[domain]), recipe.train.length
+            progress.note(f"{domain}: {count} of {rows} test rows are cut to {length} tokens (train.length)")
     weigh_accuracy(run, evaluation)
     evaluation["verdict"]["reasons"] += broken_limits(evaluation["router"])
     write_sealed(part.at, without_unwanted(evaluation, recipe.evaluate.metrics))

@@ -25,7 +25,7 @@ def in_form(run: Run, prompt: Prompt, name: str, draw: Draw) -> Tokens:
     """A prompt in one form, at most as long as a training row; as it is where the base's template refuses the form."""
     tokenizer, most = run.models.base.tokenizer, run.recipe.train.length - 1
     try:
-        ids = tokenizer.begin(FORMS[name](prompt, draw))
+        ids = tokenizer.begin(FORMS[name](prompt, draw), raw=FORMS[name].raw)
     except DataError:
         ids = tokenizer.begin(prompt)
     start = list(tokenizer.start)

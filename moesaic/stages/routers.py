@@ -124,7 +124,7 @@ class RouterPart(Part):
         """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
         rows = ((n, split) for n in recipe.experts for split in SPLITS)
-        texts = [[e.prompt, e.response] for n, split in rows for e in prompts_of(self.source, n, split)]
+        texts = [e.told for n, split in rows for e in prompts_of(self.source, n, split)]
         encoder = {"encoder": models.encoder(spec.encoder).fingerprint} if spec.encoder else None
         facts = {"feature": encoder or spec.feature, "prompt_tokens": recipe.router.prompt_tokens}
         return {

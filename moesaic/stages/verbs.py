@@ -16,6 +16,7 @@ from typing import Any
 
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
+from moesaic.data.facts import facts_of, told
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
@@ -251,10 +252,17 @@ def report_duplicates(run: Run, progress: Progress) -> None:
     root = run.recipe.data_root or ""
     files = {os.path.relpath(path, root): counts for path, counts in run.materials.files.items()}
     facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
+    about = {domain.name: facts_of(domain) for domain in domains.values()}
+    facts |= {"facts": {name: some for name, some in about.items() if some}}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(run.dir.root / "data.json", facts)
     for domain in domains.values():
         sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
         progress.note(f"{domain.name}: {sizes}")
+        for line in told(domain.name, about[domain.name]):
+            progress.note(line)
+    for path, counts in run.materials.files.items():
+        for key, count in counts.get("ignored", {}).items():
+            progress.note(f"{Path(path).name}: '{key}' is ignored in {count} rows")
     if found:
         progress.note(f"{len(found)} texts are, exactly or nearly, in two splits or domains: see data.json")

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (texts of many scripts)
 import unicodedata
 
 import pytest

@@ -1,10 +1,11 @@
+# ruff: noqa: RUF001  (texts of many scripts)
 """Property: are generated texts scored as by hand, and as the libraries themselves say?"""
 
 import json
 import math
-import unicodedata
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
