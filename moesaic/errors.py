@@ -106,9 +106,9 @@ class GatesError(MoesaicError, ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the work. No error, so `except Exception` does not catch it.
+    """Ctrl-C, SIGTERM or SIGHUP ended the work. No error, so `except Exception` does not catch it.
 
-    The argument is the signal's number; the exit code is that of a shell, 130 or 143.
+    The argument is the signal's number; the exit code is that of a shell: 130, 143 or 129.
     """
 
     @property

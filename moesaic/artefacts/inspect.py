@@ -11,7 +11,9 @@ from typing import Any
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import ENCODER
 from moesaic.errors import WeightsError, clipped
-from moesaic.files import MANIFEST, read_manifest, read_sealed
+from moesaic.files import MANIFEST, disk, read_manifest, read_sealed
+from moesaic.files.fields import EVALUATION
+from moesaic.files.manifest import require_types
 from moesaic.hub.locate import locate
 from moesaic.tensors.json_config import read_settings
 
@@ -40,14 +42,21 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
     `verify` (default: true): compare the files with their hashes.
     """
     folder = locate(place).folder
+    with disk.errors(folder):
+        return _inspected(folder, verify)
+
+
+def _inspected(folder: Path, verify: bool) -> Artefact:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, verify=verify)
-        if "experts" in manifest:
+        if manifest["kind"] in ("mixture", "router"):
             expert_names(folder, manifest)
-        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
+        return Artefact(manifest["kind"], folder, manifest, parts=parts_of(folder, manifest, verify))
     if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
         path = folder / "evaluation.json"
         evaluation = read_sealed(path) if path.is_file() else {}
+        if evaluation:
+            require_types(path, evaluation, EVALUATION)
         parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
         return Artefact("run", folder, evaluation, parts=parts)
     if (folder / "best" / MANIFEST).is_file():
@@ -70,12 +79,27 @@ def unjoined(folder: Path) -> str | None:
     return None
 
 
-def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
-    """The parts of a mixture, or of a router with an encoder; the folder's own manifest covers their files."""
+def parts_of(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, Artefact]:
+    """The parts of a mixture, or of a router with an encoder.
+
+    `verify`: compare their files with their hashes, but for those that the folder's own manifest has vouched for.
+    """
     names: dict[str, str] = {}
     if manifest.get("kind") == "mixture":
         experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}
         names = {"base": "base", "router": "router", **experts}
     elif (folder / ENCODER).is_dir():
         names = {"encoder": ENCODER}
-    return {label: inspect(folder / place, verify=False) for label, place in names.items()}
+    return {
+        label: inspect(folder / place, verify and not vouched(folder, manifest, place))
+        for label, place in names.items()
+    }
+
+
+def vouched(folder: Path, manifest: dict[str, Any], place: str) -> bool:
+    """Whether a manifest lists all files of a part with the hashes of the part's own manifest, if it has one."""
+    if not (folder / place / MANIFEST).is_file():
+        return True
+    own = read_manifest(folder / place, verify=False)["files"]
+    listed = manifest["files"]
+    return f"{place}/{MANIFEST}" in listed and all(listed.get(f"{place}/{name}") == own[name] for name in own)

@@ -3,23 +3,28 @@
 Knows nothing about training.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from moesaic.artefacts import sentence_encoder as sentences_room
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, save_sentences
 from moesaic.config import PROJECTIONS, Feature
-from moesaic.errors import CompatibilityError, WeightsError
+from moesaic.errors import CompatibilityError, RecipeError, WeightsError, clipped
 from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
 from moesaic.model.deciding import Decider
 from moesaic.model.features import Body
 from moesaic.model.sentences import SentenceRouter
 from moesaic.routing import Selection
 from moesaic.routing.routers import ROUTERS, Router, TrainedRouter
-from moesaic.tensors.tensors import fit, read_tensors, write_tensors
+from moesaic.tensors.tensors import fit, read_tensors, require_fit, write_tensors
+
+T = TypeVar("T")
 
 KIND = "router"
 TENSORS, INFO, FEATURES = "router.safetensors", "training_info.json", "features.safetensors"
@@ -87,14 +92,44 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
     if kind not in ROUTERS:
         expected = " or ".join(ROUTERS)
         raise WeightsError("unknown kind of router", path=folder, field="router", expected=expected, got=kind)
-    router = ROUTERS[kind](**manifest["shape"])
-    fit(router, read_tensors(folder / TENSORS), folder / TENSORS)
-    selection = Selection(**manifest["selection"])
+    path = folder / MANIFEST
+    router = routed_by(kind, manifest["shape"], len(names), read_tensors(folder / TENSORS), folder)
+    selection = declared(path, "selection", lambda: Selection(**manifest["selection"]))
+    if manifest["feature"] != "projections" and "encoder_fingerprint" not in manifest:
+        declared(path, "feature", lambda: Feature.parse(manifest["feature"]))
     encoder = None
     if "encoder_fingerprint" in manifest:
         encoder = load_sentences(folder / ENCODER)
         require("encoder", folder / ENCODER, encoder.fingerprint, manifest["encoder_fingerprint"])
     return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder)
+
+
+def routed_by(
+    kind: str, shape: dict[str, Any], experts: int, tensors: Mapping[str, Tensor], folder: Path
+) -> TrainedRouter:
+    """Make the router of a kind and a shape over these tensors; no memory is taken before both agree."""
+    path = folder / MANIFEST
+    with torch.device("meta"):
+        outline = declared(path, "shape", lambda: ROUTERS[kind](**shape))
+    require_fit(outline, tensors, folder / TENSORS)
+    between = shape.get("num_experts", len(shape.get("words", [])))
+    if between != experts:
+        what = "the router decides between another number of experts"
+        raise WeightsError(what, path=path, field="shape", expected=experts, got=between)
+    router = ROUTERS[kind](**shape)
+    fit(router, tensors, folder / TENSORS)
+    return router
+
+
+def declared(path: Path, field: str, make: Callable[[], T]) -> T:
+    """What a field of a manifest declares; WeightsError with the field where nothing can be made of its values."""
+    try:
+        return make()
+    except RecipeError as error:
+        facts = {"expected": error.expected, "got": error.got}
+        raise WeightsError(error.what, path=path, field=field, **facts) from error
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        raise WeightsError("unusable", path=path, field=field, got=clipped(str(error))) from error
 
 
 def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) -> None:

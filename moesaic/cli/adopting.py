@@ -3,14 +3,13 @@
 Knows nothing about adapters or routers.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesaic.cli.printing import aligned, harmless, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, stdout
 from moesaic.errors import RecipeError
 from moesaic.sections.places import name_at
 
@@ -57,7 +56,7 @@ def adopted(
 def show_adoption(made: "Adoption", at: Path | None, as_json: bool) -> None:
     """Print the experts of a mixture in the folder `at`, and the accuracy of its router."""
     if as_json:
-        print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2, ensure_ascii=False))
+        print(json_text({**asdict(made), "folder": str(made.folder)}, indent=2))
     else:
         stdout().print(harmless("\n".join(summary(made, at or made.folder))))
 

@@ -3,18 +3,19 @@
 Knows nothing about how the facts are found: see `artefacts.inspect`.
 """
 
-import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
-from moesaic.cli.printing import aligned, harmless, routed, size, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, routed, size, stdout
 from moesaic.cli.traces import show_trace
+from moesaic.compose.mixture import said
 from moesaic.errors import RecipeError
 from moesaic.hub.locate import origins_in
 from moesaic.interop.outline import weighed
+from moesaic.kinds import at_site, sites
 
 FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
@@ -41,7 +42,7 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
         routing = moesaic.load(place, ram=ram, vram=vram).route(text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
-        print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
+        print(json_text(raw(found) | shown, indent=2))
         return
     console = stdout()
     console.print(harmless("\n".join(summary(found))))
@@ -99,7 +100,9 @@ def mixture(found: Artefact) -> Rows:
     """Experts, routing, size, and the origins of parts from elsewhere."""
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
-    yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
+    kind = at_site(said(found.folder, facts, "site", sites()))
+    level = said(found.folder, facts, "level", kind.levels)
+    yield "routed", f"{level} by {level}, {WHERE[kind.site]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
     experts = sum(own_parameters(parts[f"expert {name}"]) for name in facts["experts"])
@@ -111,17 +114,18 @@ def mixture(found: Artefact) -> Rows:
 
 def base(found: Artefact) -> Rows:
     yield "parameters", f"{parameters(found):,}"
-    yield "fingerprint", short(found.facts["fingerprint"])
+    if fingerprint := found.facts.get("fingerprint"):
+        yield "fingerprint", short(fingerprint)
 
 
 def expert(found: Artefact) -> Rows:
     """Kind, layers, size, head and base of an expert."""
     facts = found.facts
-    if "rank" in facts:
+    if {"rank", "alpha", "targets"} <= facts.keys():
         yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
         yield "targets", ", ".join(facts["targets"])
     else:
-        yield "kind", OWN[facts["adapter"]]
+        yield "kind", OWN.get(facts["adapter"], facts["adapter"])
     if "layers" in facts:
         yield "layers", ", ".join(map(str, facts["layers"]))
     yield "parameters", f"{facts['parameters']:,}"
@@ -146,9 +150,11 @@ def router(found: Artefact) -> Rows:
 def encoder(found: Artefact) -> Rows:
     facts = found.facts
     if "family" in facts:
-        pooled = {"mean": "the mean of its states", "cls": "the state of its first token"}[facts["pool"]]
-        unit = " at unit length" if facts["normalise"] else ""
-        yield "encoder", f"{facts['family']}, {pooled}{unit}, of {facts['limit']} tokens at most"
+        pools = {"mean": "the mean of its states", "cls": "the state of its first token"}
+        pooled = pools.get(facts.get("pool", ""), "states pooled otherwise")
+        unit = " at unit length" if facts.get("normalise") else ""
+        yield "encoder", f"{facts['family']}, {pooled}{unit}, of {facts.get('limit', 'unknown')} tokens at most"
+    if "parameters" in facts:
         yield "parameters", f"{facts['parameters']:,}"
     yield "fingerprint", short(facts["fingerprint"])
 

@@ -3,9 +3,7 @@
 Knows nothing about models.
 """
 
-import json
-
-from moesaic.cli.printing import aligned, harmless, routed, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, routed, stdout
 from moesaic.generate.classify import Classification
 
 SHOWN = 5
@@ -16,7 +14,7 @@ def show_label(found: Classification, as_json: bool) -> None:
     routing = {"chosen": found.routing.chosen, "weights": found.routing.weights}
     if as_json:
         facts = {"label": found.label, "task": found.task, "probability": found.probability, **routing}
-        print(json.dumps(facts | {"probabilities": found.probabilities}, ensure_ascii=False))
+        print(json_text(facts | {"probabilities": found.probabilities}))
         return
     console = stdout()
     console.print(harmless(f"{found.label} ({found.task}, {found.probability:.1%})"), style="bold")

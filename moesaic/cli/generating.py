@@ -3,14 +3,13 @@
 Knows nothing about sampling or routing except how to print them.
 """
 
-import json
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import harmless, routed, size, stdout
+from moesaic.cli.printing import harmless, json_text, routed, size, stdout
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
@@ -101,7 +100,7 @@ def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
         routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
         given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
         facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
-        print(json.dumps(facts, ensure_ascii=False), flush=True)
+        print(json_text(facts), flush=True)
     else:
         console = stdout()
         last = prompt if isinstance(prompt, str) else prompt[-1].content

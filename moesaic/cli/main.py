@@ -20,7 +20,8 @@ import typer
 from typer import Argument, Option
 
 import moesaic
-from moesaic.errors import MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.errors import MemoryLimitError, MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.files import disk
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -477,6 +478,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # print ? on a terminal without tick marks
     if not sys.stderr.isatty() or {"-q", "--quiet"} & {*arguments}:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each takes its memory when numpy is first imported
     if not debug and not sys.warnoptions:
         show_own_warnings()
     sys.exit(status(arguments, debug))
@@ -532,9 +534,32 @@ def status(arguments: list[str], debug: bool = False) -> int:
             error = StorageError("cannot write to stdout", got=error.strerror, hint="check where stdout goes")
         if debug:
             traceback.print_exc()
-        code, message = explained(error)
+        code, message = explained(of_the_system(error))
         typer.echo(" ".join(message.split()), err=True)
         return code
+
+
+def of_the_system(error: BaseException) -> BaseException:
+    """The error of ours for one of the system: of files, and of memory in the many forms that its end takes."""
+    text, number = str(error), getattr(error, "errno", None)
+    starved = isinstance(error, SystemError) and "without exception set" in text  # as libraries end without memory
+    starved |= isinstance(error, ImportError | RuntimeError) and any(some in text for some in STARVED)
+    if starved or isinstance(error, MemoryError) or number == errno.ENOMEM:
+        hint = "free some memory, raise the limit (ulimit -v), or use a smaller model or batch"
+        return MemoryLimitError("no memory for this command", got=text or None, hint=hint)
+    if isinstance(error, ImportError) and "Too many open files" in text:
+        return of_the_system(OSError(errno.EMFILE, os.strerror(errno.EMFILE), error.path))
+    if isinstance(error, OSError) and number is not None and not isinstance(error, BrokenPipeError):
+        try:
+            with disk.errors(Path(error.filename or os.curdir)):
+                raise error
+        except StorageError as ours:
+            return ours
+    return error
+
+
+STARVED = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread")
+"""What the system says where libraries are loaded, or threads are started, without memory."""
 
 
 def drop_output() -> None:

@@ -3,6 +3,8 @@
 Knows nothing about how they are measured.
 """
 
+import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +16,8 @@ from moesaic.errors import clipped
 
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
-# Text of models and files may contain control sequences of terminals.
-HARMLESS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {ord(c): c for c in "\n\t"}
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys: controls, C1 among them, and changes of the direction of writing."""
 
 
 def stdout() -> Console:
@@ -28,7 +30,14 @@ def width_of(console: Console) -> int:
 
 
 def harmless(text: str) -> str:
-    return text.translate(HARMLESS)
+    """Text of models and files, with what a terminal would obey spelled out."""
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A result as readable JSON, with what a terminal would obey escaped; its values stay the same."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def routed(chosen: str, weights: Mapping[str, float]) -> str:

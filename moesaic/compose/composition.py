@@ -17,11 +17,12 @@ import torch
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.compose.memory import pairs
+from moesaic.compose.mixture import said
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.outline import Outline, is_adapter, outline, weighed
-from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in
+from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in, sites
 from moesaic.kinds.compatibility import Difference
 from moesaic.kinds.kind import Footprint
 from moesaic.recipe import NewBase, Recipe, read
@@ -137,7 +138,7 @@ def beside(
 def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
     """Describe the mixture in a folder, without comparing hashes, which would read all of it."""
     names = expert_names(folder, dict(manifest))
-    base, kind = outline(folder / "base"), at_site(manifest["site"])
+    base, kind = outline(folder / "base"), at_site(said(folder, manifest, "site", sites()))
     experts, findings = [], compatibility.defects(base)
     for name in names:
         at = folder / "experts" / name
@@ -150,7 +151,7 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
         router += sum(weighed(encoder).values())
     how = read_manifest(folder / "router", verify=False)["selection"]
     active = {"soft": len(names), "top_1": 1}.get(how["kind"], how["k"] or 1)
-    level = manifest.get("level", "sequence")
+    level = said(folder, manifest, "level", kind.levels)
     return Composition(base, kind, tuple(experts), router, active, tuple(findings), level=level)
 
 

@@ -131,4 +131,7 @@ def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:
     if not isinstance(disabled, list) or not all(name in names for name in disabled):
         expected = f"some of {', '.join(names)}"
         raise WeightsError("unknown experts", path=folder / MANIFEST, field="disabled", expected=expected, got=disabled)
+    if set(names) <= {*disabled}:
+        what, hint = "no expert is left to choose", "enable one: moesaic adopt --enable"
+        raise WeightsError(what, path=folder / MANIFEST, field="disabled", got=", ".join(disabled), hint=hint)
     return disabled

@@ -49,7 +49,8 @@ def decoder_config(found: dict[str, Any], path: Path) -> DecoderConfig:
         if found.get(key, allowed[-1]) not in allowed:
             what = "wiring that this decoder does not have"
             raise WeightsError(what, path=path, field=key, expected=allowed[0], got=found[key])
-    full = {**ABSENT, **family.absent, **{ALIASES.get(key, key): value for key, value in found.items()}}
+    given = {key: value for key, value in found.items() if value is not None or key not in ABSENT}
+    full = {**ABSENT, **family.absent, **{ALIASES.get(key, key): value for key, value in given.items()}}
     sizes = read_sizes(full, {**KEYS, **family.keys}, path)
     layers = range(sizes["num_layers"])
     theta, scaling, local_theta = read_rope(found, full, family, path)

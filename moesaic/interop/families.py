@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from moesaic.errors import RecipeError
+
 KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -52,7 +54,9 @@ def above_if_used(found: Found, layers: range) -> list[int]:
 
 
 def all_but_each(found: Found, layers: range) -> list[int]:
-    pattern = found.get("sliding_window_pattern") or found["_sliding_window_pattern"]
+    pattern = found.get("sliding_window_pattern") or found.get("_sliding_window_pattern")
+    if not pattern:
+        raise RecipeError("a size is missing", field="_sliding_window_pattern", expected="an integer >= 1")
     return [layer for layer in layers if (layer + 1) % pattern]
 
 

@@ -6,10 +6,13 @@ Knows nothing about decoders or encoders, which define their files and their cla
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig, EncoderConfig
+from moesaic.errors import DataError
 from moesaic.files import check_space, disk, write_new
 from moesaic.hub import hub
 from moesaic.hub.card import model_card
@@ -21,6 +24,11 @@ class LoadedModel(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.origin: dict[str, str] = {}
+
+    def __call__(self, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Compute the model's output; DataError for ids that it cannot read."""
+        require_ids(input_ids, self.config)
+        return super().__call__(input_ids, *args, **kwargs)
 
     @property
     @abstractmethod
@@ -66,3 +74,20 @@ class LoadedModel(nn.Module, ABC):
             self.write(draft)
             files: dict[str, Path | bytes] = {path.name: path for path in sorted(draft.iterdir())}
             return hub.push(target, {**files, hub.CARD: card.encode()}, private, token)
+
+
+def require_ids(ids: Tensor, config: DecoderConfig | EncoderConfig) -> None:
+    """Raise DataError unless ids are rows of whole numbers of the vocabulary, within the context."""
+
+    def require(good: bool, what: str, expected: str, got: object) -> None:
+        if not good:
+            raise DataError(what, field="input_ids", expected=expected, got=str(got))
+
+    whole = not ids.dtype.is_floating_point and not ids.dtype.is_complex and ids.dtype != torch.bool
+    require(whole, "ids of another type", "whole numbers", ids.dtype)
+    require(ids.ndim == 2, "ids of another shape", "rows of ids: (rows, tokens)", list(ids.shape))
+    require(ids.numel() > 0, "no ids", "a row and a token or more", list(ids.shape))
+    require(ids.shape[1] <= config.context, "the rows are too long", f"at most {config.context:,} tokens", ids.shape[1])
+    low, high = (int(end) for end in ids.aminmax())
+    expected = f"0 to {config.vocab_size - 1:,}"
+    require(low >= 0 and high < config.vocab_size, "an id outside the vocabulary", expected, low if low < 0 else high)

@@ -1,4 +1,4 @@
-"""Chat templates of published models: Jinja, rendered in a sandbox after a trial within limits of time and memory.
+"""Chat templates of published models: Jinja, tried when it is read, and rendered in a sandbox with a budget.
 
 Knows nothing about token ids. Templates come from the base's own folder, never from a request.
 """
@@ -73,8 +73,10 @@ class Template:
         harmless = tuple(Message(role, special.broken(content, mark)) for role, content in conversation)
         try:
             text = _rendered(self.compiled, harmless, reply, dict(self.names))
+        except MemoryError:
+            raise
         except Exception as error:  # a template's expressions can raise anything
-            hint = "change the order of roles, or leave out system messages"
+            hint = getattr(error, "hint", "change the order of roles, or leave out system messages")
             what = "the base's chat template does not take this conversation"
             raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
         return [(piece if known else piece.replace(mark, ""), known) for piece, known in special.cut(text)]
@@ -139,7 +141,12 @@ def require_bounded(template: Template) -> None:
 
 
 def rehearse(given: bytes) -> bytes:
-    """Render short conversations, then the largest; only the first two must work. Runs in the guarded process."""
+    """Render short conversations, then the largest; only the first two must work. Runs in the guarded process.
+
+    Both must write what is said.
+    """
+    from moesaic.tokenizer.sandbox import Refusal
+
     source, names = json.loads(given)
     compiled, known = _compiled(source), dict(names)
     ask, answer = Message("user", "What is 3 + 4?"), Message("assistant", "It is 7.")
@@ -149,53 +156,31 @@ def rehearse(given: bytes) -> bytes:
     wide = (Message("user", text), Message("assistant", text), ask)
     for index, conversation in enumerate([(ask,), (ask, answer, ask), (system, ask), long, wide]):
         for reply in (True, False):
-            limit = OUTPUT + sum(len(message.content) for message in conversation)
             try:
-                written = len(_rendered(compiled, conversation, reply, known))
+                text = _rendered(compiled, conversation, reply, known)
             except Refusal:
                 if index < 2:
                     raise
                 continue
-            if written > limit:
-                raise ValueError(f"it writes {written:,} characters, more than {limit:,}")
+            other = tuple(Message(role, f"{content} Or not?") for role, content in conversation)
+            if index < 2 and text == _rendered(compiled, other, reply, known):
+                raise ValueError("it writes nothing of what the messages say")
     return b""
-
-
-class Refusal(Exception):
-    """A template has called `raise_exception`."""
 
 
 def _rendered(compiled: "jinja2.Template", conversation: Conversation, reply: bool, names: dict[str, str]) -> str:
     messages = [{"role": role, "content": content} for role, content in conversation]
     nothing: dict[str, Any] = {"tools": None, "documents": None}
-    return compiled.render(messages=messages, add_generation_prompt=reply, **nothing, **names)
+    text = compiled.render(messages=messages, add_generation_prompt=reply, **nothing, **names)
+    limit = OUTPUT + sum(len(message.content) for message in conversation)
+    if len(text) > limit:
+        from moesaic.tokenizer.sandbox import Exceeded
+
+        raise Exceeded(f"it writes {len(text):,} characters, more than {limit:,}")
+    return text
 
 
 def _compiled(source: str) -> "jinja2.Template":
-    """Compile a template with the settings and names of transformers, for which templates are written."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from moesaic.tokenizer import sandbox
 
-    class Generation(Extension):
-        """Renders the content of `{% generation %}`, which marks the assistant's messages."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def refuse(message: str) -> None:
-        raise Refusal(message)
-
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    sandbox.filters["tojson"] = tojson
-    sandbox.globals |= {"raise_exception": refuse, "strftime_now": DAY.strftime}
-    return sandbox.from_string(source)
+    return sandbox.compiled(source, DAY.strftime)

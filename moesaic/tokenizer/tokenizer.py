@@ -3,7 +3,6 @@
 Knows nothing about models or batches, nor how tokenizers are published.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from moesaic.files.plain import encoded
 from moesaic.tokenizer import templates
 from moesaic.tokenizer.chats import Chat, Chats, Part, changed
 from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plain, talks
+from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.sequences import Sequence, Slice, Text, chunks
 from moesaic.tokenizer.special import Special, described, read_special
@@ -153,15 +153,15 @@ class Tokenizer:
 
     def _chat(self, chat: Chat) -> Sequence:
         """The sequence of a conversation."""
-        inside = self._first_only and self._prefixing
+        later = self._first_only and self._prefixing
 
         def filled(at: int, piece: int | Part) -> int | Text:
-            return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), inside and at > 0)
+            return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), later and at > 0)
 
         pieces = [filled(at, piece) for at, piece in enumerate(chat.pieces)]
         slices = list[Slice]()
         for cut in chat.cuts:
-            head = Text(cut.head.filled(chat.conversation), inside and cut.at > 0) if cut.head else None
+            head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
             whole = pieces[cut.at] if head else None
             if head and not (isinstance(whole, Text) and whole.text.startswith(head.text)):
                 raise changed()
@@ -172,8 +172,8 @@ class Tokenizer:
         """The ids of every text of some sequences, each encoded once."""
         texts = {text: None for one in sequences for text in one.texts()}
         known = dict[Text, list[int]]()
-        for inside, inner in ((False, self.inner), (True, self._inside)):
-            some = [text for text in texts if text.inside == inside]
+        for within, inner in ((False, self.inner), (True, self._inside)):
+            some = [text for text in texts if text.inside == within]
             known |= zip(some, _encoded_all(inner, [text.text for text in some]), strict=True)
         return known
 
@@ -188,14 +188,7 @@ class Tokenizer:
     @cached_property
     def _inside(self) -> "tokenizers.Tokenizer":
         """The tokenizer without the space that it puts before a text."""
-        from tokenizers import Tokenizer as Inner
-
-        found = json.loads(self.inner.to_str())
-        if not _unprefixed(found):
-            return self.inner
-        inside = Inner.from_str(json.dumps(found))
-        inside.encode_special_tokens = True
-        return inside
+        return _caught(lambda: inside(self.inner))
 
     @cached_property
     def _first_only(self) -> bool:
@@ -271,19 +264,3 @@ def _caught(work: Callable[[], T]) -> T:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TypeError):
             raise
         raise WeightsError("the tokenizer fails on a text", got=str(error)) from error
-
-
-def _unprefixed(found: dict[str, Any]) -> bool:
-    """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
-    steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
-    normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]
-    kept = [step for step in normal if step and step["type"] != "Prepend"]
-    changed = len(kept) < len([step for step in normal if step])
-    if changed:
-        found["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    for cut in cuts["pretokenizers"] if cuts and cuts["type"] == "Sequence" else [cuts]:
-        if cut and cut["type"] == "Metaspace" and cut.get("prepend_scheme", "always") != "never":
-            cut["prepend_scheme"], changed = "never", True
-        if cut and cut["type"] == "ByteLevel" and cut["add_prefix_space"]:
-            cut["add_prefix_space"], changed = False, True
-    return changed

@@ -269,7 +269,7 @@ def test_an_answer_without_an_end_of_its_own_gets_the_tokenizers(ours, tmp_path)
 
 
 def test_a_template_that_answers_another_prompt_than_it_asks_with_is_refused(ours, tmp_path):
-    source = "{{ messages | length }}{% if add_generation_prompt %}:{% endif %}"
+    source = "{{ messages | length }}{{ messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
     tokenizer = chatty(ours, tmp_path, source)
     with pytest.raises(DataError, match="changes the prompt when an answer follows; give rows of prompt"):
         tokenizer.answer(TALKS[0], "seven")
@@ -310,11 +310,14 @@ def test_a_base_with_a_template_is_another_base_and_its_folder_holds_it(ours, tm
 
 
 def test_a_file_of_its_own_counts_first_and_of_several_the_default(ours, tmp_path):
-    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}one"}]
+    several = [
+        {"name": "tool_use", "template": "tools"},
+        {"name": "default", "template": "{{ bos_token }}1{{ messages[0].content }}"},
+    ]
     tokenizer = chatty(ours, tmp_path, several)
-    assert written(tokenizer.template, TALKS[0], True) == "<s>one"
-    (tmp_path / "chat_template.jinja").write_text("two")
-    assert written(Tokenizer.load(tmp_path).template, TALKS[0], True) == "two"
+    assert written(tokenizer.template, TALKS[0], True) == "<s>1What is 3 + 4?"
+    (tmp_path / "chat_template.jinja").write_text("2{{ messages[0].content }}")
+    assert written(Tokenizer.load(tmp_path).template, TALKS[0], True) == "2What is 3 + 4?"
     with pytest.raises(WeightsError, match=r"chat_template: no chat template named default: tool_use"):
         chatty(ours, tmp_path / "a", several[:1])
     for wrong in (3, {"a": "b"}, "x" * (templates.SIZE + 1)):
@@ -355,6 +358,31 @@ def test_a_hostile_template_is_refused_by_name_when_it_is_read(source, ours, tmp
     with pytest.raises(WeightsError, match=r"tokenizer_config\.json: chat_template: not a usable chat template: ."):
         chatty(ours, tmp_path, source)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("source", ["", "two", "{{ bos_token }}", "{% for m in messages %}{{ m.role }}{% endfor %}"])
+def test_a_template_that_writes_nothing_of_what_is_said_is_refused(source, ours, tmp_path):
+    with pytest.raises(WeightsError, match="not a usable chat template: it writes nothing of what the messages say"):
+        chatty(ours, tmp_path, source)
+
+
+@pytest.mark.usefixtures("hang_limit")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set x = 'a' * 3000000000 %}",
+        "{{ 'a ' * 5000000 }}",
+    ],
+)
+def test_a_template_that_is_hostile_to_one_word_alone_is_ended_where_that_word_is_said(source, ours, tmp_path):
+    tokenizer = chatty(ours, tmp_path, CHATML + "{% if 'zebra' in messages[0]['content'] %}" + source + "{% endif %}")
+    assert tokenizer.begin(TALKS[0])
+    (example,) = examples_of({"messages": [{"role": r, "content": "a zebra"} for r in ("user", "assistant")]}, "a", 7)
+    with pytest.raises(
+        DataError, match=r"a:7: messages: .*: it (takes|writes) .*more than .*; use a base with another"
+    ):
+        encode(example, tokenizer, 100, 8)
 
 
 @pytest.mark.parametrize("token", SPECIAL)
