@@ -6,10 +6,18 @@ BIN    := $(VENV)/bin
 # Tests start processes by the dozen: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults check wheel parity bench clean
+.PHONY: demo demo-real test test-faults check wheel parity bench clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
+
+# `make demo-real SMOLLM2=FOLDER DATA=FOLDER` downloads neither the model nor the texts that are there already.
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+DATA    ?= build/smollm2
+demo-real: $(VENV)/ready           ## three experts over a real language model: at most 20 minutes on two quiet cores
+	@echo "base: $(SMOLLM2) (270 MB from the hub unless it is a folder); texts: $(DATA) (about 30 MB for what is missing)"
+	$(BIN)/python recipes/smollm2/texts.py $(DATA)
+	$(BIN)/moesaic run recipes/smollm2.yaml base.path=$(SMOLLM2) data_root=$(abspath $(DATA))
 
 QUICK := -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
 # Whole runs and the engine call the same layers again and again: the shape checks would take two thirds of their time.

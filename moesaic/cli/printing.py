@@ -88,8 +88,11 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         console.print(f"\n{sample['domain']}, routed to {routed(sample['chosen'], sample['weights'])}", style="dim")
         room = width_of(console) - 2
         console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
-        for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
-            console.print(f"  {clipped(line, room)}")
+        answers = {"base": sample["base"]} if "base" in sample else {}  # a label is not compared with the base's
+        for name, text in {**answers, sample["chosen"]: sample["text"]}.items():
+            console.print(f"{name}:", style="dim")
+            for line in harmless(text).strip().splitlines()[:SAMPLE_LINES]:
+                console.print(f"  {clipped(line, room)}")
     files = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
     files["report"] = root / "report" / "index.html"
     console.print("\nTime", style="bold")

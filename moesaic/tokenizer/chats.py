@@ -94,7 +94,8 @@ class Chats:
         return [self.answer(conversation[: place + 1]) for place in places]
 
     def answer(self, conversation: Conversation) -> Chat:
-        before, whole = self.pieces(conversation[:-1], reply=True), self.pieces(conversation, reply=False)
+        before = filled(self.pieces(conversation[:-1], reply=True), conversation)
+        whole = filled(self.pieces(conversation, reply=False), conversation)
         return Chat(conversation, whole, (self.cut(before, whole),))
 
     def pieces(self, conversation: Conversation, reply: bool) -> Pieces:
@@ -168,6 +169,11 @@ class Chats:
 
 def roles_of(conversation: Conversation) -> tuple[str, ...]:
     return tuple([message.role for message in conversation])
+
+
+def filled(pieces: Pieces, conversation: Conversation) -> Pieces:
+    """The same pieces with the contents of one conversation in their gaps."""
+    return tuple([one if isinstance(one, int) else Part(Outline((one.filled(conversation),))) for one in pieces])
 
 
 def changed() -> DataError:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jinja2 import nodes
 
 OPEN, CLOSE = "\ufdee", "\ufdef"  # noncharacters around the number of a gap
+REPEATED = 2  # times that a content may be written, on average: the sandbox pays for an outline, not for contents
 GAP = re.compile(f"{OPEN}(\\d+)(l?r?){CLOSE}")
 
 
@@ -64,7 +65,7 @@ class Looked(Exception):
 class Content(str):
     """A content that can be written, joined to text and stripped, and refuses every other use.
 
-    A `str`, since templates ask for the type of a content.
+    A `str`, since templates ask for the type of a content, with a length, by which the sandbox counts.
     """
 
     @staticmethod
@@ -81,6 +82,8 @@ class Content(str):
         return Content(str.__add__(other, self))
 
     def __getattribute__(self, name: str) -> Any:
+        if name == "__class__":  # of the sandbox, which asks for types; no template may
+            return Content
         if name not in STRIPS:
             raise Looked(name)
         found = GAP.fullmatch(str.__str__(self))
@@ -107,7 +110,7 @@ def _refuse(name: str) -> Callable[..., Any]:
 
 
 for _name in (
-    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__bool__", "__len__", "__iter__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__bool__", "__iter__"),
     *("__contains__", "__getitem__", "__mod__", "__rmod__", "__mul__", "__rmul__", "__format__", "__repr__"),
 ):
     setattr(Content, _name, _refuse(_name))
@@ -117,8 +120,8 @@ _NODES = {
     *("For", "Assign", "Operand", "And", "Or", "Not", "Add", "Sub", "Mod", "Neg", "List", "Tuple", "Keyword", "Break"),
     *("Continue", "Compare", "Call", "Filter", "Test"),
 }
-_FUNCTIONS = {"raise_exception", "strftime_now", "namespace", "range"}
-_FILTERS = {"trim", "length", "first", "last", "list"}
+_FUNCTIONS = {"raise_exception", "strftime_now", "namespace"}
+_FILTERS = {"trim", "first", "last", "list"}
 _TESTS = {"defined", "undefined", "none", "string", "mapping", "true", "false", "boolean", "even", "odd"}
 
 
@@ -135,7 +138,8 @@ def _followed(node: Any) -> bool:
             named = getattr(node.node, "name", None) in _FUNCTIONS
             return named or (getattr(node.node, "attr", None) in STRIPS and not node.args)
         case "Filter":
-            return node.name in _FILTERS and not node.args
+            counted = node.name == "length" and getattr(node.node, "name", None) == "messages"
+            return counted or (node.name in _FILTERS and not node.args)
         case "Test":
             return node.name in _TESTS and not node.args
         case "Compare":
@@ -150,9 +154,10 @@ def _listed(node: Any) -> bool:
 
 
 def outline_of(roles: tuple[str, ...], render: Callable[[Conversation], str]) -> Outline | None:
-    """The outline of every conversation of these roles; None where the template looks into contents or refuses.
+    """The outline of every conversation of these roles.
 
-    `render`: of a template whose tree is `traceable`, and whose source has no noncharacters.
+    None where the template looks into contents, repeats them, or refuses these roles. `render`: of a template whose
+    tree is `traceable`, and whose source has no noncharacters.
     """
     contents = (Content.of(Gap(index)) for index in range(len(roles)))
     try:
@@ -160,5 +165,7 @@ def outline_of(roles: tuple[str, ...], render: Callable[[Conversation], str]) ->
     except Exception:  # rendered for the conversation itself, the template says what it refuses
         return None
     texts = GAP.split(written)
+    if len(texts) > 3 * REPEATED * len(roles) + 1:
+        return None
     gaps = zip(texts[1::3], texts[2::3], strict=True)
     return Outline(tuple(texts[::3]), tuple(Gap(int(index), "l" in sides, "r" in sides) for index, sides in gaps))

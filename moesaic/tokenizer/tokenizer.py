@@ -156,15 +156,15 @@ class Tokenizer:
 
     def _chat(self, chat: Chat) -> Sequence:
         """The sequence of a conversation."""
-        inside = self._first_only and self._prefixing
+        later = self._first_only and self._prefixing
 
         def filled(at: int, piece: int | Part) -> int | Text:
-            return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), inside and at > 0)
+            return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), later and at > 0)
 
         pieces = [filled(at, piece) for at, piece in enumerate(chat.pieces)]
         slices = list[Slice]()
         for cut in chat.cuts:
-            head = Text(cut.head.filled(chat.conversation), inside and cut.at > 0) if cut.head else None
+            head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
             whole = pieces[cut.at] if head else None
             if head and not (isinstance(whole, Text) and whole.text.startswith(head.text)):
                 raise changed()
