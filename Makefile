@@ -6,10 +6,18 @@ BIN    := $(VENV)/bin
 # Tests start processes by the dozen: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-faults check wheel parity bench clean
+.PHONY: demo demo-real test test-faults check wheel parity bench clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
+
+# `make demo-real SMOLLM2=FOLDER DATA=FOLDER` downloads neither the model nor the texts that are there already.
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+DATA    ?= build/smollm2
+demo-real: $(VENV)/ready           ## three experts over a real language model: at most 20 minutes on two quiet cores
+	@echo "base: $(SMOLLM2) (270 MB from the hub unless it is a folder); texts: $(DATA) (about 30 MB for what is missing)"
+	$(BIN)/python recipes/smollm2/texts.py $(DATA)
+	$(BIN)/moesaic run recipes/smollm2.yaml base.path=$(SMOLLM2) data_root=$(abspath $(DATA))
 
 QUICK := -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
 # Whole runs and the engine call the same layers again and again: the shape checks would take two thirds of their time.
@@ -37,15 +45,18 @@ check: $(VENV)/ready-to-test       ## what a change must pass
 	$(MAKE) wheel
 
 WHEEL := build/wheel
-wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, makes the demo's first stage from another folder
+FROM_WHEEL = cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python
+wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, runs, generates and starts a recipe from another folder
 	rm -rf $(WHEEL)
 	$(PIP) wheel --no-deps --wheel-dir $(WHEEL) .
 	$(PIP) install --no-deps --target $(WHEEL)/site $(WHEEL)/*.whl
 	mkdir $(WHEEL)/elsewhere
-	cp recipes/demo.yaml $(WHEEL)/elsewhere
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic pretrain demo.yaml
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) ../site/bin/moesaic inspect shipped:tiny
-	cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python -c "import moesaic; assert moesaic.__file__.startswith('$(abspath $(WHEEL))'), moesaic.__file__"
+	$(FROM_WHEEL) -m moesaic --version
+	$(FROM_WHEEL) -m moesaic run demo train.steps=2 evaluate.limit=4 evaluate.samples=0 router.examples=20 --quiet
+	$(FROM_WHEEL) -m moesaic generate shipped:tiny "Once" --max-new-tokens 8
+	$(FROM_WHEEL) -m moesaic init mine/recipe.yaml
+	$(FROM_WHEEL) -m moesaic run mine/recipe.yaml train.steps=2 --quiet
+	$(FROM_WHEEL) -c "import moesaic; assert moesaic.__file__.startswith('$(abspath $(WHEEL))'), moesaic.__file__"
 
 bench: $(VENV)/ready-to-test       ## every page of benchmarks/results: measured here, or of runs (hours)
 	$(BIN)/python -m benchmarks

@@ -3,6 +3,7 @@
 Knows nothing of what a run computes: reads evaluation.json and the manifests of each run directory.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,26 @@ Overrides = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs of a file in recipes/. `texts`: they read texts of other people; `stories`: over their model stories260K."""
+    """Runs of a file in recipes/. `texts`: they read texts of other people; `stories`: over their model stories260K;
+    `smollm2`: over the folder that MOESAIC_SMOLLM2 names, or the recipe's own base.
+    """
 
     recipe: str
     runs: Overrides
     texts: bool = True
     stories: bool = False
+    smollm2: bool = False
+    quick: tuple[str, ...] = ()
+    """More small sizes, of what only this recipe has."""
 
     def overrides(self, run: str, options: Options) -> list[str]:
         """What one run puts in place of the recipe's values, folders of other people included."""
         found = [f"data_root={options.shared / 'data'}"] if self.texts else []
         found += [f"base.path={options.shared / 'models/stories260K'}"] if self.stories else []
-        return [*found, *self.runs[run], *(QUICK if options.quick else ())]
+        found += (
+            [f"base.path={os.environ['MOESAIC_SMOLLM2']}"] if self.smollm2 and "MOESAIC_SMOLLM2" in os.environ else []
+        )
+        return [*found, *self.runs[run], *((*QUICK, *self.quick) if options.quick else ())]
 
 
 SEEDS: Overrides = {f"seed-{seed}": (f"seed={seed}",) for seed in range(3)}
@@ -50,6 +59,9 @@ COMPARED = {
     ),
     "gated-pair": Compared(
         "gated-pair.yaml", {"stories260K": (), "tiny": ("base.path=shipped:tiny", "train.lr=3e-3")}, stories=True
+    ),
+    "smollm2": Compared(
+        "smollm2.yaml", {"seed-0": ()}, smollm2=True, quick=("evaluate.joint.steps=2", "evaluate.joint_wide.steps=2")
     ),
 }
 QUICK = (

@@ -41,11 +41,13 @@ PAGES = {
     "tt_lora": measured("tt_lora"),
     "sites": measured("sites"),
     "budget": measured("budget"),
+    "encoding": made_by("encoding", texts=True),
     "demo": compared("demo", texts=False),
     "five-domains": compared("five-domains", texts=True),
     "stories260k": compared("stories260k", texts=True),
     "franken-stories": compared("franken-stories", texts=True),
     "gated-pair": compared("gated-pair", texts=True),
+    "smollm2": compared("smollm2", texts=True),
     "ttlora_glue": made_by("ttlora_glue", texts=True),
     "faults": made_by("faults"),
 }

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
-    from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, load
+    from moesaic.generate.language_model import LanguageModel, load_model
+    from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, WritingModel, load
     from moesaic.generate.sample import Sampling
-    from moesaic.interop.pretrained import load_model
     from moesaic.recipe import Recipe
     from moesaic.recipe import read as read_recipe
     from moesaic.stages import run
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # are in `moesaic.stages`: here `compose` and `evaluate` are names of rooms.
 _HOMES = {
     "ClassifyingMixture": "moesaic.generate.loaded",
+    "LanguageModel": "moesaic.generate.language_model",
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
@@ -29,8 +30,9 @@ _HOMES = {
     "amend": "moesaic.adoption.adopting",
     "inspect": "moesaic.artefacts.inspect",
     "WritingMixture": "moesaic.generate.loaded",
+    "WritingModel": "moesaic.generate.loaded",
     "load": "moesaic.generate.loaded",
-    "load_model": "moesaic.interop.pretrained",
+    "load_model": "moesaic.generate.language_model",
     "merge": "moesaic.compose.merge",
     "plan": "moesaic.compose.plan",
     "published_ttlora": "moesaic.adapters.published",
@@ -39,10 +41,12 @@ _HOMES = {
 }
 __all__ = [
     "ClassifyingMixture",
+    "LanguageModel",
     "MoesaicError",
     "Recipe",
     "Sampling",
     "WritingMixture",
+    "WritingModel",
     "adopt",
     "amend",
     "inspect",

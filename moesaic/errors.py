@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from operator import index
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -106,9 +107,9 @@ class GatesError(MoesaicError, ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the work. No error, so `except Exception` does not catch it.
+    """Ctrl-C, SIGTERM or SIGHUP ended the work. No error, so `except Exception` does not catch it.
 
-    The argument is the signal's number; the exit code is that of a shell, 130 or 143.
+    The argument is the signal's number; the exit code is that of a shell: 130, 143 or 129.
     """
 
     @property
@@ -131,6 +132,20 @@ def memory_for(what: str, hint: str) -> Iterator[None]:
 
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
 """The messages of torch on a CPU, on Windows and on an accelerator, and of the system."""
+
+
+def whole(value: Any, field: str) -> int:
+    """A caller's whole number; RecipeError names the argument for anything else, such as 3.0 or "3"."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise RecipeError("wrong type", field=field, expected="a whole number", got=f"{type(value).__name__} {value!r}")
+    return index(value)
+
+
+def number(value: Any, field: str) -> float:
+    """A caller's number; RecipeError names the argument for anything else."""
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise RecipeError("wrong type", field=field, expected="a number", got=f"{type(value).__name__} {value!r}")
+    return float(value)
 
 
 def clipped(value: Any, limit: int = 120) -> str:

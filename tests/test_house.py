@@ -27,10 +27,12 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 
 PUBLIC = [
     "ClassifyingMixture",
+    "LanguageModel",
     "MoesaicError",
     "Recipe",
     "Sampling",
     "WritingMixture",
+    "WritingModel",
     "adopt",
     "amend",
     "inspect",

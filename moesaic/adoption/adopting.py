@@ -5,7 +5,7 @@ The functions behind `moesaic adopt`. Knows nothing about terminals, nor about t
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,35 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
+from moesaic.artefacts.base_search import Reference
+from moesaic.artefacts.base_search import base_at as mixture_base
 from moesaic.artefacts.expert_names import expert_names
-from moesaic.artefacts.router import StoredRouter, save_router
+from moesaic.artefacts.router import StoredRouter, require_base, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
 from moesaic.data.batches import by_length
+from moesaic.data.forms import prompt_of
+from moesaic.data.neutral import neutral
 from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.hub.locate import Located, Origins, locate, origins_in
+from moesaic.interop.folders import what_is
 from moesaic.interop.peft_config import CONFIG
 from moesaic.kinds import AnyKind, at_site, is_model, named_kind
 from moesaic.kinds.kind import Joined, Terms
 from moesaic.model.features import Prompts, read
 from moesaic.routing import Selection
+from moesaic.routing.guard import Guard
 from moesaic.routing.routers import TrainedRouter
 from moesaic.runs.progress import Progress, Silent
 from moesaic.sections.names import validate_expert, validate_name
 from moesaic.sections.places import name_at
+from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps
-from moesaic.train.few import few_shot
+from moesaic.train.few import few_shot, few_shot_guard
 
 RANK = 16
 MOST = 100
@@ -58,6 +65,14 @@ class Member:
     expert: Joined[Any]
     origin: dict[str, str]
     features: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class At:
+    """Where the base of a mixture was found, and whether the mixture gets a copy of it or a reference to it."""
+
+    found: Located
+    embedded: bool
 
 
 @dataclass(frozen=True)
@@ -86,6 +101,8 @@ def adopt(
     rank: int = RANK,
     ignore_rest: bool = False,
     name: str | None = None,
+    embed: bool = False,
+    abstain: str | float = "auto",
     progress: Progress | None = None,
 ) -> Adoption:
     """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
@@ -95,10 +112,16 @@ def adopt(
     need prompts.
     `experts`: folders or `org/name@revision` of the hub, by name, or named as their places. `base`: its place.
     `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
-    router is made from the weights alone and cannot be tested. `name`: of the mixture (default: that of `out`).
+    router is made from the weights alone, never abstains and cannot be tested. `abstain`: as in a recipe, for a router
+    that is trained. `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
+    then be moved to another machine; by default the mixture refers to it, by its commit of the hub or its folder, and
+    finds it again when it is loaded.
     Raises RecipeError for names that do not go together, and the errors of reading the parts.
     """
     root, report = Path(out).absolute(), progress or Silent()
+    if abstain not in ("auto", "off") and not (type(abstain) is float and 0 < abstain < 1):
+        expected = "auto, off, or a probability between 0 and 1"
+        raise RecipeError("unknown value", field="abstain", expected=expected, got=abstain)
     if os.path.lexists(root / "mixture"):
         hint = "change that mixture with --into, or name another folder"
         raise StorageError("the folder has a mixture already", path=root / "mixture", hint=hint)
@@ -109,9 +132,11 @@ def adopt(
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
+        for warning in of_other_bases(found, base_at):
+            report.warn(warning)
         members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            return finish(root, base_at.folder, parts, members, own, (), own_name, None)
+            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, abstain)
 
 
 def amend(
@@ -124,18 +149,21 @@ def amend(
     enable: Collection[str] = (),
     rank: int = RANK,
     ignore_rest: bool = False,
+    base: Where | None = None,
+    embed: bool = False,
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
 
     The router becomes the one of adopting all these experts at once, as its folder holds the features of all prompts.
     The router does not choose an expert in `disable` until it is enabled again; a caller that names the expert still
-    gets its answers. The name of a dropped expert is free for another one.
+    gets its answers. The name of a dropped expert is free for another one. `base`: the new place of the same base, if
+    it was moved; `embed`: copy it into the mixture.
     """
     root, report = Path(folder).absolute(), progress or Silent()
     if not os.path.lexists(root / "mixture"):
         raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
-    if not (experts or drop or disable or enable):
+    if not (experts or drop or disable or enable or base or embed):
         raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
     with lock(root), memory_for("this mixture", "use a smaller base"):
         at = Path(os.path.realpath(root / "mixture"))
@@ -154,14 +182,17 @@ def amend(
             for one in some:
                 require_known(one, [*stay, *found], field)
         origins = origins_in(manifest, at)
-        parts = load_base(at / "base", origins.get("base"))
+        base_at = At(locate(base) if base else mixture_base(at, manifest), embed or not (base or "base" in manifest))
+        parts = load_base(base_at.found.folder, origins.get("base"))
+        require_base(at / "router", read_manifest(at / "router", router_room.KIND), parts.fingerprint)
         own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
         members = present(own, at, manifest, origins, stay, parts)
         members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
+        abstain = manifest["adopted"]["router"].get("abstain", "off")
         ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, at / "base", parts, members, own, silent, manifest["name"], ready)
+        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, abstain)
 
 
 # --- the experts ------------------------------------------------------------------------------------------------------
@@ -179,9 +210,39 @@ def named(experts: Mapping[str, Where] | Sequence[Where], seen: dict[str, str]) 
             error.at(path=place, hint="give it a name: NAME=PATH")
             raise
         at = locate(place)
-        best = at.folder / "best"
-        found[own] = replace(at, folder=best) if best.is_dir() and not (at.folder / CONFIG).is_file() else at
+        found[own] = replace(at, folder=what_is(at.folder).at)
     return found
+
+
+def of_other_bases(found: Mapping[str, Located], base: Located) -> list[str]:
+    """Warnings about adapters that declare another base than this one or than the other adapters: shapes may agree.
+
+    An id of the hub and a folder are not compared with each other, as the folder may be a copy of the model.
+    """
+    declared = {}
+    for one, at in found.items():
+        if what_is(at.folder).what == "adapter":
+            place = read_settings(at.folder / CONFIG).get("base_model_name_or_path")
+            declared[one] = str(place) if place else None
+    known = {one: place for one, place in declared.items() if place is not None}
+    given = base.place.partition("@")[0] if base.place else os.path.realpath(base.folder)
+    return [
+        f"{one}: its {CONFIG} names another base, {place}; the base given is {given}"
+        for one, place in known.items()
+        if not same_base(place, base) and (comparable(place, base) or len({*known.values()}) > 1)
+    ]
+
+
+def same_base(place: str, base: Located) -> bool:
+    """Whether a place is that of the base."""
+    if base.place:
+        return place.partition("@")[0] == base.place.partition("@")[0]
+    return os.path.realpath(place) == os.path.realpath(base.folder)
+
+
+def comparable(place: str, base: Located) -> bool:
+    """Whether both places are ids of the hub, or both are folders that exist here."""
+    return not os.path.isdir(place) if base.place else os.path.isdir(place)
 
 
 def prompts_of(prompts: Mapping[str, Where]) -> dict[str, Prompted]:
@@ -266,13 +327,14 @@ def ids_of(base: Base, prompt: str | Conversation, field: str) -> list[int]:
 
 def finish(
     root: Path,
-    base_at: Path,
+    base_at: At,
     base: Base,
     members: dict[str, Member],
     kind: AnyKind,
     disabled: tuple[str, ...],
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
+    abstain: str | float,
 ) -> Adoption:
     """Publish the mixture of these members; `router`: folder and facts of one that is still right."""
     if len(members) < 2:
@@ -281,7 +343,7 @@ def finish(
     if len(disabled) == len(members):
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
-        router_at, facts_of_router = router or made_router(scratch / "router", base, members)
+        router_at, facts_of_router = router or made_router(scratch / "router", base, members, abstain)
         folders = {
             one: made.expert.folder or saved(kind, scratch / one, one, made.expert, base)
             for one, made in members.items()
@@ -292,20 +354,28 @@ def finish(
         origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
         facts["origins"] = {one: origin for one, origin in origins.items() if origin}
 
+        if not base_at.embedded:
+            facts["base"] = asdict(Reference.to(base_at.found, base))
+        of_base = base_at.found.folder
+
         def write(folder: Path) -> None:
-            save_mixture(folder, base_at, folders, router_at, facts)
+            save_mixture(folder, of_base, folders, router_at, facts)
             load_mixture(folder)
 
-        check_space(root / "mixture", room_for(base_at, folders.values(), router_at), "the mixture")
+        room = room_for(of_base if base_at.embedded else None, folders.values(), router_at)
+        check_space(root / "mixture", room, "the mixture")
         publish(root / "mixture", write)
     return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
 
 
-def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[Path, dict[str, Any]]:
+def made_router(
+    folder: Path, base: Base, members: dict[str, Member], abstain: str | float
+) -> tuple[Path, dict[str, Any]]:
     """Make a router from the features of prompts, or else from weights; returns its folder and its facts."""
     names = tuple(members)
     features = {name: one.features for name, one in members.items() if one.features is not None}
     disk.make_all(folder)
+    guard: Guard | None = None
     if features:
         write_tensors(folder / router_room.FEATURES, features)
         router, judged = few_shot([*features.values()])
@@ -313,6 +383,12 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         facts |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
         made: TrainedRouter = router
+        facts["abstain"] = abstain
+        if abstain != "off":
+            nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
+            guard, certainty = few_shot_guard([*features.values()], features_of(base, nobodys, "neutral"), abstain)
+            facts |= {key: certainty[key] for key in ("abstained_own", "abstained_neutral")}
+            metrics |= certainty
     else:
         loras = [one.expert.value for one in members.values() if one.expert.value is not None]
         arrow = fit_arrow(base.decoder, loras, tuple(base.tokenizer.start), base.tokenizer.eos, SEED)
@@ -322,7 +398,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member]) -> tuple[P
         facts["overlap"] = alike[one, other].item()
         metrics, made = {"overlap": facts["overlap"]}, arrow
     write_json(folder / router_room.INFO, {"adopted": facts})
-    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {})
+    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {}, guard=guard)
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, facts
 

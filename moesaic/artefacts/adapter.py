@@ -97,6 +97,8 @@ def export_peft(expert: Path, target: Path) -> Path:
     lora, head = stored.lora, stored.head
     before, tensors = theirs(expert, stored) if head else (None, {})
     config, pairs = peft_tensors.written(lora, before, tensors)
+    if origin := stored.manifest.get("base_origin"):
+        config |= {"base_model_name_or_path": origin["place"].partition("@")[0], "revision": origin.get("commit")}
     size = sum(tensor.numel() * tensor.element_size() for tensor in pairs.values())
 
     def write(folder: Path) -> None:

@@ -13,8 +13,9 @@ import torch
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.sentence_encoder import read_tokenizer
 from moesaic.files import digest
-from moesaic.hub.locate import CONFIG, model_folder, tokenizer_folder
+from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.encoders import ARCHITECTURES, identify, load_encoder
+from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.tensors.json_config import read_settings
@@ -44,7 +45,7 @@ def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Back
 
     `origin`: see `base.load_base`.
     """
-    model = model_folder(folder)
+    model = require_model(folder)
     settings = read_settings(model / CONFIG) if (model / CONFIG).is_file() else {}
     if settings.get("model_type") not in ARCHITECTURES:
         base = load_base(folder, origin)

@@ -3,6 +3,7 @@
 A folder without a manifest loads too, unverified. Knows nothing about experts.
 """
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import torch
 
 from moesaic.config import DecoderConfig
-from moesaic.errors import CompatibilityError, WeightsError
+from moesaic.errors import CompatibilityError, MoesaicWarning, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop import decoder_config as configs
-from moesaic.interop.decoders import named, read_decoder, write_config
+from moesaic.interop.decoders import by_default, named, read_decoder, write_config
+from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.shards import INDEX, read_index
 from moesaic.tensors.tensors import TENSORS, Made, fingerprint, write_tensors
@@ -81,16 +83,30 @@ def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     """Read a base and check it against its manifest if it has one, else against its own config."""
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
+    model = require_model(folder)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, KIND)
-    model = model_folder(folder)
-    decoder, found = read_decoder(model, lambda stored: torch.get_default_dtype())
+    decoder, found = read_decoder(model, by_default)
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
-    if tokenizer.vocab_size > decoder.config.vocab_size:
-        what, path = "the tokenizer has more tokens than the model", folder / "tokenizer.json"
-        expected, got = f"<= {decoder.config.vocab_size}", tokenizer.vocab_size
-        raise CompatibilityError(what, path=path, expected=expected, got=got)
+    require_rows(tokenizer, decoder.config.vocab_size, model)
     return Base(decoder, tokenizer, identify(decoder, tokenizer), origin or {})
+
+
+def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
+    """Warn about special tokens beyond the embedding that no text has; CompatibilityError for any other such token."""
+    if tokenizer.vocab_size <= rows:
+        return
+    beyond = {id: text for text, id in tokenizer.inner.get_vocab().items() if id >= rows}
+    special = {id for id, token in tokenizer.inner.get_added_tokens_decoder().items() if token.special}
+    written = tokenizer.template.source if tokenizer.template else ""
+    used = [text for id, text in beyond.items() if id in (*tokenizer.ends, *tokenizer.start) or text in written]
+    if used or beyond.keys() - special:
+        what, path = "the tokenizer has more tokens than the model", folder / "tokenizer.json"
+        expected, got = f"<= {rows}", tokenizer.vocab_size
+        hint = "use the tokenizer of the model, or the model whose embedding was resized for this one"
+        raise CompatibilityError(what, path=path, expected=expected, got=got, hint=hint)
+    text = f"{', '.join(beyond.values())} lies beyond the {rows} rows of the model's embedding; no text has this token"
+    warnings.warn(f"{folder / 'tokenizer.json'}: {text}", MoesaicWarning, stacklevel=3)
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, int]:

@@ -8,19 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moesaic.artefacts.base_search import Reference, base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import ENCODER
 from moesaic.errors import WeightsError, clipped
-from moesaic.files import MANIFEST, read_manifest, read_sealed
+from moesaic.files import MANIFEST, disk, read_manifest, read_sealed
+from moesaic.files.fields import EVALUATION
+from moesaic.files.manifest import require_types
 from moesaic.hub.locate import locate
+from moesaic.interop.folders import What, what_is
 from moesaic.tensors.json_config import read_settings
 
-FOREIGN = {
-    "adapter_config.json": "PEFT adapter",
-    "tensor_train.json": "TT-LoRA adapter",
-    "ffn_config.json": "feed-forward expert",
-    "config.json": "Hugging Face model",
+FOREIGN: dict[tuple[What, str], tuple[str, str]] = {
+    ("adapter", "lora"): ("PEFT adapter", "adapter_config.json"),
+    ("expert", "tt_lora"): ("TT-LoRA adapter", "tensor_train.json"),
+    ("expert", "ffn"): ("feed-forward expert", "ffn_config.json"),
+    ("model and adapter", "lora"): ("Hugging Face model with a PEFT adapter beside it", "adapter_config.json"),
+    ("model", ""): ("Hugging Face model", "config.json"),
+    ("encoder", ""): ("Hugging Face model", "config.json"),
 }
+"""Folder without a manifest, by `what_is` -> its name, and the file with its facts."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +47,29 @@ def inspect(place: str | os.PathLike[str], verify: bool = True) -> Artefact:
     `verify` (default: true): compare the files with their hashes.
     """
     folder = locate(place).folder
+    with disk.errors(folder):
+        return _inspected(folder, verify)
+
+
+def _inspected(folder: Path, verify: bool) -> Artefact:
     if (folder / MANIFEST).is_file():
         manifest = read_manifest(folder, verify=verify)
-        if "experts" in manifest:
+        if manifest["kind"] in ("mixture", "router"):
             expert_names(folder, manifest)
-        return Artefact(str(manifest.get("kind")), folder, manifest, parts=parts_of(folder, manifest))
+        return Artefact(manifest["kind"], folder, manifest, parts=parts_of(folder, manifest, verify))
+    found = what_is(folder)
     if (folder / "mixture").is_dir() or (folder / "evaluation.json").is_file():
         path = folder / "evaluation.json"
         evaluation = read_sealed(path) if path.is_file() else {}
+        if evaluation:
+            require_types(path, evaluation, EVALUATION)
         parts = {"mixture": inspect(folder / "mixture")} if (folder / "mixture").is_dir() else {}
         return Artefact("run", folder, evaluation, parts=parts)
-    if (folder / "best" / MANIFEST).is_file():
-        return inspect(folder / "best")
-    for name, kind in FOREIGN.items():
-        if (folder / name).is_file():
-            return Artefact(kind, folder, read_settings(folder / name), verified=False)
+    if found.manifest:
+        return inspect(found.at)
+    if (found.what, found.form) in FOREIGN:
+        kind, file = FOREIGN[found.what, found.form]
+        return Artefact(kind, found.at, read_settings(found.at / file), verified=False)
     expected = "a run directory after `compose`, or a mixture, expert, router, base or PEFT adapter"
     raise WeightsError("nothing to inspect here", path=folder, expected=expected, hint=unjoined(folder))
 
@@ -65,17 +80,46 @@ def unjoined(folder: Path) -> str | None:
         return "this run is not finished: continue it with `moesaic run`"
     if runs := sorted(recipe.parent.name for recipe in folder.glob("*/recipe.yaml")):
         return f"it holds runs: {clipped(', '.join(runs))}; name one"
-    if any((folder / name).is_file() for name in ("adapter_config.json", "tensor_train.json")):
+    if what_is(folder).form in ("lora", "tt_lora"):
         return "an adapter, not a mixture: join it with others by `moesaic adopt`"
     return None
 
 
-def parts_of(folder: Path, manifest: dict[str, Any]) -> dict[str, Artefact]:
-    """The parts of a mixture, or of a router with an encoder; the folder's own manifest covers their files."""
+def parts_of(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, Artefact]:
+    """The parts of a mixture, or of a router with an encoder.
+
+    `verify`: compare their files with their hashes, but for those that the folder's own manifest has vouched for.
+    """
     names: dict[str, str] = {}
+    found: dict[str, Artefact] = {}
     if manifest.get("kind") == "mixture":
         experts = {f"expert {name}": f"experts/{name}" for name in expert_names(folder, manifest)}
-        names = {"base": "base", "router": "router", **experts}
+        names = {"router": "router", **experts}
+        found["base"] = base_part(folder, manifest, verify)
     elif (folder / ENCODER).is_dir():
         names = {"encoder": ENCODER}
-    return {label: inspect(folder / place, verify=False) for label, place in names.items()}
+    return found | {
+        label: inspect(folder / place, verify and not vouched(folder, manifest, place))
+        for label, place in names.items()
+    }
+
+
+def base_part(folder: Path, manifest: dict[str, Any], verify: bool) -> Artefact:
+    """The base of a mixture, in its folder or elsewhere; a base that is gone has no facts but the error."""
+    at = Reference.in_manifest(folder, manifest)
+    try:
+        covered = at is None and vouched(folder, manifest, "base")
+        return inspect(base_at(folder, manifest).folder, verify and not covered)
+    except WeightsError as error:
+        if at is None:
+            raise
+        return Artefact("missing base", folder, {"problem": str(error)}, verified=False)
+
+
+def vouched(folder: Path, manifest: dict[str, Any], place: str) -> bool:
+    """Whether a manifest lists all files of a part with the hashes of the part's own manifest, if it has one."""
+    if not (folder / place / MANIFEST).is_file():
+        return True
+    own = read_manifest(folder / place, verify=False)["files"]
+    listed = manifest["files"]
+    return f"{place}/{MANIFEST}" in listed and all(listed.get(f"{place}/{name}") == own[name] for name in own)

@@ -3,36 +3,47 @@
 Knows nothing about training.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from moesaic.artefacts import sentence_encoder as sentences_room
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, save_sentences
 from moesaic.config import PROJECTIONS, Feature
-from moesaic.errors import CompatibilityError, WeightsError
+from moesaic.errors import CompatibilityError, RecipeError, WeightsError, clipped
 from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
 from moesaic.model.deciding import Decider
 from moesaic.model.features import Body
-from moesaic.model.sentences import SentenceRouter
-from moesaic.routing import Selection
+from moesaic.model.sentences import SentenceRouter, Through
+from moesaic.routing import Routing, Selection
+from moesaic.routing.guard import Guard, guarded
 from moesaic.routing.routers import ROUTERS, Router, TrainedRouter
-from moesaic.tensors.tensors import fit, read_tensors, write_tensors
+from moesaic.routing.states import Features
+from moesaic.tensors.tensors import fit, read_tensors, require_fit, write_tensors
+
+T = TypeVar("T")
 
 KIND = "router"
 TENSORS, INFO, FEATURES = "router.safetensors", "training_info.json", "features.safetensors"
+GUARD = "guard.safetensors"
 ENCODER = "encoder"
 """Subfolder of a router's folder for a copy of its encoder, so that the router can be moved."""
 
-FILES = (TENSORS, INFO, FEATURES, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
+FILES = (TENSORS, INFO, FEATURES, GUARD, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
 # FEATURES belongs to routers that experts may join later: see `adoption`
 
 
 @dataclass(frozen=True)
 class StoredRouter:
-    """A router with its kind, the names of the experts, the feature that it reads, and the selection."""
+    """A router with its kind, the names of the experts, the feature that it reads, and the selection.
+
+    `guard`: decides on which prompts the router abstains; None: on none.
+    """
 
     router: TrainedRouter
     kind: str
@@ -41,6 +52,7 @@ class StoredRouter:
     selection: Selection
     manifest: dict[str, Any]
     encoder: StoredEncoder | None = None
+    guard: Guard | None = None
 
     @property
     def reads(self) -> Feature:
@@ -55,7 +67,16 @@ class StoredRouter:
 
     def over(self, body: Body | None, disabled: Collection[str] = ()) -> Decider:
         """Make the decider over a base, or None if the router reads no base; `disabled`: experts never chosen."""
-        return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled)
+        guard: Callable[[Features], Tensor] | None = self.guard
+        if self.encoder and self.guard:
+            guard = Through(self.encoder.sentences, self.guard)
+        limit = self.guard.limit if self.guard else None
+        return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled, guard, limit)
+
+    def weigh(self, features: Features) -> Routing:
+        """Decide by features that are read already; of a router with an encoder, by the encoder's vectors."""
+        own, limit = (self.guard(features), self.guard.limit) if self.guard else (None, None)
+        return guarded(self.selection, self.router(features), own, limit)
 
 
 def save_router(
@@ -66,8 +87,17 @@ def save_router(
     `encoder_at`: another router's folder of the same encoder, to copy it from (default: write the encoder).
     """
     write_tensors(folder / TENSORS, stored.router.state_dict())
-    own = {"kind": KIND, "router": stored.kind, "experts": list(stored.names), "feature": stored.feature}
-    how = {"selection": asdict(stored.selection), "shape": stored.router.shape}
+    if stored.guard:
+        write_tensors(folder / GUARD, stored.guard.state_dict())
+    own: dict[str, Any] = {
+        "kind": KIND,
+        "router": stored.kind,
+        "experts": list(stored.names),
+        "feature": stored.feature,
+    }
+    how: dict[str, Any] = {"selection": asdict(stored.selection), "shape": stored.router.shape}
+    if stored.guard:
+        how["guard"] = {"shape": stored.guard.shape, "least": stored.guard.least}
     if stored.encoder:
         own["encoder_fingerprint"] = stored.encoder.fingerprint
         if encoder_at:
@@ -87,14 +117,49 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
     if kind not in ROUTERS:
         expected = " or ".join(ROUTERS)
         raise WeightsError("unknown kind of router", path=folder, field="router", expected=expected, got=kind)
-    router = ROUTERS[kind](**manifest["shape"])
-    fit(router, read_tensors(folder / TENSORS), folder / TENSORS)
-    selection = Selection(**manifest["selection"])
+    path = folder / MANIFEST
+    router = routed_by(kind, manifest["shape"], len(names), read_tensors(folder / TENSORS), folder)
+    selection = declared(path, "selection", lambda: Selection(**manifest["selection"]))
+    if manifest["feature"] != "projections" and "encoder_fingerprint" not in manifest:
+        declared(path, "feature", lambda: Feature.parse(manifest["feature"]))
     encoder = None
     if "encoder_fingerprint" in manifest:
         encoder = load_sentences(folder / ENCODER)
         require("encoder", folder / ENCODER, encoder.fingerprint, manifest["encoder_fingerprint"])
-    return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder)
+    guard = None
+    if "guard" in manifest:
+        guard = Guard(**manifest["guard"]["shape"])
+        fit(guard, read_tensors(folder / GUARD), folder / GUARD)
+        guard.eval()
+    return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder, guard)
+
+
+def routed_by(
+    kind: str, shape: dict[str, Any], experts: int, tensors: Mapping[str, Tensor], folder: Path
+) -> TrainedRouter:
+    """Make the router of a kind and a shape over these tensors; no memory is taken before both agree."""
+    path = folder / MANIFEST
+    with torch.device("meta"):
+        outline = declared(path, "shape", lambda: ROUTERS[kind](**shape))
+    require_fit(outline, tensors, folder / TENSORS)
+    between = shape.get("num_experts", len(shape.get("words", [])))
+    if between != experts:
+        what = "the router decides between another number of experts"
+        raise WeightsError(what, path=path, field="shape", expected=experts, got=between)
+    router = ROUTERS[kind](**shape)
+    fit(router, tensors, folder / TENSORS)
+    return router
+
+
+def declared(path: Path, field: str, make: Callable[[], T]) -> T:
+    """What a field of a manifest declares; WeightsError with the field where nothing can be made of its values."""
+    try:
+        return make()
+    except RecipeError as error:
+        facts = {"expected": error.expected, "got": error.got}
+        raise WeightsError(error.what, path=path, field=field, **facts) from error
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError) as error:
+        raise WeightsError("unusable", path=path, field=field, got=clipped(str(error))) from error
 
 
 def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) -> None:

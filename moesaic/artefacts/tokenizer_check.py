@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moesaic.errors import CompatibilityError
 from moesaic.tokenizer import Tokenizer, compare
+from moesaic.tokenizer.comparing import SPACES
 from moesaic.tokenizer.published import JSON, MODEL, VOCABULARY, WORDS
 
 
@@ -18,7 +19,7 @@ def tokenizer_beside(folder: Path, base: Tokenizer) -> list[str]:
     if not any((folder / file).is_file() for file in (JSON, VOCABULARY, MODEL, WORDS)):
         return []
     own = Tokenizer.load(folder, base.eos)
-    differences = [one for one in compare(base, own) if one.what not in ("templates", "special ids")]
+    differences = [one for one in compare(base, own) if one.what not in ("templates", "special ids", SPACES)]
     for one in differences:
         if one.what == "tokens" and one.clashes:
             what, hint = "the tokenizer beside the adapter gives ids to other tokens", "adopt it over its own base"
@@ -29,10 +30,12 @@ def tokenizer_beside(folder: Path, base: Tokenizer) -> list[str]:
 
 
 def spoken_otherwise(base: Tokenizer, own: Tokenizer) -> list[str]:
-    """Warnings about an expert's chat template and end of text that differ from the base's."""
+    """Warnings about an expert's chat template, spaces and end of text that differ from the base's."""
     found = []
     if own.template and own.template.source != (base.template and base.template.source):
         found.append("its chat template differs from the base's, which is used")
+    spaces = [one for one in compare(base, own) if one.what == SPACES]
+    found += [f"its tokenizer differs from the base's, which is used: {one}" for one in spaces]
     if own.eos not in base.ends:
         found.append(f"it ends texts with {own.inner.id_to_token(own.eos)}, which does not end a text of the base")
     return found

@@ -19,10 +19,11 @@ from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
-from moesaic.interop.decoders import DecoderFiles, named, read_decoder, write_config
+from moesaic.interop.decoders import DecoderFiles, as_stored, by_default, named, read_decoder, write_config
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.shards import write_shards
 from moesaic.tokenizer import Tokenizer, compare
+from moesaic.tokenizer.comparing import SPACES
 
 ADAPTER = "model"
 TEMPLATES = "templates"  # a difference in these is accepted, as conversations are written with the base's
@@ -69,7 +70,7 @@ def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
         raise WeightsError("another kind", path=folder / MANIFEST, field="adapter", expected=ADAPTER, got=str(got))
     held = shared_with(base, manifest.get("shared", []), folder)
     at = model_folder(folder)
-    files = DecoderFiles(at, lambda stored: torch.get_default_dtype(), mapped=True, held=held)
+    files = DecoderFiles(at, by_default, mapped=True, held=held)
     decoder = files.decoder
     if decoder.config.vocab_size != base.decoder.config.vocab_size:
         expected, got = base.decoder.config.vocab_size, decoder.config.vocab_size
@@ -140,16 +141,15 @@ def shared_with(base: Base, names: Any, folder: Path) -> Mapping[str, Tensor]:
 
 
 def require_tokenizer(base: Tokenizer, own: Tokenizer, folder: Path) -> None:
-    """Raise CompatibilityError, with the difference, for a tokenizer that reads or writes other ids."""
+    """Raise CompatibilityError, with the difference, for a tokenizer that reads or writes other ids.
+
+    Padding and the ends of texts may differ, as in a base and the model that was trained on instructions over it.
+    """
     for difference in compare(base, own):
-        padding = difference.what == "special ids" and {role for role, _, _ in difference.first} == {"pad"}
-        if difference.what != TEMPLATES and not padding:
+        unread = difference.what == "special ids" and {role for role, _, _ in difference.first} <= {"pad", "eos"}
+        if difference.what not in (TEMPLATES, SPACES) and not unread:
             what = "whole models share one tokenizer, but this one differs from the base's"
             raise CompatibilityError(what, path=folder, field="tokenizer", got=str(difference))
-
-
-def as_stored(dtype: torch.dtype) -> torch.dtype:
-    return dtype
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -3,14 +3,13 @@
 Knows nothing about adapters or routers.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesaic.cli.printing import aligned, harmless, router_in_words, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, router_in_words, stdout
 from moesaic.errors import RecipeError
 from moesaic.sections.places import name_at
 
@@ -39,7 +38,7 @@ def adopted(
     if idle := [f"--{key}" for key, value in (new if into else changes).items() if value]:
         raise RecipeError(f"has no meaning with {'--into' if into else '--out'}", field=", ".join(idle))
     found = {**common, "experts": folders(common["experts"]), "prompts": files(common["prompts"])}
-    if out and new["base"] is None:
+    if out and common["base"] is None:
         raise RecipeError("missing", field="--base", expected="a folder or org/name of the experts' base")
     if out and not common["experts"]:
         raise RecipeError("no experts", expected="adapters or fine-tuned models, as PATH or NAME=PATH")
@@ -57,9 +56,23 @@ def adopted(
 def show_adoption(made: "Adoption", at: Path | None, as_json: bool) -> None:
     """Print the experts of a mixture in the folder `at`, and the accuracy of its router."""
     if as_json:
-        print(json.dumps({**asdict(made), "folder": str(made.folder)}, indent=2, ensure_ascii=False))
+        print(json_text({**asdict(made), "folder": str(made.folder)}, indent=2))
     else:
         stdout().print(harmless("\n".join(summary(made, at or made.folder))))
+
+
+def abstention(typed: str | None) -> str | float | None:
+    """Read the value of --abstain."""
+    if typed is None or typed in ("auto", "off"):
+        return typed
+    try:
+        least = float(typed)
+    except ValueError:
+        least = 0.0
+    if not 0 < least < 1:
+        expected = "auto, off, or a probability between 0 and 1"
+        raise RecipeError("unknown value", field="--abstain", expected=expected, got=typed)
+    return least
 
 
 def merged(models: list[str], weights: str | None, only: str | None) -> Path:
@@ -113,6 +126,9 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
         for name in enabled:
             if router["right"][name] < router["of"][name]:
                 yield f"  of {name}, {router['right'][name]} of {router['of'][name]}"
+        if "abstained_neutral" in router:
+            yield f"  leaves {router['abstained_neutral']:.0%} of prompts that belong to no expert to the base, and"
+            yield f"  {router['abstained_own']:.0%} of the experts' own (both of prompts that it did not learn from)"
         if made.disabled:
             yield f"  sends prompts of {', '.join(made.disabled)} to other experts"
     else:

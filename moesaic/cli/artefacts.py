@@ -3,19 +3,20 @@
 Knows nothing about how the facts are found: see `artefacts.inspect`.
 """
 
-import json
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
-from moesaic.cli.printing import aligned, harmless, routed, router_in_words, size, stdout
+from moesaic.cli.printing import aligned, harmless, json_text, routed, router_in_words, size, stdout
 from moesaic.cli.traces import show_trace
+from moesaic.compose.mixture import said
 from moesaic.errors import RecipeError
 from moesaic.evaluate.sentences import spoken
 from moesaic.hub.locate import origins_in
 from moesaic.interop.outline import weighed
+from moesaic.kinds import at_site, sites
 
 FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
@@ -27,7 +28,9 @@ FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
 }
 
 
-def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vram: str | None = None) -> None:
+def show(
+    place: str, text: str | None, as_json: bool, raw_text: bool = False, ram: str | None = None, vram: str | None = None
+) -> None:
     """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
@@ -39,10 +42,10 @@ def show(place: str, text: str | None, as_json: bool, ram: str | None = None, vr
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place, ram=ram, vram=vram).route(text)
+        routing = moesaic.load(place, ram=ram, vram=vram).route(text, raw=raw_text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
-        print(json.dumps(raw(found) | shown, indent=2, ensure_ascii=False))
+        print(json_text(raw(found) | shown, indent=2))
         return
     console = stdout()
     console.print(harmless("\n".join(summary(found))))
@@ -100,29 +103,37 @@ def mixture(found: Artefact) -> Rows:
     """Experts, routing, size, and the origins of parts from elsewhere."""
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
-    yield "routed", f"{facts['level']} by {facts['level']}, {WHERE[facts['site']]}"
+    kind = at_site(said(found.folder, facts, "site", sites()))
+    level = said(found.folder, facts, "level", kind.levels)
+    yield "routed", f"{level} by {level}, {WHERE[kind.site]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
     experts = sum(own_parameters(parts[f"expert {name}"]) for name in facts["experts"])
-    base = parameters(parts["base"])
-    yield "parameters", f"{base:,} of the base, {experts:,} of the experts" if base else f"{experts:,} of the experts"
+    if problem := parts["base"].facts.get("problem"):
+        yield "base", problem
+        yield "parameters", f"{experts:,} of the experts"
+    else:
+        yield "parameters", f"{own_parameters(parts['base']):,} of the base, {experts:,} of the experts"
+    if base := facts.get("base"):
+        yield "base at", f"{base['place']}, which this folder refers to"
     for name, origin in origins_in(facts, found.folder).items():
         yield f"{name} from", " at ".join(origin.values())
 
 
 def base(found: Artefact) -> Rows:
-    yield "parameters", f"{parameters(found):,}"
-    yield "fingerprint", short(found.facts["fingerprint"])
+    yield "parameters", f"{own_parameters(found):,}"
+    if fingerprint := found.facts.get("fingerprint"):
+        yield "fingerprint", short(fingerprint)
 
 
 def expert(found: Artefact) -> Rows:
     """Kind, layers, size, head and base of an expert."""
     facts = found.facts
-    if "rank" in facts:
+    if {"rank", "alpha", "targets"} <= facts.keys():
         yield "adapter", f"{facts['adapter']}, rank {facts['rank']}, alpha {facts['alpha']:g}"
         yield "targets", ", ".join(facts["targets"])
     else:
-        yield "kind", OWN[facts["adapter"]]
+        yield "kind", OWN.get(facts["adapter"], facts["adapter"])
     if "layers" in facts:
         yield "layers", ", ".join(map(str, facts["layers"]))
     yield "parameters", f"{facts['parameters']:,}"
@@ -147,9 +158,11 @@ def router(found: Artefact) -> Rows:
 def encoder(found: Artefact) -> Rows:
     facts = found.facts
     if "family" in facts:
-        pooled = {"mean": "the mean of its states", "cls": "the state of its first token"}[facts["pool"]]
-        unit = " at unit length" if facts["normalise"] else ""
-        yield "encoder", f"{facts['family']}, {pooled}{unit}, of {facts['limit']} tokens at most"
+        pools = {"mean": "the mean of its states", "cls": "the state of its first token"}
+        pooled = pools.get(facts.get("pool", ""), "states pooled otherwise")
+        unit = " at unit length" if facts.get("normalise") else ""
+        yield "encoder", f"{facts['family']}, {pooled}{unit}, of {facts.get('limit', 'unknown')} tokens at most"
+    if "parameters" in facts:
         yield "parameters", f"{facts['parameters']:,}"
     yield "fingerprint", short(facts["fingerprint"])
 
@@ -185,15 +198,13 @@ def vouched(found: Artefact) -> Rows:
 DESCRIBE = {"run": run, "mixture": mixture, "base": base, "expert": expert, "router": router, "encoder": encoder}
 
 
-def parameters(found: Artefact) -> int:
-    return sum(prod(shape) for shape in found.facts.get("shapes", {}).values())
-
-
-def own_parameters(expert: Artefact) -> int:
-    """The parameters of an expert by its manifest or, where it has none, by the headers of its files."""
-    facts = expert.facts if expert.verified else {}
+def own_parameters(part: Artefact) -> int:
+    """The parameters of a base or an expert by its manifest or, where it has none, by the headers of its files."""
+    facts = part.facts if part.verified else {}
     count = facts.get("own_parameters", facts.get("parameters"))
-    return sum(weighed(expert.folder).values()) if count is None else count
+    if count is None and (shapes := facts.get("shapes")):
+        return sum(map(prod, shapes.values()))
+    return sum(weighed(part.folder).values()) if count is None else count
 
 
 def sizes(folder: Path) -> dict[str, dict[str, int]]:

@@ -3,18 +3,18 @@
 Knows nothing about sampling or routing except how to print them.
 """
 
-import json
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import harmless, routed, size, stdout
+from moesaic.cli.printing import harmless, json_text, routed, size, stdout
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
-from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingMixture, conversation_of
+from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingModel, conversation_of
 from moesaic.model.source import Traffic
 from moesaic.tokenizer import Conversation
 
@@ -22,27 +22,34 @@ STDIN = "<stdin>"
 
 
 def answer(
-    mixture: WritingMixture | ClassifyingMixture,
+    model: WritingModel | ClassifyingMixture,
     prompts: Sequence[str | Conversation],
     settings: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Continue all prompts together; prompts of stdin (`-`) one by one, as they arrive."""
-    terminal = stdout().is_terminal and not as_json
+    """Continue all prompts together; prompts of stdin (`-`) one by one, each answer as it is written."""
     if prompts == ["-"]:
         for number, prompt in lines():
             try:
-                made = mixture.generate(prompt, **settings)
+                respond(model, prompt, settings, as_json)
             except MoesaicError as error:
                 error.at(path=STDIN, line=number)
                 raise
-            show(made, prompt, as_json)
-    elif len(prompts) == 1 and terminal:
-        sign(streamed(mixture.stream(prompts[0], **settings)))
+    elif len(prompts) == 1 and stdout().is_terminal and not as_json:
+        sign(streamed(model.stream(prompts[0], **settings)))
     else:
         several: list[str | Turns] = [*prompts]
-        for given, made in zip(prompts, mixture.generate(several, **settings), strict=True):
+        for given, made in zip(prompts, model.generate(several, **settings), strict=True):
             show(made, given, as_json)
+
+
+def respond(model: WritingModel | ClassifyingMixture, prompt: str, settings: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        show(model.generate(prompt, **settings), prompt, as_json)
+        return
+    pieces = model.stream(prompt, **settings)
+    head(prompt)
+    sign(streamed(pieces))
 
 
 def conversation(file: str) -> Conversation:
@@ -53,7 +60,7 @@ def conversation(file: str) -> Conversation:
             data = opened.read(LIMIT + 1)
         if len(data) > LIMIT:
             raise DataError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
-        return conversation_of(decoded_list(data))
+        return conversation_of(decoded_list(data.removeprefix(BOM_UTF8)))
     except OSError as error:
         raise DataError("the file cannot be read", path=path, got=str(error)) from error
     except ValueError as error:
@@ -70,7 +77,7 @@ def lines() -> Iterator[tuple[int, str]]:
     found = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
-            text = line.decode().strip("\r\n")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         except UnicodeDecodeError:
             raise DataError("not UTF-8", path=STDIN, line=number) from None
         if text.strip():
@@ -98,20 +105,25 @@ def show_traffic(traffic: Traffic) -> None:
 def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
     """Print a prompt, or the last message of a conversation, and its continuation."""
     if as_json:
-        routing = {"chosen": made.routing.chosen, "weights": made.routing.weights}
+        decision = made.routing
+        routing = {"chosen": decision.chosen, "weights": decision.weights, "probabilities": decision.probabilities}
         given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
         facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
-        print(json.dumps(facts, ensure_ascii=False), flush=True)
+        print(json_text(facts), flush=True)
     else:
-        console = stdout()
-        last = prompt if isinstance(prompt, str) else prompt[-1].content
-        console.print(f"> {clipped(harmless(last))}", style="cyan")
-        console.print(harmless(made.text))
+        head(prompt)
+        stdout().print(harmless(made.text))
         sign(made)
-        console.file.flush()
+
+
+def head(prompt: str | Conversation) -> None:
+    last = prompt if isinstance(prompt, str) else prompt[-1].content
+    stdout().print(f"> {clipped(harmless(last))}", style="cyan")
 
 
 def sign(made: Generation) -> None:
-    ending = "finished" if made.finish == "stop" else "stopped at the token limit"
-    who = routed(made.routing.chosen, made.routing.weights)
-    stdout().print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")
+    """Print who answered, and why the answer ends."""
+    console, ending = stdout(), "finished" if made.finish == "stop" else "stopped at the token limit"
+    who = routed(made.routing.chosen, made.routing.probabilities)
+    console.print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")
+    console.file.flush()

@@ -5,6 +5,7 @@ Knows nothing about the work: each verb imports what it calls when it is called,
 
 import errno
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -20,7 +21,9 @@ import typer
 from typer import Argument, Option
 
 import moesaic
-from moesaic.errors import MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.cli.arguments import Prompted, Verbs, existing
+from moesaic.errors import MemoryLimitError, MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.files import disk
 
 if TYPE_CHECKING:
     from moesaic.recipe import Recipe
@@ -29,16 +32,20 @@ T = TypeVar("T")
 
 INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports SIGINT, SIGPIPE and SIGTERM
 RUNS = Path("runs")
+COMPLETING = "_MOESAIC_COMPLETE"
+"""Variable by which a shell asks for completions."""
 
 app = typer.Typer(
+    cls=Verbs,
     help=moesaic.__doc__,
-    epilog="Start with `moesaic inspect shipped:tiny`, or with a recipe: `moesaic run RECIPE`.",
-    add_completion=False,
+    epilog='Start with `moesaic generate shipped:tiny "Once"`, `moesaic run demo`, or `moesaic init` for your data.',
     rich_markup_mode=None,  # rich's help takes longer to import than everything else here
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RecipePath = Annotated[Path, Argument(metavar="RECIPE", help="YAML file of the recipe.")]
+RecipePath = Annotated[
+    str, Argument(metavar="RECIPE", help="YAML file of the recipe, or the name of one in the package, such as demo.")
+]
 Overrides = Annotated[
     list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the recipe, for example train.steps=50.")
 ]
@@ -58,6 +65,19 @@ BadRows = Annotated[
 ]
 MaxBad = Annotated[str | None, Option(metavar="N", help="Maximum number of skipped rows (default: the recipe's).")]
 RunOrMixture = Annotated[str, Argument(metavar="PATH", help="Run directory, mixture folder or org/name of the hub.")]
+AnyModel = Annotated[
+    str,
+    Argument(
+        metavar="PATH", help="Run, mixture, base, merge or one expert: a folder, org/name of the hub, or shipped:tiny."
+    ),
+]
+BaseOfExpert = Annotated[
+    str | None,
+    Option(
+        "--base", metavar="PATH", help="Base of the one expert at PATH (default: the base around it or named in it)."
+    ),
+]
+Raw = Annotated[bool, Option("--raw", help="Read texts as they are, without the chat template of the base.")]
 Answering = Annotated[
     str | None, Option(metavar="NAME", help="Expert that answers, or base (default: the router's choice).")
 ]
@@ -97,6 +117,34 @@ class Work:
             return verb(self.recipe, self.root, *arguments, progress, **settings)
 
 
+@contextmanager
+def elsewhere(out: Path) -> Iterator[None]:
+    """Name --out in errors of a disk on which the run directory cannot be written."""
+    try:
+        yield
+    except StorageError as error:
+        if error.path is not None and Path(error.path).absolute().is_relative_to(out.absolute()):
+            error.hint = "; ".join(filter(None, [error.hint, "--out DIR writes the run elsewhere"]))
+        raise
+
+
+@contextmanager
+def work_on(
+    recipe: str, overrides: list[str] | None, bad_rows: str | None, max_bad: str | None, out: Path, quiet: bool
+) -> Iterator[Work]:
+    """Read a recipe with the shared options of its verbs, and locate the errors of the work in it."""
+    from moesaic.sections.named_recipes import recipe_at
+
+    path = recipe_at(recipe)  # before torch is imported
+    shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
+    written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
+    from moesaic.recipe import read_document
+
+    found, document = read_document(path, [*(overrides or ()), *written])
+    with document.locating(), elsewhere(out):
+        yield Work(found, out / found.name, quiet)
+
+
 def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
     """Register a verb of a recipe: a function of a `Work` and its own options, which get the shared options added."""
 
@@ -109,17 +157,12 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
         quiet: Quiet = False,
         **own: Any,
     ) -> None:
-        shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
-        written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
-        from moesaic.recipe import read_document
+        with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+            verb(work, **own)
 
-        found, document = read_document(recipe, [*(overrides or ()), *written])
-        with document.locating():
-            verb(Work(found, out / found.name, quiet), **own)
-
-    path, overrides, *shared, _ = signature(command).parameters.values()
+    place, overrides, *shared, _ = signature(command).parameters.values()
     _, *own = signature(verb).parameters.values()
-    command.__signature__ = Signature([path, overrides, *own, *shared])  # type: ignore[attr-defined]
+    command.__signature__ = Signature([place, overrides, *own, *shared])  # type: ignore[attr-defined]
     command.__name__, command.__doc__ = verb.__name__, verb.__doc__
     return app.command()(command)
 
@@ -175,24 +218,59 @@ def compose(work: Work) -> None:
     typer.echo(work.do(stages.compose))
 
 
-@recipe_verb
-def evaluate(work: Work) -> None:
-    """Compare a mixture with its parts and controls."""
+@app.command()
+def evaluate(
+    recipe: Annotated[
+        str, Argument(metavar="RECIPE", help="Recipe of a finished run; with --unseen any model, as `generate` takes.")
+    ],
+    overrides: Overrides = None,
+    unseen: Annotated[
+        list[str] | None,
+        Option(metavar="FILE", help="Score the model on these rows, beside its base; repeatable (default: none)."),
+    ] = None,
+    limit: Annotated[int | None, Option(help="With --unseen: the first rows of each file (default: all).")] = None,
+    base: BaseOfExpert = None,
+    as_json: AsJson = False,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Compare a mixture with its parts and controls.
+
+    With --unseen, score any model on files of rows: a mixture or an expert beside its base.
+    """
+    if unseen:
+        place = existing(recipe)
+        from moesaic.cli.scoring import show_unseen
+        from moesaic.evaluate.unseen import judge_unseen
+
+        show_unseen(judge_unseen(place, unseen, base=base, limit=limit), as_json)
+        return
+    for option, value in (("--limit", limit), ("--base", base), ("--json", as_json or None)):
+        if value is not None:
+            raise typer.BadParameter("means nothing without --unseen", param_hint=option)
     from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 
-    show_evaluation(work.do(stages.evaluate))
+    with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+        show_evaluation(work.do(stages.evaluate))
 
 
-@app.command()
+@app.command(cls=Prompted)
 def generate(
-    path: RunOrMixture,
+    path: AnyModel,
     prompts: Annotated[
-        list[str] | None, Argument(metavar="PROMPT", help="Texts to continue (default, and for -: lines of stdin).")
+        list[str] | None,
+        Argument(
+            metavar="PROMPT",
+            help="Texts to continue; -, the default, answers each line of stdin as it comes, in one process.",
+        ),
     ] = None,
     messages: Annotated[
         str | None, Option(metavar="FILE", help="Answer the conversation in a JSON list of {role, content}.")
     ] = None,
+    raw: Raw = False,
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
     ] = None,
@@ -202,6 +280,7 @@ def generate(
     seed: Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")] = None,
     stop: Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
     expert: Answering = None,
+    base: BaseOfExpert = None,
     trace: Annotated[
         Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
     ] = None,
@@ -210,21 +289,22 @@ def generate(
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
-    """Continue prompts with a mixture. Prints which expert answered."""
-    from moesaic.cli.generating import answer, conversation, show_traffic
-
+    """Continue prompts. A mixture also prints which expert answered."""
     if messages and prompts:
         raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    place = existing(path)
+    from moesaic.cli.generating import answer, conversation, show_traffic
+
     wanted = [conversation(messages)] if messages else prompts or ["-"]
-    sampling = moesaic.Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    settings = {"max_new_tokens": max_new_tokens, "sampling": sampling, "stop": tuple(stop or ()), "expert": expert}
-    with moesaic.load(path, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as mixture:
-        answer(mixture, wanted, settings, as_json)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
+    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
+        answer(model, wanted, settings, as_json)
         if ram or vram:
-            show_traffic(mixture.traffic)
+            show_traffic(model.traffic)
 
 
-@app.command()
+@app.command(cls=Prompted)
 def classify(
     path: RunOrMixture,
     text: Annotated[str, Argument(help="Text to classify.")],
@@ -233,10 +313,10 @@ def classify(
     as_json: AsJson = False,
 ) -> None:
     """Classify a text, or two. Prints which expert answered."""
+    place, texts = existing(path), (text,) if second is None else (text, second)
     from moesaic.cli.classifying import show_label
 
-    texts = (text,) if second is None else (text, second)
-    show_label(moesaic.load(path).classify(texts, expert=expert), as_json)
+    show_label(moesaic.load(place).classify(texts, expert=expert), as_json)
 
 
 @app.command()
@@ -245,16 +325,19 @@ def inspect(
         str, Argument(metavar="PATH", help="Run directory, mixture, expert, router, base, PEFT adapter or trace.")
     ],
     text: Annotated[str | None, Option(help="Also show how the mixture routes this text (default: no text).")] = None,
+    raw: Raw = False,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
     """Describe a folder or a trace. Files are checked against their hashes."""
-    from moesaic.cli.artefacts import show
-
     if text is None and (ram or vram):
         raise typer.BadParameter("a memory limit needs --text: without a text nothing is loaded", param_hint="--ram")
-    show(path, text, as_json, ram, vram)
+    if text is None and raw:
+        raise typer.BadParameter("means nothing without --text", param_hint="--raw")
+    from moesaic.cli.artefacts import show
+
+    show(path, text, as_json, raw, ram, vram)
 
 
 @app.command()
@@ -309,7 +392,12 @@ def adopt(
         list[str] | None,
         Argument(metavar="[NAME=]PATH", help="PEFT adapter or fine-tuned model of the base: a folder or org/name."),
     ] = None,
-    base: Annotated[str | None, Option(metavar="PATH", help="Base of the experts; required with --out.")] = None,
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Base of the experts, required with --out; with --into, its new place.")
+    ] = None,
+    embed: Annotated[
+        bool, Option("--embed", help="Copy the base into the mixture (default: refer to its folder or commit).")
+    ] = False,
     out: Annotated[Path | None, Option(metavar="DIR", help="New folder for a new mixture.")] = None,
     into: Annotated[Path | None, Option(metavar="DIR", help="Folder of an adopted mixture to change.")] = None,
     prompts: Annotated[
@@ -332,14 +420,27 @@ def adopt(
         bool, Option("--ignore-rest", help="With --kind ffn: ignore differences outside the feed-forward blocks.")
     ] = False,
     name: Annotated[str | None, Option(help="Name of the mixture (default: the name of the folder).")] = None,
+    abstain: Annotated[
+        str | None,
+        Option(
+            help="Prompts left to the base: auto, off, or the least probability of belonging to an expert, for example "
+            "0.9 (default: auto)."
+        ),
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a mixture of existing experts, or change one. It takes seconds."""
-    from moesaic.cli.adopting import adopted, show_adoption
+    from moesaic.cli.adopting import abstention, adopted, show_adoption
 
-    common = {"experts": experts or [], "prompts": prompts or [], "rank": rank, "ignore_rest": ignore_rest}
-    new = {"base": base, "kind": kind, "name": name}
+    common: dict[str, Any] = {
+        "experts": experts or [],
+        "prompts": prompts or [],
+        "rank": rank,
+        "ignore_rest": ignore_rest,
+    }
+    common |= {"base": base, "embed": embed}
+    new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
@@ -425,12 +526,29 @@ def push(
         str | None, Option(metavar="BRANCH", help="Branch; created if missing (default: main).")
     ] = None,
     license: Annotated[str | None, Option(metavar="ID", help="License in the model card (default: none).")] = None,
+    embed: Annotated[
+        bool | None, Option(help="Upload the base too (default: only a base that is not of the hub).")
+    ] = None,
 ) -> None:
     """Upload a mixture to the Hugging Face hub.
 
     The upload includes a model card. Log in first: hf auth login.
     """
-    typer.echo(moesaic.load(path).push_to_hub(repository, private=private, revision=revision, license=license))
+    model = moesaic.load(existing(path))
+    at = model.push_to_hub(repository, private=private, revision=revision, license=license, embed=embed)
+    typer.echo(at)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, Argument(metavar="[FILE]", help="Recipe to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe with rows, to start from."""
+    from moesaic.cli.starting import start
+
+    for path in start(file):
+        typer.echo(path)
+    typer.echo(f"Next: moesaic run {shlex.quote(str(file))}")
 
 
 @app.command()
@@ -471,12 +589,16 @@ def recipe(
 
 
 def main() -> None:
+    """Run the command line of this process, or answer the shell that asks for completions."""
+    if COMPLETING in os.environ:
+        app(prog_name="moesaic")
     arguments, debug = without_debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # print ? on a terminal without tick marks
     if not sys.stderr.isatty() or {"-q", "--quiet"} & {*arguments}:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each takes its memory when numpy is first imported
     if not debug and not sys.warnoptions:
         show_own_warnings()
     sys.exit(status(arguments, debug))
@@ -508,6 +630,8 @@ def options_named(context: Any) -> Iterator[None]:
         options = {one.name: one.opts[0] for one in verb.params if one.param_type_name == "option"} if verb else {}
         if error.path is None:
             error.field = options.get(error.field, error.field)
+        if isinstance(error, StorageError) and "--out" in options.values():
+            error.hint = f"{error.hint}; --out names another folder" if error.hint else "--out names another folder"
         raise
 
 
@@ -532,9 +656,32 @@ def status(arguments: list[str], debug: bool = False) -> int:
             error = StorageError("cannot write to stdout", got=error.strerror, hint="check where stdout goes")
         if debug:
             traceback.print_exc()
-        code, message = explained(error)
+        code, message = explained(of_the_system(error))
         typer.echo(" ".join(message.split()), err=True)
         return code
+
+
+def of_the_system(error: BaseException) -> BaseException:
+    """The error of ours for one of the system: of files, and of memory in the many forms that its end takes."""
+    text, number = str(error), getattr(error, "errno", None)
+    starved = isinstance(error, SystemError) and "without exception set" in text  # as libraries end without memory
+    starved |= isinstance(error, ImportError | RuntimeError) and any(some in text for some in STARVED)
+    if starved or isinstance(error, MemoryError) or number == errno.ENOMEM:
+        hint = "free some memory, raise the limit (ulimit -v), or use a smaller model or batch"
+        return MemoryLimitError("no memory for this command", got=text or None, hint=hint)
+    if isinstance(error, ImportError) and "Too many open files" in text:
+        return of_the_system(OSError(errno.EMFILE, os.strerror(errno.EMFILE), error.path))
+    if isinstance(error, OSError) and number is not None and not isinstance(error, BrokenPipeError):
+        try:
+            with disk.errors(Path(error.filename or os.curdir)):
+                raise error
+        except StorageError as ours:
+            return ours
+    return error
+
+
+STARVED = ("failed to map segment", "Cannot allocate memory", "cannot allocate memory", "can't start new thread")
+"""What the system says where libraries are loaded, or threads are started, without memory."""
 
 
 def drop_output() -> None:
@@ -548,8 +695,10 @@ def explained(error: BaseException) -> tuple[int, str]:
         case MoesaicError():
             return error.exit_code, f"error: {error}"
         case typer.TyperException():
-            message = error.format_message()
-            return error.exit_code, f"error: {message[:1].lower()}{message[1:].rstrip('.')}"
+            message = error.format_message().rstrip(".")
+            if message.startswith("No such option"):
+                message += "; text that begins with a dash goes behind `--`, as in: generate PATH -- '-5 + 3 = ?'"
+            return error.exit_code, f"error: {message[:1].lower()}{message[1:]}"
         case KeyboardInterrupt():
             return getattr(error, "exit_code", INTERRUPTED), "interrupted; run the same command to continue"
         case _:

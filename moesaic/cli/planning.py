@@ -3,13 +3,12 @@
 Knows nothing about how they are computed: see `compose.plan`.
 """
 
-import json
 from collections.abc import Iterator
 
 from rich.console import Group
 from rich.table import Table
 
-from moesaic.cli.printing import aligned, harmless, size, stdout, width_of
+from moesaic.cli.printing import aligned, harmless, json_text, size, stdout, width_of
 from moesaic.compose.placement import bytes_of
 from moesaic.compose.plan import Plan
 from moesaic.errors import RecipeError, clipped
@@ -21,7 +20,7 @@ SHOWN = 20
 def show_plan(found: Plan, as_json: bool) -> None:
     """Print a plan; then raises if the models do not fit each other or the memory."""
     if as_json:
-        print(json.dumps(found.told(), indent=2, ensure_ascii=False))
+        print(json_text(found.told(), indent=2))
     else:
         console = stdout()
         console.print(Group(weights(found), *lines(found, width_of(console))))

@@ -3,6 +3,8 @@
 Knows nothing about how they are measured.
 """
 
+import json
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,8 +17,8 @@ from moesaic.errors import clipped
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
 UNTRAINED = {"arrow": "made from the weights of the experts alone (arrow)"}
-# Text of models and files may contain control sequences of terminals.
-HARMLESS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}") | {ord(c): c for c in "\n\t"}
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that a terminal obeys: controls, C1 among them, and changes of the direction of writing."""
 
 
 def stdout() -> Console:
@@ -29,7 +31,14 @@ def width_of(console: Console) -> int:
 
 
 def harmless(text: str) -> str:
-    return text.translate(HARMLESS)
+    """Text of models and files, with what a terminal would obey spelled out."""
+    return OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A result as readable JSON, with what a terminal would obey escaped; its values stay the same."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return OBEYED.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def routed(chosen: str, weights: Mapping[str, float]) -> str:
@@ -79,8 +88,11 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
         console.print(f"\n{sample['domain']}, routed to {routed(sample['chosen'], sample['weights'])}", style="dim")
         room = width_of(console) - 2
         console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
-        for line in harmless(sample["text"]).strip().splitlines()[:SAMPLE_LINES]:
-            console.print(f"  {clipped(line, room)}")
+        answers = {"base": sample["base"]} if "base" in sample else {}  # a label is not compared with the base's
+        for name, text in {**answers, sample["chosen"]: sample["text"]}.items():
+            console.print(f"{name}:", style="dim")
+            for line in harmless(text).strip().splitlines()[:SAMPLE_LINES]:
+                console.print(f"  {clipped(line, room)}")
     files = {"run": root, "mixture": root / "mixture", "evaluation": root / "evaluation.json"}
     files["report"] = root / "report" / "index.html"
     console.print("\nTime", style="bold")

@@ -3,12 +3,11 @@
 Knows nothing about how the figures are computed: see `generate.trace` and `evaluate.replay`.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import aligned, harmless, stdout, width_of
+from moesaic.cli.printing import aligned, harmless, json_text, stdout, width_of
 from moesaic.errors import clipped
 
 SHOWN = 10
@@ -21,7 +20,7 @@ def show_trace(path: Path, as_json: bool) -> None:
 
     found = summary(read_trace(path))
     if as_json:
-        print(json.dumps({"kind": "trace", "path": str(path), **found}, indent=2, ensure_ascii=False))
+        print(json_text({"kind": "trace", "path": str(path), **found}, indent=2))
         return
     stdout().print("\n".join(["trace", *aligned(facts(found), MARGIN)]))
 
@@ -50,7 +49,7 @@ def facts(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def show_replay(found: dict[str, Any], as_json: bool) -> None:
     """Print recorded decisions beside those of another router."""
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json_text(found, indent=2))
         return
     console = stdout()
     rows, compared = found["rows"], found["compared"]

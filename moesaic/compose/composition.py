@@ -15,13 +15,15 @@ from typing import Any
 import torch
 
 from moesaic.artefacts import router as router_room
+from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.compose.memory import pairs
+from moesaic.compose.mixture import said
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.outline import Outline, is_adapter, outline, weighed
-from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in
+from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in, sites
 from moesaic.kinds.compatibility import Difference
 from moesaic.kinds.kind import Footprint
 from moesaic.recipe import NewBase, Recipe, read
@@ -86,10 +88,16 @@ def described(
 def of_folders(
     models: Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None, site: str | None
 ) -> Composition:
-    """Describe adapters on a base, or whole models; without `base` the first model is the base."""
+    """Describe adapters on a base, or whole models; without `base` the first model is the base.
+
+    A first model before adapters alone is their base, and no expert.
+    """
     kinds = [held_in(Path(place)) for place in models]
     if any(kinds) and base is None:
-        raise RecipeError("adapters and blocks need their base", field="base", hint="name the base: --base")
+        if kinds[0] is not None or not all(kinds[1:]):
+            hint = "name the base first, as in `moesaic plan BASE ADAPTER ADAPTER`, or with --base"
+            raise RecipeError("adapters and blocks need their base", field="base", hint=hint)
+        base, models, kinds = models[0], models[1:], kinds[1:]
     kind = at_site(site or next((own.site for own in kinds if own), "model"))
     for place, own in zip(models, kinds, strict=True):
         if own and own.site != kind.site:
@@ -137,7 +145,7 @@ def beside(
 def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
     """Describe the mixture in a folder, without comparing hashes, which would read all of it."""
     names = expert_names(folder, dict(manifest))
-    base, kind = outline(folder / "base"), at_site(manifest["site"])
+    base, kind = outline(base_at(folder, manifest).folder), at_site(said(folder, manifest, "site", sites()))
     experts, findings = [], compatibility.defects(base)
     for name in names:
         at = folder / "experts" / name
@@ -150,7 +158,7 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
         router += sum(weighed(encoder).values())
     how = read_manifest(folder / "router", verify=False)["selection"]
     active = {"soft": len(names), "top_1": 1}.get(how["kind"], how["k"] or 1)
-    level = manifest.get("level", "sequence")
+    level = said(folder, manifest, "level", kind.levels)
     return Composition(base, kind, tuple(experts), router, active, tuple(findings), level=level)
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from moesaic.artefacts.backbone import load_backbone
+from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import load_router, require_base
 from moesaic.compose.mixture import KIND, disabled_in, require_names
@@ -26,7 +27,7 @@ def load_decider(folder: Path) -> Decider:
     require_names(router, expert_names(folder, manifest))
     body = None
     if router.reads.reads_base:
-        base = load_backbone(folder / "base")
+        base = load_backbone(base_at(folder, manifest).folder)
         require_base(folder / "router", router.manifest, base.fingerprint)
         body = base.body
     return router.over(body, disabled_in(folder, manifest))

@@ -5,19 +5,22 @@ Knows nothing about routers. `Kind.average` averages adapters, as a control of t
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from moesaic.artefacts.base import KIND, end_of, identify, write_description
-from moesaic.artefacts.whole_model import as_stored, require_tokenizer
-from moesaic.errors import RecipeError
+from moesaic.artefacts.base import KIND, end_of, identify, require_rows, write_description
+from moesaic.artefacts.whole_model import require_tokenizer
+from moesaic.errors import MoesaicWarning, RecipeError
 from moesaic.files import write_manifest, write_new
-from moesaic.hub.locate import locate, model_folder, tokenizer_folder
-from moesaic.interop.decoders import named, read_decoder
+from moesaic.hub.locate import locate, tokenizer_folder
+from moesaic.interop.decoders import as_stored, named, read_decoder
+from moesaic.interop.folders import require_model
 from moesaic.kinds.difference import require_shape
 from moesaic.tensors.shards import write_shards
 from moesaic.tensors.tensors import Made
@@ -45,7 +48,7 @@ def merge(
     shares = shares_of(len(models), weights)
     if only not in (None, *get_args(Only)):
         raise RecipeError("unknown", field="only", expected=" or ".join(get_args(Only)), got=only)
-    folders = [model_folder(locate(place).folder) for place in models]
+    folders = [require_model(locate(place).folder) for place in models]
     read = [read_decoder(folder, as_stored, mapped=True) for folder in folders]
     tokenizers = [
         Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))
@@ -55,6 +58,8 @@ def merge(
     for at, (decoder, _), own in zip(folders, read, tokenizers, strict=True):
         require_shape(first.config, decoder.config, at, "models of one shape are merged, and this one's")
         require_tokenizer(tokenizer, own, at)
+        require_rows(own, decoder.config.vocab_size, at)
+    tokenizer = ending_as_all(tokenizers, folders)
     tensors = [named(decoder) for decoder, _ in read]
 
     def averaged(name: str) -> Tensor:
@@ -85,6 +90,20 @@ def merge(
     with torch.no_grad():
         size = sum(tensor.nbytes for tensor in tensors[0].values())
         return write_new(Path(out), write, size, "the merged model")
+
+
+def ending_as_all(tokenizers: Sequence[Tokenizer], folders: Sequence[Path]) -> Tokenizer:
+    """The first tokenizer, with the ends of all; warns where they differ, or where their chat templates do."""
+    first, folder = tokenizers[0], folders[0]
+    ends = tuple(dict.fromkeys(end for one in tokenizers for end in one.ends))
+    for own, at in zip(tokenizers, folders, strict=True):
+        if own.ends != first.ends:
+            text = f"it ends texts with ids {own.ends}, {folder} with {first.ends}; all of them end texts of the merge"
+            warnings.warn(f"{at}: {text}", MoesaicWarning, stacklevel=3)
+        if (own.template and own.template.source) != (first.template and first.template.source):
+            text = f"its chat template differs from that of {folder}, which the merge gets"
+            warnings.warn(f"{at}: {text}", MoesaicWarning, stacklevel=3)
+    return Tokenizer(first.inner, replace(first.special, ends=ends), first.template)
 
 
 def shares_of(count: int, weights: Sequence[float] | None) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from moesaic.artefacts import base as base_room
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
+from moesaic.artefacts.base_search import Reference, base_at, require_base
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import CompatibilityError, WeightsError
@@ -56,24 +57,54 @@ def require_names(router: StoredRouter, names: Collection[str]) -> None:
 def save_mixture(folder: Path, base: Path, experts: dict[str, Path], router: Path, facts: dict[str, Any]) -> None:
     """Gather the files of the parts, and no other files beside them, in an empty folder.
 
-    `facts`: `site` (default: linear), `level` and, for whole models, `combine`, and more for the manifest.
+    `facts`: `site` (default: linear), `level` and, for whole models, `combine`, and more for the manifest; with a
+    `base`, a reference to it, the mixture refers to its base instead of having it.
     """
-    gather(base_room.files_of(base), folder / "base")
+    if "base" not in facts:
+        gather(base_room.files_of(base), folder / "base")
     gather({file: router / file for file in (*router_room.FILES, MANIFEST)}, folder / "router")
     kind = at_site(facts.get("site", "linear"))
     for name, path in experts.items():
         disk.make_all(folder / "experts" / name)
-        kind.write(path, folder / "experts" / name, folder / "base")
+        kind.write(path, folder / "experts" / name, base if "base" in facts else folder / "base")
     write_manifest(folder, {"kind": KIND, "experts": list(experts), **facts})
 
 
-def room_for(base: Path, experts: Collection[Path], router: Path) -> int:
+def copy_mixture(source: Path, target: Path, embed: bool) -> None:
+    """Copy the files of a mixture into an empty folder; `embed`: with the base that the mixture refers to.
+
+    A copy with another base has a manifest of its own, and the files that the manifest lists.
+    """
+    manifest = read_manifest(source, verify=embed)
+    listed = [source / name for name in manifest["files"]]
+    for path in listed if embed else [path for path in source.rglob("*") if path.is_file()]:
+        disk.make_all((target / path.relative_to(source)).parent)
+        disk.copy(path, target / path.relative_to(source))
+    if embed:
+        gather(base_room.files_of(base_at(source, manifest).folder), target / "base")
+        write_manifest(target, {key: value for key, value in manifest.items() if key not in OWN_FIELDS})
+
+
+def embeds(folder: Path, embed: bool | None) -> bool:
+    """Whether a copy of this mixture needs its base embedded; None: only a base that no other machine has."""
+    reference = Reference.in_manifest(folder, read_manifest(folder, verify=False))
+    return reference is not None and (not reference.travels if embed is None else embed)
+
+
+OWN_FIELDS = ("format_version", "package_version", "files", "base")
+"""Fields of a manifest that are written anew with an embedded base."""
+
+
+def room_for(base: Path | None, experts: Collection[Path], router: Path) -> int:
     """Bytes that the mixture of these folders adds to the disk: published files are linked and take none.
+
+    `base`: None for a mixture that refers to its base.
 
     On a disk without links they are copied, and a full disk raises then.
     """
     beside = (path for folder in (router, router / router_room.ENCODER, *experts) for path in folder.glob("*"))
-    files = [path for path in (*base_room.files_of(base).values(), *beside) if path.is_file()]
+    own = base_room.files_of(base).values() if base else ()
+    files = [path for path in (*own, *beside) if path.is_file()]
     return sum(path.stat().st_size for path in files if not is_published(path))
 
 
@@ -85,7 +116,9 @@ def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names = expert_names(folder, manifest)
-    base = load_base(folder / "base")
+    at = base_at(folder, manifest)
+    base = load_base(at.folder, at.origin)
+    require_base(folder, manifest, base.fingerprint)
     kind = at_site(said(folder, manifest, "site", sites()))
     experts = {} if budget else {name: kind.read(folder / "experts" / name, base) for name in names}
     router = load_router(folder / "router", base.fingerprint)
@@ -131,4 +164,7 @@ def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:
     if not isinstance(disabled, list) or not all(name in names for name in disabled):
         expected = f"some of {', '.join(names)}"
         raise WeightsError("unknown experts", path=folder / MANIFEST, field="disabled", expected=expected, got=disabled)
+    if set(names) <= {*disabled}:
+        what, hint = "no expert is left to choose", "enable one: moesaic adopt --enable"
+        raise WeightsError(what, path=folder / MANIFEST, field="disabled", got=", ".join(disabled), hint=hint)
     return disabled

@@ -16,6 +16,7 @@ from moesaic.compose import memory
 from moesaic.compose.composition import Composition, described
 from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
+from moesaic.interop.decoders import type_of
 from moesaic.kinds import sites
 from moesaic.kinds.compatibility import Difference
 
@@ -236,14 +237,15 @@ def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardwar
 def types_of(found: Composition, dtype: str | None) -> tuple[memory.Types, torch.dtype]:
     """The type of computation for each stored type; and the type of tensors without a file.
 
-    `load_model` computes as stored, but float16 as float32; `load` reads a mixture as float32.
+    `load_model` computes in the one type of the model, but float32 for float16; `load` reads a mixture as float32.
     """
     if dtype is not None:
         return lambda stored: TYPES[dtype], TYPES[dtype]
     if found.base.folder is None and not found.base.stored:
         return lambda stored: torch.bfloat16, torch.bfloat16
     if found.kind is None:
-        return lambda stored: torch.float32 if stored == torch.float16 else stored, torch.bfloat16
+        whole = type_of(found.base.found, [*found.base.stored.values()])
+        return lambda stored: torch.float32 if whole == torch.float16 else whole, torch.bfloat16
     return lambda stored: torch.float32, torch.float32
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED
-from moesaic.tokenizer import Conversation
+from moesaic.tokenizer import Exchange
 
 WINDOW = 16
 """Batches whose rows are sorted by length together: more give less padding, fewer give more mixing."""
@@ -35,11 +35,11 @@ class TokenizerLike(Protocol):
     def start(self) -> tuple[int, ...]:
         """Tokens at the start of every sequence."""
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of a prompt, including `start`."""
+    def beginnings(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """Ids of texts, including `start`."""
 
-    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response to the prompt, including its end."""
+    def exchanges(self, exchanges: Iterable[Exchange]) -> Iterator[tuple[list[int], list[int]]]:
+        """Ids of prompts, including `start`, and of the responses to them, including their ends."""
 
 
 @dataclass(frozen=True)
@@ -79,38 +79,45 @@ class Batch:
     targets: Int[Tensor, "b t"]
 
 
-def encode(example: Example, tokenizer: TokenizerLike, length: int, prompt_tokens: int) -> Tokens:
-    """Encode an example as at most `length` ids, with an end token unless it is truncated.
+def encode_all(
+    examples: Sequence[Example], tokenizer: TokenizerLike, length: int, prompt_tokens: int
+) -> tuple[list[Tokens], int]:
+    """Encode every example as at most `length` ids, with an end token unless it is truncated; also counts those.
 
-    The prompt of plain text is its first `prompt_tokens` ids, at most half of them. If prompt and response do not both
-    fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its end and `start`.
+    Plain text is encoded as it is: its prompt is its first `prompt_tokens` ids, at most half of them. If prompt and
+    response do not both fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its
+    end and `start`. DataError for an example that a chat template refuses.
     """
-    if not example.prompt:
-        text = [*tokenizer.begin(example.response), tokenizer.eos]
-        ids = text[:length]
-        given = max(1, min(prompt_tokens, len(ids) // 2))
-        return Tokens(ids, given, example.group, len(text) > length, example.source)
-    request = example.messages or example.prompt
-    try:
-        prompt, response = tokenizer.begin(request), tokenizer.answer(request, example.response)
-    except DataError as error:  # chat templates refuse some conversations
-        error.at(path=example.source or None)
-        raise
+    texts = tokenizer.beginnings(one.response for one in examples if not one.prompt)
+    exchanges = tokenizer.exchanges(exchange_of(one) for one in examples if one.prompt)
+    rows = [
+        _answering(one, *next(exchanges), tokenizer.start, length)
+        if one.prompt
+        else _text(one, [*next(texts), tokenizer.eos], length, prompt_tokens)
+        for one in examples
+    ]
+    return rows, sum(row.truncated for row in rows)
+
+
+def exchange_of(example: Example) -> Exchange:
+    """The prompt and the response of an example that is not plain text."""
+    return Exchange(example.messages or example.prompt, example.response, example.source)
+
+
+def _text(example: Example, ids: list[int], length: int, prompt_tokens: int) -> Tokens:
+    kept = ids[:length]
+    given = max(1, min(prompt_tokens, len(kept) // 2))
+    return Tokens(kept, given, example.group, len(ids) > length, example.source)
+
+
+def _answering(example: Example, prompt: list[int], response: list[int], start: tuple[int, ...], length: int) -> Tokens:
     truncated = len(prompt) + len(response) > length
     response = response[: max(length // 2, length - len(prompt))]
     cut = len(prompt) + len(response) > length
     if cut:
-        start = list(tokenizer.start) if prompt[: len(tokenizer.start)] == list(tokenizer.start) else []
-        prompt = start + prompt[len(prompt) + len(response) - length + len(start) :]
+        kept = [*start] if prompt[: len(start)] == [*start] else []
+        prompt = kept + prompt[len(prompt) + len(response) - length + len(kept) :]
     return Tokens(prompt + response, len(prompt), example.group, truncated, example.source, cut)
-
-
-def encode_all(
-    examples: Iterable[Example], tokenizer: TokenizerLike, length: int, prompt_tokens: int
-) -> tuple[list[Tokens], int]:
-    """Encode every example; also returns the number of truncated ones."""
-    rows = [encode(example, tokenizer, length, prompt_tokens) for example in examples]
-    return rows, sum(row.truncated for row in rows)
 
 
 def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:

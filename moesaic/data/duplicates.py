@@ -3,7 +3,6 @@
 Knows nothing about sources of texts, and ignores duplicates within a split.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from typing import Literal
 
 import numpy as np
 
+from moesaic.data.words import folded, words
 from moesaic.errors import DataError
 
 Key = tuple[str, str]  # (domain, split)
 Place = tuple[str, str, int]  # (domain, split, index)
 
 WIDTH = 5  # words in a shingle
-WORD = re.compile(r"\w+")
 MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd multiplier with well-spread bits, which hashes the words of a shingle
 
 
@@ -33,9 +32,10 @@ class Duplicate:
 
 
 def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Duplicate]:
-    """All pairs with different keys that are equal except for case and space, or whose shingles overlap by `near`.
+    """All pairs with different keys whose texts are equal, or whose shingles overlap by `near`.
 
-    The overlap is the Jaccard index of shingles of five words. The search is exact; a text of fewer than five words has
+    Equal texts may differ in case, space and Unicode composition. The overlap is the Jaccard index of shingles of five
+    words. The search is exact; a text of fewer than five words has
     only exact duplicates. The pairs, and `a` and `b` in each, follow the order of `texts`.
     """
     if not 0 < near <= 1:
@@ -43,7 +43,7 @@ def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Dupl
     rank = {(*key, index): number for number, (key, index) in enumerate(indices(texts))}
     equal: dict[str, list[Place]] = {}
     for key, index in indices(texts):
-        equal.setdefault(" ".join(texts[key][index].casefold().split()), []).append((*key, index))
+        equal.setdefault(folded(texts[key][index]), []).append((*key, index))
     groups = list(equal.values())
     pairs = [Duplicate("exact", a, b, 1.0) for group in groups for a, b in combinations(group, 2)]
     for i, j, similarity in similar(shingled(equal), homes(groups), near):
@@ -76,9 +76,8 @@ def shingled(texts: Iterable[str]) -> list[np.ndarray]:
     vocabulary: dict[str, int] = {}
     found = []
     for text in texts:
-        words = WORD.findall(text)
-        numbers = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], np.uint64)
-        shingles = np.zeros(max(0, len(words) - WIDTH + 1), np.uint64)
+        numbers = np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words(text)], np.uint64)
+        shingles = np.zeros(max(0, len(numbers) - WIDTH + 1), np.uint64)
         for start in range(WIDTH if len(shingles) else 0):
             shingles = (shingles + numbers[start : start + len(shingles)] + np.uint64(1)) * MIX
         found.append(np.unique(shingles))

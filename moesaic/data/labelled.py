@@ -1,4 +1,4 @@
-"""Rows with labels: JSON Lines, tab-separated files in the format of GLUE, Parquet, and data sets of the hub.
+"""Rows with labels, from files of every format and from data sets of the hub.
 
 Knows nothing about splits, tokens or models. An example's response is the name of its label.
 """
@@ -11,16 +11,14 @@ from os.path import basename
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.containers import EXTRA, Columns, numbered, rows_of
 from moesaic.data.rejects import Rejects
-from moesaic.data.rows import BOM, Example, lines, not_utf8, parsed, text_at, usable
+from moesaic.data.rows import Example, text_at, usable
 from moesaic.errors import DataError, nearest
-from moesaic.files import disk
 from moesaic.sections.glue import HUB as GLUE
 from moesaic.sections.sources import HUB, LabelledData, Source
 
 Row = Mapping[str, Any]
-Given = Iterator[tuple[int, Row, DataError | None]]
-EXTRA = "pip install 'moesaic[datasets]'"
 UNLABELLED = "GLUE does not publish labels of test rows: evaluate on rows of the validation split"
 
 
@@ -66,15 +64,11 @@ def read_labelled(
 ) -> list[list[Example]]:
     """Rows of a source, each as a single example; without `labels`, a response is the label as written."""
     path = place_of(source, data, resolve)
-    kind = path.suffix.lower()
-    if source.path.startswith(HUB):
-        given = numbered(hub_rows(path))
-    elif kind == ".parquet":
-        given = numbered(parquet_rows(path))
-    else:
-        given = tab_separated(path, data) if kind in (".tsv", ".txt") else json_lines(path)
+    known = {column for columns in data.spellings for column in columns}
+    columns = Columns(known, data.known.headerless if data.known else ())
+    given = numbered(hub_rows(path)) if source.path.startswith(HUB) else rows_of(path, columns)
     wanted = " and ".join((*data.spellings[0], data.label_columns[0]))
-    return usable(path, given, partial(example_of, data, labels, path), rejects, f"rows with {wanted}")
+    return usable(path, given, partial(example_of, data, labels, path), rejects, f"rows with {wanted}", source.limit)
 
 
 def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int, row: Row) -> list[Example]:
@@ -114,54 +108,7 @@ def place_of(source: Source, data: LabelledData, resolve: Callable[[str], Path])
     return Path(source.path if "/" in split else f"{HUB}{GLUE}/{data.task}/{split}")
 
 
-def json_lines(path: Path) -> Given:
-    for number, line, defect in lines(path):
-        try:
-            yield number, parsed(path, number, line) if defect is None else {}, defect
-        except DataError as error:
-            yield number, {"line": line.decode(errors="replace")}, error
-
-
-def tab_separated(path: Path, data: LabelledData) -> Given:
-    """Rows of tab-separated fields without quoting, with a header.
-
-    The header may be missing for tasks whose own file of GLUE has none.
-    """
-    names: tuple[str, ...] = ()
-    for number, line, defect in lines(path):
-        try:
-            fields = line.removeprefix(BOM).decode().rstrip("\r\n").split("\t") if defect is None else []
-        except UnicodeDecodeError as error:
-            yield number, {}, not_utf8(error, line).at(path=path, line=number)
-            continue
-        if not names and defect is None:
-            known = {column for columns in data.spellings for column in columns}
-            headerless = data.known.headerless if data.known else ()
-            names = tuple(fields) if known & {*fields} or not headerless else headerless
-            if names == tuple(fields):
-                continue
-        if defect is None and len(fields) != len(names):
-            what, count = "wrong number of fields", str(len(fields))
-            defect = DataError(what, path=path, line=number, expected=len(names), got=count)
-        yield number, dict(zip(names, fields, strict=False)), defect
-
-
-def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a Parquet file."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
-        raise DataError("Parquet needs pyarrow, which is not installed", path=path, hint=EXTRA) from None
-    with disk.errors(path):
-        if not path.is_file():
-            raise DataError("no such file", path=path)
-        try:
-            return parquet.read_table(path).to_pylist()
-        except (ArrowException, ValueError) as error:
-            raise DataError("not readable as Parquet", path=path, got=str(error)) from error
-
-
-def hub_rows(path: Path) -> list[dict[str, Any]]:
+def hub_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a split of the hub, with labels as integers."""
     try:
         import datasets
@@ -169,11 +116,7 @@ def hub_rows(path: Path) -> list[dict[str, Any]]:
         raise DataError("data sets of the hub need datasets, which is not installed", path=path, hint=EXTRA) from None
     owner, name, *config, split = path.as_posix().removeprefix(HUB).split("/")
     try:
-        return list(datasets.load_dataset(f"{owner}/{name}", *config, split=split))
+        return iter(datasets.load_dataset(f"{owner}/{name}", *config, split=split))
     except Exception as error:  # `datasets` raises errors of many families: of the network, of files, of names
         hint = "check the name and the network, or use files"
         raise DataError("cannot load this split of the hub", path=path, got=str(error), hint=hint) from error
-
-
-def numbered(rows: list[dict[str, Any]]) -> Given:
-    return ((number, row, None) for number, row in enumerate(rows, 1))

@@ -1,16 +1,19 @@
-"""Prompts that represent an expert: the rows of a JSON Lines file, or the lines of another text file.
+"""Prompts that represent an expert: the rows of a file of rows, or the lines of another text file.
 
 Knows nothing about tokens or experts.
 """
 
 from pathlib import Path
 
-from moesaic.data.rows import BOM, LINE_LIMIT, not_utf8, read_examples
+from moesaic.data.containers import BOM, LINE_LIMIT, not_utf8
+from moesaic.data.rows import read_examples
 from moesaic.errors import DataError
 from moesaic.files import disk
 from moesaic.tokenizer import Conversation
 
-EXPECTED = "a prompt in each line, or rows in a .jsonl file"
+ROWS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+"""Endings of files of rows."""
+EXPECTED = f"a prompt in each line, or rows in a file that ends in {', '.join(ROWS)}"
 
 
 def read_prompts(path: Path) -> list[str | Conversation]:
@@ -18,7 +21,7 @@ def read_prompts(path: Path) -> list[str | Conversation]:
 
     Raises DataError for a file without prompts.
     """
-    if path.suffix == ".jsonl":
+    if path.suffix.lower() in ROWS:
         rows = read_examples(path)
         found = [example.messages or example.prompt or example.response for example in rows]
     else:

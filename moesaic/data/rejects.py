@@ -5,7 +5,7 @@ Knows nothing about the reasons themselves, nor about files that list these rows
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,7 @@ class Rejects:
         self.most, self.listed_at, self.refuse = most, listed_at, refuse
         self._found: dict[tuple[str, int], Reject] = {}
         self._used: dict[str, int] = {}
+        self._ignored: dict[str, Counter[str]] = {}
 
     def add(self, error: DataError, path: Path, line: int, raw: bytes) -> None:
         """Skip the row of `error`; raises if too many rows are skipped."""
@@ -72,8 +73,9 @@ class Rejects:
             expected, hint = f"at most {self.most} in all files (max_bad)", f"the first: {first}{where}"
             raise DataError(what, path=path, line=line, expected=expected, got=got, hint=hint)
 
-    def used(self, path: Path, rows: int) -> None:
-        self._used[str(path)] = rows
+    def used(self, path: Path, rows: int, ignored: Iterable[str] = ()) -> None:
+        """Count the usable rows of a file, and the rows with each key that other programs read and this one ignores."""
+        self._used[str(path)], self._ignored[str(path)] = rows, Counter(ignored)
 
     def of(self, path: Path) -> list[Reject]:
         return [reject for reject in self._found.values() if reject.path == str(path)]
@@ -84,6 +86,8 @@ class Rejects:
         for path, used in sorted(self._used.items()):
             skipped = Counter(reject.kind for reject in self.of(Path(path)))
             counts[path] = {"read": used + skipped.total(), "used": used, "skipped": dict(sorted(skipped.items()))}
+            if ignored := self._ignored[path]:
+                counts[path]["ignored"] = dict(sorted(ignored.items()))
         return counts
 
     def listed(self) -> list[dict[str, Any]]:

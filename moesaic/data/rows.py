@@ -1,36 +1,20 @@
-"""Reads a JSON Lines file as rows, and each row as its examples: prompts and responses.
+"""Reads a file as rows, and each row as its examples: prompts and responses.
 
-Knows nothing about splits or tokens. Refuses or skips unusable rows, with file, line and field.
+Knows nothing about splits, tokens or the formats of files. Refuses or skips unusable rows, with file, line and field.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
-from json import JSONDecodeError
 from os.path import basename
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
+from moesaic.data.containers import TO_LINES, Given, converting, rows_of
 from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
-from moesaic.files import disk
-from moesaic.files.plain import decoded
 from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain
-
-R = TypeVar("R")
-
-LINE_LIMIT = 16 << 20
-BOM = b"\xef\xbb\xbf"
-FOREIGN = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"PK\x03\x04": "zip",
-    b"PAR1": "Parquet",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
-"""First bytes of files that are often mistaken for JSON Lines."""
 
 
 @dataclass(frozen=True)
@@ -52,50 +36,62 @@ class Example:
     correct: tuple[str, ...] = field(default=(), compare=False)
     incorrect: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def told(self) -> list[Any]:
+        """All that anything made from this example depends on, as plain data."""
+        turns = [list(message) for message in self.messages]
+        return [self.group, self.prompt, self.response, turns, self.texts, self.correct, self.incorrect]
+
 
 def read_examples(path: Path) -> list[Example]:
     return [example for row in read_rows(path) for example in row]
 
 
-def read_rows(path: Path, rejects: Rejects | None = None) -> list[list[Example]]:
+def read_rows(path: Path, rejects: Rejects | None = None, limit: int | None = None) -> list[list[Example]]:
     """Rows of a file, each as its examples (at least one); unusable rows go to `rejects`.
 
-    Raises DataError for a file that is not JSON Lines or has no usable row.
+    `limit`: read until so many different usable rows are found, and nothing behind them.
+    Raises DataError for a file that is not of rows or has no usable row.
     """
 
-    def read(number: int, line: bytes) -> list[Example]:
-        return examples_of(parsed(path, number, line), path, number)
+    def read(number: int, row: Mapping[str, Any]) -> list[Example]:
+        return examples_of(row, path, number)
 
-    return usable(path, lines(path), read, rejects or Rejects(), KNOWN)
+    return usable(path, rows_of(path), read, rejects or Rejects(), KNOWN, limit)
 
 
 def usable(
     path: Path,
-    given: Iterable[tuple[int, R, DataError | None]],
-    read: Callable[[int, R], list[Example]],
+    given: Iterable[Given],
+    read: Callable[[int, Mapping[str, Any]], list[Example]],
     rejects: Rejects,
     expected: str,
+    limit: int | None = None,
 ) -> list[list[Example]]:
-    """Read `given` rows, with their numbers and defects, by `read`; unusable rows go to `rejects`.
+    """Read `given` rows by `read` until `limit` different ones are found; unusable rows go to `rejects`.
 
     Raises DataError, with `expected`, if no row is usable.
     """
-    rows = []
-    for number, given_row, defect in given:
+    rows, groups, ignored = [], set[str](), list[str]()
+    for one in given:
         try:
-            if defect:
-                raise defect
-            row = read(number, given_row)
+            if one.defect:
+                raise one.defect
+            row = read(one.number, one.row)
             rejects.refuse(row)
-            rows.append(row)
         except DataError as error:
-            raw = given_row if isinstance(given_row, bytes) else repr(given_row).encode("utf-8", "backslashreplace")
-            rejects.add(error.at(path=path, line=number), path, number, raw)
+            rejects.add(error.at(path=path, line=one.number), path, one.number, one.text)
+            continue
+        rows.append(row)
+        groups.add(row[0].group)
+        ignored += ignored_keys(one.row)
+        if len(groups) == limit:
+            break
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
         raise DataError("no usable rows" if left_out else "no rows", path=path, expected=expected, got=got)
-    rejects.used(path, len(rows))
+    rejects.used(path, len(rows), ignored)
     return rows
 
 
@@ -105,7 +101,7 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         texts, pairs = _shape(row)(row)
         correct, incorrect = (_answers(row, key) for key in ("correct_answers", "incorrect_answers"))
     except DataError as error:
-        error.at(path=path, line=line)
+        error.at(path=path, line=line, hint=conversion(row, Path(path)) if path and error.what == UNKNOWN else None)
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so different rows differ
     source = f"{basename(path)}:{line}" if path else ""
@@ -130,46 +126,110 @@ Read = tuple[list[str], list[tuple[str | Conversation, str]]]
 
 def _answer(key: str) -> Callable[[Mapping[str, Any]], Read]:
     def read(row: Mapping[str, Any]) -> Read:
+        if isinstance(row["prompt"], list) or isinstance(row[key], list):  # conversational rows of TRL
+            before, after = _side(row, "prompt", "user"), _side(row, key, "assistant")
+            return _conversation([*before, *after], key, first=len(before))
         prompt, response = text_at(row, "prompt"), text_at(row, key)
         return [prompt, response], [(prompt, response)]
 
     return read
 
 
+def _side(row: Mapping[str, Any], key: str, role: str) -> list["Turn"]:
+    """The turns under a key, whose value is a list of messages or the text of one message of this role."""
+    if isinstance(row[key], list):
+        return turns_of(row[key], key)
+    return [Turn(Message(role, text_at(row, key)), True)]
+
+
 def _instruction(row: Mapping[str, Any]) -> Read:
     prompt, response = text_at(row, "instruction"), text_at(row, "output")
-    if more := text_at(row, "input", default=""):
+    if row.get("input") is not None and (more := text_at(row, "input", default="")):
         prompt += "\n\n" + more
     return [prompt, response], [(prompt, response)]
 
 
-def _messages(row: Mapping[str, Any]) -> Read:
-    messages = messages_of(row["messages"])
+def _messages(key: str, row: Mapping[str, Any]) -> Read:
+    return _conversation(turns_of(row[key], key), key)
+
+
+def _conversation(turns: list["Turn"], key: str, first: int = 0) -> Read:
+    """An example for each answer to a user from the turn `first` on, except for turns that are context only."""
+    messages = tuple(turn.message for turn in turns)
     pairs: list[tuple[str | Conversation, str]] = []
-    has_user = False
-    for index, (role, text) in enumerate(messages):
-        if role == "assistant" and has_user:
-            pairs.append((messages[:index], text))
-        has_user |= role == "user"
+    has_user = context_only = False
+    for index, (message, learned) in enumerate(turns):
+        if message.role == "assistant" and has_user and index >= first:
+            if learned:
+                pairs.append((messages[:index], message.content))
+            context_only |= not learned
+        has_user |= message.role == "user"
     if not pairs:
-        raise DataError("no assistant message follows a user message", field="messages")
+        what = "every answer has the weight 0" if context_only else "no assistant message follows a user message"
+        raise DataError(what, field=key)
     return [message.content for message in messages], pairs
+
+
+class Turn(NamedTuple):
+    """A message, and whether its text is to be learned where it is an answer."""
+
+    message: Message
+    learned: bool
+
+
+NAMES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
+NAMES |= {"observation": "tool", "function": "tool", "function_response": "tool"}
+"""Roles by other names, as ShareGPT has them."""
+CALLS = ("tool_calls", "function_call")
+NO_CALLS = (
+    "calls of tools are not supported; write the call as text, or leave such rows out: --bad-rows skip --max-bad N"
+)
+TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def messages_of(found: Any) -> Conversation:
     """Read a conversation from a JSON list of {role, content}; DataError names the wrong message."""
+    return tuple(turn.message for turn in turns_of(found, "messages"))
+
+
+def turns_of(found: Any, key: str) -> list[Turn]:
+    """Read messages {role, content}, or {from, value} as ShareGPT has them."""
     if not isinstance(found, list):
-        raise _wrong("messages", "a list of {role, content}", found)
-    messages: list[Message] = []
-    for index, message in enumerate(found):
-        at = f"messages[{index}]"
-        if not isinstance(message, Mapping):
-            raise _wrong(at, "{role, content}", message)
-        role, text = text_at(message, "role", at=at), text_at(message, "content", at=at)
-        if role not in ROLES:
-            raise DataError("unknown role", field=f"{at}.role", expected=" or ".join(ROLES), got=repr(role))
-        messages.append(Message(role, text))
-    return tuple(messages)
+        raise _wrong(key, "a list of {role, content}", found)
+    return [_turn(message, f"{key}[{index}]") for index, message in enumerate(found)]
+
+
+def _turn(message: Any, at: str) -> Turn:
+    if not isinstance(message, Mapping):
+        raise _wrong(at, "{role, content}", message)
+    role_key, text_key = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    written = text_at(message, role_key, at=at)
+    role = NAMES.get(written, written)
+    if role == "function_call" or (any(message.get(call) for call in CALLS) and not message.get(text_key)):
+        call = next((call for call in CALLS if message.get(call)), role_key)
+        raise DataError("a call of a tool", field=f"{at}.{call}", hint=NO_CALLS)
+    if role not in ROLES:
+        raise DataError("unknown role", field=f"{at}.{role_key}", expected=" or ".join(ROLES), got=repr(written))
+    if isinstance(message.get(text_key), list):
+        message = {**message, text_key: joined(message[text_key], f"{at}.{text_key}")}
+    text = text_at(message, text_key, at=at)
+    return Turn(Message(role, text), message.get("weight") != 0 and message.get("train") is not False)
+
+
+def joined(content: list[Any], field: str) -> str:
+    """Content in parts, [{type: text, text}], as one text, a part a line."""
+    texts = []
+    for index, part in enumerate(content):
+        kind = part.get("type", "text") if isinstance(part, Mapping) else None
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping) and kind in TEXT_PARTS:
+            texts.append(text_at(part, "text", at=f"{field}[{index}]", default=""))
+        else:
+            raise DataError(
+                "a part that is no text", field=f"{field}[{index}]", expected="{type: text, text}", got=kind
+            )
+    return "\n".join(texts)
 
 
 def _plain(row: Mapping[str, Any]) -> Read:
@@ -180,26 +240,77 @@ def _plain(row: Mapping[str, Any]) -> Read:
 SHAPES: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Read]] = {
     ("prompt", "response"): _answer("response"),
     ("prompt", "completion"): _answer("completion"),
-    ("messages",): _messages,
-    ("text",): _plain,
+    ("messages",): partial(_messages, "messages"),
+    ("conversations",): partial(_messages, "conversations"),
     ("instruction", "output"): _instruction,
+    ("text",): _plain,
 }
-"""Required keys of each shape of row -> its reader."""
+"""Required keys of each shape of row -> its reader. `text` beside the keys of another shape is one more key."""
 
 KNOWN = "rows with " + ", or ".join(" and ".join(keys) for keys in SHAPES)
+UNKNOWN = "unknown shape of row"
 
 
 def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
-    found = [keys for keys in SHAPES if row.keys() >= {*keys}]
+    whole = [keys for keys in SHAPES if all(row.get(key) is not None for key in keys)]
+    found = [keys for keys in whole if keys != ("text",)] or whole or [keys for keys in SHAPES if row.keys() >= {*keys}]
     if len(found) > 1:
         both = " and ".join("{" + ", ".join(keys) + "}" for keys in found)
         raise DataError(f"ambiguous: the row is {both} at once", expected=f"{KNOWN}, but only one of them")
     if not found:
         near = next((keys for keys in SHAPES if row.keys() & {*keys}), None)
         missing = next(key for key in near if key not in row) if near else None
-        what = "missing" if near else "unknown shape of row"
+        renamed = any(row.keys() >= {*keys} for keys in RENAMED)
+        what = "missing" if near and not renamed else UNKNOWN
         raise DataError(what, field=missing, expected=KNOWN, got=", ".join(map(repr, row)) or "no keys")
     return SHAPES[found[0]]
+
+
+RENAMED: dict[tuple[str, ...], str] = {
+    ("question", "answer"): "{'prompt': row['question'], 'response': row['answer']}",
+    ("query", "response"): "{'prompt': row['query'], 'response': row['response']}",
+    ("question", "response"): "{'prompt': row['question'], 'response': row['response']}",
+    ("instruction", "response"): "{'prompt': row['instruction'], 'response': row['response']}",
+    ("input", "output"): "{'prompt': row['input'], 'response': row['output']}",
+    ("input", "target"): "{'prompt': row['input'], 'response': row['target']}",
+    ("source", "target"): "{'prompt': row['source'], 'response': row['target']}",
+    ("prompt", "chosen"): "{'prompt': row['prompt'], 'response': row['chosen']}",
+    ("chosen",): "{'messages': row['chosen']}",
+    ("dialog",): "{'messages': row['dialog']}",
+    ("conversation",): "{'messages': row['conversation']}",
+    ("content",): "{'text': row['content']}",
+}
+"""Keys of rows that are not read -> the row that says the same, in Python."""
+
+
+def conversion(row: Mapping[str, Any], path: Path) -> str | None:
+    """The line that converts a file of such rows of JSON; None for rows that no line is known for."""
+    for keys, expression in RENAMED.items():
+        if row.keys() >= {*keys}:
+            return converting(TO_LINES, path, row=expression, one="row", source="map(json.loads, sys.stdin)")
+    rows = next((key for key, value in row.items() if isinstance(value, list) and value), None)
+    if rows and isinstance(row[rows][0], Mapping):
+        return converting(TO_LINES, path, row="row", one="row", source=f"json.load(sys.stdin)[{rows!r}]")
+    return None
+
+
+IGNORED = ("system", "tools", "functions", "history", "weight", "train", "images", "audios")
+IGNORED_IN_MESSAGES = (*CALLS, "reasoning_content", "thinking", "images")
+
+
+def ignored_keys(row: Mapping[str, Any]) -> list[str]:
+    """Keys of a row that mean something to other programs and nothing here."""
+    messages = [
+        message
+        for key in ("messages", "conversations", "prompt", "completion")
+        for message in (row[key] if isinstance(row.get(key), list) else [])
+        if isinstance(message, Mapping)
+    ]
+    found = [key for key in IGNORED if row.get(key) not in (None, "", [], {}, True, 1)]
+    found += [key for key in IGNORED_IN_MESSAGES if any(message.get(key) for message in messages)]
+    if any(message.get("weight") not in (None, 0, 1) for message in messages):
+        found.append("weight")
+    return found
 
 
 def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None = None) -> str:
@@ -225,56 +336,3 @@ def text_at(row: Mapping[str, Any], key: str, at: str = "", default: str | None 
 
 def _wrong(field: str, expected: str, got: Any) -> DataError:
     return DataError("wrong type", field=field, expected=expected, got="null" if got is None else got)
-
-
-def not_utf8(error: UnicodeDecodeError, line: bytes) -> DataError:
-    return DataError("not UTF-8", got=f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
-
-
-def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    hint = None if line.endswith(b"\n") else "the file ends in this line: is the file cut off?"
-    try:
-        return decoded(line)
-    except UnicodeDecodeError as error:
-        raise not_utf8(error, line).at(path=path, line=number, hint=hint) from None
-    except JSONDecodeError as error:
-        what = f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}"
-        raise DataError(what, path=path, line=number, got=repr(error.doc[:200]), hint=hint) from None
-    except ValueError as error:
-        raise DataError(f"not a row: {error}", path=path, line=number) from None
-
-
-def lines(path: Path) -> Iterator[tuple[int, bytes, DataError | None]]:
-    """Number, text and defect of each line of a file, without blank lines at the end.
-
-    A line over the limit is truncated.
-    """
-    with disk.errors(path):
-        if not path.is_file():
-            raise DataError("not a file" if path.exists() else "no such file", path=path, expected=KNOWN)
-        with path.open("rb") as file:
-            blank = None
-            for number, line in enumerate(iter(partial(file.readline, LINE_LIMIT + 1), b""), 1):
-                too_long = len(line) > LINE_LIMIT
-                if number == 1:
-                    _refuse_foreign(path, line)
-                    line = line.removeprefix(BOM)
-                if not too_long and not line.strip():
-                    blank = blank or number
-                    continue
-                for empty in range(blank or number, number):
-                    yield empty, b"", DataError("a blank line between rows", path=path, line=empty, hint="remove it")
-                blank = None
-                if too_long:
-                    expected = f"at most {LINE_LIMIT:,} bytes"
-                    yield number, line, DataError("the line is too long", path=path, line=number, expected=expected)
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(LINE_LIMIT + 1)
-                else:
-                    yield number, line, None
-
-
-def _refuse_foreign(path: Path, start: bytes) -> None:
-    kind = next((kind for magic, kind in FOREIGN.items() if start.startswith(magic)), None)
-    if kind or b"\0" in start[:4]:  # UTF-16 or UTF-32 without a mark; a later NUL is a defect of its row
-        raise DataError("not JSON Lines", path=path, line=1, expected="UTF-8 text", got=kind or "NUL bytes")

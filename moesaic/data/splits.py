@@ -1,6 +1,7 @@
 """A domain's rows in three disjoint splits: train, validation and test.
 
-Knows nothing about tokens. Picks rows by content hash, so that the order of rows and files does not matter.
+Knows nothing about tokens. Picks rows by content hash, so that the order of rows and files does not matter, except that
+a `limit` reads the first rows of a file.
 """
 
 from collections import defaultdict
@@ -19,7 +20,7 @@ from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
 from moesaic.errors import DataError
 from moesaic.files import digest
-from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source
+from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source, Sources
 
 SPLITS = ("train", "validation", "test")
 
@@ -60,7 +61,7 @@ class Domain:
     @cached_property
     def digest(self) -> str:
         """Hash of the content of train and validation, independent of names of the domain and its files."""
-        return digest([[[row.prompt, row.response] for row in some] for some in (self.train, self.validation)])
+        return digest([[row.told for row in some] for some in (self.train, self.validation)])
 
     def without(self, judged: set[str]) -> "Domain":
         """Drop training rows whose group is in `judged`, which are test rows of another domain."""
@@ -84,7 +85,7 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
     for split in SPLITS:
         if not read[split]:
             what = f"domain '{name}' has no rows left for {split}"
-            hint = "add other rows, or change the share of validation"
+            hint = "add other rows, or name a file for validation"
             got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
             raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
     train, validation, test = (_flat(read[split]) for split in SPLITS)
@@ -93,7 +94,12 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
 
 def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
     """Read text outside of domains, each row once."""
-    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects))[0])
+    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects, source.limit))[0])
+
+
+def load_unseen(given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
+    """Read text that no expert is trained for: files, or the test rows of a built-in domain."""
+    return UNSEEN_READERS[type(given)](given, resolve, rejects)
 
 
 def take(examples: Iterable[Example], n: int) -> list[Example]:
@@ -116,7 +122,7 @@ def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
     def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped = _split(data, lambda source: read_rows(path_of(source), rejects))
+    rows, dropped = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit))
     return Given(rows, dropped, _files(data, path_of))
 
 
@@ -133,6 +139,12 @@ READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
 }
 """Section of a domain's data -> its reader."""
 
+UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None], list[Example]]] = {
+    DemoData: lambda data, resolve, rejects: _flat(_demo(data, resolve, rejects).rows["test"]),
+    list: load_source,
+}
+"""What names text outside the domains -> its reader."""
+
 
 def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:
     read, dropped, share = {}, {}, data.validation
@@ -140,10 +152,21 @@ def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Gro
     for split, sources in given.items():
         read[split], dropped[f"{split}: repeated"] = _read(sources, reader)
     if isinstance(share, float):
-        # Not by the hash itself: a limit already selects rows with small hashes.
-        carved = {group: row for group, row in read["train"].items() if _hash(f"validation {group}") < share}
-        read["train"], read["validation"] = _without(read["train"], carved), carved
+        chosen = carved(_without(read["train"], read["test"]), share)
+        read["validation"] = {group: row for group, row in read["train"].items() if group in chosen}
+        read["train"] = _without(read["train"], read["validation"])
     return read, dropped
+
+
+def carved(groups: Iterable[str], share: float) -> set[str]:
+    """Pick a share of rows by their hash: at least one, and never all, where there are two rows or more.
+
+    Not by the group itself, whose order is that of the rows in a split.
+    """
+    drawn = sorted((_hash(f"validation {group}"), group) for group in groups)
+    count = sum(number < share for number, _ in drawn)
+    count = min(max(count, 1), len(drawn) - 1) if len(drawn) > 1 else count
+    return {group for _, group in drawn[:count]}
 
 
 def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
@@ -151,9 +174,8 @@ def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
     repeated = 0
     for source in sources:
         own, again = _grouped(reader(source))
-        kept = sorted(own)[: source.limit]
-        repeated += again + sum(group in groups for group in kept)
-        groups |= {group: own[group] for group in kept}
+        repeated += again + len(own.keys() & groups.keys())
+        groups |= own
     return groups, repeated
 
 

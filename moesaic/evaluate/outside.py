@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from moesaic.errors import DataError
+from moesaic.ops.metrics import auroc
 
 ANSWERED_LIMIT = 0.10
 """The share of text of no domain that experts may answer."""
@@ -39,20 +40,13 @@ def outside_report(inside: Doubt, kinds: Mapping[str, Doubt]) -> dict[str, Any]:
 
     def figures(doubt: Doubt) -> dict[str, Any]:
         shares = {"rows": len(doubt.none), "abstained": float(doubt.abstained.mean())}
-        return {**shares, "auroc": auroc(inside.none, doubt.none)}
+        return {**shares, "auroc": auroc(doubt.none, inside.none)}
 
     return {
         **figures(every),
         "inside": {"rows": len(inside.none), "abstained": float(inside.abstained.mean())},
         "kinds": {kind: figures(one) for kind, one in kinds.items()},
     }
-
-
-def auroc(negative: Float[np.ndarray, " n"], positive: Float[np.ndarray, " m"]) -> float:
-    """The area under the receiver operating characteristic, from the ranks of both (Mann and Whitney, 1947)."""
-    below = np.searchsorted(np.sort(negative), positive, side="left")
-    equal = np.searchsorted(np.sort(negative), positive, side="right") - below
-    return float((below + equal / 2).mean() / len(negative))
 
 
 def broken_limits(router: Mapping[str, Any]) -> list[str]:

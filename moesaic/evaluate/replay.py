@@ -5,7 +5,6 @@ Knows nothing about how the trace was written, nor about the answers: only about
 
 import os
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,16 @@ import numpy as np
 import torch
 
 from moesaic.artefacts import router as router_room
-from moesaic.artefacts.base import Base, is_base, load_base
+from moesaic.artefacts.base import Base, load_base
+from moesaic.artefacts.base_search import base_of
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import DataError, WeightsError
 from moesaic.evaluate.statistics import Scores, paired
-from moesaic.files import MANIFEST, read_manifest
+from moesaic.files import MANIFEST
 from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, read_trace, utilisation
 from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
-from moesaic.routing.selection import probabilities
 
 BATCH = 32
 Choice = tuple[str, float | None]
@@ -45,7 +44,7 @@ def replay(
     """
     path, at = Path(trace), router_at(Path(router))
     decisions = list(enumerate(read_trace(path), 1))
-    found = locate(base).folder if base is not None else base_of(at)
+    found = (locate(base) if base is not None else base_of(at, router_room.KIND)).folder
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)
 
@@ -58,7 +57,7 @@ def replay(
         got = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "no rows"
         hint = "record texts too: moesaic generate --trace FILE --trace-texts"
         raise DataError("nothing to replay", path=path, got=got, hint=hint)
-    texts = [one.prompt or reads.tokenizer.decode(encoded[line]) for line, one in rows.items()]
+    texts = [reads.tokenizer.decode(encoded[line]) for line in rows]
     choices = choose(reads, stored, texts, [encoded[line] for line in rows])
     places = {"trace": str(path), "router": str(at), "base": str(found)}
     counts = {"rows": len(decisions), "left_out": left_out}
@@ -84,7 +83,7 @@ def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[lis
     for start in range(0, len(order), BATCH):
         some = order[start : start + BATCH]
         routing = decider.decide(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
-        for i, best, shares in zip(some, routing.best.tolist(), probabilities(routing.logits).tolist(), strict=True):
+        for i, best, shares in zip(some, routing.best.tolist(), routing.probabilities.tolist(), strict=True):
             if best >= 0:
                 choices[i] = stored.names[best], shares[best]
     return choices
@@ -154,32 +153,3 @@ def router_at(folder: Path) -> Path:
         if (candidate / MANIFEST).is_file():
             return candidate
     raise WeightsError("no router here", path=folder, expected="a router's folder, a mixture or a run directory")
-
-
-def base_of(router: Path) -> Path:
-    """Find the base that a router reads in the folders around it; WeightsError where none of them holds it."""
-    wanted, others = read_manifest(router, router_room.KIND, verify=False)["base_fingerprint"], []
-    for candidate in bases_around(router):
-        if (candidate / MANIFEST).is_file():
-            own = read_manifest(candidate, verify=False).get("fingerprint")
-        else:
-            own = load_base(candidate).fingerprint
-        if own == wanted:
-            return candidate
-        others.append(f"another one in {candidate}")
-    raise WeightsError(
-        "the base that the router reads is not in the folders around it",
-        path=router,
-        field="base_fingerprint",
-        expected=wanted[:12],
-        got="; ".join(others) or None,
-        hint="name its folder with --base",
-    )
-
-
-def bases_around(router: Path) -> Iterator[Path]:
-    around = [*Path(os.path.abspath(router)).parents, *Path(os.path.realpath(router)).parents]
-    for above in dict.fromkeys(around):
-        for candidate in (above / "base", above / "mixture" / "base"):
-            if is_base(candidate):
-                yield candidate

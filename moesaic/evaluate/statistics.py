@@ -247,5 +247,6 @@ def _resampled_sums(
         size = min(chunk, resamples - start)
         drawn = generator.integers(g, size=(size, g)) + g * np.arange(size)[:, None]
         counts = np.bincount(drawn.ravel(), minlength=size * g).reshape(size, g)
-        parts.append(counts.astype(np.float64) @ groups)
+        # No matrix product of numpy: its library waits without end where there is no memory for its buffers.
+        parts.append(np.einsum("rg,gc->rc", counts.astype(np.float64), groups))
     return np.concatenate(parts)

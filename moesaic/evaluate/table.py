@@ -92,6 +92,8 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
         rows = [[_cell(router.get(key)) for key in columns] for router in tried]
         words = 5 if "level" in columns else 4
         yield from _fitted(Grid("Routers tried", list(columns.values()), rows, words), width)
+    for grid in _outside(evaluation.get("router", {})):
+        yield from _fitted(grid, width)
     for domain, contenders in evaluation.get("written", {}).items():
         metrics = [name for name in contenders["base"] if name != "rows"]
         rows = [
@@ -100,6 +102,21 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
         title = f"Written after {contenders['base']['rows']:.0f} prompts of {domain}"
         marked = [*contenders].index("router")
         yield from _fitted(Grid(title, ["contender", *metrics], rows, words=1, marked=marked), width)
+
+
+def _outside(router: Mapping[str, Any]) -> Iterator[Grid]:
+    """Text of no domain by kind, and the accuracy on prompts in every form."""
+    if outside := router.get("outside"):
+        inside = outside["inside"]
+        note = f"Of {inside['rows']:,} test rows of domains {inside['abstained']:.1%} are left to the base."
+        kinds = {ALL: outside, **outside["kinds"]}
+        rows = [
+            [kind, _count(one["rows"]), f"{one['abstained']:.1%}", _cell(one["auroc"])] for kind, one in kinds.items()
+        ]
+        yield Grid("Text of no domain", ["kind", "rows", "left to the base", "AUROC"], rows, words=1, note=note)
+    if forms := router.get("forms"):
+        rows = [[form, _count(one["rows"]), f"{one['accuracy']:.1%}"] for form, one in forms.items()]
+        yield Grid("Router by form of the prompt", ["form", "rows", "accuracy"], rows, words=1)
 
 
 def _contenders(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
@@ -165,6 +182,8 @@ def _note(evaluation: Mapping[str, Any]) -> str:
     if product := evaluation.get("router", {}).get("accuracy_x_score"):
         right, oracle = evaluation["router"]["accuracy"], controls["oracle"]["score"][ALL]
         parts.append(f"routing accuracy {right:.3f} x score of the oracle {oracle:.3f} = {product:.3f}")
+    given = evaluation.get("definitions", {}).items()
+    parts += [f"{domain}: {words}" for domain, figures in given for words in figures.values()]
     if evaluation["regret"]["value"] is not None:
         parts.append(f"regret, mixture minus oracle: {_estimate(evaluation['regret'], '{:.3f}')}")
     if part is not None:

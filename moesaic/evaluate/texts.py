@@ -1,11 +1,9 @@
 """Scores of generated texts against references: exact match, F1 of words, ROUGE, BLEU, and a truth score.
 
-Knows nothing about models or prompts. ROUGE is Google's rouge-score with its stemmer, BLEU is sacreBLEU: two packages
-of the extra `metrics`, imported where a recipe asks for their scores.
+Knows nothing about models or prompts. All scores split words by `data.words`, so they hold for every script. ROUGE is
+Google's rouge-score, BLEU is sacreBLEU: two packages of the extra `metrics`, imported where a recipe asks for them.
 """
 
-import re
-import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any, get_args
 
+from moesaic.data.words import content_words, words
 from moesaic.errors import DataError, RecipeError
 from moesaic.sections.texts import TextMetric
 
@@ -21,8 +20,22 @@ MODULES: dict[TextMetric, str] = {"rouge": "rouge_score", "bleu": "sacrebleu", "
 FIELD = "evaluate.generate.metrics"
 EXTRA = "pip install 'moesaic[metrics]'"
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+DEFINITIONS = {
+    "exact_match": "share of texts with the words of a reference; without case, punctuation and English articles, but "
+    "with the signs of numbers; mean over rows",
+    "f1": "F1 of the words that a text shares with its best reference, normalised as for exact_match; mean over rows",
+    "rouge1": "ROUGE-1, the F-measure of words (English ones stemmed) with the best reference; mean over rows",
+    "rouge2": "ROUGE-2, the F-measure of pairs of words; mean over rows with a reference of two words or more",
+    "rougeL": "ROUGE-L, the F-measure of the longest common sequence of words; mean over rows",
+    "bleu": "BLEU of all texts together, 0 to 100, by words without case; absent where no reference has four words",
+    "truth": "share of texts that are nearer, by ROUGE-L, to a right answer than to every wrong one",
+    "truth_margin": "mean ROUGE-L with the nearest right answer minus that with the nearest wrong one",
+    "truth_rows": "rows with wrong answers, over which truth is the mean",
+}
+"""The definition of each score, for people."""
+
+BLEU_WORDS = 4
+"""Words of the longest sequence that BLEU counts."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,8 @@ def score_texts(
 ) -> dict[str, float]:
     """Means over the texts, from 0 to 1; BLEU is of all texts together, from 0 to 100.
 
-    `rouge` gives rouge1, rouge2 and rougeL; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`.
+    `rouge` gives rouge1, rouge2 and rougeL; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`. A
+    score that the references are too short for is absent: rouge2 under two words, bleu under four.
     Raises DataError where `truth` is wanted and no row has wrong answers.
     """
     if len(texts) != len(wanted) or not texts:
@@ -64,8 +78,8 @@ def score_texts(
         scores["f1"] = mean([f1(text, row.correct) for text, row in rows])
     if "rouge" in metrics:
         found = [rouge(text, row.correct) for text, row in rows]
-        scores |= {kind: mean([one[kind] for one in found]) for kind in ROUGE}
-    if "bleu" in metrics:
+        scores |= {kind: mean(some) for kind in ROUGE if (some := [one[kind] for one in found if kind in one])}
+    if "bleu" in metrics and any(len(words(one)) >= BLEU_WORDS for row in wanted for one in row.correct):
         scores["bleu"] = bleu(texts, [row.correct for row in wanted])
     if "truth" in metrics:
         margins = [truth(text, row) for text, row in rows if row.incorrect]
@@ -77,47 +91,60 @@ def score_texts(
     return scores
 
 
-def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles or white space beyond single blanks: as SQuAD (arXiv 1606.05250)."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
-
-
 def exact_match(text: str, references: Sequence[str]) -> float:
-    return float(normalised(text) in {normalised(reference) for reference in references})
+    """1 where the text has the words of a reference, apart from articles (after SQuAD, arXiv 1606.05250)."""
+    return float(content_words(text) in [content_words(reference) for reference in references])
 
 
 def f1(text: str, references: Sequence[str]) -> float:
-    """The harmonic mean of precision and recall of normalised words, with the best of the references."""
-    return max(_f1(normalised(text).split(), normalised(reference).split()) for reference in references)
+    """The harmonic mean of precision and recall of the words, with the best of the references."""
+    return max(_f1(content_words(text), content_words(reference)) for reference in references)
 
 
-def _f1(words: list[str], others: list[str]) -> float:
-    if not words or not others:
-        return float(words == others)
-    shared = (Counter(words) & Counter(others)).total()
-    return 2 * shared / (len(words) + len(others))
+def _f1(some: list[str], others: list[str]) -> float:
+    if not some or not others:
+        return float(some == others)
+    shared = (Counter(some) & Counter(others)).total()
+    return 2 * shared / (len(some) + len(others))
 
 
 def rouge(text: str, references: Sequence[str]) -> dict[str, float]:
-    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, each with the best of the references."""
+    """F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, each with the best of the references.
+
+    ROUGE-2 is absent where no reference has two words.
+    """
     scores: Mapping[str, Any] = _scorer().score_multi(list(references), text)
-    return {kind: float(scores[kind].fmeasure) for kind in ROUGE}
+    pairs = any(len(words(reference)) > 1 for reference in references)
+    return {kind: float(scores[kind].fmeasure) for kind in ROUGE if pairs or kind != "rouge2"}
 
 
 @cache
 def _scorer() -> Any:
+    from nltk.stem.porter import PorterStemmer
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
 
-    return RougeScorer([*ROUGE], use_stemmer=True)
+    stem = PorterStemmer().stem
+
+    class Stems(Tokenizer):
+        """The words of a text, English ones stemmed if they are long enough, as rouge-score's own tokenizer does."""
+
+        def tokenize(self, text: str) -> list[str]:
+            return [stem(word) if len(word) > 3 and word.isascii() and word.isalpha() else word for word in words(text)]
+
+    return RougeScorer([*ROUGE], tokenizer=Stems())
 
 
 def bleu(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """Corpus BLEU of sacreBLEU's defaults (13a, exponential smoothing), 0 to 100; rows may have unequal references."""
+    """Corpus BLEU by sacreBLEU (exponential smoothing), 0 to 100, over `words`; rows may have unequal references."""
     from sacrebleu.metrics.bleu import BLEU
 
-    most = max(len(some) for some in references)
-    streams = [[some[number] if number < len(some) else None for some in references] for number in range(most)]
-    return float(BLEU().corpus_score(list(texts), streams).score)  # type: ignore[arg-type]  # None: a row has no more
+    split = [[" ".join(words(one)) for one in some] for some in references]
+    most = max(len(some) for some in split)
+    streams = [[some[number] if number < len(some) else None for some in split] for number in range(most)]
+    given = [" ".join(words(text)) for text in texts]
+    score = BLEU(tokenize="none", force=True).corpus_score(given, streams)  # type: ignore[arg-type]  # None: no more
+    return min(100.0, float(score.score))
 
 
 def truth(text: str, row: Wanted) -> float:

@@ -21,6 +21,7 @@ from moesaic.files import faults
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 _MORE_ROOM = "free some space or choose another folder"
+_FEWER_FILES = "remove some files or choose another folder"
 _PERMISSION = "permission is missing: choose another folder or change its owner"
 _FILE_IN_THE_WAY = "a file is in the way of a folder: choose another one"
 _HINTS = {
@@ -30,6 +31,7 @@ _HINTS = {
     errno.EROFS: "the file system is read-only: choose another folder",
     **dict.fromkeys((errno.EACCES, errno.EPERM), _PERMISSION),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR), _FILE_IN_THE_WAY),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "a limit on open files stops it: see `ulimit -n`"),
     errno.EISDIR: "a folder is in the way of a file: choose another name",
     errno.EIO: "the disk is failing: see the system's log and use another disk",
 }
@@ -196,10 +198,12 @@ def errors(target: Path, partial: Path | None = None) -> Iterator[None]:
         yield
     except OSError as error:
         needed = free = None
-        if error.errno in _FULL:
+        hint = _HINTS.get(error.errno or 0, "check the path and the disk")
+        if error.errno in _FULL and not _free_names(target):
+            free, hint = "no free inode: the disk holds as many files as it can", _FEWER_FILES
+        elif error.errno in _FULL:
             free = f"{_free(target):,} bytes free"
             needed = f"more than {_written(partial):,} bytes" if partial else None
-        hint = _HINTS.get(error.errno or 0, "check the path and the disk")
         raise StorageError(f"storage failed: {error}", path=target, expected=needed, got=free, hint=hint) from error
 
 
@@ -218,7 +222,19 @@ def sha256_file(path: Path) -> str:
 
 
 def _free(path: Path) -> int:
-    return shutil.disk_usage(next(place for place in (path, *path.absolute().parents) if place.exists())).free
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _free_names(path: Path) -> bool:
+    """Whether the disk can hold one more file; disks without a number of inodes can."""
+    if sys.platform == "win32":
+        return True
+    found = os.statvfs(_existing(path))
+    return found.f_files == 0 or found.f_favail > 0
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _written(path: Path) -> int:

@@ -1,6 +1,7 @@
 """Manifests: the description of a folder, and the proof that its files are as they were written.
 
-Knows nothing about the meaning of fields other than `kind`: each room reads its own.
+Checks the type of every field that is read, and knows nothing about the meaning of fields other than `kind`: each room
+reads its own.
 """
 
 import os
@@ -10,6 +11,7 @@ from typing import Any
 
 from moesaic.errors import WeightsError
 from moesaic.files import disk
+from moesaic.files.fields import COMMON, MANIFESTS, MISSING, Type, faults
 from moesaic.files.plain import digest, read_json, write_json
 from moesaic.files.regular import blobs
 
@@ -28,13 +30,15 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verify: bool = True) -> dict[str, Any]:
-    """Read the manifest of an artefact of this `kind`, and check that it and the files it lists are as written.
+    """Read the manifest of an artefact of this `kind`; WeightsError unless it and the files it lists are as written.
 
     `verify=False` checks the files' sizes but not their hashes. Unlisted files are ignored.
     """
     folder = Path(os.path.realpath(folder))
     path = folder / MANIFEST
-    if not path.is_file():
+    with disk.errors(path):
+        found_here = path.is_file()
+    if not found_here:
         hint = "name a folder that moesaic wrote; if it is a link, copy the .versions folder beside it too"
         raise WeightsError(f"no {MANIFEST}", path=folder, hint=hint)
     manifest = read_json(path)
@@ -51,10 +55,22 @@ def read_manifest(folder: Path, kind: str | tuple[str, ...] | None = None, verif
     require("digest", manifest.get("digest") == digest(body), "the manifest was changed", digest(body))
     kinds = (kind,) if isinstance(kind, str) else kind
     require("kind", not kinds or manifest.get("kind") in kinds, "another kind of artefact", " or ".join(kinds or ()))
+    require("kind", isinstance(manifest.get("kind"), str), "the wrong type", "text")
+    for wanted in (COMMON, MANIFESTS.get(manifest["kind"], {})):
+        require_types(path, manifest, wanted)
     require("files", isinstance(manifest.get("files"), dict), "not a table", "name: {sha256, bytes}")
     for name, facts in manifest["files"].items():
         _check(folder, name, facts if isinstance(facts, dict) else {}, verify)
     return body
+
+
+def require_types(path: Path, value: dict[str, Any], wanted: Type) -> None:
+    """Raise WeightsError for the first field of the table in a file that has another type."""
+    for field, expected, got in faults(value, wanted):
+        hint = "copy it again or make it again"
+        if got is MISSING:
+            raise WeightsError("the field is missing", path=path, field=field, expected=expected, hint=hint)
+        raise WeightsError("the wrong type", path=path, field=field, expected=expected, got=repr(got), hint=hint)
 
 
 def _facts(path: Path, hashed: bool = True) -> dict[str, Any]:

@@ -79,9 +79,9 @@ def encoded(value: Any, indent: int | None = None) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # spells a lone surrogate as JSON does
 
 
-def decoded(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object strictly; ValueError for anything else."""
-    value = _parse(data.decode("utf-8"))
+def decoded(data: bytes, finite: bool = True) -> dict[str, Any]:
+    """Parse a JSON object strictly; ValueError for anything else, and unless `finite` is False for NaN and infinity."""
+    value = _parse(data.decode("utf-8"), finite)
     if not isinstance(value, dict):
         raise ValueError(f"expected an object, got {type(value).__name__}")
     return value
@@ -95,9 +95,17 @@ def decoded_list(data: bytes) -> list[dict[str, Any]]:
     return value
 
 
-def _parse(text: str) -> Any:
+def decoder(finite: bool = True) -> json.JSONDecoder:
+    """A decoder that refuses a key given twice, and unless `finite` is False also NaN and infinity."""
+    number = _finite if finite else float
+    return json.JSONDecoder(object_pairs_hook=_unique, parse_float=number, parse_constant=number)
+
+
+def _parse(text: str, finite: bool = True) -> Any:
+    if text.startswith("\ufeff"):
+        raise json.JSONDecodeError("Unexpected UTF-8 BOM (decode using utf-8-sig)", text, 0)
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
+        return decoder(finite).decode(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 

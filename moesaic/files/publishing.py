@@ -10,6 +10,7 @@ from pathlib import Path
 
 from moesaic.errors import StorageError
 from moesaic.files import disk
+from moesaic.files.manifest import MANIFEST
 
 VERSIONS = Path(".versions")
 
@@ -46,6 +47,11 @@ def publish(at: Path, write: Callable[[Path], None], keep: int = 0) -> Path:
     return version
 
 
+def require_published(at: Path) -> None:
+    """Raise StorageError where something that `publish` did not make is at a path."""
+    _pointed(at)
+
+
 def gather(files: Mapping[str, Path], folder: Path) -> None:
     """Put those files that exist into a folder that is being written, under the names given.
 
@@ -64,21 +70,45 @@ def is_published(path: Path) -> bool:
     return VERSIONS.name in Path(os.path.realpath(path)).parts
 
 
-def write_new(target: Path, write: Callable[[Path], None], needed_bytes: int, what: str) -> Path:
+def write_new(
+    target: Path, write: Callable[[Path], None], needed_bytes: int, what: str, overwrite: bool = False
+) -> Path:
     """Make the new folder `target`, filled by `write`, whole or not at all, and return it.
 
-    `needed_bytes` must be free for it; messages call it `what`.
+    `needed_bytes` must be free for it; messages call it `what`. `overwrite`: replace a folder of a model or mixture
+    that stands there; no other folder, file or link is ever replaced.
     """
-    if target.exists():
-        raise StorageError("the path already exists", path=target, hint="name a folder that does not exist")
+    exists = os.path.lexists(target)
+    if exists and not overwrite:
+        raise StorageError("the path already exists", path=target, hint=f"{_ELSEWHERE}, or pass overwrite=True")
+    if exists and not _replaceable(target):
+        raise StorageError("not the folder of a saved model, so nothing replaces it", path=target, hint=_ELSEWHERE)
     disk.check_space(target, needed_bytes, what)
-    with disk.scratch(target.parent, target) as draft:
+    with disk.scratch(target.parent, target) as draft, disk.scratch(target.parent, Path(f"{target}.old")) as old:
         disk.make(draft)
         write(draft)
         disk.sync_tree(draft)
-        disk.rename(draft, target)
+        if exists:
+            disk.rename(target, old)
+        try:
+            disk.rename(draft, target)
+        except OSError:
+            if exists:
+                disk.rename(old, target)
+            raise
         disk.sync(target.parent)
     return target
+
+
+_ELSEWHERE = "name a folder that does not exist"
+
+
+def _replaceable(target: Path) -> bool:
+    """Whether a folder is one that `write_new` makes: a model, a mixture or an adapter, and no link to one."""
+    if target.is_symlink() or not target.is_dir() or is_published(target):
+        return False
+    names = {path.name for path in target.iterdir()}
+    return not names or bool(names & {MANIFEST, "config.json", "adapter_config.json"})
 
 
 def versions(at: Path) -> list[Path]:

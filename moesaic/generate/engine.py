@@ -164,11 +164,11 @@ class Engine:
         with self.source.turn(rows, tokens):
             yield Batch(self, rows, tokens)
 
-    def route(self, prompts: Sequence[Prompt]) -> list[RoutingReport]:
-        """The router's decision about each prompt."""
+    def route(self, prompts: Sequence[Prompt], raw: bool = False) -> list[RoutingReport]:
+        """The router's decision about each prompt; `raw`: see `Request`."""
         if not prompts:
             return []
-        encoded = self.read([Request(prompt=prompt) for prompt in prompts], [0] * len(prompts))
+        encoded = self.read([Request(prompt=prompt, raw=raw) for prompt in prompts], [0] * len(prompts))
         most = self.source.rows(encoded.tokens)
         with self.source.turn(min(most, len(prompts)), encoded.tokens):
             return RoutingReport.each(self.mixture.names, self.decided(encoded, most))
@@ -195,9 +195,9 @@ class Engine:
         for index, text in enumerate(prompts):
             if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
                 raise RecipeError("the prompt is not Unicode text", field=f"prompts[{index}]", hint="send it as UTF-8")
-        rows = [one if isinstance(one, list) else self.begin(one, index) for index, one in enumerate(prompts)]
-        both = zip(prompts, rows, strict=True)
-        texts = [one if isinstance(one, str) else self.tokenizer.decode(ids) for one, ids in both]
+        both = enumerate(zip(prompts, requests, strict=True))
+        rows = [one if isinstance(one, list) else self.begin(one, index, request.raw) for index, (one, request) in both]
+        texts = [self.tokenizer.decode(ids) for ids in rows]
         context = self.mixture.context
         for index, (one, ids, new) in enumerate(zip(prompts, rows, limits, strict=True)):
             if not one or not ids:
@@ -211,9 +211,9 @@ class Engine:
                 raise RecipeError(what, field=f"prompts[{index}]", expected=expected, got=got, hint=hint)
         return Encoded(list(requests), Prompts.pad(rows, texts, self.device), limits, named)
 
-    def begin(self, prompt: str | Conversation, index: int) -> list[int]:
+    def begin(self, prompt: str | Conversation, index: int, raw: bool) -> list[int]:
         try:
-            return self.tokenizer.begin(prompt)
+            return self.tokenizer.begin(prompt, raw)
         except DataError as error:
             error.field = f"prompts[{index}].{error.field}"
             raise

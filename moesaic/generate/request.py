@@ -4,10 +4,10 @@ Knows nothing about models, batches or text <-> ids.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, whole
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
@@ -29,6 +29,7 @@ class Settings(TypedDict, total=False):
     sampling: Sampling
     stop: tuple[str, ...]
     expert: str | None
+    raw: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,9 @@ class Request:
     """A prompt, and the settings of its continuations.
 
     `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
-    `expert`: the expert, or "base", that answers instead of the router's choice. `n`: the number of continuations; the
-    prompt is read once for all. `listener`: called with the decision before any text is returned.
+    `expert`: the expert, or "base", that answers instead of the router's choice. `raw`: continue a text as it is, also
+    where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`:
+    called with the decision before any text is returned.
     Raises RecipeError for counts below 1 and empty stop strings.
     """
 
@@ -46,31 +48,54 @@ class Request:
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     expert: str | None = None
+    raw: bool = False
     n: int = 1
     listener: Listener | None = None
 
     def __post_init__(self) -> None:
-        for field, count in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
-            if count is not None and count < 1:
-                raise RecipeError("nothing to generate", field=field, expected=">= 1", got=count)
+        for name, count in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
+            if count is not None and whole(count, name) < 1:
+                raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        elif not isinstance(self.stop, list | tuple) or not all(isinstance(one, str) for one in self.stop):
+            raise RecipeError("wrong type", field="stop", expected="a text, or a tuple of texts", got=repr(self.stop))
+        if not isinstance(self.sampling, Sampling):
+            got = f"{type(self.sampling).__name__} {self.sampling!r}"
+            raise RecipeError("wrong type", field="sampling", expected="Sampling(temperature=..., ...)", got=got)
+        if self.expert is not None and not isinstance(self.expert, str):
+            raise RecipeError("wrong type", field="expert", expected="the name of an expert", got=repr(self.expert))
         if "" in self.stop:
             raise RecipeError("an empty stop string ends every text before it starts", field="stop")
 
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """A decision about a prompt: the weight of every expert, and the name of the heaviest; "base" if all are 0."""
+    """A decision about a prompt: the probability of every expert and of "base", the weights of the experts that answer,
+    and the name of the heaviest; "base" if all weights are 0.
+    """
 
     weights: dict[str, float]
     chosen: str
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        likely = sorted(self.probabilities.items(), key=lambda item: -item[1])
+        shares = ", ".join(f"{name} {share:.1%}" for name, share in likely)
+        weights = {name: round(weight, 3) for name, weight in self.weights.items() if weight}
+        return f"RoutingReport(chosen={self.chosen!r}, probabilities: {shares}, weights={weights})"
 
     @staticmethod
     def each(names: Sequence[str], routing: Routing) -> list["RoutingReport"]:
-        known, rows = [*names, BASE], zip(routing.weights.tolist(), routing.best.tolist(), strict=True)
-        return [RoutingReport(dict(zip(names, some, strict=True)), known[best]) for some, best in rows]  # base: -1
+        known, decided = [*names, BASE], (routing.weights, routing.best, routing.probabilities)
+        rows = zip(*(column.tolist() for column in decided), strict=True)
+        return [
+            RoutingReport(dict(zip(names, some, strict=True)), known[best], dict(zip(known, shares, strict=True)))
+            for some, best, shares in rows  # best is -1 for the base
+        ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Generation:
     """One continuation.
 
@@ -83,3 +108,6 @@ class Generation:
     ids: list[int]
     routing: RoutingReport
     finish: Finish
+
+    def __repr__(self) -> str:
+        return f"Generation({self.text!r}, by {self.routing.chosen}, {self.finish} after {len(self.ids)} tokens)"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from moesaic.errors import NonFiniteError, RecipeError
+from moesaic.errors import NonFiniteError, RecipeError, number, whole
 
 COLDEST = 1e-6  # below it, a float32 logit divided by the temperature overflows
 
@@ -31,6 +31,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        for field in ("temperature", "top_p"):
+            number(getattr(self, field), field)
+        whole(self.top_k, "top_k")
+        if self.seed is not None:
+            whole(self.seed, "seed")
         warm = self.temperature == 0 or (math.isfinite(self.temperature) and self.temperature >= COLDEST)
         for field, holds, expected in (
             ("temperature", warm, f"0, or a number from {COLDEST}"),

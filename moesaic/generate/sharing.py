@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
+from moesaic.errors import CompatibilityError
 from moesaic.files import MANIFEST, read_sealed
 from moesaic.hub import hub
 from moesaic.hub.card import mixture_card
@@ -27,6 +28,9 @@ def push_mixture(
     """Verify the files that the manifest lists, push them with a card, and return the commit's address."""
     target = hub.repository(repository, revision)
     found = inspect(folder)
+    if "router" not in found.parts:
+        hint = "push a base with moesaic.load_model(PLACE).push_to_hub(...); adopt experts into a mixture to push them"
+        raise CompatibilityError("only mixtures are pushed", path=folder, got=found.kind, hint=hint)
     card = mixture_card(target, license=license, **facts_of(found), evaluation=evaluation_of(found, evaluation_at))
     files: dict[str, Path | bytes] = {name: folder / name for name in (*found.facts["files"], MANIFEST)}
     return hub.push(target, {**files, hub.CARD: card.encode()}, private, token)

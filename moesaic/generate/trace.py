@@ -24,7 +24,6 @@ from moesaic.files import JsonlWriter, read_jsonl
 from moesaic.generate.request import BASE, Prompt
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
-from moesaic.routing.selection import probabilities
 from moesaic.sections.names import validate_name
 from moesaic.tokenizer import Conversation
 from moesaic.tokenizer.conversation import plain
@@ -87,20 +86,21 @@ class Trace:
 
     def record(self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool) -> None:
         """Append a row for each prompt as `asked` by the caller. `forced`: the caller decided, not the router."""
-        time, shares = datetime.now(UTC), probabilities(routing.logits)
+        time, shares = datetime.now(UTC), routing.probabilities
         if not shares.isfinite().all():
             raise NonFiniteError("the router's probabilities are not finite", field="probabilities")
         columns = (prompts.texts, prompts.lengths, shares, routing.weights, routing.best)
         some = (column if isinstance(column, list) else column.tolist() for column in columns)
         for given, text, tokens, share, weights, best in zip(asked, *some, strict=True):
             talk = given if isinstance(given, tuple) else None
+            typed = given if isinstance(given, str) else text
             decision = Decision(
                 time=time,
-                prompt=text if self.texts and talk is None else None,
+                prompt=typed if self.texts and talk is None else None,
                 messages=talk if self.texts else None,
-                prompt_sha256=None if self.texts else hashlib.sha256(text.encode()).hexdigest(),
+                prompt_sha256=None if self.texts else hashlib.sha256(typed.encode()).hexdigest(),
                 tokens=tokens,
-                probabilities=None if forced or not any(share) else dict(zip(self.names, share, strict=True)),
+                probabilities=None if forced else dict(zip((*self.names, BASE), share, strict=True)),
                 weights=dict(zip(self.names, weights, strict=True)),
                 chosen=self.names[best] if best >= 0 else BASE,
                 forced=forced,
@@ -190,7 +190,8 @@ def decision_of(row: dict[str, Any]) -> Decision:
     require("weights", sum(weights.values()) <= 1 + EXCESS, "weights that sum to at most 1")
     if shares is not None:
         require("probabilities", is_shares(shares), "null or {name: probability}")
-        require("probabilities", shares.keys() == weights.keys(), f"those of {', '.join(weights)}")
+        experts = shares.keys() - {BASE}
+        require("probabilities", experts == weights.keys(), f"those of {', '.join(weights)}, and of {BASE}")
         require("probabilities", abs(sum(shares.values()) - 1) <= EXCESS, "probabilities that sum to 1")
         require("probabilities", not row["forced"], "null, as the router did not decide")
     require("chosen", isinstance(chosen, str), "a name")

@@ -23,6 +23,11 @@ SCALINGS = {
 }
 """Kind of RopeScaling -> its fields <-> their keys."""
 
+ROPE: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None)}
+"""Keys of every table of rotary positions with the values that change nothing, beside those that are read."""
+ROPE_READ = ("rope_type", "type", "rope_theta", "original_max_position_embeddings")
+LAYERED = ("full_attention", "sliding_attention")
+
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 CONTRADICTION = "two keys contradict each other"
 REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
@@ -49,7 +54,8 @@ def decoder_config(found: dict[str, Any], path: Path) -> DecoderConfig:
         if found.get(key, allowed[-1]) not in allowed:
             what = "wiring that this decoder does not have"
             raise WeightsError(what, path=path, field=key, expected=allowed[0], got=found[key])
-    full = {**ABSENT, **family.absent, **{ALIASES.get(key, key): value for key, value in found.items()}}
+    given = {key: value for key, value in found.items() if value is not None or key not in ABSENT}
+    full = {**ABSENT, **family.absent, **{ALIASES.get(key, key): value for key, value in given.items()}}
     sizes = read_sizes(full, {**KEYS, **family.keys}, path)
     layers = range(sizes["num_layers"])
     theta, scaling, local_theta = read_rope(found, full, family, path)
@@ -89,17 +95,23 @@ def read_rope(
     """Theta, scaling and the theta of local layers, from old keys (`rope_theta`) and new ones (`rope_parameters`)."""
     new = found.get("rope_parameters") or {}
     nested = any(isinstance(value, dict) for value in new.values())
-    whole, local = (new.get("full_attention") or {}, new.get("sliding_attention") or {}) if nested else (new, {})
+    whole, local = (new.get(key) or {} for key in LAYERED) if nested else (new, {})
+    if nested and (others := sorted(new.keys() - {*LAYERED})):
+        what, expected = "unknown kinds of layers", " and ".join(LAYERED)
+        raise WeightsError(what, path=path, field="rope_parameters", expected=expected, got=", ".join(others))
     if nested and not family.local_rope:
         raise WeightsError("rotary positions of more than one kind", path=path, field="rope_parameters")
-    scaling = read_scaling(whole, "rope_parameters", path)
-    if found.get("rope_scaling"):
-        old = read_scaling(found["rope_scaling"], "rope_scaling", path)
+    scaling, old_table = read_scaling(whole, "rope_parameters", full, path), found.get("rope_scaling") or {}
+    if old_table:
+        old = read_scaling(old_table, "rope_scaling", full, path)
         if whole and old != scaling:
             raise WeightsError(CONTRADICTION, path=path, field="rope_scaling", expected=scaling, got=old)
         scaling = old
-    theta = read_theta(full, "rope_theta", "rope_theta" in found, whole, path)
-    if read_scaling(local, "rope_parameters", path) is not None:
+    if "rope_theta" in old_table and old_table["rope_theta"] != whole.get("rope_theta", old_table["rope_theta"]):
+        field, expected, got = "rope_scaling.rope_theta", whole["rope_theta"], old_table["rope_theta"]
+        raise WeightsError(CONTRADICTION, path=path, field=field, expected=expected, got=got)
+    theta = read_theta(full, "rope_theta", "rope_theta" in found, {**old_table, **whole}, path)
+    if read_scaling(local, "rope_parameters", full, path) is not None:
         raise WeightsError("scaled rotary positions in local layers", path=path, field="rope_parameters")
     if not family.local_rope:
         return theta, scaling, 0.0
@@ -110,26 +122,38 @@ def read_theta(full: Mapping[str, Any], key: str, present: bool, new: Mapping[st
     """A theta under its old key or its new one; WeightsError if both are present and differ."""
     value = new.get("rope_theta", full[key])
     if present and value != full[key]:
-        expected = f"{value}, as in rope_parameters"
+        expected = f"{value}, as in the table of rotary positions"
         raise WeightsError(CONTRADICTION, path=path, field=key, expected=expected, got=full[key])
     if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
         raise WeightsError("not a base of rotary positions", path=path, field=key, expected="a number > 0", got=value)
     return float(value)
 
 
-def read_scaling(found: Mapping[str, Any], field: str, path: Path) -> RopeScaling | None:
-    """The scaling of positions; None if they are not scaled."""
+def read_scaling(found: Mapping[str, Any], field: str, full: Mapping[str, Any], path: Path) -> RopeScaling | None:
+    """The scaling in a table of rotary positions, each key of which is known; None if positions are not scaled.
+
+    A context before scaling outside the table, in `full`, takes precedence, as in transformers.
+    """
     kind = found.get("rope_type", found.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind not in tuple(SCALINGS):  # a tuple, as the kind may be no text
+    if kind not in ("default", *SCALINGS):
         expected = " or ".join(SCALINGS)
         raise WeightsError("unknown scaling of rotary positions", path=path, field=field, expected=expected, got=kind)
-    keys = SCALINGS[kind]
+    keys = SCALINGS.get(kind, {})
+    for key, allowed in ROPE.items():
+        if found.get(key) not in allowed:
+            what, expected = "wiring that this decoder does not have", str(allowed[0])
+            raise WeightsError(what, path=path, field=f"{field}.{key}", expected=expected, got=found[key])
+    for key in sorted(found.keys() - {*keys.values(), *ROPE, *ROPE_READ}):
+        if found[key] is not None:
+            what, hint = f"unknown key of {kind} rotary positions", "if it changes nothing, remove it from the file"
+            expected = ", ".join((*keys.values(), *ROPE_READ))
+            raise WeightsError(what, path=path, field=f"{field}.{key}", expected=expected, got=found[key], hint=hint)
+    outside = full.get("original_max_position_embeddings")
+    values = {**found, "original_max_position_embeddings": outside} if outside else found
     for key in keys.values():
-        if not isinstance(found.get(key), int | float):
-            raise WeightsError(f"no {key}", path=path, field=field, expected="a number", got=found.get(key))
-    return RopeScaling(kind=kind, **{ours: found[theirs] for ours, theirs in keys.items()})
+        if not isinstance(values.get(key), int | float):
+            raise WeightsError(f"no {key}", path=path, field=field, expected="a number", got=values.get(key))
+    return RopeScaling(kind=kind, **{ours: values[theirs] for ours, theirs in keys.items()}) if keys else None
 
 
 def read_local(full: Mapping[str, Any], family: Family, layers: range, path: Path) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ Knows nothing about tokenizers, manifests or experts.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moesaic.config import DecoderConfig
 from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import write_json
 from moesaic.interop.decoder_config import TOKENS, config_json, read_config
 from moesaic.interop.families import SKIPPED, Location, locations, stored_name
+from moesaic.interop.foreign import EMPTY, IN_MODELS, hint_of, idle, shown
 from moesaic.model.decoder import Decoder
 from moesaic.nn.rope import FIRST
 from moesaic.tensors.shards import SHARD_BYTES, TensorFiles, write_shards
@@ -25,16 +28,28 @@ HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+Choice = Callable[[torch.dtype, torch.dtype], torch.dtype]
+"""The stored type of a tensor and the type of its whole model -> the type to compute in."""
+
+
+def by_default(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
+    return torch.get_default_dtype()
+
+
+def as_stored(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
+    return stored
+
+
 def read_decoder(
     folder: Path,
-    dtype: Callable[[torch.dtype], torch.dtype],
+    dtype: Choice,
     mapped: bool = False,
     held: Mapping[str, Tensor] | None = None,
 ) -> tuple[Decoder, dict[str, Any]]:
     """Read a decoder and the content of its config.json.
 
-    `dtype`: stored type -> type to compute in. `mapped`: tensors of the stored type are views of the files. `held`:
-    tensors that the folder leaves out, under the names of the family; they are shared, not copied.
+    `mapped`: tensors of the stored type are views of the files. `held`: tensors that the folder leaves out, under the
+    names of the family; they are shared, not copied.
     """
     with DecoderFiles(folder, dtype, mapped, held) as files:
         files.fill(files.tensors())
@@ -51,7 +66,7 @@ class DecoderFiles:
     def __init__(
         self,
         folder: Path,
-        dtype: Callable[[torch.dtype], torch.dtype],
+        dtype: Choice,
         mapped: bool,
         held: Mapping[str, Tensor] | None = None,
     ):
@@ -68,10 +83,15 @@ class DecoderFiles:
         with self.files.open:  # closes the files if a tensor is refused
             self.at = locations(config.family, names, self.files.keys())
             embedding = stored_name(config.family, EMBEDDING)
-            check_names(self.files, self.at, config.tie_embeddings, embedding)
+            self.idle = check_names(self.files, self.at, config, embedding)
             check_shapes(self.files, {name: (self.at[name], list(own[name].shape)) for name in names})
-            self.types = {name: dtype(self.files.dtype(self.at[name].name)) for name in names}
+            stored = {name: self.files.dtype(self.at[name].name) for name in names}
+            whole = type_of(self.found, [*stored.values()])
+            self.types = {name: dtype(own, whole) for name, own in stored.items()}
             self.files.open = self.files.open.pop_all()
+        if self.idle:
+            text = f"the model computes nothing with {shown(self.idle)}; not read"
+            warnings.warn(f"{self.files.path(self.idle[0])}: {text}", MoesaicWarning, stacklevel=3)
         self.warned: set[str] = set()
 
     def __enter__(self) -> "DecoderFiles":
@@ -125,24 +145,40 @@ class DecoderFiles:
         self.files.announce()
 
 
-def check_names(files: TensorFiles, at: Mapping[str, Location], tied: bool, embedding: str) -> None:
-    """Raise WeightsError unless the files hold exactly the model's tensors; they may hold a copy of a tied head."""
+def type_of(found: Mapping[str, Any], stored: Sequence[torch.dtype]) -> torch.dtype:
+    """The one type of a model: that of its config.json, as for transformers, else the widest of its tensors."""
+    declared = found.get("dtype") or found.get("torch_dtype")
+    names = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    return names.get(str(declared).removeprefix("torch.")) or reduce(torch.promote_types, stored)
+
+
+def check_names(files: TensorFiles, at: Mapping[str, Location], config: DecoderConfig, embedding: str) -> list[str]:
+    """The tensors beside the model's that it computes nothing with; WeightsError for a missing or an unknown tensor.
+
+    The files may hold a copy of a tied head.
+    """
     wanted = {source.name for source in at.values()}
+    beside = {name for name in files.keys() - wanted if not SKIPPED.search(name)}
+    unread = idle(beside, config.num_layers)
+    foreign = {name: files.shape(name) for name in beside.difference(unread, [HEAD] if config.tie_embeddings else [])}
+    hint = hint_of(foreign, IN_MODELS)
     for name in sorted(wanted - files.keys())[:1]:
-        raise WeightsError("a tensor is missing", path=files.path(name), field=name)
-    for name in sorted(files.keys() - wanted):
-        if tied and name == HEAD:
-            if not files[name].equal(files[embedding]):
-                what = "the head differs from the embedding, to which the config ties it"
-                raise WeightsError(what, path=files.path(name), field=name, hint="set tie_word_embeddings to false")
-        elif not SKIPPED.search(name):
-            raise WeightsError("a tensor that the model does not have", path=files.path(name), field=name)
+        raise WeightsError("a tensor is missing", path=files.path(name), field=name, hint=hint)
+    for name in sorted(foreign)[:1]:
+        what = "a tensor that the model does not have" if len(foreign) == 1 else f"{len(foreign)} unknown tensors"
+        raise WeightsError(what, path=files.path(name), field=name, hint=hint)
+    if config.tie_embeddings and HEAD in files and not files[HEAD].equal(files[embedding]):
+        what = "the head differs from the embedding, to which the config ties it"
+        raise WeightsError(what, path=files.path(HEAD), field=HEAD, hint="set tie_word_embeddings to false")
+    return unread
 
 
 def check_shapes(files: TensorFiles, wanted: Mapping[str, tuple[Location, list[int]]]) -> None:
     """Raise WeightsError unless every tensor has the shape that the model needs and a type that models have."""
     for location, shape in wanted.values():
         name, path, stored = location.name, files.path(location.name), files.shape(location.name)
+        if 0 in stored:
+            raise WeightsError("a tensor of no elements", path=path, field=name, expected=shape, hint=EMPTY)
         if location.shape(stored) != shape:
             of = "" if location.expert is None else f": expert {location.expert} of it"
             raise WeightsError(f"a tensor of another shape{of}", path=path, field=name, expected=shape, got=str(stored))

@@ -14,6 +14,7 @@ from torch import Tensor
 from moesaic.config import ENCODER_TRAITS, EncoderConfig, Head
 from moesaic.errors import RecipeError, WeightsError
 from moesaic.files import digest, write_json
+from moesaic.interop.decoders import type_of
 from moesaic.interop.encoder_names import NAMES, TIED, WORDS, is_unread, prefixed, renamed, table
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.model.encoder import Encoder, Output
@@ -90,7 +91,8 @@ def save_encoder(folder: Path, encoder: Encoder) -> None:
 def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool = False) -> Encoder:
     """Read a BERT or RoBERTa with the head of its tensors; WeightsError, by name, for wiring that differs from ours.
 
-    `dtype` (default: the stored type, but float32 instead of float16, as a CPU computes in it). `body_only`: leave out
+    `dtype` (default: that of config.json, else the widest of the tensors; but float32 instead of float16, as a CPU
+    computes in it): of all tensors. `body_only`: leave out
     any head but BERT's pooler, as the sequence classifiers of transformers do.
     """
     if not folder.is_dir():
@@ -115,7 +117,7 @@ def load_encoder(folder: Path, dtype: torch.dtype | None = None, body_only: bool
     with torch.device("meta"):
         encoder = Encoder(config)
     fit(encoder, ours, folder / TENSORS)  # names and shapes, before memory of the size in config.json is allocated
-    stored = ours[WORDS].dtype
+    stored = type_of(found, [tensor.dtype for tensor in ours.values() if tensor.is_floating_point()])
     computed = dtype or (torch.float32 if stored == torch.float16 else stored)
     encoder.load_state_dict({name: tensor.to(computed) for name, tensor in ours.items()}, assign=True)
     encoder.tie()

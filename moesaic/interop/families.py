@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from moesaic.errors import RecipeError
+
 KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -29,7 +31,7 @@ KEYS = {
 ABSENT: dict[str, Any] = {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 10000.0}
 """Values of keys that a config.json leaves out."""
 
-REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None), "quantization_config": (None,)}
+REFUSED: dict[str, tuple[Any, ...]] = {"partial_rotary_factor": (1.0, None)}
 """Keys that no family may use, with the values that change nothing."""
 
 Found = Mapping[str, Any]
@@ -52,7 +54,9 @@ def above_if_used(found: Found, layers: range) -> list[int]:
 
 
 def all_but_each(found: Found, layers: range) -> list[int]:
-    pattern = found.get("sliding_window_pattern") or found["_sliding_window_pattern"]
+    pattern = found.get("sliding_window_pattern") or found.get("_sliding_window_pattern")
+    if not pattern:
+        raise RecipeError("a size is missing", field="_sliding_window_pattern", expected="an integer >= 1")
     return [layer for layer in layers if (layer + 1) % pattern]
 
 

@@ -16,11 +16,13 @@ from torch import nn
 
 from moesaic.config import ENCODERS, PUBLISHED, DecoderConfig, EncoderConfig, published, published_encoder
 from moesaic.errors import WeightsError, nearest
-from moesaic.hub.locate import locate, model_folder
+from moesaic.hub.locate import locate
 from moesaic.interop import decoder_config, peft_config, peft_tensors
 from moesaic.interop import encoders as encoder_room
 from moesaic.interop.decoders import CONFIG, DTYPES, HEAD
 from moesaic.interop.families import SKIPPED, locations
+from moesaic.interop.folders import require_model, what_is
+from moesaic.interop.foreign import idle
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.sections.places import SHIPPED
@@ -89,7 +91,8 @@ def unloaded(config: Config) -> nn.Module:
 
 
 def is_adapter(place: str | os.PathLike[str]) -> bool:
-    return (Path(place) / peft_config.CONFIG).is_file()
+    found = what_is(Path(place))
+    return found.form == "lora" and found.at == Path(place)
 
 
 def outline(place: str | os.PathLike[str]) -> Outline:
@@ -107,7 +110,7 @@ def outline(place: str | os.PathLike[str]) -> Outline:
         hint = nearest(name, [*PUBLISHED, *ENCODERS])
         expected = f"a folder on this disk, or one of {', '.join((*PUBLISHED, *ENCODERS))}"
         raise WeightsError("no such model", path=name, expected=expected, hint=hint)
-    folder = model_folder(locate(place).folder)
+    folder = require_model(locate(place).folder)
     found = read_settings(folder / CONFIG)
     title = Path(os.path.abspath(place)).name
     if found.get("model_type") in encoder_room.ARCHITECTURES:
@@ -137,7 +140,8 @@ def _tensors(folder: Path, config: DecoderConfig) -> tuple[dict[str, torch.dtype
                 stored[name] = dtype
         wanted = {source.name for source in at.values()}
         tied = {HEAD} if config.tie_embeddings else set()
-        extra = [name for name in sorted(names - wanted - tied) if not SKIPPED.search(name)]
+        unread = {*idle(names, config.num_layers)}
+        extra = [name for name in sorted(names - wanted - tied - unread) if not SKIPPED.search(name)]
         defects += [f"{name}: unknown to the model" for name in extra]
     return stored, defects
 
@@ -161,14 +165,11 @@ def adapter_outline(folder: str | os.PathLike[str]) -> AdapterOutline:
     folder = Path(folder)
     declared = peft_config.read_declared(folder)
     halves: dict[str, dict[str, Shape]] = {}
-    path, prefix = folder / peft_tensors.TENSORS, "model."
+    path = folder / peft_tensors.TENSORS
     with opened(path) as file:
-        for name, shape in file.shapes.items():
-            _, module, half, before = peft_tensors.split_name(name)
-            prefix = before if before != "model." else prefix
-            if half not in ("lora_A", "lora_B") or len(shape) != 2:
-                raise WeightsError("not a LoRA tensor of a model", path=path, field=name)
-            halves.setdefault(module, {})[half] = shape
+        named, _, prefix = peft_tensors.sorted_out(file.shapes, declared, path)
+        for name, (module, half) in named.items():
+            halves.setdefault(module, {})[half] = file.shapes[name]
     pairs = {}
     for module, both in sorted(halves.items()):
         if both.keys() != {"lora_A", "lora_B"} or both["lora_A"][0] != both["lora_B"][1]:

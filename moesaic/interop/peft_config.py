@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from moesaic.errors import WeightsError
+from moesaic.interop.foreign import MERGE
 from moesaic.tensors.json_config import read_settings
 
 CONFIG = "adapter_config.json"
@@ -17,14 +18,11 @@ PATTERN_LIMIT = 1000  # characters of a regular expression
 # Repeated groups make matching exponential, many repeats polynomial; names of modules need neither.
 REPEATED_GROUP, REPEAT, REPEATS = re.compile(r"\)[*+{]"), re.compile(r"(?<!\\)[*+{]"), 5
 
-MERGE = "merge it into its base with peft's merge_and_unload and adopt the merged model"
 RESIDUAL = "save it again with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...), as plain LoRA"
 AGAIN = "train it again without"
 
 PLAIN: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "use_dora": ((False, None), "DoRA", MERGE),
-    "bias": (("none", None), "trained biases", MERGE),
-    "fan_in_fan_out": ((False, None), "transposed layers (Conv1D)", "only linears are adapted here"),
     "lora_bias": ((False, None), "a bias in B", MERGE),
     "init_lora_weights": (
         (True, False, None, "gaussian", "orthogonal", "eva"),
@@ -53,10 +51,11 @@ PLAIN: dict[str, tuple[tuple[Any, ...], str, str]] = {
 }
 """Setting of PEFT -> its values that mean plain LoRA (the first is the default), the name of the others, the remedy."""
 
-# Settings that change nothing in what a trained adapter computes, and the settings of `Declared`.
+# Settings that change nothing in what a trained adapter computes, and the settings of `Declared`. Trained biases would
+# be tensors of the file, which are judged there; fan_in_fan_out means nothing over linears, which all targets are.
 HARMLESS = {
     *("auto_mapping", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "peft_version"),
-    *("megatron_core", "qalora_group_size", "ensure_weight_tying", "eva_config"),
+    *("bias", "fan_in_fan_out", "megatron_core", "qalora_group_size", "ensure_weight_tying", "eva_config"),
 }
 READ = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules"),

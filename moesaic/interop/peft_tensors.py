@@ -4,7 +4,7 @@ Knows nothing about manifests or fingerprints.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +15,26 @@ from moesaic.adapters import LoRA
 from moesaic.adapters.lora import SPARSE, layer_of, linears
 from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError, WeightsError
-from moesaic.interop.peft_config import MERGE, Declared, read_declared
+from moesaic.interop.foreign import COMPILED, EMPTY, HEADS, IN_ADAPTERS, hint_of, shown
+from moesaic.interop.peft_config import Declared, read_declared
 from moesaic.nn import SparseFFN
 from moesaic.tensors.tensors import read_tensors
 
 TENSORS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 ROOT = "base_model.model."
 PREFIX = f"{ROOT}model."
-HEADS = ("lm_head", "embed_tokens")
+WHOLE = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
+"""What PEFT puts into the names of tensors that it stores whole."""
 CLASSIFYING = ("classifier", "score")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 ENCODED = re.compile(r"((?:bert\.|roberta\.)?encoder\.)layer\.")  # before the index of an encoder's layer
 OF_ENCODERS = ("attention", "intermediate", "output")
 IN_SPARSE = re.compile(r"\.experts\.\d|\.block_sparse_moe\.")  # in the names of sparse ffns, in all families
 
-FOREIGN = {
-    "lora_magnitude_vector": f"this is DoRA: {MERGE}",
-    "lora_embedding_": "embeddings are not adapted here",
-    ".base_layer.": "this adapts packed experts or a quantised base",
-    "modules_to_save": "heads and embeddings that were trained whole are not adopted",
-    ".lora_A.default.": "save it again with peft's save_pretrained, which leaves 'default' out",
-    "lora_B.bias": f"this has a bias in B: {MERGE}",
-    "lm_head.lora_": "the head is not adapted here",
-}
-"""Part of the name of a tensor that is no LoRA -> a hint."""
-
 BEFORE = {"bert": "bert.encoder.", "roberta": "roberta.encoder.", "decoder": "model."}
 """Architecture of a base -> the prefix of our names in the sequence classifiers of transformers."""
+
+AS_LORA = "train only LoRA, without modules_to_save; a larger vocabulary needs a base that has it, too"
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
@@ -50,13 +43,13 @@ def read_adapter(folder: Path, decoder: nn.Module | None = None, mapped: bool = 
     """Read the expert of a PEFT folder, in the default dtype.
 
     `mapped`: keep the stored type and views of the file, for callers that copy the values.
-    `decoder`: the plain decoder or encoder of its base; then shapes must fit, no targeted module may be missing, and a
-    head or embedding in the file must be the base's own. WeightsError if the folder is not LoRA or contradicts itself;
-    CompatibilityError if it belongs to another base.
+    `decoder`: the plain decoder or encoder of its base; then shapes must fit, no targeted module may be missing, and
+    tensors that the file stores whole must be the base's own. WeightsError if the folder is not LoRA or contradicts
+    itself; CompatibilityError if it belongs to another base.
     """
     declared = read_declared(folder)
     lora, whole = read_parts(folder, declared, decoder, mapped)
-    own_heads(folder / TENSORS, declared, whole, decoder)
+    require_unchanged(folder / TENSORS, declared, whole, decoder)
     return lora
 
 
@@ -64,17 +57,12 @@ def read_classifying(folder: Path, body: nn.Module | None = None) -> tuple[LoRA,
     """Read the expert of a PEFT folder of a sequence classifier, and its head under the names of transformers."""
     declared = read_declared(folder, "SEQ_CLS")
     lora, whole = read_parts(folder, declared, body)
-    if not whole or any(name.partition(".")[0] not in CLASSIFYING for name in whole):
+    head = {name: tensor for name, tensor in whole.items() if name.partition(".")[0] in CLASSIFYING}
+    if not head:
         got = ", ".join(whole) or "no head"
         raise WeightsError("no head that classifies", path=folder / TENSORS, expected=" or ".join(CLASSIFYING), got=got)
-    if others := [name for name in declared.saved if name not in CLASSIFYING]:
-        raise trained_whole(declared, others[0])
-    return lora, whole
-
-
-def trained_whole(declared: Declared, name: str) -> WeightsError:
-    what = f"'{name}' was trained whole, which is not adopted"
-    return WeightsError(what, path=declared.path, field="modules_to_save", got=str(declared.saved))
+    require_unchanged(folder / TENSORS, declared, {name: whole[name] for name in whole if name not in head}, body)
+    return lora, head
 
 
 def read_parts(
@@ -103,11 +91,53 @@ def stored(path: str) -> str:
 
 def split_name(name: str) -> tuple[str, str, str, str]:
     """Split the name of a tensor of PEFT: without PEFT's root, our module, half of the pair, prefix of the module."""
-    plain, before = name.removeprefix(ROOT), "model."
+    plain, before = name.replace(COMPILED, "").removeprefix(ROOT), "model."
     if layer := ENCODED.match(plain):
         before, plain = layer[1], f"model.layers.{plain[layer.end() :]}"
     module, _, half = plain.removeprefix("model.").removesuffix(".weight").rpartition(".")
     return plain, module, half if plain.startswith("model.") else "", before
+
+
+def whole_name(name: str, task: str | None) -> str | None:
+    """Our name of a parameter that PEFT stores whole, or the name of a tensor of a head; None for other tensors."""
+    plain = WHOLE.sub("", name.replace(COMPILED, "").removeprefix(ROOT))
+    if task == "SEQ_CLS" and plain.partition(".")[0] in CLASSIFYING:
+        return plain
+    known = name.replace(COMPILED, "").startswith(ROOT) and re.fullmatch(r"(model|lm_head)\..*(weight|bias)", plain)
+    return plain.removeprefix("model.") if known and "lora_" not in plain else None
+
+
+def sorted_out(
+    shapes: Mapping[str, Sequence[int]], declared: Declared, path: Path
+) -> tuple[dict[str, tuple[str, str]], dict[str, str], str]:
+    """Sort the tensors of a file: name -> our module and half of its pair, name -> our name of one that is whole.
+
+    Returns also the prefix of the modules' names. WeightsError for any other tensor, and for tensors of no elements.
+    """
+    if empty := [name for name, shape in shapes.items() if 0 in shape]:
+        raise WeightsError(f"no elements in {shown(empty)}", path=path, hint=EMPTY)
+    halves: dict[str, tuple[str, str]] = {}
+    whole: dict[str, str] = {}
+    foreign: dict[str, Sequence[int]] = {}
+    prefix = "model."
+    for name, shape in shapes.items():
+        plain, module, half, before = split_name(name)
+        if half in ("lora_A", "lora_B") and len(shape) == 2 and name.replace(COMPILED, "").startswith(ROOT):
+            halves[name] = module, half
+            prefix = before if before != "model." else prefix
+        elif (found := whole_name(name, declared.task)) is not None:
+            whole[name] = found
+        elif not re.search(HEADS, plain):
+            foreign[name] = shape
+    for name in sorted(foreign)[:1]:
+        others = f", and {len(foreign) - 1} more like it" if len(foreign) > 1 else ""
+        what = f"not a LoRA tensor of a decoder{others}"
+        raise WeightsError(what, path=path, field=name, hint=hint_of(foreign, IN_ADAPTERS))
+    for one in (halves, whole):
+        if len({*one.values()}) < len(one):
+            what, hint = "two names of one tensor", f"drop the names with {COMPILED}"
+            raise WeightsError(what, path=path, field=min(one), hint=hint)
+    return halves, whole, prefix
 
 
 def read_pairs(path: Path, declared: Declared, mapped: bool) -> tuple[Pairs, dict[str, Tensor], str]:
@@ -115,19 +145,14 @@ def read_pairs(path: Path, declared: Declared, mapped: bool) -> tuple[Pairs, dic
 
     The pairs have the ranks of the configuration, and it targets all of their modules.
     """
+    tensors = read_tensors(path, mapped)
+    shapes = {name: [*tensor.shape] for name, tensor in tensors.items()}
+    named, stored_whole, prefix = sorted_out(shapes, declared, path)
     halves: dict[str, dict[str, Tensor]] = {}
-    whole: dict[str, Tensor] = {}
-    prefix = "model."
-    for name, tensor in read_tensors(path, mapped).items():
-        plain, module, half, before = split_name(name)
-        prefix = before if before != "model." else prefix
-        if name in (f"{ROOT}lm_head.weight", f"{PREFIX}embed_tokens.weight"):
-            whole[name.split(".")[-2]] = tensor
-        elif declared.task == "SEQ_CLS" and plain.partition(".")[0] in CLASSIFYING:
-            whole[plain] = tensor
-        else:
-            check_half(path, name, half, tensor, declared.rank_of(prefix + stored(module)))
-            halves.setdefault(module, {})[half] = tensor if mapped else tensor.to(torch.get_default_dtype())
+    for name, (module, half) in named.items():
+        tensor = tensors[name]
+        check_half(path, name, half, tensor, declared.rank_of(prefix + stored(module)))
+        halves.setdefault(module, {})[half] = tensor if mapped else tensor.to(torch.get_default_dtype())
     if not halves:
         raise WeightsError("the file holds no pair", path=path, expected=f"{PREFIX}....lora_A.weight")
     for module, both in sorted(halves.items()):
@@ -136,14 +161,12 @@ def read_pairs(path: Path, declared: Declared, mapped: bool) -> tuple[Pairs, dic
         if not declared.covers(prefix + stored(module)):
             what = "the configuration does not target a module that the file has a pair for"
             raise WeightsError(what, path=declared.path, field="target_modules", got=module)
-    return {m: (both["lora_A"], both["lora_B"].t()) for m, both in sorted(halves.items())}, whole, prefix
+    pairs = {m: (both["lora_A"], both["lora_B"].t()) for m, both in sorted(halves.items())}
+    return pairs, {ours: tensors[name] for name, ours in stored_whole.items()}, prefix
 
 
 def check_half(path: Path, name: str, half: str, tensor: Tensor, rank: int) -> None:
-    """Raise WeightsError unless a tensor is half of a pair of this rank."""
-    if not name.startswith(ROOT) or half not in ("lora_A", "lora_B") or tensor.ndim != 2:
-        hint = next((hint for part, hint in FOREIGN.items() if part in name), None)
-        raise WeightsError("not a LoRA tensor of a decoder", path=path, field=name, hint=hint)
+    """Raise WeightsError unless a half of a pair has this rank."""
     if tensor.dtype not in DTYPES:
         expected, got = "float32, float16 or bfloat16", str(tensor.dtype).removeprefix("torch.")
         raise WeightsError("a tensor of another type", path=path, field=name, expected=expected, got=got)
@@ -156,7 +179,8 @@ def fits(path: Path, pairs: Pairs, decoder: nn.Module, before: str) -> None:
     """Raise CompatibilityError for a pair without a linear of the base, or of another shape."""
     adaptable = linears(decoder)
     for module, (a, b) in pairs.items():
-        field, hint = ROOT + before + stored(module), "was it trained on this base?"
+        field, hint = ROOT + before + stored(module), hint_of({module: a.shape}, IN_ADAPTERS)
+        hint = hint or "was it trained on this base?"
         hint = SPARSE if IN_SPARSE.search(module) else hint
         if (linear := adaptable.get(module)) is None:
             raise CompatibilityError("the base has no such linear", path=path, field=field, hint=hint)
@@ -186,25 +210,29 @@ def agrees(declared: Declared, pairs: Pairs, decoder: nn.Module, before: str) ->
             raise WeightsError(what, path=declared.path, field="target_modules", got=module)
 
 
-def own_heads(path: Path, declared: Declared, whole: Mapping[str, Tensor], decoder: nn.Module | None) -> None:
-    """Refuse a head or an embedding in the file, unless it equals the base's in the type of the file."""
+def require_unchanged(path: Path, declared: Declared, whole: Mapping[str, Tensor], decoder: nn.Module | None) -> None:
+    """Refuse a tensor that is stored whole, unless it equals the base's in the type of the file and so adds nothing."""
     for name in declared.saved:
-        if name not in HEADS:
-            raise trained_whole(declared, name)
-        if name not in whole:
+        in_head = declared.task == "SEQ_CLS" and name in CLASSIFYING
+        if not in_head and not any(f".{name}." in f".{own}" for own in whole):
             got = str(declared.saved)
             raise WeightsError(f"'{name}' is missing", path=declared.path, field="modules_to_save", got=got)
-    for name, tensor in whole.items():
-        field = (PREFIX if name == "embed_tokens" else ROOT) + f"{name}.weight"
+    parameters = {} if decoder is None else dict(decoder.named_parameters(remove_duplicate=False))
+    for ours, tensor in whole.items():
+        name = f"'{ours.removesuffix('.weight')}'"
+        field = f"{ROOT if ours.startswith('lm_head.') else PREFIX}{ours}"
+        hint = hint_of({field: tensor.shape}, IN_ADAPTERS) or AS_LORA
         if decoder is None:
             hint = "read it together with its base, with which it is compared"
-            raise WeightsError(f"'{name}' is stored whole", path=path, field=field, hint=hint)
-        own = decoder.get_parameter(f"{name}.weight").detach()
+            raise WeightsError(f"{name} is stored whole", path=path, field=field, hint=hint)
+        if (parameter := parameters.get(ours)) is None:
+            what = f"{name} was trained whole, and the base has no such tensor"
+            raise CompatibilityError(what, path=path, field=field, hint=hint)
+        own = parameter.detach()
         if own.shape != tensor.shape or not own.to(tensor.dtype).equal(tensor):
-            what, got = f"'{name}' is stored whole and is not the base's", str([*tensor.shape])
+            what, got = f"{name} is stored whole and is not the base's", str([*tensor.shape])
             if own.shape == tensor.shape:
                 got = f"{(tensor.to(own.dtype) - own).norm() / own.norm():.1%} away from it"
-            hint = "train only LoRA, without modules_to_save; a larger vocabulary needs a base that has it, too"
             raise CompatibilityError(what, path=path, field=field, expected="the base's values", got=got, hint=hint)
 
 

@@ -1,4 +1,4 @@
-"""`moesaic.load_model`: a model by folder or hub id, to call and to save.
+"""Reads a model by folder or hub id, to call and to save.
 
 Knows nothing about tokenizers, experts or routers.
 """
@@ -16,10 +16,11 @@ from torch import Tensor
 from moesaic.config import DecoderConfig
 from moesaic.errors import MoesaicWarning
 from moesaic.files import write_new
-from moesaic.hub.locate import locate, model_folder
+from moesaic.hub.locate import locate
 from moesaic.interop.decoders import CONFIG, read_decoder, write_decoder
 from moesaic.interop.encoders import ARCHITECTURES, load_pretrained
 from moesaic.interop.families import FAMILIES
+from moesaic.interop.folders import require_model
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.model.decoder import Decoder, Output
 from moesaic.tensors.json_config import family_in, read_settings
@@ -45,49 +46,60 @@ class LoadedDecoder(LoadedModel):
         """`.logits` (b, t, v) and `.hidden` (b, t, d); `attention_mask`: 0 for padding, left or right."""
         return self.decoder(input_ids, mask=attention_mask)
 
-    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES) -> Path:
-        """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors."""
-        return write_new(Path(folder), lambda draft: self.write(draft, max_shard_bytes), self.num_bytes, "the model")
+    def save_pretrained(
+        self, folder: str | os.PathLike[str], max_shard_bytes: int = SHARD_BYTES, *, overwrite: bool = False
+    ) -> Path:
+        """Write a new folder that `transformers` opens: config.json, generation_config.json and safetensors.
+
+        `overwrite`: replace a folder that exists, unless the model was loaded from it.
+        """
+        target = self.target(folder)
+        return write_new(
+            target, lambda draft: self.write(draft, max_shard_bytes), self.num_bytes, "the model", overwrite
+        )
 
     def write(self, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
         write_decoder(folder, self.decoder, self.found, max_shard_bytes)
 
 
-def load_decoder(folder: Path, dtype: torch.dtype | None) -> LoadedDecoder:
-    """Load a decoder on the CPU: tensors of the stored type are views of the files, others are copies."""
+Made = Callable[[Decoder, dict[str, Any]], LoadedModel]
+"""Makes the loaded model of a decoder and the content of its config.json."""
+
+
+def load_decoder(folder: Path, dtype: torch.dtype | None, made: Made) -> LoadedModel:
+    """Load a decoder on the CPU in one type; tensors that are stored in it are views of the files, others copies."""
     upcast = False
 
-    def computed(stored: torch.dtype) -> torch.dtype:
+    def computed(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
         nonlocal upcast
-        if dtype is None and stored == torch.float16:
+        if dtype is None and model == torch.float16:
             upcast = True
             return torch.float32
-        return dtype or stored
+        return dtype or model
 
     decoder, found = read_decoder(folder, computed, mapped=True)
     if upcast:
         warnings.warn(f"{folder}: float16 is read as float32, in which a CPU computes", MoesaicWarning, stacklevel=3)
-    return LoadedDecoder(decoder, found).eval()
+    return made(decoder, found).eval()
 
 
-READERS: dict[str, Callable[[Path, torch.dtype | None], LoadedModel]] = {
+READERS: dict[str, Callable[[Path, torch.dtype | None, Made], LoadedModel]] = {
     **dict.fromkeys(FAMILIES, load_decoder),
-    **dict.fromkeys(ARCHITECTURES, load_pretrained),
+    **dict.fromkeys(ARCHITECTURES, lambda folder, dtype, _: load_pretrained(folder, dtype)),
 }
 """`model_type` -> reader of such a folder."""
 
 
-def load_model(
-    place: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
+def read_model(
+    place: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    made: Made = LoadedDecoder,
 ) -> LoadedModel:
-    """Load a model, ready to be called, from a folder, `org/name@revision` of the hub, or `shipped:tiny`.
-
-    `dtype` (default: the stored type, but float32 instead of float16, as a CPU computes in it). `revision`: that of the
-    hub, unless the id names one.
-    """
+    """Read a model as `moesaic.load_model` does; `made`: the class of decoders."""
     at = locate(place, revision)
-    folder = model_folder(at.folder)
+    folder = require_model(at.folder)
     path = folder / CONFIG
-    model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype)
-    model.origin = at.origin
+    model = READERS[family_in(read_settings(path), path, READERS, "models")](folder, dtype, made)
+    model.folder, model.origin = folder, at.origin
     return model

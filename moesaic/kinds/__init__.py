@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import RecipeError
-from moesaic.hub.locate import CONFIG
+from moesaic.interop.folders import what_is
 from moesaic.kinds.ffn import FFNKind
 from moesaic.kinds.kind import Kind
 from moesaic.kinds.lora import LoRAKind
@@ -35,7 +35,7 @@ def held_in(folder: Path) -> AnyKind | None:
 
 def is_model(folder: Path) -> bool:
     """Tell whether a folder holds a model, and no expert of another kind."""
-    return (folder / CONFIG).is_file() and held_in(folder) is None
+    return what_is(folder).is_model and held_in(folder) is None
 
 
 def named_kind(word: str) -> AnyKind:

@@ -18,6 +18,7 @@ from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.tokenizer import Tokenizer, compare
+from moesaic.tokenizer.comparing import SPACES
 
 SMALL = 1024
 """The longest shorter side of a matrix whose singular values are all computed; of larger ones only the largest are."""
@@ -71,7 +72,8 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
 def require_variant(base: Base, config: DecoderConfig, tokenizer: Tokenizer, path: Path) -> None:
     """Refuse a model that cannot be a fine-tuned version of the base: its shape or its tokenizer is another."""
     require_shape(base.decoder.config, config, path, "the model is not a fine-tuned version of the base: its shape")
-    if found := [one for one in compare(base.tokenizer, tokenizer) if one.what not in ("templates", "special ids")]:
+    accepted = ("templates", "special ids", SPACES)
+    if found := [one for one in compare(base.tokenizer, tokenizer) if one.what not in accepted]:
         raise CompatibilityError("the model's tokenizer differs from the base's", path=path, got=str(found[0]))
 
 

@@ -12,7 +12,7 @@ from moesaic.adapters.feedforward import FFN, block_of, ffns, require_glu
 from moesaic.artefacts.base import Base, end_of
 from moesaic.errors import CompatibilityError
 from moesaic.hub.locate import model_folder, tokenizer_folder
-from moesaic.interop.decoders import named, read_decoder
+from moesaic.interop.decoders import by_default, named, read_decoder
 from moesaic.kinds.difference import farthest, require_variant
 from moesaic.tokenizer import Tokenizer
 
@@ -40,7 +40,7 @@ def extract(base: Base, folder: Path) -> Extraction:
     Raises CompatibilityError for a model of another shape or tokenizer, and where no block differs.
     """
     at = model_folder(folder)
-    tuned, found = read_decoder(at, lambda stored: torch.get_default_dtype(), mapped=True)
+    tuned, found = read_decoder(at, by_default, mapped=True)
     tokenizer = Tokenizer.load(tokenizer_folder(at), end_of(found, at / "config.json"))
     require_variant(base, tuned.config, tokenizer, folder)
     ours, blocks = ffns(base.decoder), {}

@@ -3,7 +3,7 @@
 Serves mixtures and programs that only route. Knows nothing about files or generation.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -17,6 +17,7 @@ from moesaic.model.characters import characters
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
 from moesaic.routing import Routing, Selection
+from moesaic.routing.guard import guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
 
 
@@ -52,7 +53,8 @@ class Reader:
 class Decider:
     """Prompts -> Routing over `names`.
 
-    `disabled`: indices of experts that are never chosen; a caller may still name one.
+    `disabled`: indices of experts that are never chosen; a caller may still name one. `guard`: features -> log-odds of
+    belonging to an expert, below whose `limit` the base answers; None: the router never abstains.
     """
 
     names: tuple[str, ...]
@@ -60,6 +62,8 @@ class Decider:
     reader: Reader
     selection: Selection
     disabled: tuple[int, ...] = ()
+    guard: Callable[[Features], Float[Tensor, " n"]] | None = None
+    limit: Tensor | None = None
 
     @staticmethod
     def over(
@@ -69,11 +73,14 @@ class Decider:
         feature: Feature,
         selection: Selection,
         disabled: Collection[str] = (),
+        guard: Callable[[Features], Float[Tensor, " n"]] | None = None,
+        limit: Tensor | None = None,
     ) -> "Decider":
         """A decider with a router that reads this base; `disabled`: by name."""
         prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
         silent = tuple(index for index, name in enumerate(names) if name in disabled)
-        return Decider(names, router, Reader(feature, body, len(names), prototypes), selection, silent)
+        reader = Reader(feature, body, len(names), prototypes)
+        return Decider(names, router, reader, selection, silent, guard, limit)
 
     def decide(self, prompts: Prompts) -> Routing:
         return self.weigh(self.reader(prompts), prompts.ids.device)
@@ -82,4 +89,5 @@ class Decider:
         """Features -> weights on this device; with all experts disabled, every row abstains."""
         logits = self.router(features).to(device)
         silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
-        return self.selection(logits.index_fill(1, silent, float("-inf")))
+        own = None if self.guard is None else self.guard(features).to(device)
+        return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), own, self.limit)

@@ -68,3 +68,14 @@ class SentenceRouter(nn.Module):
 
     def forward(self, features: list[str]) -> Float[Tensor, "n e"]:
         return self.router(self.sentences(features))
+
+
+class Through(nn.Module):
+    """Texts -> what a module makes of their vectors by an encoder."""
+
+    def __init__(self, sentences: SentenceEncoder, inner: nn.Module):
+        super().__init__()
+        self.sentences, self.inner = sentences, inner
+
+    def forward(self, features: list[str]) -> Tensor:
+        return self.inner(self.sentences(features))

@@ -47,3 +47,12 @@ def _parts(sums: Float[np.ndarray, "*r c"]) -> list[np.ndarray]:
 
 def _ratio(above: Float[np.ndarray, "*r"], below: Float[np.ndarray, "*r"]) -> Float[np.ndarray, "*r"]:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def auroc(inside: Float[np.ndarray, " n"], outside: Float[np.ndarray, " m"]) -> float:
+    """The probability that a score of `inside` is above one of `outside`; a tie counts as half."""
+    both = np.concatenate([inside, outside])
+    _, place, counts = np.unique(both, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    n, m = len(inside), len(outside)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")

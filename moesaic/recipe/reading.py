@@ -19,6 +19,7 @@ from moesaic.recipe.schema import Recipe
 from moesaic.sections.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, field_name
 from moesaic.sections.document import dump as dump_yaml
 from moesaic.sections.document import load as load_yaml
+from moesaic.sections.named_recipes import recipe_at
 from moesaic.sections.places import is_folder, settled
 from moesaic.sections.routers import RouterSpec
 
@@ -31,14 +32,18 @@ STEP = re.compile(r"([^.\[\]]+)\.?|\[(\d{1,6})\]\.?")
 
 
 def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file; each override is `key=value` with a value in YAML. Raises RecipeError."""
+    """Read a recipe: a file, or one of the package by its name, such as demo. Raises RecipeError.
+
+    Each override is `key=value` with a value in YAML.
+    """
     return read_document(path, overrides)[0]
 
 
 def read_document(path: str | PathLike[str], overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
-    """Read a recipe file as `read` does, with the document that locates later errors in it."""
-    document = load_yaml(_text(path), os.fspath(path))
-    return _checked(document, overrides, Path(path).parent), document
+    """Read a recipe as `read` does, with the document that locates later errors in it."""
+    file = recipe_at(path)
+    document = load_yaml(_text(file), os.fspath(file))
+    return _checked(document, overrides, file.parent), document
 
 
 def parse(
@@ -59,8 +64,6 @@ def _text(path: str | PathLike[str]) -> str:
     try:
         with open(path, "rb") as file:
             content = file.read(MOST_BYTES + 1)
-    except FileNotFoundError:
-        raise RecipeError("no such file", path=path) from None
     except IsADirectoryError:
         raise RecipeError("a folder, not a file", path=path, hint="name the recipe file in it") from None
     except OSError as error:

@@ -20,7 +20,7 @@ from moesaic.sections.names import Control, validate_expert, validate_name
 from moesaic.sections.places import settled
 from moesaic.sections.routers import Router
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Section, Text, Whole, either, refusal
-from moesaic.sections.sources import Sources, case_by_key
+from moesaic.sections.sources import Unseen, case_by_key
 from moesaic.sections.texts import Texts
 from moesaic.sections.training import Pretrain, Train, TrainOverride
 
@@ -114,8 +114,8 @@ class Evaluate(Section):
         Discriminator(_all_or_some),
     ] = "all"
     """Controls to compare the mixture with."""
-    unseen: Sources = Field(default=[])
-    """Files of text from domains without an expert."""
+    unseen: Unseen = Field(default=[])
+    """Text from domains without an expert: files, or `{demo: NAME}` for a built-in domain."""
     limit: Count = 200
     """Maximum number of rows of a domain."""
     batch: Count = 16

@@ -12,6 +12,7 @@ from typing import Any
 
 from moesaic.errors import DataError, MoesaicError, WeightsError, clipped
 from moesaic.files import read_json, read_jsonl, read_sealed
+from moesaic.files.fields import faults
 
 EVALUATION, DATA, RECIPE, METRICS = "evaluation.json", "data.json", "recipe.yaml", "metrics"
 LACKING = {
@@ -21,6 +22,12 @@ LACKING = {
 }
 HINT = "moesaic evaluate RECIPE makes it"
 ANEW = f"remove it; {HINT} anew"
+
+COUNTS = {
+    "files?": {str: {"read": int, "used": int, "skipped?": {str: int}}},
+    **{"rows?": {str: int}, "dropped?": {str: {str: int}}},
+}
+"""The numbers of rows in data.json."""
 
 Rows = list[dict[str, Any]]
 Logs = dict[str, dict[str, Rows]]
@@ -91,6 +98,8 @@ def read_data(at: Path) -> dict[str, Any]:
         value = found.get(key, {})
         if not isinstance(value, dict) or (nested and not all(isinstance(part, dict) for part in value.values())):
             raise DataError("wrong value", path=at, field=key, got=clipped(value))
+    for field, expected, got in faults(found, COUNTS):
+        raise DataError("wrong value", path=at, field=field, expected=expected, got=clipped(got))
     return found
 
 

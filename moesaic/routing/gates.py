@@ -20,26 +20,47 @@ ROUNDING = 1e-6  # tolerance of a sum of weights that should be 1, in float32
 class Routing:
     """Decisions for n rows: the router's logits and the weights selected from them.
 
-    A row whose weights are all 0 abstains: the base alone answers it.
+    A row whose weights are all 0 abstains: the base alone answers it. `base`: the logit of "none of the experts" beside
+    those of the experts; None where nothing judges it.
     """
 
     weights: Float[Tensor, "n e"]
     logits: Float[Tensor, "n e"]
+    base: Float[Tensor, " n"] | None = None
+
+    @property
+    def probabilities(self) -> Float[Tensor, "n outcomes"]:
+        """The probability of every expert and, last, of the base, which is certain where all logits are -inf."""
+        both = torch.cat([self.logits, self.of_base[:, None]], -1)
+        silent = torch.isneginf(both).all(-1, keepdim=True)
+        sure = torch.zeros_like(both).index_fill(-1, torch.tensor([both.shape[-1] - 1], device=both.device), 1.0)
+        return torch.where(silent, sure, both.masked_fill(silent, 0.0).softmax(-1))
+
+    @property
+    def of_base(self) -> Float[Tensor, " n"]:
+        return self.logits.new_full((len(self.logits),), -torch.inf) if self.base is None else self.base
 
     @property
     def best(self) -> Int[Tensor, " n"]:
         """Index of the largest weight in each row, -1 where the row abstains."""
+        if not self.weights.shape[1]:
+            return torch.full((len(self.weights),), -1, device=self.weights.device)
         return torch.where(self.weights.sum(-1) > 0, self.weights.argmax(-1), -1)
 
     def __getitem__(self, rows: slice | Tensor) -> "Routing":
-        return Routing(self.weights[rows], self.logits[rows])
+        return Routing(self.weights[rows], self.logits[rows], self.of_base[rows])
 
     def put(self, rows: Int[Tensor, " g"], new: "Routing") -> "Routing":
-        return Routing(self.weights.index_copy(0, rows, new.weights), self.logits.index_copy(0, rows, new.logits))
+        return Routing(
+            self.weights.index_copy(0, rows, new.weights),
+            self.logits.index_copy(0, rows, new.logits),
+            self.of_base.index_copy(0, rows, new.of_base.to(self.logits)),
+        )
 
     @staticmethod
     def cat(parts: list["Routing"]) -> "Routing":
-        return Routing(torch.cat([p.weights for p in parts]), torch.cat([p.logits for p in parts]))
+        weights, logits, base = zip(*((p.weights, p.logits, p.of_base) for p in parts), strict=True)
+        return Routing(torch.cat(weights), torch.cat(logits), torch.cat(base))
 
 
 @dataclass(frozen=True)

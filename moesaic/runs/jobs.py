@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 
 from moesaic.errors import MoesaicError
 from moesaic.runs.progress import Progress
-from moesaic.runs.signals import SIGNALS, heed, mood, obey, stopping
+from moesaic.runs.signals import HANGUP, SIGNALS, heed, mood, obey, stopping
 
 T = TypeVar("T")
 
@@ -193,7 +193,7 @@ def threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM, and in processes that are started meanwhile until these have their handlers."""
+    """Block the signals that end a run, and in processes that are started meanwhile until these have their handlers."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -216,7 +216,8 @@ class Worker:
 
         cls.current = cls(line)
         torch.set_num_threads(1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches the parent too, which ends the pool
+        for number in (signal.SIGINT, *HANGUP):  # those of a terminal reach the parent too, which ends the pool
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, obey)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         threading.Thread(target=_end_with_parent, daemon=True).start()

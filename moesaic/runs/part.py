@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import MoesaicError, RecipeError
-from moesaic.files import MANIFEST, read_manifest
+from moesaic.files import MANIFEST, disk, read_manifest
+from moesaic.files.publishing import require_published
 from moesaic.runs.checkpoints import refuse_changed
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
@@ -31,6 +32,8 @@ class Part(ABC):
 
     name: str
     stage: str
+    is_folder = True
+    """Whether the part is a folder that is published, not a file."""
 
     def __init__(self, run: RunDir, at: Path):
         self.run, self.at = run, at
@@ -116,10 +119,23 @@ def ensure(graph: Graph, wanted: Sequence[Part], progress: Progress, jobs: Jobs)
                 progress.note(f"{part.name}: finished, skipped")
             else:
                 refuse_changed(part.run, part.at, part.settings, progress.warn)
+                if part.is_folder:
+                    with disk.errors(part.at):
+                        require_published(part.at)
                 if found is not None:
+                    refuse_orphans(graph, part)
                     progress.note(f"{part.name}: {CHANGED}")
                 pending.append(part)
         make(pending, progress, jobs)
+
+
+def refuse_orphans(graph: Graph, changed: Part) -> None:
+    """Refuse to make a part anew while a half-done training needs the version that exists."""
+    for part in graph.values():
+        if changed.at in part.needs() and any(part.run.states_at(part.at).rglob(MANIFEST)):
+            what = f"'{part.name}' is half-done, and the settings or inputs of what it needs have changed"
+            hint = f"undo the change to continue it, or give --restart {part.run.title(part.at).name} to begin it anew"
+            raise RecipeError(what, path=part.run.states_at(part.at), field=changed.name, hint=hint)
 
 
 def make(pending: Sequence[Part], progress: Progress, jobs: Jobs) -> None:

@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: a training finishes its step and saves, all else ends at once; at a second signal all ends.
+"""Ctrl-C, SIGTERM and SIGHUP: a training ends after its step, all else at once, and all at a second signal.
 
 Knows nothing about what is saved. Signals reach one thread of a process: this module holds their state for all threads.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from typing import Literal
 
 from moesaic.errors import Interrupted
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+HANGUP: tuple[signal.Signals, ...] = () if sys.platform == "win32" else (signal.SIGHUP,)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *HANGUP)
 
 Mood = Literal["idle", "hasty", "patient"]
 """The state that a signal meets: no work, work that may end anywhere, or a training that asks between its steps."""
@@ -61,12 +63,13 @@ def mood(mine: Mood) -> Iterator[None]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle signals; in a thread that receives none, nothing changes."""
+    """Handle signals; in a thread that receives none, nothing changes. A command of `nohup` outlives its terminal."""
     global _heard
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, hear) for number in SIGNALS}
+    silenced = [number for number in HANGUP if signal.getsignal(number) is signal.SIG_IGN]
+    before = {number: signal.signal(number, hear) for number in SIGNALS if number not in silenced}
     _heard = None
     try:
         with mood("hasty"):

@@ -116,6 +116,10 @@ class RouterSpec(Section):
     """Epochs without improvement before training stops; 0: never stop early."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout rate of the hidden states of an mlp or attention."""
+    abstain: Literal["auto", "off"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
+    """Prompts that are left to the base because they belong to no expert: auto abstains on those that are less like an
+    expert's than 99% of the experts' own validation prompts; a number is the least probability of belonging to an
+    expert; off never abstains."""
 
     @property
     def encoder(self) -> EncoderFeature | None:
@@ -135,6 +139,8 @@ class RouterSpec(Section):
         if self.kind in ("keyword", "centroid"):
             trained = ("loss", "exploration", "mix", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
             idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")
+        if self.kind == "keyword":
+            idle["abstain"] = "a keyword router abstains on prompts without any of its words"
         if self.selection != "top_k":
             idle["k"] = f"selection {self.selection} has no k"
         return idle
@@ -162,6 +168,11 @@ class RouterSpec(Section):
     def untaught(self) -> bool:
         """Whether the task's loss has no gradient, because weights are always 1."""
         return bool(self.loss.task) and self.certain and self.exploration.kind != "gumbel"
+
+    @field_validator("abstain", mode="before")
+    @classmethod
+    def _word(cls, abstain: Any) -> Any:
+        return "off" if abstain is False else abstain  # YAML reads `off` as false
 
     @field_validator("feature")
     @classmethod

@@ -21,7 +21,7 @@ class Source(Section):
     path: Text
     """File of rows, relative to `data_root`."""
     limit: Count | None = None
-    """Maximum number of rows to read (default: all)."""
+    """Number of usable rows to read, from the beginning of the file; no row behind them is read (default: all)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +51,7 @@ class Unlabelled(Section):
     """Metrics of labels."""
 
 
-DemoDomain = Literal["code", "prose", "math", "dialogue"]
+DemoDomain = Literal["code", "prose", "math", "dialogue", "cooking"]
 
 
 class DemoData(Unlabelled):
@@ -102,7 +102,8 @@ class LabelledData(Section):
     labels: Annotated[list[Text], Distinct, Field(min_length=2)] | None = None
     """Names of the labels in the order of their integers (default: the labels in train, sorted)."""
     metric: Annotated[list[Metric], OneOrMore(), Distinct, Field(min_length=1)] | None = None
-    """Metrics to report; the first one decides between settings (default: accuracy)."""
+    """Metrics to report; the first one decides between settings (default: accuracy). Of two labels, f1 is that of the
+    second in `labels`; of more it is the mean over labels."""
     train: SomeSources
     """Files for training; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
     validation: Validation = 0.1
@@ -175,6 +176,13 @@ def case_by_key(key: str, otherwise: str) -> Discriminator:
         return CASE + (key if isinstance(keys, Mapping) and key in keys else otherwise)
 
     return Discriminator(case)
+
+
+Unseen = Annotated[
+    Annotated[DemoData, Tag(CASE + "demo")] | Annotated[Sources, Tag(CASE + "sources")],
+    case_by_key("demo", "sources"),
+]
+"""Text from domains without an expert: the test rows of a built-in domain, or files."""
 
 
 def _kind_of_data(value: Any) -> str:

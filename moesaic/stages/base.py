@@ -113,7 +113,7 @@ def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:
     held_out = take(texts, max(1, min(ROWS, len(texts) // 10)))
     groups = {example.group for example in held_out}
     train = [example for example in texts if example.group not in groups]
-    return train, held_out, run.dir.key("corpus", groups=sorted(example.group for example in texts))
+    return train, held_out, run.dir.key("corpus", texts=[example.told for example in texts])
 
 
 def longest(examples: list[Example]) -> list[Example]:

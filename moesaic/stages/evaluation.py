@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import MoesaicError, RecipeError
+from moesaic.evaluate.outside import broken_limits
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
@@ -25,20 +24,18 @@ from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
+from moesaic.stages.decisions import Decisions, chosen, jobs_of, outside_of, stored_router
 from moesaic.stages.experts import CONTROLS, plan_of
-from moesaic.stages.matched_prompts import matched_report, matched_rows
-from moesaic.stages.routers import features_of, specs, terms_of
+from moesaic.stages.routers import specs, terms_of
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import Findings
-
-Decisions = dict[str, tuple[Tensor, Tensor]]
-"""Router -> its weights and logits of rows, in the order of the recipe's experts."""
 
 
 class EvaluationPart(Part):
     """The evaluation of a run."""
 
     name = stage = "evaluation"
+    is_folder = False
 
     def __init__(self, run: Run):
         super().__init__(run.dir, run.dir.evaluation_at)
@@ -58,7 +55,7 @@ class EvaluationPart(Part):
         super().require_needs(needed, progress)
 
     def inputs(self) -> dict[str, Any]:
-        """The versions of mixture and controls, the test rows, and the settings of the evaluation."""
+        """The versions of mixture and controls, the rows with all that they say, and the settings of the evaluation."""
         run = self.source
         rivals = [self.run.router_at(name) for name in specs(run) if name != "router"]
         trained = [self.run.part_at(name) for name in trained_controls(run)]
@@ -66,6 +63,7 @@ class EvaluationPart(Part):
             "parts": [self.run.identity(at) for at in (self.run.mixture_at, *trained, *rivals)],
             "settings": self.run.recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
+            "rows": run.materials.judged_by,
         }
 
     def made_from(self, progress: Progress) -> str | None:
@@ -83,7 +81,7 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
     """Score everything, judge it, and write evaluation.json."""
     (part,) = parts
     started, run, recipe = time.perf_counter(), part.source, part.run.recipe
-    decisions, alike, scores, routed = scored(run, jobs)
+    decisions, beside, scores, routed = scored(run, jobs)
     keyword = next(name for name in decisions if specs(run)[name].kind == "keyword")
     scores |= {"router": routed["router"], "keyword": routed[keyword]}
     trained = {name: (plan_of(run, name), run.dir.part_at(name)) for name in trained_controls(run)}
@@ -97,22 +95,28 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
         "domains": [domain for domain in run.task.test_rows if domain != UNSEEN],
         "rows_sha256": {name: digest([row.judged_by for row in rows]) for name, rows in run.task.test_rows.items()},
         **judged(run, scores, findings),
-        "router": router_facts(run, decisions, routed, alike),
+        "router": router_facts(run, decisions, routed, beside),
         **findings.facts,
+        "definitions": run.task.definitions,
         "truncated": {d: sum(row.truncated for row in some) for d, some in run.task.test_rows.items()},
         "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **findings.timing},
     }
+    for domain, count in evaluation["truncated"].items():
+        if count:
+            rows, length = len(run.task.test_rows[domain]), recipe.train.length
+            progress.note(f"{domain}: {count} of {rows} test rows are cut to {length} tokens (train.length)")
     weigh_accuracy(run, evaluation)
+    evaluation["verdict"]["reasons"] += broken_limits(evaluation["router"])
     write_sealed(part.at, without_unwanted(evaluation, recipe.evaluate.metrics))
 
 
 def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], dict[str, Judged], dict[str, Judged]]:
-    """All routers' decisions, their reports on prompts of one length, the scores of contenders, those of routers."""
-    work: dict[str, Work] = {"decide": partial(decide, run.address)}
-    work |= {"matched": partial(decide_alike, run.address)} if run.recipe.evaluate.matched else {}
-    work |= {name: partial(score_contender, run.address, name) for name in contenders(run)}
+    """All routers' decisions, what else they decide on by job and router, the scores of contenders, of routers."""
+    deciding: dict[str, Work] = jobs_of(run)
+    work = deciding | {name: partial(score_contender, run.address, name) for name in contenders(run)}
     found = jobs.run(work, "evaluation")
-    decisions, alike = found.pop("decide"), found.pop("matched", {})
+    decisions, *others = (found.pop(name) for name in deciding)
+    beside = dict(zip([*deciding][1:], others, strict=True))
     second: dict[str, Work] = {
         name: partial(score_weights, run.address, None if decides_on(run, name) else weights)
         for name, (weights, _) in decisions.items()
@@ -126,7 +130,7 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
     for name, (weights, _) in decisions.items():
         if name not in routed:
             routed[name] = looked_up(found, names, weights, unanswered)
-    return decisions, alike, found, routed
+    return decisions, beside, found, routed
 
 
 def judged(run: Run, scores: dict[str, Judged], findings: Findings) -> dict[str, Any]:
@@ -146,16 +150,21 @@ def judged(run: Run, scores: dict[str, Judged], findings: Findings) -> dict[str,
 
 
 def router_facts(
-    run: Run, decisions: Decisions, routed: Mapping[str, Judged], alike: Mapping[str, dict[str, Any]]
+    run: Run, decisions: Decisions, routed: Mapping[str, Judged], beside: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The report on the mixture's router, with short reports on all routers."""
-    tried = [report_on(run, name, decisions, routed, brief=True) for name in decisions]
-    own = report_on(run, "router", decisions, routed) | {"tried": tried}
-    if alike:
-        own["matched"] = alike["router"]
-        for one, name in zip(tried, decisions, strict=True):
-            one["matched"] = alike[name]
-    return own
+    tried = {name: report_on(run, name, decisions, routed, brief=True) for name in decisions}
+    own = report_on(run, "router", decisions, routed) | {"tried": [*tried.values()]}
+    for name, report in beside.get("matched", {}).items():
+        tried[name]["matched"] = report
+    for name, forms in beside.get("forms", {}).items():
+        worst = min(forms, key=lambda form: forms[form]["accuracy"])
+        tried[name]["worst_form"] = {"form": worst, "accuracy": forms[worst]["accuracy"]}
+    for name, kinds in beside.get("neutral", {}).items():
+        report = outside_of(run, decisions, name, kinds)
+        tried[name]["outside"] = {key: report[key] for key in ("rows", "abstained", "auroc")}
+        own |= {"outside": report} if name == "router" else {}
+    return own | {key: found["router"] for key, found in beside.items() if key in ("matched", "forms")}
 
 
 def weigh_accuracy(run: Run, evaluation: dict[str, Any]) -> None:
@@ -170,7 +179,7 @@ def without_unwanted(evaluation: dict[str, Any], wanted: Sequence[str]) -> dict[
     routers = [evaluation["router"], *evaluation["router"]["tried"]]
     shown = {
         "perplexity": ([*evaluation["controls"].values()], ("perplexity",)),
-        "accuracy": (routers, ("accuracy", "macro_f1", "by_length", "matched")),
+        "accuracy": (routers, ("accuracy", "macro_f1", "by_length", "matched", "forms", "worst_form")),
     }
     for metric, (places, fields) in shown.items():
         for place in places if metric not in wanted else ():
@@ -232,41 +241,6 @@ def decides_on(run: Run, name: str) -> bool:
     return name == "router" and run.recipe.mixture.level == "token"
 
 
-@torch.inference_mode()
-def decide(address: Address, report: Report) -> Decisions:
-    """The decisions of all routers on the test rows."""
-    run = report.cached(open_run, address)
-    return decisions_on(run, [row for some in run.task.test_rows.values() for row in some], report)
-
-
-@torch.inference_mode()
-def decide_alike(address: Address, report: Report) -> dict[str, dict[str, Any]]:
-    """The reports on all routers on prompts of one length."""
-    run = report.cached(open_run, address)
-    alike = matched_rows(run.task)
-    decisions = decisions_on(run, [row for some in alike.values() for row in some], report)
-    return {name: matched_report(run.recipe, alike, weights) for name, (weights, _) in decisions.items()}
-
-
-def decisions_on(run: Run, rows: Sequence[Any], report: Report) -> Decisions:
-    """The decisions of all routers, whose features are read once."""
-    wanted = specs(run)
-    routers = {name: stored_router(run, name) for name in wanted}
-    features = list(dict.fromkeys(spec.feature for spec in wanted.values()))
-    read = dict(zip(features, features_of(run, rows, features, report), strict=True))
-    decisions = Decisions()
-    for name, router in routers.items():
-        routing = router.selection(router.router(read[wanted[name].feature]))
-        order = [router.names.index(expert) for expert in run.recipe.experts]
-        decisions[name] = routing.weights[:, order].float(), routing.logits[:, order]
-    report.end(f"{len(routers)} routers")
-    return decisions
-
-
-def stored_router(run: Run, name: str) -> StoredRouter:
-    return load_router(run.dir.router_at(name), run.task.foundation.fingerprint)
-
-
 # --- conclusions from the scores
 
 
@@ -280,8 +254,8 @@ def looked_up(
 ) -> Judged:
     """The scores of decisions for one expert a row, from the experts' own; for none `unanswered`, else the base's."""
     base = scores["base"]
-    chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names)).numpy()
-    return base.picked([*(scores[f"expert:{name}"] for name in names), unanswered or base], chosen)
+    who = torch.where(weights.sum(-1) > 0, weights.argmax(-1), len(names)).numpy()
+    return base.picked([*(scores[f"expert:{name}"] for name in names), unanswered or base], who)
 
 
 def report_on(
@@ -289,15 +263,17 @@ def report_on(
 ) -> dict[str, Any]:
     """A router's decisions on the test rows of domains that have an expert, and the scores that they lead to."""
     names, spec, rows = tuple(run.recipe.experts), specs(run)[name], run.task.test_rows
-    weights, logits = decisions[name]
+    weights, shares = decisions[name]
     domains = [domain for domain, some in rows.items() for _ in some]
     labelled = [i for i, domain in enumerate(domains) if domain in names]
-    silent = torch.isneginf(logits).all(-1, keepdim=True)
-    probabilities = logits.masked_fill(silent, 0.0).double().softmax(-1)[labelled].numpy()
-    chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), -1)[labelled].tolist()
+    probabilities = shares[labelled, :-1].double().numpy()
     lengths = [row.prompt for some in rows.values() for row in some]
     report = router_report(
-        [names.index(domains[i]) for i in labelled], chosen, probabilities, list(names), [lengths[i] for i in labelled]
+        [names.index(domains[i]) for i in labelled],
+        chosen(weights)[labelled].tolist(),
+        probabilities,
+        list(names),
+        [lengths[i] for i in labelled],
     )
     validation = stored_router(run, name).manifest["metrics"]
     own = {

@@ -16,6 +16,7 @@ class ReportPart(Part):
     """The page of a run."""
 
     name = stage = "report"
+    is_folder = False
 
     def __init__(self, run: RunDir):
         super().__init__(run, run.root / "report" / "index.html")

@@ -17,7 +17,9 @@ from moesaic.artefacts.router import ENCODER, INFO, StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
 from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature
+from moesaic.data import forms, neutral
 from moesaic.data.batches import by_length
+from moesaic.data.forms import CUT, drawn
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError, MoesaicError, RecipeError, WeightsError
@@ -30,8 +32,10 @@ from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.sections.routers import EncoderFeature, FeatureSpec, RouterLoss, RouterSpec
 from moesaic.stages.experts import folders_of, made_here, version_of
+from moesaic.stages.prompt_forms import neutral_rows, other_forms
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
+from moesaic.train.guards import Outcomes, train_guard
 from moesaic.train.mixture_loss import Table, WeightedLoss, computed
 from moesaic.train.routers import Labelled, selection_of, train_router
 
@@ -105,16 +109,29 @@ class RouterPart(Part):
         """True where the router decides before every token, and not only on prompts."""
         return self.name == "router" and self.run.recipe.mixture.level == "token"
 
+    @property
+    def varied(self) -> bool:
+        """True where the router learns from each prompt in a second form: not from losses on its response."""
+        return not self.source.task.answers and not self.token_level and not self.spec.loss.task
+
+    @property
+    def guarded(self) -> bool:
+        """True where a guard is trained for the router, so that the base answers what belongs to no expert."""
+        wanted = self.spec.abstain != "off" and self.spec.kind != "keyword"
+        return wanted and not self.source.task.answers and not self.token_level
+
     def inputs(self) -> dict[str, Any]:
         """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
         rows = ((n, split) for n in recipe.experts for split in SPLITS)
-        texts = [[e.prompt, e.response] for n, split in rows for e in prompts_of(self.source, n, split)]
+        texts = [e.told for n, split in rows for e in prompts_of(self.source, n, split)]
         encoder = {"encoder": models.encoder(spec.encoder).fingerprint} if spec.encoder else None
         facts = {"feature": encoder or spec.feature, "prompt_tokens": recipe.router.prompt_tokens}
         return {
             **({"parts": dict(versions(self.source))} if spec.loss.task else {}),
             **({"level": "token"} if recipe.mixture.level == "token" else {}),
+            **({"forms": forms.identity()} if self.varied or self.guarded else {}),
+            **({"neutral": neutral.identity()} if self.guarded else {}),
             "router": {**spec.model_dump(mode="json"), **facts},
             "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
             "train": {"length": recipe.train.length},
@@ -149,8 +166,9 @@ class Read(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that some routers learn from, as the jobs found it: `features` of prompts (Read); `running` features
-    before tokens of responses, for a router that decides there (tensors); `losses` of each expert alone (Table).
+    """Everything that some routers learn from, as the jobs found it: `features` of prompts (Read), and of the same
+    prompts in other `forms`; those of `neutral` prompts; `running` features before tokens of responses, for a router
+    that decides there (tensors); `losses` of each expert alone (Table).
     """
 
     found: Mapping[str, Any]
@@ -174,6 +192,13 @@ def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
             limit = most_of(part.spec, split)
             most |= {feature: max(limit, most.get(feature, 0)) for feature in part.spec.reads}
         work[f"features {split} {expert}"] = partial(read_features, run.address, expert, split, most)
+        if varied := {feature: most[feature] for part in parts if part.varied for feature in part.spec.reads}:
+            work[f"forms {split} {expert}"] = partial(
+                read_features, run.address, expert, split, varied, other_form=True
+            )
+    judging = [part.spec.feature for part in parts if part.guarded]
+    for split in SPLITS if judging else ():
+        work[f"neutral {split}"] = partial(read_neutral, run.address, split, [*dict.fromkeys(judging)])
     for part in parts:
         for split, expert in every if part.token_level else ():
             reads, limit = [str(feature) for feature in part.spec.reads], most_of(part.spec, split)
@@ -198,9 +223,28 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
         labels = owners(len(one[0]) for one in found)
         return Labelled(torch.cat([one[0] for one in found]), labels, torch.cat([one[-1] for one in found]))
     read = [one.features for one in material.of("features", split, names)]
+    read += [one.features for one in material.of("forms", split, names)] if part.varied else []
     features, beside = (joined([one[feature][:limit] for one in read]) for feature in (first, last))
-    labels = owners(len(one[first][:limit]) for one in read)
+    counts = [len(one[first][:limit]) for one in read]
+    labels = torch.cat([owners(counts[at : at + len(names)]) for at in range(0, len(counts), len(names))])
     return Labelled(features, labels, means_of(beside), task_of(part, material, split, limit, report))
+
+
+def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) -> Outcomes:
+    """The prompts of the experts and the neutral prompts of a split, as a guard learns from them."""
+    vectors = means_of(own.features)
+    nobodys = means_of(material.found[f"neutral {split}"][part.spec.feature])
+    assert vectors is not None and nobodys is not None
+    names = tuple(part.run.recipe.experts)
+    labels = torch.cat([own.labels, torch.full((len(nobodys),), len(names))])
+    changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
+    as_is[: len(own.labels)] = True
+    if part.varied:
+        limit = most_of(part.spec, split)
+        some = [one for name in names for one in take(prompts_of(part.source, name, split), limit)]
+        as_is[len(some) :] = False
+        changed[len(some) : 2 * len(some)] = torch.tensor([drawn(one) != CUT for one in some])
+    return Outcomes(torch.cat([vectors, nobodys]), labels, as_is, changed)
 
 
 def owners(sizes: Iterable[int]) -> torch.Tensor:
@@ -236,14 +280,19 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
         report.warn(UNTAUGHT)
     with training(part.run, part.at, trial, part.inputs(), report) as (keeper, record):
         router, metrics = train_router(spec, train, validation, words, len(names), recipe.seed, record, keeper)
+    guard, certainty = None, dict[str, float]()
+    if part.guarded:
+        taught, held_out = outcomes(part, material, "train", train), outcomes(part, material, "validation", validation)
+        together = spec.feature == "characters"
+        guard, certainty = train_guard(taught, held_out, len(names), spec.abstain, recipe.seed, together)
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
     encoder = run.models.encoder(spec.encoder) if spec.encoder else None
-    stored = StoredRouter(router, spec.kind, names, str(spec.feature), selection_of(spec), {}, encoder)
+    stored = StoredRouter(router, spec.kind, names, str(spec.feature), selection_of(spec), {}, encoder, guard)
     facts = {
         "stage_key": part.key,
         "prompt_tokens": recipe.router.prompt_tokens,
         "seed": recipe.seed,
-        "metrics": {f"validation_{key}": value for key, value in metrics.items()},
+        "metrics": {f"validation_{key}": value for key, value in (metrics | certainty).items()},
         **({"task_gradient": not spec.untaught} if spec.loss.task else {}),
         **run.task.foundation.told,
     }
@@ -251,9 +300,11 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
         facts["encoder_origin"] = origin
     info = {
         "router": spec.model_dump(mode="json"),
+        "forms": 2 if part.varied else 1,
         "examples": {n: int((train.labels == i).sum()) for i, n in enumerate(names)},
         "validation_examples": len(validation.labels),
         "validation": metrics,
+        **({"guard": certainty} if certainty else {}),
         "curve": [{key: row[key] for key in ("step", "loss", "lr", "score")} for row in log if "score" in row],
     }
     sizes = [*router.state_dict().values()]
@@ -270,7 +321,8 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     part.run.publish(part.at, write, sum(t.numel() * t.element_size() for t in sizes))
     part.run.forget(part.at)
     task = f", loss of the task {metrics['task']:.3f}" if spec.loss.task else ""
-    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}{task}")
+    leaves = f", leaves {certainty['abstained_neutral']:.0%} of neutral text to the base" if certainty else ""
+    report.end(f"validation macro-F1 {metrics['macro_f1']:.3f}, accuracy {metrics['accuracy']:.3f}{task}{leaves}")
 
 
 def published_encoder(run: Run, wanted: StoredEncoder) -> Path | None:
@@ -362,10 +414,23 @@ def tabulate(
 # --- features
 
 
-def read_features(address: Address, expert: str, split: str, most: dict[FeatureSpec, int], report: Report) -> Read:
-    """Read each feature of the first prompts, at most `most`, of one expert's split, in the order of `rows_of`."""
+def read_features(
+    address: Address,
+    expert: str,
+    split: str,
+    most: dict[FeatureSpec, int],
+    report: Report,
+    other_form: bool = False,
+) -> Read:
+    """Read each feature of the first prompts, at most `most`, of one expert's split, in the order of `rows_of`.
+
+    `other_form`: of each prompt in the form that is drawn for it, instead of the prompt as it is.
+    """
     run = report.cached(open_run, address)
-    rows = rows_of(run, expert, split, max(most.values()))
+    if other_form:
+        rows: list[Any] = [*other_forms(run, take(prompts_of(run, expert, split), max(most.values())))]
+    else:
+        rows = rows_of(run, expert, split, max(most.values()))
     found: dict[FeatureSpec, Features] = {}
     cut: dict[FeatureSpec, int] = {}
     for limit in sorted(set(most.values())):
@@ -376,6 +441,16 @@ def read_features(address: Address, expert: str, split: str, most: dict[FeatureS
         cut |= zip(some, (one.sentences.truncated(texts) if one else 0 for one in encoders), strict=True)
     report.end(f"read; {max(cut.values())} texts are longer than the encoder reads" if any(cut.values()) else "read")
     return Read(found, cut)
+
+
+def read_neutral(
+    address: Address, split: str, features: list[FeatureSpec], report: Report
+) -> dict[FeatureSpec, Features]:
+    """Read each feature of the neutral prompts of a split."""
+    run = report.cached(open_run, address)
+    found = features_of(run, neutral_rows(run, split), features, report)
+    report.end("read")
+    return dict(zip(features, found, strict=True))
 
 
 def read_tokens(

@@ -4,6 +4,7 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 """
 
 import multiprocessing
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
+from moesaic.data.facts import facts_of, told
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
@@ -210,7 +212,9 @@ def opened(
     root = Path(root).absolute()
     with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
         if makes:
-            write_bytes(root / "recipe.yaml", dump(recipe).encode())
+            # Relative, as the folder of a run is what people share.
+            moved = recipe.model_copy(update={"data_root": os.path.relpath(recipe.data_root or "", root)})
+            write_bytes(root / "recipe.yaml", dump(moved).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
         for name in restart:
             run.dir.forget(trained_at(run, name))
@@ -244,11 +248,21 @@ def report_duplicates(run: Run, progress: Progress) -> None:
     counts = {domain.name: domain.dropped for domain in domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
-    facts = {"files": run.materials.files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
+    demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
+    root = run.recipe.data_root or ""
+    files = {os.path.relpath(path, root): counts for path, counts in run.materials.files.items()}
+    facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
+    about = {domain.name: facts_of(domain) for domain in domains.values()}
+    facts |= {"facts": {name: some for name, some in about.items() if some}}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(run.dir.root / "data.json", facts)
     for domain in domains.values():
         sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
         progress.note(f"{domain.name}: {sizes}")
+        for line in told(domain.name, about[domain.name]):
+            progress.note(line)
+    for path, counts in run.materials.files.items():
+        for key, count in counts.get("ignored", {}).items():
+            progress.note(f"{Path(path).name}: '{key}' is ignored in {count} rows")
     if found:
         progress.note(f"{len(found)} texts are, exactly or nearly, in two splits or domains: see data.json")

@@ -148,6 +148,16 @@ class LabelTask(Task[LabelledTokens]):
         return data.metrics if data else ()
 
     @property
+    def definitions(self) -> dict[str, dict[str, str]]:
+        """Of which label the F1 of each data set is."""
+        names = {name: domain.labels for name, domain in self.materials.domains.items()}
+        return {
+            name: {"f1": f"f1 of '{labels[1]}'" if len(labels) == 2 else "f1: the mean over labels"}
+            for name, labels in names.items()
+            if "f1" in self.metrics_of(name)
+        }
+
+    @property
     def sheet(self) -> Sheet:
         """The test rows, as answers to them are graded."""
         return Sheet(self.test_rows, self.counts, {name: self.metrics_of(name) for name in self.test_rows})

@@ -3,6 +3,7 @@
 Knows nothing about tokens or models.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
-from moesaic.data.splits import Domain, load_domain, load_source
+from moesaic.data.splits import Domain, load_domain, load_source, load_unseen
 from moesaic.errors import DataError
-from moesaic.files import disk
+from moesaic.files import digest, disk
 from moesaic.runs.directory import RunDir
 from moesaic.sections.sources import Source
 
@@ -49,7 +50,18 @@ class Materials:
     @cached_property
     def unseen(self) -> list[Example]:
         """Text of domains that no expert is trained for."""
-        return self.texts(self.recipe.evaluate.unseen)
+        return load_unseen(self.recipe.evaluate.unseen, self.resolve, self.rejects)
+
+    @property
+    def judged_by(self) -> dict[str, str]:
+        """Hashes of all that an evaluation reads of rows: the test rows, and the labels of training rows by number."""
+        found = {name: digest([row.told for row in domain.test]) for name, domain in self.domains.items()}
+        found |= {
+            f"{name}/labels": digest([domain.labels, Counter(row.response for row in domain.train)])
+            for name, domain in self.domains.items()
+            if domain.labels
+        }
+        return {**found, "unseen": digest([row.told for row in self.unseen])}
 
     def texts(self, sources: Iterable[Source]) -> list[Example]:
         """Text that belongs to no domain."""

@@ -6,7 +6,7 @@ Knows nothing about the parts of a run.
 from dataclasses import dataclass
 from typing import Any
 
-from moesaic.data.batches import encode_all
+from moesaic.data.batches import exchange_of
 from moesaic.data.rows import Example
 from moesaic.hub.locate import Located
 from moesaic.recipe import Recipe
@@ -54,9 +54,8 @@ def open_run(address: Address) -> Run:
 
     def refuse(row: list[Example]) -> None:
         """Raise DataError for a row that the chat template of an existing base refuses."""
-        if row[0].messages and recipe.base.place and models.base.tokenizer.template:
-            base = models.base
-            encode_all(row, base.tokenizer, base.decoder.config.context, recipe.router.prompt_tokens)
+        if recipe.base.place and not recipe.classifying:
+            models.base.tokenizer.check(exchange_of(one) for one in row if one.prompt)
 
     materials = Materials(address.dir, refuse)
     return Run(address.dir, materials, models, TASKS[bool(recipe.classifying)](address.dir, materials, models))

@@ -224,6 +224,11 @@ class Task(ABC, Generic[R]):
     def shown(self, scores: Judged) -> str:
         """A score in a few words."""
 
+    @property
+    def definitions(self) -> dict[str, dict[str, str]]:
+        """The definitions of figures that need one, by domain."""
+        return {}
+
     def unanswered(self) -> Judged | None:
         """The scores of rows without an answer; None: the base answers them."""
         return None

@@ -21,6 +21,7 @@ from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.generate.engine import Engine
+from moesaic.generate.request import BASE
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
 from moesaic.kinds.gates import Weights, plain
@@ -206,7 +207,7 @@ class TextTask(Task[Tokens]):
         )
 
     def samples(self, stored: StoredMixture) -> list[dict[str, Any]]:
-        """A few prompts of each domain, with the mixture's routing and its texts."""
+        """A few prompts of each domain, with the mixture's routing, its texts, and those of the base."""
         engine, shown = Engine(stored.model, stored.tokenizer), []
         for domain, some in self.test_rows.items():
             for row in some[: self.recipe.evaluate.samples]:
@@ -215,12 +216,14 @@ class TextTask(Task[Tokens]):
                     continue
                 new = min(SAMPLE_TOKENS, room)
                 ((made,),) = engine.generate([given], max_new_tokens=new, sampling=Sampling())
+                ((unaided,),) = engine.generate([given], max_new_tokens=new, sampling=Sampling(), expert=BASE)
                 shown.append(
                     {
                         "domain": domain,
                         "prompt": stored.tokenizer.decode(given),
                         "cut": row.cut,
                         "text": made.text,
+                        "base": unaided.text,
                         "finish": made.finish,
                         "chosen": made.routing.chosen,
                         "weights": made.routing.weights,

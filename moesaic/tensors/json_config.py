@@ -25,6 +25,10 @@ CODE = re.compile(r"auto_map|trust_remote_code|custom_\w+|use_kernels|kernel_con
 HARMLESS = "_attn_implementation_autoset"
 """A key of many folders: transformers chose the implementation by itself."""
 
+QUANTISED = ("quantization_config", "compression_config")
+"""Keys of a config.json that describe quantised weights."""
+UNQUANTISED = "give the unquantised model that it was made from; an adapter trained over the quantised one fits it"
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -71,7 +75,8 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("head_dim", "query_pre_attn_scalar"), whole(1, 1 << 17)),
     **dict.fromkeys(("max_position_embeddings", "original_max_position_embeddings"), POSITIONS),
     "sliding_window": whole(0, 1 << 28),
-    **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern", "max_window_layers"), LAYERS),
+    **dict.fromkeys(("sliding_window_pattern", "_sliding_window_pattern"), whole(1, 1000)),
+    "max_window_layers": LAYERS,
     "layer_types": listed(TEXT),
     **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), EXPERTS),
     "decoder_sparse_step": LAYERS,
@@ -81,9 +86,11 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("bos_token_id", "pad_token_id"), TOKEN),
     "eos_token_id": either(TOKEN, listed(TOKEN)),
     **dict.fromkeys(("rope_scaling", "rope_parameters", "id2label", "label2id"), TABLE),
+    **dict.fromkeys(("full_attention", "sliding_attention"), TABLE),  # in rope_parameters
     **dict.fromkeys(("rope_theta", "rope_local_base_freq"), ROTATION),
     **dict.fromkeys(("factor", "low_freq_factor", "high_freq_factor"), number(0, 1e6)),
-    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps", "attention_dropout", "lora_dropout"), SHARE),
+    **dict.fromkeys(("rms_norm_eps", "layer_norm_eps"), number(1e-15, 0.01)),
+    **dict.fromkeys(("attention_dropout", "lora_dropout"), SHARE),
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), TRUTH),
     **dict.fromkeys(("norm_topk_prob", "is_decoder", "use_rslora"), TRUTH),
     "r": whole(1, 1 << 16),
@@ -121,6 +128,9 @@ def family_in(found: dict[str, Any], path: Path, known: Collection[str], kind: s
         expected, hint = f"one of {', '.join(known)}", nearest(str(name), [*known])
         what = f"unknown family of {kind}"
         raise WeightsError(what, path=path, field="model_type", expected=expected, got=str(name), hint=hint)
+    for key in QUANTISED:
+        if found.get(key) is not None:
+            raise WeightsError("the model is quantised", path=path, field=key, got=str(found[key]), hint=UNQUANTISED)
     return str(name)
 
 

@@ -60,14 +60,20 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 def fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Copy tensors into a module; WeightsError unless they have exactly its names and shapes."""
+    require_fit(module, tensors, path)
+    with torch.no_grad():
+        for name, place in module.state_dict(keep_vars=True).items():
+            place.copy_(tensors[name])
+
+
+def require_fit(module: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError unless tensors have exactly the names and shapes of a module's."""
     own = dict(module.state_dict(keep_vars=True))
     for name in sorted(own.keys() - tensors.keys())[:1]:
         raise WeightsError("a tensor is missing", path=path, field=name, expected=list(own[name].shape))
     for name in sorted(tensors.keys() - own.keys())[:1]:
         raise WeightsError("a tensor that the model has no place for", path=path, field=name)
-    with torch.no_grad():
-        for name, place in own.items():
-            if place.shape != tensors[name].shape:
-                what, expected, got = "a tensor of another shape", list(place.shape), str(list(tensors[name].shape))
-                raise WeightsError(what, path=path, field=name, expected=expected, got=got)
-            place.copy_(tensors[name])
+    for name, place in own.items():
+        if place.shape != tensors[name].shape:
+            what, expected, got = "a tensor of another shape", list(place.shape), str(list(tensors[name].shape))
+            raise WeightsError(what, path=path, field=name, expected=expected, got=got)

@@ -1,6 +1,6 @@
 """Test doubles, shipped with the package: tiny models, toy experts, a byte tokenizer, fixed routers. For tests only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import Routed, Session
 from moesaic.routing import Routing
 from moesaic.routing.routers import Features, Router
-from moesaic.tokenizer import Conversation
+from moesaic.tokenizer import Conversation, Exchange
 from moesaic.tokenizer.conversation import plain
 
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -118,11 +118,14 @@ class ByteTokenizer:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
         return self.encode(prompt if isinstance(prompt, str) else plain(prompt))
 
-    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        return [*self.encode("\n" + response), self.eos]
+    def beginnings(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        return map(self.encode, texts)
+
+    def exchanges(self, exchanges: Iterable[Exchange]) -> Iterator[tuple[list[int], list[int]]]:
+        return ((self.begin(one.prompt), [*self.encode("\n" + one.response), self.eos]) for one in exchanges)
 
     def decode(self, ids: list[int]) -> str:
         return bytes(i for i in ids if i < 256).decode(errors="replace")

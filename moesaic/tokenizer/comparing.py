@@ -4,13 +4,24 @@ Knows nothing about models.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from moesaic.errors import clipped
+from moesaic.tokenizer.probe import PROBES
 from moesaic.tokenizer.tokenizer import Tokenizer
 
 SHOWN = 10
+MARKS = 50
+"""Special tokens that are spelled in probes."""
+
+PLAIN = [text for text in PROBES if text == text.lstrip()]
+SPACED = [text for text in PROBES if text != text.lstrip()]
+
+SPACES = "leading spaces"
+SUBSTANCE, FORM = ("tokens", "merges", "scores"), ("model", "steps")
+"""Differences that are of meaning, and those that may be of form alone."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +43,29 @@ class Difference:
 
 
 def compare(one: Tokenizer, other: Tokenizer) -> list[Difference]:
-    """The differences between two tokenizers; none where every text has the same ids in both, and every id one text."""
+    """The differences between two tokenizers; none where every text has the same ids in both, and every id one text.
+
+    Programs write the same steps in several forms: where vocabulary, merges and scores are equal, and the ids of probes
+    too, other forms are no difference. Probes that begin with white space are compared by themselves, as SPACES: the
+    steps that transformers writes anew treat only these otherwise.
+    """
     mine, yours = _described(one), _described(other)
-    differences = (_difference(what, mine[what], yours[what]) for what in mine)
-    return [difference for difference in differences if difference]
+    found = [difference for what in mine if (difference := _difference(what, mine[what], yours[what]))]
+    if {difference.what for difference in found} & {*SUBSTANCE} or _effect(one, PLAIN) != _effect(other, PLAIN):
+        return found
+    mine, yours = _effect(one, SPACED), _effect(other, SPACED)
+    spaced = _difference(SPACES, mine, yours)
+    return [difference for difference in [*found, spaced] if difference and difference.what not in FORM]
+
+
+def _effect(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[Any, Any]:
+    """The ids of every text, alone and within a text, also with a special token before it, and what they decode to."""
+    marks = [token.content for token in tokenizer.inner.get_added_tokens_decoder().values()][:MARKS]
+    found: dict[Any, Any] = {}
+    for text in (*texts, *(f"{mark}{text}" for mark in marks for text in texts if len(text) < MARKS)):
+        ids = tokenizer.encode(text)
+        found[repr(text)] = ids, tokenizer.follow(text), tokenizer.decode(ids)
+    return found
 
 
 def _described(tokenizer: Tokenizer) -> dict[str, dict[Any, Any]]:

@@ -3,6 +3,7 @@
 Knows nothing about tokens.
 """
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -16,6 +17,14 @@ class Message(NamedTuple):
 
 
 Conversation = tuple[Message, ...]
+
+
+class Exchange(NamedTuple):
+    """A prompt and the response to it. `source`: file and line, for errors."""
+
+    prompt: str | Conversation
+    response: str
+    source: str = ""
 
 
 def plain(conversation: Conversation) -> str:
@@ -36,3 +45,17 @@ def plain(conversation: Conversation) -> str:
         return conversation[0].content
     turns = [f"{message.role.capitalize()}:\n{message.content}" for message in conversation]
     return "\n".join([*turns, "Assistant:"])
+
+
+def talks(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:
+    """Exchanges in groups, in each of which every exchange continues the conversation of the one before."""
+    talk, said = list[Exchange](), Conversation()
+    for one in exchanges:
+        asked = () if isinstance(one.prompt, str) else one.prompt
+        if talk and not (said and asked[: len(said)] == said and one.source == talk[-1].source):
+            yield talk
+            talk = []
+        talk.append(one)
+        said = asked and (*asked, Message("assistant", one.response))
+    if talk:
+        yield talk

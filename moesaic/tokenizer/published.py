@@ -43,7 +43,7 @@ def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
     if lost:
         text = f"{path}: the tokenizer silently drops some characters, such as {' '.join(lost)}"
         warnings.warn(text, MoesaicWarning, stacklevel=2)
-    inner = Inner.from_buffer(data)
+    inner = Inner.from_buffer(_prefixed(data, config, folder))
     inner.no_truncation()
     inner.no_padding()
     _add(inner, folder, config)
@@ -70,6 +70,27 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
         return guarded(work, b"\0".join(parts), CONVERSION), path
     except ValueError as error:
         raise WeightsError("not a readable tokenizer", path=path, got=str(error)) from error
+
+
+PREFIXING = ("GPT2Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer")
+"""Classes of transformers whose `add_prefix_space` decides in place of the ByteLevel step of a tokenizer.json."""
+
+
+def _prefixed(data: bytes, config: dict[str, Any], folder: Path) -> bytes:
+    """A tokenizer.json with the space before a text that its class is asked for; warns where that changes it."""
+    asked, maker = config.get("add_prefix_space"), str(config.get("tokenizer_class", "")).removesuffix("Fast")
+    if maker not in PREFIXING or not isinstance(asked, bool):
+        return data
+    found = json.loads(data)
+    cuts = found.get("pre_tokenizer") or {}
+    steps = [cut for cut in cuts.get("pretokenizers", [cuts]) if cut.get("type") == "ByteLevel"]
+    changed = [cut for cut in steps if cut["add_prefix_space"] != asked]
+    for cut in changed:
+        cut["add_prefix_space"] = asked
+    if changed:
+        text = f"add_prefix_space is {asked}, as {maker} reads it, and {not asked} in {folder / JSON}"
+        warnings.warn(f"{folder / CONFIG}: {text}", MoesaicWarning, stacklevel=3)
+    return json.dumps(found).encode()
 
 
 def _bytes(path: Path) -> bytes:

@@ -4,11 +4,12 @@ Knows nothing about text.
 """
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moesaic.errors import WeightsError
+from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import read_json
 
 if TYPE_CHECKING:
@@ -44,13 +45,19 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def read_special(
-    folder: Path, inner: "tokenizers.Tokenizer", config: dict[str, Any], eos: int | None = None, start: bool = False
+    folder: Path,
+    inner: "tokenizers.Tokenizer",
+    config: dict[str, Any],
+    eos: int | None = None,
+    start: bool = False,
+    flagged: bool = True,
 ) -> Special:
     """The special ids of a folder, each looked up in the tokenizer. `config`: the result of `described`.
 
     A text ends at any id that config.json, generation_config.json and the tokenizer name, and at `eos`, the model's own
     end where the caller knows it. The tokenizer's end comes first, as the model was trained with it. `start`: whether
-    sequences begin with the `bos` token where the files do not say.
+    sequences begin with the `bos` token where the files do not say. `flagged`: whether `add_bos_token` decides it, as
+    in the classes of transformers that have the flag; for others the post-processor of tokenizer.json does.
     """
     names = {role: text for role in ROLES if (text := _spelled(config.get(role), folder, role)) is not None}
     ids = {role: inner.token_to_id(text) for role, text in names.items()}
@@ -69,7 +76,12 @@ def read_special(
     bos = ids.get("bos_token")
     if start and bos is None:
         bos = next(iter(_listed(folder / "config.json", "bos_token_id")), None)
-    begins = _start(inner, config.get("add_bos_token"), bos, start)
+    asked = config.get("add_bos_token")
+    begins = _start(inner, asked if flagged else None, bos, start)
+    if not flagged and isinstance(asked, bool) and asked != (begins[:1] == [bos] != [None]):
+        text = f"add_bos_token is {asked}, but sequences begin with {begins} by the post_processor of tokenizer.json"
+        where = folder / "tokenizer_config.json"
+        warnings.warn(f"{where}: {text}, which decides for {GENERIC}", MoesaicWarning, stacklevel=3)
     if None in begins:
         what = "sequences should begin with a token that the tokenizer lacks"
         raise WeightsError(what, path=folder / "tokenizer_config.json", field="bos_token", got=names.get("bos_token"))
@@ -91,6 +103,28 @@ def _start(inner: "tokenizers.Tokenizer", asked: Any, bos: int | None, otherwise
     framed, bare = (inner.encode("a", add_special_tokens=framed).ids for framed in (True, False))
     before = framed[: next((at for at in range(len(framed)) if framed[at : at + len(bare)] == bare), 0)]
     return [*before] or ([bos] if otherwise and bos is not None else [])
+
+
+GENERIC = "PreTrainedTokenizerFast"
+"""The class of transformers that reads a tokenizer.json as it is."""
+
+
+def is_generic(config: dict[str, Any]) -> bool:
+    """Whether transformers reads the tokenizer.json of a folder by a class without flags of its own."""
+    return config.get("tokenizer_class") in (GENERIC, "TokenizersBackend")
+
+
+def begin_with(inner: "tokenizers.Tokenizer", start: tuple[int, ...]) -> None:
+    """Let the post-processor, by which other programs begin sequences, put these ids first, if it does not yet."""
+    from tokenizers import processors
+
+    if [*start] == _start(inner, None, None, False):
+        return
+    names = [inner.id_to_token(id) for id in start]
+    before = [f"{name}:0" for name in names]
+    known = [*zip(names, start, strict=True)]
+    one, two = [*before, "$A:0"], [*before, "$A:0", "$B:1"]
+    inner.post_processor = processors.TemplateProcessing(single=one, pair=two, special_tokens=known)
 
 
 def spelled(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Chat templates of published models: Jinja, rendered in a sandbox after a trial within limits of time and memory.
+"""Chat templates of published models: Jinja, tried when it is read, and rendered in a sandbox with a budget.
 
 Knows nothing about token ids. Templates come from the base's own folder, never from a request.
 """
@@ -6,7 +6,7 @@ Knows nothing about token ids. Templates come from the base's own folder, never 
 import json
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from moesaic.files import disk
 from moesaic.files.regular import open_regular
 from moesaic.tokenizer.conversation import Conversation, Message
 from moesaic.tokenizer.guard import Limits, guarded
+from moesaic.tokenizer.outlines import Outline, outline_of, traceable
 from moesaic.tokenizer.spellings import Spellings
 
 if TYPE_CHECKING:
@@ -46,6 +47,19 @@ class Template:
     def compiled(self) -> "jinja2.Template":
         return _compiled(self.source)
 
+    @cached_property
+    def traceable(self) -> bool:
+        """True if outlines of conversations can tell whether the template looks into contents."""
+        marked = any(mark in self.source for mark in MARKS)
+        return not marked and traceable(self.compiled.environment.parse(self.source))
+
+    def outline(self, roles: tuple[str, ...], reply: bool) -> Outline | None:
+        """The text around the contents of every conversation of these roles, for `pieces` of many; None if it differs
+        with the contents, or the template refuses these roles.
+        """
+        render = partial(_rendered, self.compiled, reply=reply, names=dict(self.names))
+        return outline_of(roles, render) if self.traceable else None
+
     def pieces(self, conversation: Conversation, reply: bool, special: Spellings) -> list[tuple[str, bool]]:
         """The pieces of a conversation's text, True for the special tokens that the template itself writes.
 
@@ -59,16 +73,27 @@ class Template:
         harmless = tuple(Message(role, special.broken(content, mark)) for role, content in conversation)
         try:
             text = _rendered(self.compiled, harmless, reply, dict(self.names))
+        except MemoryError:
+            raise
         except Exception as error:  # a template's expressions can raise anything
-            hint = "change the order of roles, or leave out system messages"
+            hint = getattr(error, "hint", "change the order of roles, or leave out system messages")
             what = "the base's chat template does not take this conversation"
             raise DataError(what, field="messages", got=clipped(str(error), 300), hint=hint) from error
         return [(piece if known else piece.replace(mark, ""), known) for piece, known in special.cut(text)]
 
 
+def fits(conversation: Conversation) -> bool:
+    """True if a conversation is within the limits."""
+    return len(conversation) <= MESSAGES and _size(conversation) <= CHARACTERS
+
+
+def _size(conversation: Conversation) -> int:
+    return sum([len(message.content) for message in conversation])
+
+
 def _require_short(conversation: Conversation) -> None:
-    size = sum(len(message.content) for message in conversation)
-    if len(conversation) > MESSAGES or size > CHARACTERS:
+    if not fits(conversation):
+        size = _size(conversation)
         expected, got = f"{MESSAGES} messages of {CHARACTERS:,} characters", f"{len(conversation)} of {size:,}"
         raise DataError("the conversation is too long", field="messages", expected=f"at most {expected}", got=got)
 
@@ -116,7 +141,12 @@ def require_bounded(template: Template) -> None:
 
 
 def rehearse(given: bytes) -> bytes:
-    """Render short conversations, then the largest; only the first two must work. Runs in the guarded process."""
+    """Render short conversations, then the largest; only the first two must work. Runs in the guarded process.
+
+    Both must write what is said.
+    """
+    from moesaic.tokenizer.sandbox import Refusal
+
     source, names = json.loads(given)
     compiled, known = _compiled(source), dict(names)
     ask, answer = Message("user", "What is 3 + 4?"), Message("assistant", "It is 7.")
@@ -126,53 +156,31 @@ def rehearse(given: bytes) -> bytes:
     wide = (Message("user", text), Message("assistant", text), ask)
     for index, conversation in enumerate([(ask,), (ask, answer, ask), (system, ask), long, wide]):
         for reply in (True, False):
-            limit = OUTPUT + sum(len(message.content) for message in conversation)
             try:
-                written = len(_rendered(compiled, conversation, reply, known))
+                text = _rendered(compiled, conversation, reply, known)
             except Refusal:
                 if index < 2:
                     raise
                 continue
-            if written > limit:
-                raise ValueError(f"it writes {written:,} characters, more than {limit:,}")
+            other = tuple(Message(role, f"{content} Or not?") for role, content in conversation)
+            if index < 2 and text == _rendered(compiled, other, reply, known):
+                raise ValueError("it writes nothing of what the messages say")
     return b""
-
-
-class Refusal(Exception):
-    """A template has called `raise_exception`."""
 
 
 def _rendered(compiled: "jinja2.Template", conversation: Conversation, reply: bool, names: dict[str, str]) -> str:
     messages = [{"role": role, "content": content} for role, content in conversation]
     nothing: dict[str, Any] = {"tools": None, "documents": None}
-    return compiled.render(messages=messages, add_generation_prompt=reply, **nothing, **names)
+    text = compiled.render(messages=messages, add_generation_prompt=reply, **nothing, **names)
+    limit = OUTPUT + sum(len(message.content) for message in conversation)
+    if len(text) > limit:
+        from moesaic.tokenizer.sandbox import Exceeded
+
+        raise Exceeded(f"it writes {len(text):,} characters, more than {limit:,}")
+    return text
 
 
 def _compiled(source: str) -> "jinja2.Template":
-    """Compile a template with the settings and names of transformers, for which templates are written."""
-    from jinja2 import nodes
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.parser import Parser
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from moesaic.tokenizer import sandbox
 
-    class Generation(Extension):
-        """Renders the content of `{% generation %}`, which marks the assistant's messages."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    def refuse(message: str) -> None:
-        raise Refusal(message)
-
-    sandbox = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols])
-    sandbox.filters["tojson"] = tojson
-    sandbox.globals |= {"raise_exception": refuse, "strftime_now": DAY.strftime}
-    return sandbox.from_string(source)
+    return sandbox.compiled(source, DAY.strftime)

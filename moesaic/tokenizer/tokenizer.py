@@ -3,10 +3,8 @@
 Knows nothing about models or batches, nor how tokenizers are published.
 """
 
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,10 +12,12 @@ from moesaic.errors import DataError, WeightsError
 from moesaic.files import disk
 from moesaic.files.plain import encoded
 from moesaic.tokenizer import templates
-from moesaic.tokenizer.conversation import Conversation, Message, plain
+from moesaic.tokenizer.chats import Chat, Chats, Part, changed
+from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plain, talks
+from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
-from moesaic.tokenizer.special import Special, described, read_special
-from moesaic.tokenizer.spellings import Spellings
+from moesaic.tokenizer.sequences import Sequence, Slice, Text, chunks
+from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
 from moesaic.tokenizer.templates import Template, read_template
 
 if TYPE_CHECKING:
@@ -66,80 +66,143 @@ class Tokenizer:
         """Ids of a text alone; nothing is added but the space that some tokenizers put first."""
         return _encoded(self.inner, text)
 
-    def begin(self, prompt: str | Conversation) -> list[int]:
-        """Ids of the beginning of a sequence: `start`, then the prompt.
+    def begin(self, prompt: str | Conversation, raw: bool = False) -> list[int]:
+        """Ids of the beginning of a sequence: a conversation in the chat template, or `start` and then a text.
 
-        A conversation ends where the assistant's answer begins. Its messages are text: only the template itself writes
-        special tokens. DataError where the template refuses the conversation.
+        With a template, a text is one user message, unless it is `raw`. A conversation ends where the assistant's
+        answer begins. Its messages are text: only the template itself writes special tokens. DataError where the
+        template refuses the conversation.
         """
-        if isinstance(prompt, str):
-            return [*self.special.start, *self.encode(prompt)]
-        return self._written(self.template, prompt, reply=True) if self.template else self.begin(plain(prompt))
+        asked = self._asked(prompt, raw)
+        one = self._text(asked) if isinstance(asked, str) else self._chat(self.chats.prompt(asked))
+        return one.ids(self._known([one]))[0]
+
+    def beginnings(self, texts: Iterable[str]) -> Iterator[list[int]]:
+        """Ids of each text as it is, at the start of a sequence; many are encoded together."""
+        for some in chunks(map(self._text, texts)):
+            known = self._known(some)
+            yield from (one.ids(known)[0] for one in some)
 
     def follow(self, text: str) -> list[int]:
         """Ids of a text that continues another, without the space that some tokenizers put first."""
         return _encoded(self._inside, text)
 
-    def answer(self, prompt: str | Conversation, response: str) -> list[int]:
-        """Ids of a response, to follow those of `begin(prompt)`, with the token that ends it.
+    def answer(self, prompt: str | Conversation, response: str, raw: bool = False) -> list[int]:
+        """Ids of a response, to follow those of `begin(prompt, raw)`, with the token that ends it.
 
         In a conversation the template writes and ends it. Otherwise it starts on a new line.
         """
-        if isinstance(prompt, str) or not self.template:
+        asked = self._asked(prompt, raw)
+        if isinstance(asked, str):
             return [*self.follow("\n" + response), self.eos]
-        before = self._written(self.template, prompt, reply=True)
-        whole = self._written(self.template, (*prompt, Message("assistant", response)), reply=False)
-        if whole[: len(before)] != before:
-            what = "the base's chat template changes the prompt when an answer follows"
-            raise DataError(what, field="messages", hint="give rows of prompt and response")
-        ids = whole[len(before) :]
-        last = next((at for at in reversed(range(len(ids))) if ids[at] in self.ends), None)
-        return [*ids, self.eos] if last is None else ids[: last + 1]
+        ((_, ids),) = self.exchanges([Exchange(asked, response)])
+        return ids
+
+    def exchanges(self, exchanges: Iterable[Exchange]) -> Iterator[tuple[list[int], list[int]]]:
+        """Ids of each prompt and of the response to it, as of `begin` and `answer`; many are encoded together.
+
+        Exchanges one after another of one conversation are slices of its ids: it is rendered and encoded once.
+        """
+        for some in chunks(one for talk in talks(exchanges) for one in self._sequences(talk)):
+            known = self._known(some)
+            for one in some:
+                yield from one.exchanges(known, self.follow)
+
+    def check(self, exchanges: Iterable[Exchange]) -> None:
+        """Raise DataError for exchanges that the chat template refuses; nothing is encoded."""
+        for talk in talks(exchanges) if self.template else ():
+            self._chats_of(talk)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens and unknown ids."""
         return _caught(lambda: self.inner.decode(ids, skip_special_tokens=True))
 
-    def _written(self, template: Template, conversation: Conversation, reply: bool) -> list[int]:
-        """The ids of a conversation in its template, split at special tokens as the tokenizer itself would split it."""
-        special, spellings = self._special
-        ids: list[int] = []
-        trim = False
-        pieces = template.pieces(conversation, reply, spellings)
-        for (text, known), (after, then) in pairwise([*pieces, ("", False)]):
-            if known:
-                ids.append(special[text][0])
-                trim = special[text][1].rstrip
-                continue
-            text = text.lstrip() if trim else text
-            text = text.rstrip() if then and special[after][1].lstrip else text
-            ids += self.follow(text) if ids and self._first_only else self.encode(text)
-            trim = False
-        return ids
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text all the same; None without any."""
+        tokens = self.inner.get_added_tokens_decoder().values()
+        return next((token.content for token in tokens if token.special and token.content in text), None)
+
+    # sequences
+
+    def _asked(self, prompt: str | Conversation, raw: bool) -> str | Conversation:
+        """The form in which a model reads a prompt: a conversation for the template, or a text."""
+        if isinstance(prompt, str):
+            return prompt if raw or not self.template else (Message("user", prompt),)
+        return prompt if self.template else plain(prompt)
+
+    def _sequences(self, talk: list[Exchange]) -> list[Sequence]:
+        """The sequences of exchanges, each of which continues the conversation of the one before."""
+        if self.template:
+            return [self._chat(one) for one in self._chats_of(talk)]
+        texts = [one.prompt if isinstance(one.prompt, str) else plain(one.prompt) for one in talk]
+        return [self._text(text, "\n" + one.response) for text, one in zip(texts, talk, strict=True)]
+
+    def _chats_of(self, talk: list[Exchange]) -> list[Chat]:
+        asked = [(Message("user", one.prompt),) if isinstance(one.prompt, str) else one.prompt for one in talk]
+        conversation = (*asked[-1], Message("assistant", talk[-1].response))
+        try:
+            return self.chats.answers(conversation, [len(prompt) for prompt in asked])
+        except DataError as error:
+            error.at(path=talk[-1].source or None)
+            raise
+
+    def _text(self, text: str, response: str | None = None) -> Sequence:
+        """The sequence of a text as it is, and of the response to it."""
+        begun: list[int | Text] = [*self.start, Text(text)]
+        if response is None:
+            return Sequence(begun, [])
+        whole = [*begun, Text(response, self._prefixing), self.eos]
+        return Sequence(whole, [Slice(len(begun), None, len(whole))])
+
+    def _chat(self, chat: Chat) -> Sequence:
+        """The sequence of a conversation."""
+        later = self._first_only and self._prefixing
+
+        def filled(at: int, piece: int | Part) -> int | Text:
+            return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), later and at > 0)
+
+        pieces = [filled(at, piece) for at, piece in enumerate(chat.pieces)]
+        slices = list[Slice]()
+        for cut in chat.cuts:
+            head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
+            whole = pieces[cut.at] if head else None
+            if head and not (isinstance(whole, Text) and whole.text.startswith(head.text)):
+                raise changed()
+            slices.append(Slice(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
+        return Sequence(pieces, slices)
+
+    def _known(self, sequences: Iterable[Sequence]) -> dict[Text, list[int]]:
+        """The ids of every text of some sequences, each encoded once."""
+        texts = {text: None for one in sequences for text in one.texts()}
+        known = dict[Text, list[int]]()
+        for within, inner in ((False, self.inner), (True, self._inside)):
+            some = [text for text in texts if text.inside == within]
+            known |= zip(some, _encoded_all(inner, [text.text for text in some]), strict=True)
+        return known
 
     @cached_property
-    def _special(self) -> tuple[dict[str, tuple[int, "tokenizers.AddedToken"]], Spellings]:
+    def chats(self) -> Chats:
+        """Conversations in the chat template."""
+        assert self.template
         tokens = self.inner.get_added_tokens_decoder()
         special = {token.content: (id, token) for id, token in tokens.items() if token.special}
-        return special, Spellings(special)
+        return Chats(self.template, special, self.ends)
 
     @cached_property
     def _inside(self) -> "tokenizers.Tokenizer":
         """The tokenizer without the space that it puts before a text."""
-        from tokenizers import Tokenizer as Inner
-
-        found = json.loads(self.inner.to_str())
-        if not _unprefixed(found):
-            return self.inner
-        inside = Inner.from_str(json.dumps(found))
-        inside.encode_special_tokens = True
-        return inside
+        return _caught(lambda: inside(self.inner))
 
     @cached_property
     def _first_only(self) -> bool:
         """Whether only the first piece of a text gets a space, not each piece between special tokens."""
         cutting = self.inner.pre_tokenizer
         return cutting is not None and b'"prepend_scheme":"first"' in cutting.__getstate__()
+
+    @cached_property
+    def _prefixing(self) -> bool:
+        """Whether a space is put before a text."""
+        return self._inside is not self.inner
 
     # folders
 
@@ -153,7 +216,7 @@ class Tokenizer:
         if self.special != Special(self.eos):
             facts = self._facts()
             ends = facts.pop("eos_token_ids")
-            disk.create(folder / "tokenizer_config.json", encoded(facts, indent=2))
+            disk.create(folder / "tokenizer_config.json", encoded({"tokenizer_class": GENERIC, **facts}, indent=2))
             disk.create(folder / "generation_config.json", encoded({"eos_token_id": ends}, indent=2))
         if self.template:
             disk.create(folder / templates.FILE, self.template.source.encode())
@@ -184,12 +247,17 @@ class Tokenizer:
         config = described(folder)
         inner = read_inner(folder, config)
         bare = not (folder / JSON).is_file() and (folder / MODEL).is_file()
-        special = read_special(folder, inner, config, eos, start=bare)
+        special = read_special(folder, inner, config, eos, start=bare, flagged=bare or not is_generic(config))
+        begin_with(inner, special.start)
         return Tokenizer(inner, special, read_template(folder, config, special.names))
 
 
 def _encoded(inner: "tokenizers.Tokenizer", text: str) -> list[int]:
     return _caught(lambda: inner.encode(text, add_special_tokens=False).ids)
+
+
+def _encoded_all(inner: "tokenizers.Tokenizer", texts: list[str]) -> list[list[int]]:
+    return _caught(lambda: [one.ids for one in inner.encode_batch_fast(texts, add_special_tokens=False)])
 
 
 def _caught(work: Callable[[], T]) -> T:
@@ -200,19 +268,3 @@ def _caught(work: Callable[[], T]) -> T:
         if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError | TypeError):
             raise
         raise WeightsError("the tokenizer fails on a text", got=str(error)) from error
-
-
-def _unprefixed(found: dict[str, Any]) -> bool:
-    """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
-    steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
-    normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]
-    kept = [step for step in normal if step and step["type"] != "Prepend"]
-    changed = len(kept) < len([step for step in normal if step])
-    if changed:
-        found["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    for cut in cuts["pretokenizers"] if cuts and cuts["type"] == "Sequence" else [cuts]:
-        if cut and cut["type"] == "Metaspace" and cut.get("prepend_scheme", "always") != "never":
-            cut["prepend_scheme"], changed = "never", True
-        if cut and cut["type"] == "ByteLevel" and cut["add_prefix_space"]:
-            cut["add_prefix_space"], changed = False, True
-    return changed

@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moesaic.routing.guard import Guard
 from moesaic.routing.routers import MLPRouter
+from moesaic.train.guards import Outcomes, calibrated
 from moesaic.train.routers import best_temperature
 
 FOLDS = 10
@@ -49,6 +51,25 @@ def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
     router.temperature.fill_(size * best_temperature(logits / size, labels, doubt * e / (e - 1)))
     hits = logits.argmax(-1) == labels
     return router, Judged([int(hits[labels == label].sum()) for label in range(e)], sizes)
+
+
+@torch.no_grad()
+def few_shot_guard(
+    features: list[Float[Tensor, "_ d"]], neutral: Float[Tensor, "_ d"], abstain: str | float
+) -> tuple[Guard, dict[str, float]]:
+    """A guard from the same features and those of neutral prompts, calibrated and limited in cross-validation."""
+    parts, e = [*features, neutral], len(features)
+    sizes = [len(rows) for rows in parts]
+    labels, everything = torch.arange(e + 1).repeat_interleave(torch.tensor(sizes)), torch.cat(parts)
+    fold = torch.cat([torch.arange(size) for size in sizes]) % min(FOLDS, *sizes)
+    logits = everything.new_zeros(len(labels), e + 1)
+    for one in range(int(fold.max()) + 1):
+        out = fold == one
+        logits[out] = discriminant([everything[(labels == label) & ~out] for label in range(e + 1)])(everything[out])
+    guard = Guard(everything.shape[1], e, [])
+    guard.net.load_state_dict(discriminant(parts).state_dict())
+    held_out = Outcomes(everything, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
+    return calibrated(guard.eval(), logits, held_out, abstain)
 
 
 def discriminant(features: list[Float[Tensor, "_ d"]]) -> MLPRouter:

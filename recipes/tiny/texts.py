@@ -45,8 +45,8 @@ def sources(wheels: Path) -> Iterator[tuple[ast.Module, list[str]]]:
 def code(wheels: Path) -> Iterator[Row]:
     for tree, lines in sources(wheels):
         for node in definitions(tree):
-            if row := continuation(read(node, lines)):
-                yield row
+            if found := continuation(read(node, lines)):
+                yield {"prompt": found.ask, "response": found.answer}
 
 
 def docs(wheels: Path) -> Iterator[Row]:

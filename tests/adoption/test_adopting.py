@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from moesaic.compose.mixture import load_mixture
 from moesaic.data.rows import read_examples
 from moesaic.errors import CompatibilityError, DataError, MoesaicError, RecipeError, StorageError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
+from moesaic.hub.locate import Located
 from moesaic.tensors.tensors import read_tensors
 from moesaic.testing import tiny_decoder, toy_expert
 from moesaic.tokenizer import Message, Template, Tokenizer
@@ -63,7 +65,7 @@ def router_of(root):
 
 
 def test_what_is_adopted_routes_answers_and_is_saved_like_any_mixture(parts, tmp_path):
-    made = adopt(parts, tmp_path / "mine")
+    made = adopt(parts, tmp_path / "mine", abstain="off")
     assert made.names == (*NAMES,) and made.folder == tmp_path / "mine" / "mixture"
     assert made.router["kind"] == "linear" and made.router["of"] == dict.fromkeys(NAMES, 10)
     mixture = moesaic.load(tmp_path / "mine")
@@ -242,7 +244,7 @@ def test_a_disabled_expert_stays_so_when_others_come_and_go(parts, tmp_path):
 
 def test_a_base_is_copied_once_and_held_once_however_often_the_mixture_changes(parts, tmp_path, monkeypatch):
     """What is the user's may be written into, and is copied; what a version of ours holds is in the next the same."""
-    adopt(parts, tmp_path / "out", NAMES[:2], prompts=False)
+    adopt(parts, tmp_path / "out", NAMES[:2], prompts=False, embed=True)
     weights = tmp_path / "out" / "mixture" / "base" / "model.safetensors"
     assert not weights.samefile(parts / "base" / "model.safetensors")
     before, asked = os.stat(weights), []
@@ -252,6 +254,44 @@ def test_a_base_is_copied_once_and_held_once_however_often_the_mixture_changes(p
     assert os.stat(weights).st_ino == before.st_ino and os.stat(weights).st_nlink == 1, "no version is left behind"
     assert 0 < asked[0] < before.st_size and asked[1] == 0, "and no room is asked for it"
     assert moesaic.load(tmp_path / "out").names == (*NAMES,)
+
+
+def test_a_mixture_refers_to_its_base_which_may_move_but_not_change(parts, tmp_path):
+    base, text = shutil.copytree(parts / "base", tmp_path / "base"), "the heron sings in the old tree"
+    moesaic.adopt({name: parts / name for name in NAMES}, base, tmp_path / "out", prompts=prompts_in(parts))
+    mixture = moesaic.load(tmp_path / "out")
+    expected = mixture.generate(text, max_new_tokens=4)
+    assert not (mixture.folder / "base").exists() and read_manifest(mixture.folder)["base"]["place"] == str(base)
+    assert moesaic.inspect(mixture.folder).parts["base"].verified
+    copy = mixture.save_pretrained(tmp_path / "copy")
+    assert (copy / "base" / "model.safetensors").is_file(), "a folder of this machine is copied along"
+    assert "base" not in read_manifest(copy)
+    thin = mixture.save_pretrained(tmp_path / "thin", embed=False)
+    assert not (thin / "base").exists()
+
+    base.rename(tmp_path / "moved")
+    for gone in (tmp_path / "out", thin):
+        with pytest.raises(WeightsError, match=r"the base of this mixture is missing: .*adopt --into MIXTURE --base"):
+            moesaic.load(gone)
+    assert moesaic.load(copy).generate(text, max_new_tokens=4) == expected
+    found = moesaic.inspect(mixture.folder).parts["base"]
+    assert found.kind == "missing base" and "is missing" in found.facts["problem"]
+    with pytest.raises(CompatibilityError, match="base_fingerprint"):
+        moesaic.amend(tmp_path / "out", base=parts / "far")
+    moesaic.amend(tmp_path / "out", base=tmp_path / "moved")
+    assert moesaic.load(tmp_path / "out").generate(text, max_new_tokens=4) == expected
+
+    shutil.rmtree(tmp_path / "moved")
+    shutil.copytree(parts / "far", tmp_path / "moved")
+    with pytest.raises(CompatibilityError, match=r"the base at .*moved has changed.*put the old files back"):
+        moesaic.load(tmp_path / "out")
+    moesaic.amend(tmp_path / "out", base=parts / "base", embed=True)
+    assert (tmp_path / "out" / "mixture" / "base").is_dir()
+    assert moesaic.load(tmp_path / "out").generate(text, max_new_tokens=4) == expected
+
+
+def prompts_in(parts):
+    return {name: parts / f"{name}.txt" for name in NAMES}
 
 
 def test_a_change_that_fails_leaves_the_mixture_as_it_was(parts, tmp_path):
@@ -382,3 +422,23 @@ def test_ten_prompts_of_each_route_nine_in_ten_of_those_held_out(shared, tmp_pat
     mixture = moesaic.load(tmp_path / "out")
     shares = [sum(one.chosen == name for one in mixture.route(some)) / len(some) for name, some in held_out.items()]
     assert sum(shares) / 3 >= 0.9 and abs(made.router["accuracy"] - sum(shares) / 3) < 0.1
+
+
+BASES = [  # the bases that two adapters declare, the one that is given, and the adapters that are told
+    (("org/a", "org/a"), Located(Path("x"), "org/a@main"), []),
+    (("org/a", "org/b"), Located(Path("x"), "org/a@main"), ["two"]),
+    (("org/b", "org/b"), Located(Path("x"), "org/a@main"), ["one", "two"]),
+    (("org/a", "org/a"), Located(Path("x")), []),  # a copy of it, as far as anybody can tell
+    (("org/a", "org/b"), Located(Path("x")), ["one", "two"]),
+    ((None, None), Located(Path("x")), []),
+]
+
+
+@pytest.mark.parametrize(("declared", "base", "told"), BASES)
+def test_adapters_of_other_bases_are_told(declared, base, told, tmp_path):
+    found = {}
+    for name, place in zip(("one", "two"), declared, strict=True):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": place}))
+        found[name] = Located(tmp_path / name)
+    assert [text.partition(":")[0] for text in adopting.of_other_bases(found, base)] == told

@@ -153,7 +153,9 @@ def test_what_was_made_for_another_base_or_is_of_another_kind_is_refused(parts, 
     with pytest.raises(WeightsError, match="adapter: another kind; expected model; got lora"):
         load_whole(parts.folder / "one", base)
     manifest = {**read_manifest(expert), "base_fingerprint": "0" * 64}
-    write_manifest(expert, {key: manifest[key] for key in ("kind", "adapter", "fingerprint", "base_fingerprint")})
+    write_manifest(
+        expert, {key: manifest[key] for key in ("kind", "adapter", "fingerprint", "base_fingerprint", "parameters")}
+    )
     with pytest.raises(CompatibilityError, match="trained on another base"):
         load_whole(expert, base)
     with pytest.raises(WeightsError, match="no such expert folder"):
@@ -164,8 +166,8 @@ def test_what_was_made_for_another_base_or_is_of_another_kind_is_refused(parts, 
     ("shared", "said"),
     [
         (["model.norm.weights"], "shared: unknown names; expected names of the base's tensors"),
-        ("model.norm.weight", "shared: unknown names"),
-        ([7], "shared: unknown names"),
+        ("model.norm.weight", "shared: the wrong type; expected a list, each text"),
+        ([7], r"shared\[0\]: the wrong type; expected text; got 7"),
     ],
 )
 def test_a_forged_list_of_what_is_shared_is_refused(parts, base, expert, tmp_path, shared, said):

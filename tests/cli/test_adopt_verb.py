@@ -128,7 +128,7 @@ WRONG = [
     (["sums", "birds", "--out", "x"], 2, "--base: missing"),
     (["--base", "model", "--out", "x"], 2, "no experts"),
     (["sums", "birds", "--base", "model", "--out", "x", "--drop", "sums"], 2, "--drop: has no meaning with --out"),
-    (["sums", "--into", "x", "--base", "model"], 2, "--base: has no meaning with --into"),
+    (["sums", "--into", "x", "--kind", "ffn"], 2, "--kind: has no meaning with --into"),
     (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums.txt"], 2, "--prompts: not prompts of an"),
     (["sums", "birds", "--base", "model", "--out", "x", "--prompts", "sums=no.txt"], 3, "no.txt: no such file"),
     (["a=sums", "a=birds", "--base", "model", "--out", "x"], 2, "a: given twice"),

@@ -1,5 +1,6 @@
 """Property: each wrong input: its exit status and its one line (that it is one, the fixture `moesaic` checks)."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ from moesaic.errors import CompatibilityError, DataError, GatesError, NonFiniteE
         (["run", "small.yaml", "train.stepz=3"], "train.stepz: unknown key; did you mean 'steps'?"),
         (["run", "small.yaml", "router.kind=mpl"], "router.kind: wrong value"),
         (["train-expert", "small.yaml", "--expert", "brids"], "brids"),
-        (["generate", "nowhere", "hi", "--temperature", "-1"], "temperature: invalid sampling"),
+        (["generate", "shipped:tiny", "hi", "--temperature", "-1"], "temperature: invalid sampling"),
     ],
 )
 def test_what_was_asked_for_is_wrong(recipe, moesaic, arguments, said):
@@ -105,6 +106,34 @@ def test_unforeseen(moesaic, monkeypatch, capsys):
     assert main.status(["inspect", "x"], debug=True) == 1
     shown = capsys.readouterr().err
     assert shown.startswith("Traceback") and shown.endswith(line)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "there"), 6, "there: storage failed"),
+        (OSError(errno.EMFILE, "Too many open files"), 6, "see `ulimit -n`"),
+        (ImportError("x.so: cannot open shared object file: Too many open files", path="x.so"), 6, "see `ulimit -n`"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), 8, "ulimit -v"),
+        (MemoryError(), 8, "no memory for this command; free some memory"),
+        (SystemError("error return without exception set"), 8, "no memory"),
+        (ImportError("x.so: failed to map segment from shared object"), 8, "no memory"),
+        (RuntimeError("can't start new thread"), 8, "no memory"),
+    ],
+)
+def test_every_error_of_the_system_gives_the_status_of_its_kind(moesaic, monkeypatch, error, status, said):
+    monkeypatch.setattr("moesaic.cli.artefacts.inspect", raising(error))
+    code, _, line = moesaic("inspect", "x")
+    assert code == status and said in line and "internal" not in line
+
+
+def test_an_unreadable_folder_is_named(moesaic, monkeypatch, tmp_path):
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.is_file", refused)
+    code, _, err = moesaic("inspect", tmp_path)
+    assert code == 6 and str(tmp_path) in err and "permission is missing" in err
 
 
 def test_interrupted(moesaic, monkeypatch):

@@ -42,9 +42,7 @@ def test_help_names_every_verb():
 
 def test_help_ends_with_a_command_that_needs_no_file():
     said, _ = modules_after()
-    assert "Start with `moesaic inspect shipped:tiny`, or with a recipe: `moesaic run RECIPE`." in " ".join(
-        said.split()
-    )
+    assert 'Start with `moesaic generate shipped:tiny "Once"`, `moesaic run demo`, or ' in " ".join(said.split())
 
 
 def test_version():

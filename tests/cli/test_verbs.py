@@ -205,7 +205,11 @@ def test_a_folder_without_a_mixture_is_told_what_it_is(moesaic, tmp_path):
     for path, verbs, said in [
         ("runs", ("generate", "inspect"), "it holds runs: demo, small; name one"),
         ("runs/demo", ("generate", "inspect"), "this run is not finished: continue it with `moesaic run`"),
-        ("adapter", ("generate",), "an adapter, not a mixture: join it with others by `moesaic adopt`"),
+        (
+            "adapter",
+            ("generate",),
+            "the expert does not name its base; name its folder or its id of the hub with --base",
+        ),
     ]:
         for verb in verbs:
             code, _, err = moesaic(verb, tmp_path / path, *(["hi"] if verb == "generate" else []))

@@ -19,7 +19,7 @@ from moesaic.compose.mixture import load_mixture, save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import PUBLISHED
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError, WeightsError
-from moesaic.files import disk
+from moesaic.files import disk, read_json, write_json
 from moesaic.model.decoder import Decoder
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Selection
@@ -91,7 +91,8 @@ def test_another_type_is_counted_as_it_is_computed(models: Path, tmp_path: Path)
         tensors = {k: tensor.to(dtype) for k, tensor in read_tensors(models / "one" / TENSORS).items()}
         disk.make_all(tmp_path / name)
         write_tensors(tmp_path / name / TENSORS, tensors)
-        disk.copy(models / "one" / "config.json", tmp_path / name / "config.json")
+        config = read_json(models / "one" / "config.json")
+        write_json(tmp_path / name / "config.json", {**config, "dtype": str(dtype), "torch_dtype": str(dtype)})
     with pytest.warns(UserWarning, match="float16 is read as float32"):
         assert plan(tmp_path / "half").resident == held(moesaic.load_model(tmp_path / "half"))
     found = plan(tmp_path / "brain")
@@ -311,6 +312,10 @@ def test_seventeen_gigabytes_hold_four_whole_models_and_not_sixteen() -> None:
     sixteen = plan(*["llama-3.2-1b"] * 16, site="model", vram="17GB", ram="32GB", devices=2)
     assert sixteen.fits and sixteen.placement and sixteen.placement.fetched > 1e9
     assert plan(*["llama-3.2-1b"] * 16, site="ffn", vram="17GB", devices=2).resident < sixteen.resident
+
+
+def test_a_first_model_before_adapters_is_their_base(models: Path) -> None:
+    assert plan(models / "one", models / "thin") == plan(models / "thin", base=models / "one")
 
 
 def test_what_cannot_be_meant_is_refused_by_name(models: Path) -> None:

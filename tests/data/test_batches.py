@@ -4,10 +4,11 @@ from itertools import chain, pairwise
 
 import pytest
 import torch
+from encoding import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesaic.data.batches import Packed, Schedule, Tokens, by_length, encode, encode_all, pad
+from moesaic.data.batches import Packed, Schedule, Tokens, by_length, encode_all, pad
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED, token_nll

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesaic.data import splits
 from moesaic.data.rows import Example
-from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, take
+from moesaic.data.splits import SPLITS, Domain, carved, load_domain, load_source, load_unseen, take
 from moesaic.errors import DataError
 from moesaic.sections.sources import DemoData, FileData, Source
 
@@ -80,19 +80,31 @@ def test_a_conversation_stays_whole_and_in_order(files):
     assert not {row.group for row in domain.train} & {row.group for row in domain.validation}
 
 
-def test_a_limit_takes_whole_rows_by_hash(files):
+def test_a_limit_takes_the_first_whole_rows_and_reads_nothing_behind_them(files):
     files.put(train=[conversation(n) for n in range(60)], test=numbered(999))
     some = load_source([Source(path="train", limit=10)], files.folder.joinpath)
     more = load_source([Source(path="train", limit=20)], files.folder.joinpath)
-    assert len(some) == 20 and some == more[:20]
-    assert said(some) != {f"{word} {n}" for n in range(10) for word in ("say", "more")}, "not the first ones"
+    assert len(some) == 20 and said(some) < said(more)
+    assert said(some) == {f"{word} {n}" for n in range(10) for word in ("say", "more")}
     assert len(load_source([Source(path="train", limit=99)], files.folder.joinpath)) == 120
+    with (files.folder / "train").open("a") as file:
+        file.write("damaged\n")
+    assert load_source([Source(path="train", limit=60)], files.folder.joinpath)
 
 
 def test_a_share_of_a_limited_train_is_that_share(files):
     files.put(train=numbered(*range(3000)), test=numbered(9999))
     domain = files.load(train={"path": "train", "limit": 200}, validation=0.2)
     assert 20 < len(domain.validation) < 60
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=2, max_size=12), st.sampled_from([1e-6, 0.1, 0.5, 0.999999]))
+def test_a_share_of_two_rows_or_more_is_neither_empty_nor_all(tmp_path_factory, numbers, share):
+    files = Files(tmp_path_factory.mktemp("share")).put(train=numbered(*numbers), test=numbered(min(numbers), -1))
+    if len(numbers) > 2:
+        domain = files.load(validation=share)
+        assert domain.train and domain.validation
+    assert 0 < len(carved([str(number) for number in numbers], share)) < len(numbers)
 
 
 def test_what_is_repeated_or_shared_is_dropped_and_counted(files):
@@ -133,8 +145,8 @@ def test_the_counts_add_up(tmp_path_factory, train, validation, test, carve):
         ({"train": [1, 2], "test": [1, 2]}, 0.5, "train", "also in test"),
         ({"train": [1, 2], "val": [3], "test": [1, 2, 2]}, "val", "train", "test: repeated: 1 rows, train: also in"),
         ({"train": [1, 2], "val": [3], "test": [3]}, "val", "validation", "validation: also in test: 1 rows"),
-        ({"train": [1], "test": [2]}, 0.001, "validation", "change the share"),
-        ({"train": [1], "test": [2]}, 0.999, "train", "change the share"),
+        ({"train": [1], "test": [2]}, 0.001, "validation", "name a file for validation"),
+        ({"train": [1], "test": [2]}, 0.999, "train", "name a file for validation"),
     ],
 )
 def test_a_split_without_rows_is_refused(files, rows, validation, split, says):
@@ -158,6 +170,15 @@ def test_the_digest_names_the_content_alone(files):
     assert domain.digest == Domain("code", domain.train, domain.validation, domain.test, {"x": 1}).digest
     assert domain.digest == files.put(test=numbered(31)).load(validation="val").digest, "nothing is learned from test"
     assert domain.digest != Domain("math", domain.train, domain.test, domain.validation, {}).digest
+
+
+def test_unseen_text_is_of_files_or_the_test_rows_of_a_built_in_domain(files):
+    files.put(train=numbered(*range(20)))
+    sources = [Source(path="train", limit=10)]
+    assert load_unseen(sources, files.folder.joinpath) == load_source(sources, files.folder.joinpath)
+    rows = load_unseen(DemoData(demo="cooking"), Path)
+    assert rows == load_domain("kitchen", DemoData(demo="cooking"), Path).test
+    assert len({row.group for row in rows}) == len(splits.demo.rows("cooking", "test"))
 
 
 def test_the_demo_data_is_split_already(monkeypatch):

@@ -26,9 +26,10 @@ PLAYED = {  # pages in the order in which their blocks are run, and the folder i
     "docs/scaling.md": "own",
 }
 NOT_RUN = {  # how a block begins -> why it is not run here
-    "pip install .": "needs a network",
+    "pip install ": "needs a network",
     "make demo": "makes an environment, which needs a network, and minutes of both cores",
     "make check": "runs this test",
+    "moesaic generate runs/demo": "needs the demo; tests/journeys/test_first_prompts.py types these prompts over one",
     "class Router(Protocol)": "is a signature to read",
 }
 TINY = {

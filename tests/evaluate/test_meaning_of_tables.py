@@ -92,6 +92,18 @@ def written(e: dict[str, Any]) -> Meaning:
     }
 
 
+def beside(e: dict[str, Any]) -> Meaning:
+    """Text of no domain, and prompts in other forms."""
+    found = {}
+    for kind, one in {"all": e["router"]["outside"], **e["router"]["outside"]["kinds"]}.items():
+        read = {"rows": count(one["rows"]), "left to the base": f"{one['abstained']:.1%}", "AUROC": nats(one["auroc"])}
+        found |= {("Text of no domain", kind, column): text for column, text in read.items()}
+    for form, one in e["router"]["forms"].items():
+        read = {"rows": count(one["rows"]), "accuracy": f"{one['accuracy']:.1%}"}
+        found |= {("Router by form of the prompt", form, column): text for column, text in read.items()}
+    return found
+
+
 def note(e: dict[str, Any]) -> list[str]:
     """What stands below the contenders."""
     scores, oracle = e["measure"] == "score", e["controls"]["oracle"]
@@ -118,7 +130,7 @@ def test_every_cell_is_the_figure_of_its_row_and_its_column(kind, shown, width):
     evaluation = kind()
     text = shown(evaluation, width)
     rows = contenders(evaluation, beside=width == 300)
-    assert cells(text) == rows | routers(evaluation) | written(evaluation)
+    assert cells(text) == rows | routers(evaluation) | beside(evaluation) | written(evaluation)
     read = [cell for cell in rows.values() if cell != "-"]
     assert len(set(read)) == len(read)
     opening, verdict = text.split("\n\n")[0], evaluation["verdict"]

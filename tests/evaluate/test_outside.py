@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moesaic.errors import DataError
-from moesaic.evaluate.outside import Doubt, auroc, broken_limits, outside_report
+from moesaic.evaluate.outside import Doubt, broken_limits, outside_report
+from moesaic.ops.metrics import auroc
 
 FEW = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=9)
 
@@ -18,7 +19,7 @@ def doubt(none: list[float], limit: float = 0.5) -> Doubt:
 @given(FEW, FEW)
 def test_the_auroc_is_the_share_of_pairs_in_order(inside, outside):
     pairs = [(b > a) + (a == b) / 2 for a in inside for b in outside]
-    assert auroc(np.array(inside), np.array(outside)) == pytest.approx(sum(pairs) / len(pairs))
+    assert auroc(np.array(outside), np.array(inside)) == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_every_number_by_hand():

@@ -3,6 +3,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,16 @@ def test_every_refusal_says_where_and_what_to_do(tmp_path, name):
         raise OSError(number, os.strerror(number))
     assert str(caught.value).startswith(f"{tmp_path / 'best'}: storage failed: [Errno {number}]")
     assert caught.value.hint and isinstance(caught.value.__cause__, OSError)
+
+
+def test_a_disk_without_inodes_is_not_said_to_lack_bytes(tmp_path, monkeypatch):
+    found = os.statvfs(tmp_path)
+    full = SimpleNamespace(f_files=60, f_favail=0, f_frsize=found.f_frsize, f_bavail=99, f_blocks=99, f_bfree=99)
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    said = "device: no free inode: the disk holds as many files as it can; remove"
+    with pytest.raises(StorageError, match=said) as told, disk.errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "bytes" not in str(told.value)
 
 
 def test_folders_are_made_to_stay(tmp_path, monkeypatch):

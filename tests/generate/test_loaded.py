@@ -60,7 +60,8 @@ def test_several_are_answered_at_once_conversations_beside_texts(mixture):
     assert some == [mixture.generate(one, max_new_tokens=2) for one in (TALK, "sing of the owl", TALK[:1])]
     assert [one.chosen for one in mixture.route([TALK[2:], TALK[:1]])] == ["sums", "birds"]
     one = mixture.stored.tokenizer
-    assert (one.begin(MESSAGES[:1]) == one.begin("sing of the owl")) == (one.template is None)
+    assert one.begin(MESSAGES[:1]) == one.begin("sing of the owl"), "a text is a user message"
+    assert (one.begin("sing of the owl", raw=True) == one.begin("sing of the owl")) == (one.template is None)
     assert mixture.generate([]) == []
 
 

@@ -83,7 +83,7 @@ def test_each_prompt_is_a_row_that_says_who_was_chosen_and_how_sure_the_router_w
         ("def f", "code", 5),
         ("hello there, you", "base", 16),
     ]
-    sure = torch.tensor([1.0, 2.0]).softmax(-1).tolist()
+    sure = [*torch.tensor([1.0, 2.0]).softmax(-1).tolist(), 0.0]
     assert list(decisions[1].probabilities.values()) == pytest.approx(sure), "the softmax of the logits"
     assert decisions[1].weights == {"maths": 0, "code": 1}, "what was selected from it"
     assert decisions[1].confidence == pytest.approx(sure[1])
@@ -92,9 +92,9 @@ def test_each_prompt_is_a_row_that_says_who_was_chosen_and_how_sure_the_router_w
     assert all(before <= one.time <= after for one in decisions)
 
 
-def test_who_abstains_gave_no_probabilities(mixture, path):
+def test_where_the_router_abstains_the_base_has_all_the_probability(mixture, path):
     (*_, silent) = generated(mixture, path)
-    assert silent.probabilities is None and silent.confidence is None
+    assert silent.probabilities == {"maths": 0.0, "code": 0.0, "base": 1.0} and silent.confidence is None
     assert set(silent.weights.values()) == {0}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from moesaic.config import PUBLISHED, RopeScaling, published
-from moesaic.errors import WeightsError
+from moesaic.errors import MoesaicError, WeightsError
 from moesaic.interop.decoder_config import config_json, read_config
 from moesaic.interop.families import FAMILIES, Location, locations, stored_name
 
@@ -195,3 +195,75 @@ def test_a_fingerprint_covers_what_a_model_computes_by_and_nothing_that_it_does_
     scaled = replace(plain, rope_scaling=RopeScaling(kind="linear", factor=2.0))
     assert scaled.wiring.items() > plain.wiring.items()
     assert json.loads(json.dumps(scaled.wiring))["rope_scaling"]["factor"] == 2.0
+
+
+ROPES = {
+    "default": {"rope_type": "default"},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {"rope_type": "llama3", **LLAMA3},
+}
+
+
+@pytest.mark.parametrize("table", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ROPES)
+def test_a_theta_in_a_table_of_rotary_positions_is_read(table: str, kind: str, read) -> None:
+    scaled = {**ROPES[kind], "rope_theta": 5e5}
+    assert read("llama", **{table: scaled}).rope_theta == 5e5
+    assert read("llama", rope_theta=5e5, **{table: scaled}).rope_theta == 5e5
+    with pytest.raises(WeightsError, match="rope_theta: .*contradict"):
+        read("llama", rope_theta=4e5, **{table: scaled})
+
+
+@pytest.mark.parametrize("table", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("key", ["mrope_section", "attention_factor", "partial_rotary_factor", "high_freq"])
+def test_every_key_of_a_table_of_rotary_positions_is_known(table: str, kind: str, key: str, read) -> None:
+    with pytest.raises(WeightsError, match=rf"{table}\.{key}: "):
+        read("llama", **{table: {**ROPES[kind], key: 0.5}})
+    assert read("llama", **{table: {**ROPES[kind], key: None}}) == read("llama", **{table: ROPES[kind]})
+
+
+def test_a_context_before_scaling_outside_its_table_takes_precedence(read) -> None:
+    found = read("llama", rope_scaling=ROPES["llama3"], original_max_position_embeddings=32)
+    assert found.rope_scaling is not None and found.rope_scaling.original_context == 32
+
+
+HOSTILE = [None, True, 0, -0.0, -1, 1 << 40, 0.5, "x", [], [1], [None], [{}], {}, {"a": 1}, {"rope_theta": [1]}]
+
+
+def places(table: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The paths of all values in a table, of those in its tables too."""
+    found = [(*above, key) for key in table]
+    inner = [places(value, (*above, key)) for key, value in table.items() if isinstance(value, dict)]
+    return [*found, *(path for some in inner for path in some)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_value_of_any_kind_at_any_depth_is_read_or_named(family, read):
+    whole = config_json(read(family), {"eos_token_id": 1}, "float32")
+    scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaled |= {"original_max_position_embeddings": 64, "rope_theta": 1e4}
+    private = {"_sliding_window_pattern": 2, "sliding_window_pattern": 2, "max_window_layers": 1, "layer_types": None}
+    local = {"rope_parameters": {"full_attention": scaled, "sliding_attention": {"rope_theta": 1e4}}}
+    for extra in ({}, {"rope_scaling": scaled, "rope_parameters": None}, {"rope_parameters": scaled}, local, private):
+        for path in places({**whole, **extra}):
+            for value in HOSTILE:
+                found = json.loads(json.dumps({**whole, **extra}))
+                table = found
+                for key in path[:-1]:
+                    table = table[key]
+                table[path[-1]] = value
+                try:
+                    read(found.pop("model_type"), **found)
+                except MoesaicError as error:
+                    assert "config.json" in str(error), (path, value)
+
+
+@pytest.mark.parametrize("value", [0, -0.0, 1, 0.5, -1e-6, 1e-30])
+def test_an_epsilon_that_no_model_has_is_refused(value, read):
+    with pytest.raises(WeightsError, match="rms_norm_eps: a value out of bounds; expected a number from 1e-15 to 0.01"):
+        read("llama", rms_norm_eps=value)
+
+
+def test_an_epsilon_of_null_is_one_that_is_left_out(read):
+    assert read("llama", rms_norm_eps=None) == read("llama")

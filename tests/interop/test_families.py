@@ -6,7 +6,8 @@ import pytest
 import torch
 import transformers
 
-from moesaic.interop.pretrained import LoadedDecoder, load_model
+from moesaic.generate.language_model import load_model
+from moesaic.interop.pretrained import LoadedDecoder
 from moesaic.nn import Cache
 
 pytestmark = pytest.mark.parity

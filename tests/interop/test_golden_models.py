@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from moesaic.errors import WeightsError
-from moesaic.interop.pretrained import LoadedDecoder, load_model
+from moesaic.generate.language_model import load_model
+from moesaic.interop.pretrained import LoadedDecoder
 from moesaic.nn import Cache
 
 FIXTURES = ["gemma3-tiny", "llama3-tiny-untied", "llama32-tiny", "mixtral-tiny", "qwen2-tiny"]

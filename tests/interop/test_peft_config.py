@@ -117,12 +117,12 @@ BROKEN = {  # what was done to it: (how, exit code, file, field, what is said)
         *(WEIGHTS, CONFIG, "target_modules", "holds no pair for|targets the head"),
     ),
     "a head to save": (named(modules_to_save=["lm_head"]), WEIGHTS, CONFIG, "modules_to_save", "'lm_head' is missing"),
-    "a classifier": (named(modules_to_save=["score"]), WEIGHTS, CONFIG, "modules_to_save", "'score' was trained whole"),
+    "a classifier": (named(modules_to_save=["score"]), WEIGHTS, CONFIG, "modules_to_save", "'score' is missing"),
     "another head": (held(**{HEAD: torch.ones(265, 32)}), COMPATIBILITY, ADAPTER, HEAD, "away from it"),
     "more words": (held(**{EMBEDDING: torch.ones(266, 32)}), COMPATIBILITY, ADAPTER, EMBEDDING, r"\[266, 32\]"),
     "an adapted head": (
         held(**{f"{ROOT}lm_head.lora_A.weight": torch.zeros(3, 32)}),
-        *(WEIGHTS, ADAPTER, f"{ROOT}lm_head.lora_A.weight", "the head is not adapted"),
+        *(WEIGHTS, ADAPTER, f"{ROOT}lm_head.lora_A.weight", "the head is adapted, which is not adopted"),
     ),
     "magnitudes": (
         held(**{f"{Q}.lora_magnitude_vector": torch.ones(32)}),
@@ -130,8 +130,8 @@ BROKEN = {  # what was done to it: (how, exit code, file, field, what is said)
     ),
     "a bias": (held(**{f"{Q}.lora_B.bias": torch.ones(32)}), WEIGHTS, ADAPTER, f"{Q}.lora_B.bias", "bias in B"),
     "a norm": (
-        held(**{f"{ROOT}model.norm.weight": torch.ones(32)}),
-        *(WEIGHTS, ADAPTER, f"{ROOT}model.norm.weight", "not a LoRA tensor"),
+        held(**{f"{ROOT}model.norm.weight": torch.zeros(32)}),
+        *(COMPATIBILITY, ADAPTER, f"{ROOT}model.norm.weight", "'norm' is stored whole and is not the base's"),
     ),
     "without its prefix": (
         held(A, **{"layers.1.self_attn.q_proj.lora_A.weight": torch.zeros(3, 32)}),
@@ -305,3 +305,63 @@ def test_an_expert_of_many_ranks_and_scales_comes_back(decoder, tmp_path):
         assert stored.lora.scale_of(path) == lora.scale_of(path)
     other = LoRA(2, 4.0, lora.pairs, {**lora.alphas, "layers.1.mlp.up_proj": 8.0})
     assert StoredExpert(other, {}).fingerprint != stored.fingerprint, "a scale is part of what an expert is"
+
+
+NOTHING = {
+    "fan_in_fan_out over linears": named(fan_in_fan_out=True),
+    "lora_only without a bias": named(bias="lora_only"),
+    "all biases, where there are none": named(bias="all"),
+    "a value head": held(**{"v_head.summary.weight": torch.ones(1, 32)}),
+}
+
+
+@pytest.mark.parametrize("how", NOTHING.values(), ids=NOTHING)
+def test_what_changes_nothing_is_read_past(how, two, decoder):
+    right = load_expert(two, decoder=decoder).fingerprint
+    how(two)
+    assert load_expert(two, decoder=decoder).fingerprint == right
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "layers.0.self_attn.k_proj.weight", "embed_tokens.weight"])
+@pytest.mark.parametrize("mark", ["", "base_layer.", "modules_to_save.", "modules_to_save.default."])
+def test_a_tensor_that_is_stored_whole_and_equals_the_bases_is_nothing(name, mark, two, decoder):
+    stem, _, leaf = name.rpartition(".")
+    tensors(two, **{f"{ROOT}model.{stem}.{mark}{leaf}": decoder.get_parameter(name).detach()})
+    load_expert(two, decoder=decoder)
+    tensors(two, **{f"{ROOT}model.{stem}.{mark}{leaf}": decoder.get_parameter(name).detach() + 1})
+    with pytest.raises(MoesaicError, match=rf"'{stem}' is stored whole and is not the base's.*away from it"):
+        load_expert(two, decoder=decoder)
+
+
+@pytest.mark.parametrize("at", [0, len(ROOT), len(f"{ROOT}model.")])
+def test_the_names_that_a_compiled_model_has_are_read_without_its_mark(at, two, decoder):
+    right = load_expert(two, decoder=decoder).fingerprint
+    found = read_tensors(two / ADAPTER)
+    write_tensors(two / ADAPTER, {f"{name[:at]}_orig_mod.{name[at:]}": tensor for name, tensor in found.items()})
+    assert load_expert(two, decoder=decoder).fingerprint == right
+    write_tensors(two / ADAPTER, {**read_tensors(two / ADAPTER), **found})
+    with pytest.raises(MoesaicError, match="two names of one tensor"):
+        load_expert(two, decoder=decoder)
+
+
+HINTS = {
+    "ZeRO-3": (A, torch.empty(0), "no elements in .*ZeRO-3"),
+    "an adapted head": (f"{ROOT}lm_head.lora_B.weight", torch.ones(9, 3), "the head is adapted"),
+    "an adapted embedding": (
+        f"{ROOT}model.embed_tokens.lora_embedding_A",
+        torch.ones(3, 9),
+        "the embedding is adapted",
+    ),
+    "a quantised base": (f"{ROOT}model.layers.0.self_attn.q_proj.base_layer.SCB", torch.ones(3), "quantised base"),
+    "a trained bias": (f"{ROOT}model.layers.0.self_attn.q_proj.bias", torch.ones(3), "trained biases"),
+}
+
+
+@pytest.mark.parametrize(("name", "tensor", "said"), HINTS.values(), ids=HINTS)
+@pytest.mark.parametrize("beside", [False, True])
+def test_the_hint_is_found_among_all_foreign_tensors(name, tensor, said, beside, two, decoder):
+    tensors(two, **{name: tensor})
+    if beside:
+        tensors(two, **{f"{ROOT}lm_head.base_layer.weight": decoder.get_parameter("embed_tokens.weight").detach()})
+    with pytest.raises(MoesaicError, match=said):
+        load_expert(two, decoder=decoder)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from moesaic.ops.metrics import metric, tallies
+from moesaic.ops.metrics import auroc, metric, tallies
 
 
 @st.composite
@@ -47,3 +47,9 @@ def test_sums_of_many_resamples_are_each_taken_by_itself():
     for name in ("accuracy", "f1", "matthews"):
         apart = [float(metric(name, tallies(truth[some], said[some], 3).sum(0))) for some in picks]
         assert metric(name, sums).tolist() == pytest.approx(apart)
+
+
+def test_auroc_counts_pairs_in_order_and_half_of_the_ties():
+    inside, outside = np.array([3.0, 2.0, 2.0]), np.array([1.0, 2.0])
+    pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
+    assert auroc(inside, outside) == sum(pairs) / len(pairs)

@@ -58,7 +58,7 @@ BAD = [
     (
         *("train: math.jsonl\n      validation: 0.2\n      test: [{path: math_test.jsonl, limit: 9}]", "demo: maths"),
         *(14, "experts.math.data.demo"),
-        "expected 'code', 'prose', 'math' or 'dialogue'; got 'maths'; did you mean 'math'?",
+        "expected 'code', 'prose', 'math', 'dialogue' or 'cooking'; got 'maths'; did you mean 'math'?",
     ),
     ("name: four-domains", "name: my run", 1, "name", "not a name for a run; expected 1 to 96"),
     ("name: four-domains", "name: com1.txt", 1, "name", "Windows"),

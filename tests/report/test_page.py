@@ -204,6 +204,9 @@ def test_damaged_parts_are_told_without_the_folders_of_this_machine(make_run, se
         ),
         ("metrics/base/lr-0.003.jsonl", '{"step": 1, "loss": null}\n', "lr-0.003.jsonl:1: loss: not a number."),
         ("data.json", '{"rows": []}', "data.json: rows: wrong value."),
+        ("data.json", '{"files": {"a": {"read": "x", "used": 1}}}', "data.json: files.a.read: wrong value."),
+        ("data.json", '{"files": {"a": {"read": 1}}}', "data.json: files.a.used: wrong value."),
+        ("data.json", '{"rows": {"owl/test": null}}', "data.json: rows.owl/test: wrong value."),
         ("data.json", '{"dropped": {"owl": 3}}', "data.json: dropped: wrong value."),
     ],
 )

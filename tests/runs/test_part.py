@@ -10,7 +10,7 @@ from small_kinds import fill, recipe_in
 from small_runs import bench_of, opened
 
 from moesaic import stages
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, StorageError
 from moesaic.files import read_manifest, write_manifest
 from moesaic.recipe import Recipe
 from moesaic.runs.directory import RunDir
@@ -254,3 +254,29 @@ def test_one_more_part_is_refused_without_the_part_that_it_needs_with_the_comman
     with pytest.raises(RecipeError, match=r"no expert 'birds' yet; train it first: .* train-expert .* --expert birds"):
         made([export], [*own, export])
     assert not (root / "toys").exists()
+
+
+def test_a_part_is_not_made_anew_under_a_half_done_training_that_needs_it(run: RunDir):
+    base, after = Toy(run, "base", "one"), Toy(run, "after", "two", run.root / "toys" / "base")
+    made([base])
+    state = run.states_at(after.at) / "lr-0.1" / "state"
+    state.mkdir(parents=True)
+    (state / "manifest.json").write_text("{}")
+    changed = Toy(run, "base", "other")
+    with pytest.raises(
+        RecipeError, match="base: 'after' is half-done, and .* have changed; .* --restart after to begin"
+    ):
+        made([changed], [changed, after])
+    assert (base.at / "text").read_text() == "one", "nothing was made"
+    run.forget(after.at)
+    made([changed], [changed, after])
+    assert (base.at / "text").read_text() == "other"
+
+
+def test_what_moesaic_did_not_publish_is_refused_before_anything_is_made(run: RunDir):
+    part = Toy(run, "one", "text")
+    part.at.parent.mkdir(parents=True)
+    part.at.write_text("mine")
+    with pytest.raises(StorageError, match="moesaic did not publish this path and will not replace it"):
+        made([part])
+    assert part.at.read_text() == "mine" and [*part.at.parent.iterdir()] == [part.at]

@@ -120,3 +120,21 @@ def test_adapters_of_the_hub_are_adopted_over_a_base_of_the_hub(hub, commits, tm
     hub.put("org/third", other)
     changed = read_manifest(moesaic.amend(tmp_path / "mix", {"x": "org/third"}, drop=["second"]).folder)
     assert changed["origins"].keys() == {"base", "adapter", "x"} and changed["origins"]["base"] == origins["base"]
+
+
+@pytest.mark.slow
+def test_a_mixture_over_a_base_of_the_hub_is_shared_without_it_unless_it_embeds_it(hub, commits, tmp_path):
+    hub.put("org/second", {**hub.repositories["org/adapter"].branches["v1"]})
+    made = moesaic.adopt(["org/adapter@v1", "org/second"], "org/base", tmp_path / "mix")
+    place = f"org/base@{commits['base']}"
+    assert read_manifest(made.folder)["base"]["place"] == place and not (made.folder / "base").exists()
+    mixture = moesaic.load(tmp_path / "mix")
+    expected = mixture.generate("owl", max_new_tokens=4)
+    for name, embed in (("me/thin", None), ("me/whole", True)):
+        hub.put(name, {})
+        mixture.push_to_hub(name, embed=embed)
+        copy = mixture.save_pretrained(tmp_path / name, embed=embed)
+        pushed = hub.repositories[name].branches["main"]
+        assert ("base/model.safetensors" in pushed) == (copy / "base").is_dir() == bool(embed)
+        assert moesaic.load(name).generate("owl", max_new_tokens=4) == expected
+        assert moesaic.load(copy).generate("owl", max_new_tokens=4) == expected

@@ -26,7 +26,8 @@ from moesaic.files import read_manifest, read_sealed
 from moesaic.recipe import Recipe, parse
 from moesaic.stages import experts
 from moesaic.stages.base import longest
-from moesaic.stages.evaluation import EvaluationPart, decide, looked_up, score_contender, score_weights
+from moesaic.stages.decisions import decide
+from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_weights
 from moesaic.stages.experts import plan_of, verify_expert
 from moesaic.stages.routers import label_of, specs
 from moesaic.tasks.task import even

@@ -9,12 +9,15 @@ import pytest
 import tokenizers
 
 from moesaic.tokenizer import Special, Template, Tokenizer, compare
-from moesaic.tokenizer.comparing import SHOWN
+from moesaic.tokenizer.comparing import SHOWN, SPACES
 
 
 @pytest.fixture(scope="module")
 def one() -> Tokenizer:
     return Tokenizer.train(["the sum of two and two is four"], 275)
+
+
+LEFT = {"type": "Strip", "strip_left": True, "strip_right": False}
 
 
 def changed(one: Tokenizer, change: Callable[[dict[str, Any]], None]) -> Tokenizer:
@@ -67,13 +70,29 @@ def test_swapped_special_ids_are_found_by_their_role(one):
     [
         (lambda found: found["model"]["merges"].reverse(), "merges"),
         (lambda found: found.update(normalizer={"type": "NFC"}), "steps"),
-        (lambda found: found["pre_tokenizer"]["pretokenizers"].pop(0), "steps"),
-        (lambda found: found["model"].update(ignore_merges=True), "model"),
+        (lambda found: found["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True), "steps"),
         (lambda found: found["added_tokens"][0].update(lstrip=True), "added tokens"),
     ],
 )
 def test_what_else_decides_the_ids_is_found(change, what, one):
     assert [difference.what for difference in compare(one, changed(one, change))] == [what]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found["pre_tokenizer"]["pretokenizers"].pop(0),  # no merge of this tokenizer has a digit
+        lambda found: found["model"].update(ignore_merges=True),  # merges lead to every token
+        lambda found: found["model"].update(unk_token="<unk>"),  # every byte has a token
+    ],
+)
+def test_another_form_of_the_same_steps_is_no_difference(change, one):
+    assert compare(one, changed(one, change)) == []
+
+
+def test_steps_that_treat_only_leading_spaces_otherwise_are_told_apart(one):
+    (difference,) = compare(one, changed(one, lambda found: found.update(normalizer=LEFT)))
+    assert difference.what == SPACES
 
 
 def test_another_template_is_found(one):

@@ -28,7 +28,46 @@ def bomb(size: int) -> dict:
     return {"type": "Sequence", "normalizers": [step] * 6}
 
 
+def rare(**step) -> dict:
+    """Steps that double one rare text again and again."""
+    return {"type": "Sequence", "normalizers": [{"type": "Replace", **step}] * 40}
+
+
+DOUBLING = {"pattern": {"String": "Q~"}, "content": "Q~Q~"}
+CHARSMAP = base64.b64encode((4).to_bytes(4, "little") + b"\0\0\0\0" + b"a" * 300 + b"\0").decode()
+SPLIT = {"type": "Split", "pattern": {"String": "Q"}, "behavior": "Isolated", "invert": False}
+MARK = {"type": "Metaspace", "prepend_scheme": "always", "split": False}
+
 HOSTILE = {
+    "a rare text that doubles": written(normalizer=rare(**DOUBLING)),
+    "a rare pattern that doubles": written(normalizer=rare(pattern={"Regex": "Q~"}, content="Q~")),
+    "rare texts that double in steps of steps": written(
+        normalizer={"type": "Sequence", "normalizers": [rare(**DOUBLING)] * 2}
+    ),
+    "a rare character that is decomposed again and again": written(
+        normalizer={
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Replace", "pattern": {"String": "\u0635"}, "content": "\ufdfa"},
+                {"type": "NFKD"},
+            ]
+            * 20,
+        }
+    ),
+    "a long text for a rare one": written(
+        normalizer={"type": "Replace", "pattern": {"String": "Q~"}, "content": "a" * 10_000}
+    ),
+    "a long text for a rare character": written(normalizer={"type": "Precompiled", "precompiled_charsmap": CHARSMAP}),
+    "marks between marks": written(
+        pre_tokenizer={
+            "type": "Sequence",
+            "pretokenizers": [one for mark in "abcdefghij" for one in (SPLIT, {**MARK, "replacement": mark})],
+        }
+    ),
+    "a rare text that doubles when it is decoded": written(
+        decoder={"type": "Sequence", "decoders": [{"type": "Fuse"}, *rare(**DOUBLING)["normalizers"]]}
+    ),
+    "two tokens with one id": written(model={**MODEL, "vocab": {"a": 0, "b": 0, "c": 1}}),
     "a merge of unknown tokens": written(model={**MODEL, "merges": [["a", "c"]]}),
     "a character map that is none": written(
         normalizer={"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff\xff\xff\x7f123").decode()}
@@ -52,6 +91,35 @@ HOSTILE = {
     "not UTF-8": b"\xff\xfe",
     "only a model's type": b'{"model": {"type": "BPE"}}',
 }
+
+
+PRECOMPILED = {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAABhYWEA"}
+SPACES = {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [
+            {"type": "Replace", "pattern": {"String": "``"}, "content": '"'},
+            {"type": "NFKD"},
+            {"type": "StripAccents"},
+            {"type": "Lowercase"},
+            PRECOMPILED,
+            SPACES,
+        ],
+        [
+            {"type": "Prepend", "prepend": "\u2581"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+        ],
+        [{"type": "NFKC"}] * 5,
+        [PRECOMPILED, {"type": "NFKC"}, SPACES],
+    ],
+    ids=["ALBERT", "Llama 2", "forms again", "T5"],
+)
+def test_the_steps_of_published_tokenizers_do_not_grow(steps):
+    times = probe.growth({"type": "Sequence", "normalizers": steps})
+    assert 1 <= times <= probe.GROWTH / 2
 
 
 @pytest.mark.usefixtures("hang_limit")

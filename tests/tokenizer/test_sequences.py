@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 import tokenizers
 import torch
+from encoding import encode
 
-from moesaic.data.batches import encode
 from moesaic.data.rows import Example
 from moesaic.generate.engine import Engine
 from moesaic.generate.request import Request, RoutingReport

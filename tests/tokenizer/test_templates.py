@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from encoding import encode
 
-from moesaic.data.batches import encode
 from moesaic.data.rows import examples_of
 from moesaic.errors import DataError, WeightsError
 from moesaic.tokenizer import Message, Special, Template, Tokenizer, templates
 from moesaic.tokenizer.conversation import plain
 from moesaic.tokenizer.spellings import Spellings
+
+ANSWER = {"role": "assistant", "content": "7"}
 
 CHATML = (
     "{% for message in messages %}"
@@ -246,13 +248,28 @@ def test_a_chat_row_is_its_prompt_and_what_the_template_writes_after_it(name, ou
         assert not tokenizer.decode(response).startswith("\n") or name == "zephyr", "the template says how it starts"
 
 
+@pytest.mark.parametrize("name", ["chatml", "llama-3", "zephyr"])
+def test_a_prompt_is_a_user_message_in_training_and_generation_unless_it_is_raw(name, ours, tmp_path):
+    tokenizer = chatty(ours, tmp_path, KNOWN[name])
+    message, text = said(("user", "What is 3 + 4?")), "What is 3 + 4?"
+    assert tokenizer.begin(text) == tokenizer.begin(message) != tokenizer.begin(text, raw=True)
+    assert tokenizer.begin(text, raw=True) == [*tokenizer.start, *tokenizer.encode(text)]
+    assert tokenizer.answer(text, "7") == tokenizer.answer(message, "7")
+    assert tokenizer.answer(text, "7", raw=True) == [*ours.encode("\n7"), tokenizer.eos]
+    asked, talked = ({"prompt": text, "response": "7"}, {"messages": [*map(Message._asdict, message), ANSWER]})
+    (one,), (other,) = examples_of(asked), examples_of(talked)
+    assert encode(one, tokenizer, 1000, 8).ids == encode(other, tokenizer, 1000, 8).ids
+    (story,) = examples_of({"text": text})
+    assert encode(story, tokenizer, 1000, 8).ids == [*tokenizer.begin(text, raw=True), tokenizer.eos]
+
+
 def test_an_answer_without_an_end_of_its_own_gets_the_tokenizers(ours, tmp_path):
     tokenizer = chatty(ours, tmp_path, "{% for m in messages %}[{{ m.content }}]{% endfor %}")
     assert tokenizer.answer(TALKS[0], "seven") == [*tokenizer.encode("[seven]"), tokenizer.eos]
 
 
 def test_a_template_that_answers_another_prompt_than_it_asks_with_is_refused(ours, tmp_path):
-    source = "{{ messages | length }}{% if add_generation_prompt %}:{% endif %}"
+    source = "{{ messages | length }}{{ messages[0].content }}{% if add_generation_prompt %}:{% endif %}"
     tokenizer = chatty(ours, tmp_path, source)
     with pytest.raises(DataError, match="changes the prompt when an answer follows; give rows of prompt"):
         tokenizer.answer(TALKS[0], "seven")
@@ -293,11 +310,14 @@ def test_a_base_with_a_template_is_another_base_and_its_folder_holds_it(ours, tm
 
 
 def test_a_file_of_its_own_counts_first_and_of_several_the_default(ours, tmp_path):
-    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "{{ bos_token }}one"}]
+    several = [
+        {"name": "tool_use", "template": "tools"},
+        {"name": "default", "template": "{{ bos_token }}1{{ messages[0].content }}"},
+    ]
     tokenizer = chatty(ours, tmp_path, several)
-    assert written(tokenizer.template, TALKS[0], True) == "<s>one"
-    (tmp_path / "chat_template.jinja").write_text("two")
-    assert written(Tokenizer.load(tmp_path).template, TALKS[0], True) == "two"
+    assert written(tokenizer.template, TALKS[0], True) == "<s>1What is 3 + 4?"
+    (tmp_path / "chat_template.jinja").write_text("2{{ messages[0].content }}")
+    assert written(Tokenizer.load(tmp_path).template, TALKS[0], True) == "2What is 3 + 4?"
     with pytest.raises(WeightsError, match=r"chat_template: no chat template named default: tool_use"):
         chatty(ours, tmp_path / "a", several[:1])
     for wrong in (3, {"a": "b"}, "x" * (templates.SIZE + 1)):
@@ -338,6 +358,31 @@ def test_a_hostile_template_is_refused_by_name_when_it_is_read(source, ours, tmp
     with pytest.raises(WeightsError, match=r"tokenizer_config\.json: chat_template: not a usable chat template: ."):
         chatty(ours, tmp_path, source)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("source", ["", "two", "{{ bos_token }}", "{% for m in messages %}{{ m.role }}{% endfor %}"])
+def test_a_template_that_writes_nothing_of_what_is_said_is_refused(source, ours, tmp_path):
+    with pytest.raises(WeightsError, match="not a usable chat template: it writes nothing of what the messages say"):
+        chatty(ours, tmp_path, source)
+
+
+@pytest.mark.usefixtures("hang_limit")
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set x = 'a' * 3000000000 %}",
+        "{{ 'a ' * 5000000 }}",
+    ],
+)
+def test_a_template_that_is_hostile_to_one_word_alone_is_ended_where_that_word_is_said(source, ours, tmp_path):
+    tokenizer = chatty(ours, tmp_path, CHATML + "{% if 'zebra' in messages[0]['content'] %}" + source + "{% endif %}")
+    assert tokenizer.begin(TALKS[0])
+    (example,) = examples_of({"messages": [{"role": r, "content": "a zebra"} for r in ("user", "assistant")]}, "a", 7)
+    with pytest.raises(
+        DataError, match=r"a:7: messages: .*: it (takes|writes) .*more than .*; use a base with another"
+    ):
+        encode(example, tokenizer, 100, 8)
 
 
 @pytest.mark.parametrize("token", SPECIAL)

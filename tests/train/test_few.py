@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from moesaic.train.few import discriminant, few_shot
+from moesaic.train.few import discriminant, few_shot, few_shot_guard
 
 
 def clouds(n: int, d: int, apart: float, experts: int = 3, seed: int = 0) -> list[torch.Tensor]:
@@ -63,3 +63,14 @@ def test_prompts_that_are_all_the_same_are_no_division_by_zero(points):
     router, _ = few_shot(points)
     assert all(value.isfinite().all() for value in router.state_dict().values())
     assert [int(router(rows[:1]).argmax()) for rows in points] == [0, 1]
+
+
+def test_a_guard_of_few_prompts_leaves_neutral_ones_to_the_base():
+    draw = torch.Generator().manual_seed(0)
+    centres = 8 * torch.eye(16)
+    clouds = [centre + torch.randn(10, 16, generator=draw) for centre in centres[:3]]
+    neutral, later = (centres[4] + torch.randn(60, 16, generator=draw) for _ in range(2))
+    guard, found = few_shot_guard(clouds, neutral, "auto")
+    assert (guard(later) < guard.limit).double().mean() > 0.9
+    assert not (guard(torch.cat(clouds)) < guard.limit).any()
+    assert found["abstained_own"] <= 0.04 and found["auroc"] > 0.95

@@ -1,6 +1,6 @@
 """The domain of conversation: a user and an assistant settle an errand or chat, as in `scenarios`.
 
-Knows nothing about splits; its groups are wordings of whole conversations, without their details.
+Knows nothing about splits; its groups are the templates that conversations begin with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,25 +8,31 @@ from random import Random
 
 from moesaic.data.demo.phrases import filled, open_slots, worded
 from moesaic.data.demo.scenarios import Moves, Scenario, read_scenarios
+from moesaic.data.demo.shapes import Exchange, Groups
 
-DRAWN = 2200  # conversations before duplicates are dropped and splits are made
+DRAWN = 700, 1000  # conversations of scenarios, and exchanges of small talk, before splits are made
 
 
-def groups(seed: int) -> dict[str, list[dict]]:
-    """Conversations of all scenarios in turn, by wording."""
+def groups(seed: int) -> Groups:
+    """Conversations of all scenarios in turn, and small talk, by the template of what the user says first."""
     rng = Random(f"{seed} dialogue")
     known = read_scenarios()
-    found: dict[str, list[dict]] = {}
-    for number in range(DRAWN):
+    found: Groups = {}
+    for number in range(DRAWN[0]):
         scenario = known.scenarios[number % len(known.scenarios)]
+        opening = rng.choice(scenario.openings)
         talk = Talk(scenario, known.moves, known.pools | scenario.pools, rng)
-        talk.run(turns=rng.randint(2, 5))
-        found.setdefault("\n".join(talk.wording), []).append({"messages": talk.messages})
+        talk.run(opening, turns=rng.randint(2, 3))
+        found.setdefault(opening, []).append(talk.exchanges)
+    for number in range(DRAWN[1]):
+        said, answered = known.chat[number % len(known.chat)]
+        template = rng.choice(said)
+        found.setdefault(template, []).append([Exchange(worded(template, rng), worded(answered, rng))])
     return found
 
 
 class Talk:
-    """A conversation in progress: its details, messages and wordings so far."""
+    """A conversation in progress: its details, texts and wordings so far."""
 
     def __init__(self, scenario: Scenario, shared: Moves, pools: Mapping[str, Sequence], rng: Random):
         self.scenario, self.shared, self.rng = scenario, shared, rng
@@ -34,20 +40,23 @@ class Talk:
         pairs = {slot: rng.sample(pool, 2) for slot, pool in pools.items()}
         self.slots = {slot: meant for slot, (meant, _) in pairs.items()}
         self.others = {slot: other for slot, (_, other) in pairs.items()}
-        self.messages: list[dict[str, str]] = []
+        self.texts: list[str] = []
         self.wording: list[str] = []
 
     def say(self, template: str) -> None:
         """Add a message in the words of `template`."""
         skeleton = worded(template, self.rng)
-        role = "assistant" if len(self.messages) % 2 else "user"
-        self.messages.append({"role": role, "content": filled(skeleton, self.slots)})
+        self.texts.append(filled(skeleton, self.slots))
         self.wording.append(skeleton)
 
-    def run(self, turns: int) -> None:
+    @property
+    def exchanges(self) -> list[Exchange]:
+        return [Exchange(*pair) for pair in zip(self.texts[::2], self.texts[1::2], strict=True)]
+
+    def run(self, opening: str, turns: int) -> None:
         """Play the conversation, with up to `turns` messages of each side."""
         scenario, rng = self.scenario, self.rng
-        self.say(rng.choice(scenario.openings))
+        self.say(opening)
         missing = [slot for slot in scenario.details if slot not in open_slots(self.wording)]
         rng.shuffle(missing)
         moves = ["bye", *range(len(scenario.extras))] + ["doubt"] * bool(missing) + ["check"] * bool(scenario.check)

@@ -1,52 +1,46 @@
-"""The domain of arithmetic: word problems drawn from `problems`, with the steps of each solution.
+"""The domain of arithmetic: sums and differences of small numbers, bare, as short questions and in stories.
 
-Knows nothing about splits; its groups are wordings of questions, without names and numbers.
+Knows nothing about splits; its groups are the templates of questions in `problems`.
 """
 
-from collections.abc import Callable
-from operator import add, floordiv, mul, sub
+import re
+from itertools import cycle
 from random import Random
 
-from moesaic.data.demo.phrases import filled, worded
-from moesaic.data.demo.problems import Problem, read_problems
+from moesaic.data.demo.phrases import SLOT, raw, worded
+from moesaic.data.demo.shapes import Exchange, Groups
+from moesaic.data.demo.tables import table
 
-DRAWN = 2200  # rows before duplicates are dropped and splits are made
+DRAWN = {"signs": 330, "short": 1200, "stories": 500}  # exchanges of each sort before splits are made
+TEN = 10  # the largest sum, and the largest number that something is taken from
+FACTS = {
+    "+": [(a, total - a, total) for total in range(2, TEN + 1) for a in range(1, total)],
+    "-": [(total, a, total - a) for total in range(2, TEN + 1) for a in range(1, total)],
+}
+WORD = re.compile(r"[a-z]+")
 
-OPERATORS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "/": floordiv}
 
+def groups(seed: int) -> Groups:
+    """Exchanges by template of the question, whose answers are equations; templates of signs alone are one group.
 
-def groups(seed: int) -> dict[str, list[dict]]:
-    """Rows of all problems in turn, by wording of the question; a response ends in a line `Answer: 42`."""
+    Each sort of question goes through all facts again and again, so that no fact is missing.
+    """
     rng = Random(f"{seed} math")
-    problems = read_problems().problems
-    found: dict[str, list[dict]] = {}
-    for number in range(DRAWN):
-        problem = problems[number % len(problems)]
-        question = worded(rng.choice(problem.questions), rng)
-        found.setdefault(question, []).append(solved(problem, question, rng))
+    written = table("problems.yaml")
+    found: Groups = {}
+    for sort, count in DRAWN.items():
+        decks = {sign: cycle(rng.sample(facts, len(facts))) for sign, facts in FACTS.items()}
+        for sign, _ in zip(cycle(FACTS), range(count), strict=False):
+            a, b, result = next(decks[sign])
+            slots: dict[str, str | int] = {"a": a, "b": b}
+            for names, pool in written["pools"].items():
+                slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
+            template = rng.choice(written[sort][sign])
+            exchange = Exchange(raw(worded(template, rng), slots), f"{a} {sign} {b} = {result}")
+            found.setdefault(lettered(template), []).append([exchange])
     return found
 
 
-def solved(problem: Problem, question: str, rng: Random) -> dict:
-    slots: dict[str, str | int] = {}
-    for names, pool in read_problems().pools.items():
-        slots |= zip(names.split(), rng.sample(pool, len(names.split())), strict=True)
-    slots |= computed(problem, rng)
-    lines = [filled(worded(step.saying, rng), slots | {"eq": filled(step.equation, slots)}) for step in problem.steps]
-    answer = slots[problem.steps[-1].result]
-    return {"prompt": filled(question, slots), "response": "\n".join([*lines, f"Answer: {answer}"])}
-
-
-def computed(problem: Problem, rng: Random) -> dict[str, int]:
-    """Draw numbers until every result of a step is whole and at least two."""
-    while True:
-        values = {name: rng.choice(numbers) for name, numbers in problem.numbers.items()}
-        for step in problem.steps:
-            left, right = (int(values.get(word, word)) for word in (step.left, step.right))
-            if step.operator == "/" and left % right:
-                break
-            values[step.result] = OPERATORS[step.operator](left, right)
-            if values[step.result] < 2:
-                break
-        else:
-            return values
+def lettered(template: str) -> str:
+    """The template without slots and signs, which a search of duplicates may not see."""
+    return " ".join(WORD.findall(SLOT.sub("", template).casefold()))

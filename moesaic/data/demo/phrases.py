@@ -21,9 +21,14 @@ def worded(template: str, rng: Random) -> str:
     return GAP.sub("", template)
 
 
+def raw(skeleton: str, slots: Mapping[str, Any]) -> str:
+    """Fill the slots of a text that has no sentences."""
+    return SLOT.sub(lambda match: str(slots[match[1]]), skeleton)
+
+
 def filled(skeleton: str, slots: Mapping[str, Any]) -> str:
-    text = SLOT.sub(lambda match: str(slots[match[1]]), skeleton)
-    return SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), text)
+    """Fill the slots of sentences, each of which begins with a capital after a full stop."""
+    return SENTENCE_START.sub(lambda match: match[1] + match[2].upper(), raw(skeleton, slots))
 
 
 def open_slots(texts: Iterable[str]) -> set[str]:

@@ -1,15 +1,20 @@
-"""The domain of plain English: paragraphs of the Python reference and of docstrings of the standard library.
+"""The domain of plain English: short stories, the Python reference and docstrings of its library.
 
-Knows nothing about splits; its groups are topics and modules, so that none is in two splits.
+Knows nothing about splits; its groups are openings of stories, topics and modules, so that none is in two splits.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from random import Random
 
+from moesaic.data.demo.shapes import Exchange, Groups
 from moesaic.data.demo.stdlib import modules
+from moesaic.data.demo.templates import drawn
 from moesaic.errors import DataError
 
+STORIES = 1300  # stories before splits are made
+TEXTS = 4  # at most, of each topic and module
 SHORT, ROW, LONG = 80, 280, 680  # characters: minimum of a paragraph, minimum and maximum of a row
 
 BLANK = re.compile(r"\n\s*\n")
@@ -25,10 +30,23 @@ NOT_PROSE = re.compile(
 SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z\"“])")
 
 
-def groups(seed: int) -> dict[str, list[dict]]:
-    """Rows by topic and module, each of a few consecutive paragraphs."""
+def groups(seed: int) -> Groups:
+    """Stories by opening, and texts of a few consecutive paragraphs by topic and module; openings are continued."""
+    rng = Random(f"{seed} prose")
     seen: set[str] = set()
-    return {name: [{"text": text} for text in joined(fresh(texts, seen))] for name, texts in paragraphs().items()}
+    found = drawn("stories.yaml", STORIES, rng)
+    for name, texts in paragraphs().items():
+        rows = list(joined(fresh(texts, seen)))
+        halves = [opened(text) for text in rng.sample(rows, min(TEXTS, len(rows)))]
+        found[name] = [[exchange] for exchange in halves if exchange]
+    return found
+
+
+def opened(text: str) -> Exchange | None:
+    """A text cut after a sentence near its middle, or None if it has none there."""
+    ends = [match.start() for match in SENTENCE.finditer(text)]
+    cut = min(ends, key=lambda end: abs(end - len(text) // 2), default=0)
+    return Exchange(text[:cut], text[cut:].strip()) if len(text) // 5 < cut < 4 * len(text) // 5 else None
 
 
 @cache

@@ -8,16 +8,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from moesaic.data.demo.shapes import Exchange
 from moesaic.data.demo.tables import members, table
 
 PHRASE = re.compile(r"<([a-z ]+)>")
-
-
-class Exchange(NamedTuple):
-    """A question and its answer."""
-
-    ask: str
-    answer: str
 
 
 class Scenario(NamedTuple):
@@ -47,11 +41,12 @@ class Moves(NamedTuple):
 
 
 class Scenarios(NamedTuple):
-    """All scenarios, with common moves and pools."""
+    """All scenarios and all small talk, with common moves and pools. `chat`: what is said -> how it is answered."""
 
     moves: Moves
     pools: dict[str, Sequence]
     scenarios: list[Scenario]
+    chat: list[tuple[list[str], str]]
 
 
 @cache
@@ -60,7 +55,8 @@ def read_scenarios() -> Scenarios:
     phrases = written.pop("phrases")
     written = complete(written, phrases)
     scenarios = [Scenario(**scenario | {"pools": pools(scenario["pools"])}) for scenario in written["scenarios"]]
-    return Scenarios(Moves(**written["moves"]), pools(written["pools"]), scenarios)
+    chat = [(talk["said"], talk["answered"]) for talk in written["chat"]]
+    return Scenarios(Moves(**written["moves"]), pools(written["pools"]), scenarios, chat)
 
 
 def complete(value: Any, phrases: Mapping[str, str]) -> Any:

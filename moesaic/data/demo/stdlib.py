@@ -1,4 +1,4 @@
-"""Reads functions and docstrings from the source of the Python standard library, by module.
+"""Reads functions, docstrings and imports from the source of the Python standard library, by module.
 
 Knows nothing about rows or splits.
 """
@@ -29,17 +29,18 @@ class Function(NamedTuple):
 
 
 class Module(NamedTuple):
-    """Functions of a module, and its docstrings, those of functions without the first paragraph."""
+    """Functions of a module, its docstrings, those of functions without the first paragraph, and blocks of imports."""
 
     functions: list[Function]
     docstrings: list[str]
+    imports: list[list[str]]
 
 
 @cache
 def modules() -> dict[str, Module]:
     """All modules, packages with their submodules, independent of the order on disk."""
     root = Path(sysconfig.get_path("stdlib"))
-    found = {name: Module([], []) for name in table("modules.yaml")["modules"]}
+    found = {name: Module([], [], []) for name in table("modules.yaml")["modules"]}
     for name, module in found.items():
         for path in files(root, name):
             with tokenize.open(path) as file:
@@ -47,6 +48,7 @@ def modules() -> dict[str, Module]:
             tree, lines = ast.parse(text), text.splitlines()
             module.functions.extend(read(node, lines) for node in definitions(tree))
             module.docstrings.extend(docstrings(tree))
+            module.imports.extend(blocks(tree, lines))
     if not any(module.functions for module in found.values()):
         hint = "the demo data needs the .py files of the standard library"
         raise DataError("no source of the Python standard library", path=root, hint=hint)
@@ -75,6 +77,18 @@ def docstrings(node: ast.Module | ast.ClassDef | Definition) -> Iterator[str]:
     for child in node.body:
         if isinstance(child, ast.ClassDef | Definition):
             yield from docstrings(child)
+
+
+def blocks(tree: ast.Module, lines: list[str]) -> Iterator[list[str]]:
+    """Lines of imports that follow each other at the top of a module, two at least and eight at most."""
+    block: list[str] = []
+    for node in [*tree.body, ast.Pass()]:
+        if isinstance(node, ast.Import | ast.ImportFrom) and node.lineno == node.end_lineno and len(block) < 8:
+            block.append(lines[node.lineno - 1])
+            continue
+        if len(block) > 1:
+            yield block
+        block = []
 
 
 def read(node: Definition, lines: list[str]) -> Function:

@@ -1,0 +1,74 @@
+"""A guard learns which prompts belong to no expert, and leaves at most a stated share of the others to the base."""
+
+from math import log
+
+import pytest
+import torch
+
+from moesaic.routing import Routing, Selection
+from moesaic.routing.guard import Guard, guarded, logit
+from moesaic.train.guards import REFUSED, Outcomes, limit_of, train_guard
+
+EXPERTS, WIDTH = 3, 12
+
+
+def outcomes(seed: int, rows: int = 200, apart: float = 6.0) -> Outcomes:
+    """Clouds around one centre for each expert and one for none of them; the second half of the rows is changed."""
+    draw = torch.Generator().manual_seed(seed)
+    labels = torch.arange(EXPERTS + 1).repeat(rows)
+    vectors = torch.randn(len(labels), WIDTH, generator=draw) + apart * torch.eye(WIDTH)[labels]
+    mine, late = labels < EXPERTS, torch.arange(len(labels)) >= len(labels) // 2
+    return Outcomes(vectors, labels, mine & ~late, mine & late)
+
+
+def test_it_abstains_on_neutral_prompts_and_on_the_stated_share_of_others():
+    guard, found = train_guard(outcomes(0), outcomes(1), EXPERTS, "auto", seed=0)
+    judged = outcomes(2)
+    silent = guard(judged.vectors) < guard.limit
+    assert silent[judged.labels == EXPERTS].double().mean() > 0.95
+    assert silent[judged.labels < EXPERTS].double().mean() < 0.03
+    assert found["auroc"] > 0.99 and found["abstained_own"] <= REFUSED
+
+
+def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
+    near = {"apart": 1.5}
+    guard, _ = train_guard(outcomes(0, **near), outcomes(1, **near), EXPERTS, 0.5, seed=0)
+    judged = outcomes(2, 1000, **near)
+    said, true = guard(judged.vectors).sigmoid(), (judged.labels < EXPERTS).float()
+    for low in (0.2, 0.4, 0.6, 0.8):
+        some = (said >= low) & (said < low + 0.2)
+        assert abs(said[some].mean() - true[some].mean()) < 0.1
+
+
+def test_the_limit_is_a_quantile_or_the_odds_of_a_number():
+    judged = outcomes(0, 500)
+    own = torch.arange(len(judged.labels)).float()
+    auto = limit_of(own, judged, "auto")
+    assert (own[judged.as_is] < auto).double().mean() <= REFUSED
+    assert limit_of(own, judged, 0.9) == pytest.approx(log(9)) == logit(0.9)
+
+
+def test_the_same_seed_gives_the_same_guard():
+    one, other = (train_guard(outcomes(0), outcomes(1), EXPERTS, "auto", seed=3)[0] for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_guard_keeps_the_logits_and_the_order_of_experts_where_it_abstains():
+    logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
+    own = torch.tensor([3.0, -3.0, 0.0])
+    routing = guarded(Selection(), logits, own, torch.tensor(0.0))
+    assert routing.best.tolist() == [0, -1, 1] and torch.equal(routing.logits, logits)
+    torch.testing.assert_close(routing.probabilities[:, :-1].sum(-1), own.sigmoid())
+    torch.testing.assert_close(routing.probabilities.sum(-1), torch.ones(3))
+    assert routing.probabilities[1].argsort().tolist() == [1, 0, 2]
+
+
+def test_without_a_guard_the_base_has_no_share_except_where_the_router_is_silent():
+    routing = guarded(Selection(), torch.tensor([[1.0, 0.0], [-torch.inf, -torch.inf]]), None, None)
+    assert routing.probabilities[:, -1].tolist() == [0.0, 1.0]
+    assert Routing.cat([routing[:1], routing[1:]]).best.tolist() == [0, -1]
+
+
+def test_a_guard_is_built_again_from_its_shape():
+    guard = Guard(WIDTH, EXPERTS, [8])
+    assert Guard(**guard.shape).shape == guard.shape == {"num_features": WIDTH, "num_experts": EXPERTS, "hidden": [8]}
