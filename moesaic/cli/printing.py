@@ -79,6 +79,7 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
 def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     """Print the evaluation, samples, times and files of a finished run, and the next command."""
     from moesaic.evaluate.units import label
+    from moesaic.report.figures import CUT
 
     console = stdout()
     show_evaluation(evaluation)
@@ -87,7 +88,8 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     for sample in evaluation["samples"]:
         console.print(f"\n{sample['domain']}, routed to {routed(sample['chosen'], sample['weights'])}", style="dim")
         room = width_of(console) - 2
-        console.print(f"> {clipped(harmless(sample['prompt']), room)}", style="cyan")
+        start = CUT if sample.get("cut") else ""
+        console.print(f"> {clipped(start + harmless(sample['prompt']), room)}", style="cyan")
         answers = {"base": sample["base"]} if "base" in sample else {}  # a label is not compared with the base's
         for name, text in {**answers, sample["chosen"]: sample["text"]}.items():
             console.print(f"{name}:", style="dim")

@@ -11,6 +11,8 @@ from markupsafe import Markup
 from moesaic.errors import WeightsError, clipped
 from moesaic.evaluate.units import size
 
+CUT = "\N{HORIZONTAL ELLIPSIS}"
+"""Stands before a prompt that lost its beginning."""
 MINUS, NOTHING = "\N{MINUS SIGN}", "\N{EN DASH}"
 
 # Surrogates cannot be encoded, control characters are invisible, and marks of direction can fake the order of a text.

@@ -15,7 +15,7 @@ from moesaic.evaluate.units import label, unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
 from moesaic.report.comparison import Side, judged_alike, merged, recipe_differences, shared_contenders, shared_unit
-from moesaic.report.figures import Figures, harmless, shown
+from moesaic.report.figures import CUT, Figures, harmless, shown
 from moesaic.report.reading import ANEW, EVALUATION, Run, read_run
 from moesaic.report.sections import (
     STRENGTHS,
@@ -33,8 +33,6 @@ from moesaic.report.tracing import Told, told_of
 from moesaic.report.training import grids, panels
 
 FOLDER, PAGE = "report", "index.html"
-CUT = "\N{HORIZONTAL ELLIPSIS}"
-"""Stands before a prompt that lost its beginning."""
 
 
 def write_report(

@@ -143,6 +143,7 @@ def test_every_cell_is_the_figure_of_its_row_and_its_column(kind, shown, width):
 @KINDS
 def test_a_run_tells_its_times_speeds_and_samples_by_their_names(kind, capsys):
     evaluation = kind()
+    evaluation["samples"][0]["cut"] = True
     show_run(evaluation, Path("runs/birds"))
     text = capsys.readouterr().out
     assert plain(evaluation, 100) in text
@@ -157,7 +158,9 @@ def test_a_run_tells_its_times_speeds_and_samples_by_their_names(kind, capsys):
     for one in evaluation["samples"]:
         heard = sorted(one["weights"].items(), key=lambda item: -item[1])
         shares = ", ".join(f"{name} {100 * weight:.0f}%" for name, weight in heard)
-        assert f"{one['domain']}, routed to {one['chosen']} ({shares})\n> {one['prompt']}\n  {one['text']}\n" in text
+        prompt = f"\N{HORIZONTAL ELLIPSIS}{one['prompt']}" if one.get("cut") else one["prompt"]
+        assert f"{one['domain']}, routed to {one['chosen']} ({shares})\n> {prompt}\n" in text
+        assert f"\n{one['chosen']}:\n  {one['text']}\n" in text
 
 
 def test_verified_experts_stand_beside_their_own_figures(capsys):
