@@ -39,16 +39,10 @@ class Reference:
         return not os.path.isabs(self.place)
 
     @staticmethod
-    def in_manifest(folder: Path, manifest: Mapping[str, Any]) -> "Reference | None":
+    def in_manifest(manifest: Mapping[str, Any]) -> "Reference | None":
         """The reference of a mixture; None for one with a base of its own in its folder."""
         found = manifest.get("base")
-        if found is None:
-            return None
-        keys = ("place", "fingerprint")
-        if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in keys):
-            expected = "{place, fingerprint}"
-            raise WeightsError("invalid", path=folder / MANIFEST, field="base", expected=expected, got=repr(found))
-        return Reference(found["place"], found["fingerprint"])
+        return None if found is None else Reference(found["place"], found["fingerprint"])
 
 
 def pinned(origin: Mapping[str, str]) -> str | None:
@@ -60,7 +54,7 @@ def pinned(origin: Mapping[str, str]) -> str | None:
 
 def base_at(folder: Path, manifest: Mapping[str, Any]) -> Located:
     """Locate the base of the mixture in a folder; WeightsError, with the remedy, where it is gone."""
-    reference = Reference.in_manifest(folder, manifest)
+    reference = Reference.in_manifest(manifest)
     if reference is None:
         return Located(folder / "base")
     try:
@@ -74,7 +68,7 @@ def base_at(folder: Path, manifest: Mapping[str, Any]) -> Located:
 
 def require_base(folder: Path, manifest: Mapping[str, Any], fingerprint: str) -> None:
     """Raise CompatibilityError if the base that a mixture refers to has changed since."""
-    reference = Reference.in_manifest(folder, manifest)
+    reference = Reference.in_manifest(manifest)
     if reference and reference.fingerprint != fingerprint:
         hint = "put the old files back, or name their place: moesaic adopt --into MIXTURE --base PATH"
         what, expected, got = f"the base at {reference.place} has changed", reference.fingerprint[:12], fingerprint[:12]
@@ -111,7 +105,7 @@ def around(part: Path) -> Iterator[Located]:
         for mixture in (folder, folder / "mixture"):
             if (mixture / MANIFEST).is_file():
                 manifest = read_manifest(mixture, verify=False)
-                if Reference.in_manifest(mixture, manifest):
+                if Reference.in_manifest(manifest):
                     yield base_at(mixture, manifest)
 
 

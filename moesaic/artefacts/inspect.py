@@ -106,7 +106,7 @@ def parts_of(folder: Path, manifest: dict[str, Any], verify: bool) -> dict[str, 
 
 def base_part(folder: Path, manifest: dict[str, Any], verify: bool) -> Artefact:
     """The base of a mixture, in its folder or elsewhere; a base that is gone has no facts but the error."""
-    at = Reference.in_manifest(folder, manifest)
+    at = Reference.in_manifest(manifest)
     try:
         covered = at is None and vouched(folder, manifest, "base")
         return inspect(base_at(folder, manifest).folder, verify and not covered)

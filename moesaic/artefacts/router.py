@@ -128,9 +128,7 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
         require("encoder", folder / ENCODER, encoder.fingerprint, manifest["encoder_fingerprint"])
     guard = None
     if "guard" in manifest:
-        guard = Guard(**manifest["guard"]["shape"])
-        fit(guard, read_tensors(folder / GUARD), folder / GUARD)
-        guard.eval()
+        guard = guard_by(manifest["guard"]["shape"], len(names), read_tensors(folder / GUARD), folder)
     return StoredRouter(router.eval(), kind, names, manifest["feature"], selection, manifest, encoder, guard)
 
 
@@ -149,6 +147,20 @@ def routed_by(
     router = ROUTERS[kind](**shape)
     fit(router, tensors, folder / TENSORS)
     return router
+
+
+def guard_by(shape: dict[str, Any], experts: int, tensors: Mapping[str, Tensor], folder: Path) -> Guard:
+    """Make the guard of a shape over these tensors; no memory is taken before both agree."""
+    path = folder / MANIFEST
+    with torch.device("meta"):
+        outline = declared(path, "guard.shape", lambda: Guard(**shape))
+    require_fit(outline, tensors, folder / GUARD)
+    if shape["num_experts"] != experts:
+        what = "the guard knows another number of experts"
+        raise WeightsError(what, path=path, field="guard.shape", expected=experts, got=shape["num_experts"])
+    guard = Guard(**shape)
+    fit(guard, tensors, folder / GUARD)
+    return guard.eval()
 
 
 def declared(path: Path, field: str, make: Callable[[], T]) -> T:

@@ -87,7 +87,7 @@ def copy_mixture(source: Path, target: Path, embed: bool) -> None:
 
 def embeds(folder: Path, embed: bool | None) -> bool:
     """Whether a copy of this mixture needs its base embedded; None: only a base that no other machine has."""
-    reference = Reference.in_manifest(folder, read_manifest(folder, verify=False))
+    reference = Reference.in_manifest(read_manifest(folder, verify=False))
     return reference is not None and (not reference.travels if embed is None else embed)
 
 

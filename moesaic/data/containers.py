@@ -114,6 +114,7 @@ def json_lines(path: Path) -> Iterator[Given]:
 
 
 def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Parse a line as a row; DataError tells how to convert a file of another form."""
     hint = None if line.endswith(b"\n") else "the file ends in this line: is the file cut off?"
     if number == 1 and line.endswith((b"{\n", b"[\n", b",\n", b"{\r\n", b"[\r\n", b",\r\n")):
         slots = {"row": "row", "one": "row", "source": "json.load(sys.stdin)['KEY']"}
@@ -280,6 +281,7 @@ def quoted_records(path: Path, mark: str) -> Iterator[Record]:
 
 
 def parquet(path: Path) -> Iterator[Given]:
+    """Read the rows of a Parquet file; DataError without pyarrow or for a file of another form."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile

@@ -5,7 +5,11 @@ Knows nothing about models. In every unit the value of a contender is a loss: lo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from moesaic.files import read_sealed
+from moesaic.files.manifest import require_types
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,13 @@ class Unit:
 NATS = Unit("nats", "nats per token", "{:.3f} nats per token", rises=False)
 SCORE = Unit("score", "mean score", "a mean score of {:.3f}", rises=True)
 UNITS = {unit.key: unit for unit in (NATS, SCORE)}
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """Read evaluation.json; WeightsError unless it is as it was written, with a unit that is known."""
+    found = read_sealed(path)
+    require_types(path, found, {"measure?": (*UNITS,)})
+    return found
 
 
 def unit_of(evaluation: Mapping[str, Any]) -> Unit:

@@ -2,7 +2,8 @@
 
 A type is written as what it describes: `str`, `int` (no bool), `float` (also a whole number), `bool`, `None`, `dict`;
 `[str]` is a list of texts, `{str: int}` a table with any names, `{"a": int, "b?": str}` one that has `a` and may
-have `b` and others, and `(int, None)` either of the two. Knows nothing about files.
+have `b` and others, `(int, None)` either of the two, and a text itself, as in `("nats", "score")`, only this text.
+Knows nothing about files.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,11 @@ MISSING = object()
 """The value of a field that a table should have and has not."""
 
 HEAD: Type = {"labels": [str], "dense": bool, "bias": bool, "parameters": int, "trained?": bool}
+
+ADOPTED_ROUTER: Type = {
+    **{"kind": str, "accuracy?": float, "right?": {str: int}, "of?": {str: int}, "alike?": [str], "overlap?": float},
+    **{"abstain?": ("auto", "off", float), "abstained_own?": float, "abstained_neutral?": float},
+}
 
 MANIFESTS: dict[str, Type] = {
     "base": {"fingerprint?": str, "shapes?": {str: [int]}},
@@ -28,11 +34,13 @@ MANIFESTS: dict[str, Type] = {
             **{"words?": [[str]], "num_features?": int, "num_experts?": int, "hidden?": [int], "width?": int},
             **{"heads?": int, "dropout?": float, "bias?": bool, "noise?": bool, "widths?": {str: int}},
         },
+        "guard?": {"shape": {"num_features": int, "num_experts": int, "hidden": [int]}, "least": float},
     },
     "mixture": {
         **{"site?": str, "level?": str, "combine?": str, "disabled?": [str]},
         **{"labels?": {str: [str]}, "length?": int, "pool?": str, "origins?": {str: {str: str}}},
-        "adopted?": {"router": {"kind": str}, "experts": {str: dict}},
+        "base?": ({"place": str, "fingerprint": str}, None),
+        "adopted?": {"router": ADOPTED_ROUTER, "experts": {str: dict}},
     },
     "encoder": {
         **{"fingerprint": str, "family?": str, "parameters?": int, "pool?": str, "normalise?": bool, "limit?": int},
@@ -47,7 +55,7 @@ MANIFESTS: dict[str, Type] = {
 
 COMMON: Type = {
     **{"package_version": str, "name?": str, "seed?": (int, None), "metrics?": {str: (float, None)}},
-    "stage_key?": str,
+    **{"stage_key?": str, "logs?": {str: int}},
 }
 
 EVALUATION: Type = {
@@ -72,7 +80,7 @@ def faults(value: Any, wanted: Type, field: str = "") -> Iterator[tuple[str, str
                 yield from _named_faults(value, name, inner, field)
         case type() if type(value) is wanted or (wanted is float and type(value) is int):
             return
-        case None if value is None:
+        case None | str() if value == wanted:
             return
         case _:
             yield field, written(wanted), value
@@ -102,4 +110,6 @@ def written(wanted: Type) -> str:
             return f"a list, each {written(inner)}"
         case dict():
             return "a table"
+        case str():
+            return wanted
     return NAMES[wanted]

@@ -6,7 +6,7 @@ Knows nothing about the meaning of keys, except which of them are paths.
 import copy
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from moesaic.sections.document import BEHIND_ALL, COMMAND_LINE, Document, Loc, f
 from moesaic.sections.document import dump as dump_yaml
 from moesaic.sections.document import load as load_yaml
 from moesaic.sections.named_recipes import recipe_at
-from moesaic.sections.places import is_folder, settled
+from moesaic.sections.places import is_folder, relative, settled
 from moesaic.sections.routers import RouterSpec
 
 Spec = TypeVar("Spec", bound=RouterSpec)
@@ -54,8 +54,14 @@ def parse(
     return _checked(document, overrides, Path(source or ".").parent)
 
 
-def dump(recipe: Recipe) -> str:
-    """Write the resolved recipe as YAML, which reads as an equal recipe from any folder."""
+def dump(recipe: Recipe, folder: Path | None = None) -> str:
+    """Write the resolved recipe as YAML, which reads as an equal recipe from any folder.
+
+    `folder`: the folder of the file; the recipe names no folder of this machine, and reads as an equal one from there.
+    """
+    if folder is not None:
+        root = os.path.relpath(recipe.data_root or "", folder)
+        recipe = _placed(recipe, root, lambda place: relative(place, folder))
     return dump_yaml(recipe.model_dump())
 
 
@@ -95,23 +101,27 @@ def _checked(document: Document, overrides: Sequence[str], folder: Path) -> Reci
 def _settled(recipe: Recipe, folder: Path) -> Recipe:
     """Make a recipe independent of its folder: absolute folders, and ids with revisions."""
     root = os.path.abspath(folder / os.path.expanduser(recipe.data_root or ""))
+    return _placed(recipe, root, lambda place: settled(place, folder))
+
+
+def _placed(recipe: Recipe, root: str, put: Callable[[str], str]) -> Recipe:
+    """Rewrite every place of a model by `put`, and set the folder of the data."""
     experts = {
-        name: expert.model_copy(update={"path": expert.path and settled(expert.path, folder)})
+        name: expert.model_copy(update={"path": expert.path and put(expert.path)})
         for name, expert in recipe.experts.items()
     }
-    rivals = [_settled_router(spec, folder) for spec in recipe.router.compare]
-    router = _settled_router(recipe.router, folder)
+    rivals = [_placed_router(spec, put) for spec in recipe.router.compare]
+    router = _placed_router(recipe.router, put)
     if rivals:
         router = router.model_copy(update={"compare": rivals})
-    return recipe.model_copy(
-        update={"data_root": root, "base": recipe.base.settled(folder), "experts": experts, "router": router}
-    )
+    base = recipe.base.placed(put)
+    return recipe.model_copy(update={"data_root": root, "base": base, "experts": experts, "router": router})
 
 
-def _settled_router(spec: Spec, folder: Path) -> Spec:
+def _placed_router(spec: Spec, put: Callable[[str], str]) -> Spec:
     if isinstance(spec.feature, str):
         return spec
-    feature = spec.feature.model_copy(update={"model": settled(spec.feature.model, folder)})
+    feature = spec.feature.model_copy(update={"model": put(spec.feature.model)})
     return spec.model_copy(update={"feature": feature})
 
 

@@ -4,6 +4,7 @@ Knows nothing about YAML, contents of files or tensors; sections never change af
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -17,7 +18,6 @@ from moesaic.recipe.mixing import Mixture, require_legal, require_routable, site
 from moesaic.sections.expert import Expert
 from moesaic.sections.layers import layer_bounds
 from moesaic.sections.names import Control, validate_expert, validate_name
-from moesaic.sections.places import settled
 from moesaic.sections.routers import Router
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Section, Text, Whole, either, refusal
 from moesaic.sections.sources import Unseen, case_by_key
@@ -56,9 +56,9 @@ class ExistingBase(Section):
     def new(self) -> "NewBase | None":
         return None
 
-    def settled(self, folder: Path) -> "ExistingBase":
-        """Make the place independent of the recipe's `folder`."""
-        return self.model_copy(update={"path": settled(self.path, folder)})
+    def placed(self, put: Callable[[str], str]) -> "ExistingBase":
+        """Rewrite the place by `put`."""
+        return self.model_copy(update={"path": put(self.path)})
 
 
 class NewBase(Section):
@@ -83,7 +83,7 @@ class NewBase(Section):
     def new(self) -> "NewBase":
         return self
 
-    def settled(self, folder: Path) -> "NewBase":
+    def placed(self, put: Callable[[str], str]) -> "NewBase":
         return self
 
     @field_validator("size")

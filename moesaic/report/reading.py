@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.errors import DataError, MoesaicError, WeightsError, clipped
-from moesaic.files import read_json, read_jsonl, read_sealed
+from moesaic.evaluate.units import read_evaluation as sealed
+from moesaic.files import read_json, read_jsonl
 from moesaic.files.fields import faults
 
 EVALUATION, DATA, RECIPE, METRICS = "evaluation.json", "data.json", "recipe.yaml", "metrics"
@@ -78,7 +79,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     if not at.is_file():
         raise WeightsError("this run has not been evaluated", path=at, hint=HINT)
     try:
-        found = read_sealed(at)
+        found = sealed(at)
     except WeightsError as error:
         cause = error.__cause__
         error.hint = ANEW

@@ -3,7 +3,8 @@
 Knows nothing about texts, models or the contents of a part; a directory can be sent to other processes.
 """
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,10 @@ class RunDir:
         path = at.relative_to(self.root)
         return path.parent if path.name == "best" else path
 
+    def from_data(self, path: str) -> str:
+        """The path of a file of rows from the folder of the data, as files that people share name it."""
+        return os.path.relpath(path, self.recipe.data_root or "")
+
     def states_at(self, at: Path) -> Path:
         """The folder of the states of a part's trainings, until the part is finished."""
         return self.root / "checkpoints" / self.title(at)
@@ -59,6 +64,18 @@ class RunDir:
     def logs_at(self, at: Path) -> Path:
         """The folder of the logs of a part's trainings, a file for each trial."""
         return self.root / "metrics" / self.title(at)
+
+    def logged(self, at: Path) -> dict[str, int]:
+        """The number of rows of each log of a part's trainings, by the name of the file."""
+        return {log.name: log.read_bytes().count(b"\n") for log in sorted(self.logs_at(at).glob("*.jsonl"))}
+
+    def lost_logs(self, at: Path) -> Iterator[str]:
+        """Describe each log of a finished part that has fewer rows than its manifest counted, or is gone."""
+        found = self.logged(at)
+        for name, rows in read_manifest(at, verify=False).get("logs", {}).items():
+            if found.get(name, 0) < rows:
+                place = (self.logs_at(at) / name).relative_to(self.root).as_posix()
+                yield f"{place}: {found.get(name, 'none')} of {rows} rows"
 
     def forget(self, at: Path) -> None:
         """Drop the states of a part's trainings."""

@@ -79,6 +79,10 @@ class Part(ABC):
         """Tell whether a sound version made from the same inputs exists."""
         return (found := self.made_from(progress)) is not None and found == self.key
 
+    def losses(self) -> Iterator[str]:
+        """Describe each log of a finished part that was deleted or cut since."""
+        return self.run.lost_logs(self.at) if self.is_folder else iter(())
+
     def missing(self) -> MoesaicError:
         """The error for a need of the part before any version of it was made."""
         return RecipeError(f"there is no {self.name} yet", path=self.at)
@@ -117,6 +121,8 @@ def ensure(graph: Graph, wanted: Sequence[Part], progress: Progress, jobs: Jobs)
             if found is not None and found == part.key:
                 part.run.forget(part.at)
                 progress.note(f"{part.name}: finished, skipped")
+                for loss in part.losses():
+                    progress.warn(f"{part.name}: {loss}; its curve is lost, unless you remove {part.at} and run again")
             else:
                 refuse_changed(part.run, part.at, part.settings, progress.warn)
                 if part.is_folder:

@@ -30,7 +30,8 @@ def take_stock(run: RunDir, rejects: Rejects, read: Callable[[], Files], progres
         files = read()
     finally:  # the error about too many rows refers to the list
         if listed := rejects.listed():
-            write_bytes(at, b"".join(encoded(reject) for reject in listed))
+            named = [{**reject, "path": run.from_data(reject["path"])} for reject in listed]
+            write_bytes(at, b"".join(encoded(reject) for reject in named))
         else:
             disk.remove(at)
     for path, rows in files.items():

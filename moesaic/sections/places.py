@@ -58,6 +58,14 @@ def settled(place: str, within: str | os.PathLike[str]) -> str:
     return str(hub_id(place) or place)
 
 
+def relative(place: str, within: str | os.PathLike[str]) -> str:
+    """Write an absolute folder as a path from the folder `within`; other places as they are."""
+    if not os.path.isabs(place):
+        return place
+    path = os.path.relpath(place, within)
+    return path if path.startswith(os.pardir) else os.path.join(os.curdir, path)
+
+
 def name_at(place: str | os.PathLike[str]) -> str:
     """Short name of a place: the last word of an id, or of a path without a final `best`."""
     if isinstance(place, str) and not is_folder(place) and (found := hub_id(place)):

@@ -94,6 +94,7 @@ class BasePart(Part):
             "rows": {"train": len(rows), "validation": len(held_out), "truncated": cut},  # packed rows are never cut
             "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
             "timing": {"seconds": round(trained.seconds, 2)},
+            "logs": self.run.logged(self.at),
         }
         size = sum(p.numel() * p.element_size() for p in decoder.parameters())
         self.run.publish(self.at, lambda folder: save_base(folder, decoder, tokenizer, facts), size)

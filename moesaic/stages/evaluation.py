@@ -17,8 +17,10 @@ from moesaic.evaluate.outside import broken_limits
 from moesaic.evaluate.routers import router_report
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
+from moesaic.evaluate.units import read_evaluation
 from moesaic.evaluate.verdict import judge
-from moesaic.files import digest, read_sealed, write_sealed
+from moesaic.files import MANIFEST, digest, write_sealed
+from moesaic.files.manifest import require_types
 from moesaic.kinds.gates import Weights
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
@@ -68,7 +70,7 @@ class EvaluationPart(Part):
 
     def made_from(self, progress: Progress) -> str | None:
         """The key of the sound evaluation that exists; None without one. A damaged evaluation is reported."""
-        return self.run.made_from(self.at, read_sealed, progress) if self.at.is_file() else None
+        return self.run.made_from(self.at, read_evaluation, progress) if self.at.is_file() else None
 
     def missing(self) -> MoesaicError:
         return RecipeError("there is no evaluation yet", path=self.at, hint="moesaic evaluate RECIPE")
@@ -275,7 +277,8 @@ def report_on(
         list(names),
         [lengths[i] for i in labelled],
     )
-    validation = stored_router(run, name).manifest["metrics"]
+    validation = stored_router(run, name).manifest
+    require_types(run.dir.router_at(name) / MANIFEST, validation, {"metrics": {"validation_macro_f1": float}})
     own = {
         "kind": spec.kind,
         "feature": str(spec.feature),
@@ -284,7 +287,7 @@ def report_on(
         "examples": str(spec.examples or "all"),
         "loss": terms_of(spec),
         routed[name].unit.key: routed[name].unit.figure(routed[name].mean()),
-        "validation_macro_f1": validation["validation_macro_f1"],
+        "validation_macro_f1": validation["metrics"]["validation_macro_f1"],
     }
     shown = ("accuracy", "macro_f1", "utilisation", "utilisation_entropy", "utilisation_evenness")
     return own | ({key: report[key] for key in shown} if brief else report)

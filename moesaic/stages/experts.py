@@ -256,6 +256,7 @@ def train_one(address: Address, name: str, report: Report) -> None:
         "grid": outcomes,
         "metrics": {**made.metrics, "step": trained.best_step},
         "timing": {"seconds": round(trained.seconds, 2)},
+        "logs": run.dir.logged(part.at),
         **best.plan.kind.facts(best.plan.design),
         **task.foundation.told,
         **task.head_facts(best.plan),

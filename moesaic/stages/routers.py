@@ -293,6 +293,7 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
         "prompt_tokens": recipe.router.prompt_tokens,
         "seed": recipe.seed,
         "metrics": {f"validation_{key}": value for key, value in (metrics | certainty).items()},
+        "logs": run.dir.logged(part.at),
         **({"task_gradient": not spec.untaught} if spec.loss.task else {}),
         **run.task.foundation.told,
     }

@@ -4,7 +4,6 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 """
 
 import multiprocessing
-import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
-from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
+from moesaic.evaluate.units import read_evaluation
+from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
@@ -62,7 +62,7 @@ def run(
                 add_times(bench.run.dir.evaluation_at, seconds)
             with timed(stage, seconds, bench.progress):
                 bench.make(stage)
-        return read_sealed(bench.run.dir.evaluation_at)
+        return read_evaluation(bench.run.dir.evaluation_at)
 
 
 def pretrain(
@@ -119,7 +119,7 @@ def evaluate(recipe: Recipe, root: Root, progress: Progress | None = None) -> di
     require_metrics(recipe)
     with opened(recipe, root, progress) as bench:
         bench.make("evaluation")
-        return read_sealed(bench.run.dir.evaluation_at)
+        return read_evaluation(bench.run.dir.evaluation_at)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def timed(stage: str, seconds: dict[str, float], progress: Progress) -> Iterator
 
 def add_times(at: Path, seconds: dict[str, float]) -> None:
     """Add the times of the stages to an evaluation; one that was skipped keeps the times of its making."""
-    evaluation = read_sealed(at)
+    evaluation = read_evaluation(at)
     if "stages" not in evaluation["timing"]:
         evaluation["timing"]["stages"] = seconds
         write_sealed(at, evaluation)
@@ -212,9 +212,7 @@ def opened(
     root = Path(root).absolute()
     with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
         if makes:
-            # Relative, as the folder of a run is what people share.
-            moved = recipe.model_copy(update={"data_root": os.path.relpath(recipe.data_root or "", root)})
-            write_bytes(root / "recipe.yaml", dump(moved).encode())
+            write_bytes(root / "recipe.yaml", dump(recipe, root).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
         for name in restart:
             run.dir.forget(trained_at(run, name))
@@ -249,8 +247,7 @@ def report_duplicates(run: Run, progress: Progress) -> None:
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
     demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
-    root = run.recipe.data_root or ""
-    files = {os.path.relpath(path, root): counts for path, counts in run.materials.files.items()}
+    files = {run.dir.from_data(path): counts for path, counts in run.materials.files.items()}
     facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
     about = {domain.name: facts_of(domain) for domain in domains.values()}
     facts |= {"facts": {name: some for name, some in about.items() if some}}

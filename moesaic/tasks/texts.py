@@ -20,6 +20,8 @@ from moesaic.evaluate.score import logits_of, score
 from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
+from moesaic.files import MANIFEST
+from moesaic.files.manifest import require_types
 from moesaic.generate.engine import Engine
 from moesaic.generate.request import BASE
 from moesaic.generate.sample import Sampling
@@ -128,6 +130,7 @@ class TextTask(Task[Tokens]):
         )
         found = language.mean_nats(expert.decoder, expert.gates, rows, batch)
         off = language.mean_nats(self.foundation.decoder, plain, rows, batch)
+        require_types(folder / MANIFEST, expert.stored.manifest, {"metrics": {"validation_nats": float}})
         said = expert.stored.manifest["metrics"]["validation_nats"]
         idle = plan.kind.idle_part(expert, self.foundation.decoder)
         if abs(found - said) > 1e-4 * said or idle:

@@ -32,7 +32,12 @@ class Part:
     def starts(self, pieces: Sequence["int | Part"]) -> bool:
         """True if the first of `pieces` is a text that begins as this one, before white space is taken away."""
         first = pieces[0] if pieces else None
-        return isinstance(first, Part) and first.left == self.left and self.outline.starts(first.outline)
+        return (
+            first is not None
+            and not isinstance(first, int)
+            and first.left == self.left
+            and self.outline.starts(first.outline)
+        )
 
     def filled(self, conversation: Conversation) -> str:
         text = self.outline.filled(conversation)
@@ -108,7 +113,7 @@ class Chats:
 
     def cut(self, before: Pieces, whole: Pieces) -> Cut:
         """The cut between a prompt and its answer; DataError where `whole` does not begin with the prompt."""
-        head = before[-1] if before and isinstance(before[-1], Part) else None
+        head = before[-1] if before and not isinstance(before[-1], int) else None
         at = len(before) - (head is not None)
         if whole[:at] != before[:at] or (head and not head.starts(whole[at : at + 1])):
             raise changed()

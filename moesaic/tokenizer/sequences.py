@@ -71,7 +71,7 @@ class Sequence(NamedTuple):
                 yield ids[:cut], [*ids[cut : starts[end]], *closing]
             else:
                 piece = self.pieces[at]
-                assert isinstance(piece, Text)
+                assert not isinstance(piece, int)
                 rest = follow(piece.text[len(head.text) :])
                 yield ids[:start] + begun, [*rest, *ids[starts[at + 1] : starts[end]], *closing]
 

@@ -166,7 +166,7 @@ class Tokenizer:
         for cut in chat.cuts:
             head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
             whole = pieces[cut.at] if head else None
-            if head and not (isinstance(whole, Text) and whole.text.startswith(head.text)):
+            if head and (isinstance(whole, int | None) or not whole.text.startswith(head.text)):
                 raise changed()
             slices.append(Slice(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
         return Sequence(pieces, slices)

@@ -3,24 +3,42 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from moesaic.artefacts.adapter import save_expert
+from moesaic.artefacts.ffn import save_ffn
+from moesaic.artefacts.router import load_router, save_router
+from moesaic.artefacts.whole_model import save_whole
+from moesaic.compose.mixture import save_mixture
 from moesaic.files import MANIFEST, digest
 from moesaic.files.fields import COMMON, MANIFESTS
+from moesaic.model.classifier import Head, Shape
+from moesaic.routing.guard import Guard
+from moesaic.testing import tiny_decoder, toy_expert, toy_ffn
 
 DROPPED = object()
 VALUES = [DROPPED, None, 5, 1 << 40, [1], {}, "x"]
 PARTS = {"mixture": ".", "router": "router", "expert": "experts/one", "base": "base"}
 INNER = {
     "router": [f"selection.{key}" for key in ("kind", "k", "renormalise", "other")]
-    + [f"shape.{key}" for key in ("num_features", "num_experts", "hidden", "dropout", "bias", "noise", "words", "x")],
+    + [f"shape.{key}" for key in ("num_features", "num_experts", "hidden", "dropout", "bias", "noise", "words", "x")]
+    + ["guard.shape", "guard.least", *(f"guard.shape.{key}" for key in ("num_features", "num_experts", "hidden", "x"))],
     "expert": [f"head.{key}" for key in ("labels", "dense", "bias", "parameters")],
-    "mixture": ["origins.base"],
+    "mixture": [
+        *("origins.base", "base.place", "base.fingerprint", "labels.one"),
+        *("adopted.router", "adopted.experts", "adopted.router.abstain", "adopted.router.abstained_own"),
+    ],
 }
+OTHER_SITES = ("ffn", "model", "labels")
+FOR_TABLES = {"labels": ["a"], "dense": False, "bias": False, "parameters": 1, "kind": "linear", "router": {}}
+"""The keys of a table that a manifest lacks, so that its field can be given another value."""
 
 
 def fields(kind: str) -> list[str]:
@@ -40,7 +58,7 @@ def reseal(mixture: Path, part: str, field: str, value: object) -> None:
     *above, name = field.split(".")
     table = manifest
     for key in above:
-        table = table.setdefault(key, {"labels": ["a"], "dense": False, "bias": False, "parameters": 1})
+        table = table.setdefault(key, dict(FOR_TABLES))
     table.pop(name, None)
     if value is not DROPPED:
         table[name] = value
@@ -54,9 +72,40 @@ def reseal(mixture: Path, part: str, field: str, value: object) -> None:
 
 @pytest.fixture(scope="module")
 def copied(parts, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("resealed") / "mixture"
-    shutil.copytree(parts.folder / "mixture", folder)
+    """A mixture of adapters whose router has a guard."""
+    folder = tmp_path_factory.mktemp("resealed")
+    stored = load_router(parts.folder / "router")
+    for name in ("router", "mixture"):
+        (folder / name).mkdir()
+    save_router(folder / "router", replace(stored, guard=Guard(32, 2, [3])), parts.fingerprint, {"seed": 0})
+    where = {name: parts.folder / name for name in parts.experts}
+    save_mixture(folder / "mixture", parts.folder / "base", where, folder / "router", {"seed": 0})
+    return folder / "mixture"
+
+
+@pytest.fixture(scope="module")
+def others(parts, tmp_path_factory) -> Path:
+    """A mixture of feed-forward blocks, of whole models and of classifiers: the folders `ffn`, `model` and `labels`."""
+    folder, base = tmp_path_factory.mktemp("sites"), parts.decoder
+    for seed, name in enumerate(("one", "two")):
+        for site in OTHER_SITES:
+            (folder / f"{site}-{name}").mkdir()
+        save_ffn(folder / f"ffn-{name}", toy_ffn(base, seed, range(seed, 2)), parts.fingerprint, {"name": name})
+        whole = tiny_decoder(seed, torch.float32, num_layers=2, vocab_size=parts.tokenizer.vocab_size)
+        save_whole(folder / f"model-{name}", whole, parts.tokenizer, parts.fingerprint, {"name": name})
+        head = Head.fresh(Shape(LABELS[name]), base.config.hidden_size, torch.Generator().manual_seed(seed))
+        facts = {"name": name, "head": {"pool": "last", "family": "decoder", "trained": True}}
+        save_expert(folder / f"labels-{name}", toy_expert(base, seed), parts.fingerprint, facts, head)
+    own = {"labels": {"labels": {name: list(some) for name, some in LABELS.items()}, "pool": "last", "length": 32}}
+    for site in OTHER_SITES:
+        (folder / site).mkdir()
+        where = {name: folder / f"{site}-{name}" for name in ("one", "two")}
+        facts = own.get(site, {"site": site, "level": "sequence"})
+        save_mixture(folder / site, parts.folder / "base", where, parts.folder / "router", {"name": site, **facts})
     return folder
+
+
+LABELS = {"one": ("good", "bad"), "two": ("yes", "no", "perhaps")}
 
 
 @contextmanager
@@ -70,16 +119,33 @@ def restored(folder: Path) -> Iterator[None]:
             path.write_bytes(data)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "field"), [(kind, field) for kind in PARTS for field in fields(kind)])
-def test_a_field_of_any_value_is_read_or_named(kind, field, copied, moesaic):
+ANSWER = {"generate": ["two", "--max-new-tokens", "1"], "classify": ["two"]}
+FIELDS = [(kind, field) for kind in PARTS for field in fields(kind)]
+
+
+def refuse_internal(mixture: Path, kind: str, field: str, moesaic: Callable[..., Any], answer: str) -> None:
+    """Fail where a value of a field leads to an error that does not name the file."""
     for value in VALUES:
-        with restored(copied):
-            reseal(copied, PARTS[kind], field, value)
-            for verb in (["inspect"], ["plan"], ["generate", "--max-new-tokens", "1"]):
-                code, _, err = moesaic(verb[0], copied, *(["two"] if verb[0] == "generate" else []), *verb[1:])
+        with restored(mixture):
+            reseal(mixture, PARTS[kind], field, value)
+            for verb in ("inspect", "plan", answer):
+                code, _, err = moesaic(verb, mixture, *ANSWER.get(verb, []))
                 assert code != 1 and "internal" not in err, (value, verb, err)
-                assert code == 0 or str(copied) in err, (value, verb, err)
+                other = "has no labels" in err  # a mixture without `labels` is one that generates
+                assert code == 0 or str(mixture) in err or other, (value, verb, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "field"), FIELDS)
+def test_a_field_of_any_value_is_read_or_named(kind, field, copied, moesaic):
+    refuse_internal(copied, kind, field, moesaic, "generate")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("site", OTHER_SITES)
+@pytest.mark.parametrize(("kind", "field"), [one for one in FIELDS if one[0] in ("mixture", "expert")])
+def test_a_field_of_any_value_is_read_or_named_at_every_site(kind, field, site, others, moesaic):
+    refuse_internal(others / site, kind, field, moesaic, "classify" if site == "labels" else "generate")
 
 
 def test_a_mixture_of_the_first_versions_is_described(copied, moesaic, parts, tmp_path):

@@ -7,6 +7,7 @@ Knows nothing about prose. What blocks do when they are run is in test_played.py
 import json
 import re
 import shlex
+import signal
 from pathlib import Path
 from typing import Any, get_args
 
@@ -161,6 +162,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
         error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.MoesaicError)
     ]
     known: dict[int, set[str]] = {0: set(), cli.INTERRUPTED: set(), cli.BROKEN_PIPE: set(), cli.TERMINATED: set()}
+    known[128 + signal.SIGHUP] = set()
     for error in family:
         known.setdefault(error.exit_code, set()).add(error.__name__)
     told = {int(code): {*re.findall(r"\w+", names)} for code, names, _ in rows("docs/errors.md", "exit code")}

@@ -1,6 +1,10 @@
 """Is a share of the best figure what it says, in each unit?"""
 
-from moesaic.evaluate.units import NATS, SCORE
+import pytest
+
+from moesaic.errors import WeightsError
+from moesaic.evaluate.units import NATS, SCORE, read_evaluation
+from moesaic.files import write_sealed
 
 
 def test_one_percent_of_a_score_is_of_the_best_score_and_included():
@@ -16,3 +20,14 @@ def test_one_percent_of_a_negative_score_is_below_it():
 
 def test_one_percent_of_nats_is_of_the_best_nats_and_included():
     assert NATS.close(2.0, 2.0, 0) and NATS.close(2.02, 2.0, 0.01) and not NATS.close(2.03, 2.0, 0.01)
+
+
+def test_an_unknown_unit_is_named_with_its_file(tmp_path):
+    path = tmp_path / "evaluation.json"
+    for known in ({}, {"measure": "nats"}, {"measure": "score"}):
+        write_sealed(path, known)
+        assert known.items() <= read_evaluation(path).items()
+    for unknown in ("bits", 2147483648, None, ["nats"]):
+        write_sealed(path, {"measure": unknown})
+        with pytest.raises(WeightsError, match="evaluation.json: measure: the wrong type; expected nats or score"):
+            read_evaluation(path)

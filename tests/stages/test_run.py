@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import opened, silent, stale
+from small_runs import Told, opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -22,8 +22,9 @@ from moesaic.artefacts.router import load_router
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
 from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError
-from moesaic.files import read_manifest, read_sealed
+from moesaic.files import read_manifest, read_sealed, write_manifest, write_sealed
 from moesaic.recipe import Recipe, parse
+from moesaic.runs.directory import RunDir
 from moesaic.stages import experts
 from moesaic.stages.base import longest
 from moesaic.stages.decisions import decide
@@ -395,6 +396,76 @@ def test_verify_refuses_an_expert_that_is_whole_but_does_not_do_what_it_says(fir
     run.dir.publish(at, lambda folder: save_expert(folder, stored.lora, base, facts), 0)
     with pytest.raises(CompatibilityError, match="does not do what its manifest says"):
         verify_expert(run, "adds")
+
+
+def republished(run: RunDir, at: Path, **changes: Any) -> None:
+    """Publish a part anew with other fields in its manifest, and right hashes."""
+    before = read_manifest(at)
+    fields = {key: value for key, value in before.items() if key not in ("format_version", "package_version", "files")}
+
+    def write(folder: Path) -> None:
+        for name in before["files"]:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(at / name, folder / name)
+        write_manifest(folder, fields | changes)
+
+    run.publish(at, write, 0)
+
+
+def test_figures_that_a_manifest_lacks_are_named(first, tmp_path):
+    recipe, root, _ = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    run = opened(recipe, tmp_path / "small")
+    republished(run.dir, run.dir.part_at("adds"), metrics={"step": 3})
+    with pytest.raises(WeightsError, match=r"manifest.json: metrics.validation_nats: the field is missing"):
+        verify_expert(run, "adds")
+    republished(run.dir, run.dir.router_at("router"), metrics={})
+    run.dir.evaluation_at.unlink()
+    with pytest.raises(WeightsError, match=r"manifest.json: metrics.validation_macro_f1: the field is missing"):
+        stages.evaluate(recipe, tmp_path / "small")
+
+
+def test_an_evaluation_in_an_unknown_unit_is_made_anew(first, tmp_path):
+    recipe, root, found = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    at, told = tmp_path / "small" / "evaluation.json", Told()
+    write_sealed(at, read_sealed(at) | {"measure": 2147483648})
+    assert stages.evaluate(recipe, tmp_path / "small", told)["controls"].keys() == found["controls"].keys()
+    assert any("evaluation.json: measure: the wrong type; expected nats or score" in text for text in told.warnings)
+
+
+def test_logs_that_are_gone_or_cut_are_told_and_cost_no_training(first, tmp_path):
+    recipe, root, _ = first
+    shutil.copytree(root, tmp_path / "small", symlinks=True)
+    logs = tmp_path / "small" / "metrics"
+    assert [*RunDir(recipe, tmp_path / "small").lost_logs(tmp_path / "small" / "experts" / "adds" / "best")] == []
+    (lost, *_), (cut, *_) = sorted((logs / "experts/adds").iterdir()), sorted((logs / "experts/says").iterdir())
+    rows = cut.read_bytes().splitlines(keepends=True)
+    lost.unlink()
+    cut.write_bytes(b"".join(rows[:-1]))
+    told = Told()
+    stages.train_expert(recipe, tmp_path / "small", [], told)
+    assert any(f"{lost.name}: none of {len(rows)} rows" in text for text in told.warnings)
+    assert any(f"says/{cut.name}: {len(rows) - 1} of {len(rows)} rows" in text for text in told.warnings)
+    assert len(told.warnings) == 2 and not lost.exists(), told.warnings
+
+
+def test_the_files_of_a_run_name_no_folder_of_this_machine(texts, tmp_path):
+    """Beside a base and rows in other folders that the recipe names by absolute paths."""
+    shutil.copytree(texts, tmp_path / "here" / "texts")
+    rows = tmp_path / "here" / "texts" / "adds.jsonl"
+    rows.write_text(rows.read_text() + '{"prompt": "a row without an answer"}\n')
+    quick = ("train.lr=1e-2", "router.compare=[]", "evaluate.controls=[base]", "bad_rows=skip")
+    recipe = recipe_in(tmp_path / "here" / "texts", *quick)
+    stages.pretrain(recipe, tmp_path / "here" / "first")
+    base = f"base={{path: {tmp_path / 'here' / 'first' / 'base'}}}"
+    root = tmp_path / "here" / "second"
+    over = recipe_in(tmp_path / "here" / "texts", *quick, base)
+    moesaic.run(over, root)
+    assert "adds.jsonl" in (root / "rejects.jsonl").read_text()
+    for name in ("recipe.yaml", "data.json", "rejects.jsonl", "evaluation.json", "report/index.html"):
+        assert str(tmp_path) not in (root / name).read_text(), name
+    assert moesaic.read_recipe(root / "recipe.yaml") == over
 
 
 def test_an_expert_of_another_base_is_refused(first, texts, tmp_path):
