@@ -46,15 +46,18 @@ class Guard(nn.Module):
         """The least probability of belonging to an expert at which the router does not abstain."""
         return self.limit.double().sigmoid().item()
 
-    def outcomes(self, features: Features, characters: Float[Tensor, "n s"]) -> Float[Tensor, "n outcomes"]:
-        """Logits of the e experts and of none; `characters`: counts, which a guard without `letters` does not read."""
+    def outcomes(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, "n outcomes"]:
+        """Logits of the e experts and of none; `characters`: counts, which only a guard with `letters` reads."""
         vectors = means_of(features)
         if vectors is None:
             raise RecipeError("texts have no vectors to judge by", field="abstain", hint="write `abstain: off`")
         logits = self.net(vectors)
-        return (logits + self.letters(characters.to(logits)) if self.letters else logits) / self.temperature
+        if self.letters is not None:
+            assert characters is not None
+            logits = logits + self.letters(characters.to(logits))
+        return logits / self.temperature
 
-    def forward(self, features: Features, characters: Float[Tensor, "n s"]) -> Float[Tensor, " n"]:
+    def forward(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, " n"]:
         return odds(self.outcomes(features, characters))
 
 

@@ -63,8 +63,7 @@ def train_guard(
         own, held_out = (train.characters, train.labels), (validation.characters, validation.labels)
         learn(guard.letters, own, held_out, True, seed)
     with torch.no_grad():
-        characters = torch.empty(0) if validation.characters is None else validation.characters
-        return calibrated(guard, guard.eval().outcomes(validation.vectors, characters), validation, abstain)
+        return calibrated(guard, guard.eval().outcomes(validation.vectors, validation.characters), validation, abstain)
 
 
 def learn(net: MLPRouter, train: Rows, validation: Rows, together: bool, seed: int) -> None:

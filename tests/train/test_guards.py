@@ -11,7 +11,6 @@ from moesaic.routing.guard import Guard, guarded, logit
 from moesaic.train.guards import ANSWERED, REFUSED, Outcomes, limit_of, train_guard
 
 EXPERTS, WIDTH = 3, 12
-NO_LETTERS = torch.empty(0)
 
 
 def outcomes(seed: int, rows: int = 200, apart: float = 6.0) -> Outcomes:
@@ -26,7 +25,7 @@ def outcomes(seed: int, rows: int = 200, apart: float = 6.0) -> Outcomes:
 def test_it_abstains_on_neutral_prompts_and_on_the_stated_share_of_others():
     guard, found = train_guard(outcomes(0), outcomes(1), EXPERTS, "auto", seed=0)
     judged = outcomes(2)
-    silent = guard(judged.vectors, NO_LETTERS) < guard.limit
+    silent = guard(judged.vectors, None) < guard.limit
     assert silent[judged.labels == EXPERTS].double().mean() > 0.95
     assert silent[judged.labels < EXPERTS].double().mean() < 0.03
     assert found["auroc"] > 0.99 and found["abstained_own"] <= REFUSED
@@ -36,7 +35,7 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
     near = {"apart": 1.5}
     guard, _ = train_guard(outcomes(0, **near), outcomes(1, **near), EXPERTS, 0.5, seed=0)
     judged = outcomes(2, 1000, **near)
-    said, true = guard(judged.vectors, NO_LETTERS).sigmoid(), (judged.labels < EXPERTS).float()
+    said, true = guard(judged.vectors, None).sigmoid(), (judged.labels < EXPERTS).float()
     for low in (0.2, 0.4, 0.6, 0.8):
         some = (said >= low) & (said < low + 0.2)
         assert abs(said[some].mean() - true[some].mean()) < 0.1
