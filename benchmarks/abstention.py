@@ -29,6 +29,7 @@ from moesaic.runs.jobs import Cache, Report
 from moesaic.sections.routers import RouterSpec
 from moesaic.stages.prompt_forms import in_forms
 from moesaic.stages.routers import features_of
+from moesaic.stages.verbs import pretrain
 from moesaic.tasks import Address, Run, open_run
 from moesaic.train.guards import HIDDEN, Outcomes, learn, limit_of
 from moesaic.train.routers import Labelled, train_router
@@ -53,8 +54,8 @@ class Split:
 def page(options: Options) -> Page:
     """A table for each recipe."""
     parts = [
-        "The score of each way is higher for a prompt of a domain. `abstained`: share of own test prompts that the base",
-        "would answer; `answered`: share of neutral test text that an expert would answer, of all and by kind.",
+        "The score of each way is higher for a prompt of a domain. `abstained`: share of own test prompts that the",
+        "base would answer; `answered`: share of neutral test text that an expert would answer, of all and by kind.",
         "",
     ]
     for name, rows in RECIPES_HERE.items():
@@ -65,6 +66,8 @@ def page(options: Options) -> Page:
 def table(name: str, rows: int, options: Options) -> list[str]:
     recipe = read(RECIPES / f"{name}.yaml", COMPARED[name].overrides(next(iter(COMPARED[name].runs)), options))
     with tempfile.TemporaryDirectory() as folder:
+        if not recipe.base.place:
+            pretrain(recipe, folder)
         run = open_run(Address(RunDir(recipe, Path(folder), True)))
         splits = {split: prompts_of(run, split, rows if split == "train" else max(rows // 3, 12)) for split in SPLITS}
         kinds = [kind for kind, some in neutral("test").items() for _ in some]
