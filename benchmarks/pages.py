@@ -42,6 +42,7 @@ PAGES = {
     "sites": measured("sites"),
     "budget": measured("budget"),
     "encoding": made_by("encoding", texts=True),
+    "abstention": made_by("abstention", texts=True),
     "demo": compared("demo", texts=False),
     "five-domains": compared("five-domains", texts=True),
     "stories260k": compared("stories260k", texts=True),

@@ -17,7 +17,7 @@ from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, sa
 from moesaic.config import PROJECTIONS, Feature
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError, clipped
 from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
-from moesaic.model.deciding import Decider
+from moesaic.model.deciding import Decider, Judge
 from moesaic.model.features import Body
 from moesaic.model.sentences import SentenceRouter, Through
 from moesaic.routing import Routing, Selection
@@ -67,15 +67,17 @@ class StoredRouter:
 
     def over(self, body: Body | None, disabled: Collection[str] = ()) -> Decider:
         """Make the decider over a base, or None if the router reads no base; `disabled`: experts never chosen."""
-        guard: Callable[[Features], Tensor] | None = self.guard
+        guard: Judge | None = self.guard
         if self.encoder and self.guard:
             guard = Through(self.encoder.sentences, self.guard)
         limit = self.guard.limit if self.guard else None
         return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled, guard, limit)
 
-    def weigh(self, features: Features) -> Routing:
-        """Decide by features that are read already; of a router with an encoder, by the encoder's vectors."""
-        own, limit = (self.guard(features), self.guard.limit) if self.guard else (None, None)
+    def weigh(self, features: Features, characters: Tensor) -> Routing:
+        """Decide by features that are read already, of a router with an encoder by the encoder's vectors; `characters`
+        of the same prompts are for the guard.
+        """
+        own, limit = (self.guard(features, characters), self.guard.limit) if self.guard else (None, None)
         return guarded(self.selection, self.router(features), own, limit)
 
 

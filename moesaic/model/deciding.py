@@ -20,6 +20,9 @@ from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
 
+Judge = Callable[[Features, Float[Tensor, "n s"]], Float[Tensor, " n"]]
+"""Features and characters of n prompts -> the log-odds that each belongs to an expert."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -53,8 +56,8 @@ class Reader:
 class Decider:
     """Prompts -> Routing over `names`.
 
-    `disabled`: indices of experts that are never chosen; a caller may still name one. `guard`: features -> log-odds of
-    belonging to an expert, below whose `limit` the base answers; None: the router never abstains.
+    `disabled`: indices of experts that are never chosen; a caller may still name one. `guard`: features and characters
+    -> log-odds of belonging to an expert, below whose `limit` the base answers; None: the router never abstains.
     """
 
     names: tuple[str, ...]
@@ -62,7 +65,7 @@ class Decider:
     reader: Reader
     selection: Selection
     disabled: tuple[int, ...] = ()
-    guard: Callable[[Features], Float[Tensor, " n"]] | None = None
+    guard: Judge | None = None
     limit: Tensor | None = None
 
     @staticmethod
@@ -73,7 +76,7 @@ class Decider:
         feature: Feature,
         selection: Selection,
         disabled: Collection[str] = (),
-        guard: Callable[[Features], Float[Tensor, " n"]] | None = None,
+        guard: Judge | None = None,
         limit: Tensor | None = None,
     ) -> "Decider":
         """A decider with a router that reads this base; `disabled`: by name."""
@@ -83,11 +86,11 @@ class Decider:
         return Decider(names, router, reader, selection, silent, guard, limit)
 
     def decide(self, prompts: Prompts) -> Routing:
-        return self.weigh(self.reader(prompts), prompts.ids.device)
+        return self.weigh(self.reader(prompts), prompts.ids.device, prompts.texts)
 
-    def weigh(self, features: Features, device: torch.device) -> Routing:
-        """Features -> weights on this device; with all experts disabled, every row abstains."""
+    def weigh(self, features: Features, device: torch.device, texts: list[str]) -> Routing:
+        """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device)
         silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
-        own = None if self.guard is None else self.guard(features).to(device)
+        own = None if self.guard is None else self.guard(features, characters(texts)).to(device)
         return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), own, self.limit)

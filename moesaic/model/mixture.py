@@ -121,7 +121,7 @@ class AdapterMixture(nn.Module):
         depth = feature.depth if forced is None and feature.source == "state" else None
         if depth is not None and depth <= self.trunk:
             x, _ = decoder.run(x, cache, range(depth), None)
-            routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device)
+            routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device, prompts.texts)
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
         gates = Gates.of(routing.weights.to(x.dtype)).ready(self.groups)

@@ -71,11 +71,11 @@ class SentenceRouter(nn.Module):
 
 
 class Through(nn.Module):
-    """Texts -> what a module makes of their vectors by an encoder."""
+    """Texts and their characters -> what a module makes of the texts' vectors by an encoder, and of the characters."""
 
     def __init__(self, sentences: SentenceEncoder, inner: nn.Module):
         super().__init__()
         self.sentences, self.inner = sentences, inner
 
-    def forward(self, features: list[str]) -> Tensor:
-        return self.inner(self.sentences(features))
+    def forward(self, features: list[str], characters: Tensor) -> Tensor:
+        return self.inner(self.sentences(features), characters)

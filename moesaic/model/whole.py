@@ -204,7 +204,7 @@ class ModelMixture(nn.Module):
         else:
             counts = torch.tensor([readings.lengths[row] for row in rows], device=ids.device)
             features = running.total[anew] / counts[:, None]
-        return replace(readings, running=running), self.decider.weigh(features, ids.device)
+        return replace(readings, running=running), self.decider.weigh(features, ids.device, [])
 
     def shares_everywhere(
         self, ids: Int[Tensor, "b t"]
@@ -215,7 +215,7 @@ class ModelMixture(nn.Module):
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
         features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
-        shares = self.shares(self.gates(self.decider.weigh(features.flatten(0, 1), x.device))).weights
+        shares = self.shares(self.gates(self.decider.weigh(features.flatten(0, 1), x.device, []))).weights
         return shares.unflatten(0, ids.shape), x if depth is None else None
 
 

@@ -18,37 +18,47 @@ from moesaic.routing.states import Features, means_of
 
 
 class Guard(nn.Module):
-    """Features -> log-odds that a prompt belongs to one of the experts, by a network over e + 1 outcomes.
+    """Features -> log-odds that a prompt belongs to one of the experts, by networks over e + 1 outcomes.
 
-    `limit`: the router abstains on prompts with lower log-odds. `temperature` of the network calibrates its outcomes.
+    One network reads the router's feature; with `letters`, a second reads that many counts of the prompt's characters,
+    and their logits are added. `temperature` divides the sum and calibrates the outcomes. `limit`: the router abstains
+    on prompts with lower log-odds.
     """
 
     limit: Tensor
+    temperature: Tensor
 
-    def __init__(self, num_features: int, num_experts: int, hidden: list[int]):
+    def __init__(self, num_features: int, num_experts: int, hidden: list[int], letters: int = 0):
         super().__init__()
         self.net = MLPRouter(num_features, num_experts + 1, hidden, dropout=0.1)
+        self.letters = MLPRouter(letters, num_experts + 1, hidden, dropout=0.1) if letters else None
         self.register_buffer("limit", torch.zeros(()))
+        self.register_buffer("temperature", torch.ones(()))
 
     @property
     def shape(self) -> dict[str, Any]:
-        sizes = self.net.shape
-        return {**{key: sizes[key] for key in ("num_features", "hidden")}, "num_experts": sizes["num_experts"] - 1}
+        sizes, more = self.net.shape, {"letters": len(self.letters.mean)} if self.letters else {}
+        own = {key: sizes[key] for key in ("num_features", "hidden")}
+        return {**own, "num_experts": sizes["num_experts"] - 1, **more}
 
     @property
     def least(self) -> float:
         """The least probability of belonging to an expert at which the router does not abstain."""
         return self.limit.double().sigmoid().item()
 
-    def outcomes(self, features: Features) -> Float[Tensor, "n outcomes"]:
-        """Logits of the e experts and of none."""
+    def outcomes(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, "n outcomes"]:
+        """Logits of the e experts and of none; `characters`: counts, which only a guard with `letters` reads."""
         vectors = means_of(features)
         if vectors is None:
             raise RecipeError("texts have no vectors to judge by", field="abstain", hint="write `abstain: off`")
-        return self.net(vectors)
+        logits = self.net(vectors)
+        if self.letters is not None:
+            assert characters is not None
+            logits = logits + self.letters(characters.to(logits))
+        return logits / self.temperature
 
-    def forward(self, features: Features) -> Float[Tensor, " n"]:
-        return odds(self.outcomes(features))
+    def forward(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, " n"]:
+        return odds(self.outcomes(features, characters))
 
 
 def odds(outcomes: Float[Tensor, "n outcomes"]) -> Float[Tensor, " n"]:

@@ -44,6 +44,9 @@ SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert, for calibration and the choice of an epoch
 ASKED_PROMPTS = 100  # of each expert, where the mixture computes them anew in every epoch
 
+CHARACTERS = "characters"
+"""The feature that a guard reads beside its router's."""
+
 UNTAUGHT = (
     "loss.task gives the router no gradient, because top_1 with renormalise gives every choice the weight 1; it learns "
     "from the other losses alone. Explore with gumbel, or set renormalise: false, or selection: soft"
@@ -120,6 +123,11 @@ class RouterPart(Part):
         wanted = self.spec.abstain != "off" and self.spec.kind != "keyword"
         return wanted and not self.source.task.answers and not self.token_level
 
+    @property
+    def reads(self) -> list[FeatureSpec]:
+        """The features that the router reads, and its guard."""
+        return [*self.spec.reads, CHARACTERS] if self.guarded else self.spec.reads
+
     def inputs(self) -> dict[str, Any]:
         """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
@@ -190,13 +198,13 @@ def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
         most: dict[FeatureSpec, int] = {}
         for part in parts:
             limit = most_of(part.spec, split)
-            most |= {feature: max(limit, most.get(feature, 0)) for feature in part.spec.reads}
+            most |= {feature: max(limit, most.get(feature, 0)) for feature in part.reads}
         work[f"features {split} {expert}"] = partial(read_features, run.address, expert, split, most)
-        if varied := {feature: most[feature] for part in parts if part.varied for feature in part.spec.reads}:
+        if varied := {feature: most[feature] for part in parts if part.varied for feature in part.reads}:
             work[f"forms {split} {expert}"] = partial(
                 read_features, run.address, expert, split, varied, other_form=True
             )
-    judging = [part.spec.feature for part in parts if part.guarded]
+    judging = [feature for part in parts if part.guarded for feature in (part.spec.feature, CHARACTERS)]
     for split in SPLITS if judging else ():
         work[f"neutral {split}"] = partial(read_neutral, run.address, split, [*dict.fromkeys(judging)])
     for part in parts:
@@ -232,19 +240,21 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
 
 def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) -> Outcomes:
     """The prompts of the experts and the neutral prompts of a split, as a guard learns from them."""
-    vectors = means_of(own.features)
-    nobodys = means_of(material.found[f"neutral {split}"][part.spec.feature])
-    assert vectors is not None and nobodys is not None
-    names = tuple(part.run.recipe.experts)
-    labels = torch.cat([own.labels, torch.full((len(nobodys),), len(names))])
+    names, nobodys = tuple(part.run.recipe.experts), material.found[f"neutral {split}"]
+    read = [one.features[CHARACTERS] for one in material.of("features", split, names)]
+    read += [one.features[CHARACTERS] for one in material.of("forms", split, names)] if part.varied else []
+    vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
+    assert vectors is not None and theirs is not None
+    limit, alone = most_of(part.spec, split), part.spec.feature == CHARACTERS
+    letters = None if alone else torch.cat([*(one[:limit] for one in read), nobodys[CHARACTERS]])
+    labels = torch.cat([own.labels, torch.full((len(theirs),), len(names))])
     changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
     as_is[: len(own.labels)] = True
     if part.varied:
-        limit = most_of(part.spec, split)
         some = [one for name in names for one in take(prompts_of(part.source, name, split), limit)]
         as_is[len(some) :] = False
         changed[len(some) : 2 * len(some)] = torch.tensor([drawn(one) != CUT for one in some])
-    return Outcomes(torch.cat([vectors, nobodys]), labels, as_is, changed)
+    return Outcomes(torch.cat([vectors, theirs]), letters, labels, as_is, changed)
 
 
 def owners(sizes: Iterable[int]) -> torch.Tensor:
@@ -283,7 +293,7 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     guard, certainty = None, dict[str, float]()
     if part.guarded:
         taught, held_out = outcomes(part, material, "train", train), outcomes(part, material, "validation", validation)
-        together = spec.feature == "characters"
+        together = spec.feature == CHARACTERS
         guard, certainty = train_guard(taught, held_out, len(names), spec.abstain, recipe.seed, together)
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
     encoder = run.models.encoder(spec.encoder) if spec.encoder else None

@@ -68,7 +68,7 @@ def few_shot_guard(
         logits[out] = discriminant([everything[(labels == label) & ~out] for label in range(e + 1)])(everything[out])
     guard = Guard(everything.shape[1], e, [])
     guard.net.load_state_dict(discriminant(parts).state_dict())
-    held_out = Outcomes(everything, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
+    held_out = Outcomes(everything, None, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
     return calibrated(guard.eval(), logits, held_out, abstain)
 
 

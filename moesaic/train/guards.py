@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from moesaic.ops.metrics import auroc
 from moesaic.routing.guard import Guard, logit, odds
+from moesaic.routing.routers import MLPRouter
 from moesaic.sections.training import Train
 from moesaic.train.loop import fit
 from moesaic.train.routers import best_temperature
@@ -21,17 +22,25 @@ HIDDEN = [256]
 EPOCHS, PATIENCE, BATCH, LR, DECAY = 12, 4, 64, 1e-3, 0.01
 REFUSED, REFUSED_IN_OTHER_FORMS = 0.01, 0.05
 """Shares of the experts' own validation prompts, as they are and in other forms, that `auto` may abstain on at most."""
+ANSWERED = 0.05
+"""Share of neutral validation prompts that experts may answer, where the shares above allow it."""
+
+
+Rows = tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]
+"""Vectors and their outcomes."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """Vectors of n prompts, and the outcome of each: the index of its expert, or the number of experts for none.
 
+    `characters`: counts of their characters for the guard's second network; None: it has none.
     `as_is`, `changed`: prompts of experts as they are, and in another form that keeps all words; these decide on
     the limit.
     """
 
     vectors: Float[Tensor, "n d"]
+    characters: Float[Tensor, "n s"] | None
     labels: Int[Tensor, " n"]
     as_is: Bool[Tensor, " n"]
     changed: Bool[Tensor, " n"]
@@ -40,41 +49,50 @@ class Outcomes:
 def train_guard(
     train: Outcomes, validation: Outcomes, num_experts: int, abstain: str | float, seed: int, together: bool = False
 ) -> tuple[Guard, dict[str, float]]:
-    """A guard at its best by validation, calibrated; and its validation metrics.
+    """A guard whose networks are at their best by validation, calibrated; and its validation metrics.
 
-    Every outcome counts alike, whatever the number of its rows. `abstain`: see `limit_of`. `together`: features share
-    one scale.
+    The networks learn apart and their logits are added: what one has not seen, the other may know. `abstain`: see
+    `limit_of`. `together`: the features share one scale, as counts of characters do.
     """
+    letters = 0 if train.characters is None else train.characters.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        guard = Guard(train.vectors.shape[1], num_experts, HIDDEN)
-    guard.net.mean.copy_(train.vectors.mean(0))
-    deviation = train.vectors.std() if together else train.vectors.std(0)
-    guard.net.deviation.copy_(deviation.clamp_min(1e-6))
-    counts = torch.bincount(train.labels, minlength=num_experts + 1).clamp_min(1)
-    weights = len(train.labels) / (len(counts) * counts)
-    steps = math.ceil(len(train.labels) / BATCH)
+        guard = Guard(train.vectors.shape[1], num_experts, HIDDEN, letters)
+    learn(guard.net, (train.vectors, train.labels), (validation.vectors, validation.labels), together, seed)
+    if guard.letters and train.characters is not None and validation.characters is not None:
+        own, held_out = (train.characters, train.labels), (validation.characters, validation.labels)
+        learn(guard.letters, own, held_out, True, seed)
+    with torch.no_grad():
+        return calibrated(guard, guard.eval().outcomes(validation.vectors, validation.characters), validation, abstain)
+
+
+def learn(net: MLPRouter, train: Rows, validation: Rows, together: bool, seed: int) -> None:
+    """Train a network to tell the outcomes of rows, each of which counts alike, whatever the number of its rows."""
+    (vectors, labels), outcomes = train, net.outer.out_features
+    net.mean.copy_(vectors.mean(0))
+    net.deviation.copy_((vectors.std() if together else vectors.std(0)).clamp_min(1e-6))
+    counts = torch.bincount(labels, minlength=outcomes).clamp_min(1)
+    weights = len(labels) / (outcomes * counts)
+    steps = math.ceil(len(labels) / BATCH)
 
     def batch(step: int) -> Tensor:
         epoch, place = divmod(step, steps)
-        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed * 1_000_003 + epoch))
         return order[place * BATCH : (place + 1) * BATCH]
 
     def loss(rows: Tensor) -> tuple[Tensor, int]:
-        guard.train()
-        return F.cross_entropy(guard.net(train.vectors[rows]), train.labels[rows], weights) * len(rows), len(rows)
+        net.train()
+        return F.cross_entropy(net(vectors[rows]), labels[rows], weights) * len(rows), len(rows)
 
     @torch.no_grad()
     def validate() -> float:
-        return F.cross_entropy(guard.eval().net(validation.vectors), validation.labels, weights).item()
+        return F.cross_entropy(net.eval()(validation[0]), validation[1], weights).item()
 
     settings = Train(
         steps=EPOCHS * steps, evaluate_every=steps, batch=BATCH, lr=LR, weight_decay=DECAY, patience=PATIENCE
     )
-    trained = fit(dict(guard.named_parameters()), batch, loss, validate, settings, LR, lambda row: None, seed)
-    guard.load_state_dict(trained.state, strict=False)
-    with torch.no_grad():
-        return calibrated(guard, guard.eval().net(validation.vectors), validation, abstain)
+    trained = fit(dict(net.named_parameters()), batch, loss, validate, settings, LR, lambda row: None, seed)
+    net.load_state_dict(trained.state, strict=False)
 
 
 @torch.no_grad()
@@ -83,20 +101,25 @@ def calibrated(
 ) -> tuple[Guard, dict[str, float]]:
     """Set the temperature and the limit of a guard by logits for prompts that were not learned from."""
     size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
-    guard.net.temperature.fill_(size * best_temperature(logits / size, held_out.labels))
-    own = odds(logits / guard.net.temperature)
-    guard.limit.fill_(limit_of(own, held_out, abstain))
+    guard.temperature.fill_(size * best_temperature(logits / size, held_out.labels))
+    own = odds(logits / guard.temperature)
+    guard.limit.fill_(limit_of(own, held_out, logits.shape[1] - 1, abstain))
     return guard, figures(own, held_out, guard.limit, logits.shape[1] - 1)
 
 
-def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:
-    """The log-odds below which a router abstains: those of the probability `abstain`, or for "auto" the highest below
-    which at most the share REFUSED of the prompts as they are lies, and REFUSED_IN_OTHER_FORMS of the changed ones.
+def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, num_experts: int, abstain: str | float) -> float:
+    """The log-odds below which a router abstains: those of the probability `abstain`.
+
+    For "auto" the lowest that leaves all but the share ANSWERED of neutral text to the base, but none above even odds,
+    nor one below which more than the share REFUSED of different prompts as they are lies, or REFUSED_IN_OTHER_FORMS of
+    changed ones.
     """
     if not isinstance(abstain, str):
         return logit(abstain)
-    shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS))
-    return min(own[some].double().quantile(share, interpolation="lower").item() for some, share in shares if some.any())
+    neutral = held_out.labels == num_experts
+    shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS), (neutral, 1 - ANSWERED))
+    different = [(own[some].double().round(decimals=4).unique(), share) for some, share in shares if some.any()]
+    return min(0.0, *(odds.quantile(share, interpolation="lower").item() for odds, share in different))
 
 
 def figures(own: Float[Tensor, " n"], held_out: Outcomes, limit: Tensor, num_experts: int) -> dict[str, float]:

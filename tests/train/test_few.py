@@ -71,6 +71,6 @@ def test_a_guard_of_few_prompts_leaves_neutral_ones_to_the_base():
     clouds = [centre + torch.randn(10, 16, generator=draw) for centre in centres[:3]]
     neutral, later = (centres[4] + torch.randn(60, 16, generator=draw) for _ in range(2))
     guard, found = few_shot_guard(clouds, neutral, "auto")
-    assert (guard(later) < guard.limit).double().mean() > 0.9
-    assert not (guard(torch.cat(clouds)) < guard.limit).any()
+    assert (guard(later, None) < guard.limit).double().mean() > 0.9
+    assert not (guard(torch.cat(clouds), None) < guard.limit).any()
     assert found["abstained_own"] <= 0.04 and found["auroc"] > 0.95

@@ -1,5 +1,6 @@
 """A guard learns which prompts belong to no expert, and leaves at most a stated share of the others to the base."""
 
+from dataclasses import replace
 from math import log
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Guard, guarded, logit
-from moesaic.train.guards import REFUSED, Outcomes, limit_of, train_guard
+from moesaic.train.guards import ANSWERED, REFUSED, Outcomes, limit_of, train_guard
 
 EXPERTS, WIDTH = 3, 12
 
@@ -18,13 +19,13 @@ def outcomes(seed: int, rows: int = 200, apart: float = 6.0) -> Outcomes:
     labels = torch.arange(EXPERTS + 1).repeat(rows)
     vectors = torch.randn(len(labels), WIDTH, generator=draw) + apart * torch.eye(WIDTH)[labels]
     mine, late = labels < EXPERTS, torch.arange(len(labels)) >= len(labels) // 2
-    return Outcomes(vectors, labels, mine & ~late, mine & late)
+    return Outcomes(vectors, None, labels, mine & ~late, mine & late)
 
 
 def test_it_abstains_on_neutral_prompts_and_on_the_stated_share_of_others():
     guard, found = train_guard(outcomes(0), outcomes(1), EXPERTS, "auto", seed=0)
     judged = outcomes(2)
-    silent = guard(judged.vectors) < guard.limit
+    silent = guard(judged.vectors, None) < guard.limit
     assert silent[judged.labels == EXPERTS].double().mean() > 0.95
     assert silent[judged.labels < EXPERTS].double().mean() < 0.03
     assert found["auroc"] > 0.99 and found["abstained_own"] <= REFUSED
@@ -34,7 +35,7 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
     near = {"apart": 1.5}
     guard, _ = train_guard(outcomes(0, **near), outcomes(1, **near), EXPERTS, 0.5, seed=0)
     judged = outcomes(2, 1000, **near)
-    said, true = guard(judged.vectors).sigmoid(), (judged.labels < EXPERTS).float()
+    said, true = guard(judged.vectors, None).sigmoid(), (judged.labels < EXPERTS).float()
     for low in (0.2, 0.4, 0.6, 0.8):
         some = (said >= low) & (said < low + 0.2)
         assert abs(said[some].mean() - true[some].mean()) < 0.1
@@ -42,10 +43,36 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
 
 def test_the_limit_is_a_quantile_or_the_odds_of_a_number():
     judged = outcomes(0, 500)
-    own = torch.arange(len(judged.labels)).float()
-    auto = limit_of(own, judged, "auto")
+    own = torch.where(judged.labels == EXPERTS, -2000.0, -1000.0) + torch.arange(len(judged.labels)) / 10
+    auto = limit_of(own, judged, EXPERTS, "auto")
+    neutral = judged.labels == EXPERTS
     assert (own[judged.as_is] < auto).double().mean() <= REFUSED
-    assert limit_of(own, judged, 0.9) == pytest.approx(log(9)) == logit(0.9)
+    assert ANSWERED * 0.9 < (own[neutral] >= auto).double().mean() <= ANSWERED * 1.1
+    assert limit_of(own + 5000, judged, EXPERTS, "auto") == 0.0, "never above even odds"
+    mixed = limit_of(torch.arange(len(judged.labels)) - 1e4, judged, EXPERTS, "auto")
+    assert (torch.arange(len(judged.labels))[judged.as_is] - 1e4 < mixed).double().mean() <= REFUSED
+    assert limit_of(own, judged, EXPERTS, 0.9) == pytest.approx(log(9)) == logit(0.9)
+
+
+def test_a_prompt_that_stands_many_times_counts_once_for_the_limit():
+    judged = outcomes(0, 500)
+    own = torch.linspace(-5, -1, len(judged.labels))
+    own[judged.labels == EXPERTS] -= 10
+    alone = limit_of(own, judged, EXPERTS, "auto")
+    low = torch.where(judged.as_is)[0][:100]
+    own[low] = -50.0
+    assert limit_of(own, judged, EXPERTS, "auto") >= alone - 0.1
+
+
+def test_the_second_network_knows_what_the_first_cannot():
+    def rows(seed: int) -> Outcomes:
+        first = outcomes(seed)
+        blind = torch.randn(first.vectors.shape, generator=torch.Generator().manual_seed(seed))
+        return replace(first, vectors=blind, characters=first.vectors)
+
+    guard, found = train_guard(rows(0), rows(1), EXPERTS, "auto", seed=0)
+    assert found["auroc"] > 0.99
+    assert Guard(**guard.shape).shape == guard.shape and guard.shape["letters"] == WIDTH
 
 
 def test_the_same_seed_gives_the_same_guard():
