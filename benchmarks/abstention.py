@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.mixtures import COMPARED
 from benchmarks.page import RECIPES, Options, Page, measured_here
-from moesaic.data.forms import drawn
+from moesaic.data.forms import OTHERS, drawn
 from moesaic.data.neutral import neutral
 from moesaic.data.splits import take
 from moesaic.model.characters import characters
@@ -116,7 +116,8 @@ def vectors_of(run: Run, split: str, rows: int) -> Iterator[tuple[int | None, Te
     texts = {at: take(getattr(one, split), rows) for at, one in enumerate(run.materials.domains.values())}
     every: dict[int | None, list[Any]] = {**texts, None: [row for some in neutral(split).values() for row in some]}
     for domain, examples in every.items():
-        for names in [["as_is"] * len(examples), [drawn(one) for one in examples]][: 1 if split == "test" else 2]:
+        forms = [["as_is"] * len(examples), *([drawn(one, others) for one in examples] for others in OTHERS)]
+        for names in forms[:1] if split == "test" else forms:
             prompts = in_forms(run, examples, names, judged=split == "test")
             with torch.no_grad():
                 report = Report("", lambda *_: None, Cache())

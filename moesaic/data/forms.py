@@ -144,7 +144,8 @@ FORMS: dict[str, Form] = {
 CUT = "middle"
 """The form that keeps a part of the words; the others keep all of them."""
 
-OTHERS = tuple(name for name in FORMS if name != "as_is")
+OTHERS = (("system", "turns"), ("text", "message", "case", "spacing", "middle"))
+"""Other forms that routers learn a prompt in, one of each: with something before it, and in another spelling."""
 
 
 def prompt_of(example: Example) -> Prompt:
@@ -152,11 +153,11 @@ def prompt_of(example: Example) -> Prompt:
     return example.messages or example.prompt
 
 
-def drawn(example: Example, number: int = 0) -> str:
-    """The name of a form other than `as_is` for a row, by its hash; other numbers give other forms."""
-    return Draw(f"{example.group} {example.source} {number} form").one(OTHERS)
+def drawn(example: Example, others: Sequence[str]) -> str:
+    """The name of one of these forms for a row, by its hash."""
+    return Draw(f"{example.group} {example.source} {' '.join(others)}").one(others)
 
 
 def identity() -> str:
     """Hash of the forms and their wordings."""
-    return digest([[*FORMS], SYSTEMS, TURNS, SHORTEST])
+    return digest([[*FORMS], OTHERS, SYSTEMS, TURNS, SHORTEST])

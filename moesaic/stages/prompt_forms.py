@@ -6,7 +6,7 @@ Knows nothing about routers.
 from collections.abc import Sequence
 
 from moesaic.data.batches import Tokens
-from moesaic.data.forms import FORMS, Draw, Prompt, drawn, prompt_of
+from moesaic.data.forms import FORMS, OTHERS, Draw, Prompt, drawn, prompt_of
 from moesaic.data.neutral import neutral
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
@@ -33,16 +33,16 @@ def in_form(run: Run, prompt: Prompt, name: str, draw: Draw) -> Tokens:
     return Tokens([*kept, tokenizer.eos], len(kept), draw.key, len(kept) < len(ids))
 
 
-def other_forms(run: Run, examples: Sequence[Example]) -> list[Tokens]:
-    """The prompts of examples, each in the form that is drawn for it."""
-    return in_forms(run, examples, [drawn(example) for example in examples])
+def other_forms(run: Run, examples: Sequence[Example], others: Sequence[str]) -> list[Tokens]:
+    """The prompts of examples, each in that one of the `others` which is drawn for it."""
+    return in_forms(run, examples, [drawn(example, others) for example in examples])
 
 
 def neutral_rows(run: Run, split: str) -> list[Tokens]:
-    """Neutral prompts as they are, then each in the form that is drawn for it."""
+    """Neutral prompts as they are, then each in the other forms that are drawn for it."""
     examples = [example for rows in neutral(split).values() for example in rows]
-    names = [*["as_is"] * len(examples), *(drawn(example) for example in examples)]
+    names = ["as_is"] * len(examples) + [drawn(example, others) for others in OTHERS for example in examples]
     return [
         in_form(run, prompt_of(one), name, Draw(one.group, split == "test"))
-        for one, name in zip([*examples, *examples], names, strict=True)
+        for one, name in zip(examples * (1 + len(OTHERS)), names, strict=True)
     ]

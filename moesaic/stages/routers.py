@@ -19,7 +19,7 @@ from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature
 from moesaic.data import forms, neutral
 from moesaic.data.batches import by_length
-from moesaic.data.forms import CUT, drawn
+from moesaic.data.forms import CUT, OTHERS, drawn
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import DataError, MoesaicError, RecipeError, WeightsError
@@ -184,6 +184,14 @@ class Material:
     def of(self, what: str, split: str, experts: Iterable[str]) -> list[Any]:
         return [self.found[f"{what} {split} {expert}"] for expert in experts]
 
+    def other_forms(self, split: str, experts: Sequence[str]) -> list[Any]:
+        return [self.found[forms_of(others, split, expert)] for others in OTHERS for expert in experts]
+
+
+def forms_of(others: Sequence[str], split: str, expert: str) -> str:
+    """The name of the job that reads the prompts of an expert in other forms."""
+    return f"{' or '.join(others)} {split} {expert}"
+
 
 def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
     """Read everything that these routers learn from.
@@ -200,9 +208,10 @@ def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
             limit = most_of(part.spec, split)
             most |= {feature: max(limit, most.get(feature, 0)) for feature in part.reads}
         work[f"features {split} {expert}"] = partial(read_features, run.address, expert, split, most)
-        if varied := {feature: most[feature] for part in parts if part.varied for feature in part.reads}:
-            work[f"forms {split} {expert}"] = partial(
-                read_features, run.address, expert, split, varied, other_form=True
+        varied = {feature: most[feature] for part in parts if part.varied for feature in part.reads}
+        for others in OTHERS if varied else ():
+            work[forms_of(others, split, expert)] = partial(
+                read_features, run.address, expert, split, varied, others=others
             )
     judging = [feature for part in parts if part.guarded for feature in (part.spec.feature, CHARACTERS)]
     for split in SPLITS if judging else ():
@@ -231,7 +240,7 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
         labels = owners(len(one[0]) for one in found)
         return Labelled(torch.cat([one[0] for one in found]), labels, torch.cat([one[-1] for one in found]))
     read = [one.features for one in material.of("features", split, names)]
-    read += [one.features for one in material.of("forms", split, names)] if part.varied else []
+    read += [one.features for one in material.other_forms(split, names)] if part.varied else []
     features, beside = (joined([one[feature][:limit] for one in read]) for feature in (first, last))
     counts = [len(one[first][:limit]) for one in read]
     labels = torch.cat([owners(counts[at : at + len(names)]) for at in range(0, len(counts), len(names))])
@@ -242,7 +251,7 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     """The prompts of the experts and the neutral prompts of a split, as a guard learns from them."""
     names, nobodys = tuple(part.run.recipe.experts), material.found[f"neutral {split}"]
     read = [one.features[CHARACTERS] for one in material.of("features", split, names)]
-    read += [one.features[CHARACTERS] for one in material.of("forms", split, names)] if part.varied else []
+    read += [one.features[CHARACTERS] for one in material.other_forms(split, names)] if part.varied else []
     vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
     assert vectors is not None and theirs is not None
     limit, alone = most_of(part.spec, split), part.spec.feature == CHARACTERS
@@ -253,7 +262,8 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     if part.varied:
         some = [one for name in names for one in take(prompts_of(part.source, name, split), limit)]
         as_is[len(some) :] = False
-        changed[len(some) : 2 * len(some)] = torch.tensor([drawn(one) != CUT for one in some])
+        whole = [drawn(one, others) != CUT for others in OTHERS for one in some]
+        changed[len(some) : len(some) + len(whole)] = torch.tensor(whole)
     return Outcomes(torch.cat([vectors, theirs]), letters, labels, as_is, changed)
 
 
@@ -311,7 +321,7 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
         facts["encoder_origin"] = origin
     info = {
         "router": spec.model_dump(mode="json"),
-        "forms": 2 if part.varied else 1,
+        "forms": 1 + len(OTHERS) if part.varied else 1,
         "examples": {n: int((train.labels == i).sum()) for i, n in enumerate(names)},
         "validation_examples": len(validation.labels),
         "validation": metrics,
@@ -431,15 +441,15 @@ def read_features(
     split: str,
     most: dict[FeatureSpec, int],
     report: Report,
-    other_form: bool = False,
+    others: Sequence[str] = (),
 ) -> Read:
     """Read each feature of the first prompts, at most `most`, of one expert's split, in the order of `rows_of`.
 
-    `other_form`: of each prompt in the form that is drawn for it, instead of the prompt as it is.
+    `others`: of each prompt in that one of these forms which is drawn for it, instead of the prompt as it is.
     """
     run = report.cached(open_run, address)
-    if other_form:
-        rows: list[Any] = [*other_forms(run, take(prompts_of(run, expert, split), max(most.values())))]
+    if others:
+        rows: list[Any] = [*other_forms(run, take(prompts_of(run, expert, split), max(most.values())), others)]
     else:
         rows = rows_of(run, expert, split, max(most.values()))
     found: dict[FeatureSpec, Features] = {}

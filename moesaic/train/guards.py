@@ -20,7 +20,7 @@ from moesaic.train.routers import best_temperature
 
 HIDDEN = [256]
 EPOCHS, PATIENCE, BATCH, LR, DECAY = 12, 4, 64, 1e-3, 0.01
-REFUSED, REFUSED_IN_OTHER_FORMS = 0.01, 0.05
+REFUSED, REFUSED_IN_OTHER_FORMS = 0.02, 0.05
 """Shares of the experts' own validation prompts, as they are and in other forms, that `auto` may abstain on at most."""
 ANSWERED = 0.05
 """Share of neutral validation prompts that experts may answer, where the shares above allow it."""
