@@ -29,9 +29,18 @@ FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
 
 
 def show(
-    place: str, text: str | None, as_json: bool, raw_text: bool = False, ram: str | None = None, vram: str | None = None
+    place: str,
+    text: str | None,
+    as_json: bool,
+    raw_text: bool = False,
+    base: str | None = None,
+    ram: str | None = None,
+    vram: str | None = None,
 ) -> None:
-    """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits."""
+    """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits.
+
+    `base`: of one expert at `place`.
+    """
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
         if text is not None:
@@ -42,7 +51,7 @@ def show(
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place, ram=ram, vram=vram).route(text, raw=raw_text)
+        routing = moesaic.load(place, base=base, ram=ram, vram=vram).route(text, raw=raw_text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json_text(raw(found) | shown, indent=2))
@@ -152,7 +161,22 @@ def router(found: Artefact) -> Rows:
     selected = f" of {selection['k']}" if selection["k"] else ""
     yield "router", f"{router_in_words(facts['router'], facts['feature'])}, {selection['kind']}{selected}"
     yield "experts", ", ".join(facts["experts"])
+    yield "abstains", abstention(facts)
     yield "over base", short(facts["base_fingerprint"])
+
+
+def abstention(facts: dict[str, Any]) -> str:
+    """Say when a router leaves a prompt to the base, and how often it did on validation prompts."""
+    if facts["router"] == "keyword":
+        return "where a prompt has no keyword of an expert"
+    if "guard" not in facts:
+        return "never: every prompt goes to an expert"
+    said = f"where a prompt belongs to an expert with a probability below {facts['guard']['least']:.3f}"
+    metrics = facts.get("metrics", {})
+    for key, whose in {"abstained_neutral": "neutral text", "abstained_own": "the experts' own prompts"}.items():
+        share = metrics.get(f"validation_{key}", metrics.get(key))
+        said += "" if share is None else f"; {share:.1%} of {whose}"
+    return said
 
 
 def encoder(found: Artefact) -> Rows:

@@ -326,6 +326,7 @@ def inspect(
     ],
     text: Annotated[str | None, Option(help="Also show how the mixture routes this text (default: no text).")] = None,
     raw: Raw = False,
+    base: BaseOfExpert = None,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
@@ -333,11 +334,12 @@ def inspect(
     """Describe a folder or a trace. Files are checked against their hashes."""
     if text is None and (ram or vram):
         raise typer.BadParameter("a memory limit needs --text: without a text nothing is loaded", param_hint="--ram")
-    if text is None and raw:
-        raise typer.BadParameter("means nothing without --text", param_hint="--raw")
+    for option, given in {"--raw": raw, "--base": base}.items():
+        if text is None and given:
+            raise typer.BadParameter("means nothing without --text", param_hint=option)
     from moesaic.cli.artefacts import show
 
-    show(path, text, as_json, raw, ram, vram)
+    show(path, text, as_json, raw, base, ram, vram)
 
 
 @app.command()

@@ -48,7 +48,8 @@ def replay(
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)
 
-    encoded = {line: reads.tokenizer.begin(one.asked) for line, one in decisions if one.asked and not one.forced}
+    asked = {line: one for line, one in decisions if one.asked and not one.forced}
+    encoded = {line: reads.tokenizer.begin(one.asked, one.raw) for line, one in asked.items() if one.asked}
     context = reads.decoder.config.context
     reasons = {line: reason_against(one, encoded.get(line, []), context) for line, one in decisions}
     left_out = {reason: count for reason, count in Counter(reasons.values()).items() if reason}

@@ -60,7 +60,8 @@ class Encoded(NamedTuple):
         for place, request in enumerate(self.requests):
             if request.listener:
                 alone = self.some([place]).prompts
-                request.listener([request.prompt], alone, routing[place : place + 1], request.expert is not None)
+                forced = request.expert is not None
+                request.listener([request.prompt], alone, routing[place : place + 1], forced, request.raw)
 
 
 class Group(NamedTuple):

@@ -18,8 +18,9 @@ BASE = "base"
 Finish = Literal["stop", "length"]
 Prompt = str | Conversation | list[int]
 """A text; a conversation for the assistant to continue; or the first ids of a sequence."""
-Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool], None]
-"""Called with the prompts of a caller, the same as a batch, the decisions, and whether the caller decided."""
+Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool, bool], None]
+"""Called with the prompts of a caller, the same as a batch, the decisions, and whether the caller decided, and whether
+texts were read as they are."""
 
 
 class Settings(TypedDict, total=False):

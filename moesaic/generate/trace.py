@@ -1,10 +1,12 @@
 """The routing trace: a JSON Lines file of a mixture's decisions, one row for each prompt that it answered.
 
     {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
-     "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null}
+     "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "raw": false, "mixture": "0123456789ab",
+     "correction": null}
 
 With texts, `prompt` or (for a conversation) `messages` replaces `prompt_sha256`. `probabilities` is null if the router
-abstained, or if a caller named the expert (`forced`). `correction` is the expert that should have answered, or "base":
+abstained, or if a caller named the expert (`forced`). `raw`: the text was read without the base's chat template; the
+first traces do not say it and mean false. `correction` is the expert that should have answered, or "base":
 people and programs edit it into the file while no mixture writes there. Knows nothing about models, nor about readers
 of the file.
 """
@@ -47,6 +49,7 @@ class Decision:
     forced: bool
     mixture: str
     correction: str | None = None
+    raw: bool = False
 
     @property
     def asked(self) -> str | Conversation | None:
@@ -84,8 +87,13 @@ class Trace:
         self.names, self.mixture, self.texts = names, mixture, texts
         self.log = JsonlWriter(path)
 
-    def record(self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool) -> None:
-        """Append a row for each prompt as `asked` by the caller. `forced`: the caller decided, not the router."""
+    def record(
+        self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool, raw: bool = False
+    ) -> None:
+        """Append a row for each prompt as `asked` by the caller.
+
+        `forced`: the caller decided, not the router. `raw`: texts were read as they are.
+        """
         time, shares = datetime.now(UTC), routing.probabilities
         if not shares.isfinite().all():
             raise NonFiniteError("the router's probabilities are not finite", field="probabilities")
@@ -105,6 +113,7 @@ class Trace:
                 chosen=self.names[best] if best >= 0 else BASE,
                 forced=forced,
                 mixture=self.mixture,
+                raw=raw,
             )
             self.log.append(row_of(decision))
 
@@ -155,6 +164,7 @@ def read_trace(path: Path) -> Iterator[Decision]:
 
 def decision_of(row: dict[str, Any]) -> Decision:
     """A row as a value; DataError names a field that is malformed or contradicts others."""
+    row = {"raw": False, **row}
     named = next((key for key in PROMPTS if key in row), "prompt")
     expected = [key for key in KEYS if key not in PROMPTS or key == named]
     for key in row:
@@ -179,7 +189,8 @@ def decision_of(row: dict[str, Any]) -> Decision:
     else:
         require("prompt_sha256", is_hex(row["prompt_sha256"], 64), "64 hexadecimal digits in lower case")
     require("tokens", type(row["tokens"]) is int and row["tokens"] > 0, "a count from 1")
-    require("forced", isinstance(row["forced"], bool), "true or false")
+    for field in ("forced", "raw"):
+        require(field, isinstance(row[field], bool), "true or false")
     require("mixture", is_hex(row["mixture"], 12), "12 hexadecimal digits in lower case")
 
     weights, shares, chosen = row["weights"], row["probabilities"], row["chosen"]

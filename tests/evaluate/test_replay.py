@@ -150,6 +150,18 @@ def test_conversations_are_replayed_as_they_were_written_by_the_template(tmp_pat
     assert {one["prompt"] for one in other["differing"]} <= {*PROMPTS}, "as people read them"
 
 
+def test_texts_that_were_read_as_they_are_are_replayed_so(tmp_path):
+    made = build(tmp_path / "small", Template("{% for m in messages %}{{ m.role }} wren {{ m.content }}\n{% endfor %}"))
+    with moesaic.load(made, trace=tmp_path / "raw.jsonl", trace_texts=True) as mixture:
+        mixture.generate(PROMPTS, max_new_tokens=1, raw=True)
+        mixture.generate(PROMPTS, max_new_tokens=1)
+    told = list(read_trace(tmp_path / "raw.jsonl"))
+    assert [one.raw for one in told] == [True] * len(PROMPTS) + [False] * len(PROMPTS)
+    found = replay(tmp_path / "raw.jsonl", made)
+    assert found["agreement"] == 1
+    assert found["replayed"]["confidence"] == pytest.approx(found["recorded"]["confidence"], rel=1e-6)
+
+
 # --- what cannot be replayed ------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ ROW = {
     "weights": {"maths": 1.0, "code": 0},
     "chosen": "maths",
     "forced": False,
+    "raw": False,
     "mixture": MIXTURE,
     "correction": None,
 }
@@ -148,6 +149,13 @@ def test_a_row_is_there_before_the_first_piece_of_text(mixture, path):
 def test_a_trace_goes_on_where_it_ended(mixture, path):
     generated(mixture, path)
     assert len(generated(mixture, path)) == 6
+
+
+def test_a_row_of_the_first_traces_was_not_raw(path):
+    (one,) = written(path, {key: value for key, value in ROW.items() if key != "raw"})
+    assert not one.raw
+    (one,) = written(path, ROW | {"raw": True})
+    assert one.raw
 
 
 def test_what_is_written_is_what_is_read(path):
