@@ -114,6 +114,7 @@ def json_lines(path: Path) -> Iterator[Given]:
 
 
 def parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    """Read a line as a JSON object; DataError says what is wrong and, for the first line, which formats are read."""
     hint = None if line.endswith(b"\n") else "the file ends in this line: is the file cut off?"
     if number == 1 and line.endswith((b"{\n", b"[\n", b",\n", b"{\r\n", b"[\r\n", b",\r\n")):
         slots = {"row": "row", "one": "row", "source": "json.load(sys.stdin)['KEY']"}
@@ -280,6 +281,7 @@ def quoted_records(path: Path, mark: str) -> Iterator[Record]:
 
 
 def parquet(path: Path) -> Iterator[Given]:
+    """Rows of a Parquet file, read batch by batch."""
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
