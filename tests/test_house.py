@@ -286,7 +286,7 @@ def test_the_documents_name_tests_files_and_links_that_are_there() -> None:
 # --- questions of type: what a thing is, is asked where it is decided, and nowhere else
 
 QUESTIONS = {  # file of the package -> how often it asks, and why it may
-    "generate/loaded.py": (4, "users give messages as mappings or as values"),
+    "generate/loaded.py": (1, "users give messages as mappings or as values"),
     "generate/request.py": (1, "users give a sampling of another type"),
     "kinds/adapters.py": (1, "a head has no effect beside rows without labels"),
     "kinds/compatibility.py": (1, "an encoder's config is compared as it is, a decoder's by its meaning"),

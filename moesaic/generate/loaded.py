@@ -308,22 +308,26 @@ def prompts_of(prompt: Any) -> tuple[list[str | Conversation], bool]:
     One prompt is a text, a message, a list of messages, or a row {"messages": ...} or {"prompt": ...}; several are any
     other iterable of these. Raises DataError for anything else, and names a malformed message.
     """
-    if isinstance(prompt, str | Mapping | Message):
+    prompt = spelled_out(prompt)
+    if isinstance(prompt, str | Mapping):
         return [prompt_of(prompt)], True
     if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
         raise DataError("wrong type", field="prompt", expected=PROMPT, got=f"{type(prompt).__name__} {prompt!r}")
-    several = [*prompt]
-    if several and all(isinstance(one, Message) or (isinstance(one, Mapping) and "role" in one) for one in several):
+    several = [spelled_out(one) for one in prompt]
+    if several and all(isinstance(one, Mapping) and "role" in one for one in several):
         return [conversation_of(several)], True
     return [prompt_of(one) for one in several], False
+
+
+def spelled_out(value: Any) -> Any:
+    """A message as a mapping; any other value as it is."""
+    return value._asdict() if isinstance(value, Message) else value
 
 
 def prompt_of(prompt: Any) -> str | Conversation:
     """One prompt of a caller."""
     if isinstance(prompt, str):
         return prompt
-    if isinstance(prompt, Message):
-        return conversation_of([prompt])
     if isinstance(prompt, Mapping):
         if "messages" in prompt:
             return conversation_of(prompt["messages"])
@@ -339,7 +343,7 @@ def conversation_of(turns: Any) -> Conversation:
     """A caller's messages for the assistant to answer, checked."""
     if not isinstance(turns, list | tuple):
         raise DataError("wrong type", field="messages", expected="a list of {role, content}", got=repr(turns))
-    messages = messages_of([turn._asdict() if isinstance(turn, Message) else turn for turn in turns])
+    messages = messages_of([spelled_out(turn) for turn in turns])
     if messages and messages[-1].role == "assistant":
         raise DataError("nothing to answer", field="messages", expected="a last message of another role than assistant")
     return messages
