@@ -14,7 +14,7 @@ from moesaic.files import disk, read_json, write_json
 from moesaic.tokenizer import Tokenizer
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-CLASSES = ("PreTrainedTokenizerFast", "GPT2Tokenizer", "Qwen2TokenizerFast")
+CLASSES = ("PreTrainedTokenizerFast", "GPT2Tokenizer")
 TEXTS = ["a  tool  b", "toolbox, tool", "Tool TOOL tool\n", "new <|new|> x", "tool", " tool tool"]
 
 
@@ -32,7 +32,7 @@ def folder_of(seed: int, folder: Path) -> Path:
     named = ["<s>", "</s>", "<pad>"]
     trainer = tokenizers.trainers.BpeTrainer(special_tokens=named, initial_alphabet=letters, show_progress=False)
     inner.train_from_iterator(["a box"], trainer)
-    inner.add_tokens([tokenizers.AddedToken(**facts(random, "tool"))])
+    inner.add_tokens([tokenizers.AddedToken(**{**facts(random, "tool"), "special": False})])
     inner.save(str(folder / "tokenizer.json"))
     tool = inner.token_to_id("tool")
     roles = {"bos_token": random.choice(named), "eos_token": "</s>", "unk_token": "<pad>"}
