@@ -231,10 +231,10 @@ def test_every_request_has_a_listener_of_its_own(linear):
     heard = []
 
     def listener(name):
-        return lambda asked, prompts, routing, forced: heard.append((name, *asked, prompts.texts, forced))
+        return lambda asked, prompts, routing, *told: heard.append((name, *asked, prompts.texts, *told))
 
     linear.answer([replace(REQUESTS[3], listener=listener("a")), replace(REQUESTS[0], listener=listener("b"))])
     assert sorted(heard) == [
-        ("a", "a sum of code", ["a sum of code"], True),
-        ("b", "add the sum", ["add the sum"], False),
+        ("a", "a sum of code", ["a sum of code"], True, False),
+        ("b", "add the sum", ["add the sum"], False, False),
     ]

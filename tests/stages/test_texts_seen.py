@@ -32,7 +32,7 @@ def recipe_in(folder: Path) -> Recipe:
             "workers": 1,
             "checkpoint_seconds": 1000,
             "base": {"size": "nano", "vocab_size": 300, "pretrain": pretrain},
-            "train": TRAIN,
+            "train": {**TRAIN, "length": 64},  # at 48, the ends of two neutral prompts of different splits are alike
             "experts": experts,
             "router": {**ROUTER, "compare": [*ROUTER["compare"], taught]},
             "evaluate": {"unseen": "unseen.jsonl", "samples": 0},
