@@ -15,14 +15,14 @@ def inside(inner: "tokenizers.Tokenizer") -> "tokenizers.Tokenizer":
     from tokenizers import Tokenizer as Inner
 
     found = json.loads(inner.to_str())
-    if not _unprefixed(found):
+    if not unprefixed(found):
         return inner
     made = Inner.from_str(json.dumps(found))
     made.encode_special_tokens = True
     return made
 
 
-def _unprefixed(found: dict[str, Any]) -> bool:
+def unprefixed(found: dict[str, Any]) -> bool:
     """Remove the steps of a tokenizer.json that put a space before a text; False where there are none."""
     steps, cuts = found.get("normalizer"), found.get("pre_tokenizer")
     normal = steps["normalizers"] if steps and steps["type"] == "Sequence" else [steps]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import read_json
 from moesaic.files.regular import read_regular
+from moesaic.tokenizer.class_settings import by_class
 from moesaic.tokenizer.conversion import from_merges, from_model, from_words
 from moesaic.tokenizer.guard import Limits, guarded
 from moesaic.tokenizer.probe import require_sound
@@ -27,6 +28,9 @@ WORDS = "vocab.txt"
 CONFIG, NAMES, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 FILES = (JSON, VOCABULARY, MERGES, MODEL, WORDS, CONFIG, NAMES, ADDED, "generation_config.json", "chat_template.jinja")
 """All files of a tokenizer; a folder need not have all."""
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+"""Flags of an added token."""
 
 CONVERSION = Limits(20, 2048)  # a vocabulary of 262,144 pieces takes 6 seconds
 
@@ -43,7 +47,7 @@ def read_inner(folder: Path, config: dict[str, Any]) -> "tokenizers.Tokenizer":
     if lost:
         text = f"{path}: the tokenizer silently drops some characters, such as {' '.join(lost)}"
         warnings.warn(text, MoesaicWarning, stacklevel=2)
-    inner = Inner.from_buffer(_prefixed(data, config, folder))
+    inner = Inner.from_buffer(_as_its_class(data, config, folder))
     inner.no_truncation()
     inner.no_padding()
     _add(inner, folder, config)
@@ -72,25 +76,14 @@ def _as_json(folder: Path, config: dict[str, Any]) -> tuple[bytes, Path]:
         raise WeightsError("not a readable tokenizer", path=path, got=str(error)) from error
 
 
-PREFIXING = ("GPT2Tokenizer", "Qwen2Tokenizer", "RobertaTokenizer")
-"""Classes of transformers whose `add_prefix_space` decides in place of the ByteLevel step of a tokenizer.json."""
-
-
-def _prefixed(data: bytes, config: dict[str, Any], folder: Path) -> bytes:
-    """A tokenizer.json with the space before a text that its class is asked for; warns where that changes it."""
-    asked, maker = config.get("add_prefix_space"), str(config.get("tokenizer_class", "")).removesuffix("Fast")
-    if maker not in PREFIXING or not isinstance(asked, bool):
-        return data
-    found = json.loads(data)
-    cuts = found.get("pre_tokenizer") or {}
-    steps = [cut for cut in cuts.get("pretokenizers", [cuts]) if cut.get("type") == "ByteLevel"]
-    changed = [cut for cut in steps if cut["add_prefix_space"] != asked]
-    for cut in changed:
-        cut["add_prefix_space"] = asked
-    if changed:
-        text = f"add_prefix_space is {asked}, as {maker} reads it, and {not asked} in {folder / JSON}"
+def _as_its_class(data: bytes, config: dict[str, Any], folder: Path) -> bytes:
+    """A tokenizer.json as its class in transformers reads it; warns where that changes it."""
+    own = folder / "config.json"
+    made, changed = by_class(data, config, read_json(own).get("model_type") if own.is_file() else None)
+    if changed and (folder / JSON).is_file():
+        text = f"{'; '.join(changed)} in {folder / JSON}; {config['tokenizer_class']} reads {CONFIG}"
         warnings.warn(f"{folder / CONFIG}: {text}", MoesaicWarning, stacklevel=3)
-    return json.dumps(found).encode()
+    return made
 
 
 def _bytes(path: Path) -> bytes:
@@ -98,33 +91,67 @@ def _bytes(path: Path) -> bytes:
 
 
 def _add(inner: "tokenizers.Tokenizer", folder: Path, config: dict[str, Any]) -> None:
-    """Add the tokens that other files of the folder define, each at its id, and make special what they call so."""
+    """Add the tokens that other files of the folder define, each at its id, and make special what they call so.
+
+    As in transformers, a table in tokenizer_config.json decides the flags of its tokens, and where there is one,
+    added_tokens.json adds none. A warning tells where the files differ.
+    """
     from tokenizers import AddedToken
 
-    path = folder / CONFIG
-    given: dict[int, AddedToken] = {}
+    given, path = _given(folder, config)
+    known = inner.get_added_tokens_decoder()
+    differing = []
+    for id, token in sorted(given.items()):
+        same = id in known and known[id].content == token.content
+        changed = [flag for flag in FLAGS if same and getattr(known[id], flag) != getattr(token, flag)]
+        decided = path.name == CONFIG and bool(changed)
+        if not same or decided:
+            (inner.add_special_tokens if token.special else inner.add_tokens)([token])
+        if decided:
+            facts = (
+                f"{flag} {getattr(token, flag)}, and {getattr(known[id], flag)} in {folder / JSON}" for flag in changed
+            )
+            differing.append(f"{token.content} has {', '.join(facts)}")
+        if inner.token_to_id(token.content) != id:
+            got = inner.token_to_id(token.content)
+            raise WeightsError("a token has two ids", path=path, field=token.content, expected=id, got=got)
+    if differing and (folder / JSON).is_file():
+        more = f", and {len(differing) - 1} more tokens differ" if len(differing) > 1 else ""
+        text = f"{differing[0]}{more}; {CONFIG} decides, as in transformers"
+        warnings.warn(f"{path}: {text}", MoesaicWarning, stacklevel=4)
+    ordinary = [text for text in sorted({*_spellings(config)}) if _is_ordinary(inner, text)]
+    inner.add_special_tokens([AddedToken(text, normalized=False) for text in ordinary])
+
+
+def _given(folder: Path, config: dict[str, Any]) -> tuple[dict[int, "tokenizers.AddedToken"], Path]:
+    """The tokens that files beside tokenizer.json add, by their ids, and the file that lists them."""
+    from tokenizers import AddedToken
+
+    path, given = folder / CONFIG, dict[int, AddedToken]()
+    roles = {spelled(config.get(role)) for role in ROLES}
     for key, facts in _table(config.get("added_tokens_decoder"), path).items():
         described = isinstance(facts, dict) and isinstance(facts.get("content"), str)
         if not re.fullmatch("[0-9]{1,9}", key) or not described:
             raise WeightsError("not a table of tokens", path=path, field="added_tokens_decoder", got=f"{key}: {facts}")
-        flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-        given[int(key)] = AddedToken(facts["content"], **{flag: bool(facts.get(flag)) for flag in flags})
-    special = {*_spellings(config)}
-    if (folder / ADDED).is_file():
-        path = folder / ADDED
-        for text, number in read_json(path).items():
-            if not isinstance(number, int):
-                raise WeightsError("not a table of tokens", path=path, field=text, expected="an id", got=number)
-            given.setdefault(number, AddedToken(text, normalized=False, special=text in special))
-    known = inner.get_added_tokens_decoder()
-    for id, token in sorted(given.items()):
-        if id not in known or known[id].content != token.content:
-            (inner.add_special_tokens if token.special else inner.add_tokens)([token])
-        if inner.token_to_id(token.content) != id:
-            got = inner.token_to_id(token.content)
-            raise WeightsError("a token has two ids", path=path, field=token.content, expected=id, got=got)
-    ordinary = [text for text in sorted(special) if _is_ordinary(inner, text)]
-    inner.add_special_tokens([AddedToken(text, normalized=False) for text in ordinary])
+        flags = {flag: bool(facts[flag]) for flag in FLAGS if flag in facts}
+        if facts["content"] in roles:
+            flags["special"] = True
+        given[int(key)] = AddedToken(facts["content"], **flags)
+    if not (folder / ADDED).is_file():
+        return given, path
+    added, listed, special = folder / ADDED, read_json(folder / ADDED), {*_spellings(config)}
+    for text, number in listed.items():
+        if not isinstance(number, int):
+            raise WeightsError("not a table of tokens", path=added, field=text, expected="an id", got=number)
+    if "added_tokens_decoder" not in config:
+        ordinary = {text: text not in special for text in listed}
+        return {
+            listed[text]: AddedToken(text, normalized=own, special=not own) for text, own in ordinary.items()
+        }, added
+    if other := [text for text, id in listed.items() if id not in given or given[id].content != text]:
+        text = f"{other[0]} is {listed[other[0]]}, which added_tokens_decoder in {path} does not say"
+        warnings.warn(f"{added}: {text}; {CONFIG} decides, as in transformers", MoesaicWarning, stacklevel=5)
+    return given, path
 
 
 def _is_ordinary(inner: "tokenizers.Tokenizer", text: str) -> bool:

@@ -15,6 +15,7 @@ from moesaic.files import read_json
 if TYPE_CHECKING:
     import tokenizers
 
+SETTINGS, NAMED = "tokenizer_config.json", "special_tokens_map.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -39,9 +40,21 @@ class Special:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with tokens that only special_tokens_map.json names; a missing file counts as empty."""
-    config, named = (_optional(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
-    return {**named, **{key: value for key, value in config.items() if value is not None or key not in ROLES}}
+    """tokenizer_config.json, with tokens that only special_tokens_map.json names; a missing file counts as empty.
+
+    Where the two differ, the first decides if it has a table of added tokens, else the second, as in transformers.
+    """
+    config, named = (
+        {key: value for key, value in _optional(folder / name).items() if value is not None or key not in ROLES}
+        for name in (SETTINGS, NAMED)
+    )
+    whole = "added_tokens_decoder" in config
+    told = {role: (spelled(config[role]), spelled(named[role])) for role in ROLES if role in config and role in named}
+    differing = [f"{role} is {one}, and {two} in {folder / NAMED}" for role, (one, two) in told.items() if one != two]
+    if differing:
+        text = f"{'; '.join(differing)}; {SETTINGS if whole else NAMED} decides, as in transformers"
+        warnings.warn(f"{folder / SETTINGS}: {text}", MoesaicWarning, stacklevel=3)
+    return {**named, **config} if whole else {**config, **named}
 
 
 def read_special(

@@ -32,6 +32,7 @@ class Tokenizer:
 
     def __init__(self, inner: "tokenizers.Tokenizer", special: Special, template: Template | None = None):
         self.inner, self.special, self.template = inner, special, template
+        begin_with(inner, special.start)
         inner.encode_special_tokens = True  # a user's text is text, even where it spells a special token
 
     @property
@@ -248,7 +249,6 @@ class Tokenizer:
         inner = read_inner(folder, config)
         bare = not (folder / JSON).is_file() and (folder / MODEL).is_file()
         special = read_special(folder, inner, config, eos, start=bare, flagged=bare or not is_generic(config))
-        begin_with(inner, special.start)
         return Tokenizer(inner, special, read_template(folder, config, special.names))
 
 

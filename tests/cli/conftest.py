@@ -16,7 +16,7 @@ train: {steps: 2, batch: 2, length: 64}
 experts:
   sums: {kind: lora, rank: 2, data: {train: sums-train.jsonl, test: sums-test.jsonl}}
   birds: {kind: lora, rank: 2, data: {train: birds-train.jsonl, test: birds-test.jsonl}}
-router: {kind: linear, feature: embedding_mean, epochs: 2}
+router: {kind: linear, feature: embedding_mean, epochs: 2, abstain: off}
 evaluate: {limit: 4, samples: 1}
 """
 WORDS = {"sums": "one two three four five six seven", "birds": "wren owl finch hawk crow lark swan"}

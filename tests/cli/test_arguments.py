@@ -92,7 +92,7 @@ def test_every_line_of_stdin_is_answered_before_the_next_one_is_read(tmp_path):
             process.stdin.flush()
             assert process.stdout.readline() == f"> {prompt}\n"
             answer = "".join(iter(lambda: process.stdout.readline().strip("\n"), ""))
-            assert "[base; stopped at the token limit after 3 tokens]" in answer
+            assert "[base (base 100%); stopped at the token limit after 3 tokens]" in answer
         process.stdin.close()
         assert process.wait(timeout=60) == 0
         limit.cancel()

@@ -1,4 +1,4 @@
-"""Does `inspect` say what a person asks for of an encoder that travels inside a router?"""
+"""Does `inspect` say what a person asks for of a router, and of an encoder that travels inside it?"""
 
 import json
 
@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, models, processors
 
 from moesaic.artefacts.router import StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import StoredEncoder
+from moesaic.cli.artefacts import abstention
 from moesaic.model.sentences import SentenceEncoder
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
@@ -46,3 +47,29 @@ def test_the_encoder_inside_a_router_is_described_under_it_and_alone(folder, moe
 def test_its_facts_are_there_as_json(folder, moesaic):
     raw = json.loads(moesaic("inspect", folder, "--json")[1])["parts"]["encoder"]
     assert (raw["kind"], raw["facts"]["pool"], raw["facts"]["limit"]) == ("encoder", "cls", 9)
+
+
+GUARD = {"router": "linear", "guard": {"least": 0.25}}
+OWN, NEUTRAL = {"abstained_own": 0.01}, {"abstained_neutral": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"router": "keyword"}, "where a prompt has no keyword of an expert"),
+        ({"router": "linear"}, "never: every prompt goes to an expert"),
+        (GUARD, "where a prompt belongs to an expert with a probability below 0.250"),
+        (
+            {**GUARD, "metrics": {f"validation_{key}": share for key, share in (OWN | NEUTRAL).items()}},
+            "where a prompt belongs to an expert with a probability below 0.250; "
+            "90.0% of neutral text; 1.0% of the experts' own prompts",
+        ),
+        (
+            {**GUARD, "metrics": NEUTRAL},
+            "where a prompt belongs to an expert with a probability below 0.250; 90.0% of neutral text",
+        ),
+    ],
+    ids=["keyword", "no guard", "guard", "guard of a run", "adopted guard"],
+)
+def test_when_a_router_abstains_is_told(facts, told):
+    assert abstention(facts) == told

@@ -53,7 +53,7 @@ def test_what_is_wrong_is_one_line_with_its_exit_code(here, hub, moesaic):
     moesaic("adopt", "org/sums", "org/birds", "--base", "org/base", "--out", "mix")
     for arguments, exit_code, words in [
         (("push", "mix", "mine"), 2, "expected owner/name"),
-        (("push", "made/base", "me/mine"), 4, "another kind of artefact"),
+        (("push", "made/base", "me/mine"), 5, "only mixtures are pushed: base"),
         (("push", "nowhere", "me/mine"), 4, "nowhere: no such folder; give a folder"),
         (("push", "org/none", "me/mine"), 4, "org/none: no such folder, and the download failed"),
         (("push", "mix"), 2, "missing argument 'owner/name'"),

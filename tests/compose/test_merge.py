@@ -10,10 +10,10 @@ import moesaic
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.compose import merge as room
 from moesaic.compose.merge import merge
-from moesaic.errors import CompatibilityError, RecipeError, StorageError
+from moesaic.errors import CompatibilityError, MoesaicWarning, RecipeError, StorageError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.testing import tiny_decoder
-from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer import Special, Tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +152,12 @@ def test_it_is_the_linear_merge_of_mergekit(models, tmp_path):
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=1e-6, atol=1e-6)
+
+
+def test_a_merge_ends_at_the_ends_of_all_and_says_so(tokenizer, models, tmp_path):
+    other = Tokenizer(tokenizer.inner, Special(0, (0, 5)))
+    (tmp_path / "talks").mkdir()
+    save_base(tmp_path / "talks", load_base(models[1]).decoder, other, {})
+    with pytest.warns(MoesaicWarning, match=r"ends texts with ids \(0, 5\), .* with \(0,\); all of them end"):
+        made = merge([models[0], tmp_path / "talks"], tmp_path / "made")
+    assert load_base(made).tokenizer.ends == (0, 5)

@@ -36,7 +36,7 @@ FORMS = ("plain", "one exchange", "several exchanges")
 
 # Rows that depend on no Python version, by domain and split: sha256 of their JSON.
 GOLDEN = {
-    "math train": "f89aaf73050a7ee1568f81f25e3260d9ed4d54c4259720736cd6658a042099ed",
+    "math train": "c470d76f9fe2c87e43628acd259b070b03ecfe16561c01e76f19ce3a3ca0f930",
     "math validation": "3f78f97f4ff968ae5a7eaf5d50d8cdba0c67b3f001e30354b168b5c2aae7149b",
     "math test": "07c04d7a1b642ce45df605ab8d16eaf0e75f17562e16440e774480106f8a9843",
     "dialogue train": "0666d9e5bcb622f53ecb3029449005e75a6dbdf8934288c9f2f4b13367b8e300",
@@ -148,8 +148,9 @@ def test_all_of_it_is_small_and_the_same_in_another_process() -> None:
 
 
 def test_changing_a_row_does_not_change_the_next_answer() -> None:
-    demo.rows("dialogue", "test")[0]["messages"].clear()
-    assert demo.rows("dialogue", "test")[0]["messages"]
+    at = next(number for number, row in enumerate(demo.rows("dialogue", "test")) if "messages" in row)
+    demo.rows("dialogue", "test")[at]["messages"].clear()
+    assert demo.rows("dialogue", "test")[at]["messages"]
 
 
 def test_a_misspelt_name_is_refused_with_a_hint() -> None:

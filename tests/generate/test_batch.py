@@ -70,8 +70,14 @@ def linear() -> Engine:
     return Engine(mixture("linear"), ByteTokenizer())
 
 
+def near(made: Generation) -> Generation:
+    """A continuation with probabilities in as many digits as do not depend on the rows beside it."""
+    shares = {name: round(share, 5) for name, share in made.routing.probabilities.items()}
+    return replace(made, routing=replace(made.routing, probabilities=shares))
+
+
 def alone(engine: Engine, request: Request) -> list[Generation]:
-    return [engine.answer([replace(request, n=1, sampling=sampling)])[0][0] for sampling in seeds(request)]
+    return [near(engine.answer([replace(request, n=1, sampling=sampling)])[0][0]) for sampling in seeds(request)]
 
 
 def seeds(request: Request) -> list[Sampling]:
@@ -87,7 +93,7 @@ def finish(batch: Batch) -> None:
 def test_rows_that_differ_in_all_that_a_request_says_get_what_each_gets_alone(engine):
     together = engine.answer(REQUESTS)
     for request, some in zip(REQUESTS, together, strict=True):
-        assert some == alone(engine, request)
+        assert [*map(near, some)] == alone(engine, request)
     assert [len(some) for some in together] == [1, 2, 1, 1, 1, 1]
 
 
@@ -103,7 +109,7 @@ def test_a_request_that_is_admitted_while_others_run_gets_what_it_gets_alone(eng
             batch.step()
         found += batch.admit(REQUESTS[5:])
         finish(batch)
-    assert [[row.generation() for row in some] for some in found] == expected
+    assert [[near(row.generation()) for row in some] for some in found] == expected
 
 
 def test_the_logits_of_a_row_that_comes_later_are_those_of_the_row_alone(engine):
@@ -135,7 +141,7 @@ def test_more_requests_than_slots_are_answered_in_the_slots_of_those_that_have_f
             most = max(most, len(batch.rows))
             batch.step()
         assert batch.free == 2
-    assert most == 2 and [[found[place].generation()] for place in range(len(waiting))] == expected
+    assert most == 2 and [[near(found[place].generation())] for place in range(len(waiting))] == expected
 
 
 def memory(batch: Batch) -> list[tuple[int, int]]:
@@ -225,10 +231,10 @@ def test_every_request_has_a_listener_of_its_own(linear):
     heard = []
 
     def listener(name):
-        return lambda asked, prompts, routing, forced: heard.append((name, *asked, prompts.texts, forced))
+        return lambda asked, prompts, routing, *told: heard.append((name, *asked, prompts.texts, *told))
 
     linear.answer([replace(REQUESTS[3], listener=listener("a")), replace(REQUESTS[0], listener=listener("b"))])
     assert sorted(heard) == [
-        ("a", "a sum of code", ["a sum of code"], True),
-        ("b", "add the sum", ["add the sum"], False),
+        ("a", "a sum of code", ["a sum of code"], True, False),
+        ("b", "add the sum", ["add the sum"], False, False),
     ]

@@ -154,7 +154,7 @@ def test_every_prompt_is_routed_once_and_says_who_answered(engine, monkeypatch):
     reports = [g.routing for some in engine.generate(PROMPTS, max_new_tokens=5, n=2) for g in some][::2]
     assert calls == [PROMPTS]
     assert [r.chosen for r in reports] == ["maths", "code", "base", "maths"]
-    assert reports[2] == RoutingReport({"maths": 0.0, "code": 0.0}, "base")
+    assert reports[2] == RoutingReport({"maths": 0.0, "code": 0.0}, "base", {"maths": 0.0, "code": 0.0, "base": 1.0})
     assert reports == engine.route(PROMPTS)
     assert engine.route([]) == [] == engine.generate([])
 

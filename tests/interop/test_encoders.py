@@ -254,18 +254,21 @@ def test_a_tensor_under_two_names_is_refused(folder):
 
 
 @pytest.mark.parametrize(
-    ("stored", "asked", "computed"),
+    ("stored", "declared", "asked", "computed"),
     [
-        (torch.float16, None, torch.float32),
-        (torch.bfloat16, None, torch.bfloat16),
-        (torch.float32, torch.float64, torch.float64),
+        (torch.float16, "float16", None, torch.float32),
+        (torch.bfloat16, "bfloat16", None, torch.bfloat16),
+        (torch.bfloat16, None, None, torch.bfloat16),
+        (torch.bfloat16, "float32", None, torch.float32),
+        (torch.float32, "bfloat16", None, torch.bfloat16),
+        (torch.float32, "float32", torch.float64, torch.float64),
     ],
 )
-def test_numbers_are_of_the_type_that_is_asked_for_or_stored(stored, asked, computed, folder):
+def test_numbers_are_of_the_type_that_is_asked_for_or_declared_or_stored(stored, declared, asked, computed, folder):
     def changed(tensors):
         tensors.update({name: tensor.to(stored) for name, tensor in tensors.items()})
 
-    encoder = load_encoder(folder("roberta", "mlm", changed), asked)
+    encoder = load_encoder(folder("roberta", "mlm", changed, torch_dtype=declared), asked)
     assert {weight.dtype for weight in encoder.parameters()} == {computed}
     assert encoder.head.decoder.weight is encoder.embeddings.word_embeddings.weight
 

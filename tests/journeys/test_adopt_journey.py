@@ -95,7 +95,11 @@ def test_merging_is_the_weighted_mean(here, command, other_base, tmp_path):
     moesaic.merge(["runs/small/base", other_base], tmp_path / "again", weights=[1, 3])
     assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "mean/model.safetensors").read_bytes()
     model = moesaic.load_model(tmp_path / "mean")
+    assert isinstance(model, moesaic.LanguageModel)
     assert model.save_pretrained(tmp_path / "saved") == tmp_path / "saved"
+    writer = moesaic.load(tmp_path / "saved")
+    assert isinstance(writer, moesaic.WritingModel)
+    assert writer.generate("1 + 1", max_new_tokens=4) == model.generate("1 + 1", max_new_tokens=4)
 
 
 def test_an_exported_expert_is_an_adapter_of_peft(adopted, here, command):

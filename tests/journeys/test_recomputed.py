@@ -52,7 +52,8 @@ RECIPE = {
         "epochs": 2,
         "lr": 1e-2,
         "prompt_tokens": PROMPT_TOKENS,
-        "compare": [*COMPARED],
+        "abstain": "off",
+        "compare": [{**one, "abstain": "off"} for one in COMPARED],
     },
     "evaluate": {"unseen": "unseen_test.jsonl", "samples": 0, "batch": 8},
 }

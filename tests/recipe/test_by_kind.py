@@ -125,6 +125,7 @@ STORED = {
     "ttlora-llama-3-8b.yaml": "b517b41fd3456c0b",
     "ttlora-llama-3.2-1b.yaml": "2f7bef6ac23422df",
     "ttlora-roberta-base.yaml": "c068cdf498684955",
+    "smollm2.yaml": "86f586a6f2790fd4",
 }
 """What names an expert in the runs that exist: the digest of what a stage's key is made from."""
 

@@ -1,4 +1,4 @@
-"""Journey: SmolLM2-135M-Instruct, a real chat model, gives the ids, logits and texts that transformers gives.
+"""Property: SmolLM2-135M-Instruct, a real chat model, gives the ids, logits and texts that transformers gives.
 
 The folder that MOESAIC_SMOLLM2 names, or one that is built once below the folder of caches.
 """
