@@ -1,6 +1,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -250,3 +252,125 @@ def test_any_object_is_read_or_refused_by_name(value):
         assert (error.path, error.line) == ("somewhere", 7)
     else:
         assert examples and all(example.response.strip() for example in examples)
+
+
+# Conversations as other programs write them
+
+TALK = said(system="be kind", user="a?", assistant="a!", user_="b?", assistant_="b!")
+SPELLINGS: dict[str, dict] = {
+    "ShareGPT": {
+        "conversations": [
+            {"from": "system", "value": "be kind"},
+            {"from": "human", "value": "a?"},
+            {"from": "gpt", "value": "a!"},
+            {"from": "human", "value": "b?"},
+            {"from": "gpt", "value": "b!"},
+        ]
+    },
+    "conversations with role and content": {"conversations": TALK["messages"]},
+    "content in parts": {
+        "messages": [
+            {**turn, "content": [{"type": "text", "text": turn["content"]}]} if turn["role"] != "system" else turn
+            for turn in TALK["messages"]
+        ]
+    },
+    "text beside messages": {**TALK, "text": "be kind a? a! b? b!"},
+    "messages with names, ids and no calls": {
+        "messages": [{**turn, "name": "x", "id": 3, "tool_calls": None} for turn in TALK["messages"]]
+    },
+}
+
+
+@pytest.mark.parametrize("row", SPELLINGS.values(), ids=SPELLINGS.keys())
+def test_a_conversation_is_the_same_in_each_spelling(row):
+    assert examples_of(row) == examples_of(TALK) and len(examples_of(row)) == 2
+
+
+def test_each_role_of_sharegpt_has_a_name_here():
+    for other, role in rows.NAMES.items():
+        turns = [{"from": "human", "value": "a"}, {"from": other, "value": "b"}, {"from": "gpt", "value": "c"}]
+        assert examples_of({"conversations": turns})[-1].messages[1] == (role, "b")
+
+
+@pytest.mark.parametrize("answer", ["response", "completion"])
+def test_lists_of_messages_as_prompt_and_answer_are_one_conversation(answer):
+    *before, last = TALK["messages"]
+    (example,) = examples_of({"prompt": before, answer: [last]})
+    assert example == examples_of(TALK)[-1], "an answer within the prompt is context and no example"
+    assert examples_of({"prompt": before, answer: "b!"}) == [example]
+    assert examples_of({"prompt": "a?", answer: [{"role": "assistant", "content": "a!"}]}) == examples_of(
+        said(user="a?", assistant="a!")
+    )
+
+
+def test_parts_are_joined_by_line_breaks_and_a_part_that_is_no_text_is_named():
+    def asked(*content):
+        return {"messages": [{"role": "user", "content": [*content]}, {"role": "assistant", "content": "c"}]}
+
+    parts = ("a", {"type": "text", "text": "b"}, {"type": "input_text", "text": "d"})
+    assert examples_of(asked(*parts))[0].messages[0].content == "a\nb\nd"
+    for part, got in (({"type": "image_url", "image_url": {}}, "image_url"), (3, "")):
+        with pytest.raises(DataError, match="a part that is no text") as caught:
+            examples_of(asked("a", part))
+        assert caught.value.field == "messages[0].content[1]" and got in str(caught.value)
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}])
+def test_an_answer_that_is_context_only_is_read_and_not_learned(mark):
+    turns = TALK["messages"]
+    (example,) = examples_of({"messages": [*turns[:2], {**turns[2], **mark}, *turns[3:]]})
+    assert example == examples_of(TALK)[1]
+    with pytest.raises(DataError, match="messages: every answer has the weight 0"):
+        examples_of({"messages": [{**turn, **mark} for turn in turns]})
+
+
+CALL = {"function": {"name": "add", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("turn", "field"),
+    [
+        ({"role": "assistant", "content": None, "tool_calls": [CALL]}, "messages[1].tool_calls"),
+        ({"role": "assistant", "content": "", "function_call": CALL["function"]}, "messages[1].function_call"),
+        ({"from": "function_call", "value": "add()"}, "messages[1].from"),
+    ],
+)
+def test_a_call_of_a_tool_is_refused_with_what_to_do(turn, field):
+    with pytest.raises(DataError, match="a call of a tool; calls of tools are not supported") as caught:
+        examples_of({"messages": [{"role": "user", "content": "1 + 1"}, turn]})
+    assert caught.value.field == field and "--bad-rows skip" in str(caught.value)
+
+
+def test_text_beside_a_call_is_read_and_the_call_counted_as_ignored():
+    row = {"messages": [TALK["messages"][1], {"role": "assistant", "content": "I add", "tool_calls": [CALL]}]}
+    assert examples_of(row)[0].response == "I add"
+    assert rows.ignored_keys(row) == ["tool_calls"]
+
+
+def test_keys_without_an_effect_are_named_and_those_with_one_are_not():
+    said_nothing = {"system": "", "weight": 1, "train": True, "tools": [], "images": None}
+    assert rows.ignored_keys({"prompt": "a", "response": "b", **said_nothing}) == []
+    assert rows.ignored_keys({"prompt": "a", "response": "b", "system": "s", "weight": 0.5}) == ["system", "weight"]
+    weights = [{**turn, "weight": weight} for turn, weight in zip(TALK["messages"], (0, 1, 0.5, 1, 1), strict=True)]
+    assert rows.ignored_keys({"messages": weights}) == ["weight"], "0 and 1 count, half a weight does not"
+
+
+def test_rows_of_an_unread_shape_are_told_the_line_that_converts_them(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"question": "a", "answer": "b"}\n{"question": "c\\u00e9", "answer": "d"}\n')
+    with pytest.raises(DataError) as caught:
+        read_examples(path)
+    line = caught.value.hint.removeprefix("convert it: ").replace("python ", f"{sys.executable} ", 1)
+    subprocess.run(line, shell=True, cwd=tmp_path, check=True)
+    assert [(one.prompt, one.response) for one in read_examples(tmp_path / "asked-rows.jsonl")] == [
+        ("a", "b"),
+        ("cé", "d"),
+    ]
+
+
+def test_a_limit_reads_no_row_behind_those_that_it_needs(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(GOOD * 3 + b'{"text": "a"}\n{"text": "b"}\nnot a row\n')
+    assert [row[0].response for row in read_rows(path, limit=3)] == ["say", "say", "say", "a", "b"]
+    with pytest.raises(DataError, match="rows.jsonl:6: not JSON"):
+        read_rows(path, limit=4)
