@@ -134,10 +134,10 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "Ca
 """The messages of torch on a CPU, on Windows and on an accelerator, and of the system."""
 
 
-def whole(value: Any, field: str) -> int:
+def whole(value: Any, field: str, expected: str = "a whole number") -> int:
     """A caller's whole number; RecipeError names the argument for anything else, such as 3.0 or "3"."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise RecipeError("wrong type", field=field, expected="a whole number", got=f"{type(value).__name__} {value!r}")
+        raise RecipeError("wrong type", field=field, expected=expected, got=f"{type(value).__name__} {value!r}")
     return index(value)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.cli.printing import harmless, json_text, routed, size, stdout
+from moesaic.data.containers import foreign, not_utf8
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
@@ -60,6 +61,7 @@ def conversation(file: str) -> Conversation:
             data = opened.read(LIMIT + 1)
         if len(data) > LIMIT:
             raise DataError("the file is too large", path=path, expected=f"at most {LIMIT:,} bytes")
+        require_text(data)
         return conversation_of(decoded_list(data.removeprefix(BOM_UTF8)))
     except OSError as error:
         raise DataError("the file cannot be read", path=path, got=str(error)) from error
@@ -77,14 +79,27 @@ def lines() -> Iterator[tuple[int, str]]:
     found = False
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
+            if number == 1:
+                require_text(line)
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
-        except UnicodeDecodeError:
-            raise DataError("not UTF-8", path=STDIN, line=number) from None
+        except UnicodeDecodeError as error:
+            raise not_utf8(error, line).at(path=STDIN, line=number) from None
+        except DataError as error:
+            error.at(path=STDIN, line=number)
+            raise
         if text.strip():
             found = True
             yield number, text
     if not found:
         raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
+
+
+def require_text(start: bytes) -> None:
+    """Refuse what begins as UTF-16 or another format, as some shells pipe text, and say how to convert it."""
+    if found := foreign(start):
+        kind, line = found
+        hint = "convert it: " + line.format(path="FILE", other="OTHER")
+        raise DataError("not text", expected="UTF-8", got=kind, hint=hint)
 
 
 def streamed(pieces: Generator[str, None, Generation]) -> Generation:

@@ -595,9 +595,10 @@ def main() -> None:
     if COMPLETING in os.environ:
         app(prog_name="moesaic")
     arguments, debug = without_debug(sys.argv[1:])
-    for stream in (sys.stdout, sys.stderr):
+    as_json = "--json" in arguments[: end_of_options(arguments)]
+    for stream, encoding in ((sys.stdout, "utf-8" if as_json else None), (sys.stderr, None)):  # JSON is UTF-8
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # print ? on a terminal without tick marks
+            stream.reconfigure(encoding=encoding, errors="replace")  # print ? on a terminal without tick marks
     if not sys.stderr.isatty() or {"-q", "--quiet"} & {*arguments}:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # read when the hub's client is first imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each takes its memory when numpy is first imported
@@ -617,9 +618,14 @@ def show_own_warnings() -> None:
 
 def without_debug(arguments: list[str]) -> tuple[list[str], bool]:
     """Remove --debug anywhere before a --; also returns whether --debug was given."""
-    end = arguments.index("--") if "--" in arguments else len(arguments)
+    end = end_of_options(arguments)
     others = [argument for argument in arguments[:end] if argument != "--debug"]
     return [*others, *arguments[end:]], len(others) < end
+
+
+def end_of_options(arguments: list[str]) -> int:
+    """The position of the first --, behind which all words are texts."""
+    return arguments.index("--") if "--" in arguments else len(arguments)
 
 
 @contextmanager
@@ -632,8 +638,6 @@ def options_named(context: Any) -> Iterator[None]:
         options = {one.name: one.opts[0] for one in verb.params if one.param_type_name == "option"} if verb else {}
         if error.path is None:
             error.field = options.get(error.field, error.field)
-        if isinstance(error, StorageError) and "--out" in options.values():
-            error.hint = f"{error.hint}; --out names another folder" if error.hint else "--out names another folder"
         raise
 
 

@@ -343,11 +343,16 @@ def _no_file(path: Path) -> DataError:
     return DataError("not a file", path=path, expected=READ, hint=converting(line, path) if saved else None)
 
 
-def _refuse_foreign(path: Path, start: bytes) -> None:
+def foreign(start: bytes) -> tuple[str, str] | None:
+    """The format of bytes that are no UTF-8 text, by their first ones, and the line that converts it."""
     found = next((known for magic, known in FOREIGN.items() if start.startswith(magic)), None)
     if not found and b"\0" in start[:4]:  # UTF-16 or UTF-32 without a mark; a later NUL is a defect of its row
-        found = "NUL bytes", "iconv -f UTF-16LE -t UTF-8 {path} > {other}"
-    if found:
+        return "NUL bytes", "iconv -f UTF-16LE -t UTF-8 {path} > {other}"
+    return found
+
+
+def _refuse_foreign(path: Path, start: bytes) -> None:
+    if found := foreign(start):
         kind, line = found
         hint = converting(line, path)
         raise DataError("not a file of rows", path=path, line=1, expected="UTF-8 text", got=kind, hint=hint)

@@ -20,7 +20,7 @@ from moesaic.compose.alone import base_alone, expert_alone
 from moesaic.compose.classifier import classifies, load_classifier
 from moesaic.compose.mixture import copy_mixture, embeds, load_mixture
 from moesaic.data.rows import messages_of
-from moesaic.errors import CompatibilityError, DataError, MoesaicWarning, RecipeError, WeightsError
+from moesaic.errors import CompatibilityError, DataError, MoesaicWarning, RecipeError, WeightsError, whole
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
 from moesaic.generate.engine import Engine
@@ -43,6 +43,7 @@ Several = list[str] | Sequence[Turns] | list[str | Turns]
 Texts = str | tuple[str, ...]
 """A text, or a row of two."""
 
+PLACE = "a folder, or org/name of the hub"
 PROMPT = "a text, a list of {role, content}, or an iterable of these"
 
 M = TypeVar("M", bound="Loaded")
@@ -387,9 +388,13 @@ def load(
     the limit of a device, which then computes, while `ram` limits the host. Raises MemoryLimitError before loading
     anything if the experts of a single row do not fit.
     """
-    if not isinstance(place, str | os.PathLike):
-        got = f"{type(place).__name__} {place!r}"
-        raise RecipeError("wrong type", field="place", expected="a folder, or org/name of the hub", got=got)
+    for field, value, expected in (("place", place, PLACE), ("base", base, PLACE), ("trace", trace, "a file")):
+        if not isinstance(value, str | os.PathLike) and (value is not None or field == "place"):
+            got = f"{type(value).__name__} {value!r}"
+            raise RecipeError("wrong type", field=field, expected=expected, got=got)
+    for field, size in (("ram", ram), ("vram", vram)):
+        if size is not None and not isinstance(size, str):
+            whole(size, field, "a size, such as '2GB', or a whole number of bytes")
     with float32():
         return opened(place, base, trace, trace_texts, ram, vram)
 

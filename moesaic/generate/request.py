@@ -54,9 +54,11 @@ class Request:
     listener: Listener | None = None
 
     def __post_init__(self) -> None:
-        for name, count in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
-            if count is not None and whole(count, name) < 1:
-                raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
+        for name, given in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
+            if given is not None:
+                object.__setattr__(self, name, count := whole(given, name))
+                if count < 1:
+                    raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif not isinstance(self.stop, list | tuple) or not all(isinstance(one, str) for one in self.stop):

@@ -31,11 +31,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for field in ("temperature", "top_p"):
-            number(getattr(self, field), field)
-        whole(self.top_k, "top_k")
-        if self.seed is not None:
-            whole(self.seed, "seed")
+        for field, read in (("temperature", number), ("top_p", number), ("top_k", whole), ("seed", whole)):
+            if (value := getattr(self, field)) is not None or field != "seed":
+                object.__setattr__(self, field, read(value, field))  # numbers of numpy become those of Python
         warm = self.temperature == 0 or (math.isfinite(self.temperature) and self.temperature >= COLDEST)
         for field, holds, expected in (
             ("temperature", warm, f"0, or a number from {COLDEST}"),

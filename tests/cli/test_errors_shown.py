@@ -48,6 +48,15 @@ def test_bad_row(recipe, moesaic):
     assert code == 3 and "sums-train.jsonl:25: not JSON" in err
 
 
+def test_a_folder_of_runs_that_cannot_be_written_is_told_with_the_option_that_names_another(recipe, moesaic):
+    recipe.with_name("taken").write_text("a file")
+    code, _, err = moesaic("pretrain", recipe.name, "--quiet", "--out", "taken")
+    assert code == 6 and err.endswith("--out DIR writes the run elsewhere\n"), err
+    recipe.with_name("runs").write_text("a file")
+    code, _, err = moesaic("pretrain", recipe.name, "--quiet")
+    assert code == 6 and "runs" in err and "--out DIR" in err, err
+
+
 def test_missing_data(recipe, moesaic):
     recipe.with_name("birds-test.jsonl").unlink()
     code, _, err = moesaic("pretrain", recipe.name, "--quiet")

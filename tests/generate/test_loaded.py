@@ -87,3 +87,15 @@ def test_a_conversation_that_the_template_refuses_or_that_is_empty_is_named_by_i
             mixture.generate([TALK, system], max_new_tokens=2)
     with pytest.raises(RecipeError, match=r"prompts\[1\]: the prompt is empty"):
         mixture.generate([TALK, []], max_new_tokens=2)
+
+
+def test_the_default_type_of_the_caller_changes_nothing(mixture):
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = moesaic.load(mixture.folder)
+        made = again.generate(TALK, max_new_tokens=3)
+        assert torch.get_default_dtype() == torch.float64, "the caller's type is left alone"
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made == mixture.generate(TALK, max_new_tokens=3)
+    assert {one.dtype for one in again.stored.model.parameters()} == {torch.float32}
