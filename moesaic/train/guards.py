@@ -28,6 +28,8 @@ ANSWERED = 0.05
 
 Rows = tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]
 """Vectors and their outcomes."""
+HeldOut = tuple[Float[Tensor, "m d"], Int[Tensor, " m"]]
+"""The same of other rows."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def train_guard(
         return calibrated(guard, guard.eval().outcomes(validation.vectors, validation.characters), validation, abstain)
 
 
-def learn(net: MLPRouter, train: Rows, validation: Rows, together: bool, seed: int) -> None:
+def learn(net: MLPRouter, train: Rows, validation: HeldOut, together: bool, seed: int) -> None:
     """Train a network to tell the outcomes of rows, each of which counts alike, whatever the number of its rows."""
     (vectors, labels), outcomes = train, net.outer.out_features
     net.mean.copy_(vectors.mean(0))
