@@ -5,14 +5,17 @@ moved or damaged.
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small_runs import Told, opened, silent, stale
+from small_runs import Told, bench_of, opened, silent, stale
 
 import moesaic
 from moesaic import stages
@@ -21,7 +24,7 @@ from moesaic.artefacts.base import load_base
 from moesaic.artefacts.router import load_router
 from moesaic.data.batches import Tokens
 from moesaic.data.rows import Example
-from moesaic.errors import CompatibilityError, NonFiniteError, RecipeError, WeightsError
+from moesaic.errors import CompatibilityError, DataError, NonFiniteError, RecipeError, WeightsError
 from moesaic.files import read_manifest, read_sealed, write_manifest, write_sealed
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.directory import RunDir
@@ -275,6 +278,63 @@ def test_what_depends_on_a_change_is_stale_and_nothing_else(first, texts, overri
 def test_the_evaluation_depends_on_what_is_judged_and_how(first, texts, override):
     keys = [EvaluationPart(opened(recipe_in(texts, *some), first[1])).key for some in ([], [], [override])]
     assert keys[0] == keys[1] != keys[2]
+
+
+FILES = {  # file -> the parts that are made from it
+    "adds.jsonl": {"base", "adds", "joint", "joint_wide", *ROUTERS},
+    "held.jsonl": {"base", "adds", "joint", "joint_wide", *ROUTERS},
+    "adds_test.jsonl": {"evaluation"},
+    "other.jsonl": {"evaluation"},
+    "asked.jsonl": ROUTERS,
+}
+READ = ("prompt", "response", "text", "correct_answers", "incorrect_answers")
+"""The keys of these rows that stages read."""
+
+
+@pytest.fixture(scope="module")
+def inputs(first, texts, tmp_path_factory) -> tuple[Path, Callable[[], dict[str, str]]]:
+    """Files of every use, and a function that gives the key of every part that is made from them."""
+    folder = tmp_path_factory.mktemp("inputs")
+    shutil.copytree(texts, folder, dirs_exist_ok=True)
+    asks = [{"prompt": f"What is {n} - 1?", "response": f"It is {n - 1}.", "id": n} for n in range(200, 220)]
+    for name, rows in (("held.jsonl", asks[:8]), ("asked.jsonl", asks[8:])):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = [json.loads(line) for line in (folder / "adds_test.jsonl").read_text().splitlines()]
+    judged = [{**row, "correct_answers": [f"{row['response']}!"], "incorrect_answers": ["It is 1."]} for row in judged]
+    (folder / "adds_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in judged))
+    foreign = f"experts.foreign={{kind: lora, path: {first[1]}/experts/adds/best, examples: asked.jsonl}}"
+    recipe = recipe_in(folder, "experts.adds.data.validation=held.jsonl", foreign)
+
+    def keys() -> dict[str, str]:
+        run = opened(recipe, first[1])
+        parts = [part for some in bench_of(run).parts.values() for part in some if part.name != "mixture"]
+        return {part.name: part.key for part in parts}
+
+    return folder, keys
+
+
+def rows_read(path: Path) -> list[list[Any]]:
+    return sorted([row.get(key) for key in READ] for row in map(json.loads, path.read_text().splitlines()))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([*FILES]), st.integers(0, 10**6), st.sampled_from([*b'0aZ5 ".\\{}\n\x00\xff']))
+def test_a_byte_of_an_input_that_changes_what_is_read_changes_the_keys_of_what_is_made_from_it(inputs, name, at, byte):
+    folder, keys = inputs
+    path, before = folder / name, keys()
+    kept, rows = path.read_bytes(), rows_read(path)
+    changed = bytearray(kept)
+    changed[at % len(kept)] = byte
+    path.write_bytes(changed)
+    try:
+        after = keys()
+        same = rows_read(path) == rows
+    except DataError:
+        return
+    finally:
+        path.write_bytes(kept)
+    stale = {part for part, key in after.items() if key != before[part]}
+    assert stale == (set() if same else FILES[name])
 
 
 @pytest.mark.slow
