@@ -18,7 +18,7 @@ from moesaic.data import demo
 from moesaic.data.labelled import labels_of, place_of, read_labelled
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, read_rows
-from moesaic.errors import DataError
+from moesaic.errors import DataError, nearest
 from moesaic.files import digest
 from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source, Sources
 
@@ -128,6 +128,10 @@ def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
 
 def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
     labels, collected = labels_of(data, resolve, rejects), rejects or Rejects()
+    if data.positive and data.positive not in labels.names:
+        hint, at = nearest(data.positive, [*labels.names]), resolve(data.train[0].path)
+        expected = f"one of {', '.join(labels.names)}"
+        raise DataError("unknown label", path=at, field="positive", expected=expected, got=data.positive, hint=hint)
     rows, dropped = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected))
     return Given(rows, dropped, _files(data, lambda source: place_of(source, data, resolve)), labels.names)
 

@@ -4,7 +4,7 @@ Knows nothing about models. `Grades` does for labels what `statistics.Scores` do
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,16 @@ WRONG = 1e6
 class Grades:
     """Nats of every row's label, and by task the tallies of its rows (see `ops.metrics`).
 
-    `metrics`: of each task; the first is its score. Rows are sorted by task, tasks in the order of `tallies`.
+    `metrics`: of each task; the first is its score.
+    `positive`: the label of a task's f1, where that is of one label. Rows are sorted by task, tasks in the
+    order of `tallies`.
     """
 
     nats: Float[np.ndarray, " n"]
     tallies: Mapping[str, Float[np.ndarray, "_ c"]]
     metrics: Mapping[str, tuple[Metric, ...]]
     groups: list[str]
+    positive: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.groups) != len(self.nats) or sum(map(len, self.tallies.values())) != len(self.nats):
@@ -46,9 +49,10 @@ class Grades:
         labels: Mapping[str, int],
         metrics: Mapping[str, tuple[Metric, ...]],
         groups: list[str],
+        positive: Mapping[str, int] | None = None,
     ) -> "Grades":
         """Grade answers (`said`) by the true labels of rows, by task; -1 is an answer outside the task's labels."""
-        return Grades(nats, {t: tallies(truth[t], said[t], labels[t]) for t in truth}, metrics, groups)
+        return Grades(nats, {t: tallies(truth[t], said[t], labels[t]) for t in truth}, metrics, groups, positive or {})
 
     @property
     def unit(self) -> Unit:
@@ -78,7 +82,9 @@ class Grades:
     def loss(self, sums: Mapping[str, Float[np.ndarray, "r c"]]) -> Float[np.ndarray, " r"]:
         """1 - the mean score of the tasks, from sums of their columns."""
         scores = [
-            some[:, 0] / some[:, 1] if self.metrics[task][0] == "accuracy" else metric(self.metrics[task][0], some)
+            some[:, 0] / some[:, 1]
+            if self.metrics[task][0] == "accuracy"
+            else metric(self.metrics[task][0], some, self.positive.get(task))
             for task, some in sums.items()
         ]
         return 1 - np.mean(scores, 0)
@@ -124,7 +130,10 @@ class Grades:
         losses = Scores(self.nats, np.ones(len(self.nats)), self.domains, self.groups)
         return {
             "score": {task: 1 - self.mean(task) for task in (*tasks, ALL)},
-            "metrics": {t: {m: float(metric(m, self.tallies[t].sum(0))) for m in self.metrics[t]} for t in tasks},
+            "metrics": {
+                t: {m: float(metric(m, self.tallies[t].sum(0), self.positive.get(t))) for m in self.metrics[t]}
+                for t in tasks
+            },
             "nats": {task: mean_nats(losses, task) for task in (*tasks, ALL)},
         }
 

@@ -16,10 +16,11 @@ def tallies(truth: Int[np.ndarray, " n"], said: Int[np.ndarray, " n"], labels: i
     return np.concatenate([true, chosen, true * chosen[:, :labels]], 1)
 
 
-def metric(name: Metric, sums: Float[np.ndarray, "*r c"]) -> Float[np.ndarray, "*r"]:
+def metric(name: Metric, sums: Float[np.ndarray, "*r c"], positive: int | None = None) -> Float[np.ndarray, "*r"]:
     """Compute the metric of rows whose tallies add up to `sums`; 0 instead of a division by 0, as in scikit-learn.
 
-    accuracy: share of right rows. f1: with two labels the F1 of the second; with more, the mean over labels (macro).
+    accuracy: share of right rows. f1: of the label `positive`; by default with two labels the F1 of the second; with
+    more, the mean over labels (macro).
     matthews: the correlation coefficient of Gorodkin (2004), equation 8; with two labels it is Matthews'.
     """
     true, said, both = _parts(sums)
@@ -28,7 +29,9 @@ def metric(name: Metric, sums: Float[np.ndarray, "*r c"]) -> Float[np.ndarray, "
         return _ratio(right, rows)
     if name == "f1":
         scores = f1_by_label(sums)
-        return np.asarray(scores[..., 1] if scores.shape[-1] == 2 else scores.mean(-1))
+        if positive is None and scores.shape[-1] > 2:
+            return np.asarray(scores.mean(-1))
+        return np.asarray(scores[..., 1 if positive is None else positive])
     covariance = np.asarray(right * rows - (true * said[..., :-1]).sum(-1))
     spread = (rows**2 - (true**2).sum(-1)) * (rows**2 - (said**2).sum(-1))
     return _ratio(covariance, np.asarray(np.sqrt(np.maximum(spread, 0))))

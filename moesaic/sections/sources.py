@@ -10,7 +10,7 @@ from pydantic import BaseModel, Discriminator, Field, GetJsonSchemaHandler, Tag,
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from moesaic.errors import RecipeError
+from moesaic.errors import RecipeError, nearest
 from moesaic.sections.glue import GlueTask, Metric, task_of
 from moesaic.sections.section import CASE, Count, Distinct, OneOrMore, Section, Text, refusal
 
@@ -49,6 +49,8 @@ class Unlabelled(Section):
     """Whether the rows have labels."""
     metrics: ClassVar[tuple[Metric, ...]] = ()
     """Metrics of labels."""
+    positive: ClassVar[str | None] = None
+    """Label of the metric f1."""
 
 
 DemoDomain = Literal["code", "prose", "math", "dialogue", "cooking"]
@@ -102,8 +104,9 @@ class LabelledData(Section):
     labels: Annotated[list[Text], Distinct, Field(min_length=2)] | None = None
     """Names of the labels in the order of their integers (default: the labels in train, sorted)."""
     metric: Annotated[list[Metric], OneOrMore(), Distinct, Field(min_length=1)] | None = None
-    """Metrics to report; the first one decides between settings (default: accuracy). Of two labels, f1 is that of the
-    second in `labels`; of more it is the mean over labels."""
+    """Metrics to report; the first one decides between settings (default: accuracy)."""
+    positive: Text | None = None
+    """Label whose F1 the metric f1 is (default: of two labels the second in `labels`; of more the mean over labels)."""
     train: SomeSources
     """Files for training; `hub:SPLIT` of a task and `hub:OWNER/NAME/CONFIG/SPLIT` are downloaded."""
     validation: Validation = 0.1
@@ -155,6 +158,13 @@ class LabelledData(Section):
         if not self.task and not self.columns:
             hint = "name the column of a row's text, or the columns of its two texts"
             raise refusal(RecipeError("missing", hint=hint), "columns")
+        if self.positive and "f1" not in self.metrics:
+            hint = "add f1 to metric, or remove positive"
+            raise refusal(RecipeError("has no effect without the metric f1", got=self.positive, hint=hint), "positive")
+        if self.positive and self.names and self.positive not in self.names:
+            near = nearest(self.positive, [*self.names])
+            what, expected = "unknown label", f"one of {', '.join(self.names)}"
+            raise refusal(RecipeError(what, expected=expected, got=self.positive, hint=near), "positive")
         for split in ("train", "validation", "test"):
             sources = getattr(self, split)
             for index, source in enumerate(sources if isinstance(sources, list) else []):
@@ -164,7 +174,7 @@ class LabelledData(Section):
         return self
 
 
-LABELLED = ("task", "columns", "label", "labels", "metric")
+LABELLED = ("task", "columns", "label", "labels", "metric", "positive")
 """Keys that only labelled data have."""
 
 

@@ -33,11 +33,12 @@ ABSTAINED = -1
 
 @dataclass(frozen=True)
 class Sheet:
-    """The test rows of every data set in their order, the number of its labels and its metrics."""
+    """The test rows of every data set in their order, the number of its labels, its metrics and the label of its f1."""
 
     rows: Mapping[str, list[LabelledTokens]]
     counts: Mapping[str, int]
     metrics: Mapping[str, tuple[Metric, ...]]
+    positive: Mapping[str, int]
 
     @property
     def size(self) -> int:
@@ -66,7 +67,7 @@ class Sheet:
             own[name] = own_of(said[first : first + len(some)], start, self.counts[name])
             first, start = first + len(some), start + self.counts[name]
         groups = [row.group for some in self.rows.values() for row in some]
-        return Grades.of(nats, truth, own, self.counts, self.metrics, groups)
+        return Grades.of(nats, truth, own, self.counts, self.metrics, groups, self.positive)
 
     def majority(self, domains: Mapping[str, tuple[Sequence[str], Sequence[Example]]]) -> Grades:
         """Grade the most frequent label of each data set, given its labels and training rows.

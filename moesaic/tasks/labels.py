@@ -69,7 +69,7 @@ class LabelTrainer(Trainer):
 
     def measured(self, classifier: Classifier, batch: int) -> Measured:
         pad, metrics = self.task.foundation.pad, {name: self.task.metrics_of(name) for name in self.names}
-        return measure(classifier, alone, self.held_out, batch, pad, metrics, self.task.counts)
+        return measure(classifier, alone, self.held_out, batch, pad, metrics, self.task.counts, self.task.positive)
 
     def objective(self, plan: Plan) -> Objective:
         settings, (classifier, _, _) = plan.settings, self.started(plan)
@@ -148,11 +148,19 @@ class LabelTask(Task[LabelledTokens]):
         return data.metrics if data else ()
 
     @property
+    def positive(self) -> dict[str, int]:
+        """The label of the f1 of each data set whose recipe names one, as its index."""
+        given = {name: self.recipe.experts[name].data for name in self.counts}
+        named = {name: data.positive for name, data in given.items() if data and data.positive}
+        return {name: self.materials.domains[name].labels.index(label) for name, label in named.items()}
+
+    @property
     def definitions(self) -> dict[str, dict[str, str]]:
-        """Of which label the F1 of each data set is."""
+        """Names the label of the F1 of each data set."""
         names = {name: domain.labels for name, domain in self.materials.domains.items()}
+        chosen = {name: 1 for name, labels in names.items() if len(labels) == 2} | self.positive
         return {
-            name: {"f1": f"f1 of '{labels[1]}'" if len(labels) == 2 else "f1: the mean over labels"}
+            name: {"f1": f"f1 of '{labels[chosen[name]]}'" if name in chosen else "f1: the mean over labels"}
             for name, labels in names.items()
             if "f1" in self.metrics_of(name)
         }
@@ -160,7 +168,9 @@ class LabelTask(Task[LabelledTokens]):
     @property
     def sheet(self) -> Sheet:
         """The test rows, as answers to them are graded."""
-        return Sheet(self.test_rows, self.counts, {name: self.metrics_of(name) for name in self.test_rows})
+        return Sheet(
+            self.test_rows, self.counts, {name: self.metrics_of(name) for name in self.test_rows}, self.positive
+        )
 
     # --- experts
 
@@ -169,7 +179,8 @@ class LabelTask(Task[LabelledTokens]):
 
     def identity(self, tasks: Sequence[str]) -> Facts:
         own = {name: [self.materials.domains[name].labels, self.metrics_of(name)] for name in tasks}
-        return {"labels": {"tasks": own, "pool": self.pool}}
+        positive = {name: index for name, index in self.positive.items() if name in tasks}
+        return {"labels": {"tasks": own, "pool": self.pool, **({"positive": positive} if positive else {})}}
 
     def head_facts(self, plan: Plan) -> Facts:
         return {"head": {"pool": self.pool, "family": self.body.config.label_head.family, "trained": not plan.frozen}}

@@ -89,8 +89,10 @@ def measure(
     pad: int,
     metrics: Mapping[str, Sequence[Metric]],
     counts: Mapping[str, int],
+    positive: Mapping[str, int],
 ) -> Measured:
-    """The metrics of rows by task; `counts`: the number of labels of each task, in the classifier's order.
+    """The metrics of rows by task; `counts`: the number of labels of each task, in the classifier's order; `positive`:
+    the label of its f1, where it is that of one label.
 
     Rows of similar length share a batch; the same rows in the same batches give the same bits.
     """
@@ -104,7 +106,7 @@ def measure(
             predicted[places] = logs.argmax(-1).numpy()
         truth = np.array([row.label - start for row in rows])
         sums = tallies(truth, own_of(predicted, start, counts[task]), counts[task]).sum(0)
-        found[task] = {name: float(metric(name, sums)) for name in metrics[task]}
+        found[task] = {name: float(metric(name, sums, positive.get(task))) for name in metrics[task]}
         start += counts[task]
     return Measured(found, nats / sum(map(len, tasks.values())))
 

@@ -88,6 +88,15 @@ def test_an_integer_counts_among_labels_that_are_named(tmp_path):
     assert [labels.name_of(value, "label") for value in (0, "no", "1", 2, "2")] == ["yes", "no", "no", "2", "2"]
 
 
+def test_a_positive_label_that_no_row_has_is_refused_with_those_that_rows_have(tmp_path):
+    rows = [{"text": f"a {n}", "label": ("ham", "spam")[n % 2]} for n in range(8)]
+    write(tmp_path / "train.jsonl", rows)
+    write(tmp_path / "test.jsonl", [{"text": "b", "label": "ham"}])
+    assert load_domain("mail", data(**OWN, metric="f1", positive="ham"), tmp_path.joinpath).labels == ("ham", "spam")
+    with pytest.raises(DataError, match="positive: unknown label; expected one of ham, spam; got Spam; did you mean"):
+        load_domain("mail", data(**OWN, metric="f1", positive="Spam"), tmp_path.joinpath)
+
+
 def test_rows_that_all_have_one_label_teach_nothing(tmp_path):
     write(tmp_path / "train.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "x"}])
     with pytest.raises(DataError, match="all rows have the same label"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import f1_score, matthews_corrcoef
 
 from moesaic.errors import CompatibilityError, DataError
 from moesaic.evaluate.grades import Grades
@@ -32,6 +32,18 @@ def test_the_score_is_the_mean_of_the_first_metrics_and_errors_count_all_rows_al
     assert told["score"]["all"] == pytest.approx((expected + (said["b"] == TRUTH["b"]).mean()) / 2)
     right = sum((said[t] == TRUTH[t]).sum() for t in said)
     assert 1 - grades.errors().mean() == pytest.approx(right / 100)
+
+
+def test_the_score_and_that_of_picked_answers_are_the_f1_of_the_chosen_label():
+    draw, truth = np.random.default_rng(5), {"a": TRUTH["b"]}
+    said = {"a": draw.integers(0, 3, 60)}
+    for positive in range(3):
+        metrics, chosen = {"a": ("f1",)}, {"a": positive}
+        grades = Grades.of(draw.random(60), truth, said, {"a": 3}, metrics, GROUPS[:60], chosen)
+        wanted = f1_score(truth["a"], said["a"], labels=[positive], average="macro")
+        assert grades.figures()["metrics"]["a"]["f1"] == pytest.approx(wanted)
+        again = grades.picked([grades], np.zeros(60, int))
+        assert 1 - grades.mean() == 1 - again.mean() == pytest.approx(wanted)
 
 
 def test_intervals_are_of_the_metric_of_resampled_groups():

@@ -38,6 +38,18 @@ def test_it_is_that_of_scikit_learn(name, found):
     assert metric(name, sums) == pytest.approx(expected(name, labels, truth, said))
 
 
+@settings(max_examples=60, deadline=None)
+@given(found=answers(), chosen=st.integers(0, 4))
+@pytest.mark.filterwarnings("ignore")
+def test_f1_of_a_chosen_label_is_that_of_scikit_learn(found, chosen):
+    labels, truth, said = found
+    positive, sums = chosen % labels, tallies(truth, said, labels).sum(0)
+    wanted = f1_score(truth, said, labels=[positive], average="macro", zero_division=0)
+    assert metric("f1", sums, positive) == pytest.approx(wanted)
+    for other in ("accuracy", "matthews"):
+        assert metric(other, sums, positive) == metric(other, sums), "only f1 is of a label"
+
+
 def test_sums_of_many_resamples_are_each_taken_by_itself():
     draw = np.random.default_rng(0)
     truth, said = draw.integers(0, 3, 50), draw.integers(-1, 3, 50)

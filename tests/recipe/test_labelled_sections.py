@@ -63,6 +63,16 @@ BAD = {
         {},
         "data.metric.*expected 'accuracy', 'f1' or 'matthews'",
     ),
+    "a positive label of no f1": (
+        {"data": {**MRPC, "metric": "accuracy", "positive": "equivalent"}},
+        {},
+        "data.positive: has no effect without the metric f1: equivalent; add f1 to metric, or remove positive",
+    ),
+    "a positive label that is none": (
+        {"data": {**MRPC, "positive": "equivalnt"}},
+        {},
+        "data.positive: unknown label; expected one of not_equivalent, equivalent; .*did you mean 'equivalent'",
+    ),
     "one label": ({"data": {**MRPC, "labels": ["a"]}}, {}, "data.labels: wrong value; expected 2 or more"),
     "a label twice": ({"data": {**MRPC, "labels": ["a", "a"]}}, {}, r"data.labels\[1\]: given twice"),
     "half a place of the hub": (

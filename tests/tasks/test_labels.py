@@ -19,7 +19,7 @@ from moesaic.files import read_manifest
 from moesaic.interop.encoders import save_encoder
 from moesaic.recipe import Recipe, parse
 from moesaic.report import compare_reports, write_report
-from moesaic.stages.evaluation import looked_up, score_contender, score_weights
+from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_weights
 from moesaic.stages.experts import ExpertPart
 from moesaic.testing import tiny_encoder
 
@@ -195,7 +195,7 @@ def test_the_verdict_is_the_first_line_of_the_table_and_every_figure_is_shown(ra
     _, _, evaluation = ran
     text = plain(evaluation, 120)
     assert text.startswith("Use ") and "a mean score of" in text.split("\n\n")[0].replace("\n", " ")
-    assert "mixture better by" in text and "Mean score, from the worst to the best" in text
+    assert "mixture better by" in text and "Mean score, from the best to the worst" in text
     assert f"{evaluation['controls']['joint']['score']['bird']:.3f}" in text and "x score of the oracle" in text
     assert evaluation["verdict"]["use"] != "base", "who does not know the task cannot use its majority"
 
@@ -260,6 +260,24 @@ def test_run_again_skips_all_and_another_label_column_makes_the_expert_anew(ran,
     before, after = opened(recipe, root), opened(changed.model_copy(update={"experts": experts}), root)
     assert ExpertPart(after, "bird").key != ExpertPart(before, "bird").key
     assert ExpertPart(after, "same").key == ExpertPart(before, "same").key
+
+
+def test_the_label_of_f1_can_be_chosen_and_is_named_beside_the_figure(ran, texts):
+    recipe, root, _ = ran
+    keys, told = {}, {}
+    for positive in (None, "wren", "crow"):
+        given = {"columns": ["text"], "labels": ["owl", "crow", "wren"], "metric": ["f1"], "positive": positive}
+        files = {split: f"bird_{split}.jsonl" for split in ("train", "validation", "test")}
+        bird = recipe_in(texts).experts["bird"]
+        bird = bird.model_copy(update={"data": type(bird.data).model_validate({**given, **files})})
+        changed = recipe.model_copy(update={"experts": {**recipe.experts, "bird": bird}})
+        run = opened(changed, root)
+        keys[positive] = ExpertPart(run, "bird").key, EvaluationPart(run).key
+        told[positive] = run.task.definitions["bird"]["f1"]
+        grades = run.task.sheet.unanswered()
+        assert grades.positive.get("bird") == (None if positive is None else ["owl", "crow", "wren"].index(positive))
+    assert told == {None: "f1: the mean over labels", "wren": "f1 of 'wren'", "crow": "f1 of 'crow'"}
+    assert len({key for some in keys.values() for key in some}) == 6
 
 
 def test_a_frozen_head_stays_as_it_is_drawn(texts, tmp_path):

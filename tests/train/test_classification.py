@@ -25,11 +25,11 @@ def model(*heads: tuple[str, ...]) -> Classifier:
 
 def test_metrics_and_nats_are_of_all_rows_whatever_the_batches():
     classifier = model(("a", "b"))
-    found = measure(classifier, alone, {"t": ROWS}, 3, 0, {"t": ("f1", "accuracy")}, {"t": 2})
+    found = measure(classifier, alone, {"t": ROWS}, 3, 0, {"t": ("f1", "accuracy")}, {"t": 2}, {})
     assert list(found.metrics["t"]) == ["f1", "accuracy"] and found.score == found.metrics["t"]["f1"]
     summed, count = loss_of(classifier, alone, 0)(ROWS)
     assert found.nats == pytest.approx(summed.item() / count) and count == 7
-    other = measure(classifier, alone, {"t": ROWS}, 7, 0, {"t": ("f1", "accuracy")}, {"t": 2})
+    other = measure(classifier, alone, {"t": ROWS}, 7, 0, {"t": ("f1", "accuracy")}, {"t": 2}, {})
     assert other.metrics == found.metrics and other.nats == pytest.approx(found.nats)
 
 
@@ -39,7 +39,7 @@ def test_a_label_of_another_task_is_a_wrong_answer():
         classifier.heads[0].out.bias.copy_(torch.tensor([0.0, 0.0, 99.0, 0.0]))
     tasks = {"one": ROWS, "two": [LabelledTokens(row.ids, row.types, 2, row.text, row.group) for row in ROWS]}
     metrics = {"one": ("accuracy",), "two": ("accuracy",)}
-    found = measure(classifier, alone, tasks, 4, 0, metrics, {"one": 2, "two": 2})
+    found = measure(classifier, alone, tasks, 4, 0, metrics, {"one": 2, "two": 2}, {})
     assert found.metrics == {"one": {"accuracy": 0.0}, "two": {"accuracy": 1.0}} and found.score == 0.5
     assert found.facts["validation_one"] == 0.0 and found.facts["validation_score"] == 0.5
 
