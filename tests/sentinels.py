@@ -74,6 +74,7 @@ def labelled(half: int = 0) -> dict[str, Any]:
         controls[name] = contender(draw, name, "score", "share", EXPERTS) | pooled
     found = evaluation(draw, controls, "score", "share") | {"timing": timing(draw)}
     found["router"]["accuracy_x_score"] = draw.share()
+    found["definitions"] = {EXPERTS[0]: {"f1": "f1 of 'sings'"}, EXPERTS[1]: {"f1": "f1: the mean over labels"}}
     return found
 
 
@@ -195,6 +196,10 @@ def timing(draw: Draw) -> dict[str, Any]:
     return {"seconds": draw.seconds(), "stages": {name: draw.seconds() for name in STAGES}}
 
 
+LABELS = {name: (f"{name} sings", f"{name} flies", f"{name} Flies") for name in EXPERTS}
+SPLITS = ("train", "validation", "test")
+
+
 def texts(half: int = 0) -> dict[str, Any]:
     """What data.json would say of the rows of such a run."""
     draw = Draw(half)
@@ -204,6 +209,16 @@ def texts(half: int = 0) -> dict[str, Any]:
         "duplicates": {"wren/train ~ owl/test": {"exact": draw.count(), "near": draw.count()}},
         "files": {
             f"{name}.jsonl": {"read": draw.count(), "used": draw.count(), "skipped": {"not JSON": draw.count()}}
+            | {"ignored": {"system": draw.count(), "weight": draw.count()}}
+            for name in EXPERTS
+        },
+        "facts": {
+            name: {
+                "labels": {split: {one: draw.count() for one in LABELS[name]} for split in SPLITS},
+                "labels_alike": [[*LABELS[name][1:]]],
+                "texts_with_two_labels": draw.count(),
+                "prompts_in_train_and_test": draw.count(),
+            }
             for name in EXPERTS
         },
     }

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from moesaic.errors import MoesaicError, WeightsError
 from moesaic.evaluate.sentences import spoken
+from moesaic.evaluate.texts import DEFINITIONS
 from moesaic.evaluate.units import label, unit_of
 from moesaic.files import write_bytes
 from moesaic.report import charts
@@ -25,6 +26,7 @@ from moesaic.report.sections import (
     domains_of,
     experts_of,
     heat,
+    labels_of,
     merged_shares,
     samples,
     text_rows,
@@ -83,6 +85,8 @@ def report(run: Run, trace: Told | None = None) -> str:
         cut=CUT,
         spoken=spoken,
         text_rows=text_rows,
+        labels_of=labels_of,
+        definitions=DEFINITIONS,
         charts=charts,
     )
 

@@ -25,10 +25,16 @@ HINT = "moesaic evaluate RECIPE makes it"
 ANEW = f"remove it; {HINT} anew"
 
 COUNTS = {
-    "files?": {str: {"read": int, "used": int, "skipped?": {str: int}}},
+    "files?": {str: {"read": int, "used": int, "skipped?": {str: int}, "ignored?": {str: int}}},
     **{"rows?": {str: int}, "dropped?": {str: {str: int}}},
+    "facts?": {
+        str: {
+            **{"labels?": {str: {str: int}}, "labels_alike?": [[str]]},
+            **{"texts_with_two_labels?": int, "prompts_in_train_and_test?": int},
+        }
+    },
 }
-"""The numbers of rows in data.json."""
+"""The numbers of rows in data.json, and the facts about them."""
 
 Rows = list[dict[str, Any]]
 Logs = dict[str, dict[str, Rows]]
@@ -95,7 +101,8 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
 def read_data(at: Path) -> dict[str, Any]:
     """Read data.json and check that its sections are mappings, or mappings of mappings."""
     found = read_json(at)
-    for key, nested in {"files": True, "rows": False, "dropped": True, "duplicates": True, "provenance": False}.items():
+    nested_too = ("files", "dropped", "duplicates", "facts")
+    for key, nested in {**dict.fromkeys(nested_too, True), "rows": False, "provenance": False}.items():
         value = found.get(key, {})
         if not isinstance(value, dict) or (nested and not all(isinstance(part, dict) for part in value.values())):
             raise DataError("wrong value", path=at, field=key, got=clipped(value))

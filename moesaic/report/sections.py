@@ -289,6 +289,13 @@ def counted(part: str, parts: Collection[str]) -> str:
     return "experts, heads and router" if "heads" in parts else "experts and router"
 
 
+def labels_of(data: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Domain -> the labels of its rows in any split, for domains with labels."""
+    facts = data.get("facts", {}).items()
+    found = {domain: [label for split in one.get("labels", {}).values() for label in split] for domain, one in facts}
+    return {domain: list(dict.fromkeys(labels)) for domain, labels in found.items() if labels}
+
+
 def text_rows(data: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Domain -> split -> the key of the number of rows in data.json."""
     found: dict[str, dict[str, str]] = {}

@@ -39,7 +39,9 @@ def pages(forge, make_run, browse, seen, tmp_path_factory) -> dict[str, Any]:
     sample["tokens"] = [[ALL, None, None, None], [ALL, names[0], 0.5, 1.0]]
     evaluation["samples"].append({key: value for key, value in sample.items() if key != "tokens"})
     evaluation["best_part"]["name"] = ALL
-    data["files"] = {ALL: {"read": 3, "used": 2, "skipped": {ALL: 1}}}
+    data["files"] = {ALL: {"read": 3, "used": 2, "skipped": {ALL: 1}, "ignored": {ALL: 1}}}
+    data["facts"] = {ALL: {"labels": {"train": {ALL: 3}}, "labels_alike": [[ALL, ALL]], "texts_with_two_labels": 1}}
+    evaluation["definitions"] = {ALL: {ALL: ALL}}
     data |= {"provenance": {ALL: ALL}, "dropped": {names[0]: {ALL: 3}}, "duplicates": {ALL: {ALL: 1}}}
     run = make_run(folder / "run", evaluation, data)
     (run / "recipe.yaml").write_text(f"name: {json.dumps(ALL)}\n{json.dumps(ALL)}: {json.dumps(ALL)}\n")

@@ -16,7 +16,9 @@ from sentinels import (
     CONTENDERS,
     DOMAINS,
     EXPERTS,
+    LABELS,
     LENGTHS,
+    SPLITS,
     STAGES,
     Draw,
     count,
@@ -31,6 +33,7 @@ from sentinels import (
 )
 
 from moesaic.evaluate.sentences import spoken
+from moesaic.evaluate.texts import DEFINITIONS
 from moesaic.evaluate.units import label
 from moesaic.report import compare_reports, write_report
 
@@ -288,6 +291,16 @@ def data(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
         cell = partial(lambda *a: a, "Rows of each file", file)
         found |= {cell("read"): count(one["read"]), cell("used"): count(one["used"])}
         found[cell("skipped")] = f"not JSON {count(one['skipped']['not JSON'])}"
+        found[cell("ignored keys")] = ", ".join(f"{key} {count(rows)}" for key, rows in one["ignored"].items())
+    for name, facts in d["facts"].items():
+        cell = partial(lambda *a: a, "Rows that change what figures mean", name)
+        found[cell("texts with two labels")] = count(facts["texts_with_two_labels"])
+        found[cell("test prompts in train, with other answers")] = count(facts["prompts_in_train_and_test"])
+        found |= {
+            (f"Rows of each label of {name}", one, split): count(facts["labels"][split][one])
+            for split in SPLITS
+            for one in LABELS[name]
+        }
     return found
 
 
@@ -324,6 +337,11 @@ def sentences(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
         ),
         "duplicates": "Texts found in two splits or domains: wren/train ~ owl/test "
         f"({count(twice['exact'])} exact, {count(twice['near'])} near).",
+        **{
+            f"labels of {name}": f"Labels of {name} that differ only in case or white space: "
+            f"{name} flies, {name} Flies. One spelling makes them one label."
+            for name in EXPERTS
+        },
     }
 
 
@@ -367,6 +385,18 @@ def test_contenders_stand_from_the_best_to_the_worst_with_their_notes(run):
         "mixture": ["tied"],
         **bounds,
     }
+
+
+def test_figures_that_can_be_counted_in_several_ways_stand_with_their_definition(run):
+    evaluation, _, page = run
+    explained = [(one.one("dt").words(), one.one("dd").words()) for one in page.root.all("div") if [*one.all("dd")]]
+    for domain, figures in evaluation.get("definitions", {}).items():
+        assert all((domain, words) in explained for words in figures.values())
+    for scores in evaluation.get("written", {}).values():
+        shown = [metric for metric in scores["base"] if metric in DEFINITIONS]
+        assert "exact_match" in shown
+        assert all((metric.replace("_", " "), DEFINITIONS[metric]) in explained for metric in shown)
+    assert evaluation.keys() & {"definitions", "written"}
 
 
 def test_words_that_a_newcomer_may_not_know_are_explained_beside_the_contenders(run):

@@ -208,6 +208,10 @@ def test_damaged_parts_are_told_without_the_folders_of_this_machine(make_run, se
         ("data.json", '{"files": {"a": {"read": 1}}}', "data.json: files.a.used: wrong value."),
         ("data.json", '{"rows": {"owl/test": null}}', "data.json: rows.owl/test: wrong value."),
         ("data.json", '{"dropped": {"owl": 3}}', "data.json: dropped: wrong value."),
+        ("data.json", '{"facts": {"owl": 3}}', "data.json: facts: wrong value."),
+        ("data.json", '{"facts": {"owl": {"labels": {"test": {"a": "b"}}}}}', "facts.owl.labels.test.a: wrong value."),
+        ("data.json", '{"facts": {"owl": {"labels_alike": "ab"}}}', "facts.owl.labels_alike: wrong value."),
+        ("data.json", '{"files": {"a": {"read": 1, "used": 1, "ignored": []}}}', "files.a.ignored: wrong value."),
     ],
 )
 def test_parts_that_hold_something_else_are_told(make_run, seen, tmp_path, name, content, told):

@@ -33,6 +33,17 @@ def test_metrics_and_nats_are_of_all_rows_whatever_the_batches():
     assert other.metrics == found.metrics and other.nats == pytest.approx(found.nats)
 
 
+def test_f1_is_that_of_the_chosen_label():
+    classifier = model(("a", "b"))
+    with torch.no_grad():
+        classifier.heads[0].out.bias.copy_(torch.tensor([99.0, 0.0]))  # every answer is the first label
+    first = sum(row.label == 0 for row in ROWS)
+    for chosen, wanted in (({"t": 0}, 2 * first / (first + len(ROWS))), ({"t": 1}, 0.0), ({}, 0.0)):
+        found = measure(classifier, alone, {"t": ROWS}, 4, 0, {"t": ("f1",)}, {"t": 2}, chosen)
+        assert found.score == pytest.approx(wanted)
+    assert 0 < first < len(ROWS)
+
+
 def test_a_label_of_another_task_is_a_wrong_answer():
     classifier = model(("a", "b", "c", "d"))
     with torch.no_grad():
