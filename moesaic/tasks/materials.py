@@ -54,13 +54,18 @@ class Materials:
 
     @property
     def judged_by(self) -> dict[str, str]:
-        """Hashes of all that an evaluation reads of rows: the test rows, and the labels of training rows by number."""
+        """Hashes of all that an evaluation reads of rows: the test rows, and the labels of training rows by number.
+
+        Beside them stands the label that the recipe chooses for f1, by data set.
+        """
         found = {name: digest([row.told for row in domain.test]) for name, domain in self.domains.items()}
         found |= {
             f"{name}/labels": digest([domain.labels, Counter(row.response for row in domain.train)])
             for name, domain in self.domains.items()
             if domain.labels
         }
+        given = {name: expert.data for name, expert in self.recipe.experts.items()}
+        found |= {f"{name}/positive": data.positive for name, data in given.items() if data and data.positive}
         return {**found, "unseen": digest([row.told for row in self.unseen])}
 
     def texts(self, sources: Iterable[Source]) -> list[Example]:

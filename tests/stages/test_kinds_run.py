@@ -28,6 +28,7 @@ from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe, read
 from moesaic.routing.routers import MLPRouter
 from moesaic.stages import evaluation as stage
+from moesaic.stages.decisions import decide
 from moesaic.stages.routers import specs
 from moesaic.stages.token_features import points_of
 
@@ -114,7 +115,7 @@ def test_random_and_uniform_are_of_all_experts(ran):
 def test_the_router_is_scored_by_the_mixture_and_as_its_choices_say(ran):
     recipe, root, evaluation = ran
     run = opened(recipe, root)
-    weights, _ = stage.decide(run.address, silent())["router"]
+    weights, _ = decide(run.address, silent())["router"]
     parts = [score(logits_of(alone(ran, root / f"experts/{n}/best")), run.task.test_rows, None, 4) for n in EXPERTS]
     chosen = np.stack([part.nats for part in parts])[weights.argmax(-1).numpy(), np.arange(len(weights))]
     expected = parts[0].picked(parts, weights.argmax(-1).numpy())
