@@ -1,8 +1,8 @@
 """Ways for a router to know that a prompt belongs to no expert, compared on the same features and the same texts.
 
 Nothing is trained but the routers: the features are those that a recipe's router reads, and characters. Each way gives
-a score, higher for "one of mine", and abstains below the limit that leaves 95% of neutral validation text to the base,
-unless that abstains on over 1% of different own validation prompts.
+a score, higher for "one of mine", and abstains below the limit that leaves 2% of different own validation prompts to
+the base, the share that `abstain: auto` allows.
 """
 
 import tempfile
@@ -89,8 +89,8 @@ def row_of(way: str, scores: dict[str, Tensor], splits: dict[str, Split], kinds:
     held_out, judged = splits["validation"], splits["test"]
     mine = held_out.own(domains)
     own = Outcomes(held_out.vectors, None, held_out.outcomes, mine, torch.zeros_like(mine))
-    limit = limit_of(scores["validation"] - scores["validation"].max() - 1, own, domains, "auto")
-    limit += scores["validation"].max().item() + 1  # a score of any scale: "even odds" mean nothing for most
+    top = scores["validation"].max().item() + 1  # scores of another scale than log-odds have no even odds
+    limit = limit_of(scores["validation"] - top, own, "auto") + top
     mine, found = judged.own(domains), scores["test"]
     left = (found[~mine] < limit).tolist()
     by_kind = [[not one for one, of in zip(left, kinds, strict=True) if of == kind] for kind in dict.fromkeys(kinds)]

@@ -352,3 +352,9 @@ def test_few_questions_of_type_kind_or_row_are_asked_each_with_a_reason() -> Non
 def test_the_search_for_such_questions_finds_them(source: str) -> None:
     assert list(questions(ast.parse(source), {"Decoder"}))
     assert not list(questions(ast.parse("isinstance(x, int); router.kind == 'linear'; x.kind = 'lora'"), {"Decoder"}))
+
+
+def test_no_two_test_files_share_a_name():
+    """pytest imports a test file by its name alone."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

@@ -13,7 +13,7 @@ from moesaic.cli.printing import aligned, harmless, json_text, routed, router_in
 from moesaic.cli.traces import show_trace
 from moesaic.compose.mixture import said
 from moesaic.errors import RecipeError
-from moesaic.evaluate.sentences import spoken
+from moesaic.evaluate.wording import spoken
 from moesaic.hub.locate import origins_in
 from moesaic.interop.outline import weighed
 from moesaic.kinds import at_site, sites

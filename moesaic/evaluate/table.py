@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from moesaic.evaluate.sentences import one_run, spoken
 from moesaic.evaluate.statistics import ALL, UNSEEN
 from moesaic.evaluate.units import label, ranked, size, unit_of
+from moesaic.evaluate.wording import one_run, spoken
 
 if TYPE_CHECKING:
     from rich.console import Group

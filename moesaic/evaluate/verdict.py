@@ -11,9 +11,9 @@ import numpy as np
 
 from moesaic.errors import DataError, nearest
 from moesaic.evaluate.ruling import USABLE, Cost, Ruling, kind_of
-from moesaic.evaluate.sentences import Evidence, reasons, sentence
 from moesaic.evaluate.statistics import ALL, NEGLIGIBLE, UNSEEN, Difference, Judged, Means, bounds
 from moesaic.evaluate.units import NATS, label
+from moesaic.evaluate.wording import Evidence, reasons, sentence
 
 ORDER = (
     *("base", "expert", "joint", "joint_wide", "average", "uniform"),

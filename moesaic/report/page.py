@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from moesaic.errors import MoesaicError, WeightsError
-from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.texts import DEFINITIONS
 from moesaic.evaluate.units import label, unit_of
+from moesaic.evaluate.wording import spoken
 from moesaic.files import write_bytes
 from moesaic.report import charts
 from moesaic.report.comparison import Side, judged_alike, merged, recipe_differences, shared_contenders, shared_unit

@@ -32,7 +32,6 @@ class Tokenizer:
 
     def __init__(self, inner: "tokenizers.Tokenizer", special: Special, template: Template | None = None):
         self.inner, self.special, self.template = inner, special, template
-        begin_with(inner, special.start)
         inner.encode_special_tokens = True  # a user's text is text, even where it spells a special token
 
     @property
@@ -213,7 +212,9 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Write a tokenizer.json, and in other files its special tokens, ends and chat template."""
-        disk.create(folder / JSON, f"{self.inner.to_str(pretty=True)}\n".encode())
+        written = type(self.inner).from_str(self.inner.to_str())
+        begin_with(written, self.special.start)
+        disk.create(folder / JSON, f"{written.to_str(pretty=True)}\n".encode())
         if self.special != Special(self.eos):
             facts = self._facts()
             ends = facts.pop("eos_token_ids")
@@ -249,6 +250,7 @@ class Tokenizer:
         inner = read_inner(folder, config)
         bare = not (folder / JSON).is_file() and (folder / MODEL).is_file()
         special = read_special(folder, inner, config, eos, start=bare, flagged=bare or not is_generic(config))
+        begin_with(inner, special.start)
         return Tokenizer(inner, special, read_template(folder, config, special.names))
 
 

@@ -22,8 +22,6 @@ HIDDEN = [256]
 EPOCHS, PATIENCE, BATCH, LR, DECAY = 12, 4, 64, 1e-3, 0.01
 REFUSED, REFUSED_IN_OTHER_FORMS = 0.02, 0.05
 """Shares of the experts' own validation prompts, as they are and in other forms, that `auto` may abstain on at most."""
-ANSWERED = 0.05
-"""Share of neutral validation prompts that experts may answer, where the shares above allow it."""
 
 
 Rows = tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]
@@ -101,25 +99,29 @@ def learn(net: MLPRouter, train: Rows, validation: HeldOut, together: bool, seed
 def calibrated(
     guard: Guard, logits: Float[Tensor, "n outcomes"], held_out: Outcomes, abstain: str | float
 ) -> tuple[Guard, dict[str, float]]:
-    """Set the temperature and the limit of a guard by logits for prompts that were not learned from."""
+    """Set the temperature and the limit of a guard by logits for prompts that were not learned from.
+
+    An outcome of m prompts has the target probability (m + 1) / (m + 2), as in `few_shot`: where all can be told apart,
+    certainty would have no bound.
+    """
     size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
-    guard.temperature.fill_(size * best_temperature(logits / size, held_out.labels))
+    counts = torch.bincount(held_out.labels, minlength=logits.shape[1])
+    doubt = (1 / (counts + 2)).mean().item() * logits.shape[1] / (logits.shape[1] - 1)
+    guard.temperature.fill_(size * best_temperature(logits / size, held_out.labels, doubt))
     own = odds(logits / guard.temperature)
-    guard.limit.fill_(limit_of(own, held_out, logits.shape[1] - 1, abstain))
+    guard.limit.fill_(limit_of(own, held_out, abstain))
     return guard, figures(own, held_out, guard.limit, logits.shape[1] - 1)
 
 
-def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, num_experts: int, abstain: str | float) -> float:
+def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:
     """The log-odds below which a router abstains: those of the probability `abstain`.
 
-    For "auto" the lowest that leaves all but the share ANSWERED of neutral text to the base, but none above even odds,
-    nor one below which more than the share REFUSED of different prompts as they are lies, or REFUSED_IN_OTHER_FORMS of
-    changed ones.
+    For "auto" even odds, so that the more probable of experts and base answers; but lower where more than the share
+    REFUSED of different prompts as they are would be left to the base, or REFUSED_IN_OTHER_FORMS of changed ones.
     """
     if not isinstance(abstain, str):
         return logit(abstain)
-    neutral = held_out.labels == num_experts
-    shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS), (neutral, 1 - ANSWERED))
+    shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS))
     different = [(own[some].double().round(decimals=4).unique(), share) for some, share in shares if some.any()]
     return min(0.0, *(odds.quantile(share, interpolation="lower").item() for odds, share in different))
 

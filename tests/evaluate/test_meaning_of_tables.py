@@ -12,11 +12,11 @@ from rich.console import Console
 from sentinels import EXPERTS, STAGES, count, labelled, language, nats, seconds, share, signed, size
 
 from moesaic.cli.printing import show_run, show_verified
-from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.statistics import Scores
 from moesaic.evaluate.table import plain, render
 from moesaic.evaluate.units import label
 from moesaic.evaluate.verdict import judge
+from moesaic.evaluate.wording import spoken
 
 Meaning = dict[tuple[str, str, str], str]
 KINDS = pytest.mark.parametrize("kind", [language, labelled])

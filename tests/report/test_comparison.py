@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moesaic.errors import WeightsError
-from moesaic.evaluate.sentences import spoken
+from moesaic.evaluate.wording import spoken
 from moesaic.files import read_sealed, write_sealed
 from moesaic.report import compare_reports
 from moesaic.report.comparison import flattened, judged_alike, recipe_differences, shared_contenders

@@ -32,9 +32,9 @@ from sentinels import (
     texts,
 )
 
-from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.texts import DEFINITIONS
 from moesaic.evaluate.units import label
+from moesaic.evaluate.wording import spoken
 from moesaic.report import compare_reports, write_report
 
 Meaning = dict[Any, str]

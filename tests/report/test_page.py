@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from moesaic.errors import WeightsError
-from moesaic.evaluate.sentences import spoken
+from moesaic.evaluate.wording import spoken
 from moesaic.report import write_report
 
 

@@ -8,7 +8,7 @@ import torch
 
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Guard, guarded, logit
-from moesaic.train.guards import ANSWERED, REFUSED, Outcomes, limit_of, train_guard
+from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, limit_of, train_guard
 
 EXPERTS, WIDTH = 3, 12
 
@@ -43,25 +43,30 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
 
 def test_the_limit_is_a_quantile_or_the_odds_of_a_number():
     judged = outcomes(0, 500)
-    own = torch.where(judged.labels == EXPERTS, -2000.0, -1000.0) + torch.arange(len(judged.labels)) / 10
-    auto = limit_of(own, judged, EXPERTS, "auto")
-    neutral = judged.labels == EXPERTS
-    assert (own[judged.as_is] < auto).double().mean() <= REFUSED
-    assert ANSWERED * 0.9 < (own[neutral] >= auto).double().mean() <= ANSWERED * 1.1
-    assert limit_of(own + 5000, judged, EXPERTS, "auto") == 0.0, "never above even odds"
-    mixed = limit_of(torch.arange(len(judged.labels)) - 1e4, judged, EXPERTS, "auto")
-    assert (torch.arange(len(judged.labels))[judged.as_is] - 1e4 < mixed).double().mean() <= REFUSED
-    assert limit_of(own, judged, EXPERTS, 0.9) == pytest.approx(log(9)) == logit(0.9)
+    own = torch.arange(len(judged.labels)) - 1e4
+    auto = limit_of(own, judged, "auto")
+    assert 0 < (own[judged.as_is] < auto).double().mean() <= REFUSED
+    assert (own[judged.changed] < auto).double().mean() <= REFUSED_IN_OTHER_FORMS
+    assert limit_of(own + 2e4, judged, "auto") == 0.0, "never above even odds"
+    assert limit_of(own, judged, 0.9) == pytest.approx(log(9)) == logit(0.9)
+
+
+def test_the_base_never_answers_less_probably_than_the_experts_nor_they_where_it_costs_no_own_prompt():
+    """Where the outcomes are far apart, the more probable one answers, and no probability is without doubt."""
+    guard, found = train_guard(outcomes(0, apart=12.0), outcomes(1, apart=12.0), EXPERTS, "auto", seed=0)
+    assert guard.limit == 0.0 and found["abstained_own"] == 0.0
+    judged = outcomes(2, apart=12.0)
+    assert guard(judged.vectors, None).sigmoid().median() < 0.9999
 
 
 def test_a_prompt_that_stands_many_times_counts_once_for_the_limit():
     judged = outcomes(0, 500)
     own = torch.linspace(-5, -1, len(judged.labels))
     own[judged.labels == EXPERTS] -= 10
-    alone = limit_of(own, judged, EXPERTS, "auto")
+    alone = limit_of(own, judged, "auto")
     low = torch.where(judged.as_is)[0][:100]
     own[low] = -50.0
-    assert limit_of(own, judged, EXPERTS, "auto") >= alone - 0.1
+    assert limit_of(own, judged, "auto") >= alone - 0.1
 
 
 def test_the_second_network_knows_what_the_first_cannot():

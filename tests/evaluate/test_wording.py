@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from test_verdict import DOMAINS, HARD, TOKENS, contender, rows, typical
 
-from moesaic.evaluate.sentences import spoken
 from moesaic.evaluate.statistics import Scores
 from moesaic.evaluate.verdict import judge
+from moesaic.evaluate.wording import spoken
 
 
 def barely(better: float, noise: float = 1.0) -> Scores:
