@@ -6,19 +6,23 @@ Knows nothing about mixtures.
 import os
 from collections.abc import Generator
 from functools import cached_property
+from pathlib import Path
 from typing import Unpack, overload
 
 import torch
 
 from moesaic.artefacts.base import end_of
 from moesaic.compose.alone import base_alone
+from moesaic.files import disk
 from moesaic.generate.engine import Engine
 from moesaic.generate.loaded import Several, Turns, Words, WritingModel
 from moesaic.generate.request import Generation
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.interop.pretrained import LoadedDecoder, read_model
+from moesaic.tensors.shards import SHARD_BYTES
 from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer.published import FILES
 
 
 class LanguageModel(LoadedDecoder):
@@ -50,6 +54,14 @@ class LanguageModel(LoadedDecoder):
     def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
         return self.writer.stream(prompt, **settings)
+
+    def write(self, folder: Path, max_shard_bytes: int = SHARD_BYTES) -> None:
+        """Write the model, and copy the files of its tokenizer that the folder has."""
+        super().write(folder, max_shard_bytes)
+        beside = tokenizer_folder(self.folder)
+        for name in FILES:
+            if (beside / name).is_file() and not (folder / name).exists():
+                disk.copy(beside / name, folder / name)
 
 
 def load_model(
