@@ -16,7 +16,7 @@ from moesaic.tokenizer.chats import Chat, Chats, Part, changed
 from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plain, talks
 from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
-from moesaic.tokenizer.sequences import Sequence, Slice, Text, chunks
+from moesaic.tokenizer.sequences import Sequence, Passage, Text, chunks
 from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
 from moesaic.tokenizer.templates import Template, read_template
 
@@ -152,7 +152,7 @@ class Tokenizer:
         if response is None:
             return Sequence(begun, [])
         whole = [*begun, Text(response, self._prefixing), self.eos]
-        return Sequence(whole, [Slice(len(begun), None, len(whole))])
+        return Sequence(whole, [Passage(len(begun), None, len(whole))])
 
     def _chat(self, chat: Chat) -> Sequence:
         """The sequence of a conversation."""
@@ -162,14 +162,14 @@ class Tokenizer:
             return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), later and at > 0)
 
         pieces = [filled(at, piece) for at, piece in enumerate(chat.pieces)]
-        slices = list[Slice]()
+        passages = list[Passage]()
         for cut in chat.cuts:
             head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
             whole = pieces[cut.at] if head else None
             if head and (isinstance(whole, int | None) or not whole.text.startswith(head.text)):
                 raise changed()
-            slices.append(Slice(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
-        return Sequence(pieces, slices)
+            passages.append(Passage(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
+        return Sequence(pieces, passages)
 
     def _known(self, sequences: Iterable[Sequence]) -> dict[Text, list[int]]:
         """The ids of every text of some sequences, each encoded once."""
