@@ -230,6 +230,8 @@ def train_one(address: Address, name: str, report: Report) -> None:
     part, trials, task = ExpertPart(run, name), trials_of(run, name), run.task
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
     trainer = task.trainer(trials[0].plan)
+    if name in run.recipe.experts and (cuts := trainer.cuts()):
+        report.note(cuts)
     report.begin(part.steps)
     outcomes: dict[str, float | None] = {}
     winner: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model

@@ -12,12 +12,15 @@ if TYPE_CHECKING:
     import tokenizers
 
 
+WHOLE = 1 << 30  # a length that no text has
+
+
 class Written(NamedTuple):
-    """Ids, the text that each belongs to (all 0 for models without token types), and whether texts were truncated."""
+    """Ids, the text that each belongs to (all 0 for models without token types), and how many ids were cut off."""
 
     ids: list[int]
     types: list[int]
-    truncated: bool
+    lost: int
 
 
 @runtime_checkable
@@ -48,7 +51,9 @@ class EncoderWriter:
     def __call__(self, texts: tuple[str, ...], length: int) -> Written:
         first, second = (*texts, None)[:2]
         found = self.cutting(length).encode(str(first), second)
-        return Written(found.ids, found.type_ids if self.typed else [0] * len(found.ids), bool(found.overflowing))
+        whole = len(self.cutting(WHOLE).encode(str(first), second).ids) if found.overflowing else len(found.ids)
+        types = found.type_ids if self.typed else [0] * len(found.ids)
+        return Written(found.ids, types, whole - len(found.ids))
 
 
 class DecoderWriter:
@@ -59,4 +64,4 @@ class DecoderWriter:
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written:
         ids = self.tokenizer.begin("\n".join(texts))
-        return Written(ids[:length], [0] * min(length, len(ids)), len(ids) > length)
+        return Written(ids[:length], [0] * min(length, len(ids)), max(0, len(ids) - length))

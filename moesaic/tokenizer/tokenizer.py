@@ -16,7 +16,7 @@ from moesaic.tokenizer.chats import Chat, Chats, Part, changed
 from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plain, talks
 from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
-from moesaic.tokenizer.sequences import Sequence, Passage, Text, chunks
+from moesaic.tokenizer.sequences import Passage, Sequence, Text, chunks
 from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
 from moesaic.tokenizer.templates import Template, read_template
 
