@@ -63,6 +63,9 @@ class LabelTrainer(Trainer):
     def cuts(self) -> str | None:
         return told("training", all_of(self.train), self.length)
 
+    def spelled(self, text: str) -> str | None:
+        return self.task.foundation.writer.spelled(text)
+
     def started(self, plan: Plan) -> tuple[Classifier, Head, Started[Adapter]]:
         """Put a fresh adapter and a fresh head over a frozen base: the same at every call."""
         body, seed = self.task.fresh().body, self.task.recipe.seed

@@ -85,6 +85,10 @@ class Trainer(ABC):
         """A sentence about the training rows that were cut; None where none was."""
 
     @abstractmethod
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text; None without any."""
+
+    @abstractmethod
     def objective(self, plan: Plan) -> Objective:
         """Prepare one training from its beginning."""
 

@@ -63,6 +63,9 @@ class TextTrainer(Trainer):
     def cuts(self) -> str | None:
         return told("training", self.every, self.length)
 
+    def spelled(self, text: str) -> str | None:
+        return self.task.foundation.tokenizer.spelled(text)
+
     def objective(self, plan: Plan) -> Objective:
         """Minimise the nats of the responses, the rows of small domains repeated."""
         settings, seed = plan.settings, self.task.recipe.seed

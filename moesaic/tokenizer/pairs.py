@@ -6,6 +6,7 @@ Knows nothing about models or labels.
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from moesaic.tokenizer.spellings import Spellings
 from moesaic.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Writer(Protocol):
     """Turns one text, or two, into at most `length` ids."""
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written: ...
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text all the same; None without any."""
 
 
 class EncoderWriter:
@@ -39,6 +42,7 @@ class EncoderWriter:
     def __init__(self, inner: "tokenizers.Tokenizer", typed: bool):
         self.inner, self.typed = inner, typed
         self.cutting = cache(self._cutting)
+        self.spelled = Spellings.special(inner).first
 
     def _cutting(self, length: int) -> "tokenizers.Tokenizer":
         from tokenizers import Tokenizer as Inner
@@ -60,7 +64,7 @@ class DecoderWriter:
     """Begins a sequence, then writes each text on its own line; truncates the end."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.spelled = tokenizer, tokenizer.spelled
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written:
         ids = self.tokenizer.begin("\n".join(texts))

@@ -18,6 +18,7 @@ from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.sequences import Passage, Sequence, Text, chunks
 from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
+from moesaic.tokenizer.spellings import Spellings
 from moesaic.tokenizer.templates import Template, read_template
 
 if TYPE_CHECKING:
@@ -119,8 +120,11 @@ class Tokenizer:
 
     def spelled(self, text: str) -> str | None:
         """A special token that a text spells, which is read as text all the same; None without any."""
-        tokens = self.inner.get_added_tokens_decoder().values()
-        return next((token.content for token in tokens if token.special and token.content in text), None)
+        return self._special.first(text)
+
+    @cached_property
+    def _special(self) -> Spellings:
+        return Spellings.special(self.inner)
 
     # sequences
 
