@@ -109,15 +109,16 @@ def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
     warnings.warn(f"{folder / 'tokenizer.json'}: {text}", MoesaicWarning, stacklevel=3)
 
 
-def read_config(path: Path) -> tuple[DecoderConfig, int]:
+def read_config(path: Path) -> tuple[DecoderConfig, int | None]:
     config, found = configs.read_config(path)
     return config, end_of(found, path)
 
 
-def end_of(found: dict[str, Any], path: Path) -> int:
+def end_of(found: Mapping[str, Any], path: Path) -> int | None:
+    """The first id in a model's config that ends a text; None where it names none, as other files may."""
     eos = found.get("eos_token_id")
-    eos = eos[0] if isinstance(eos, list) and eos else eos
-    if not isinstance(eos, int):
+    eos = next(iter(eos), None) if isinstance(eos, list) else eos
+    if eos is not None and not isinstance(eos, int):
         raise WeightsError("no end-of-text token", path=path, field="eos_token_id", expected="an integer", got=eos)
     return eos
 

@@ -17,7 +17,7 @@ from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plai
 from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
 from moesaic.tokenizer.sequences import Passage, Sequence, Text, chunks
-from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
+from moesaic.tokenizer.special import GENERATION, GENERIC, Special, begin_with, described, is_generic, read_special
 from moesaic.tokenizer.spellings import Spellings
 from moesaic.tokenizer.templates import Template, read_template
 
@@ -223,7 +223,7 @@ class Tokenizer:
             facts = self._facts()
             ends = facts.pop("eos_token_ids")
             disk.create(folder / "tokenizer_config.json", encoded({"tokenizer_class": GENERIC, **facts}, indent=2))
-            disk.create(folder / "generation_config.json", encoded({"eos_token_id": ends}, indent=2))
+            disk.create(folder / GENERATION, encoded({"eos_token_id": ends}, indent=2))
         if self.template:
             disk.create(folder / templates.FILE, self.template.source.encode())
 
