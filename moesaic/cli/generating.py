@@ -15,7 +15,7 @@ from moesaic.data.containers import foreign, not_utf8
 from moesaic.errors import DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
-from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingModel, conversation_of
+from moesaic.generate.loaded import ClassifyingMixture, Several, WritingModel, conversation_of
 from moesaic.model.source import Traffic
 from moesaic.tokenizer import Conversation
 
@@ -39,7 +39,7 @@ def answer(
     elif len(prompts) == 1 and stdout().is_terminal and not as_json:
         sign(streamed(model.stream(prompts[0], **settings)))
     else:
-        several: list[str | Turns] = [*prompts]
+        several: Several = [*prompts]
         for given, made in zip(prompts, model.generate(several, **settings), strict=True):
             show(made, given, as_json)
 
@@ -77,6 +77,16 @@ def lines() -> Iterator[tuple[int, str]]:
     if sys.stdin.isatty():
         print("type one prompt per line; Ctrl-D ends", file=sys.stderr)
     found = False
+    for number, text in read():
+        if text.strip():
+            found = True
+            yield number, text
+    if not found:
+        raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
+
+
+def read() -> Iterator[tuple[int, str]]:
+    """Number and text of every line of stdin, as it comes."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             if number == 1:
@@ -87,11 +97,7 @@ def lines() -> Iterator[tuple[int, str]]:
         except DataError as error:
             error.at(path=STDIN, line=number)
             raise
-        if text.strip():
-            found = True
-            yield number, text
-    if not found:
-        raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
+        yield number, text
 
 
 def require_text(start: bytes) -> None:
@@ -138,7 +144,11 @@ def head(prompt: str | Conversation) -> None:
 
 def sign(made: Generation) -> None:
     """Print who answered, and why the answer ends."""
-    console, ending = stdout(), "finished" if made.finish == "stop" else "stopped at the token limit"
-    who = routed(made.routing.chosen, made.routing.probabilities)
-    console.print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")
+    console, who = stdout(), routed(made.routing.chosen, made.routing.probabilities)
+    console.print(f"[{who}; {ending(made)}]\n", style="dim")
     console.file.flush()
+
+
+def ending(made: Generation) -> str:
+    how = "finished" if made.finish == "stop" else "stopped at the token limit"
+    return f"{how} after {len(made.ids)} tokens"

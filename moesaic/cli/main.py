@@ -88,6 +88,15 @@ Ram = Annotated[
 Vram = Annotated[
     str | None, Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit).")
 ]
+Temperature = Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")]
+TopP = Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")]
+TopK = Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")]
+Seed = Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")]
+Stop = Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")]
+TraceFile = Annotated[
+    Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
+]
+TraceTexts = Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
 
@@ -274,17 +283,15 @@ def generate(
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
     ] = None,
-    temperature: Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")] = 0.0,
-    top_p: Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")] = 1.0,
-    top_k: Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")] = 0,
-    seed: Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")] = None,
-    stop: Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
     expert: Answering = None,
     base: BaseOfExpert = None,
-    trace: Annotated[
-        Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
-    ] = None,
-    trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
+    trace: TraceFile = None,
+    trace_texts: TraceTexts = False,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
@@ -302,6 +309,37 @@ def generate(
         answer(model, wanted, settings, as_json)
         if ram or vram:
             show_traffic(model.traffic)
+
+
+@app.command()
+def chat(
+    path: AnyModel,
+    max_new_tokens: Annotated[
+        int | None, Option(help="Maximum number of tokens of an answer (default: 512, or half of a smaller context).")
+    ] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
+    expert: Answering = None,
+    base: BaseOfExpert = None,
+    trace: TraceFile = None,
+    trace_texts: TraceTexts = False,
+    ram: Ram = None,
+    vram: Vram = None,
+) -> None:
+    """Talk to a model. A mixture says under each answer which expert wrote it.
+
+    /help lists the commands: another expert, a comparison, a correction. From a pipe, each line is a message.
+    """
+    place = existing(path)
+    from moesaic.cli.chat import talk_to
+
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ())}
+    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
+        talk_to(model.writer, settings, expert)
 
 
 @app.command(cls=Prompted)

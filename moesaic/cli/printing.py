@@ -26,6 +26,11 @@ def stdout() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+def stderr() -> Console:
+    """Console for all that is no result; texts are never markup."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def width_of(console: Console) -> int:
     return console.width if console.is_terminal else PLAIN_WIDTH
 
