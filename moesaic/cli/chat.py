@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from moesaic.cli.generating import STDIN, ending, read
-from moesaic.cli.printing import aligned, harmless, routed, stderr, stdout
+from moesaic.cli.generating import STDIN, decided, ending, read
+from moesaic.cli.printing import aligned, harmless, stderr, stdout
 from moesaic.errors import DataError, MoesaicError, RecipeError, nearest, printable
 from moesaic.generate.loaded import WritingModel
 from moesaic.generate.request import BASE, Generation, RoutingReport
@@ -149,7 +149,7 @@ class Chat:
 
     def sign(self, routing: RoutingReport, forced: bool, ending: str) -> None:
         """Print who answered, why, and how the answer ended."""
-        note(f"{who(routing, forced, bool(self.model.names))}; {ending}")
+        note(f"{who(routing, forced, self.model.routes)}; {ending}")
 
     def force(self, talk: Talk, expert: str) -> Talk:
         """Let an expert answer, or again the router's choice."""
@@ -178,10 +178,12 @@ class Chat:
         """Write beside the trace which expert should have answered the last prompt."""
         last = self.answered(talk, "wrong")
         self.require(expert)
+        if not self.model.routes:
+            raise RecipeError("nothing routes here", field="/wrong", hint="a mixture has decisions to correct")
         if last.forced:
             raise RecipeError("the router did not decide", field="/wrong", got=f"{last.routing.chosen}, forced")
         if self.model.trace is None:
-            hint = "start the chat with --trace FILE, which a mixture takes"
+            hint = "start the chat with --trace FILE"
             raise RecipeError("no trace to write a correction beside", field="/wrong", hint=hint)
         path = self.model.trace.correct(last.asked, self.model.length(last.asked), last.routing, expert)
         note(f"{last.routing.chosen} should have been {expert}: written, with the conversation, to {path}")
@@ -250,14 +252,11 @@ def recent(talk: Conversation, fits: Callable[[Conversation], bool]) -> Conversa
     return next((talk[at:] for at in starts if fits(talk[at:])), talk[starts[-1] :])
 
 
-def who(routing: RoutingReport, forced: bool, mixed: bool) -> str:
-    """Describe who answered, and why the base did."""
+def who(routing: RoutingReport, forced: bool, routes: bool) -> str:
+    """Describe who answered, and why."""
     if forced:
         return f"{routing.chosen}, forced"
-    if not mixed:
-        return f"{BASE}: there are no experts"
-    shares = routed(routing.chosen, routing.probabilities)
-    return f"{shares}: the router abstained" if routing.chosen == BASE else shares
+    return decided(routing) if routes else f"{routing.chosen}: nothing routes here"
 
 
 def note(text: str) -> None:

@@ -97,6 +97,16 @@ TraceFile = Annotated[
     Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
 ]
 TraceTexts = Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")]
+Prompts = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="PROMPT",
+        help="Texts to read; -, the default, answers each line of stdin as it comes, in one process.",
+    ),
+]
+Messages = Annotated[
+    str | None, Option("--messages", metavar="FILE", help="Read the conversation in a JSON list of {role, content}.")
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
 
@@ -266,19 +276,16 @@ def evaluate(
         show_evaluation(work.do(stages.evaluate))
 
 
+def refuse_both(prompts: list[str] | None, messages: str | None) -> None:
+    if messages and prompts:
+        raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+
+
 @app.command(cls=Prompted)
 def generate(
     path: AnyModel,
-    prompts: Annotated[
-        list[str] | None,
-        Argument(
-            metavar="PROMPT",
-            help="Texts to continue; -, the default, answers each line of stdin as it comes, in one process.",
-        ),
-    ] = None,
-    messages: Annotated[
-        str | None, Option(metavar="FILE", help="Answer the conversation in a JSON list of {role, content}.")
-    ] = None,
+    prompts: Prompts = None,
+    messages: Messages = None,
     raw: Raw = False,
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
@@ -297,18 +304,36 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts. A mixture also prints which expert answered."""
-    if messages and prompts:
-        raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    refuse_both(prompts, messages)
     place = existing(path)
-    from moesaic.cli.generating import answer, conversation, show_traffic
+    from moesaic.cli.generating import answer, show_traffic, wanted
 
-    wanted = [conversation(messages)] if messages else prompts or ["-"]
+    given = wanted(prompts, messages)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
     with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
-        answer(model, wanted, settings, as_json)
+        answer(model, given, settings, as_json)
         if ram or vram:
             show_traffic(model.traffic)
+
+
+@app.command(cls=Prompted)
+def route(
+    path: RunOrMixture,
+    prompts: Prompts = None,
+    messages: Messages = None,
+    raw: Raw = False,
+    ram: Ram = None,
+    vram: Vram = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the router's decision about prompts. Nothing is generated."""
+    refuse_both(prompts, messages)
+    place = existing(path)
+    from moesaic.cli.generating import decide, wanted
+
+    given = wanted(prompts, messages)
+    decide(moesaic.load(place, ram=ram, vram=vram), given, raw, as_json)
 
 
 @app.command()

@@ -74,6 +74,8 @@ class Loaded(ABC):
     level: str = "sequence"
     """The router decides about each sequence, or before each token."""
     trace: Trace | None = None
+    routes: bool = True
+    """A router decides; False for a model alone, which answers everything."""
 
     def __repr__(self) -> str:
         experts = f" of {', '.join(self.names)}" if self.names else ""
@@ -154,6 +156,8 @@ class WritingModel(Loaded):
     >>> model = moesaic.load("shipped:tiny")
     >>> model.generate("Once upon a time").text
     """
+
+    routes = False
 
     def __init__(self, folder: Path, engine: Engine):
         self.folder, self.engine, self.names = folder, engine, engine.mixture.names
@@ -257,6 +261,8 @@ class WritingMixture(WritingModel):
     >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
     ...     mixture.generate("What is 3 + 4?")
     """
+
+    routes = True
 
     def __init__(
         self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None

@@ -191,7 +191,7 @@ def test_each_line_of_a_pipe_is_a_message(apart, mixture, tmp_path):
     ("stdin", "error"),
     [
         ("a\n/frce x\n", "<stdin>:2: /frce: no such command; did you mean 'force'?"),
-        ("a\n/wrong base\n", "<stdin>:2: /wrong: no trace to write a correction beside; start the chat with --trace"),
+        ("a\n/wrong base\n", "<stdin>:2: /wrong: nothing routes here; a mixture has decisions to correct"),
         ("a\n/compare\n", "<stdin>:2: /compare: there are no experts to compare"),
         ("a\n```\nx\n", "<stdin>: the last message has no end; close the block with ```"),
     ],
@@ -202,14 +202,14 @@ def test_an_error_in_a_pipe_names_its_line_and_ends_the_chat(monkeypatch, capsys
     with pytest.raises(MoesaicError, match="^" + re.escape(error)):
         talk_to(model, {"max_new_tokens": 2, "stop": ()}, None)
     out, err = capsys.readouterr()
-    assert out.strip() and err == "[base: there are no experts; stopped at the token limit after 2 tokens]\n"
+    assert out.strip() and err == "[base: nothing routes here; stopped at the token limit after 2 tokens]\n"
 
 
 def test_an_expert_is_talked_to_alone(apart, mixture, tmp_path):
     code, out, err = apart(
         tmp_path, "chat", str(mixture.parent / "small/experts/birds"), "--max-new-tokens", "2", stdin="wren\n"
     )
-    assert code == 0 and out and err.startswith("[birds (birds 100%); stopped"), err
+    assert code == 0 and out and err.startswith("[birds: nothing routes here; stopped"), err
 
 
 STALLING = """
@@ -280,7 +280,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path):
         first = next(package.load("shipped:tiny").stream("stall", max_new_tokens=4))
         terminal.until(first.strip())  # it is shown while the answer is written, whose end never comes
         terminal.type("\x03")
-        terminal.until("[base: there are no experts; stopped by Ctrl-C]")
+        terminal.until("[base: nothing routes here; stopped by Ctrl-C]")
         terminal.until("> ")
         terminal.type("half a mess\x03")
         terminal.until("> ")
@@ -290,7 +290,7 @@ def test_ctrl_c_stops_an_answer_and_not_the_chat(tmp_path):
         terminal.type("zwölf\\\n")
         terminal.until(". ")
         terminal.type("猫\n")
-        terminal.until("[base: there are no experts; stopped at the token limit after 4 tokens]")
+        terminal.until("[base: nothing routes here; stopped at the token limit after 4 tokens]")
         terminal.until("> ")
         terminal.type("\x04")
         assert terminal.process.wait(timeout=100) == 0
