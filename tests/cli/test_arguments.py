@@ -62,6 +62,9 @@ def test_a_place_that_is_nowhere_is_refused_before_torch_is_imported(tmp_path):
     for arguments, expected in (
         (["generate", "nowhere", "x"], "4 False"),
         (["classify", "nowhere", "x"], "4 False"),
+        (["route", "nowhere", "x"], "4 False"),
+        (["chat", "nowhere"], "4 False"),
+        (["inspect", "nowhere"], "4 False"),
         (["run", "nowhere.yaml"], "2 False"),
         (["init", "recipe.yaml"], "0 False"),
     ):

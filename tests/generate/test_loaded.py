@@ -66,6 +66,27 @@ def test_several_are_answered_at_once_conversations_beside_texts(mixture):
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        [*MESSAGES],
+        [MESSAGES[0], *TALK[1:]],
+        MESSAGES[0],
+        TALK[0],
+        {"messages": TALK},
+        {"prompt": "sing of the owl"},
+        ("sing of the owl", TALK),
+        [{"messages": TALK}, "and again"],
+    ],
+)
+def test_the_annotations_are_as_wide_as_what_is_answered(prompt, mixture):
+    """The shape checks of the tests compare every call with the annotations."""
+    made = mixture.generate(prompt, max_new_tokens=2, stop=["x"])
+    assert made == mixture.generate(iter(prompt) if isinstance(made, list) else prompt, max_new_tokens=2, stop="x")
+    routed = mixture.route(prompt)
+    assert [one.chosen for one in routed] == [one.routing.chosen for one in made] if isinstance(made, list) else routed
+
+
+@pytest.mark.parametrize(
     ("talk", "field", "said"),
     [
         (TALK[:2], "messages", "nothing to answer"),
