@@ -6,7 +6,7 @@ except how to print them.
 
 import sys
 from collections.abc import Callable, Generator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -133,15 +133,12 @@ class Chat:
     def answer(self, asked: Conversation, expert: str | None) -> tuple[str, Generation | None]:
         """Print an answer as it comes: its text, and the whole, or None where Ctrl-C stopped it."""
         said, made = list[str](), None
-        pieces = self.model.stream(asked, expert=expert, **self.settings)
         try:
-            made = printed(pieces, said)
+            made = printed(self.model.stream(asked, expert=expert, **self.settings), said)
         except KeyboardInterrupt:
             if not self.patient:
                 raise
-        finally:
-            pieces.close()
-            print(flush=True)
+        print(flush=True)
         return "".join(said).strip(), made
 
     def decision(self, asked: Conversation, forced: str | None) -> RoutingReport:
@@ -177,7 +174,6 @@ class Chat:
     def wrong(self, talk: Talk, expert: str) -> Talk:
         """Write beside the trace which expert should have answered the last prompt."""
         last = self.answered(talk, "wrong")
-        self.require(expert)
         if not self.model.routes:
             raise RecipeError("nothing routes here", field="/wrong", hint="a mixture has decisions to correct")
         if last.forced:
@@ -238,12 +234,13 @@ COMMANDS = {
 
 def printed(pieces: Generator[str, None, Generation], said: list[str]) -> Generation:
     """Print pieces as they come, and add them to `said`; returns the whole."""
-    while True:
-        try:
-            said.append(piece := next(pieces))
-        except StopIteration as end:
-            return end.value
-        print(harmless(piece), end="", flush=True)
+    with closing(pieces):
+        while True:
+            try:
+                said.append(piece := next(pieces))
+            except StopIteration as end:
+                return end.value
+            print(harmless(piece), end="", flush=True)
 
 
 def recent(talk: Conversation, fits: Callable[[Conversation], bool]) -> Conversation:
@@ -311,6 +308,9 @@ def typed(prompt: str) -> str:
             return input(prompt)
         print(prompt, end="", file=sys.stderr, flush=True)
         return input()
+    except EOFError:
+        print(file=sys.stderr)
+        raise
     except UnicodeDecodeError as error:
         raise DataError("not text", expected=error.encoding, got=f"byte {error.object[error.start]:#x}") from None
 

@@ -360,11 +360,14 @@ def chat(
     """
     place = existing(path)
     from moesaic.cli.chat import talk_to
+    from moesaic.cli.generating import show_traffic
 
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ())}
     with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
         talk_to(model.writer, settings, expert)
+        if ram or vram:
+            show_traffic(model.traffic)
 
 
 @app.command(cls=Prompted)

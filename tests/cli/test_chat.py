@@ -155,7 +155,7 @@ def test_a_correction_is_a_row_of_a_trace_that_inspect_and_replay_read(chat, tmp
     ("lines", "error"),
     [
         (["/wrong birds"], "/wrong: nothing was asked yet"),
-        (["one two", "/wrong brids"], "no such expert; .* did you mean 'birds'"),
+        (["one two", "/wrong brids"], "expert: no such expert; .* did you mean 'birds'"),
         (["/force sums", "one two", "/wrong birds"], "/wrong: the router did not decide: sums, forced"),
     ],
 )
