@@ -14,9 +14,9 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
-from moesaic.artefacts.base_search import Reference
-from moesaic.artefacts.base_search import base_at as mixture_base
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.reference import Reference
+from moesaic.artefacts.reference import base_at as mixture_base
 from moesaic.artefacts.router import StoredRouter, require_base, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature

@@ -19,8 +19,9 @@ from moesaic.interop import decoder_config as configs
 from moesaic.interop.decoders import by_default, named, read_decoder, write_config
 from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
-from moesaic.tensors.shards import INDEX, read_index
-from moesaic.tensors.tensors import TENSORS, Made, fingerprint, write_tensors
+from moesaic.tensors.file_names import INDEX, TENSORS
+from moesaic.tensors.shards import read_index
+from moesaic.tensors.tensors import Made, fingerprint, write_tensors
 from moesaic.tokenizer import FILES as TEXT
 from moesaic.tokenizer import Tokenizer
 

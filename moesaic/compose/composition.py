@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from moesaic.artefacts import router as router_room
-from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.manifest_words import ENCODER, said
+from moesaic.artefacts.reference import base_at
 from moesaic.compose.memory import pairs
-from moesaic.compose.mixture import said
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
@@ -154,7 +154,7 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
         findings += [replace(difference, model=name) for difference in differences]
     with opened(folder / "router" / router_room.TENSORS) as file:
         router = sum(math.prod(shape) for shape in file.shapes.values())
-    if (encoder := folder / "router" / router_room.ENCODER).is_dir():
+    if (encoder := folder / "router" / ENCODER).is_dir():
         router += sum(weighed(encoder).values())
     how = read_manifest(folder / "router", verify=False)["selection"]
     active = {"soft": len(names), "top_1": 1}.get(how["kind"], how["k"] or 1)

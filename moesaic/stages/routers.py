@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from moesaic.artefacts.router import ENCODER, INFO, StoredRouter, save_router
+from moesaic.artefacts.manifest_words import ENCODER
+from moesaic.artefacts.router import INFO, StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
 from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature

@@ -10,7 +10,8 @@ from moesaic.artefacts.base import identify, load_base, named, read_config, save
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.decoders import write_decoder
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.file_names import TENSORS
+from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 

@@ -11,7 +11,8 @@ import moesaic
 from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import disk, read_json, write_json
 from moesaic.interop.outline import outline
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.file_names import TENSORS
+from moesaic.tensors.tensors import read_tensors, write_tensors
 
 IDS = torch.tensor([[5, 17, 3, 40]])
 KEY = "model.layers.0.self_attn.k_proj.weight"
