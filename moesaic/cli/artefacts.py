@@ -167,7 +167,8 @@ def router(found: Artefact) -> Rows:
 
 def abstention(facts: dict[str, Any]) -> str:
     """Say when a router leaves a prompt to the base, and how often it did on validation prompts."""
-    if facts["router"] == "keyword":
+    words = facts["shape"].get("words")
+    if words is not None and (all(words) or not facts["shape"].get("first")):
         return "where a prompt has no keyword of an expert"
     if "guard" not in facts:
         return "never: every prompt goes to an expert"
