@@ -55,6 +55,11 @@ class TrainedRouter(nn.Module):
         return []
 
     @property
+    def hottest(self) -> float:
+        """The highest temperature of a node."""
+        return max(node.router.get_buffer("temperature").item() for node in self.nodes)
+
+    @property
     def num_parameters(self) -> int:
         return sum(weight.numel() for weight in self.parameters())
 

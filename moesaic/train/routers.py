@@ -98,8 +98,7 @@ def train_router(
         found = metrics(router, validation, num_experts)
     if spec.loss.task:
         found |= {"task": task_loss(router, validation, selection_of(spec))}
-    hottest = max(node.router.get_buffer("temperature").item() for node in router.nodes)
-    return router, {**found, "nll_uncalibrated": before["nll"], "temperature": hottest}
+    return router, {**found, "nll_uncalibrated": before["nll"], "temperature": router.hottest}
 
 
 def calibrate(router: TrainedRouter, held_out: Labelled) -> None:
