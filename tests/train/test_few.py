@@ -90,6 +90,25 @@ def test_a_tree_of_groups_of_one_is_the_flat_router_and_is_judged_alike():
     assert (tree(rows).argmax(-1) == torch.arange(3).repeat_interleave(10)).all(), "known by heart"
 
 
+@torch.no_grad()
+def test_held_out_prompts_of_a_tree_are_decided_with_the_temperatures_that_it_keeps():
+    groups, points = [[2, 0], [1], [3]], clouds(20, 6, 4.0, experts=4, seed=2)
+    tree, judged = few_shot_tree(points, groups)
+    warm, cold = [0] * 4, [0] * 4
+    for fold in range(10):
+        kept = [torch.cat([rows[:fold], rows[fold + 1 : fold + 10], rows[fold + 11 :]]) for rows in points]
+        between = discriminant([torch.cat([kept[2], kept[0]]), kept[1], kept[3]])
+        inside = discriminant([kept[2], kept[0]])
+        for expert, rows in enumerate(points):
+            out = rows[[fold, fold + 10]]
+            for hits, (t, u) in ((warm, [node.router.temperature for node in tree.nodes]), (cold, (1.0, 1.0))):
+                of_groups, of_members = (between(out) / t).log_softmax(-1), (inside(out) / u).log_softmax(-1)
+                each = [of_groups[:, 0] + of_members[:, 1], of_groups[:, 1], of_groups[:, 0] + of_members[:, 0]]
+                best = torch.stack([*each, of_groups[:, 2]], -1).argmax(-1)
+                hits[expert] += int((best == expert).sum())
+    assert judged.right == warm != cold
+
+
 def test_a_guard_of_few_prompts_leaves_neutral_ones_to_the_base():
     draw = torch.Generator().manual_seed(0)
     centres = 8 * torch.eye(16)
