@@ -169,7 +169,7 @@ def router(found: Artefact) -> Rows:
 
 def abstention(facts: dict[str, Any]) -> str:
     """Say when a router leaves a prompt to the base, and how often it did on validation prompts."""
-    if facts["router"] == "keyword":
+    if facts["router"] == "keyword" and (all(facts["shape"]["words"]) or not facts["shape"].get("first")):
         return "where a prompt has no keyword of an expert"
     if "guard" not in facts:
         return "never: every prompt goes to an expert"

@@ -472,6 +472,13 @@ def adopt(
         list[str] | None,
         Option(metavar="NAME=FILE", help="Prompts for an expert, about ten: lines, or rows of a .jsonl; repeatable."),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=EXPERT,EXPERT",
+            help="Group of experts: the router chooses a group, then an expert in it; repeatable (default: no groups).",
+        ),
+    ] = None,
     drop: Annotated[list[str] | None, Option(metavar="NAME", help="Remove this expert; repeatable.")] = None,
     disable: Annotated[
         list[str] | None, Option(metavar="NAME", help="Exclude this expert from routing; repeatable.")
@@ -504,6 +511,7 @@ def adopt(
     common: dict[str, Any] = {
         "experts": experts or [],
         "prompts": prompts or [],
+        "groups": group or [],
         "rank": rank,
         "ignore_rest": ignore_rest,
     }

@@ -190,7 +190,11 @@ def of_router(spec: RouterSpec, width: int, experts: int) -> tuple[int, int]:
     if not isinstance(spec.feature, str):
         encoder = outline(spec.feature.model)
         own, width = sum(math.prod(shape) for shape in encoder.shapes.values()), encoder.config.hidden_size
+    nodes = (
+        [experts] if spec.groups is None else [len(spec.groups), *(n for n in map(len, spec.groups.values()) if n > 1)]
+    )
     values = {"keyword": 0, "centroid": width * (experts + 1) + 1, "linear": perceptron(width, (), experts)}
+    values["tree"] = sum(perceptron(width, spec.hidden, outcomes) for outcomes in nodes)
     own += values.get(spec.kind, perceptron(width, spec.hidden, experts))
     return own, {"soft": experts, "top_1": 1}.get(spec.selection, spec.k or 1)
 

@@ -289,7 +289,7 @@ def report_on(
     validation = stored_router(run, name).manifest
     require_types(run.dir.router_at(name) / MANIFEST, validation, {"metrics": {"validation_macro_f1": float}})
     own = {
-        "kind": spec.kind,
+        "kind": spec.title,
         "feature": str(spec.feature),
         "selection": spec.selection,
         "level": "token" if decides_on(run, name) else "sequence",

@@ -53,13 +53,21 @@ def test_its_facts_are_there_as_json(folder, moesaic):
 
 
 GUARD = {"router": "linear", "guard": {"least": 0.25}}
+
+
+def keywords(words: list[list[str]], **more: bool) -> dict[str, object]:
+    return {"router": "keyword", "shape": {"words": words, **more}}
+
+
 OWN, NEUTRAL = {"abstained_own": 0.01}, {"abstained_neutral": 0.9}
 
 
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        ({"router": "keyword"}, "where a prompt has no keyword of an expert"),
+        (keywords([["a"], []]), "where a prompt has no keyword of an expert"),
+        (keywords([["a"], ["b"]], first=True), "where a prompt has no keyword of an expert"),
+        (keywords([["a"], []], first=True), "never: every prompt goes to an expert"),
         ({"router": "linear"}, "never: every prompt goes to an expert"),
         (GUARD, "where a prompt belongs to an expert with a probability below 0.250"),
         (
@@ -72,7 +80,15 @@ OWN, NEUTRAL = {"abstained_own": 0.01}, {"abstained_neutral": 0.9}
             "where a prompt belongs to an expert with a probability below 0.250; 90.0% of neutral text",
         ),
     ],
-    ids=["keyword", "no guard", "guard", "guard of a run", "adopted guard"],
+    ids=[
+        "keyword",
+        "first keyword",
+        "first keyword or the rest",
+        "no guard",
+        "guard",
+        "guard of a run",
+        "adopted guard",
+    ],
 )
 def test_when_a_router_abstains_is_told(facts, told):
     assert abstention(facts) == told
