@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.page import RESULTS, Options
-from benchmarks.pages import PAGES
+from benchmarks.pages import PAGES, STEPS
 
 
 def main(given: list[str]) -> None:
@@ -23,10 +23,17 @@ def main(given: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of pages (default: benchmarks/results)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only shows that a page can be made")
+    parser.add_argument(
+        "--next",
+        action="append",
+        default=[],
+        choices=STEPS,
+        help="further step of five-domains-smollm2 to run (default: none; finished ones are on the page); repeatable",
+    )
     told = parser.parse_args(given)
     if unknown := [name for name in told.pages if name not in PAGES]:
         parser.error(f"no such page: {', '.join(unknown)}; expected one of {', '.join(PAGES)}")
-    options = Options(told.runs.absolute(), told.shared.absolute(), told.quick)
+    options = Options(told.runs.absolute(), told.shared.absolute(), told.quick, tuple(told.next))
     wanted = told.pages or list(PAGES)
     without = [name for name in wanted if PAGES[name].texts and not (options.shared / "data").is_dir()]
     if told.pages and without:

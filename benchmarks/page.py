@@ -18,12 +18,14 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 class Options:
     """Where runs are made or found finished, where models and texts of other people lie, and whether sizes are small.
 
-    `quick`: everything is computed, but at sizes that say nothing about speed or quality.
+    `quick`: everything is computed, but at sizes that say nothing about speed or quality. `next`: further steps of a
+    page, which it makes only where they are named.
     """
 
     runs: Path
     shared: Path
     quick: bool = False
+    next: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

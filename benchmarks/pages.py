@@ -33,6 +33,9 @@ def made_by(module: str, *, texts: bool = False) -> Source:
     return Source(make, texts=texts)
 
 
+STEPS = ("rank-8", "rank-16", "epochs-3", "rows-2000")
+"""Further steps of five-domains-smollm2."""
+
 PAGES = {
     "starting": measured("starting"),
     "mixed_rows": measured("mixed_rows"),
@@ -49,6 +52,7 @@ PAGES = {
     "franken-stories": compared("franken-stories", texts=True),
     "gated-pair": compared("gated-pair", texts=True),
     "smollm2": compared("smollm2", texts=True),
+    "five-domains-smollm2": made_by("five_domains", texts=True),
     "ttlora_glue": made_by("ttlora_glue", texts=True),
     "faults": made_by("faults"),
 }

@@ -117,6 +117,7 @@ def evaluation(draw: Draw, controls: dict[str, Any], key: str, kind: str) -> dic
         "rows": {domain: draw.count() for domain in DOMAINS},
         "groups": {domain: draw.count() for domain in DOMAINS},
         "truncated": {domain: draw.count() for domain in DOMAINS},
+        "cut": {domain: {"train": draw.share(), "test": draw.share()} for domain in DOMAINS},
         "intervals": {"level": 0.9, "resamples": draw.count(), "seed": draw.count(), "method": "percentile"},
         "router": router(draw, key, kind),
         "parameters": {name: draw.count() for name in ("total", "base", "experts", "router", "trained", "active")},

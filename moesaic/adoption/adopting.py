@@ -14,9 +14,9 @@ import torch
 
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
-from moesaic.artefacts.base_search import Reference
-from moesaic.artefacts.base_search import base_at as mixture_base
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.reference import Reference
+from moesaic.artefacts.reference import base_at as mixture_base
 from moesaic.artefacts.router import StoredRouter, require_base, save_router
 from moesaic.compose.mixture import KIND, disabled_in, load_mixture, room_for, save_mixture
 from moesaic.config import Feature
@@ -42,7 +42,7 @@ from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
 from moesaic.train.arrow import fit_arrow, overlaps
-from moesaic.train.few import few_shot, few_shot_guard
+from moesaic.train.few import few_shot, few_shot_guard, few_shot_tree
 
 RANK = 16
 MOST = 100
@@ -76,6 +76,14 @@ class At:
 
 
 @dataclass(frozen=True)
+class Routed:
+    """How a router that is trained abstains, and its groups of experts; None: it is flat."""
+
+    abstain: str | float
+    groups: dict[str, list[str]] | None
+
+
+@dataclass(frozen=True)
 class Adoption:
     """A mixture that was adopted or changed, in `folder`.
 
@@ -103,6 +111,7 @@ def adopt(
     name: str | None = None,
     embed: bool = False,
     abstain: str | float = "auto",
+    groups: Mapping[str, Sequence[str]] | None = None,
     progress: Progress | None = None,
 ) -> Adoption:
     """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
@@ -113,7 +122,8 @@ def adopt(
     `experts`: folders or `org/name@revision` of the hub, by name, or named as their places. `base`: its place.
     `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
     router is made from the weights alone, never abstains and cannot be tested. `abstain`: as in a recipe, for a router
-    that is trained. `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
+    that is trained. `groups`: of experts, by name, each expert in one: the router is a tree, and needs prompts.
+    `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
     then be moved to another machine; by default the mixture refers to it, by its commit of the hub or its folder, and
     finds it again when it is loaded.
     Raises RecipeError for names that do not go together, and the errors of reading the parts.
@@ -128,7 +138,9 @@ def adopt(
     own_name = validate_name(root.name if name is None else name, "a mixture, named by `--name` or as its folder")
     found, given = named(experts, {}), prompts_of(prompts or {})
     terms, own = Terms(rank, ignore_rest), named_kind(kind)
-    require_prompts(given, [*found], needed=bool(given) or not own.routes_by_weights)
+    require_prompts(given, [*found], needed=bool(given) or bool(groups) or not own.routes_by_weights)
+    if groups:
+        require_groups(groups, [*found])
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
@@ -136,7 +148,8 @@ def adopt(
             report.warn(warning)
         members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, abstain)
+            how = Routed(abstain, listed(groups))
+            return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, how)
 
 
 def amend(
@@ -151,14 +164,16 @@ def amend(
     ignore_rest: bool = False,
     base: Where | None = None,
     embed: bool = False,
+    groups: Mapping[str, Sequence[str]] | None = None,
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
 
     The router becomes the one of adopting all these experts at once, as its folder holds the features of all prompts.
     The router does not choose an expert in `disable` until it is enabled again; a caller that names the expert still
-    gets its answers. The name of a dropped expert is free for another one. `base`: the new place of the same base, if
-    it was moved; `embed`: copy it into the mixture.
+    gets its answers. The name of a dropped expert is free for another one. `groups`: groups of the added experts, where
+    the router is a tree; the others keep theirs, and an empty group is dropped. `base`: the new place of the same base,
+    if it was moved; `embed`: copy it into the mixture.
     """
     root, report = Path(folder).absolute(), progress or Silent()
     if not os.path.lexists(root / "mixture"):
@@ -176,8 +191,9 @@ def amend(
             require_known(one, old, "drop")
         stay = [one for one in old if one not in drop]
         found, given = named(experts, {one.lower(): one for one in stay}), prompts_of(prompts or {})
-        kind = manifest["adopted"]["router"]["kind"]
-        require_prompts(given, [*found], needed=kind == "linear")
+        facts = manifest["adopted"]["router"]
+        require_prompts(given, [*found], needed=facts["kind"] != "arrow")
+        divided = regrouped(facts.get("groups"), groups or {}, stay, [*found])
         for field, some in (("disable", disable), ("enable", enable)):
             for one in some:
                 require_known(one, [*stay, *found], field)
@@ -190,9 +206,9 @@ def amend(
         members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
-        abstain = manifest["adopted"]["router"].get("abstain", "off")
-        ready = (at / "router", manifest["adopted"]["router"]) if not (found or drop) else None
-        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, abstain)
+        ready = (at / "router", facts) if not (found or drop) else None
+        how = Routed(facts.get("abstain", "off"), divided)
+        return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, how)
 
 
 # --- the experts ------------------------------------------------------------------------------------------------------
@@ -267,6 +283,48 @@ def require_prompts(given: Collection[str], names: list[str], needed: bool) -> N
         raise RecipeError(what, field="prompts", hint="adopt all experts anew, with prompts for each")
 
 
+def listed(groups: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]] | None:
+    return {group: [*names] for group, names in groups.items()} if groups else None
+
+
+def regrouped(
+    old: Mapping[str, Sequence[str]] | None, added: Mapping[str, Sequence[str]], stay: list[str], new: list[str]
+) -> dict[str, list[str]] | None:
+    """The groups of a changed mixture: those of the experts that stay, with the added experts; None: it is flat."""
+    if old is None:
+        if added:
+            hint = "adopt all experts anew, with their groups"
+            raise RecipeError("the mixture's router has no groups", field="groups", hint=hint)
+        return None
+    for group, names in added.items():
+        for name in names:
+            require_known(name, new, f"groups.{group}")
+    every = dict.fromkeys([*old, *added])
+    found = {one: [*(name for name in old.get(one, ()) if name in stay), *added.get(one, ())] for one in every}
+    found = {group: names for group, names in found.items() if names}
+    require_groups(found, [*stay, *new])
+    return found
+
+
+def require_groups(groups: Mapping[str, Sequence[str]], names: list[str]) -> None:
+    """Refuse groups that do not hold every expert exactly once, and fewer than two of them."""
+    if len(groups) < 2:
+        raise RecipeError("too few groups", field="groups", expected="two or more", got=", ".join(groups) or "none")
+    seen: dict[str, str] = {}
+    for group, some in groups.items():
+        for name in some:
+            require_known(name, names, f"groups.{group}")
+            if name in seen:
+                hint = f"it is in group '{seen[name]}'"
+                raise RecipeError("the expert is in a group already", field=f"groups.{group}", got=name, hint=hint)
+            seen[name] = group
+        if not some:
+            raise RecipeError("a group without experts", field=f"groups.{group}", expected="one expert or more")
+    if missing := [name for name in names if name not in seen]:
+        hint = "add to a group: " + ", ".join(missing)
+        raise RecipeError("not every expert is in a group", field="groups", got=", ".join(seen), hint=hint)
+
+
 def require_known(name: str, known: list[str], field: str) -> None:
     if name not in known:
         expected, hint = " or ".join(known) or "an expert that is added", nearest(name, known)
@@ -334,7 +392,7 @@ def finish(
     disabled: tuple[str, ...],
     name: str,
     router: tuple[Path, dict[str, Any]] | None,
-    abstain: str | float,
+    how: Routed,
 ) -> Adoption:
     """Publish the mixture of these members; `router`: folder and facts of one that is still right."""
     if len(members) < 2:
@@ -343,7 +401,7 @@ def finish(
     if len(disabled) == len(members):
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
-        router_at, facts_of_router = router or made_router(scratch / "router", base, members, abstain)
+        router_at, facts_of_router = router or made_router(scratch / "router", base, members, how)
         folders = {
             one: made.expert.folder or saved(kind, scratch / one, one, made.expert, base)
             for one, made in members.items()
@@ -368,9 +426,7 @@ def finish(
     return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
 
 
-def made_router(
-    folder: Path, base: Base, members: dict[str, Member], abstain: str | float
-) -> tuple[Path, dict[str, Any]]:
+def made_router(folder: Path, base: Base, members: dict[str, Member], how: Routed) -> tuple[Path, dict[str, Any]]:
     """Make a router from the features of prompts, or else from weights; returns its folder and its facts."""
     names = tuple(members)
     features = {name: one.features for name, one in members.items() if one.features is not None}
@@ -378,12 +434,18 @@ def made_router(
     guard: Guard | None = None
     if features:
         write_tensors(folder / router_room.FEATURES, features)
-        router, judged = few_shot([*features.values()])
-        facts: dict[str, Any] = {"kind": "linear", "feature": FEATURE, "accuracy": judged.accuracy}
+        facts: dict[str, Any] = {"kind": "linear", "feature": FEATURE}
+        made: TrainedRouter
+        if how.groups:
+            indices = [[names.index(name) for name in some] for some in how.groups.values()]
+            made, judged = few_shot_tree([*features.values()], indices)
+            facts |= {"kind": "tree", "groups": how.groups}
+        else:
+            made, judged = few_shot([*features.values()])
+        facts["accuracy"] = judged.accuracy
         facts |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
-        metrics = {"accuracy_held_out": judged.accuracy, "temperature": router.temperature.item()}
-        made: TrainedRouter = router
-        facts["abstain"] = abstain
+        metrics = {"accuracy_held_out": judged.accuracy, "temperature": made.hottest}
+        facts["abstain"] = abstain = how.abstain
         if abstain != "off":
             nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
             guard, certainty = few_shot_guard([*features.values()], features_of(base, nobodys, "neutral"), abstain)

@@ -19,8 +19,9 @@ from moesaic.interop import decoder_config as configs
 from moesaic.interop.decoders import by_default, named, read_decoder, write_config
 from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
-from moesaic.tensors.shards import INDEX, read_index
-from moesaic.tensors.tensors import TENSORS, Made, fingerprint, write_tensors
+from moesaic.tensors.file_names import INDEX, TENSORS
+from moesaic.tensors.shards import read_index
+from moesaic.tensors.tensors import Made, fingerprint, write_tensors
 from moesaic.tokenizer import FILES as TEXT
 from moesaic.tokenizer import Tokenizer
 
@@ -109,15 +110,16 @@ def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:
     warnings.warn(f"{folder / 'tokenizer.json'}: {text}", MoesaicWarning, stacklevel=3)
 
 
-def read_config(path: Path) -> tuple[DecoderConfig, int]:
+def read_config(path: Path) -> tuple[DecoderConfig, int | None]:
     config, found = configs.read_config(path)
     return config, end_of(found, path)
 
 
-def end_of(found: dict[str, Any], path: Path) -> int:
+def end_of(found: Mapping[str, Any], path: Path) -> int | None:
+    """The first id in a model's config that ends a text; None where it names none, as other files may."""
     eos = found.get("eos_token_id")
-    eos = eos[0] if isinstance(eos, list) and eos else eos
-    if not isinstance(eos, int):
+    eos = next(iter(eos), None) if isinstance(eos, list) else eos
+    if eos is not None and not isinstance(eos, int):
         raise WeightsError("no end-of-text token", path=path, field="eos_token_id", expected="an integer", got=eos)
     return eos
 

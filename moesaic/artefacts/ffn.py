@@ -19,8 +19,9 @@ from moesaic.artefacts.adapter import KIND, manifest_of
 from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import digest, read_json, write_json, write_manifest
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.shards import TensorFiles
-from moesaic.tensors.tensors import TENSORS, fingerprint, write_tensors
+from moesaic.tensors.tensors import fingerprint, write_tensors
 
 CONFIG = "ffn_config.json"
 FILES = (CONFIG, TENSORS)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moesaic.artefacts.base_search import Reference, base_at
 from moesaic.artefacts.expert_names import expert_names
-from moesaic.artefacts.router import ENCODER
+from moesaic.artefacts.manifest_words import ENCODER
+from moesaic.artefacts.reference import Reference, base_at
 from moesaic.errors import WeightsError, clipped
 from moesaic.files import MANIFEST, disk, read_manifest, read_sealed
 from moesaic.files.fields import EVALUATION

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moesaic.artefacts import sentence_encoder as sentences_room
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.manifest_words import ENCODER
 from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, save_sentences
 from moesaic.config import PROJECTIONS, Feature
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError, clipped
@@ -31,8 +32,6 @@ T = TypeVar("T")
 KIND = "router"
 TENSORS, INFO, FEATURES = "router.safetensors", "training_info.json", "features.safetensors"
 GUARD = "guard.safetensors"
-ENCODER = "encoder"
-"""Subfolder of a router's folder for a copy of its encoder, so that the router can be moved."""
 
 FILES = (TENSORS, INFO, FEATURES, GUARD, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
 # FEATURES belongs to routers that experts may join later: see `adoption`

@@ -15,7 +15,7 @@ from moesaic.files import MANIFEST, digest, disk, read_json, read_json_list, rea
 from moesaic.interop.encoders import identify, load_encoder, save_encoder
 from moesaic.model.encoder import Encoder
 from moesaic.model.sentences import Pool, SentenceEncoder
-from moesaic.tensors.tensors import TENSORS
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tokenizer.published import JSON, read_inner
 from moesaic.tokenizer.special import described
 

@@ -38,6 +38,7 @@ def adopted(
     if idle := [f"--{key}" for key, value in (new if into else changes).items() if value]:
         raise RecipeError(f"has no meaning with {'--into' if into else '--out'}", field=", ".join(idle))
     found = {**common, "experts": folders(common["experts"]), "prompts": files(common["prompts"])}
+    found["groups"] = divided(common["groups"])
     if out and common["base"] is None:
         raise RecipeError("missing", field="--base", expected="a folder or org/name of the experts' base")
     if out and not common["experts"]:
@@ -112,13 +113,27 @@ def files(prompts: list[str]) -> dict[str, str]:
     return found
 
 
+def divided(groups: list[str]) -> dict[str, list[str]]:
+    """Read the values of --group."""
+    found: dict[str, list[str]] = {}
+    for one in groups:
+        name, equals, experts = one.partition("=")
+        if not name or not equals or not experts or name in found:
+            what = "given twice" if name in found else "not a group of experts"
+            raise RecipeError(what, field="--group", expected="NAME=EXPERT,EXPERT", got=one)
+        found[name] = experts.split(",")
+    return found
+
+
 def summary(made: "Adoption", at: Path) -> Iterator[str]:
     """Lines about the experts and how well the router sends prompts to them."""
     router = made.router
     yield f"adopted {', '.join(made.names)}"
     yield from aligned(((name, described(facts, name in made.disabled)) for name, facts in made.experts.items()), "  ")
     yield f"router: {router_in_words(router['kind'], router['feature'])}"
-    if router["kind"] == "linear":
+    if "groups" in router:
+        yield from (f"  {group}: {', '.join(names)}" for group, names in router["groups"].items())
+    if "right" in router:
         enabled = [name for name in made.names if name not in made.disabled]
         right, of = (sum(router[key][name] for name in enabled) for key in ("right", "of"))
         whose = " of the enabled experts" if made.disabled else ""

@@ -1,6 +1,7 @@
 """`inspect`: prints the facts about an artefact, as text or as JSON.
 
-Knows nothing about how the facts are found: see `artefacts.inspect`.
+Knows nothing about how the facts are found: see `artefacts.inspect`. Imports torch only to count tensors, to route a
+text, or to read a trace.
 """
 
 from collections.abc import Iterator
@@ -9,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.inspect import Artefact, inspect
+from moesaic.artefacts.manifest_words import said
 from moesaic.cli.printing import aligned, harmless, json_text, routed, router_in_words, size, stdout
 from moesaic.cli.traces import show_trace
-from moesaic.compose.mixture import said
 from moesaic.errors import RecipeError
-from moesaic.evaluate.wording import spoken
 from moesaic.hub.locate import origins_in
-from moesaic.interop.outline import weighed
-from moesaic.kinds import at_site, sites
 
 FOREIGN_KEYS = {  # the most informative keys of a foreign configuration
     "PEFT adapter": ("peft_type", "base_model_name_or_path", "r", "lora_alpha", "target_modules"),
@@ -92,10 +90,15 @@ WHERE = {
     "ffn": "at every feed-forward block",
     "model": "between whole models",
 }
+"""Every site of the kinds, in their order, which is not asked: the kinds import torch."""
+LEVELS = ("sequence", "token")
 OWN = {"ffn": "feed-forward blocks", "model": "a whole model"}
 
 
 def run(found: Artefact) -> Rows:
+    """Verdict, domains, accuracy of the router and times of an evaluated run."""
+    from moesaic.evaluate.wording import spoken
+
     facts = found.facts
     if not facts:
         yield "evaluated", "not yet"
@@ -112,9 +115,8 @@ def mixture(found: Artefact) -> Rows:
     """Experts, routing, size, and the origins of parts from elsewhere."""
     facts, parts = found.facts, found.parts
     yield "experts", ", ".join(parts["router"].facts["experts"])
-    kind = at_site(said(found.folder, facts, "site", sites()))
-    level = said(found.folder, facts, "level", kind.levels)
-    yield "routed", f"{level} by {level}, {WHERE[kind.site]}"
+    site, level = said(found.folder, facts, "site", list(WHERE)), said(found.folder, facts, "level", LEVELS)
+    yield "routed", f"{level} by {level}, {WHERE[site]}"
     if disabled := facts.get("disabled"):
         yield "disabled", f"{', '.join(disabled)}: never chosen by the router, used only by name"
     experts = sum(own_parameters(parts[f"expert {name}"]) for name in facts["experts"])
@@ -167,7 +169,7 @@ def router(found: Artefact) -> Rows:
 
 def abstention(facts: dict[str, Any]) -> str:
     """Say when a router leaves a prompt to the base, and how often it did on validation prompts."""
-    if facts["router"] == "keyword":
+    if facts["router"] == "keyword" and (all(facts["shape"]["words"]) or not facts["shape"].get("first")):
         return "where a prompt has no keyword of an expert"
     if "guard" not in facts:
         return "never: every prompt goes to an expert"
@@ -228,7 +230,11 @@ def own_parameters(part: Artefact) -> int:
     count = facts.get("own_parameters", facts.get("parameters"))
     if count is None and (shapes := facts.get("shapes")):
         return sum(map(prod, shapes.values()))
-    return sum(weighed(part.folder).values()) if count is None else count
+    if count is not None:
+        return count
+    from moesaic.interop.outline import weighed
+
+    return sum(weighed(part.folder).values())
 
 
 def sizes(folder: Path) -> dict[str, dict[str, int]]:

@@ -1,21 +1,22 @@
-"""`generate`: reads prompts, and prints continuations and the expert that wrote each.
+"""`generate` and `route`: read prompts, and print continuations and the expert that wrote each, or decisions alone.
 
 Knows nothing about sampling or routing except how to print them.
 """
 
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from moesaic.cli.printing import harmless, json_text, routed, size, stdout
+from moesaic.cli.printing import harmless, json_text, routed, shown, size, stdout
 from moesaic.data.containers import foreign, not_utf8
-from moesaic.errors import DataError, MoesaicError, clipped
+from moesaic.errors import CompatibilityError, DataError, MoesaicError, clipped
 from moesaic.files.plain import LIMIT, decoded_list
 from moesaic.generate import Generation
-from moesaic.generate.loaded import ClassifyingMixture, Turns, WritingModel, conversation_of
+from moesaic.generate.loaded import ClassifyingMixture, Several, WritingModel, conversation_of
+from moesaic.generate.request import BASE, RoutingReport
 from moesaic.model.source import Traffic
 from moesaic.tokenizer import Conversation
 
@@ -30,16 +31,11 @@ def answer(
 ) -> None:
     """Continue all prompts together; prompts of stdin (`-`) one by one, each answer as it is written."""
     if prompts == ["-"]:
-        for number, prompt in lines():
-            try:
-                respond(model, prompt, settings, as_json)
-            except MoesaicError as error:
-                error.at(path=STDIN, line=number)
-                raise
+        each_line(lambda prompt: respond(model, prompt, settings, as_json))
     elif len(prompts) == 1 and stdout().is_terminal and not as_json:
         sign(streamed(model.stream(prompts[0], **settings)))
     else:
-        several: list[str | Turns] = [*prompts]
+        several: Several = [*prompts]
         for given, made in zip(prompts, model.generate(several, **settings), strict=True):
             show(made, given, as_json)
 
@@ -51,6 +47,36 @@ def respond(model: WritingModel | ClassifyingMixture, prompt: str, settings: dic
     pieces = model.stream(prompt, **settings)
     head(prompt)
     sign(streamed(pieces))
+
+
+def decide(
+    model: WritingModel | ClassifyingMixture, prompts: Sequence[str | Conversation], raw: bool, as_json: bool
+) -> None:
+    """Print the router's decision about every prompt; about prompts of stdin (`-`) one by one."""
+    if not model.routes:
+        hint = "give a mixture; `moesaic generate` asks any model"
+        raise CompatibilityError("nothing routes here: this is one model", path=model.folder, hint=hint)
+    if prompts == ["-"]:
+        each_line(lambda prompt: show_decision(model.route(prompt, raw=raw), prompt, as_json))
+        return
+    several: Several = [*prompts]
+    for given, made in zip(prompts, model.route(several, raw=raw), strict=True):
+        show_decision(made, given, as_json)
+
+
+def each_line(act: Callable[[str], None]) -> None:
+    """Act on every prompt of stdin as it comes; an error names its line."""
+    for number, prompt in lines():
+        try:
+            act(prompt)
+        except MoesaicError as error:
+            error.at(path=STDIN, line=number)
+            raise
+
+
+def wanted(prompts: list[str] | None, messages: str | None) -> list[str | Conversation]:
+    """The prompts of a command line; without any, those of stdin (`-`)."""
+    return [conversation(messages)] if messages else [*(prompts or ["-"])]
 
 
 def conversation(file: str) -> Conversation:
@@ -77,6 +103,16 @@ def lines() -> Iterator[tuple[int, str]]:
     if sys.stdin.isatty():
         print("type one prompt per line; Ctrl-D ends", file=sys.stderr)
     found = False
+    for number, text in read():
+        if text.strip():
+            found = True
+            yield number, text
+    if not found:
+        raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
+
+
+def read() -> Iterator[tuple[int, str]]:
+    """Number and text of every line of stdin, as it comes."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         try:
             if number == 1:
@@ -87,11 +123,7 @@ def lines() -> Iterator[tuple[int, str]]:
         except DataError as error:
             error.at(path=STDIN, line=number)
             raise
-        if text.strip():
-            found = True
-            yield number, text
-    if not found:
-        raise DataError("no prompt", path=STDIN, hint="give a prompt as an argument, or one per line of stdin")
+        yield number, text
 
 
 def require_text(start: bytes) -> None:
@@ -120,15 +152,39 @@ def show_traffic(traffic: Traffic) -> None:
 def show(made: Generation, prompt: str | Conversation, as_json: bool) -> None:
     """Print a prompt, or the last message of a conversation, and its continuation."""
     if as_json:
-        decision = made.routing
-        routing = {"chosen": decision.chosen, "weights": decision.weights, "probabilities": decision.probabilities}
-        given = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
-        facts = {**given, "text": made.text, **routing, "finish": made.finish, "tokens": len(made.ids)}
-        print(json_text(facts), flush=True)
+        facts = {"text": made.text, **plain(made.routing), "finish": made.finish, "tokens": len(made.ids)}
+        print(json_text(asked(prompt) | facts), flush=True)
     else:
         head(prompt)
         stdout().print(harmless(made.text))
         sign(made)
+
+
+def show_decision(made: RoutingReport, prompt: str | Conversation, as_json: bool) -> None:
+    """Print a prompt, or the last message of a conversation, and the router's decision about it."""
+    if as_json:
+        print(json_text(asked(prompt) | plain(made)), flush=True)
+        return
+    head(prompt)
+    console, shares = stdout(), {name: weight for name, weight in made.weights.items() if weight}
+    console.print(decided(made))
+    if len(shares) > 1:
+        console.print(f"weights: {shown(shares)}", style="dim")
+    console.file.flush()
+
+
+def asked(prompt: str | Conversation) -> dict[str, Any]:
+    return {"prompt": prompt} if isinstance(prompt, str) else {"messages": [one._asdict() for one in prompt]}
+
+
+def plain(made: RoutingReport) -> dict[str, Any]:
+    return {"chosen": made.chosen, "weights": made.weights, "probabilities": made.probabilities}
+
+
+def decided(made: RoutingReport) -> str:
+    """Describe a decision of a router, and why the base answers."""
+    shares = routed(made.chosen, made.probabilities)
+    return f"{shares}: the router abstained" if made.chosen == BASE else shares
 
 
 def head(prompt: str | Conversation) -> None:
@@ -138,7 +194,11 @@ def head(prompt: str | Conversation) -> None:
 
 def sign(made: Generation) -> None:
     """Print who answered, and why the answer ends."""
-    console, ending = stdout(), "finished" if made.finish == "stop" else "stopped at the token limit"
-    who = routed(made.routing.chosen, made.routing.probabilities)
-    console.print(f"[{who}; {ending} after {len(made.ids)} tokens]\n", style="dim")
+    console, who = stdout(), routed(made.routing.chosen, made.routing.probabilities)
+    console.print(f"[{who}; {ending(made)}]\n", style="dim")
     console.file.flush()
+
+
+def ending(made: Generation) -> str:
+    how = "finished" if made.finish == "stop" else "stopped at the token limit"
+    return f"{how} after {len(made.ids)} tokens"

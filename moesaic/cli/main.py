@@ -88,6 +88,25 @@ Ram = Annotated[
 Vram = Annotated[
     str | None, Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit).")
 ]
+Temperature = Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")]
+TopP = Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")]
+TopK = Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")]
+Seed = Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")]
+Stop = Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")]
+TraceFile = Annotated[
+    Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
+]
+TraceTexts = Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")]
+Prompts = Annotated[
+    list[str] | None,
+    Argument(
+        metavar="PROMPT",
+        help="Texts to read; -, the default, answers each line of stdin as it comes, in one process.",
+    ),
+]
+Messages = Annotated[
+    str | None, Option("--messages", metavar="FILE", help="Read the conversation in a JSON list of {role, content}.")
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
 
@@ -257,49 +276,96 @@ def evaluate(
         show_evaluation(work.do(stages.evaluate))
 
 
+def refuse_both(prompts: list[str] | None, messages: str | None) -> None:
+    if messages and prompts:
+        raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+
+
 @app.command(cls=Prompted)
 def generate(
     path: AnyModel,
-    prompts: Annotated[
-        list[str] | None,
-        Argument(
-            metavar="PROMPT",
-            help="Texts to continue; -, the default, answers each line of stdin as it comes, in one process.",
-        ),
-    ] = None,
-    messages: Annotated[
-        str | None, Option(metavar="FILE", help="Answer the conversation in a JSON list of {role, content}.")
-    ] = None,
+    prompts: Prompts = None,
+    messages: Messages = None,
     raw: Raw = False,
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
     ] = None,
-    temperature: Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")] = 0.0,
-    top_p: Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")] = 1.0,
-    top_k: Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")] = 0,
-    seed: Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")] = None,
-    stop: Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
     expert: Answering = None,
     base: BaseOfExpert = None,
-    trace: Annotated[
-        Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
-    ] = None,
-    trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
+    trace: TraceFile = None,
+    trace_texts: TraceTexts = False,
     ram: Ram = None,
     vram: Vram = None,
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts. A mixture also prints which expert answered."""
-    if messages and prompts:
-        raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    refuse_both(prompts, messages)
     place = existing(path)
-    from moesaic.cli.generating import answer, conversation, show_traffic
+    from moesaic.cli.generating import answer, show_traffic, wanted
 
-    wanted = [conversation(messages)] if messages else prompts or ["-"]
+    given = wanted(prompts, messages)
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
     settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
     with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
-        answer(model, wanted, settings, as_json)
+        answer(model, given, settings, as_json)
+        if ram or vram:
+            show_traffic(model.traffic)
+
+
+@app.command(cls=Prompted)
+def route(
+    path: RunOrMixture,
+    prompts: Prompts = None,
+    messages: Messages = None,
+    raw: Raw = False,
+    ram: Ram = None,
+    vram: Vram = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the router's decision about prompts. Nothing is generated."""
+    refuse_both(prompts, messages)
+    place = existing(path)
+    from moesaic.cli.generating import decide, wanted
+
+    given = wanted(prompts, messages)
+    decide(moesaic.load(place, ram=ram, vram=vram), given, raw, as_json)
+
+
+@app.command()
+def chat(
+    path: AnyModel,
+    max_new_tokens: Annotated[
+        int | None, Option(help="Maximum number of tokens of an answer (default: 512, or half of a smaller context).")
+    ] = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    seed: Seed = None,
+    stop: Stop = None,
+    expert: Answering = None,
+    base: BaseOfExpert = None,
+    trace: TraceFile = None,
+    trace_texts: TraceTexts = False,
+    ram: Ram = None,
+    vram: Vram = None,
+) -> None:
+    """Talk to a model. A mixture says under each answer which expert wrote it.
+
+    /help lists the commands: another expert, a comparison, a correction. From a pipe, each line is a message.
+    """
+    place = existing(path)
+    from moesaic.cli.chat import talk_to
+    from moesaic.cli.generating import show_traffic
+
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
+    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ())}
+    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
+        talk_to(model.writer, settings, expert)
         if ram or vram:
             show_traffic(model.traffic)
 
@@ -406,6 +472,13 @@ def adopt(
         list[str] | None,
         Option(metavar="NAME=FILE", help="Prompts for an expert, about ten: lines, or rows of a .jsonl; repeatable."),
     ] = None,
+    group: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=EXPERT,EXPERT",
+            help="Group of experts: the router chooses a group, then an expert in it; repeatable (default: no groups).",
+        ),
+    ] = None,
     drop: Annotated[list[str] | None, Option(metavar="NAME", help="Remove this expert; repeatable.")] = None,
     disable: Annotated[
         list[str] | None, Option(metavar="NAME", help="Exclude this expert from routing; repeatable.")
@@ -438,6 +511,7 @@ def adopt(
     common: dict[str, Any] = {
         "experts": experts or [],
         "prompts": prompts or [],
+        "groups": group or [],
         "rank": rank,
         "ignore_rest": ignore_rest,
     }

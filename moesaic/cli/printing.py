@@ -26,6 +26,11 @@ def stdout() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
+def stderr() -> Console:
+    """Console for all that is no result; texts are never markup."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 def width_of(console: Console) -> int:
     return console.width if console.is_terminal else PLAIN_WIDTH
 
@@ -43,9 +48,14 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 def routed(chosen: str, weights: Mapping[str, float]) -> str:
     """Describe a routing, as `math (math 98%, code 2%)`; the base alone has no weights."""
-    shares = sorted(weights.items(), key=lambda item: -item[1])
-    weighted = ", ".join(f"{name} {weight:.0%}" for name, weight in shares if weight >= 0.005)
-    return f"{chosen} ({weighted})" if weighted else chosen
+    shares = shown(weights)
+    return f"{chosen} ({shares})" if shares else chosen
+
+
+def shown(shares: Mapping[str, float]) -> str:
+    """The largest shares first, as `math 98%, code 2%`."""
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return ", ".join(f"{name} {share:.0%}" for name, share in ordered if share >= 0.005)
 
 
 def router_in_words(kind: str, feature: str) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from moesaic.artefacts import router as router_room
-from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.manifest_words import ENCODER, said
+from moesaic.artefacts.reference import base_at
 from moesaic.compose.memory import pairs
-from moesaic.compose.mixture import said
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
@@ -154,7 +154,7 @@ def of_mixture(folder: Path, manifest: Mapping[str, Any]) -> Composition:
         findings += [replace(difference, model=name) for difference in differences]
     with opened(folder / "router" / router_room.TENSORS) as file:
         router = sum(math.prod(shape) for shape in file.shapes.values())
-    if (encoder := folder / "router" / router_room.ENCODER).is_dir():
+    if (encoder := folder / "router" / ENCODER).is_dir():
         router += sum(weighed(encoder).values())
     how = read_manifest(folder / "router", verify=False)["selection"]
     active = {"soft": len(names), "top_1": 1}.get(how["kind"], how["k"] or 1)
@@ -190,7 +190,11 @@ def of_router(spec: RouterSpec, width: int, experts: int) -> tuple[int, int]:
     if not isinstance(spec.feature, str):
         encoder = outline(spec.feature.model)
         own, width = sum(math.prod(shape) for shape in encoder.shapes.values()), encoder.config.hidden_size
+    nodes = (
+        [experts] if spec.groups is None else [len(spec.groups), *(n for n in map(len, spec.groups.values()) if n > 1)]
+    )
     values = {"keyword": 0, "centroid": width * (experts + 1) + 1, "linear": perceptron(width, (), experts)}
+    values["tree"] = sum(perceptron(width, spec.hidden, outcomes) for outcomes in nodes)
     own += values.get(spec.kind, perceptron(width, spec.hidden, experts))
     return own, {"soft": experts, "top_1": 1}.get(spec.selection, spec.k or 1)
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from moesaic.artefacts.backbone import load_backbone
-from moesaic.artefacts.base_search import base_at
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.reference import base_at
 from moesaic.artefacts.router import load_router, require_base
 from moesaic.compose.mixture import KIND, disabled_in, require_names
 from moesaic.files import read_manifest

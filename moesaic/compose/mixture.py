@@ -4,16 +4,17 @@ Knows nothing about texts: `generate` turns prompts into answers.
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from moesaic.artefacts import base as base_room
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
-from moesaic.artefacts.base_search import Reference, base_at, require_base
 from moesaic.artefacts.expert_names import expert_names
+from moesaic.artefacts.manifest_words import ENCODER, said
+from moesaic.artefacts.reference import Reference, base_at, require_base
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, gather, is_published, read_manifest, write_manifest
@@ -102,7 +103,7 @@ def room_for(base: Path | None, experts: Collection[Path], router: Path) -> int:
 
     On a disk without links they are copied, and a full disk raises then.
     """
-    beside = (path for folder in (router, router / router_room.ENCODER, *experts) for path in folder.glob("*"))
+    beside = (path for folder in (router, router / ENCODER, *experts) for path in folder.glob("*"))
     own = base_room.files_of(base).values() if base else ()
     files = [path for path in (*own, *beside) if path.is_file()]
     return sum(path.stat().st_size for path in files if not is_published(path))
@@ -145,18 +146,6 @@ def fetched(
         comes, experts[name] = kind.open(folder / "experts" / name, base, index)
         opened.append(comes)
     return experts, FetchedExperts(opened, budget, level == "sequence")
-
-
-Word = TypeVar("Word", bound=str)
-
-
-def said(folder: Path, manifest: Mapping[str, Any], field: str, known: Sequence[Word]) -> Word:
-    """Read one of the known words from a manifest; the first mixtures had no choice and no such key."""
-    word = manifest.get(field, known[0])
-    if word not in known:
-        expected = " or ".join(known)
-        raise WeightsError("unknown", path=folder / MANIFEST, field=field, expected=expected, got=str(word))
-    return known[known.index(word)]
 
 
 def disabled_in(folder: Path, manifest: dict[str, Any]) -> list[str]:

@@ -20,7 +20,7 @@ from moesaic.tokenizer.pairs import Writer
 class LabelledTokens:
     """A row as token ids, with the index of its label among those of its task, or of all tasks.
 
-    `text`: the text of the row. `source`: file and line, for people.
+    `text`: the text of the row. `lost`: the number of ids that were cut off. `source`: file and line, for people.
     """
 
     ids: list[int]
@@ -28,7 +28,7 @@ class LabelledTokens:
     label: int
     text: str
     group: str
-    truncated: bool = False
+    lost: int = 0
     source: str = field(default="", compare=False)
 
     @property
@@ -49,11 +49,11 @@ def encode_labelled(
     indices = {label: index for index, label in enumerate(labels, start)}
     rows = []
     for example in examples:
-        ids, types, truncated = writer(example.texts, length)
+        ids, types, lost = writer(example.texts, length)
         if not ids:
             raise DataError("the tokenizer gives no tokens for this text", path=example.source, got=example.prompt)
         label = indices[example.response]
-        rows.append(LabelledTokens(ids, types, label, example.prompt, example.group, truncated, example.source))
+        rows.append(LabelledTokens(ids, types, label, example.prompt, example.group, lost, example.source))
     return rows
 
 

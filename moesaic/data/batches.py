@@ -14,6 +14,7 @@ from jaxtyping import Int
 from numpy.random import Philox, SeedSequence
 from torch import Tensor
 
+from moesaic.data.cuts import truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED
@@ -46,13 +47,13 @@ class TokenizerLike(Protocol):
 class Tokens:
     """An example as token ids; ids after the first `prompt` are scored. `source`: file and line, for people.
 
-    `cut`: the prompt lost its beginning, as it was too long.
+    `lost`: the number of ids that were cut off. `cut`: the prompt lost its beginning, as it was too long.
     """
 
     ids: list[int]
     prompt: int
     group: str
-    truncated: bool = False
+    lost: int = 0
     source: str = field(default="", compare=False)
     cut: bool = field(default=False, compare=False)
 
@@ -96,7 +97,7 @@ def encode_all(
         else _text(one, [*next(texts), tokenizer.eos], length, prompt_tokens)
         for one in examples
     ]
-    return rows, sum(row.truncated for row in rows)
+    return rows, truncated(rows)
 
 
 def exchange_of(example: Example) -> Exchange:
@@ -107,17 +108,18 @@ def exchange_of(example: Example) -> Exchange:
 def _text(example: Example, ids: list[int], length: int, prompt_tokens: int) -> Tokens:
     kept = ids[:length]
     given = max(1, min(prompt_tokens, len(kept) // 2))
-    return Tokens(kept, given, example.group, len(ids) > length, example.source)
+    return Tokens(kept, given, example.group, len(ids) - len(kept), example.source)
 
 
 def _answering(example: Example, prompt: list[int], response: list[int], start: tuple[int, ...], length: int) -> Tokens:
-    truncated = len(prompt) + len(response) > length
+    whole = len(prompt) + len(response)
     response = response[: max(length // 2, length - len(prompt))]
     cut = len(prompt) + len(response) > length
     if cut:
         kept = [*start] if prompt[: len(start)] == [*start] else []
         prompt = kept + prompt[len(prompt) + len(response) - length + len(kept) :]
-    return Tokens(prompt + response, len(prompt), example.group, truncated, example.source, cut)
+    ids = prompt + response
+    return Tokens(ids, len(prompt), example.group, whole - len(ids), example.source, cut)
 
 
 def pad(rows: list[Tokens], score_prompt: bool = False) -> Batch:

@@ -1,10 +1,10 @@
-"""Facts about rows that change what figures mean: labels, texts with two labels, prompts that two splits share.
+"""Facts about rows that change what figures mean: labels, texts with two labels, shared prompts, spelled tokens.
 
-Knows nothing about tokens, nor where facts are shown.
+Knows nothing about ids, nor where facts are shown.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from moesaic.data.rows import Example
@@ -42,6 +42,19 @@ def contradicted(rows: Iterable[Example]) -> int:
 
 def prompts(rows: Iterable[Example]) -> set[str]:
     return {folded(row.prompt) for row in rows if row.prompt}
+
+
+def spelling(examples: Iterable[Example], spelled: Callable[[str], str | None]) -> str | None:
+    """A warning about rows that spell special tokens, as rows do that were written with a chat template already.
+
+    `spelled`: the special token that a text spells. None where no row spells one.
+    """
+    rows = {one.group: one for one in examples}.values()  # the last example of a row has the texts of all
+    found = [token for one in rows if (token := spelled(f"{one.prompt}\n{one.response}"))]
+    if not found:
+        return None
+    what = f"{len(found)} of {len(rows)} rows spell special tokens, such as {found[0]}, which are read as text"
+    return f"{what}: give messages, which the chat template writes"
 
 
 def told(name: str, facts: dict[str, Any]) -> Iterator[str]:

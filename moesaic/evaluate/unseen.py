@@ -4,6 +4,7 @@ Knows nothing about recipes or run directories.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,8 +12,9 @@ from typing import Any, cast
 import torch
 
 from moesaic.data.batches import Tokens, encode_all
+from moesaic.data.facts import spelling
 from moesaic.data.rows import read_examples
-from moesaic.errors import DataError, RecipeError
+from moesaic.errors import DataError, MoesaicWarning, RecipeError
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, paired
 from moesaic.generate.loaded import WritingModel, load
@@ -49,7 +51,10 @@ def judged(model: WritingModel, file: Path, limit: int | None) -> dict[str, Any]
     engine = model.engine
     length = min(LENGTH, engine.mixture.context)
     tokenizer = cast(Tokenizer, engine.tokenizer)
-    rows, _ = encode_all(read_examples(file)[:limit], tokenizer, length, PROMPT_TOKENS)
+    examples = read_examples(file)[:limit]
+    if spelled := spelling(examples, tokenizer.spelled):
+        warnings.warn(f"{file}: {spelled}", MoesaicWarning, stacklevel=2)
+    rows, _ = encode_all(examples, tokenizer, length, PROMPT_TOKENS)
     if not rows:
         raise DataError("no usable row", path=file)
     routing = decided(model, rows)

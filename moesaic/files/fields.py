@@ -18,6 +18,7 @@ HEAD: Type = {"labels": [str], "dense": bool, "bias": bool, "parameters": int, "
 ADOPTED_ROUTER: Type = {
     **{"kind": str, "accuracy?": float, "right?": {str: int}, "of?": {str: int}, "alike?": [str], "overlap?": float},
     **{"abstain?": ("auto", "off", float), "abstained_own?": float, "abstained_neutral?": float},
+    "groups?": {str: [str]},
 }
 
 MANIFESTS: dict[str, Type] = {
@@ -33,6 +34,7 @@ MANIFESTS: dict[str, Type] = {
         "shape": {
             **{"words?": [[str]], "num_features?": int, "num_experts?": int, "hidden?": [int], "width?": int},
             **{"heads?": int, "dropout?": float, "bias?": bool, "noise?": bool, "widths?": {str: int}},
+            **{"first?": bool, "groups?": [[int]]},
         },
         "guard?": {"shape": {"num_features": int, "num_experts": int, "hidden": [int]}, "least": float},
     },

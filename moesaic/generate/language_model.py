@@ -15,7 +15,7 @@ from moesaic.artefacts.base import end_of
 from moesaic.compose.alone import base_alone
 from moesaic.files import disk
 from moesaic.generate.engine import Engine
-from moesaic.generate.loaded import Several, Turns, Words, WritingModel
+from moesaic.generate.loaded import Asked, Several, Words, WritingModel
 from moesaic.generate.request import Generation
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.loaded_model import LoadedModel
@@ -44,14 +44,14 @@ class LanguageModel(LoadedDecoder):
         return WritingModel(self.folder, Engine(base_alone(self.decoder), self.tokenizer, device))
 
     @overload
-    def generate(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generation: ...
+    def generate(self, prompt: Asked, **settings: Unpack[Words]) -> Generation: ...  # type: ignore[overload-overlap]
     @overload
     def generate(self, prompt: Several, **settings: Unpack[Words]) -> list[Generation]: ...
-    def generate(self, prompt: str | Turns | Several, **settings: Unpack[Words]) -> Generation | list[Generation]:
+    def generate(self, prompt: Asked | Several, **settings: Unpack[Words]) -> Generation | list[Generation]:
         """The continuation of a prompt, or of each of several; the keywords are those of `WritingModel.generate`."""
         return self.writer.generate(prompt, **settings)
 
-    def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
+    def stream(self, prompt: Asked, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
         return self.writer.stream(prompt, **settings)
 

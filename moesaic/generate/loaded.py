@@ -35,11 +35,13 @@ from moesaic.model.source import Traffic
 from moesaic.residency.fetching import Budget
 from moesaic.sections.places import name_at
 from moesaic.tokenizer import Conversation, Message, Tokenizer
-from moesaic.tokenizer.conversation import plain
+from moesaic.tokenizer.conversation import NEXT_TURN, plain
 
-Turns = Sequence[Mapping[str, Any]] | Conversation
+Turns = Sequence[Mapping[str, Any] | Message]
 """A conversation: messages with a role and a content."""
-Several = list[str] | Sequence[Turns] | list[str | Turns]
+Asked = str | Mapping[str, Any] | Message | Turns
+"""One prompt: a text, a message, a conversation, or a row {"messages": ...} or {"prompt": ...}."""
+Several = Iterable[Asked]
 Texts = str | tuple[str, ...]
 """A text, or a row of two."""
 
@@ -58,7 +60,7 @@ class Words(TypedDict, total=False):
     top_k: int | None
     seed: int | None
     sampling: Sampling | None
-    stop: tuple[str, ...]
+    stop: str | Sequence[str]
     expert: str | None
     raw: bool
 
@@ -72,16 +74,18 @@ class Loaded(ABC):
     level: str = "sequence"
     """The router decides about each sequence, or before each token."""
     trace: Trace | None = None
+    routes: bool = True
+    """A router decides; False for a model alone, which answers everything."""
 
     def __repr__(self) -> str:
         experts = f" of {', '.join(self.names)}" if self.names else ""
         return f"<{type(self).__name__}{experts} from {self.folder}>"
 
     @overload
-    def route(self, text: str | Turns, *, raw: bool = ...) -> RoutingReport: ...
+    def route(self, text: Asked, *, raw: bool = ...) -> RoutingReport: ...  # type: ignore[overload-overlap]
     @overload
     def route(self, text: Several, *, raw: bool = ...) -> list[RoutingReport]: ...
-    def route(self, text: str | Turns | Several, *, raw: bool = False) -> RoutingReport | list[RoutingReport]:
+    def route(self, text: Asked | Several, *, raw: bool = False) -> RoutingReport | list[RoutingReport]:
         """The router's decision about a text or a conversation, or about each of several; `raw`: see `generate`."""
         prompts, single = prompts_of(text)
         reports = self.reports(prompts, raw)
@@ -153,6 +157,8 @@ class WritingModel(Loaded):
     >>> model.generate("Once upon a time").text
     """
 
+    routes = False
+
     def __init__(self, folder: Path, engine: Engine):
         self.folder, self.engine, self.names = folder, engine, engine.mixture.names
 
@@ -166,13 +172,31 @@ class WritingModel(Loaded):
         """Fetches of experts since the model was loaded; none without a budget."""
         return self.engine.source.traffic
 
+    @property
+    def context(self) -> int:
+        """The most tokens of a prompt and its continuation together."""
+        return self.engine.mixture.context
+
+    @property
+    def turn_stops(self) -> tuple[str, ...]:
+        """Strings that end an answer in a conversation; none where the base has a chat template, which ends answers."""
+        return () if self._tokenizer.template else (NEXT_TURN,)
+
+    def length(self, prompt: str | Conversation) -> int:
+        """The number of tokens of a prompt as the model reads it."""
+        return len(self._tokenizer.begin(prompt))
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        return cast(Tokenizer, self.engine.tokenizer)
+
     @overload
-    def generate(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generation: ...
+    def generate(self, prompt: Asked, **settings: Unpack[Words]) -> Generation: ...  # type: ignore[overload-overlap]
     @overload
     def generate(self, prompt: Several, **settings: Unpack[Words]) -> list[Generation]: ...
     def generate(
         self,
-        prompt: str | Turns | Several,
+        prompt: Asked | Several,
         *,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
@@ -180,7 +204,7 @@ class WritingModel(Loaded):
         top_k: int | None = None,
         seed: int | None = None,
         sampling: Sampling | None = None,
-        stop: tuple[str, ...] = (),
+        stop: str | Sequence[str] = (),
         expert: str | None = None,
         raw: bool = False,
     ) -> Generation | list[Generation]:
@@ -199,7 +223,7 @@ class WritingModel(Loaded):
         first = [row[0] for row in self.engine.generate(prompts, **settings_of(words))]
         return first[0] if single else first
 
-    def stream(self, prompt: str | Turns, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
+    def stream(self, prompt: Asked, **settings: Unpack[Words]) -> Generator[str, None, Generation]:
         """Yield the text of `generate` for one prompt, with the same settings, piece by piece; return the whole."""
         prompts, single = prompts_of(prompt)
         if not single:
@@ -210,8 +234,7 @@ class WritingModel(Loaded):
 
     def _warn(self, prompts: list[str | Conversation]) -> None:
         """Warn of a text that spells a special token, as one does that was written with a chat template already."""
-        tokenizer = cast(Tokenizer, self.engine.tokenizer)
-        found = (tokenizer.spelled(one) for one in prompts if isinstance(one, str))
+        found = (self._tokenizer.spelled(one) for one in prompts if isinstance(one, str))
         if token := next(filter(None, found), None):
             what = f"a prompt spells the special token {token}, which is read as text"
             warnings.warn(f"{what}: give messages, which the chat template writes", MoesaicWarning, stacklevel=3)
@@ -238,6 +261,8 @@ class WritingMixture(WritingModel):
     >>> with moesaic.load("runs/demo", trace="traffic.jsonl") as mixture:
     ...     mixture.generate("What is 3 + 4?")
     """
+
+    routes = True
 
     def __init__(
         self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
@@ -294,7 +319,9 @@ class ClassifyingMixture(Loaded):
     @property
     def writer(self) -> NoReturn:
         """Refuse: only language models predict texts."""
-        raise CompatibilityError("this mixture answers with labels and predicts no text", hint="evaluate its run")
+        raise CompatibilityError(
+            "this mixture answers with labels and predicts no text", hint="use classify, or evaluate its run"
+        )
 
     def reports(self, prompts: list[str | Conversation], raw: bool) -> list[RoutingReport]:
         return routed(self.stored, [(one if isinstance(one, str) else plain(one),) for one in prompts])
@@ -360,7 +387,7 @@ def settings_of(words: Words) -> Settings:
     return {
         "max_new_tokens": words.get("max_new_tokens"),
         "sampling": sampling or Sampling(**single),
-        "stop": words.get("stop", ()),
+        "stop": cast(tuple[str, ...], words.get("stop", ())),  # a request reads texts and lists, and refuses others
         "expert": words.get("expert"),
         "raw": words.get("raw", False),
     }

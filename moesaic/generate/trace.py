@@ -7,8 +7,9 @@
 With texts, `prompt` or (for a conversation) `messages` replaces `prompt_sha256`. `probabilities` is null if the router
 abstained, or if a caller named the expert (`forced`). `raw`: the text was read without the base's chat template; the
 first traces do not say it and mean false. `correction` is the expert that should have answered, or "base":
-people and programs edit it into the file while no mixture writes there. Knows nothing about models, nor about readers
-of the file.
+people and programs edit it into the file while no mixture writes there, or append the row with its correction to the
+file of corrections, a trace beside it, while a mixture writes. Knows nothing about models, nor about readers of the
+file.
 """
 
 import hashlib
@@ -21,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.data.rows import messages_of
-from moesaic.errors import DataError, MoesaicError, NonFiniteError, nearest
+from moesaic.errors import DataError, MoesaicError, NonFiniteError, RecipeError, nearest
 from moesaic.files import JsonlWriter, read_jsonl
-from moesaic.generate.request import BASE, Prompt
+from moesaic.generate.request import BASE, Prompt, RoutingReport
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.sections.names import validate_name
@@ -117,6 +118,35 @@ class Trace:
             )
             self.log.append(row_of(decision))
 
+    def correct(self, asked: str | Conversation, tokens: int, report: RoutingReport, expert: str) -> Path:
+        """Append a decision of the router with its correction, `expert` or "base", to the file of corrections.
+
+        `tokens`: those of the prompt, whose text is written in any case: only a text can be learned or replayed.
+        Returns the file, a trace of corrected decisions beside this one. Raises RecipeError for an unknown expert.
+        """
+        known = [*self.names, BASE]
+        if expert not in known:
+            hint = nearest(expert, known)
+            raise RecipeError("no such expert", field="expert", expected=" or ".join(known), got=expert, hint=hint)
+        path = corrections_of(self.log.path)
+        refuse_another_kind(path)
+        decision = Decision(
+            time=datetime.now(UTC),
+            prompt=asked if isinstance(asked, str) else None,
+            messages=None if isinstance(asked, str) else asked,
+            prompt_sha256=None,
+            tokens=tokens,
+            probabilities=report.probabilities,
+            weights=report.weights,
+            chosen=report.chosen,
+            forced=False,
+            mixture=self.mixture,
+            correction=expert,
+        )
+        with JsonlWriter(path) as log:
+            log.append(row_of(decision))
+        return path
+
     def close(self) -> None:
         """Sync all rows to disk and close the file."""
         self.log.close()
@@ -126,6 +156,11 @@ class Trace:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def corrections_of(trace: Path) -> Path:
+    """The file of the corrections of a trace: traffic.corrections.jsonl beside traffic.jsonl."""
+    return trace.with_name(f"{trace.stem}.corrections.jsonl")
 
 
 def row_of(decision: Decision) -> dict[str, Any]:

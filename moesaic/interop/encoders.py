@@ -18,9 +18,10 @@ from moesaic.interop.decoders import type_of
 from moesaic.interop.encoder_names import NAMES, TIED, WORDS, is_unread, prefixed, renamed, table
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.model.encoder import Encoder, Output
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.json_config import family_in, read_settings
 from moesaic.tensors.shards import TensorFiles
-from moesaic.tensors.tensors import TENSORS, fingerprint, fit, write_tensors
+from moesaic.tensors.tensors import fingerprint, fit, write_tensors
 
 # Our size fields <-> the keys of config.json.
 KEYS = {

@@ -12,9 +12,8 @@ from moesaic.errors import WeightsError
 from moesaic.files import MANIFEST, read_json
 from moesaic.hub.locate import CONFIG, model_folder
 from moesaic.interop import peft_config
-from moesaic.interop.encoders import ARCHITECTURES
-from moesaic.tensors.shards import INDEX
-from moesaic.tensors.tensors import TENSORS
+from moesaic.interop.encoder_names import NAMES as ENCODERS
+from moesaic.tensors.file_names import INDEX, TENSORS
 
 What = Literal[
     "model",
@@ -96,7 +95,7 @@ def what_is(folder: Path) -> Folder:
         return Folder("expert", folder, form)
     if not (at / CONFIG).is_file():
         return Folder("nothing", folder)
-    return Folder("encoder" if family_of(at) in ARCHITECTURES else "model", at)
+    return Folder("encoder" if family_of(at) in ENCODERS else "model", at)
 
 
 def family_of(folder: Path) -> str:

@@ -27,6 +27,11 @@ HEADS = r"^(v_head|value_head|score|classifier|summary|mtp)\.|^model\.mtp\."
 """Heads of trainers and of other tasks, which a language model does not compute with."""
 _LAYER = re.compile(r"^model\.layers\.(\d+)\.")
 
+PARALLEL = "saved from DistributedDataParallel: save its .module"
+SHARDED = "saved from FullyShardedDataParallel: save its full state"
+WITHOUT_HEAD = "of a model saved without its head: save it again with AutoModelForCausalLM"
+SAVE_AGAIN = "save it again with peft's save_pretrained"
+
 EMPTY = "DeepSpeed ZeRO-3 did not gather their values: set stage3_gather_16bit_weights_on_model_save"
 
 IN_MODELS = (
@@ -34,9 +39,11 @@ IN_MODELS = (
     Sign(r"\.quant_state\.", UNQUANTISED),
     Sign(r"\.lora_[AB]\.|\.lora_embedding_|\.base_layer\.", "an adapter is still in it: use merge_and_unload"),
     Sign(r"^_orig_mod\.|\._orig_mod\.", "saved from a module of torch.compile: save its ._orig_mod"),
-    Sign(r"^module\.", "saved from DistributedDataParallel: save its .module"),
+    Sign(r"(^|\.)module\.", PARALLEL),
+    Sign(r"_fsdp_wrapped_module\.", SHARDED),
     Sign(r"(^|\.)(language_model|vision_tower|visual|multi_modal_projector)\.", "save its language model alone"),
-    Sign(r"^(layers|embed_tokens|norm)\.", "saved without its head: save it again with AutoModelForCausalLM"),
+    Sign(r"^(layers|embed_tokens|norm)\.", f"the names lack 'model.', as {WITHOUT_HEAD}"),
+    Sign(r"^(?!model\.layers\.).*\bmodel\.layers\.\d", "saved from a model around it: save the language model inside"),
     Sign(r"\.(q|k|v|o)_proj\.bias$", "set attention_bias in config.json, if the family has it"),
     Sign(r"\.(gate|up|down)_proj\.bias$", "set mlp_bias in config.json, if the family has it"),
 )
@@ -47,15 +54,17 @@ IN_ADAPTERS = (
     Sign(r"lora_B\.bias", f"this has a bias in B: {MERGE}"),
     Sign(r"lora_embedding_", f"the embedding is adapted, which is not adopted: {MERGE}"),
     Sign(r"lm_head\.lora_", f"the head is adapted, which is not adopted: {MERGE}"),
-    Sign(r"\.lora_[AB]\.(?!weight$)[^.]+\.", "save it again with peft's save_pretrained, which leaves 'default' out"),
+    Sign(r"\.lora_[AB]\.(?!weight$)[^.]+\.", f"{SAVE_AGAIN}, which leaves 'default' out"),
     Sign(r"\.parametrizations\.|\.oft_|\.vera_|\.hada_|\.ia3_", f"this is another method than LoRA: {MERGE}"),
     Sign(r"(^|\.)(language_model|vision_tower|visual)\.", "it adapts a model of images and text, not a language model"),
-    Sign(r"\.module\.", "saved from DistributedDataParallel: save its .module"),
+    Sign(r"(^|\.)module\.", PARALLEL),
+    Sign(r"_fsdp_wrapped_module\.", SHARDED),
     Sign(r"^base_model\.model\.layers\.", "it adapts the model without its head: train it on AutoModelForCausalLM"),
     Sign(r"\.block_sparse_moe\.|\.experts\.", f"it adapts packed experts: {MERGE}"),
-    Sign(r"\.base_layer\.", "it holds layers of a quantised base: save it again with peft's save_pretrained"),
+    Sign(r"\.base_layer\.", f"it holds layers of a quantised base: {SAVE_AGAIN}"),
     Sign(r"\.bias$", f"it has trained biases: {MERGE}"),
     Sign(r"norm", f"norms that were trained are not adopted: {MERGE}"),
+    Sign(r"^(?!base_model\.model\.).*\blayers\.\d", f"the names do not begin with base_model.model: {SAVE_AGAIN}"),
 )
 """Signs of where the tensors of an adapter come from, the most telling first."""
 

@@ -155,8 +155,7 @@ def _tokenizer(folder: Path, found: Mapping[str, Any]) -> Tokenizer | str:
     at = tokenizer_folder(folder)
     if not any((at / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")):
         return "no tokenizer"
-    eos = end_of(dict(found), folder / "config.json") if found.get("eos_token_id") is not None else None
-    return Tokenizer.load(at, eos)
+    return Tokenizer.load(at, end_of(found, folder / "config.json"))
 
 
 def adapter_differences(base: Outline, adapter: AdapterOutline) -> list[Difference]:

@@ -4,7 +4,7 @@ Knows nothing about YAML, contents of files or tensors; sections never change af
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -18,7 +18,7 @@ from moesaic.recipe.mixing import Mixture, require_legal, require_routable, site
 from moesaic.sections.expert import Expert
 from moesaic.sections.layers import layer_bounds
 from moesaic.sections.names import Control, validate_expert, validate_name
-from moesaic.sections.routers import Router
+from moesaic.sections.routers import Router, RouterSpec
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Section, Text, Whole, either, refusal
 from moesaic.sections.sources import Unseen, case_by_key
 from moesaic.sections.texts import Texts
@@ -131,6 +131,38 @@ class Evaluate(Section):
     matched: Count | None = None
     """Number of tokens from the middle of test prompts for a second test of routers, where length, start and end of a
     prompt give no hint; shorter prompts are left out (default: no second test)."""
+
+
+def require_divided(spec: RouterSpec, experts: Mapping[str, Expert], at: tuple[str | int, ...]) -> None:
+    """Refuse groups of a tree that do not hold every expert exactly once; `at`: place of the router."""
+    seen: dict[str, str] = {}
+    for group, names in (spec.groups or {}).items():
+        for index, name in enumerate(names):
+            error: RecipeError | None = None
+            if name not in experts:
+                expected, hint = f"one of {', '.join(experts)}", nearest(name, [*experts])
+                error = RecipeError("no such expert", expected=expected, got=repr(name), hint=hint)
+            elif name in seen:
+                error = RecipeError("the expert is in a group already", expected="each expert once", got=repr(name))
+                left = [other for other in experts if not any(other in some for some in (spec.groups or {}).values())]
+                error.hint = nearest(name, left) or f"it is in group '{seen[name]}'"
+            if error:
+                raise refusal(error, *at, "groups", group, index)
+            seen[name] = group
+    missing = [name for name in experts if name not in seen] if spec.groups else []
+    if missing:
+        hint = "add to a group: " + ", ".join(missing)
+        raise refusal(RecipeError("not every expert is in a group", got=", ".join(seen), hint=hint), *at, "groups")
+
+
+def require_words(spec: RouterSpec, experts: Mapping[str, Expert], at: tuple[str | int, ...]) -> None:
+    """Refuse `match: first` with several experts without keywords, which learns none."""
+    without = [name for name, expert in experts.items() if not expert.keywords]
+    if spec.match == "first" and len(without) > 1:
+        what, expected = "the rule learns no keywords", "keywords of all experts but one, which takes the other prompts"
+        hint = f"list experts.{without[0]}.keywords"
+        error = RecipeError(what, expected=expected, got=f"none of {' and '.join(without)}", hint=hint)
+        raise refusal(error, *at, "match")
 
 
 class Recipe(Section):
@@ -328,4 +360,6 @@ class Recipe(Section):
                 expected = f"at least {2 * count} in every layer, two for each expert"
                 error = RecipeError("too narrow to start from centroids", expected=expected, got=spec.hidden)
                 raise refusal(error, *at, "hidden")
+            require_divided(spec, self.experts, at)
+            require_words(spec, self.experts, at)
         return self

@@ -43,6 +43,7 @@ WORDS = {
     "expected calibration error": "the distance between confidence and accuracy in the bins, as a mean over rows",
     "groups": "rows of one conversation, or equal rows, are one group; the intervals draw whole groups",
     "truncated": "evaluated rows that were cut to the longest text that is read",
+    "tokens cut": "the share of the tokens of all rows that was cut off, and so neither learned nor judged",
     "dropped": "rows that were left out, such as repeated rows and those that another split has too",
 }
 BOUNDS = {"random": "chance", "oracle": "bound", "oracle_best": "bound"}

@@ -5,9 +5,10 @@ A row of -inf logits abstains. Knows nothing about models, training or selection
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -33,12 +34,30 @@ class Router(Protocol):
         """Number of parameters of the encoder that the router reads; 0 without an encoder."""
 
 
+@dataclass(frozen=True)
+class Node:
+    """A decision inside a router between sets of experts: `router` gives one logit for each set in `outcomes`."""
+
+    router: "TrainedRouter"
+    outcomes: Sequence[Sequence[int]]
+
+
 class TrainedRouter(nn.Module):
     """A router that can be stored as tensors and the arguments that build it."""
 
     @property
     @abstractmethod
     def shape(self) -> dict[str, Any]: ...
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The decisions that a decision consists of, each with its own temperature; none without a temperature."""
+        return []
+
+    @property
+    def hottest(self) -> float:
+        """The highest temperature of a node."""
+        return max(node.router.get_buffer("temperature").item() for node in self.nodes)
 
     @property
     def num_parameters(self) -> int:
@@ -53,11 +72,13 @@ class KeywordRouter(TrainedRouter):
     """Counts each expert's words in the text; a text without any of them abstains.
 
     Only whole words match, in upper or lower case: 'hi' is not in 'this'.
+    `first`: instead of counting, choose the first expert with a word anywhere in the text, also inside other words
+    ('hi' is in 'this'); an expert without words takes the texts that no other expert takes.
     """
 
-    def __init__(self, words: list[list[str]]):
+    def __init__(self, words: list[list[str]], first: bool = False):
         super().__init__()
-        self.words = words
+        self.words, self.first = words, first
         self.patterns = [
             re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in some) or r"(?!)", re.IGNORECASE)
             for some in words
@@ -65,11 +86,21 @@ class KeywordRouter(TrainedRouter):
 
     @property
     def shape(self) -> dict[str, Any]:
-        return {"words": self.words}
+        return {"words": self.words} | ({"first": True} if self.first else {})
 
     def forward(self, features: list[str]) -> Float[Tensor, "n e"]:
+        if self.first:
+            chosen = [self.match(text) for text in features]
+            right = torch.tensor([[one == expert for expert in range(len(self.words))] for one in chosen])
+            return torch.zeros(right.shape).masked_fill(~right, float("-inf"))
         counts = torch.tensor([[float(len(p.findall(text))) for p in self.patterns] for text in features])
         return counts.masked_fill(counts.sum(-1, keepdim=True) == 0, float("-inf"))
+
+    def match(self, text: str) -> int | None:
+        """The first expert with a word in the text, else the first without words; None: there is none."""
+        lower = text.lower()
+        found = (e for e, some in enumerate(self.words) if any(word.lower() in lower for word in some))
+        return next(found, next((e for e, some in enumerate(self.words) if not some), None))
 
 
 class CentroidRouter(TrainedRouter):
@@ -88,6 +119,10 @@ class CentroidRouter(TrainedRouter):
     @property
     def shape(self) -> dict[str, Any]:
         return {"num_features": self.centroids.shape[1], "num_experts": self.centroids.shape[0]}
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [Node(self, [[expert] for expert in range(len(self.centroids))])]
 
     def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
         cosine = F.normalize(features - self.centre, dim=-1) @ F.normalize(self.centroids, dim=-1).t()
@@ -117,6 +152,10 @@ class LayeredRouter(TrainedRouter):
     def options(self) -> dict[str, Any]:
         """Arguments that were added in later versions, where they differ from their defaults."""
         return ({} if self.outer.bias is not None else {"bias": False}) | ({"noise": True} if self.noise else {})
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [Node(self, [[expert] for expert in range(self.outer.out_features)])]
 
 
 class MLPRouter(LayeredRouter):
@@ -190,6 +229,51 @@ class AttentionRouter(LayeredRouter):
         return features.added(shares[..., None] * values).flatten(1)
 
 
+class TreeRouter(TrainedRouter):
+    """A router between groups of experts, and one inside each group of several; their probabilities multiply.
+
+    The logits are log-probabilities: log p(expert) = log p(group) + log p(expert | group). Every node has its own
+    temperature, so products of calibrated probabilities stay calibrated. `groups`: indices of experts.
+    """
+
+    noise = None
+
+    def __init__(
+        self, num_features: int, num_experts: int, groups: list[list[int]], hidden: list[int], dropout: float = 0.0
+    ):
+        super().__init__()
+        flat = [*chain(*groups)]
+        if len(groups) < 2 or not all(groups) or sorted(flat) != [*range(len(flat))] or len(flat) != num_experts:
+            expected = f"each of {num_experts} experts in one of several groups"
+            raise RecipeError("groups do not divide the experts", field="groups", expected=expected, got=groups)
+        self.groups = groups
+        self.columns = [flat.index(expert) for expert in range(num_experts)]
+        self.between = MLPRouter(num_features, len(groups), hidden, dropout)
+        several = [members for members in groups if len(members) > 1]
+        self.inside = nn.ModuleList(MLPRouter(num_features, len(members), hidden, dropout) for members in several)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        sizes = self.between.shape
+        own = {"num_experts": len(self.columns), "groups": self.groups}
+        return {"num_features": sizes["num_features"], **own, "hidden": sizes["hidden"]}
+
+    @property
+    def nodes(self) -> list[Node]:
+        several = [[[expert] for expert in members] for members in self.groups if len(members) > 1]
+        inside = (cast(MLPRouter, one) for one in self.inside)
+        return [Node(self.between, self.groups), *(Node(*one) for one in zip(inside, several, strict=True))]
+
+    def forward(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n e"]:
+        inside = iter(self.inside)
+        of_groups = self.between(features).log_softmax(-1).split(1, -1)
+        parts = [
+            group + next(inside)(features).log_softmax(-1) if len(members) > 1 else group
+            for group, members in zip(of_groups, self.groups, strict=True)
+        ]
+        return torch.cat(parts, -1)[:, self.columns]
+
+
 class ArrowRouter(TrainedRouter):
     """A router made from weights without prompts: how strongly a prompt projects on each expert's prototypes.
 
@@ -239,5 +323,6 @@ ROUTERS: dict[str, type[TrainedRouter]] = {
     "linear": MLPRouter,
     "mlp": MLPRouter,
     "attention": AttentionRouter,
+    "tree": TreeRouter,
     "arrow": ArrowRouter,
 }

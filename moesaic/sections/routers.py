@@ -76,14 +76,21 @@ def _usual_feature(section: dict[str, Any]) -> str:
 class RouterSpec(Section):
     """A router: its feature, its training, and the selection of experts."""
 
-    kind: Literal["keyword", "centroid", "linear", "mlp", "attention"]
+    kind: Literal["keyword", "centroid", "linear", "mlp", "attention", "tree"]
     """Way to compute logits from a feature."""
     feature: FeatureSpec = Field(default_factory=_usual_feature)
     """Feature to read: text, characters (counts of character sequences), embedding_mean, hidden_mean, hidden_last,
     hidden@K or hidden@K_last (after K blocks); embedding_tokens, hidden_tokens or hidden@K_tokens for attention; or
     `{kind: encoder, model: FOLDER}` (default: text for keyword, hidden_tokens for attention, otherwise hidden_mean)."""
+    groups: dict[Text, Annotated[list[Text], Field(min_length=1)]] | None = None
+    """Experts of each group of a tree, by a name for the group: one mlp decides between the groups, and one inside each
+    group of several experts."""
+    match: Literal["first"] | None = None
+    """Rule of a keyword router: first chooses the first expert, in the order of the recipe, with a keyword anywhere in
+    the text, even inside a word, and the expert without keywords where there is none (default: the expert with the most
+    occurrences of its words as whole words)."""
     hidden: list[Count] = Field(default=[256], min_length=1)
-    """Widths of the hidden layers of an mlp, or the single width of attention."""
+    """Widths of the hidden layers of an mlp or of each mlp of a tree, or the single width of attention."""
     heads: Count = 4
     """Number of queries of attention, which share the width."""
     bias: bool = True
@@ -115,11 +122,16 @@ class RouterSpec(Section):
     patience: Whole = 8
     """Epochs without improvement before training stops; 0: never stop early."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Dropout rate of the hidden states of an mlp or attention."""
+    """Dropout rate of the hidden states of an mlp, a tree or attention."""
     abstain: Literal["auto", "off"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """Prompts that are left to the base because they belong to no expert: auto abstains on those that are less like an
     expert's than 99% of the experts' own validation prompts; a number is the least probability of belonging to an
     expert; off never abstains."""
+
+    @property
+    def title(self) -> str:
+        """The kind, with the rule of a keyword router that does not count."""
+        return f"{self.kind}, {self.match} match" if self.match else self.kind
 
     @property
     def encoder(self) -> EncoderFeature | None:
@@ -128,7 +140,7 @@ class RouterSpec(Section):
     def idle(self) -> dict[str, str]:
         """Keys of other kinds of routers, of trained routers and of top_k."""
         idle: dict[str, str] = {}
-        if self.kind not in ("mlp", "attention"):
+        if self.kind not in ("mlp", "attention", "tree"):
             idle |= dict.fromkeys(("hidden", "dropout"), f"a {self.kind} router has no hidden layers")
         if self.kind != "attention":
             idle["heads"] = f"a {self.kind} router does not attend"
@@ -139,6 +151,10 @@ class RouterSpec(Section):
         if self.kind in ("keyword", "centroid"):
             trained = ("loss", "exploration", "mix", "epochs", "batch", "lr", "weight_decay", "patience", "dropout")
             idle |= dict.fromkeys(trained, f"a {self.kind} router is not trained by gradient")
+        if self.kind != "tree":
+            idle["groups"] = f"a {self.kind} router decides between all experts at once"
+        if self.kind != "keyword":
+            idle["match"] = f"a {self.kind} router does not read words"
         if self.kind == "keyword":
             idle["abstain"] = "a keyword router abstains on prompts without any of its words"
         if self.selection != "top_k":
@@ -206,6 +222,18 @@ class RouterSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _grouped(self) -> "RouterSpec":
+        if self.kind != "tree":
+            return self
+        if self.groups is None:
+            hint = "name the experts of each group, as in groups: {exact: [math, code], open: [chat, knowledge]}"
+            raise refusal(RecipeError("missing", hint=hint), "groups")
+        if len(self.groups) < 2:
+            got = ", ".join(self.groups) or "none"
+            raise refusal(RecipeError("too few groups", expected="two or more", got=got), "groups")
+        return self
+
+    @model_validator(mode="after")
     def _begins(self) -> "RouterSpec":
         if self.init and not self.bias:
             raise refusal(RecipeError("init: centroids needs a bias", expected="true"), "bias")
@@ -222,6 +250,8 @@ class RouterSpec(Section):
             error = RecipeError("gumbel samples one expert with weight 1", expected="top_1 with renormalise")
         elif how == "noisy_top_k" and self.selection == "soft":
             error = RecipeError("noise has no effect: soft selects all experts", expected="selection top_k or top_1")
+        elif how == "noisy_top_k" and self.kind == "tree":
+            error = RecipeError("a tree has no logits of experts to add noise to", expected="none or gumbel")
         elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature == "characters"):
             what = "the size of the noise is learned from the mean of the base's states"
             error = RecipeError(what, expected="a feature of the base")

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.evaluate.outside import broken_limits
 from moesaic.evaluate.routers import router_report
@@ -19,7 +20,7 @@ from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import ALL, UNSEEN, Judged
 from moesaic.evaluate.units import read_evaluation
 from moesaic.evaluate.verdict import judge
-from moesaic.files import MANIFEST, digest, write_sealed
+from moesaic.files import MANIFEST, digest, read_manifest, write_sealed
 from moesaic.files.manifest import require_types
 from moesaic.kinds.gates import Weights
 from moesaic.runs.jobs import Jobs, Report
@@ -100,16 +101,24 @@ def evaluate(parts: Sequence[EvaluationPart], progress: Progress, jobs: Jobs) ->
         "router": router_facts(run, decisions, routed, beside),
         **findings.facts,
         "definitions": run.task.definitions,
-        "truncated": {d: sum(row.truncated for row in some) for d, some in run.task.test_rows.items()},
+        "truncated": {domain: truncated(rows) for domain, rows in run.task.test_rows.items()},
+        **cuts_of(run),
         "timing": {"seconds": round(time.perf_counter() - started, 2), "machine": machine(), **findings.timing},
     }
-    for domain, count in evaluation["truncated"].items():
-        if count:
-            rows, length = len(run.task.test_rows[domain]), recipe.train.length
-            progress.note(f"{domain}: {count} of {rows} test rows are cut to {length} tokens (train.length)")
+    for domain, rows in run.task.test_rows.items():
+        if cuts := told("test", rows, recipe.train.length):
+            progress.note(f"{domain}: {cuts}")
     weigh_accuracy(run, evaluation)
     evaluation["verdict"]["reasons"] += broken_limits(evaluation["router"])
     write_sealed(part.at, without_unwanted(evaluation, recipe.evaluate.metrics))
+
+
+def cuts_of(run: Run) -> dict[str, Any]:
+    """The share of tokens that was cut, by domain, of training rows and test rows; nothing where no row was cut."""
+    found = {domain: {"test": cut_of(rows).get("cut", 0.0)} for domain, rows in run.task.test_rows.items()}
+    for name in run.recipe.trained:
+        found[name]["train"] = read_manifest(run.dir.part_at(name), verify=False)["rows"].get("cut", 0.0)
+    return {"cut": found} if any(any(shares.values()) for shares in found.values()) else {}
 
 
 def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], dict[str, Judged], dict[str, Judged]]:
@@ -280,7 +289,7 @@ def report_on(
     validation = stored_router(run, name).manifest
     require_types(run.dir.router_at(name) / MANIFEST, validation, {"metrics": {"validation_macro_f1": float}})
     own = {
-        "kind": spec.kind,
+        "kind": spec.title,
         "feature": str(spec.feature),
         "selection": spec.selection,
         "level": "token" if decides_on(run, name) else "sequence",

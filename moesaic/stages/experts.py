@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.artefacts.whole_model import identified
+from moesaic.data.facts import spelling
 from moesaic.data.splits import take
 from moesaic.errors import CompatibilityError, MoesaicError, NonFiniteError, RecipeError
 from moesaic.files import MANIFEST, digest, read_manifest
@@ -230,6 +231,8 @@ def train_one(address: Address, name: str, report: Report) -> None:
     part, trials, task = ExpertPart(run, name), trials_of(run, name), run.task
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
     trainer = task.trainer(trials[0].plan)
+    if name in run.recipe.experts:
+        report_rows(trials[0].plan, trainer, report)
     report.begin(part.steps)
     outcomes: dict[str, float | None] = {}
     winner: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
@@ -266,6 +269,14 @@ def train_one(address: Address, name: str, report: Report) -> None:
     run.dir.publish(part.at, lambda folder: kind.save(folder, made.expert, base, facts, made.head), size)
     run.dir.forget(part.at)
     report.end(f"{made.summary} at lr {best.label}")
+
+
+def report_rows(plan: Plan, trainer: Trainer, report: Report) -> None:
+    """Report training rows that are cut, and warn of rows that spell special tokens."""
+    if cuts := trainer.cuts():
+        report.note(cuts)
+    if spelled := spelling((row for rows in plan.train.values() for row in rows), trainer.spelled):
+        report.warn(spelled)
 
 
 def train_at(part: ExpertPart, trainer: Trainer, trial: Trial, turn: int, report: Report) -> Trained:

@@ -30,7 +30,7 @@ def in_form(run: Run, prompt: Prompt, name: str, draw: Draw) -> Tokens:
         ids = tokenizer.begin(prompt)
     start = list(tokenizer.start)
     kept = ids if len(ids) <= most else [*start, *ids[len(ids) - most + len(start) :]]
-    return Tokens([*kept, tokenizer.eos], len(kept), draw.key, len(kept) < len(ids))
+    return Tokens([*kept, tokenizer.eos], len(kept), draw.key, len(ids) - len(kept))
 
 
 def other_forms(run: Run, examples: Sequence[Example], others: Sequence[str]) -> list[Tokens]:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from moesaic.artefacts.router import ENCODER, INFO, StoredRouter, save_router
+from moesaic.artefacts.manifest_words import ENCODER
+from moesaic.artefacts.router import INFO, StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
 from moesaic.artefacts.sentence_encoder import StoredEncoder
 from moesaic.config import Feature
@@ -60,6 +61,7 @@ def label_of(spec: RouterSpec) -> str:
     words += [spec.selection] if spec.selection != "top_1" else []
     words += [f"{term}-{weight:g}" for term, weight in spec.loss if weight != usual[term]]
     words += [spec.exploration.kind] if spec.exploration.kind != "none" else []
+    words += [spec.match] if spec.match else []
     return "-".join([*words, spec.init] if spec.init else words)
 
 
@@ -299,7 +301,8 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     if spec.untaught:
         report.warn(UNTAUGHT)
     with training(part.run, part.at, trial, part.inputs(), report) as (keeper, record):
-        router, metrics = train_router(spec, train, validation, words, len(names), recipe.seed, record, keeper)
+        groups = [[names.index(expert) for expert in some] for some in (spec.groups or {}).values()]
+        router, metrics = train_router(spec, train, validation, words, len(names), recipe.seed, record, keeper, groups)
     guard, certainty = None, dict[str, float]()
     if part.guarded:
         taught, held_out = outcomes(part, material, "train", train), outcomes(part, material, "validation", validation)

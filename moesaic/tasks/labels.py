@@ -20,6 +20,7 @@ from moesaic.artefacts.backbone import Backbone
 from moesaic.compose.classifier import StoredClassifier, load_classifier
 from moesaic.data.answers import LabelledTokens, encode_labelled
 from moesaic.data.batches import Schedule
+from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Judged
@@ -47,16 +48,23 @@ class LabelTrainer(Trainer):
     def __init__(self, task: "LabelTask", plan: Plan):
         self.task, self.names = task, tuple(plan.train)
         self.labels = task.labels_of(self.names)
-        self.train = self.encoded(plan.train, plan.settings.length)
-        self.held_out = self.encoded(plan.validation, plan.settings.length)
+        self.length = plan.settings.length
+        self.train = self.encoded(plan.train, self.length)
+        self.held_out = self.encoded(plan.validation, self.length)
 
     def encoded(self, examples: Mapping[str, list[Example]], length: int) -> dict[str, list[LabelledTokens]]:
         return {name: self.task.encoded(some, length, name, self.names) for name, some in examples.items()}
 
-    def rows(self) -> dict[str, int]:
-        train, validation = ([row for some in rows.values() for row in some] for rows in (self.train, self.held_out))
-        cut = sum(row.truncated for row in (*train, *validation))
-        return {"train": len(train), "validation": len(validation), "truncated": cut}
+    def rows(self) -> dict[str, Any]:
+        train, validation = all_of(self.train), all_of(self.held_out)
+        counts = {"train": len(train), "validation": len(validation)}
+        return {**counts, "truncated": truncated([*train, *validation]), **cut_of(train)}
+
+    def cuts(self) -> str | None:
+        return told("training", all_of(self.train), self.length)
+
+    def spelled(self, text: str) -> str | None:
+        return self.task.foundation.writer.spelled(text)
 
     def started(self, plan: Plan) -> tuple[Classifier, Head, Started[Adapter]]:
         """Put a fresh adapter and a fresh head over a frozen base: the same at every call."""
@@ -98,6 +106,11 @@ class LabelTrainer(Trainer):
     def outcome(self, best: float) -> float:
         """The score, without the small share of the nats in the loop's objective."""
         return round(-best, 5) + 0.0
+
+
+def all_of(domains: Mapping[str, list[LabelledTokens]]) -> list[LabelledTokens]:
+    """The rows of all domains."""
+    return [row for rows in domains.values() for row in rows]
 
 
 class LabelTask(Task[LabelledTokens]):

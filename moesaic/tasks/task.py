@@ -77,8 +77,16 @@ class Trainer(ABC):
     """Trains one contender: every training starts from the same weights and sees the same order of rows."""
 
     @abstractmethod
-    def rows(self) -> dict[str, int]:
-        """Count the rows for training and for validation, and those that were truncated."""
+    def rows(self) -> dict[str, Any]:
+        """Count the rows for training and for validation, and those that were truncated; see `cut_of`."""
+
+    @abstractmethod
+    def cuts(self) -> str | None:
+        """A sentence about the training rows that were cut; None where none was."""
+
+    @abstractmethod
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text; None without any."""
 
     @abstractmethod
     def objective(self, plan: Plan) -> Objective:

@@ -13,6 +13,7 @@ from torch import Tensor
 from moesaic.artefacts.base import Base
 from moesaic.compose.mixture import StoredMixture, load_mixture
 from moesaic.data.batches import Schedule, Tokens, encode_all, pad
+from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.ruling import Cost
@@ -46,16 +47,24 @@ class TextTrainer(Trainer):
 
     def __init__(self, task: "TextTask", plan: Plan):
         self.task = task
-        self.train = task.encoded_all(plan.train, plan.settings.length)
+        self.length = plan.settings.length
+        self.train = task.encoded_all(plan.train, self.length)
         self.held_out = task.held_out(plan)
 
-    def rows(self) -> dict[str, int]:
-        every = [*self.train, self.held_out]
-        return {
-            "train": sum(map(len, self.train)),
-            "validation": len(self.held_out),
-            "truncated": sum(row.truncated for rows in every for row in rows),
-        }
+    def rows(self) -> dict[str, Any]:
+        counts = {"train": len(self.every), "validation": len(self.held_out)}
+        return {**counts, "truncated": truncated([*self.every, *self.held_out]), **cut_of(self.every)}
+
+    @property
+    def every(self) -> list[Tokens]:
+        """The training rows of all domains."""
+        return [row for rows in self.train for row in rows]
+
+    def cuts(self) -> str | None:
+        return told("training", self.every, self.length)
+
+    def spelled(self, text: str) -> str | None:
+        return self.task.foundation.tokenizer.spelled(text)
 
     def objective(self, plan: Plan) -> Objective:
         """Minimise the nats of the responses, the rows of small domains repeated."""

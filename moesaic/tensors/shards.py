@@ -14,10 +14,10 @@ from torch import Tensor
 
 from moesaic.errors import MoesaicWarning, WeightsError, clipped, memory_for
 from moesaic.files import read_json, write_json
+from moesaic.tensors.file_names import INDEX, TENSORS
 from moesaic.tensors.safetensors_file import Opened, apart, opened
-from moesaic.tensors.tensors import TENSORS, write_tensors
+from moesaic.tensors.tensors import write_tensors
 
-INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 5_000_000_000
 """The size limit of one file, unless a single tensor is larger."""
 

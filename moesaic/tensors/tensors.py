@@ -15,8 +15,6 @@ from moesaic.errors import WeightsError
 from moesaic.files import disk
 from moesaic.tensors.safetensors_file import opened
 
-TENSORS = "model.safetensors"
-
 
 class Made(Mapping[str, Tensor]):
     """Tensors that are made on demand and not cached, so that only those in use take memory."""

@@ -19,6 +19,10 @@ class Message(NamedTuple):
 Conversation = tuple[Message, ...]
 
 
+NEXT_TURN = "\nUser:"
+"""Begins the user's next turn behind an answer to a conversation that is written as `plain` writes it."""
+
+
 class Exchange(NamedTuple):
     """A prompt and the response to it. `source`: file and line, for errors."""
 

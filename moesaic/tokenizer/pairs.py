@@ -6,18 +6,22 @@ Knows nothing about models or labels.
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from moesaic.tokenizer.spellings import Spellings
 from moesaic.tokenizer.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import tokenizers
 
 
+WHOLE = 1 << 30  # a length that no text has
+
+
 class Written(NamedTuple):
-    """Ids, the text that each belongs to (all 0 for models without token types), and whether texts were truncated."""
+    """Ids, the text that each belongs to (all 0 for models without token types), and how many ids were cut off."""
 
     ids: list[int]
     types: list[int]
-    truncated: bool
+    lost: int
 
 
 @runtime_checkable
@@ -25,6 +29,8 @@ class Writer(Protocol):
     """Turns one text, or two, into at most `length` ids."""
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written: ...
+    def spelled(self, text: str) -> str | None:
+        """A special token that a text spells, which is read as text all the same; None without any."""
 
 
 class EncoderWriter:
@@ -36,6 +42,7 @@ class EncoderWriter:
     def __init__(self, inner: "tokenizers.Tokenizer", typed: bool):
         self.inner, self.typed = inner, typed
         self.cutting = cache(self._cutting)
+        self.spelled = Spellings.special(inner).first
 
     def _cutting(self, length: int) -> "tokenizers.Tokenizer":
         from tokenizers import Tokenizer as Inner
@@ -48,15 +55,17 @@ class EncoderWriter:
     def __call__(self, texts: tuple[str, ...], length: int) -> Written:
         first, second = (*texts, None)[:2]
         found = self.cutting(length).encode(str(first), second)
-        return Written(found.ids, found.type_ids if self.typed else [0] * len(found.ids), bool(found.overflowing))
+        whole = len(self.cutting(WHOLE).encode(str(first), second).ids) if found.overflowing else len(found.ids)
+        types = found.type_ids if self.typed else [0] * len(found.ids)
+        return Written(found.ids, types, whole - len(found.ids))
 
 
 class DecoderWriter:
     """Begins a sequence, then writes each text on its own line; truncates the end."""
 
     def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.spelled = tokenizer, tokenizer.spelled
 
     def __call__(self, texts: tuple[str, ...], length: int) -> Written:
         ids = self.tokenizer.begin("\n".join(texts))
-        return Written(ids[:length], [0] * min(length, len(ids)), len(ids) > length)
+        return Written(ids[:length], [0] * min(length, len(ids)), max(0, len(ids) - length))

@@ -16,7 +16,7 @@ class Text(NamedTuple):
     inside: bool = False
 
 
-class Slice(NamedTuple):
+class Passage(NamedTuple):
     """A prompt and its response in the pieces of a sequence.
 
     The prompt is the pieces before `at` and then `head`, a text with which the next piece begins. The response is the
@@ -33,14 +33,14 @@ class Sequence(NamedTuple):
     """Ids and texts in their order, and the prompts and responses among them."""
 
     pieces: list[int | Text]
-    slices: list[Slice]
+    passages: list[Passage]
 
     def texts(self) -> Iterator[Text]:
         """Every text to encode."""
         for piece in self.pieces:
             if not isinstance(piece, int):
                 yield piece
-        for one in self.slices:
+        for one in self.passages:
             if one.head:
                 yield one.head
 
@@ -64,7 +64,7 @@ class Sequence(NamedTuple):
         their text is encoded by itself, by `follow`.
         """
         ids, starts = self.ids(known)
-        for at, head, end, closing in self.slices:
+        for at, head, end, closing in self.passages:
             start, begun = starts[at], known[head] if head else []
             cut = start + len(begun)
             if not head or (ids[start:cut] == begun and cut <= starts[at + 1]):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 SETTINGS, NAMED = "tokenizer_config.json", "special_tokens_map.json"
+GENERATION = "generation_config.json"
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -67,18 +68,15 @@ def read_special(
 ) -> Special:
     """The special ids of a folder, each looked up in the tokenizer. `config`: the result of `described`.
 
-    A text ends at any id that config.json, generation_config.json and the tokenizer name, and at `eos`, the model's own
-    end where the caller knows it. The tokenizer's end comes first, as the model was trained with it. `start`: whether
+    A text ends at the tokenizer's own end, which comes first, as the model was trained with it, and at every id that
+    `ends_of` finds; `eos`: the end in the model's config.json where the caller knows it. `start`: whether
     sequences begin with the `bos` token where the files do not say. `flagged`: whether `add_bos_token` decides it, as
     in the classes of transformers that have the flag; for others the post-processor of tokenizer.json does.
     """
     names = {role: text for role in ROLES if (text := _spelled(config.get(role), folder, role)) is not None}
     ids = {role: inner.token_to_id(text) for role, text in names.items()}
-    found: list[int] = [] if eos is None else [eos]
-    for file in ("config.json", "generation_config.json"):
-        found += _listed(folder / file)
     own = ids.get("eos_token")
-    ends = ([] if own is None else [own]) + found
+    ends = ([] if own is None else [own]) + ends_of(folder, eos)
     if not ends:
         hint = "name it in config.json (eos_token_id) or tokenizer_config.json (eos_token)"
         raise WeightsError("no token ends a text", path=folder, field="eos", hint=hint)
@@ -107,6 +105,20 @@ def read_special(
         start=tuple(id for id in begins if id is not None),
         names=tuple(names.items()),
     )
+
+
+def ends_of(folder: Path, eos: int | None = None) -> list[int]:
+    """The ids that end a generated text: those of generation_config.json if it names any, else those of config.json.
+
+    As in transformers; a warning tells where the first leaves out an id of the second. `eos`: an id that the model's
+    config.json names, which may be in another folder.
+    """
+    own = list(dict.fromkeys(([] if eos is None else [eos]) + _listed(folder / "config.json")))
+    deciding = _listed(folder / GENERATION)
+    if deciding and not {*own} <= {*deciding}:
+        text = f"eos_token_id is {deciding}, and {own} in config.json; {GENERATION} decides, as in transformers"
+        warnings.warn(f"{folder / GENERATION}: {text}", MoesaicWarning, stacklevel=4)
+    return deciding or own
 
 
 def _start(inner: "tokenizers.Tokenizer", asked: Any, bos: int | None, otherwise: bool) -> list[int | None]:

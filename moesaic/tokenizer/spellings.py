@@ -5,6 +5,10 @@ Knows nothing about ids, nor whether the spelling is intended.
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 class Spellings:
@@ -15,6 +19,15 @@ class Spellings:
         self.sizes = sorted({len(token) for token in self.tokens}, reverse=True)
         starts = sorted({re.escape(token[:2]) for token in self.tokens})
         self.starts = re.compile(f"(?={'|'.join(starts)})" if starts else "(?!)")
+
+    @staticmethod
+    def special(inner: "tokenizers.Tokenizer") -> "Spellings":
+        """The spellings of the special tokens of a tokenizer."""
+        return Spellings(token.content for token in inner.get_added_tokens_decoder().values() if token.special)
+
+    def first(self, text: str) -> str | None:
+        """The first token that a text spells; None without any."""
+        return next((token for _, token in self.places(text)), None)
 
     def places(self, text: str) -> Iterator[tuple[int, str]]:
         """Positions and the tokens that begin there, also where two overlap."""

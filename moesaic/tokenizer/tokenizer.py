@@ -16,8 +16,9 @@ from moesaic.tokenizer.chats import Chat, Chats, Part, changed
 from moesaic.tokenizer.conversation import Conversation, Exchange, Message, plain, talks
 from moesaic.tokenizer.inside import inside
 from moesaic.tokenizer.published import JSON, MODEL, read_inner
-from moesaic.tokenizer.sequences import Sequence, Slice, Text, chunks
-from moesaic.tokenizer.special import GENERIC, Special, begin_with, described, is_generic, read_special
+from moesaic.tokenizer.sequences import Passage, Sequence, Text, chunks
+from moesaic.tokenizer.special import GENERATION, GENERIC, Special, begin_with, described, is_generic, read_special
+from moesaic.tokenizer.spellings import Spellings
 from moesaic.tokenizer.templates import Template, read_template
 
 if TYPE_CHECKING:
@@ -119,8 +120,11 @@ class Tokenizer:
 
     def spelled(self, text: str) -> str | None:
         """A special token that a text spells, which is read as text all the same; None without any."""
-        tokens = self.inner.get_added_tokens_decoder().values()
-        return next((token.content for token in tokens if token.special and token.content in text), None)
+        return self._special.first(text)
+
+    @cached_property
+    def _special(self) -> Spellings:
+        return Spellings.special(self.inner)
 
     # sequences
 
@@ -152,7 +156,7 @@ class Tokenizer:
         if response is None:
             return Sequence(begun, [])
         whole = [*begun, Text(response, self._prefixing), self.eos]
-        return Sequence(whole, [Slice(len(begun), None, len(whole))])
+        return Sequence(whole, [Passage(len(begun), None, len(whole))])
 
     def _chat(self, chat: Chat) -> Sequence:
         """The sequence of a conversation."""
@@ -162,14 +166,14 @@ class Tokenizer:
             return piece if isinstance(piece, int) else Text(piece.filled(chat.conversation), later and at > 0)
 
         pieces = [filled(at, piece) for at, piece in enumerate(chat.pieces)]
-        slices = list[Slice]()
+        passages = list[Passage]()
         for cut in chat.cuts:
             head = Text(cut.head.filled(chat.conversation), later and cut.at > 0) if cut.head else None
             whole = pieces[cut.at] if head else None
             if head and (isinstance(whole, int | None) or not whole.text.startswith(head.text)):
                 raise changed()
-            slices.append(Slice(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
-        return Sequence(pieces, slices)
+            passages.append(Passage(cut.at, head, cut.end, () if cut.closed else (self.eos,)))
+        return Sequence(pieces, passages)
 
     def _known(self, sequences: Iterable[Sequence]) -> dict[Text, list[int]]:
         """The ids of every text of some sequences, each encoded once."""
@@ -219,7 +223,7 @@ class Tokenizer:
             facts = self._facts()
             ends = facts.pop("eos_token_ids")
             disk.create(folder / "tokenizer_config.json", encoded({"tokenizer_class": GENERIC, **facts}, indent=2))
-            disk.create(folder / "generation_config.json", encoded({"eos_token_id": ends}, indent=2))
+            disk.create(folder / GENERATION, encoded({"eos_token_id": ends}, indent=2))
         if self.template:
             disk.create(folder / templates.FILE, self.template.source.encode())
 

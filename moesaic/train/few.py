@@ -1,8 +1,9 @@
-"""A linear router from a few prompts of each expert, in closed form, cross-validated on held-out prompts.
+"""Linear routers and trees of them from a few prompts of each expert, in closed form, cross-validated on held-out ones.
 
 Knows nothing about where features come from, nor which experts they belong to.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.routing.guard import Guard
-from moesaic.routing.routers import MLPRouter
+from moesaic.routing.routers import MLPRouter, TrainedRouter, TreeRouter
 from moesaic.train.guards import Outcomes, calibrated
 from moesaic.train.routers import best_temperature
 
@@ -38,19 +39,59 @@ def few_shot(features: list[Float[Tensor, "_ d"]]) -> tuple[MLPRouter, Judged]:
     section 2.2).
     """
     e, sizes = len(features), [len(rows) for rows in features]
-    labels = torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
-    everything, fold = torch.cat(features), torch.cat([torch.arange(size) for size in sizes]) % min(FOLDS, *sizes)
-    logits = everything.new_zeros(len(labels), e)
-    for one in range(int(fold.max()) + 1):
-        out = fold == one
-        kept = [everything[(labels == label) & ~out] for label in range(e)]
-        logits[out] = discriminant(kept)(everything[out])
+    labels = torch.arange(e).repeat_interleave(torch.tensor(sizes))
+    logits = held_out(features, discriminant)
     router = discriminant(features)
     doubt = sum(1 / (m + 2) for m in sizes) / e
     size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
     router.temperature.fill_(size * best_temperature(logits / size, labels, doubt * e / (e - 1)))
+    return router, judged(logits, sizes)
+
+
+@torch.no_grad()
+def few_shot_tree(features: list[Float[Tensor, "_ d"]], groups: Sequence[Sequence[int]]) -> tuple[TreeRouter, Judged]:
+    """A tree of such routers, between the groups and inside each group of several, each calibrated by itself."""
+
+    def parts(given: list[Float[Tensor, "_ d"]]) -> list[list[Float[Tensor, "_ d"]]]:
+        inside = [[given[expert] for expert in members] for members in groups]
+        return [[torch.cat(some) for some in inside], *(some for some in inside if len(some) > 1)]
+
+    def tree(nodes: Sequence[MLPRouter]) -> TreeRouter:
+        made = TreeRouter(features[0].shape[1], len(features), [[*members] for members in groups], [])
+        for node, router in zip(made.nodes, nodes, strict=True):
+            node.router.load_state_dict(router.state_dict())
+        return made.eval()
+
+    def fitted(given: list[Float[Tensor, "_ d"]]) -> TreeRouter:
+        made = [discriminant(some) for some in parts(given)]
+        for router, whole in zip(made, nodes, strict=True):
+            router.temperature.copy_(whole.temperature)
+        return tree(made)
+
+    nodes = [few_shot(some)[0] for some in parts(features)]
+    return tree(nodes), judged(held_out(features, fitted), [len(rows) for rows in features])
+
+
+def held_out(
+    features: list[Float[Tensor, "_ d"]], fitted: Callable[[list[Float[Tensor, "_ d"]]], TrainedRouter]
+) -> Float[Tensor, "n e"]:
+    """The logits of every prompt by a router that was fitted without the prompt's fold."""
+    sizes = [len(rows) for rows in features]
+    labels, everything = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)), torch.cat(features)
+    fold = torch.cat([torch.arange(size) for size in sizes]) % min(FOLDS, *sizes)
+    logits = everything.new_zeros(len(labels), len(sizes))
+    for one in range(int(fold.max()) + 1):
+        out = fold == one
+        kept = [everything[(labels == label) & ~out] for label in range(len(sizes))]
+        logits[out] = fitted(kept)(everything[out])
+    return logits
+
+
+def judged(logits: Float[Tensor, "n e"], sizes: list[int]) -> Judged:
+    """How many of each expert's prompts go to it by these logits."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     hits = logits.argmax(-1) == labels
-    return router, Judged([int(hits[labels == label].sum()) for label in range(e)], sizes)
+    return Judged([int(hits[labels == label].sum()) for label in range(len(sizes))], sizes)
 
 
 @torch.no_grad()
@@ -61,15 +102,11 @@ def few_shot_guard(
     parts, e = [*features, neutral], len(features)
     sizes = [len(rows) for rows in parts]
     labels, everything = torch.arange(e + 1).repeat_interleave(torch.tensor(sizes)), torch.cat(parts)
-    fold = torch.cat([torch.arange(size) for size in sizes]) % min(FOLDS, *sizes)
-    logits = everything.new_zeros(len(labels), e + 1)
-    for one in range(int(fold.max()) + 1):
-        out = fold == one
-        logits[out] = discriminant([everything[(labels == label) & ~out] for label in range(e + 1)])(everything[out])
+    logits = held_out(parts, discriminant)
     guard = Guard(everything.shape[1], e, [])
     guard.net.load_state_dict(discriminant(parts).state_dict())
-    held_out = Outcomes(everything, None, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
-    return calibrated(guard.eval(), logits, held_out, abstain)
+    outcomes = Outcomes(everything, None, labels, labels < e, torch.zeros(len(labels), dtype=torch.bool))
+    return calibrated(guard.eval(), logits, outcomes, abstain)
 
 
 def discriminant(features: list[Float[Tensor, "_ d"]]) -> MLPRouter:

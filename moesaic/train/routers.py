@@ -7,6 +7,7 @@ mixture's loss on a row as a function of its weights.
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from moesaic.routing.routers import (
     LayeredRouter,
     MLPRouter,
     TrainedRouter,
+    TreeRouter,
 )
 from moesaic.routing.states import Features, picked, vectors_of
 from moesaic.sections.routers import RouterSpec
@@ -35,7 +37,13 @@ from moesaic.train.checkpoint import Checkpoint
 from moesaic.train.loop import Record, fit
 from moesaic.train.mixture_loss import WeightedLoss
 
-L = TypeVar("L", bound=LayeredRouter)
+Learned = LayeredRouter | TreeRouter
+"""Routers that are trained by gradient."""
+
+Groups = Sequence[Sequence[int]]
+"""Indices of the experts in each group of a tree."""
+
+L = TypeVar("L", LayeredRouter, MLPRouter, TreeRouter)
 
 WORDS = 20  # of each expert's keywords
 SMOOTHING = 0.1
@@ -65,29 +73,42 @@ def train_router(
     seed: int,
     record: Record,
     checkpoint: Checkpoint | None = None,
+    groups: Groups = (),
 ) -> tuple[TrainedRouter, dict[str, float]]:
     """A router of the kind that `spec` names, at its best by validation, calibrated; and its validation metrics.
 
     The best router has the lowest loss of the task if the training uses that loss, else the highest macro-F1. Weights
     that the task's loss has learned are not calibrated, unless the selection is `certain`.
-    `words`: the keywords declared for some experts; those of the others are learned.
+    `words`: the keywords declared for some experts; those of the others are learned, except with `match: first`.
+    `groups`: those of a tree.
     """
     if isinstance(train.features, list):
-        stated = learn_words(train.features, train.labels, num_experts)
-        router: TrainedRouter = KeywordRouter([words.get(e, stated[e]) for e in range(num_experts)])
+        first = spec.match == "first"
+        learned = [[]] * num_experts if first else learn_words(train.features, train.labels, num_experts)
+        router: TrainedRouter = KeywordRouter([words.get(e, learned[e]) for e in range(num_experts)], first)
         return router.eval(), metrics(router, validation, num_experts)
     if isinstance(train.features, Tensor) and spec.kind == "centroid":
         router = fit_centroids(train.features, train.labels, num_experts)
     else:
-        router = fit_layers(spec, train, validation, num_experts, seed, record, checkpoint)
+        router = fit_layers(spec, train, validation, num_experts, seed, record, checkpoint, groups)
     router.eval()
     found = before = metrics(router, validation, num_experts)
     if spec.certain or not spec.loss.task:
-        router.get_buffer("temperature").fill_(best_temperature(router(validation.features), validation.labels))
+        calibrate(router, validation)
         found = metrics(router, validation, num_experts)
     if spec.loss.task:
         found |= {"task": task_loss(router, validation, selection_of(spec))}
-    return router, {**found, "nll_uncalibrated": before["nll"], "temperature": router.get_buffer("temperature").item()}
+    return router, {**found, "nll_uncalibrated": before["nll"], "temperature": router.hottest}
+
+
+def calibrate(router: TrainedRouter, held_out: Labelled) -> None:
+    """Set the temperature of every decision inside a router by the rows whose expert it can choose."""
+    for node in router.nodes:
+        outcome = {expert: index for index, some in enumerate(node.outcomes) for expert in some}
+        rows = torch.tensor([row for row, expert in enumerate(held_out.labels.tolist()) if expert in outcome])
+        labels = torch.tensor([outcome[expert] for expert in held_out.labels[rows].tolist()])
+        logits = node.router(picked(held_out.features, rows))
+        node.router.get_buffer("temperature").fill_(best_temperature(logits, labels))
 
 
 def fit_centroids(features: Float[Tensor, "n d"], labels: Int[Tensor, " n"], num_experts: int) -> CentroidRouter:
@@ -107,7 +128,8 @@ def fit_layers(
     seed: int,
     record: Record,
     checkpoint: Checkpoint | None = None,
-) -> LayeredRouter:
+    groups: Groups = (),
+) -> Learned:
     """A router by gradient: the recipe's weighted losses, and its exploration, which draws by (seed, step) alone.
 
     With `mix: balanced` all experts weigh the same: rows of an expert with few examples count more.
@@ -115,7 +137,7 @@ def fit_layers(
     features, labels = train.features, train.labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        router = untrained(spec, vectors_of(features), labels, num_experts)
+        router = untrained(spec, vectors_of(features), labels, num_experts, groups)
     means = torch.empty(0)
     if router.noise is not None:
         assert train.means is not None
@@ -172,9 +194,16 @@ def fit_layers(
 
 
 def untrained(
-    spec: RouterSpec, vectors: Float[Tensor, "m d"], labels: Int[Tensor, " n"], num_experts: int
-) -> LayeredRouter:
+    spec: RouterSpec,
+    vectors: Float[Tensor, "m d"],
+    labels: Int[Tensor, " n"],
+    num_experts: int,
+    groups: Groups = (),
+) -> Learned:
     """A router before its first step, random or at centroids, that standardises by these vectors."""
+    if spec.kind == "tree":
+        tree = TreeRouter(vectors.shape[1], num_experts, [[*some] for some in groups], spec.hidden, spec.dropout)
+        return standardised(tree, spec, vectors)
     if spec.init != "centroids":
         return standardised(fresh(spec, vectors.shape[1], num_experts), spec, vectors)
     router = standardised(layered(spec, vectors.shape[1], num_experts), spec, vectors)
@@ -185,10 +214,11 @@ def untrained(
 
 
 def standardised(router: L, spec: RouterSpec, vectors: Float[Tensor, "m d"]) -> L:
-    router.mean.copy_(vectors.mean(0))
     # Counts of characters are mostly 0: divided by its own deviation, a rare one would outweigh all others.
     deviation = vectors.std() if spec.feature == "characters" else vectors.std(0)
-    router.deviation.copy_(deviation.clamp_min(1e-6))
+    for node in router.nodes:
+        node.router.get_buffer("mean").copy_(vectors.mean(0))
+        node.router.get_buffer("deviation").copy_(deviation.clamp_min(1e-6))
     return router
 
 

@@ -195,6 +195,61 @@ def test_adding_one_expert_gives_the_router_of_adopting_all_at_once(prompts, par
     assert made.names == (*NAMES,) and router_of(tmp_path / "some") == router_of(tmp_path / "all")
 
 
+GROUPS = {"text": ["birds", "code"], "exact": ["sums"]}
+
+
+def test_a_router_of_groups_is_a_tree_that_keeps_them_whatever_comes_and_goes(parts, tmp_path):
+    made = adopt(parts, tmp_path / "all", groups=GROUPS)
+    assert made.router["kind"] == "tree" and made.router["groups"] == GROUPS and made.router["accuracy"] > 0.8
+    mixture = moesaic.load(tmp_path / "all")
+    texts = ["the heron sings in the old tree", "def z(x): return x * 77", "add 7 and 7 and say the sum"]
+    assert [one.chosen for one in mixture.route(texts)] == ["birds", "code", "sums"]
+    mixture.save_pretrained(tmp_path / "copy")
+    assert moesaic.load(tmp_path / "copy").route(texts) == mixture.route(texts)
+
+    alone = adopt(parts, tmp_path / "some", NAMES[:2], groups={"text": ["birds"], "exact": ["sums"]})
+    assert alone.router["groups"] == {"text": ["birds"], "exact": ["sums"]}
+    given = {"code": parts / "code.txt"}
+    added = moesaic.amend(tmp_path / "some", [parts / "code"], prompts=given, groups={"text": ["code"]})
+    assert added.router == made.router and router_of(tmp_path / "some") == router_of(tmp_path / "all")
+    assert moesaic.amend(tmp_path / "some", drop=["code"]).router["groups"] == alone.router["groups"]
+    with pytest.raises(RecipeError, match="groups: too few groups; expected two or more; got text"):
+        moesaic.amend(tmp_path / "all", drop=["sums"])
+
+
+BAD_GROUPS = [
+    (
+        {"text": ["birds", "cod"], "exact": ["sums"]},
+        "groups.text: no such expert.*got 'cod'|got cod; did you mean 'code'",
+    ),
+    ({"text": ["birds", "code"], "exact": ["sums", "code"]}, "groups.exact: the expert is in a group already: code"),
+    ({"text": ["birds"], "exact": ["sums"]}, "groups: not every expert is in a group: .*add to a group: code"),
+    ({"text": ["birds", "code", "sums"]}, "groups: too few groups"),
+    ({"text": ["birds", "code", "sums"], "none": []}, "groups.none: a group without experts"),
+]
+
+
+@pytest.mark.parametrize(("groups", "said"), BAD_GROUPS, ids=lambda value: str(value)[:40])
+def test_groups_that_do_not_hold_every_expert_once_are_refused(groups, said, parts, tmp_path):
+    with pytest.raises(RecipeError, match=said):
+        adopt(parts, tmp_path / "out", groups=groups)
+    assert not (tmp_path / "out").exists()
+
+
+def test_groups_need_prompts_and_a_mixture_that_has_groups(parts, tmp_path):
+    with pytest.raises(RecipeError, match="no prompts for some of the experts"):
+        adopt(parts, tmp_path / "out", prompts=False, groups=GROUPS)
+    adopt(parts, tmp_path / "flat", NAMES[:2])
+    given = {"code": parts / "code.txt"}
+    with pytest.raises(RecipeError, match="groups: the mixture's router has no groups; adopt all experts anew"):
+        moesaic.amend(tmp_path / "flat", [parts / "code"], prompts=given, groups={"text": ["code"]})
+    adopt(parts, tmp_path / "tree", NAMES[:2], groups={"text": ["birds"], "exact": ["sums"]})
+    with pytest.raises(RecipeError, match="not every expert is in a group.*add to a group: code"):
+        moesaic.amend(tmp_path / "tree", [parts / "code"], prompts=given)
+    with pytest.raises(RecipeError, match="groups.text: no such expert; expected code; got birds"):
+        moesaic.amend(tmp_path / "tree", [parts / "code"], prompts=given, groups={"text": ["birds"]})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("prompts", [True, False])
 def test_dropping_one_gives_the_router_of_the_others(prompts, parts, tmp_path):

@@ -10,7 +10,8 @@ from moesaic.artefacts.base import identify, load_base, named, read_config, save
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.interop.decoders import write_decoder
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.file_names import TENSORS
+from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 
@@ -152,14 +153,22 @@ def test_no_folder_is_no_base(tmp_path):
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
         ({"num_hidden_layers": ...}, "num_hidden_layers"),
         ({"hidden_size": "32"}, "hidden_size"),
-        ({"eos_token_id": None}, "eos_token_id"),
-        ({"eos_token_id": []}, "eos_token_id"),
+        ({"eos_token_id": "2"}, "eos_token_id"),
     ],
 )
 def test_a_model_of_another_wiring_is_refused_by_its_field(change, field, folder):
     change_config(folder, **change)
     with pytest.raises(WeightsError, match=rf"config\.json: {field}: "):
         read_config(folder / "config.json")
+
+
+@pytest.mark.parametrize("none", [None, [], ...])
+def test_an_end_that_generation_config_alone_names_is_an_end(none, folder, tokenizer):
+    change_config(folder, eos_token_id=none)
+    with pytest.raises(WeightsError, match=r"eos: no token ends a text; name it in config\.json"):
+        load_base(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": tokenizer.eos}))
+    assert load_base(folder).tokenizer.ends == (tokenizer.eos,)
 
 
 def test_both_generations_of_keys_are_read(folder):

@@ -13,7 +13,7 @@ from moesaic.artefacts.ffn import CONFIG, load_ffn, save_ffn
 from moesaic.errors import CompatibilityError, MoesaicError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
 from moesaic.routing import Gates
-from moesaic.tensors.tensors import TENSORS
+from moesaic.tensors.file_names import TENSORS
 from moesaic.testing import tiny_decoder, toy_ffn
 
 

@@ -11,8 +11,8 @@ from moesaic.artefacts.whole_model import load_whole, save_whole, write_into_mix
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_manifest, write_manifest
 from moesaic.model.decoder import Decoder
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.shards import TensorFiles
-from moesaic.tensors.tensors import TENSORS
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 

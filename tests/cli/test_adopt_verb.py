@@ -96,6 +96,23 @@ def test_the_router_is_judged_on_prompts_of_enabled_experts_alone(here, moesaic,
     assert "\n  sends prompts of more to other experts\n" in said
 
 
+def test_groups_make_a_tree_that_is_told_and_wrong_ones_are_refused(here, moesaic, monkeypatch, tmp_path):
+    monkeypatch.chdir(here)
+    out, given = tmp_path / "out", (*PROMPTS, "--prompts", "more=sums.txt")
+    groups = ("--group", "exact=sums,more", "--group", "text=birds")
+    code, said, err = moesaic("adopt", "sums", "birds", "more", "--base", "model", "--out", out, *given, *groups)
+    assert code == 0, err
+    assert "\nrouter: tree on hidden_mean\n  exact: sums, more\n  text: birds\n  sends " in said
+    assert "router     tree on hidden_mean, top_1" in moesaic("inspect", out)[1]
+    code, said, err = moesaic("adopt", "--into", out, "--drop", "more")
+    assert code == 0 and "\n  exact: sums\n  text: birds\n" in said, err
+    for wrong in ("exact", "=sums", "exact="):
+        code, _, err = moesaic("adopt", "sums", "birds", "--base", "model", "--out", tmp_path / "no", "--group", wrong)
+        assert code == 2 and "--group: not a group of experts; expected NAME=EXPERT,EXPERT" in err
+    code, _, err = moesaic("adopt", "sums", "--base", "model", "--out", tmp_path / "no", *groups[:2], *groups[:2])
+    assert code == 2 and "--group: given twice" in err
+
+
 def test_inspect_counts_the_parameters_of_foreign_experts(here, moesaic, monkeypatch, tmp_path):
     monkeypatch.chdir(here)
     for name in ("sums", "birds"):

@@ -49,7 +49,7 @@ def test_a_word_that_may_be_an_option_is_refused_with_the_way_to_ask_it(moesaic)
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("serve", None), ("geneate", "generate"), ("chat", None), ("inspekt", "inspect"), ("x", None)]
+    ("typed", "meant"), [("serve", None), ("geneate", "generate"), ("inspekt", "inspect"), ("x", None)]
 )
 def test_a_verb_is_suggested_only_if_it_is_near(moesaic, typed, meant):
     code, _, err = moesaic(typed)
@@ -62,6 +62,9 @@ def test_a_place_that_is_nowhere_is_refused_before_torch_is_imported(tmp_path):
     for arguments, expected in (
         (["generate", "nowhere", "x"], "4 False"),
         (["classify", "nowhere", "x"], "4 False"),
+        (["route", "nowhere", "x"], "4 False"),
+        (["chat", "nowhere"], "4 False"),
+        (["inspect", "nowhere"], "4 False"),
         (["run", "nowhere.yaml"], "2 False"),
         (["init", "recipe.yaml"], "0 False"),
     ):

@@ -1,6 +1,8 @@
 """Does `inspect` say what a person asks for of a router, and of an encoder that travels inside it?"""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from tokenizers import Tokenizer, models, processors
 
 from moesaic.artefacts.router import StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import StoredEncoder
-from moesaic.cli.artefacts import abstention
+from moesaic.cli.artefacts import LEVELS, WHERE, abstention
+from moesaic.kinds import KINDS, sites
 from moesaic.model.sentences import SentenceEncoder
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
@@ -50,13 +53,21 @@ def test_its_facts_are_there_as_json(folder, moesaic):
 
 
 GUARD = {"router": "linear", "guard": {"least": 0.25}}
+
+
+def keywords(words: list[list[str]], **more: bool) -> dict[str, object]:
+    return {"router": "keyword", "shape": {"words": words, **more}}
+
+
 OWN, NEUTRAL = {"abstained_own": 0.01}, {"abstained_neutral": 0.9}
 
 
 @pytest.mark.parametrize(
     ("facts", "told"),
     [
-        ({"router": "keyword"}, "where a prompt has no keyword of an expert"),
+        (keywords([["a"], []]), "where a prompt has no keyword of an expert"),
+        (keywords([["a"], ["b"]], first=True), "where a prompt has no keyword of an expert"),
+        (keywords([["a"], []], first=True), "never: every prompt goes to an expert"),
         ({"router": "linear"}, "never: every prompt goes to an expert"),
         (GUARD, "where a prompt belongs to an expert with a probability below 0.250"),
         (
@@ -69,7 +80,29 @@ OWN, NEUTRAL = {"abstained_own": 0.01}, {"abstained_neutral": 0.9}
             "where a prompt belongs to an expert with a probability below 0.250; 90.0% of neutral text",
         ),
     ],
-    ids=["keyword", "no guard", "guard", "guard of a run", "adopted guard"],
+    ids=[
+        "keyword",
+        "first keyword",
+        "first keyword or the rest",
+        "no guard",
+        "guard",
+        "guard of a run",
+        "adopted guard",
+    ],
 )
 def test_when_a_router_abstains_is_told(facts, told):
     assert abstention(facts) == told
+
+
+def test_a_folder_of_ours_is_described_without_torch(parts, tmp_path):
+    folders = [parts.folder / name for name in ("mixture", "base", "one", "router")]
+    script = "import sys; from moesaic.cli.main import status\n"
+    script += "for place in sys.argv[1:]: print(status(['inspect', place]), 'torch' in sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", script, *map(str, folders), "shipped:tiny"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.split("\n") == ["0 False"] * 5 + [""]
+
+
+def test_the_sites_and_levels_of_inspect_are_those_of_the_kinds():
+    assert list(WHERE) == sites()
+    assert set(LEVELS) == {level for kind in KINDS.values() for level in kind.levels}

@@ -7,13 +7,21 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from moesaic.cli.generating import conversation, lines
+import moesaic as package
+from moesaic.artefacts.adapter import save_expert
+from moesaic.cli.generating import conversation, lines, show_decision
+from moesaic.compose.mixture import save_mixture
 from moesaic.errors import DataError
+from moesaic.generate.request import RoutingReport
+from moesaic.model.classifier import Head, Shape
+from moesaic.testing import toy_expert
 from moesaic.tokenizer import Message
 
 MARK = "\ufeff"
 TALK = [{"role": "user", "content": "zwölf"}]
+TURNS = (Message("user", "zwölf"),)
 
 
 @pytest.fixture
@@ -70,3 +78,69 @@ def test_json_is_utf_8_whatever_the_locale(tmp_path, encoding):
 
     assert json.loads(printed("--json").decode("utf-8"))["prompt"] == "naïve 猫"
     assert printed().startswith("> naïve 猫\n".encode(encoding, "replace")), "people read it in their terminal's"
+
+
+# --- decisions alone --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mixture(parts, tmp_path_factory):
+    """Two experts, once as writers and once with heads: the folders `writes` and `labels`."""
+    folder, labels = tmp_path_factory.mktemp("routed"), {"one": ("good", "bad"), "two": ("yes", "no")}
+    for seed, name in enumerate(labels):
+        (folder / name).mkdir()
+        head = Head.fresh(Shape(labels[name]), parts.decoder.config.hidden_size, torch.Generator().manual_seed(seed))
+        facts = {"name": name, "head": {"pool": "last", "family": "decoder", "trained": True}}
+        save_expert(folder / name, toy_expert(parts.decoder, seed), parts.fingerprint, facts, head)
+    heads = {"labels": {name: list(some) for name, some in labels.items()}, "pool": "last", "length": 32}
+    for site, facts in {"writes": {}, "labels": heads}.items():
+        (folder / site).mkdir()
+        where = {name: parts.folder / name if site == "writes" else folder / name for name in parts.experts}
+        save_mixture(folder / site, parts.folder / "base", where, parts.folder / "router", facts)
+    return folder
+
+
+@pytest.mark.parametrize("site", ["writes", "labels"])
+def test_route_says_what_the_mixture_decides_about_each_prompt_and_each_line(mixture, site, moesaic, stdin):
+    prompts = ["one two", "-5 + 3", "zwölf 猫"]
+    decided = dict(zip(prompts, package.load(mixture / site).route(prompts), strict=True))
+    code, out, _ = moesaic("route", mixture / site, *decided, "--json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and rows == [
+        {"prompt": prompt, "chosen": one.chosen, "weights": one.weights, "probabilities": one.probabilities}
+        for prompt, one in decided.items()
+    ]
+    stdin("\n".join(decided).encode())
+    code, out, _ = moesaic("route", mixture / site, "--json")
+    assert code == 0 and [json.loads(line)["prompt"] for line in out.splitlines()] == [*decided]
+    chosen = decided["one two"].chosen
+    code, out, _ = moesaic("route", mixture / site, "one two")
+    assert out.startswith(f"> one two\n{chosen} ({chosen} {decided['one two'].probabilities[chosen]:.0%}")
+
+
+def test_route_reads_a_conversation(mixture, moesaic, tmp_path):
+    (tmp_path / "talk.json").write_text(json.dumps(TALK))
+    code, out, _ = moesaic("route", mixture / "writes", "--messages", tmp_path / "talk.json", "--json")
+    assert code == 0 and json.loads(out)["messages"] == TALK
+    code, _, err = moesaic("route", mixture / "writes", "hi", "--messages", tmp_path / "talk.json")
+    assert code == 2 and "not both" in err
+
+
+def test_nothing_routes_in_a_model_alone(moesaic, parts):
+    for place, options in (("shipped:tiny", ["--json"]), (parts.folder / "one", [])):
+        code, _, err = moesaic("route", place, "Once", *options)
+        assert code == 5 and "nothing routes here: this is one model" in err
+
+
+def test_an_error_of_a_line_names_it(mixture, stdin, moesaic):
+    stdin(("one\n" + "two " * 4000).encode())
+    code, _, err = moesaic("route", mixture / "writes")
+    assert code == 2 and "<stdin>:2: " in err and "exceed the model's context" in err
+
+
+def test_why_the_base_answers_and_how_experts_share_is_said(capsys):
+    show_decision(RoutingReport({"a": 0.0, "b": 0.0}, "base", {"a": 0.25, "b": 0.0, "base": 0.75}), "hi", False)
+    show_decision(RoutingReport({"a": 0.75, "b": 0.25}, "a", {"a": 0.75, "b": 0.25, "base": 0.0}), TURNS, False)
+    assert capsys.readouterr().out == (
+        "> hi\nbase (base 75%, a 25%): the router abstained\n> zwölf\na (a 75%, b 25%)\nweights: a 75%, b 25%\n"
+    )

@@ -28,12 +28,16 @@ VALUES = [DROPPED, None, 5, 1 << 40, [1], {}, "x"]
 PARTS = {"mixture": ".", "router": "router", "expert": "experts/one", "base": "base"}
 INNER = {
     "router": [f"selection.{key}" for key in ("kind", "k", "renormalise", "other")]
-    + [f"shape.{key}" for key in ("num_features", "num_experts", "hidden", "dropout", "bias", "noise", "words", "x")]
+    + [
+        f"shape.{key}"
+        for key in ("num_features", "num_experts", "hidden", "dropout", "bias", "noise", "words", "groups", "x")
+    ]
     + ["guard.shape", "guard.least", *(f"guard.shape.{key}" for key in ("num_features", "num_experts", "hidden", "x"))],
     "expert": [f"head.{key}" for key in ("labels", "dense", "bias", "parameters")],
     "mixture": [
         *("origins.base", "base.place", "base.fingerprint", "labels.one"),
         *("adopted.router", "adopted.experts", "adopted.router.abstain", "adopted.router.abstained_own"),
+        "adopted.router.groups",
     ],
 }
 OTHER_SITES = ("ffn", "model", "labels")

@@ -24,8 +24,9 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.safetensors_file import Opened, Stored
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import tiny_decoder, toy_ffn
 from moesaic.tokenizer import Tokenizer
 

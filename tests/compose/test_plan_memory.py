@@ -21,8 +21,9 @@ from moesaic.files import disk
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Selection
 from moesaic.routing.routers import MLPRouter
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.shards import write_shards
-from moesaic.tensors.tensors import TENSORS, read_tensors
+from moesaic.tensors.tensors import read_tensors
 from moesaic.tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")]

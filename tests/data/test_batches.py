@@ -52,7 +52,7 @@ def test_of_plain_text_the_first_tokens_are_the_prompt_but_never_more_than_half(
 
 
 def test_what_is_cut_has_no_end():
-    assert encode(example("", "0123456789"), TOKENIZER, 6, 2) == Tokens([*b"012345"], 2, "g", truncated=True)
+    assert encode(example("", "0123456789"), TOKENIZER, 6, 2) == Tokens([*b"012345"], 2, "g", lost=5)
     assert encode(example("", "01234"), TOKENIZER, 6, 2) == Tokens([*b"01234", EOS], 2, "g")
 
 
@@ -70,7 +70,7 @@ def test_what_is_cut_has_no_end():
 def test_where_both_do_not_fit(prompt, response, ids, given):
     tokens = encode(example(prompt, response), TOKENIZER, 10, 64)
     assert tokens.ids == ids and tokens.prompt == given
-    assert tokens.truncated == (len(prompt) + len(response) + 2 > 10)
+    assert tokens.lost == max(0, len(prompt) + len(response) + 2 - 10)
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
@@ -81,10 +81,10 @@ def test_every_row_has_a_prompt_and_something_scored(prompt, response, length, p
     tokens = encode(example(prompt, response), TOKENIZER, length, prompt_tokens)
     whole = [*prompt.encode(), *(b"\n" if prompt else b""), *response.encode(), EOS]
     assert 0 < tokens.prompt < len(tokens.ids) <= length
-    assert tokens.truncated == (len(tokens.ids) < len(whole))
+    assert tokens.lost == len(whole) - len(tokens.ids)
     assert len(tokens.ids) == min(length, len(whole))
     assert (pad([tokens]).targets != UNSCORED).any()
-    if tokens.truncated:
+    if tokens.lost:
         text = "".join(map(chr, tokens.ids))
         assert text in "".join(map(chr, whole)), "one run of the text"
 

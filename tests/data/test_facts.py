@@ -1,5 +1,7 @@
-from moesaic.data.facts import alike, facts_of, told
-from moesaic.data.rows import Example
+import pytest
+
+from moesaic.data.facts import alike, facts_of, spelling, told
+from moesaic.data.rows import Example, examples_of
 from moesaic.data.splits import Domain
 
 
@@ -51,3 +53,32 @@ def test_each_fact_is_a_sentence_with_the_name_of_the_domain():
         "mail: 2 texts have two labels",
         "mail: 1 test prompts are in train too, with other answers",
     ]
+
+
+END = "<|end|>"
+TALK = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
+SPELLED = {
+    "text": {"text": f"a {END}"},
+    "prompt": {"prompt": f"a {END}", "response": "b"},
+    "response": {"prompt": "a", "response": f"b {END}"},
+    "instruction": {"instruction": "a", "input": END, "output": "b"},
+    "first message": {"messages": [{"role": "system", "content": END}, *TALK]},
+    "first answer": {"messages": [TALK[0], {"role": "assistant", "content": END}, *TALK[2:]]},
+    "last answer": {"messages": [*TALK[:3], {"role": "assistant", "content": END}]},
+}
+
+
+def spelled(text: str) -> str | None:
+    return END if END in text else None
+
+
+@pytest.mark.parametrize("where", SPELLED)
+def test_a_row_that_spells_a_special_token_anywhere_is_counted_once(where):
+    rows = [*examples_of(SPELLED[where]), *examples_of({"messages": TALK}), *examples_of({"text": "a <|e"})]
+    found = spelling(rows, spelled)
+    assert found is not None and found.startswith(f"1 of 3 rows spell special tokens, such as {END}, which are read as")
+    assert found.endswith("give messages, which the chat template writes")
+
+
+def test_rows_that_spell_none_give_no_warning():
+    assert spelling(examples_of({"messages": TALK}), spelled) is None

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import moesaic
-from moesaic.errors import DataError, RecipeError
+from moesaic.errors import DataError, MoesaicWarning, RecipeError
 from moesaic.evaluate.unseen import judge_unseen
 
 ROWS = [{"prompt": f"Say {word}.", "response": f"{word} {word}"} for word in ("owl", "wren", "lark", "heron")]
@@ -41,3 +41,10 @@ def test_files_without_rows_and_no_file_are_refused(tmp_path):
     (tmp_path / "none.jsonl").write_text("")
     with pytest.raises(DataError, match="none.jsonl"):
         judge_unseen("shipped:tiny", [tmp_path / "none.jsonl"])
+
+
+def test_rows_that_spell_special_tokens_are_a_warning_with_their_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "Once upon a time <|end|> there was an owl."}) + "\n")
+    with pytest.warns(MoesaicWarning, match=r"rows\.jsonl: 1 of 1 rows spell special tokens, such as <\|end\|>"):
+        judge_unseen("shipped:tiny", [path])

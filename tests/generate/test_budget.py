@@ -30,8 +30,8 @@ from moesaic.generate.loaded import WritingMixture
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Gates, Selection
 from moesaic.routing.routers import KeywordRouter, MLPRouter
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.safetensors_file import Opened
-from moesaic.tensors.tensors import TENSORS
 from moesaic.testing import toy_expert, toy_ffn
 from moesaic.tokenizer import Tokenizer
 

@@ -66,6 +66,27 @@ def test_several_are_answered_at_once_conversations_beside_texts(mixture):
 
 
 @pytest.mark.parametrize(
+    "prompt",
+    [
+        [*MESSAGES],
+        [MESSAGES[0], *TALK[1:]],
+        MESSAGES[0],
+        TALK[0],
+        {"messages": TALK},
+        {"prompt": "sing of the owl"},
+        ("sing of the owl", TALK),
+        [{"messages": TALK}, "and again"],
+    ],
+)
+def test_the_annotations_are_as_wide_as_what_is_answered(prompt, mixture):
+    """The shape checks of the tests compare every call with the annotations."""
+    made, routed = mixture.generate(prompt, max_new_tokens=2), mixture.route(prompt)
+    several = isinstance(made, list)
+    assert routed == ([one.routing for one in made] if several else made.routing)
+    assert made == mixture.generate(iter(prompt) if several else prompt, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
     ("talk", "field", "said"),
     [
         (TALK[:2], "messages", "nothing to answer"),

@@ -12,7 +12,7 @@ from moesaic.errors import MoesaicWarning, RecipeError, StorageError, WeightsErr
 from moesaic.files import MANIFEST
 from moesaic.hub.hub import CARD, PATTERNS, download, push, repository
 from moesaic.sections.places import HubId, hub_id
-from moesaic.tensors.shards import INDEX
+from moesaic.tensors.file_names import INDEX
 from moesaic.tokenizer import FILES as TEXT
 
 FILES = {

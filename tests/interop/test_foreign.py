@@ -11,7 +11,8 @@ import moesaic
 from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.files import disk, read_json, write_json
 from moesaic.interop.outline import outline
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.file_names import TENSORS
+from moesaic.tensors.tensors import read_tensors, write_tensors
 
 IDS = torch.tensor([[5, 17, 3, 40]])
 KEY = "model.layers.0.self_attn.k_proj.weight"
@@ -51,7 +52,12 @@ HINTS = {
     "torch.compile": (lambda name: f"_orig_mod.{name}", "_orig_mod"),
     "DistributedDataParallel": (lambda name: f"module.{name}", "save its .module"),
     "a model of images and text": (lambda name: f"language_model.{name}", "save its language model alone"),
-    "a model without its head": (lambda name: name.removeprefix("model."), "AutoModelForCausalLM"),
+    "DistributedDataParallel inside": (lambda name: name.replace("model.", "model.module.", 1), "save its .module"),
+    "FullyShardedDataParallel": (lambda name: f"_fsdp_wrapped_module.{name}", "save its full state"),
+    "torch.compile in DistributedDataParallel": (lambda name: f"module._orig_mod.{name}", "_orig_mod"),
+    "a trainer": (lambda name: f"policy.{name}", "save the language model inside"),
+    "a model in a model": (lambda name: f"model.{name}", "save the language model inside"),
+    "a model without its head": (lambda name: name.removeprefix("model."), "lack 'model.'.*AutoModelForCausalLM"),
     "GPTQ": (lambda name: name.replace("proj.weight", "proj.qweight"), "give the unquantised model"),
     "an adapter in it": (lambda name: name.replace("proj.weight", "proj.base_layer.weight"), "merge_and_unload"),
 }

@@ -11,13 +11,14 @@ import torch
 
 from moesaic.adapters import LoRA
 from moesaic.artefacts.adapter import StoredExpert, load_expert, save_expert
-from moesaic.artefacts.base import load_base
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.errors import CompatibilityError, MoesaicError
 from moesaic.files import MANIFEST
 from moesaic.interop.peft_config import PLAIN
 from moesaic.interop.peft_tensors import ROOT
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.tokenizer import Tokenizer
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 Q = "base_model.model.model.layers.1.self_attn.q_proj"
@@ -365,3 +366,44 @@ def test_the_hint_is_found_among_all_foreign_tensors(name, tensor, said, beside,
         tensors(two, **{f"{ROOT}lm_head.base_layer.weight": decoder.get_parameter("embed_tokens.weight").detach()})
     with pytest.raises(MoesaicError, match=said):
         load_expert(two, decoder=decoder)
+
+
+PREFIXES = {  # how the names of all tensors begin, in place of `base_model.model.model.`
+    "DistributedDataParallel": (f"module.{ROOT}model.", "save its .module"),
+    "DistributedDataParallel inside": (f"{ROOT}module.model.", "save its .module"),
+    "DistributedDataParallel deep inside": (f"{ROOT}model.module.", "save its .module"),
+    "FullyShardedDataParallel": (f"_fsdp_wrapped_module.{ROOT}model.", "save its full state"),
+    "a model without its head": (ROOT, "without its head.*AutoModelForCausalLM"),
+    "names of the base": ("model.", "begin with base_model.model: save it again with peft's save_pretrained"),
+    "names of the base without its head": (
+        "",
+        "begin with base_model.model: save it again with peft's save_pretrained",
+    ),
+    "another root": (f"policy.{ROOT}model.", "begin with base_model.model: save it again with peft's save_pretrained"),
+}
+
+
+@pytest.mark.parametrize(("begin", "said"), PREFIXES.values(), ids=PREFIXES)
+def test_names_that_begin_otherwise_have_the_hint_that_they_are_worth(begin, said, two, decoder):
+    found = read_tensors(two / ADAPTER)
+    write_tensors(two / ADAPTER, {name.replace(f"{ROOT}model.", begin, 1): t for name, t in found.items()})
+    with pytest.raises(MoesaicError, match=said):
+        load_expert(two, decoder=decoder)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("targets", [["q_proj", "lm_head"], ["lm_head"], ".*(q_proj|lm_head)"], ids=str)
+def test_an_adapter_of_peft_on_an_untied_head_is_refused_in_one_line(targets, tmp_path):
+    import peft
+    import transformers
+
+    tokenizer = Tokenizer.train(["a b"], 262)
+    untied = tiny_decoder(2, torch.float32, vocab_size=tokenizer.vocab_size, tie_embeddings=False)
+    (tmp_path / "base").mkdir()
+    save_base(tmp_path / "base", untied, tokenizer, {})
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = peft.LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM")
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    with pytest.raises(MoesaicError, match="the head is adapted, which is not adopted: merge it .* adopt the merged"):
+        load_expert(tmp_path / "adapter", decoder=untied)

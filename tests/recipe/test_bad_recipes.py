@@ -60,6 +60,21 @@ BAD = [
         *(14, "experts.math.data.demo"),
         "expected 'code', 'prose', 'math', 'dialogue' or 'cooking'; got 'maths'; did you mean 'math'?",
     ),
+    *(
+        ("  kind: mlp\n  feature", f"  kind: tree\n  groups:\n    {groups}\n  feature", line, field, said)
+        for groups, line, field, said in [
+            (
+                "exact: [math]\n    open: [chta]",
+                25,
+                "router.groups.open[0]",
+                "no such expert; expected one of math, chat; got 'chta'; did you mean 'chat'?",
+            ),
+            ("exact: [math]\n    open: [chat, math]", 25, "router.groups.open[1]", "the expert is in a group already"),
+            ("exact: [math]\n    open: [math]", 25, "router.groups.open[0]", "got 'math'; it is in group 'exact'"),
+            ("exact: [math]\n    maths: []", 25, "router.groups.maths", "expected 1 or more"),
+            ("exact: [math, chat]", 23, "router.groups", "too few groups; expected two or more; got exact"),
+        ]
+    ),
     ("name: four-domains", "name: my run", 1, "name", "not a name for a run; expected 1 to 96"),
     ("name: four-domains", "name: com1.txt", 1, "name", "Windows"),
     ("name: four-domains", "name: four.", 1, "name", "must not end with a dot"),

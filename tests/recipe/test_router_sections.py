@@ -15,6 +15,7 @@ from moesaic.sections.routers import RouterSpec
 
 TASK = {"task": 1.0}
 GUMBEL, NOISY = {"kind": "gumbel"}, {"kind": "noisy_top_k"}
+DIVIDED = {"a": ["math"], "b": ["code"]}
 
 
 def made(**router: Any) -> Recipe:
@@ -59,6 +60,37 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "exploration.kind",
         "expected a feature of the base",
     ),
+    ({"kind": "tree"}, "groups", "missing; name the experts of each group, as in groups: {exact: [math, code]"),
+    ({"kind": "mlp", "groups": {"a": ["math"]}}, "groups", "a mlp router decides between all experts at once"),
+    ({"kind": "tree", "groups": {"a": ["math", "code"]}}, "groups", "too few groups; expected two or more; got a"),
+    ({"kind": "tree", "groups": {"a": [], "b": ["math", "code"]}}, "groups.a", "expected 1 or more"),
+    (
+        {"kind": "tree", "groups": {"a": ["math"], "b": ["cod"]}},
+        "groups.b[0]",
+        "no such expert; expected one of math, code; got 'cod'; did you mean 'code'?",
+    ),
+    (
+        {"kind": "tree", "groups": {"a": ["math"], "b": ["code", "math"]}},
+        "groups.b[1]",
+        "the expert is in a group already; expected each expert once; got 'math'; it is in group 'a'",
+    ),
+    ({"kind": "tree", "groups": {"a": ["math"], "b": ["math"]}}, "groups.b[0]", "in a group already"),
+    (
+        {"kind": "tree", "groups": DIVIDED, "exploration": NOISY},
+        "exploration.kind",
+        "a tree has no logits of experts to add noise to; expected none or gumbel",
+    ),
+    ({"kind": "tree", "groups": DIVIDED, "feature": "hidden_tokens"}, "feature", "only attention reads tokens"),
+    ({"kind": "tree", "groups": DIVIDED, "heads": 2}, "heads", "a tree router does not attend"),
+    ({"kind": "tree", "groups": DIVIDED, "init": "centroids"}, "init", "a tree router cannot be initialised"),
+    ({"kind": "linear", "match": "first"}, "match", "a linear router does not read words"),
+    ({"kind": "keyword", "match": "last"}, "match", "expected 'first'; got 'last'"),
+    (
+        {"kind": "keyword", "match": "first"},
+        "match",
+        "the rule learns no keywords; expected keywords of all experts but one, which takes the other prompts; "
+        "got none of math and code; list experts.math.keywords",
+    ),
     ({"kind": "linear", "exploration": {"temperature": 2.0}}, "exploration.temperature", "none has no temperature"),
     (
         {"kind": "linear", "exploration": NOISY | {"temperature": 1}},
@@ -81,6 +113,29 @@ def test_what_does_not_go_together_is_refused_by_its_key(router, field, said):
 
 
 @pytest.mark.parametrize(
+    ("groups", "at", "said"),
+    [
+        ({"a": ["math"], "b": ["code"]}, "groups", "not every expert is in a group: math, code; add to a group: prose"),
+        (
+            {"a": ["math"], "b": ["code", "math"]},
+            "groups.b[1]",
+            "the expert is in a group already; expected each expert once; got 'math'; it is in group 'a'",
+        ),
+        ({"a": ["math", "proze"], "b": ["code"]}, "groups.a[1]", "got 'proze'; did you mean 'prose'?"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("compared", [False, True])
+def test_groups_that_miss_or_repeat_an_expert_are_refused_where_they_do(groups, at, said, compared):
+    experts = {name: {"kind": "lora", "data": {"demo": name}} for name in ("math", "code", "prose")}
+    spec = {"kind": "tree", "groups": groups}
+    router = {"kind": "linear", "compare": [spec]} if compared else spec
+    with pytest.raises(RecipeError) as refused:
+        parse({"name": "x", "base": {"path": "b"}, "experts": experts, "router": router})
+    assert refused.value.field == f"router.{'compare[0].' * compared}{at}" and said in str(refused.value)
+
+
+@pytest.mark.parametrize(
     "router",
     [
         {"kind": "attention", "hidden": [1024]},
@@ -88,6 +143,8 @@ def test_what_does_not_go_together_is_refused_by_its_key(router, field, said):
         {"kind": "linear", "feature": "hidden_last", "bias": False, "exploration": NOISY, "loss": {"expert": 21.0}},
         {"kind": "mlp", "exploration": GUMBEL | {"temperature": 0.5}, "loss": {"task": 1, "expert": 0}},
         {"kind": "linear", "selection": "top_k", "k": 1, "exploration": GUMBEL, "loss": TASK},
+        {"kind": "tree", "groups": DIVIDED, "exploration": GUMBEL, "loss": TASK},
+        {"kind": "linear", "compare": [{"kind": "tree", "groups": DIVIDED, "selection": "soft"}]},
         {"kind": "linear", "mix": "proportional", "selection": "soft", "loss": {"task": 1, "balance": 1, "z": 1}},
     ],
     ids=str,
@@ -99,6 +156,7 @@ def test_the_published_routers_can_be_written_and_read_again(router):
 
 def test_each_kind_reads_by_itself_what_it_can_read():
     kinds = ("keyword", "centroid", "linear", "mlp", "attention")
+    assert RouterSpec(kind="tree", groups=DIVIDED).feature == "hidden_mean"
     assert [RouterSpec(kind=kind).feature for kind in kinds] == ["text", *["hidden_mean"] * 3, "hidden_tokens"]
 
 

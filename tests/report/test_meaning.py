@@ -285,6 +285,8 @@ def data(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
             cell("evaluated"): count(e["rows"][name]),
             cell("groups"): count(e["groups"][name]),
             cell("truncated"): count(e["truncated"][name]),
+            cell("tokens cut, train"): share(e["cut"][name]["train"]),
+            cell("tokens cut, test"): share(e["cut"][name]["test"]),
             cell("dropped"): ", ".join(f"{why} {count(rows)}" for why, rows in d["dropped"][name].items()),
         }
     for file, one in d["files"].items():
@@ -403,8 +405,19 @@ def test_words_that_a_newcomer_may_not_know_are_explained_beside_the_contenders(
     _, _, page = run
     folded = {one.one("summary").words(): one for one in page.section("contenders").all("details")}
     explained = {one.words() for one in folded["Words on this page"].all("dt")}
-    used = {"bound", "chance", "tied", "gap closed", "macro F1", "evenness", "groups", "truncated", "dropped", "active"}
-    assert {*used, "expected calibration error"} <= explained
+    used = {
+        "bound",
+        "chance",
+        "tied",
+        "gap closed",
+        "macro F1",
+        "evenness",
+        "groups",
+        "truncated",
+        "tokens cut",
+        "dropped",
+    }
+    assert {*used, "active", "expected calibration error"} <= explained
     text = page.root.words()
     assert all(text.count(word) > 1 for word in explained), "a word that the page does not use"
 

@@ -14,8 +14,9 @@ from moesaic.errors import MemoryLimitError, RecipeError, WeightsError
 from moesaic.model.source import Traffic
 from moesaic.residency.fetching import Budget, FetchedExperts, Whole
 from moesaic.residency.transfer import Carrier
+from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.shards import TensorFiles
-from moesaic.tensors.tensors import TENSORS, write_tensors
+from moesaic.tensors.tensors import write_tensors
 
 
 class Toy(Whole):

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from moesaic.errors import RecipeError
 from moesaic.routing import States, controls
 from moesaic.routing.routers import (
     ROUTERS,
@@ -16,6 +17,7 @@ from moesaic.routing.routers import (
     MLPRouter,
     Router,
     TrainedRouter,
+    TreeRouter,
 )
 
 SILENT = float("-inf")
@@ -37,6 +39,7 @@ def routers() -> dict[str, TrainedRouter]:
         "linear": filled(MLPRouter(5, 2, [])),
         "mlp": filled(MLPRouter(5, 2, [7, 3], dropout=0.5)),
         "attention": filled(AttentionRouter(5, 2, 8, 4, dropout=0.5, noise=True)),
+        "tree": filled(TreeRouter(5, 2, [[1], [0]], [3], dropout=0.5)),
         "arrow": filled(ArrowRouter({"layers.0.self_attn.q_proj": 4, "layers.0.mlp.down_proj": 6}, 2)),
     }
 
@@ -91,6 +94,63 @@ def test_keywords_are_no_patterns_and_an_expert_may_have_none():
 def test_phrases_count_and_of_two_words_that_overlap_one_does():
     assert KeywordRouter([["for loop"], ["loop"]])(["a for loop"]).tolist() == [[1, 1]]
     assert KeywordRouter([["new", "new york"]])(["new york"]).tolist() == [[1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("this chip", 1),  # 'hi' inside a word
+        ("say hi", 1),
+        ("ADD this", 0),  # in any case, and the first of two experts wins
+        ("this, then add", 0),  # by the order of experts, not of words in the text
+        ("a b", 2),
+        ("", 2),
+    ],
+)
+def test_with_first_the_first_expert_with_a_word_anywhere_wins_and_one_without_words_takes_the_rest(text, expected):
+    router = KeywordRouter([["add", "sum"], ["hi"], []], first=True)
+    assert router([text]).tolist() == [[0.0 if expert == expected else SILENT for expert in range(3)]]
+    assert router.shape == {"words": [["add", "sum"], ["hi"], []], "first": True}
+
+
+def test_with_first_and_words_for_all_experts_a_text_without_any_abstains():
+    assert KeywordRouter([["add"], ["hi"]], first=True)(["a b"]).tolist() == [[SILENT, SILENT]]
+
+
+def test_the_expert_without_words_takes_the_rest_wherever_it_is_listed():
+    assert KeywordRouter([[], ["hi"]], first=True)(["this", "that"]).argmax(-1).tolist() == [1, 0]
+
+
+def tree(groups: list[list[int]], experts: int = 5) -> TreeRouter:
+    router = TreeRouter(4, experts, groups, [7], dropout=0.5).eval()
+    for seed, node in enumerate(router.nodes):
+        filled(node.router, seed)
+        node.router.get_buffer("temperature").fill_(0.5 + seed)
+    return router
+
+
+@pytest.mark.parametrize("groups", [[[3, 0], [2], [1, 4]], [[0, 1, 2, 3], [4]], [[4], [3], [2], [1], [0]]], ids=str)
+@torch.no_grad()
+def test_probabilities_of_a_tree_are_products_of_those_of_its_nodes(groups):
+    router, x = tree(groups), torch.randn(6, 4, generator=torch.Generator().manual_seed(3))
+    found = router(x).softmax(-1)
+    between = router.between(x).softmax(-1)
+    inside = iter(router.inside)
+    for index, members in enumerate(groups):
+        torch.testing.assert_close(found[:, members].sum(-1), between[:, index])
+        within = next(inside)(x).softmax(-1) if len(members) > 1 else torch.ones(6, 1)
+        torch.testing.assert_close(found[:, members], between[:, [index]] * within)
+    torch.testing.assert_close(router(x).exp(), found)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [[[0, 1, 2]], [[0, 1], []], [[0, 1], [1, 2]], [[0, 1], [3]], [[0], [1]], [[0, 1], [2, 3]], []],
+    ids=str,
+)
+def test_groups_that_do_not_divide_the_experts_are_refused_before_memory_is_taken(groups):
+    with pytest.raises(RecipeError, match="groups: groups do not divide the experts; expected each of 3 experts"):
+        TreeRouter(4, 3, groups, [2**40])
 
 
 def test_centroid_is_the_cosine_around_the_centre_over_the_temperature():

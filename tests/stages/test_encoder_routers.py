@@ -11,7 +11,8 @@ from small_runs import opened, silent
 
 import moesaic
 from moesaic.artefacts.base import load_base
-from moesaic.artefacts.router import ENCODER, load_router
+from moesaic.artefacts.manifest_words import ENCODER
+from moesaic.artefacts.router import load_router
 from moesaic.artefacts.sentence_encoder import load_sentences, save_sentences
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.evaluate.replay import replay

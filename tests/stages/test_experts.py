@@ -1,11 +1,12 @@
 """Experts of kinds `ffn` and `model`: trained as the naive loop would, kept, taken up again, read back, refused."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from small_kinds import LAYERS, WIDTH, fill, recipe_in
-from small_runs import opened, silent
+from small_runs import Told, opened, silent
 from torch.nn import functional as F
 
 from moesaic.adapters.feedforward import FFN
@@ -17,6 +18,7 @@ from moesaic.kinds.kind import Started
 from moesaic.kinds.whole_model import Whole
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED
+from moesaic.runs.jobs import Jobs
 from moesaic.stages import experts
 from moesaic.stages.experts import ExpertPart, plan_of, train_one, verify_expert
 from moesaic.tasks import Run
@@ -223,3 +225,22 @@ def test_an_expert_of_another_base_is_refused(place, tmp_path):
     run.dir.publish(run.dir.part_at("sums"), lambda at: save_ffn(at, stored.ffn, "f" * 64, {}), 0)
     with pytest.raises(CompatibilityError, match="trained on another base"):
         plan.kind.reload(run.dir.part_at("sums"), run.task.fresh(), plan.design)
+
+
+def test_an_expert_tells_of_rows_that_are_cut_and_warns_of_rows_that_spell_special_tokens(tmp_path):
+    place, told = fill(tmp_path), Told()
+    rows = [{"text": f"{word} " * 30 + "<|end|>"} for word in ("add", "sing", "say", "ask")]
+    (place / "sums_train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = opened(recipe_in(place, "ffn", "train.steps=1"), tmp_path / "run")
+    train_one(run.address, "sums", Jobs(1, told).report("sums"))
+    (cut,) = [note for note in told.notes if "cut" in note]
+    share = read_manifest(run.dir.part_at("sums"))["rows"]["cut"]
+    assert (
+        cut == f"sums: 3 of 3 training rows are cut to 48 tokens (train.length): {share:.1%} of all tokens are not read"
+    )
+    lengths = [len(run.models.base.tokenizer.begin(row.response)) + 1 for row in run.materials.domains["sums"].train]
+    assert share == 1 - 3 * 48 / sum(lengths)
+    (warned,) = told.warnings
+    assert warned.startswith("sums: 3 of 3 rows spell special tokens, such as <|end|>, which are read as text")
+    train_one(run.address, "birds", Jobs(1, told).report("birds"))
+    assert len(told.warnings) == 1 and not any("birds" in note for note in told.notes)

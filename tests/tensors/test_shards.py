@@ -12,8 +12,9 @@ from moesaic.config import DecoderConfig
 from moesaic.errors import MoesaicWarning, WeightsError
 from moesaic.interop.decoders import as_stored, named, read_decoder, write_decoder
 from moesaic.model.decoder import Decoder, initialise
-from moesaic.tensors.shards import INDEX, TensorFiles, write_shards
-from moesaic.tensors.tensors import TENSORS, read_tensors, write_tensors
+from moesaic.tensors.file_names import INDEX, TENSORS
+from moesaic.tensors.shards import TensorFiles, write_shards
+from moesaic.tensors.tensors import read_tensors, write_tensors
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "context": 32}
 IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from moesaic.errors import WeightsError
-from moesaic.tensors.tensors import TENSORS, fingerprint, fit, read_tensors, write_tensors
+from moesaic.tensors.file_names import TENSORS
+from moesaic.tensors.tensors import fingerprint, fit, read_tensors, write_tensors
 
 
 def some() -> dict[str, torch.Tensor]:

@@ -307,11 +307,13 @@ def test_a_beginning_that_the_tokenizer_lacks_is_refused(folder):
         Tokenizer.load(folder, 0)
 
 
-def test_every_end_that_the_files_name_counts_and_the_tokenizers_own_comes_first(folder):
-    write(folder, config={"eos_token_id": [5, 6]}, generation_config={"eos_token_id": 7})
-    assert Tokenizer.load(folder).ends == (5, 6, 7)
+def test_the_tokenizers_own_end_comes_first_and_generation_config_decides_about_the_others(folder):
+    write(folder, config={"eos_token_id": [5, 6]})
+    assert Tokenizer.load(folder).ends == (5, 6)
+    write(folder, generation_config={"eos_token_id": [7, 6, 5]})
+    assert Tokenizer.load(folder).ends == (7, 6, 5)
     write(folder, special_tokens_map={"eos_token": "<|end|>"})
-    assert Tokenizer.load(folder).special == Special(0, (0, 5, 6, 7), names=(("eos_token", "<|end|>"),))
+    assert Tokenizer.load(folder).special == Special(0, (0, 7, 6, 5), names=(("eos_token", "<|end|>"),))
     write(folder, tokenizer_config={"eos_token": None})
     assert Tokenizer.load(folder).eos == 0, "null does not take back what another file names"
 

@@ -85,7 +85,7 @@ def test_plain_text_and_prompts_that_are_cut_keep_what_starts_a_sequence(tokeniz
     assert text.ids == [*start, *tokenizer.encode(STORY), tokenizer.eos]
     cut = encode(Example(STORY, "Four.", "g"), tokenizer, 16, 8)
     response = tokenizer.answer(STORY, "Four.")[:12]
-    assert cut.truncated and len(cut.ids) == 16 and cut.ids[: len(start)] == start
+    assert cut.lost and len(cut.ids) == 16 and cut.ids[: len(start)] == start
     given = cut.ids[len(start) : cut.prompt]
     assert given == tokenizer.encode(STORY)[-len(given) :], "the end of the prompt"
     assert cut.ids[cut.prompt :] == response[: len(cut.ids) - cut.prompt]

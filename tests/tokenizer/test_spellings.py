@@ -28,3 +28,9 @@ def test_what_is_broken_spells_nothing_and_is_the_text_but_for_the_marks(tokens,
     broken = spellings.broken(text, "#")
     assert not list(spellings.places(broken)) and broken.replace("#", "") == text
     assert broken == text or list(spellings.places(text))
+
+
+@given(tokens, st.text("ab<|c", max_size=30))
+def test_the_first_spelling_is_the_first_token_that_is_cut_out(tokens, text):
+    cut = [piece for piece, special in Spellings(tokens).cut(text) if special]
+    assert Spellings(tokens).first(text) == (cut[0] if cut else None)

@@ -1,26 +1,33 @@
 """Property: a tokenizer that is written gives transformers the ids of its source, from every published form."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import tokenizers
 import transformers
 
+from moesaic.artefacts.base import load_base, save_base
 from moesaic.errors import MoesaicWarning
 from moesaic.files import disk, read_json, write_json
+from moesaic.hub.locate import locate
+from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 
 TEXTS = ["Once upon a time", "Hello, world! 3 + 4 = 7", "two\nlines", "naïve café 日本 🙂", "a  b"]
+TEXTS += ["last ", "\ttab\u00a0", "1234567 $1.20", "I'll don't", "e\u0301 Ångström", "\n\n", "日本語 русский"]
+SPACED = " first"
+"""SentencePiece puts one more space before it, and transformers, where it reads a tokenizer.model, does not."""
 
 
-def theirs(folder: Path) -> list[list[int]]:
+def theirs(folder: Path, texts: Sequence[str] = TEXTS) -> list[list[int]]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return [tokenizer(text)["input_ids"] for text in TEXTS]
+    return [tokenizer(text)["input_ids"] for text in texts]
 
 
-def ours(tokenizer: Tokenizer) -> list[list[int]]:
-    return [tokenizer.begin(text) for text in TEXTS]
+def ours(tokenizer: Tokenizer, texts: Sequence[str] = TEXTS) -> list[list[int]]:
+    return [tokenizer.begin(text) for text in texts]
 
 
 def written(tokenizer: Tokenizer, folder: Path) -> Path:
@@ -70,6 +77,14 @@ def whole(shared: Path, folder: Path, bos: bool) -> None:
     write_json(folder / "tokenizer_config.json", facts)
 
 
+def words(folder: Path, **settings: object) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyzåéö"
+    listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *"AHIOÅ0123456789.,!+=$'日本рус", "once", "Once"]
+    listed += [*(f"##{letter}" for letter in letters), "upon", "##lo", "time"]
+    (folder / "vocab.txt").write_text("\n".join(dict.fromkeys(listed)) + "\n", encoding="utf-8")
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", **settings})
+
+
 FORMS = {"tokenizer.model": pieces, "vocab.json": merges, "tokenizer.json": whole}
 
 
@@ -85,6 +100,7 @@ def test_a_written_tokenizer_gives_transformers_the_ids_of_its_source(
     tokenizer = Tokenizer.load(source, 1)
     again = written(tokenizer, tmp_path / "written")
     assert theirs(again) == ours(tokenizer) == ours(Tokenizer.load(again, 1)) == theirs(source)
+    assert theirs(again, [SPACED]) == ours(tokenizer, [SPACED])
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -114,3 +130,45 @@ def test_a_space_before_a_text_that_its_class_is_asked_for_is_put_there(
         tokenizer = Tokenizer.load(tmp_path, 1)
     found = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert tokenizer.encode("Hello world") == found("Hello world", add_special_tokens=False)["input_ids"]
+
+
+def test_a_written_tokenizer_of_ranks_gives_transformers_the_ids_of_its_source(shared: Path, tmp_path: Path) -> None:
+    """transformers reads the tokenizer.json of the publisher, as ranks take another package."""
+    published, source = shared / "models" / "tokenizers" / "llama-3", tmp_path / "source"
+    source.mkdir()
+    for name in ("tokenizer.model", "tokenizer_config.json"):
+        disk.copy(published / name, source / name)
+    write_json(source / "config.json", {"model_type": "llama", "bos_token_id": 128000, "eos_token_id": 128001})
+    tokenizer = Tokenizer.load(source)
+    again = written(tokenizer, tmp_path / "written")
+    assert theirs(again) == ours(tokenizer) == ours(Tokenizer.load(again)) == theirs(published)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"do_lower_case": False}, {"strip_accents": False}, {"tokenize_chinese_chars": False}], ids=str
+)
+def test_a_written_tokenizer_of_words_gives_transformers_the_ids_of_its_source(
+    settings: dict[str, bool], tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    words(source, **settings)
+    write_json(source / "config.json", {"model_type": "bert", "eos_token_id": 3})
+    tokenizer = Tokenizer.load(source, 3)
+    again = written(tokenizer, tmp_path / "written")
+    closed = [[*ids, 3] for ids in ours(tokenizer)]
+    assert theirs(again) == closed == [[*ids, 3] for ids in ours(Tokenizer.load(again, 3))] == theirs(source)
+
+
+@pytest.mark.parametrize("size", [257, 300, 420])
+def test_the_tokenizer_of_a_base_that_is_trained_here_gives_transformers_its_ids(size: int, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.train(TEXTS, size)
+    save_base(tmp_path, tiny_decoder(1, vocab_size=tokenizer.vocab_size), tokenizer, {})
+    assert theirs(tmp_path) == ours(tokenizer) == ours(load_base(tmp_path).tokenizer)
+    ended = transformers.GenerationConfig.from_model_config(transformers.AutoConfig.from_pretrained(tmp_path))
+    assert ended.eos_token_id == tokenizer.eos
+
+
+def test_the_tokenizer_of_the_shipped_base_gives_transformers_its_ids() -> None:
+    folder = locate("shipped:tiny").folder
+    assert theirs(folder) == ours(load_base(folder).tokenizer)

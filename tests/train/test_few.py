@@ -6,7 +6,7 @@ import torch
 from sklearn.covariance import ledoit_wolf_shrinkage
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from moesaic.train.few import discriminant, few_shot, few_shot_guard
+from moesaic.train.few import discriminant, few_shot, few_shot_guard, few_shot_tree
 
 
 def clouds(n: int, d: int, apart: float, experts: int = 3, seed: int = 0) -> list[torch.Tensor]:
@@ -63,6 +63,50 @@ def test_prompts_that_are_all_the_same_are_no_division_by_zero(points):
     router, _ = few_shot(points)
     assert all(value.isfinite().all() for value in router.state_dict().values())
     assert [int(router(rows[:1]).argmax()) for rows in points] == [0, 1]
+
+
+@torch.no_grad()
+def test_a_tree_of_few_prompts_multiplies_routers_that_are_each_calibrated_alone():
+    points = clouds(10, 50, 20.0, experts=4)
+    tree, judged = few_shot_tree(points, [[2, 0], [1], [3]])
+    inside, between = (
+        few_shot([points[2], points[0]])[0],
+        few_shot([torch.cat([points[2], points[0]]), *points[1::2]])[0],
+    )
+    x = torch.randn(5, 50)
+    found, of_groups, of_members = tree(x).softmax(-1), between(x).softmax(-1), inside(x).softmax(-1)
+    torch.testing.assert_close(found[:, [2, 0]], of_groups[:, :1] * of_members)
+    torch.testing.assert_close(found[:, [1, 3]], of_groups[:, 1:])
+    assert judged.of == [10] * 4 and judged.accuracy > 0.9
+
+
+@torch.no_grad()
+def test_a_tree_of_groups_of_one_is_the_flat_router_and_is_judged_alike():
+    points = clouds(10, 400, 3.0)
+    (flat, expected), (tree, judged) = few_shot(points), few_shot_tree(points, [[1], [2], [0]])
+    rows = torch.cat(points)
+    torch.testing.assert_close(tree(rows), flat(rows).log_softmax(-1), rtol=1e-4, atol=1e-4)
+    assert judged == expected and judged.accuracy < 1
+    assert (tree(rows).argmax(-1) == torch.arange(3).repeat_interleave(10)).all(), "known by heart"
+
+
+@torch.no_grad()
+def test_held_out_prompts_of_a_tree_are_decided_with_the_temperatures_that_it_keeps():
+    groups, points = [[2, 0], [1], [3]], clouds(20, 6, 4.0, experts=4, seed=2)
+    tree, judged = few_shot_tree(points, groups)
+    warm, cold = [0] * 4, [0] * 4
+    for fold in range(10):
+        kept = [torch.cat([rows[:fold], rows[fold + 1 : fold + 10], rows[fold + 11 :]]) for rows in points]
+        between = discriminant([torch.cat([kept[2], kept[0]]), kept[1], kept[3]])
+        inside = discriminant([kept[2], kept[0]])
+        for expert, rows in enumerate(points):
+            out = rows[[fold, fold + 10]]
+            for hits, (t, u) in ((warm, [node.router.temperature for node in tree.nodes]), (cold, (1.0, 1.0))):
+                of_groups, of_members = (between(out) / t).log_softmax(-1), (inside(out) / u).log_softmax(-1)
+                each = [of_groups[:, 0] + of_members[:, 1], of_groups[:, 1], of_groups[:, 0] + of_members[:, 0]]
+                best = torch.stack([*each, of_groups[:, 2]], -1).argmax(-1)
+                hits[expert] += int((best == expert).sum())
+    assert judged.right == warm != cold
 
 
 def test_a_guard_of_few_prompts_leaves_neutral_ones_to_the_base():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from moesaic.routing.routers import KeywordRouter, MLPRouter
+from moesaic.routing.routers import KeywordRouter, MLPRouter, TreeRouter
 from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import (
     Labelled,
@@ -203,6 +203,46 @@ def test_a_keyword_router_learns_words_unless_they_are_stated():
     assert isinstance(router, KeywordRouter) and found["accuracy"] == found["macro_f1"] == 1.0
     stated, _ = train_router(spec, rows, rows, {1: ["def"]}, 2, 0, ignore)
     assert stated.words == [learn_words(TEXTS, labels, 2)[0], ["def"]]
+
+
+def test_a_keyword_router_of_the_first_match_learns_no_words():
+    rows = Labelled(TEXTS, torch.tensor([0, 0, 0, 1, 1, 1]))
+    router, _ = train_router(RouterSpec(kind="keyword", match="first"), rows, rows, {0: ["sum"]}, 2, 0, ignore)
+    assert router.shape == {"words": [["sum"], []], "first": True}
+
+
+GROUPS = [[2, 0], [1], [3]]
+
+
+def tree_of(epochs: int = 30) -> RouterSpec:
+    groups = {"even": ["a"], "one": ["b"], "three": ["c"]}  # `train_router` takes the indices
+    return RouterSpec(kind="tree", groups=groups, hidden=[8], epochs=epochs, lr=0.03, patience=0, dropout=0.0)
+
+
+def test_a_tree_routes_separable_features_and_calibrates_each_of_its_nodes():
+    train, validation = clouds([40] * 4, 0.3, 0), clouds([12] * 4, 1.2, 1)
+    router, found = train_router(tree_of(), train, validation, {}, 4, 0, ignore, groups=GROUPS)
+    assert isinstance(router, TreeRouter) and router.groups == GROUPS and not router.training
+    assert train_router(tree_of(), train, train, {}, 4, 0, ignore, groups=GROUPS)[1]["accuracy"] == 1.0
+    assert found["nll"] < found["nll_uncalibrated"]
+    assert found["temperature"] == max(node.router.temperature.item() for node in router.nodes)
+    between, inside = router.nodes
+    of_group = torch.tensor([0, 1, 0, 2])[validation.labels]
+    assert between.router.temperature.item() == pytest.approx(
+        best_temperature(between.router(validation.features) * between.router.temperature, of_group), rel=1e-4
+    )
+    mine = torch.isin(validation.labels, torch.tensor([0, 2]))
+    labels, own = (validation.labels[mine] == 0).long(), inside.router(validation.features[mine])
+    found_inside = best_temperature(own * inside.router.temperature, labels)
+    assert inside.router.temperature.item() == pytest.approx(found_inside, rel=1e-4)
+
+
+def test_the_nodes_of_a_tree_standardise_by_the_training_set():
+    train, validation = clouds([20] * 4, 1.0, 0), clouds([5] * 4, 1.0, 1)
+    router = fit_layers(tree_of(1), train, validation, 4, 0, ignore, groups=GROUPS)
+    for node in router.nodes:
+        torch.testing.assert_close(node.router.mean, train.features.mean(0))
+        torch.testing.assert_close(node.router.deviation, train.features.std(0))
 
 
 def test_a_linear_router_has_no_hidden_layer_and_standardises_by_the_training_set():
