@@ -233,9 +233,11 @@ def published(name: str) -> DecoderConfig:
 
 
 FEATURES = (
-    *("text", "characters", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"),
+    *("text", "characters", "wording", "embedding_mean", "hidden_mean", "hidden_last", "hidden@K", "hidden@K_last"),
     *("embedding_tokens", "hidden_tokens", "hidden@K_tokens"),
 )
+COUNTS = ("characters", "wording")
+"""Features that count what stands in a text; their numbers share one scale."""
 
 
 POOLS: dict[str | None, Literal["last", "none"]] = {"_last": "last", "_tokens": "none"}
@@ -244,13 +246,14 @@ POOLS: dict[str | None, Literal["last", "none"]] = {"_last": "last", "_tokens": 
 
 @dataclass(frozen=True)
 class Feature:
-    """The input of a router: the text, its characters, or the base's pooled states of the prompt after `depth` blocks.
+    """The input of a router: the text, counts of its characters or of these and its last words, or the base's
+    pooled states of the prompt after `depth` blocks.
 
     `depth` 0 is the embedding, None the state after all blocks and the final norm; `pool` "none" keeps every token's.
     `PROJECTIONS` has no name in recipes: routers made from the experts' weights read it.
     """
 
-    source: Literal["text", "characters", "state", "projection"]
+    source: Literal["text", "characters", "wording", "state", "projection"]
     depth: int | None
     pool: Literal["mean", "last", "none"]
 
@@ -261,7 +264,7 @@ class Feature:
     @staticmethod
     def parse(kind: str) -> "Feature":
         """The feature with this name in recipes; RecipeError for an unknown name."""
-        if kind in ("text", "characters"):
+        if kind in ("text", *COUNTS):
             return Feature(kind, 0, "mean")  # type: ignore[arg-type]
         if match := re.fullmatch(r"embedding_(mean|tokens)", kind):
             return Feature("state", 0, "mean" if match[1] == "mean" else "none")

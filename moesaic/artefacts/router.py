@@ -69,15 +69,15 @@ class StoredRouter:
         guard: Judge | None = self.guard
         if self.encoder and self.guard:
             guard = Through(self.encoder.sentences, self.guard)
-        limit = self.guard.limit if self.guard else None
-        return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled, guard, limit)
+        ruling = self.guard.ruling if self.guard else None
+        return Decider.over(body, self.names, self.decides, self.reads, self.selection, disabled, guard, ruling)
 
-    def weigh(self, features: Features, characters: Tensor) -> Routing:
-        """Decide by features that are read already, of a router with an encoder by the encoder's vectors; `characters`
-        of the same prompts are for the guard.
+    def weigh(self, features: Features, wording: Tensor) -> Routing:
+        """Decide by features that are read already, of a router with an encoder by the encoder's vectors; the `wording`
+        of the same prompts is for the guard.
         """
-        own, limit = (self.guard(features, characters), self.guard.limit) if self.guard else (None, None)
-        return guarded(self.selection, self.router(features), own, limit)
+        judged, ruling = (self.guard(features, wording), self.guard.ruling) if self.guard else (None, None)
+        return guarded(self.selection, self.router(features), judged, ruling)
 
 
 def save_router(

@@ -176,7 +176,7 @@ FORMS: dict[str, Form] = {
 CUT = "middle"
 """The form that keeps a part of the words; the others keep all of them."""
 
-OTHERS = (("system", "turns"), ("text", "message", "case", "spacing", "middle"))
+OTHERS = (("system",), ("turns",), ("text", "message", "case", "spacing", "middle"))
 """Other forms that routers learn a prompt in, one of each: with something before it, and in another spelling."""
 
 

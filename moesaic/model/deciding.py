@@ -13,22 +13,22 @@ from torch import Tensor
 
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError
-from moesaic.model.characters import characters
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
+from moesaic.model.wording import characters, wording
 from moesaic.routing import Routing, Selection
-from moesaic.routing.guard import guarded
+from moesaic.routing.guard import Ruling, guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
 
-Judge = Callable[[Features, Float[Tensor, "n s"]], Float[Tensor, " n"]]
-"""Features and characters of n prompts -> the log-odds that each belongs to an expert."""
+Judge = Callable[[Features, Float[Tensor, "n s"]], Float[Tensor, "n outcomes"]]
+"""Features and wording of n prompts -> logits of the experts and of none of them."""
 
 
 @dataclass(frozen=True)
 class Reader:
     """Prompts -> the feature that a router reads.
 
-    `body`: the base, with slots for `num_experts`; None where the feature is the text or its characters.
+    `body`: the base, with slots for `num_experts`; None where the feature is the text or counts of it.
     `prototypes`: directions of a base's linears, for projections.
     """
 
@@ -45,7 +45,7 @@ class Reader:
         if self.feature.source == "text":
             return prompts.texts
         if self.body is None:
-            return characters(prompts.texts)
+            return (wording if self.feature.source == "wording" else characters)(prompts.texts)
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
             return project(decoder, self.num_experts, prompts, self.prototypes)
@@ -56,8 +56,8 @@ class Reader:
 class Decider:
     """Prompts -> Routing over `names`.
 
-    `disabled`: indices of experts that are never chosen; a caller may still name one. `guard`: features and characters
-    -> log-odds of belonging to an expert, below whose `limit` the base answers; None: the router never abstains.
+    `disabled`: indices of experts that are never chosen; a caller may still name one. `guard`: judges which
+    prompts the base answers, by its `ruling`; None: the router never abstains.
     """
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class Decider:
     selection: Selection
     disabled: tuple[int, ...] = ()
     guard: Judge | None = None
-    limit: Tensor | None = None
+    ruling: Ruling | None = None
 
     @staticmethod
     def over(
@@ -77,13 +77,13 @@ class Decider:
         selection: Selection,
         disabled: Collection[str] = (),
         guard: Judge | None = None,
-        limit: Tensor | None = None,
+        ruling: Ruling | None = None,
     ) -> "Decider":
         """A decider with a router that reads this base; `disabled`: by name."""
         prototypes = router.prototypes if isinstance(router, ArrowRouter) else {}
         silent = tuple(index for index, name in enumerate(names) if name in disabled)
         reader = Reader(feature, body, len(names), prototypes)
-        return Decider(names, router, reader, selection, silent, guard, limit)
+        return Decider(names, router, reader, selection, silent, guard, ruling)
 
     def decide(self, prompts: Prompts) -> Routing:
         return self.weigh(self.reader(prompts), prompts.ids.device, prompts.texts)
@@ -92,5 +92,5 @@ class Decider:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device)
         silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
-        own = None if self.guard is None else self.guard(features, characters(texts)).to(device)
-        return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), own, self.limit)
+        judged = None if self.guard is None else self.guard(features, wording(texts)).to(device)
+        return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)

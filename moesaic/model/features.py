@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import Feature
-from moesaic.model.characters import characters
 from moesaic.model.decoder import Decoder, Hidden
+from moesaic.model.wording import characters, wording
 from moesaic.routing import Gates, States
 from moesaic.routing.states import Features
 
@@ -92,6 +92,8 @@ def read_all(features: list[Feature], body: Body, num_experts: int, prompts: Pro
             found[feature] = prompts.texts
         elif feature.source == "characters":
             found[feature] = characters(prompts.texts).to(x)
+        elif feature.source == "wording":
+            found[feature] = wording(prompts.texts).to(x)
         else:
             found[feature] = pool(top, prompts.lengths, feature)
     return [found[feature] for feature in features]

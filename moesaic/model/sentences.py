@@ -71,11 +71,11 @@ class SentenceRouter(nn.Module):
 
 
 class Through(nn.Module):
-    """Texts and their characters -> what a module makes of the texts' vectors by an encoder, and of the characters."""
+    """Texts and their wording -> what a module makes of the texts' vectors by an encoder, and of the wording."""
 
     def __init__(self, sentences: SentenceEncoder, inner: nn.Module):
         super().__init__()
         self.sentences, self.inner = sentences, inner
 
-    def forward(self, features: list[str], characters: Tensor) -> Tensor:
-        return self.inner(self.sentences(features), characters)
+    def forward(self, features: list[str], wording: Tensor) -> Tensor:
+        return self.inner(self.sentences(features), wording)

@@ -4,6 +4,7 @@ Knows nothing about training or files. e experts; the guard's last outcome is no
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,48 +18,67 @@ from moesaic.routing.selection import Selection
 from moesaic.routing.states import Features, means_of
 
 
-class Guard(nn.Module):
-    """Features -> log-odds that a prompt belongs to one of the experts, by networks over e + 1 outcomes.
+@dataclass(frozen=True)
+class Ruling:
+    """How a guard's outcomes and a router's logits make a decision.
 
-    One network reads the router's feature; with `letters`, a second reads that many counts of the prompt's characters,
-    and their logits are added. `temperature` divides the sum and calibrates the outcomes. `limit`: the router abstains
-    on prompts with lower log-odds.
+    `limit`: the log-odds of belonging to an expert below which the router abstains. `joint`: the guard has a voice in
+    the choice between experts, and this temperature calibrates the sum of both logits; None: the router chooses alone.
     """
 
     limit: Tensor
+    joint: Tensor | None = None
+
+
+class Guard(nn.Module):
+    """Features of a prompt -> logits of e experts and of none of them, by networks whose logits are added.
+
+    One network reads the router's feature; with `wording`, two more read that many counts each, of the prompt's
+    characters and of its last words: what one has not seen, another may know. `temperature` divides the sum and
+    calibrates the outcomes. `limit`, `joint`: see `Ruling`; a `joint` of 0 means None.
+    """
+
+    limit: Tensor
+    joint: Tensor
     temperature: Tensor
 
-    def __init__(self, num_features: int, num_experts: int, hidden: list[int], letters: int = 0):
+    def __init__(self, num_features: int, num_experts: int, hidden: list[int], wording: int = 0):
         super().__init__()
         self.net = MLPRouter(num_features, num_experts + 1, hidden, dropout=0.1)
-        self.letters = MLPRouter(letters, num_experts + 1, hidden, dropout=0.1) if letters else None
+        self.counts = wording
+        self.letters, self.words = (
+            MLPRouter(wording, num_experts + 1, hidden, dropout=0.1) if wording else None for _ in range(2)
+        )
         self.register_buffer("limit", torch.zeros(()))
+        self.register_buffer("joint", torch.zeros(()))
         self.register_buffer("temperature", torch.ones(()))
 
     @property
     def shape(self) -> dict[str, Any]:
-        sizes, more = self.net.shape, {"letters": len(self.letters.mean)} if self.letters else {}
+        sizes, more = self.net.shape, {"wording": self.counts} if self.counts else {}
         own = {key: sizes[key] for key in ("num_features", "hidden")}
         return {**own, "num_experts": sizes["num_experts"] - 1, **more}
+
+    @property
+    def ruling(self) -> Ruling:
+        return Ruling(self.limit, self.joint if self.joint.item() > 0 else None)
 
     @property
     def least(self) -> float:
         """The least probability of belonging to an expert at which the router does not abstain."""
         return self.limit.double().sigmoid().item()
 
-    def outcomes(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, "n outcomes"]:
-        """Logits of the e experts and of none; `characters`: counts, which only a guard with `letters` reads."""
+    def forward(self, features: Features, wording: Float[Tensor, "n s"] | None) -> Float[Tensor, "n outcomes"]:
+        """Logits of the e experts and of none; `wording`: counts, which only a guard with that option reads."""
         vectors = means_of(features)
         if vectors is None:
             raise RecipeError("texts have no vectors to judge by", field="abstain", hint="write `abstain: off`")
         logits = self.net(vectors)
-        if self.letters is not None:
-            assert characters is not None
-            logits = logits + self.letters(characters.to(logits))
+        if self.letters is not None and self.words is not None:
+            assert wording is not None
+            letters, words = wording.to(logits).chunk(2, -1)
+            logits = logits + self.letters(letters) + self.words(words)
         return logits / self.temperature
-
-    def forward(self, features: Features, characters: Float[Tensor, "n s"] | None) -> Float[Tensor, " n"]:
-        return odds(self.outcomes(features, characters))
 
 
 def odds(outcomes: Float[Tensor, "n outcomes"]) -> Float[Tensor, " n"]:
@@ -71,11 +91,16 @@ def logit(probability: float) -> float:
 
 
 def guarded(
-    select: Selection, logits: Float[Tensor, "n e"], own: Float[Tensor, " n"] | None, limit: Tensor | None
+    select: Selection,
+    logits: Float[Tensor, "n e"],
+    outcomes: Float[Tensor, "n outcomes"] | None,
+    ruling: Ruling | None,
 ) -> Routing:
-    """Select from the logits, and abstain where the log-odds `own` of a guard are below `limit`; None: no guard."""
-    routing = select(logits)
-    if own is None or limit is None:
-        return routing
-    weights = routing.weights * (own >= limit.to(own.device))[:, None]
+    """Select from the logits, and abstain where a guard's `outcomes` are against the experts; None: no guard."""
+    if outcomes is None or ruling is None:
+        return select(logits)
+    own = odds(outcomes)
+    if ruling.joint is not None:
+        logits = (logits + outcomes[:, :-1]) / ruling.joint.to(logits.device)
+    weights = select(logits).weights * (own >= ruling.limit.to(own.device))[:, None]
     return Routing(weights, logits, logits.logsumexp(-1) - own)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from moesaic.config import FEATURES, Feature, SelectionKind
+from moesaic.config import COUNTS, FEATURES, Feature, SelectionKind
 from moesaic.errors import RecipeError, nearest
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
@@ -79,9 +79,10 @@ class RouterSpec(Section):
     kind: Literal["keyword", "centroid", "linear", "mlp", "attention", "tree"]
     """Way to compute logits from a feature."""
     feature: FeatureSpec = Field(default_factory=_usual_feature)
-    """Feature to read: text, characters (counts of character sequences), embedding_mean, hidden_mean, hidden_last,
-    hidden@K or hidden@K_last (after K blocks); embedding_tokens, hidden_tokens or hidden@K_tokens for attention; or
-    `{kind: encoder, model: FOLDER}` (default: text for keyword, hidden_tokens for attention, otherwise hidden_mean)."""
+    """Feature to read: text, characters (counts of character sequences), wording (these and the last words),
+    embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks); embedding_tokens,
+    hidden_tokens or hidden@K_tokens for attention; or `{kind: encoder, model: FOLDER}` (default: text for keyword,
+    hidden_tokens for attention, otherwise hidden_mean)."""
     groups: dict[Text, Annotated[list[Text], Field(min_length=1)]] | None = None
     """Experts of each group of a tree, by a name for the group: one mlp decides between the groups, and one inside each
     group of several experts."""
@@ -252,7 +253,7 @@ class RouterSpec(Section):
             error = RecipeError("noise has no effect: soft selects all experts", expected="selection top_k or top_1")
         elif how == "noisy_top_k" and self.kind == "tree":
             error = RecipeError("a tree has no logits of experts to add noise to", expected="none or gumbel")
-        elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature == "characters"):
+        elif how == "noisy_top_k" and (not isinstance(self.feature, str) or self.feature in COUNTS):
             what = "the size of the noise is learned from the mean of the base's states"
             error = RecipeError(what, expected="a feature of the base")
         if error:

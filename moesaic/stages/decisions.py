@@ -21,7 +21,7 @@ from moesaic.runs.jobs import Report
 from moesaic.runs.part import Work
 from moesaic.stages.matched_prompts import matched_report, matched_rows
 from moesaic.stages.prompt_forms import in_forms
-from moesaic.stages.routers import CHARACTERS, features_of, specs
+from moesaic.stages.routers import WORDING, features_of, specs
 from moesaic.tasks import Address, Run, open_run
 
 Decisions = dict[str, tuple[Tensor, Tensor]]
@@ -118,12 +118,12 @@ def decisions_on(run: Run, rows: Sequence[Any], report: Report) -> Decisions:
     """The decisions of all routers, whose features are read once."""
     wanted = specs(run)
     routers = {name: stored_router(run, name) for name in wanted}
-    features = list(dict.fromkeys([CHARACTERS, *(spec.feature for spec in wanted.values())]))
+    features = list(dict.fromkeys([WORDING, *(spec.feature for spec in wanted.values())]))
     read = dict(zip(features, features_of(run, rows, features, report), strict=True))
-    letters, decisions = means_of(read[CHARACTERS]), Decisions()
-    assert letters is not None
+    counts, decisions = means_of(read[WORDING]), Decisions()
+    assert counts is not None
     for name, router in routers.items():
-        routing = router.weigh(read[wanted[name].feature], letters)
+        routing = router.weigh(read[wanted[name].feature], counts)
         order = [router.names.index(expert) for expert in run.recipe.experts]
         decisions[name] = routing.weights[:, order].float(), routing.probabilities[:, [*order, -1]]
     report.end(f"{len(routers)} routers")

@@ -17,7 +17,7 @@ from moesaic.artefacts.manifest_words import ENCODER
 from moesaic.artefacts.router import INFO, StoredRouter, save_router
 from moesaic.artefacts.sentence_encoder import KIND as ENCODER_KIND
 from moesaic.artefacts.sentence_encoder import StoredEncoder
-from moesaic.config import Feature
+from moesaic.config import COUNTS, Feature
 from moesaic.data import forms, neutral
 from moesaic.data.batches import by_length
 from moesaic.data.forms import CUT, OTHERS, drawn
@@ -36,16 +36,16 @@ from moesaic.stages.experts import folders_of, made_here, version_of
 from moesaic.stages.prompt_forms import neutral_rows, other_forms
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
-from moesaic.train.guards import Outcomes, train_guard
+from moesaic.train.guards import Outcomes, give_voice, train_guard
 from moesaic.train.mixture_loss import Table, WeightedLoss, computed
-from moesaic.train.routers import Labelled, selection_of, train_router
+from moesaic.train.routers import Labelled, scored, selection_of, train_router
 
 BATCH = 32
 SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert, for calibration and the choice of an epoch
 ASKED_PROMPTS = 100  # of each expert, where the mixture computes them anew in every epoch
 
-CHARACTERS = "characters"
+WORDING = "wording"
 """The feature that a guard reads beside its router's."""
 
 UNTAUGHT = (
@@ -128,7 +128,7 @@ class RouterPart(Part):
     @property
     def reads(self) -> list[FeatureSpec]:
         """The features that the router reads, and its guard."""
-        return [*self.spec.reads, CHARACTERS] if self.guarded else self.spec.reads
+        return [*self.spec.reads, WORDING] if self.guarded else self.spec.reads
 
     def inputs(self) -> dict[str, Any]:
         """Everything that the training of the router depends on."""
@@ -215,7 +215,7 @@ def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
             work[forms_of(others, split, expert)] = partial(
                 read_features, run.address, expert, split, varied, others=others
             )
-    judging = [feature for part in parts if part.guarded for feature in (part.spec.feature, CHARACTERS)]
+    judging = [feature for part in parts if part.guarded for feature in (part.spec.feature, WORDING)]
     for split in SPLITS if judging else ():
         work[f"neutral {split}"] = partial(read_neutral, run.address, split, [*dict.fromkeys(judging)])
     for part in parts:
@@ -252,12 +252,12 @@ def labelled(part: RouterPart, material: Material, split: str, report: Report) -
 def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) -> Outcomes:
     """The prompts of the experts and the neutral prompts of a split, as a guard learns from them."""
     names, nobodys = tuple(part.run.recipe.experts), material.found[f"neutral {split}"]
-    read = [one.features[CHARACTERS] for one in material.of("features", split, names)]
-    read += [one.features[CHARACTERS] for one in material.other_forms(split, names)] if part.varied else []
+    read = [one.features[WORDING] for one in material.of("features", split, names)]
+    read += [one.features[WORDING] for one in material.other_forms(split, names)] if part.varied else []
     vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
     assert vectors is not None and theirs is not None
-    limit, alone = most_of(part.spec, split), part.spec.feature == CHARACTERS
-    letters = None if alone else torch.cat([*(one[:limit] for one in read), nobodys[CHARACTERS]])
+    limit = most_of(part.spec, split)
+    counts = torch.cat([*(one[:limit] for one in read), nobodys[WORDING]])
     labels = torch.cat([own.labels, torch.full((len(theirs),), len(names))])
     changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
     as_is[: len(own.labels)] = True
@@ -266,7 +266,7 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
         as_is[len(some) :] = False
         whole = [drawn(one, others) != CUT for others in OTHERS for one in some]
         changed[len(some) : len(some) + len(whole)] = torch.tensor(whole)
-    return Outcomes(torch.cat([vectors, theirs]), letters, labels, as_is, changed)
+    return Outcomes(torch.cat([vectors, theirs]), counts, labels, as_is, changed)
 
 
 def owners(sizes: Iterable[int]) -> torch.Tensor:
@@ -306,8 +306,11 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     guard, certainty = None, dict[str, float]()
     if part.guarded:
         taught, held_out = outcomes(part, material, "train", train), outcomes(part, material, "validation", validation)
-        together = spec.feature == CHARACTERS
-        guard, certainty = train_guard(taught, held_out, len(names), spec.abstain, recipe.seed, together)
+        guard, certainty = train_guard(taught, held_out, len(names), spec.abstain, recipe.seed, spec.feature in COUNTS)
+        if part.varied:
+            with torch.no_grad():
+                joint = give_voice(guard, router(validation.features), held_out)
+            metrics |= scored(joint, validation.labels, len(names))
     log = [row for _, row in read_jsonl(keeper.log_at)] if keeper.log_at.is_file() else []
     encoder = run.models.encoder(spec.encoder) if spec.encoder else None
     stored = StoredRouter(router, spec.kind, names, str(spec.feature), selection_of(spec), {}, encoder, guard)

@@ -34,13 +34,13 @@ HeldOut = tuple[Float[Tensor, "m d"], Int[Tensor, " m"]]
 class Outcomes:
     """Vectors of n prompts, and the outcome of each: the index of its expert, or the number of experts for none.
 
-    `characters`: counts of their characters for the guard's second network; None: it has none.
+    `wording`: counts for the guard's networks on characters and last words; None: it has none.
     `as_is`, `changed`: prompts of experts as they are, and in another form that keeps all words; these decide on
     the limit.
     """
 
     vectors: Float[Tensor, "n d"]
-    characters: Float[Tensor, "n s"] | None
+    wording: Float[Tensor, "n s"] | None
     labels: Int[Tensor, " n"]
     as_is: Bool[Tensor, " n"]
     changed: Bool[Tensor, " n"]
@@ -51,19 +51,32 @@ def train_guard(
 ) -> tuple[Guard, dict[str, float]]:
     """A guard whose networks are at their best by validation, calibrated; and its validation metrics.
 
-    The networks learn apart and their logits are added: what one has not seen, the other may know. `abstain`: see
+    The networks learn apart and their logits are added: what one has not seen, another may know. `abstain`: see
     `limit_of`. `together`: the features share one scale, as counts of characters do.
     """
-    letters = 0 if train.characters is None else train.characters.shape[1]
+    counts = 0 if train.wording is None else train.wording.shape[1] // 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        guard = Guard(train.vectors.shape[1], num_experts, HIDDEN, letters)
+        guard = Guard(train.vectors.shape[1], num_experts, HIDDEN, counts)
     learn(guard.net, (train.vectors, train.labels), (validation.vectors, validation.labels), together, seed)
-    if guard.letters and train.characters is not None and validation.characters is not None:
-        own, held_out = (train.characters, train.labels), (validation.characters, validation.labels)
-        learn(guard.letters, own, held_out, True, seed)
+    if train.wording is not None and validation.wording is not None:
+        halves = zip(
+            (guard.letters, guard.words), train.wording.chunk(2, 1), validation.wording.chunk(2, 1), strict=True
+        )
+        for net, taught, held_out in halves:
+            assert net is not None
+            learn(net, (taught, train.labels), (held_out, validation.labels), True, seed)
     with torch.no_grad():
-        return calibrated(guard, guard.eval().outcomes(validation.vectors, validation.characters), validation, abstain)
+        return calibrated(guard, guard.eval()(validation.vectors, validation.wording), validation, abstain)
+
+
+@torch.no_grad()
+def give_voice(guard: Guard, logits: Float[Tensor, "n e"], held_out: Outcomes) -> Float[Tensor, "n e"]:
+    """Let a guard have a voice beside a router of these logits on the experts' prompts; return the joint logits."""
+    mine = held_out.labels < logits.shape[1]
+    judged = guard(held_out.vectors, held_out.wording)[mine, :-1]
+    guard.joint.fill_(temperature_of(logits + judged, held_out.labels[mine]))
+    return (logits + judged) / guard.joint
 
 
 def learn(net: MLPRouter, train: Rows, validation: HeldOut, together: bool, seed: int) -> None:
@@ -99,18 +112,23 @@ def learn(net: MLPRouter, train: Rows, validation: HeldOut, together: bool, seed
 def calibrated(
     guard: Guard, logits: Float[Tensor, "n outcomes"], held_out: Outcomes, abstain: str | float
 ) -> tuple[Guard, dict[str, float]]:
-    """Set the temperature and the limit of a guard by logits for prompts that were not learned from.
-
-    An outcome of m prompts has the target probability (m + 1) / (m + 2), as in `few_shot`: where all can be told apart,
-    certainty would have no bound.
-    """
-    size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
-    counts = torch.bincount(held_out.labels, minlength=logits.shape[1])
-    doubt = (1 / (counts + 2)).mean().item() * logits.shape[1] / (logits.shape[1] - 1)
-    guard.temperature.fill_(size * best_temperature(logits / size, held_out.labels, doubt))
+    """Set the temperature and the limit of a guard by logits for prompts that were not learned from."""
+    guard.temperature.fill_(temperature_of(logits, held_out.labels))
     own = odds(logits / guard.temperature)
     guard.limit.fill_(limit_of(own, held_out, abstain))
     return guard, figures(own, held_out, guard.limit, logits.shape[1] - 1)
+
+
+def temperature_of(logits: Float[Tensor, "n outcomes"], labels: Int[Tensor, " n"]) -> float:
+    """The temperature that calibrates logits for rows that were not learned from.
+
+    An outcome of m rows has the target probability (m + 1) / (m + 2), as in `few_shot`: where all can be told apart,
+    certainty would have no bound.
+    """
+    size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
+    counts = torch.bincount(labels, minlength=logits.shape[1])
+    doubt = (1 / (counts + 2)).mean().item() * logits.shape[1] / (logits.shape[1] - 1)
+    return size * best_temperature(logits / size, labels, doubt)
 
 
 def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from moesaic.config import COUNTS
 from moesaic.ops.losses import load_balancing, router_z
 from moesaic.ops.metrics import f1_by_label, tallies
 from moesaic.routing import Selection
@@ -215,7 +216,7 @@ def untrained(
 
 def standardised(router: L, spec: RouterSpec, vectors: Float[Tensor, "m d"]) -> L:
     # Counts of characters are mostly 0: divided by its own deviation, a rare one would outweigh all others.
-    deviation = vectors.std() if spec.feature == "characters" else vectors.std(0)
+    deviation = vectors.std() if spec.feature in COUNTS else vectors.std(0)
     for node in router.nodes:
         node.router.get_buffer("mean").copy_(vectors.mean(0))
         node.router.get_buffer("deviation").copy_(deviation.clamp_min(1e-6))
@@ -252,15 +253,20 @@ def task_loss(router: TrainedRouter, rows: Labelled, select: Selection) -> float
 @torch.no_grad()
 def metrics(router: TrainedRouter, rows: Labelled, num_experts: int) -> dict[str, float]:
     """Accuracy, macro-F1 and nats per decision; abstaining counts as wrong."""
-    logits = router(rows.features)
+    return scored(router(rows.features), rows.labels, num_experts)
+
+
+@torch.no_grad()
+def scored(logits: Float[Tensor, "n e"], labels: Int[Tensor, " n"], num_experts: int) -> dict[str, float]:
+    """The same of logits; a row of -inf abstains."""
     silent = torch.isneginf(logits).all(-1)
     best = torch.where(silent, -1, logits.argmax(-1))
     log_probabilities = logits.masked_fill(silent[:, None], 0.0).clamp_min(-1e4).log_softmax(-1)
-    sums = tallies(rows.labels.numpy(), best.numpy(), num_experts).sum(0)
+    sums = tallies(labels.numpy(), best.numpy(), num_experts).sum(0)
     return {
-        "accuracy": (best == rows.labels).double().mean().item(),
+        "accuracy": (best == labels).double().mean().item(),
         "macro_f1": f1_by_label(sums).mean().item(),
-        "nll": F.nll_loss(log_probabilities, rows.labels).item(),
+        "nll": F.nll_loss(log_probabilities, labels).item(),
     }
 
 

@@ -1,7 +1,12 @@
-"""A text as hashed counts of its character sequences: a feature for routers that needs no model.
+"""A text as hashed counts of its character sequences and of its last words: features for routers without a model.
 
-The counts distinguish letter case, punctuation and the ends of a text. Knows nothing about tokens or routers.
+Counts of characters distinguish letter case, punctuation and the ends of a text; those of words do not. Knows nothing
+about tokens or routers.
 """
+
+import re
+from itertools import pairwise
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -9,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SIZE, LONGEST = 4096, 3
+LAST = 120  # characters: what is asked stands at the end, behind a system prompt and earlier turns
 BEGIN, END = "\x02", "\x03"
 ODD = tuple(np.uint32(odd) for odd in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 
@@ -35,3 +41,23 @@ def hashed(codes: np.ndarray[tuple[int], np.dtype[np.uint32]], length: int) -> n
         mixed = (mixed ^ codes[place : place + last]) * ODD[place]
         mixed ^= mixed >> np.uint32(15)
     return mixed * ODD[0] >> np.uint32(32 - 12)
+
+
+def last_words(texts: list[str]) -> Float[Tensor, f"n {SIZE}"]:
+    """Square roots of the counts of each text's words and pairs of words among its last characters, at unit length.
+
+    In `SIZE` buckets, in lower case; a sign is a word.
+    """
+    found = np.zeros((len(texts), SIZE), np.float32)
+    for row, text in enumerate(texts):
+        some = re.findall(r"\w+|[^\w\s]", text.strip()[-LAST:].lower())
+        both = [*some, *(f"{one} {next}" for one, next in pairwise(some))]
+        buckets = [crc32(one.encode("utf-8", "surrogatepass")) % SIZE for one in both]
+        counts = np.sqrt(np.bincount(np.array(buckets, np.int64), minlength=SIZE))
+        found[row] = counts / max(np.linalg.norm(counts), 1.0)
+    return torch.from_numpy(found)
+
+
+def wording(texts: list[str]) -> Float[Tensor, f"n {2 * SIZE}"]:
+    """Both side by side: characters of the whole text, and its last words."""
+    return torch.cat([characters(texts), last_words(texts)], 1)
