@@ -2,7 +2,7 @@
 
 import pytest
 
-from moesaic.data.forms import FORMS, OTHERS, SYSTEMS, SYSTEMS_JUDGED, TURNS, TURNS_JUDGED, Draw, drawn, words
+from moesaic.data.forms import FORMS, OTHERS, SYSTEMS, SYSTEMS_JUDGED, Draw, drawn, remarks, words
 from moesaic.data.rows import Example
 from moesaic.tokenizer import Message
 
@@ -25,7 +25,7 @@ def test_a_form_is_a_function_of_prompt_and_key(name: str, judged: bool, prompt:
         ("as_is", TEXT),
         ("text", TEXT),
         ("message", (Message("user", TEXT),)),
-        ("system", (Message("system", Draw("key").one(SYSTEMS)), Message("user", TEXT))),
+        ("system", (Message("system", Draw("key").system), Message("user", TEXT))),
         ("middle", "apples and buys 4 more. How many apples does"),
     ],
 )
@@ -54,9 +54,18 @@ def test_only_the_text_itself_goes_round_the_chat_template():
 
 
 def test_what_judges_is_not_what_taught():
-    assert not set(SYSTEMS) & set(SYSTEMS_JUDGED) and not set(TURNS) & set(TURNS_JUDGED)
-    keys = [str(number) for number in range(100)]
-    assert {Draw(key, judged=True).one(Draw(key, judged=True).systems) for key in keys} == set(SYSTEMS_JUDGED)
+    (judged,) = SYSTEMS_JUDGED
+    keys = [str(number) for number in range(400)]
+    taught = {Draw(key).system for key in keys}
+    assert len(taught) > 100 and all(any(piece in one for one in taught) for some in SYSTEMS for piece in some)
+    assert {Draw(key, judged=True).system for key in keys} == set(judged) and not taught & set(judged)
+    assert not {*remarks("train")[0]} & {*remarks("test")[0]} and not {*remarks("train")[1]} & {*remarks("test")[1]}
+
+
+def test_earlier_turns_are_one_or_two_exchanges_that_end_with_the_assistant():
+    drawn_ones = [Draw(str(number)).turns for number in range(200)]
+    assert {len(turns) for turns in drawn_ones} == {2, 4} and len({*drawn_ones}) > 190
+    assert all([one.role for one in turns] == ["user", "assistant"] * (len(turns) // 2) for turns in drawn_ones)
 
 
 def test_all_other_forms_are_drawn_about_equally_often():

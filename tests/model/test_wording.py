@@ -1,11 +1,14 @@
-"""Are counts of characters what a loop with Python's own integers counts, and do they tell what tokens hide?"""
+"""Counts of characters and of last words are those of plain loops, and tell what tokens hide."""
 
+import re
 from collections import Counter
+from itertools import pairwise
+from zlib import crc32
 
 import pytest
 import torch
 
-from moesaic.model.characters import SIZE, characters
+from moesaic.model.wording import LAST, SIZE, characters, last_words, wording
 from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import Labelled, train_router
 
@@ -55,3 +58,21 @@ def test_a_linear_router_tells_the_cased_from_the_uncased_and_no_rare_run_decide
     router, metrics = train_router(spec, train, validation, {}, 2, 0, lambda row: None)
     assert metrics["accuracy"] == 1.0
     assert router.get_buffer("deviation").unique().numel() == 1
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_the_last_words_and_their_pairs_are_counted_in_lower_case(text):
+    some = re.findall(r"\w+|[^\w\s]", text.strip()[-LAST:].lower())
+    expected = torch.zeros(SIZE)
+    for one, count in Counter([*some, *map(" ".join, pairwise(some))]).items():
+        expected[crc32(one.encode("utf-8", "surrogatepass")) % SIZE] += count
+    expected = expected.sqrt()
+    torch.testing.assert_close(last_words([text])[0], expected / expected.norm().clamp_min(1))
+
+
+def test_last_words_do_not_depend_on_what_stands_before():
+    asked = ("What is the sum of three and four, and of all primes between them? " * 3).strip()
+    alone, behind = last_words([asked[-LAST:], f"Hello! Good morning. {asked.upper()} "])
+    assert torch.equal(alone, behind)
+    both = wording([asked, "x"])
+    assert torch.equal(both, torch.cat([characters([asked, "x"]), last_words([asked, "x"])], 1))

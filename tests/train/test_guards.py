@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from moesaic.routing import Routing, Selection
-from moesaic.routing.guard import Guard, guarded, logit
-from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, limit_of, train_guard
+from moesaic.routing.guard import Guard, Ruling, guarded, logit, odds
+from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, give_voice, limit_of, train_guard
 
 EXPERTS, WIDTH = 3, 12
 
@@ -25,7 +25,7 @@ def outcomes(seed: int, rows: int = 200, apart: float = 6.0) -> Outcomes:
 def test_it_abstains_on_neutral_prompts_and_on_the_stated_share_of_others():
     guard, found = train_guard(outcomes(0), outcomes(1), EXPERTS, "auto", seed=0)
     judged = outcomes(2)
-    silent = guard(judged.vectors, None) < guard.limit
+    silent = odds(guard(judged.vectors, None)) < guard.limit
     assert silent[judged.labels == EXPERTS].double().mean() > 0.95
     assert silent[judged.labels < EXPERTS].double().mean() < 0.03
     assert found["auroc"] > 0.99 and found["abstained_own"] <= REFUSED
@@ -35,7 +35,7 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
     near = {"apart": 1.5}
     guard, _ = train_guard(outcomes(0, **near), outcomes(1, **near), EXPERTS, 0.5, seed=0)
     judged = outcomes(2, 1000, **near)
-    said, true = guard(judged.vectors, None).sigmoid(), (judged.labels < EXPERTS).float()
+    said, true = odds(guard(judged.vectors, None)).sigmoid(), (judged.labels < EXPERTS).float()
     for low in (0.2, 0.4, 0.6, 0.8):
         some = (said >= low) & (said < low + 0.2)
         assert abs(said[some].mean() - true[some].mean()) < 0.1
@@ -56,7 +56,7 @@ def test_the_base_never_answers_less_probably_than_the_experts_nor_they_where_it
     guard, found = train_guard(outcomes(0, apart=12.0), outcomes(1, apart=12.0), EXPERTS, "auto", seed=0)
     assert guard.limit == 0.0 and found["abstained_own"] == 0.0
     judged = outcomes(2, apart=12.0)
-    assert guard(judged.vectors, None).sigmoid().median() < 0.9999
+    assert odds(guard(judged.vectors, None)).sigmoid().median() < 0.9999
 
 
 def test_a_prompt_that_stands_many_times_counts_once_for_the_limit():
@@ -69,15 +69,34 @@ def test_a_prompt_that_stands_many_times_counts_once_for_the_limit():
     assert limit_of(own, judged, "auto") >= alone - 0.1
 
 
-def test_the_second_network_knows_what_the_first_cannot():
+@pytest.mark.parametrize("half", [0, 1])
+def test_each_network_on_the_wording_knows_what_the_others_cannot(half: int):
     def rows(seed: int) -> Outcomes:
         first = outcomes(seed)
-        blind = torch.randn(first.vectors.shape, generator=torch.Generator().manual_seed(seed))
-        return replace(first, vectors=blind, characters=first.vectors)
+        blind = torch.randn(2, *first.vectors.shape, generator=torch.Generator().manual_seed(seed))
+        wording = torch.cat([first.vectors, blind[1]] if half == 0 else [blind[1], first.vectors], 1)
+        return replace(first, vectors=blind[0], wording=wording)
 
     guard, found = train_guard(rows(0), rows(1), EXPERTS, "auto", seed=0)
     assert found["auroc"] > 0.99
-    assert Guard(**guard.shape).shape == guard.shape and guard.shape["letters"] == WIDTH
+    assert Guard(**guard.shape).shape == guard.shape and guard.shape["wording"] == WIDTH
+
+
+def test_a_voice_corrects_a_router_that_knows_nothing_and_is_calibrated():
+    near = {"apart": 2.5}
+    guard, _ = train_guard(outcomes(0, **near), outcomes(1, **near), EXPERTS, "auto", seed=0)
+    assert guard.ruling.joint is None, "no voice unless it is given"
+    held_out, judged = outcomes(1, **near), outcomes(2, 1000, **near)
+    mine = held_out.labels < EXPERTS
+    blind = torch.randn(int(mine.sum()), EXPERTS, generator=torch.Generator().manual_seed(0))
+    joint = give_voice(guard, blind, held_out)
+    assert joint.shape == blind.shape and (joint.argmax(-1) == held_out.labels[mine]).double().mean() > 0.8
+    own = judged.labels < EXPERTS
+    logits = torch.randn(int(own.sum()), EXPERTS, generator=torch.Generator().manual_seed(1))
+    routing = guarded(Selection(), logits, guard(judged.vectors, None)[own].detach(), guard.ruling)
+    shares = routing.logits.softmax(-1)
+    right = (shares.argmax(-1) == judged.labels[own]).double().mean()
+    assert abs(shares.amax(-1).double().mean() - right) < 0.05
 
 
 def test_the_same_seed_gives_the_same_guard():
@@ -85,14 +104,22 @@ def test_the_same_seed_gives_the_same_guard():
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
-def test_a_guard_keeps_the_logits_and_the_order_of_experts_where_it_abstains():
+def test_a_guard_without_a_voice_keeps_the_logits_and_the_order_of_experts_where_it_abstains():
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 3.0]])
-    own = torch.tensor([3.0, -3.0, 0.0])
-    routing = guarded(Selection(), logits, own, torch.tensor(0.0))
+    outcomes = torch.tensor([[3.0, -9.0, 0.0], [-3.0, -9.0, 0.0], [-50.0, 0.0, 0.0]])
+    routing = guarded(Selection(), logits, outcomes, Ruling(torch.tensor(0.0)))
+    own = odds(outcomes)
     assert routing.best.tolist() == [0, -1, 1] and torch.equal(routing.logits, logits)
     torch.testing.assert_close(routing.probabilities[:, :-1].sum(-1), own.sigmoid())
     torch.testing.assert_close(routing.probabilities.sum(-1), torch.ones(3))
     assert routing.probabilities[1].argsort().tolist() == [1, 0, 2]
+
+
+def test_a_voice_adds_to_the_logits_and_an_expert_that_is_never_chosen_stays_so():
+    logits, outcomes = torch.tensor([[2.0, 0.0], [-torch.inf, 0.0]]), torch.tensor([[0.0, 5.0, -9.0]]).repeat(2, 1)
+    routing = guarded(Selection(), logits, outcomes, Ruling(torch.tensor(0.0), torch.tensor(2.0)))
+    assert routing.logits[0].tolist() == [1.0, 2.5] and routing.best.tolist() == [1, 1]
+    assert routing.weights.tolist() == [[0.0, 1.0], [0.0, 1.0]] or routing.weights[1].tolist() == [0.0, 1.0]
 
 
 def test_without_a_guard_the_base_has_no_share_except_where_the_router_is_silent():
