@@ -6,7 +6,7 @@ the base, the share that `abstain: auto` allows.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from benchmarks.page import RECIPES, Options, Page, measured_here
 from moesaic.data.forms import OTHERS, drawn
 from moesaic.data.neutral import neutral
 from moesaic.data.splits import take
-from moesaic.model.characters import characters
+from moesaic.model.wording import SIZE, wording
 from moesaic.ops.metrics import auroc
 from moesaic.recipe import read
-from moesaic.routing.guard import Guard, odds
+from moesaic.routing.guard import odds
+from moesaic.routing.routers import MLPRouter
 from moesaic.routing.states import means_of
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Cache, Report
@@ -37,18 +38,27 @@ from moesaic.train.routers import Labelled, train_router
 RECIPES_HERE = {"demo": 600, "five-domains": 300, "smollm2": 150}
 """Recipe -> training prompts of each domain."""
 SPLITS = ("train", "validation", "test")
+FEATURE = "the router's feature"
 
 
 @dataclass(frozen=True)
 class Split:
-    """Vectors and characters of prompts and their outcomes: the number of the domain, or the number of domains."""
+    """Vectors and wording of prompts and their outcomes: the number of the domain, or the number of domains."""
 
     vectors: Tensor
-    letters: Tensor
+    wording: Tensor
     outcomes: Tensor
 
     def own(self, domains: int) -> Tensor:
         return self.outcomes < domains
+
+
+PARTS: dict[str, Callable[[Split], Tensor]] = {
+    FEATURE: lambda one: one.vectors,
+    "characters": lambda one: one.wording[:, :SIZE],
+    "last words": lambda one: one.wording[:, SIZE:],
+}
+"""What each network of a guard reads."""
 
 
 def page(options: Options) -> Page:
@@ -123,7 +133,7 @@ def vectors_of(run: Run, split: str, rows: int) -> Iterator[tuple[int | None, Te
                 report = Report("", lambda *_: None, Cache())
                 vectors = means_of(features_of(run, prompts, [run.recipe.router.feature], report)[0])
             assert vectors is not None
-            yield domain, vectors.float(), characters(run.task.texts(prompts))
+            yield domain, vectors.float(), wording(run.task.texts(prompts))
 
 
 @torch.no_grad()
@@ -136,11 +146,11 @@ def ways(spec: RouterSpec, splits: dict[str, Split], domains: int) -> dict[str, 
             Labelled(one.vectors[one.own(domains)], one.outcomes[one.own(domains)]) for one in (train, held_out)
         ]
         router, _ = train_router(spec, *labelled, {}, domains, 0, lambda row: None)
-        guard = Guard(train.vectors.shape[1], domains, HIDDEN, train.letters.shape[1])
-        learn(guard.net, (train.vectors, train.outcomes), (held_out.vectors, held_out.outcomes), False, 0)
-        assert guard.letters is not None
-        learn(guard.letters, (train.letters, train.outcomes), (held_out.letters, held_out.outcomes), True, 0)
-    guard.eval()
+        nets = {}
+        for way, of in PARTS.items():
+            parts = of(train), of(held_out)
+            nets[way] = MLPRouter(parts[0].shape[1], domains + 1, HIDDEN, dropout=0.1)
+            learn(nets[way], (parts[0], train.outcomes), (parts[1], held_out.outcomes), way != FEATURE, 0)
     logits = {split: router(one.vectors) for split, one in splits.items()}
     mean, deviation = train.vectors[own["train"]].mean(0), train.vectors[own["train"]].std(0).clamp_min(1e-6)
     scaled = {split: (one.vectors - mean) / deviation for split, one in splits.items()}
@@ -153,13 +163,16 @@ def ways(spec: RouterSpec, splits: dict[str, Split], domains: int) -> dict[str, 
         away = x[:, None] - centres
         return -torch.einsum("ned,df,nef->ne", away, precision, away).min(-1).values
 
-    nets = {split: guard.net(one.vectors) for split, one in splits.items()}
-    letters = {split: guard.letters(one.letters) for split, one in splits.items()}
+    told = {way: {split: net.eval()(PARTS[way](one)) for split, one in splits.items()} for way, net in nets.items()}
     return {
         "softmax: highest probability": {split: one.log_softmax(-1).amax(-1) for split, one in logits.items()},
         "energy: logsumexp of logits": {split: one.logsumexp(-1) for split, one in logits.items()},
         "distance to class means (Mahalanobis)": {split: distance(one) for split, one in scaled.items()},
-        "class of neutral text, router's feature": {split: odds(one) for split, one in nets.items()},
-        "class of neutral text, characters": {split: odds(one) for split, one in letters.items()},
-        "**class of neutral text, both** (chosen)": {split: odds(nets[split] + letters[split]) for split in SPLITS},
+        **{
+            f"class of neutral text, {way}": {split: odds(found[split]) for split in SPLITS}
+            for way, found in told.items()
+        },
+        "**class of neutral text, all three** (chosen)": {
+            split: odds(sum((found[split] for found in told.values()), torch.zeros(()))) for split in SPLITS
+        },
     }

@@ -169,7 +169,9 @@ def router(draw: Draw, key: str, kind: str) -> dict[str, Any]:
             "inside": {"rows": draw.count(), "abstained": draw.share()},
             "kinds": {kind: outside(draw) for kind in KINDS},
         },
-        "forms": {form: {"rows": draw.count(), "accuracy": draw.share()} for form in FORMS},
+        "forms": {
+            form: {"rows": draw.count(), "accuracy": draw.share(), "by_form_alone": draw.share()} for form in FORMS
+        },
         "tried": [first, *others],
     }
 

@@ -190,6 +190,12 @@ def drawn(example: Example, others: Sequence[str]) -> str:
     return Draw(f"{example.group} {example.source} {' '.join(others)}").one(others)
 
 
+def outline(prompt: Prompt, name: str) -> tuple[str, ...]:
+    """The form of a prompt without its words: the roles of its messages in a form, and whether a template wraps it."""
+    form = FORMS[name]
+    return (name if form.raw else "", *(message.role for message in spoken(form(prompt, Draw("")))))
+
+
 def identity() -> str:
     """Hash of the forms and their wordings."""
     return digest([[*FORMS], OTHERS, SYSTEMS, REPLIES, LONGEST, neutral_text.identity(), SHORTEST])

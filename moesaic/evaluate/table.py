@@ -115,8 +115,11 @@ def _outside(router: Mapping[str, Any]) -> Iterator[Grid]:
         ]
         yield Grid("Text of no domain", ["kind", "rows", "left to the base", "AUROC"], rows, words=1, note=note)
     if forms := router.get("forms"):
-        rows = [[form, _count(one["rows"]), f"{one['accuracy']:.1%}"] for form, one in forms.items()]
-        yield Grid("Router by form of the prompt", ["form", "rows", "accuracy"], rows, words=1)
+        rows = [
+            [form, _count(one["rows"]), f"{one['accuracy']:.1%}", f"{one['by_form_alone']:.1%}"]
+            for form, one in forms.items()
+        ]
+        yield Grid("Router by form of the prompt", ["form", "rows", "accuracy", "by the form alone"], rows, words=1)
 
 
 def _contenders(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:

@@ -3,7 +3,9 @@
 Knows nothing about the scores that they lead to.
 """
 
-from collections.abc import Sequence
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 
 from moesaic.artefacts.router import StoredRouter, load_router
-from moesaic.data.forms import FORMS
+from moesaic.data.forms import FORMS, OTHERS, drawn, outline, prompt_of
 from moesaic.data.neutral import neutral
+from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.outside import Doubt, outside_report
 from moesaic.evaluate.statistics import UNSEEN
@@ -21,7 +24,7 @@ from moesaic.runs.jobs import Report
 from moesaic.runs.part import Work
 from moesaic.stages.matched_prompts import matched_report, matched_rows
 from moesaic.stages.prompt_forms import in_forms
-from moesaic.stages.routers import WORDING, features_of, specs
+from moesaic.stages.routers import WORDING, features_of, prompts_of, specs
 from moesaic.tasks import Address, Run, open_run
 
 Decisions = dict[str, tuple[Tensor, Tensor]]
@@ -65,12 +68,40 @@ def decide_in_forms(address: Address, report: Report) -> dict[str, dict[str, dic
     examples = [example for some in tests.values() for example in some]
     labels = torch.tensor([names.index(name) for name, some in tests.items() for _ in some])
     rows = [row for form in FORMS for row in in_forms(run, examples, [form] * len(examples), judged=True)]
+    alone = by_form_alone(run, tests)
     found = dict[str, dict[str, dict[str, Any]]]()
     for router, (weights, _) in decisions_on(run, rows, report).items():
         right = (chosen(weights) == labels.repeat(len(FORMS))).double().unflatten(0, (len(FORMS), -1)).mean(1)
         shares = zip(FORMS, right.tolist(), strict=True)
-        found[router] = {form: {"rows": len(labels), "accuracy": share} for form, share in shares}
+        found[router] = {
+            form: {"rows": len(labels), "accuracy": share, "by_form_alone": alone[form]} for form, share in shares
+        }
     return found
+
+
+def by_form_alone(run: Run, tests: Mapping[str, Sequence[Example]]) -> dict[str, float]:
+    """The accuracy, in each form, of a router that sees the outline of a prompt and no word of it.
+
+    It gives every outline the expert that most training prompts of this outline belong to, in the forms that routers
+    learn: near the share of the largest domain, where no form tells the domain.
+    """
+    taught = Counter[tuple[tuple[str, ...], str]]()
+    for name in tests:
+        for example in take(prompts_of(run, name, "train"), run.recipe.router.examples or sys.maxsize):
+            forms = ["as_is", *(drawn(example, others) for others in OTHERS)]
+            taught.update((outline(prompt_of(example), form), name) for form in forms)
+    usual = Counter[str]()
+    for (_, name), count in taught.items():
+        usual[name] += count
+
+    def best(of: tuple[str, ...]) -> str:
+        return max(tests, key=lambda name: (taught[of, name], usual[name]))
+
+    rows = [(name, example) for name, some in tests.items() for example in some]
+    return {
+        form: sum(best(outline(prompt_of(example), form)) == name for name, example in rows) / len(rows)
+        for form in FORMS
+    }
 
 
 @torch.inference_mode()

@@ -100,6 +100,7 @@ def beside(e: dict[str, Any]) -> Meaning:
         found |= {("Text of no domain", kind, column): text for column, text in read.items()}
     for form, one in e["router"]["forms"].items():
         read = {"rows": count(one["rows"]), "accuracy": f"{one['accuracy']:.1%}"}
+        read["by the form alone"] = f"{one['by_form_alone']:.1%}"
         found |= {("Router by form of the prompt", form, column): text for column, text in read.items()}
     return found
 

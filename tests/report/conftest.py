@@ -45,7 +45,7 @@ def evaluation_of(names: tuple[str, str] = ("owl", "wren"), better: float = 0.0)
     own_row = {"kind": "linear", "feature": "hidden_mean", "selection": "top_1", "examples": "all"}
     own_row |= {"nats": mean_nats(scores["router"]), "validation_macro_f1": 0.9375}
     own_row |= {"outside": outside, "worst_form": {"form": "case", "accuracy": 0.875}}
-    report |= {"forms": {form: {"rows": 24, "accuracy": 0.875} for form in ("message", "case")}}
+    report |= {"forms": {form: {"rows": 24, "accuracy": 0.875, "by_form_alone": 0.25} for form in ("message", "case")}}
     report["outside"] = outside | {"inside": {"rows": 24, "abstained": 1 / 24}, "kinds": kinds}
     brief = {key: report[key] for key in ("accuracy", "macro_f1", "utilisation", "utilisation_evenness")}
     pieces = [["How", None, None, None], [" many", names[0], 1.5, 2.75], [" owls", "base", 0.5, 0.5]]

@@ -235,6 +235,7 @@ def routers(e: dict[str, Any]) -> Meaning:
     for form, one in own["forms"].items():
         cell = partial(lambda *a: a, "Accuracy by form of the prompt", form)
         found |= {cell("rows"): count(one["rows"]), cell("accuracy"): share(one["accuracy"])}
+        found[cell("by the form alone")] = share(one["by_form_alone"])
     for words, one in zip(("0-7", "8-15", "16-31", "32-63", "64-127", "128+"), own["by_length"], strict=True):
         cell = partial(lambda *a: a, "Accuracy by length of the prompt", words)
         found |= {cell("rows"): count(one["rows"]), cell("accuracy"): share(one["accuracy"])}
