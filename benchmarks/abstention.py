@@ -19,7 +19,7 @@ from benchmarks.page import RECIPES, Options, Page, measured_here
 from moesaic.data.forms import OTHERS, drawn
 from moesaic.data.neutral import neutral
 from moesaic.data.splits import take
-from moesaic.model.wording import SIZE, wording
+from moesaic.model.text_counts import SIZE, wording
 from moesaic.ops.metrics import auroc
 from moesaic.recipe import read
 from moesaic.routing.guard import odds

@@ -15,7 +15,7 @@ from moesaic.config import Feature
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
-from moesaic.model.wording import characters, wording
+from moesaic.model.text_counts import characters, wording
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Ruling, guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router

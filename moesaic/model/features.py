@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.model.decoder import Decoder, Hidden
-from moesaic.model.wording import characters, wording
+from moesaic.model.text_counts import characters, wording
 from moesaic.routing import Gates, States
 from moesaic.routing.states import Features
 

@@ -8,7 +8,7 @@ from zlib import crc32
 import pytest
 import torch
 
-from moesaic.model.wording import LAST, SIZE, characters, last_words, wording
+from moesaic.model.text_counts import LAST, SIZE, characters, last_words, wording
 from moesaic.sections.routers import RouterSpec
 from moesaic.train.routers import Labelled, train_router
 
