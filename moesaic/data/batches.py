@@ -3,7 +3,7 @@
 Knows nothing about files, splits or models, and only a small interface of tokenizers.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -81,13 +81,18 @@ class Batch:
 
 
 def encode_all(
-    examples: Sequence[Example], tokenizer: TokenizerLike, length: int, prompt_tokens: int
+    examples: Sequence[Example],
+    tokenizer: TokenizerLike,
+    length: int,
+    prompt_tokens: int,
+    watch: Callable[[Sequence[Example]], Iterable[Example]] = iter,
 ) -> tuple[list[Tokens], int]:
     """Encode every example as at most `length` ids, with an end token unless it is truncated; also counts those.
 
     Plain text is encoded as it is: its prompt is its first `prompt_tokens` ids, at most half of them. If prompt and
     response do not both fit, the response gets half of `length`, or all that the prompt leaves; the prompt keeps its
-    end and `start`. DataError for an example that a chat template refuses.
+    end and `start`. `watch`: passes examples on, and may report how many are encoded. DataError for an example that a
+    chat template refuses.
     """
     texts = tokenizer.beginnings(one.response for one in examples if not one.prompt)
     exchanges = tokenizer.exchanges(exchange_of(one) for one in examples if one.prompt)
@@ -95,7 +100,7 @@ def encode_all(
         _answering(one, *next(exchanges), tokenizer.start, length)
         if one.prompt
         else _text(one, [*next(texts), tokenizer.eos], length, prompt_tokens)
-        for one in examples
+        for one in watch(examples)
     ]
     return rows, truncated(rows)
 

@@ -4,7 +4,7 @@ Knows nothing about sources of texts, and ignores duplicates within a split.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal
@@ -31,7 +31,11 @@ class Duplicate:
     similarity: float
 
 
-def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Duplicate]:
+Watch = Callable[[Collection[str]], Iterable[str]]
+"""Passes texts on, and may report how many are read."""
+
+
+def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8, watch: Watch = iter) -> list[Duplicate]:
     """All pairs with different keys whose texts are equal, or whose shingles overlap by `near`.
 
     Equal texts may differ in case, space and Unicode composition. The overlap is the Jaccard index of shingles of five
@@ -46,7 +50,7 @@ def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8) -> list[Dupl
         equal.setdefault(folded(texts[key][index]), []).append((*key, index))
     groups = list(equal.values())
     pairs = [Duplicate("exact", a, b, 1.0) for group in groups for a, b in combinations(group, 2)]
-    for i, j, similarity in similar(shingled(equal), homes(groups), near):
+    for i, j, similarity in similar(shingled(watch(equal)), homes(groups), near):
         for a, b in product(groups[i], groups[j]):
             first, second = sorted((a, b), key=rank.__getitem__)
             pairs.append(Duplicate("near", first, second, similarity))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from moesaic.errors import DataError
 
 if TYPE_CHECKING:
+    from moesaic.data.containers import Given
     from moesaic.data.rows import Example
 
 TEXT_LIMIT = 2000
@@ -45,8 +46,11 @@ class Rejects:
     """Collects bad rows, at most `most` in all files; None raises the error of the first.
 
     A file that is read twice counts once. `listed_at`: file with the list of bad rows, for errors. `refuse`: a check of
-    readable rows, which raises DataError for examples that the caller cannot use.
+    readable rows, which raises DataError for examples that the caller cannot use. `watch`: passes the rows of a file
+    on, and may report how far they are read.
     """
+
+    watch: Callable[[Path, Iterable["Given"]], Iterable["Given"]] = staticmethod(lambda path, rows: rows)
 
     def __init__(
         self,

@@ -73,7 +73,7 @@ def usable(
     Raises DataError, with `expected`, if no row is usable.
     """
     rows, groups, ignored = [], set[str](), list[str]()
-    for one in given:
+    for one in rejects.watch(path, given):
         try:
             if one.defect:
                 raise one.defect

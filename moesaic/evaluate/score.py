@@ -7,21 +7,16 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.evaluate.statistics import Scores
-from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
 from moesaic.routing import Gates
 
-Logits = Callable[[Int[Tensor, "b t"], Gates | None], Float[Tensor, "b t v"]]
-"""Whole sequences, and the gates of their rows -> next-token logits, as a mixture's `score` gives them."""
-
-
-def logits_of(decoder: Decoder) -> Logits:
-    return lambda ids, gates: decoder(ids, None, gates).logits
+Logits = Callable[[Int[Tensor, "b t"], Gates | None, Bool[Tensor, "b t"] | None], Float[Tensor, "*p v"]]
+"""Whole sequences, the gates of their rows, and positions -> next-token logits, as `score` of a model gives them."""
 
 
 @torch.inference_mode()
@@ -29,15 +24,17 @@ def score(logits: Logits, rows: dict[str, list[Tokens]], weights: Float[Tensor, 
     """Score what follows the prompt in the rows of all domains, in their order.
 
     `weights`: of the experts; None without experts, or where the router decides anew before every token. Rows of
-    similar length share a batch, which saves time and changes no score.
+    similar length share a batch, which saves time and changes no score. Logits are those of scored tokens alone.
     """
     every = [row for some in rows.values() for row in some]
     nats, tokens = np.zeros(len(every)), np.zeros(len(every))
     for chosen in by_length([len(row.ids) for row in every], batch):
         padded = pad([every[i] for i in chosen])
         gates = None if weights is None else Gates.of(weights[chosen])
-        loss = token_nll(logits(padded.ids, gates), padded.targets)
-        nats[chosen] = loss.double().sum(1).numpy()
-        tokens[chosen] = (padded.targets != UNSCORED).sum(1).numpy()
+        scored = padded.targets != UNSCORED
+        loss = torch.zeros(scored.shape, dtype=torch.double)
+        loss[scored] = token_nll(logits(padded.ids, gates, scored)[None], padded.targets[scored][None])[0].double()
+        nats[chosen] = loss.sum(1).numpy()
+        tokens[chosen] = scored.sum(1).numpy()
     domains = [domain for domain, some in rows.items() for _ in some]
     return Scores(nats, tokens, domains, [row.group for row in every])

@@ -25,7 +25,7 @@ def token_owners(logits: Logits, ids: list[int], names: tuple[str, ...]) -> list
 
     def nats(expert: int) -> Float[Tensor, "1 t"]:
         gates = Gates.of(controls.fixed(expert, 1, len(names)))
-        return token_nll(logits(text, gates), targets)
+        return token_nll(logits(text, gates, None), targets)
 
     table = torch.cat([nats(expert) for expert in (-1, *range(len(names)))])
     best, owners = table.min(0)

@@ -60,6 +60,13 @@ class Decoder(nn.Module):
         hidden = self.norm(x)
         return Output(self.lm_head(hidden, gates), routings, hidden)
 
+    def score(
+        self, ids: Int[Tensor, "b t"], gates: Gates | None, at: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "*p v"]:
+        """Next-token logits (b, t, v) of whole sequences; `at`: (k, v), after the tokens at these positions alone."""
+        x, _ = self.run(self.embed_tokens(ids), None, range(len(self.layers)), gates)
+        return self.head(x, gates) if at is None else self.head(x[at][None], None)[0]  # no expert changes the head
+
     def run(
         self, x: Hidden, cache: Cache | None, layers: range, gates: Gates | None, mask: Mask | None = None
     ) -> tuple[Hidden, list[Routing | None]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.adapters.feedforward import groups
@@ -76,7 +76,9 @@ class Routed(Protocol):
     @property
     def context(self) -> int: ...
     def route(self, prompts: Prompts) -> Routing: ...
-    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None) -> Float[Tensor, "b t v"]: ...
+    def score(
+        self, ids: Int[Tensor, "b t"], gates: Gates | None, at: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "*p v"]: ...
     def room(self, rows: int, tokens: int) -> Room: ...
     def prefill(
         self, prompts: Prompts, room: Any, slots: Sequence[int], forced: Routing | None
@@ -104,10 +106,13 @@ class AdapterMixture(nn.Module):
     def route(self, prompts: Prompts) -> Routing:
         return self.decider.decide(prompts)
 
-    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None) -> Float[Tensor, "b t v"]:
+    def score(
+        self, ids: Int[Tensor, "b t"], gates: Gates | None, at: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "*p v"]:
+        """Next-token logits (b, t, v) of whole sequences; `at`: (k, v), after the tokens at these positions alone."""
         gates = require(gates, ids)
         with self.source.using(gates.present):
-            return self.decoder(ids, None, gates.ready(self.groups)).logits
+            return self.decoder.score(ids, gates.ready(self.groups), at)
 
     def room(self, rows: int, tokens: int) -> Slots:
         return Slots(self.decoder.config, rows, tokens, self.decoder.norm.weight)

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Literal, cast, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import Feature
@@ -85,10 +85,15 @@ class ModelMixture(nn.Module):
         """Decide for each prompt; at level `token`, about the token after it."""
         return self.decider.decide(prompts)
 
-    def score(self, ids: Int[Tensor, "b t"], gates: Gates | None = None) -> Float[Tensor, "b t v"]:
-        """Next-token logits of whole sequences under given gates; without gates, at level `token`, under the router's
-        decisions about each token from all tokens before it.
+    def score(
+        self, ids: Int[Tensor, "b t"], gates: Gates | None = None, at: Bool[Tensor, "b t"] | None = None
+    ) -> Float[Tensor, "*p v"]:
+        """Next-token logits (b, t, v) of whole sequences; `at`: (k, v), after the tokens at these positions alone.
+
+        Without gates, at level `token`, each token is under the router's decision from all tokens before it.
         """
+        if at is None:
+            return self.score(ids, gates, torch.ones_like(ids, dtype=torch.bool)).unflatten(0, ids.shape)
         top: Tensor | None = None
         if gates is not None:
             shares = self.shares(gates).weights[:, None]
@@ -96,15 +101,17 @@ class ModelMixture(nn.Module):
             shares, top = self.shares_everywhere(ids)
         else:
             raise GatesError("scoring at level sequence needs gates", hint="route first and pass the gates")
-        parts = {}
-        for number, model in self.in_turn([n for n in range(len(self.models)) if (shares[..., n] != 0).any()]):
-            rows = (shares[..., number] != 0).any(1).nonzero().flatten()
+        parts, own = {}, shares.expand(-1, ids.shape[1], -1)[at]
+        for number, model in self.in_turn([n for n in range(len(self.models)) if (own[:, n] != 0).any()]):
+            places = (own[:, number] != 0).nonzero().flatten()
+            asked = at & (shares[..., number] != 0)
+            rows = asked.any(1)
             if top is not None and model is self.base:
-                logits = model.lm_head(top[rows], None)
+                logits = model.lm_head(top[asked][None], None)[0]
             else:
-                logits = model(ids[rows]).logits
-            parts[number] = Answer(rows, logits, shares[rows, :, number].expand(logits.shape[:2]))
-        return self.combined(parts, len(ids))
+                logits = model.score(ids[rows], None, asked[rows])
+            parts[number] = Answer(places, logits[:, None], own[places, number][:, None])
+        return self.combined(parts, len(own))[:, 0]
 
     def room(self, rows: int, tokens: int) -> Shelves:
         """Memory for so many rows of so many tokens; each model's cache grows when rows choose it."""

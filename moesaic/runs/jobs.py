@@ -9,7 +9,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from multiprocessing.queues import Queue
 from typing import Any, ClassVar, TypeVar
 
 from moesaic.errors import MoesaicError
-from moesaic.runs.progress import Progress
+from moesaic.runs.progress import Progress, watched
 from moesaic.runs.signals import HANGUP, SIGNALS, heed, mood, obey, stopping
 
 T = TypeVar("T")
@@ -170,6 +170,10 @@ class Report:
 
     def end(self, text: str) -> None:
         self.send("end", self.name, text)
+
+    def watched(self, items: Collection[T]) -> Iterator[T]:
+        """The same items, whose iteration is reported in place of steps where it takes its time."""
+        return watched(items, len(items), self.name, self.send)
 
     def warn(self, text: str) -> None:
         self.send("warn", self.name, text)

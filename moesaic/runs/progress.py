@@ -3,10 +3,20 @@
 Knows nothing about how they are shown.
 """
 
+import time
 import warnings
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from moesaic.errors import MoesaicWarning
+
+T = TypeVar("T")
+
+EVERY = 0.5
+"""Seconds between the reports of an iteration, the first of which makes it a task."""
+
+Tell = Callable[[str, str, Any], None]
+"""Called with the name of a method of Progress, the name of a task, and its steps, its row or its text."""
 
 
 @runtime_checkable
@@ -40,3 +50,26 @@ class Silent:
     def begin(self, task: str, steps: int) -> None: ...
     def row(self, task: str, row: dict[str, Any]) -> None: ...
     def end(self, task: str, text: str) -> None: ...
+
+
+def watched(
+    items: Iterable[T], steps: float, task: str, tell: Tell, size: Callable[[T], float] = lambda item: 1
+) -> Iterator[T]:
+    """The same items; an iteration that takes its time is reported as a task of so many steps.
+
+    `size`: the steps that an item takes.
+    """
+    begun, done, last = False, 0.0, time.monotonic()
+    try:
+        for item in items:
+            yield item
+            done += size(item)
+            if (now := time.monotonic()) - last >= EVERY:
+                last = now
+                if not begun:
+                    tell("begin", task, int(steps))
+                    begun = True
+                tell("row", task, {"step": int(min(done, steps))})
+    finally:  # the caller may stop early
+        if begun:
+            tell("end", task, "done")

@@ -230,7 +230,8 @@ def train_one(address: Address, name: str, report: Report) -> None:
     run = report.cached(open_run, address)
     part, trials, task = ExpertPart(run, name), trials_of(run, name), run.task
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
-    trainer = task.trainer(trials[0].plan)
+    with task.watched(lambda domain, rows: report.watched(rows)):
+        trainer = task.trainer(trials[0].plan)
     if name in run.recipe.experts:
         report_rows(trials[0].plan, trainer, report)
     report.begin(part.steps)

@@ -5,14 +5,15 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 
 import multiprocessing
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from moesaic.data.containers import Given
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
@@ -24,7 +25,7 @@ from moesaic.recipe import Recipe, dump
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
 from moesaic.runs.part import Part, ensure, graph_of
-from moesaic.runs.progress import Progress, Silent
+from moesaic.runs.progress import Progress, Silent, watched
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
@@ -39,6 +40,8 @@ from moesaic.tasks import Address, Run, open_run
 
 Root = str | PathLike[str]
 Names = Collection[str]
+
+KILO = 1000
 
 STAGES = ("base", "experts", "router", "mixture", "evaluation", "report")
 """The order in which a whole run makes its parts."""
@@ -56,7 +59,7 @@ def run(
     seconds: dict[str, float] = {}
     with opened(recipe, root, progress, strict, restart) as bench:
         with timed("data", seconds, bench.progress):
-            report_duplicates(bench.run, bench.progress)
+            report_data(bench)
         for stage in STAGES:
             if stage == "report":
                 add_times(bench.run.dir.evaluation_at, seconds)
@@ -214,15 +217,25 @@ def opened(
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe, root).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
+        run.materials.rejects.watch = partial(reading, jobs)
         for name in restart:
             run.dir.forget(trained_at(run, name))
         if reads:
             take_stock(run.dir, run.materials.rejects, lambda: run.materials.files, shown)
         run.models.locate_all()
-        with memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
+        encoding = run.task.watched(
+            lambda domain, rows: watched(rows, len(rows), f"encoding {domain or 'rows'}", jobs.pass_on)
+        )
+        with encoding, memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield Bench(run, shown, jobs)
         if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
             disk.remove(root / "checkpoints")
+
+
+def reading(jobs: Jobs, path: Path, rows: Iterable[Given]) -> Iterator[Given]:
+    """The rows of a file; reports how many of its kilobytes are read."""
+    size = path.stat().st_size if path.is_file() else 0
+    return watched(rows, size / KILO, f"reading {path.name}", jobs.pass_on, lambda one: len(one.text) / KILO)
 
 
 def trained_at(run: Run, name: str) -> Path:
@@ -235,14 +248,18 @@ def trained_at(run: Run, name: str) -> Path:
     return parts[name]
 
 
-def report_duplicates(run: Run, progress: Progress) -> None:
-    """Report texts of more than one split or domain; a split's own duplicates are dropped when it is read."""
+def report_data(bench: Bench) -> None:
+    """Write and report facts about the rows, and texts of more than one split or domain.
+
+    A split's own duplicates are dropped when it is read.
+    """
+    run, progress, tell = bench.run, bench.progress, bench.jobs.pass_on
     domains, unseen = run.materials.domains, run.materials.unseen
     splits = [(domain, split) for domain in domains.values() for split in ("train", "validation", "test")]
     texts = {(domain.name, split): [text_of(row) for row in getattr(domain, split)] for domain, split in splits}
     if unseen:
         texts["unseen", "test"] = [text_of(example) for example in unseen]
-    found = find_duplicates(texts)
+    found = find_duplicates(texts, watch=lambda some: watched(some, len(some), "duplicates", tell))
     counts = {domain.name: domain.dropped for domain in domains.values() if any(domain.dropped.values())}
     rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}

@@ -141,7 +141,7 @@ class LabelTask(Task[LabelledTokens]):
         """Rows of one domain, each label by its index among the labels of some domains (default: all)."""
         before = takewhile(lambda name: name != domain, among or self.counts)
         start, labels = sum(self.counts[name] for name in before), self.materials.domains[domain].labels
-        return encode_labelled(examples, self.foundation.writer, length, labels, start)
+        return encode_labelled(self.watch(domain, examples), self.foundation.writer, length, labels, start)
 
     def prompts(self, rows: Sequence[LabelledTokens]) -> Prompts:
         return batched(rows, self.foundation.pad)

@@ -4,7 +4,8 @@ Two tasks exist, one for texts and one for rows with labels. Knows nothing about
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +116,14 @@ class Findings:
     timing: dict[str, Any]
 
 
+Watch = Callable[[str, Sequence[Example]], Iterable[Example]]
+"""(domain, its examples) -> the same examples; may report how many are encoded."""
+
+
+def unwatched(domain: str, examples: Sequence[Example]) -> Iterable[Example]:
+    return examples
+
+
 class Task(ABC, Generic[R]):
     """The rows of one run, and everything that encodes, trains, mixes and judges them."""
 
@@ -125,6 +134,7 @@ class Task(ABC, Generic[R]):
 
     def __init__(self, run: RunDir, materials: Materials, models: Models):
         self.run, self.recipe, self.materials, self.models = run, run.recipe, materials, models
+        self.watch: Watch = unwatched
 
     @property
     def kind(self) -> AnyKind:
@@ -153,6 +163,15 @@ class Task(ABC, Generic[R]):
         return self.recipe.base.pool or usual_pool(self.body)
 
     # --- rows
+
+    @contextmanager
+    def watched(self, watch: Watch) -> Iterator[None]:
+        """Pass the examples of every domain through `watch` while they are encoded in the `with` block."""
+        self.watch = watch
+        try:
+            yield
+        finally:
+            self.watch = unwatched
 
     @abstractmethod
     def encoded(self, examples: Sequence[Example], length: int, domain: str) -> list[R]:

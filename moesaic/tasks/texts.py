@@ -4,7 +4,7 @@ Knows nothing about labels, nor which parts a run has.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.ruling import Cost
-from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.score import score
 from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
@@ -104,7 +104,8 @@ class TextTask(Task[Tokens]):
     # --- rows
 
     def encoded(self, examples: Sequence[Example], length: int, domain: str = "") -> list[Tokens]:
-        return encode_all(examples, self.foundation.tokenizer, length, self.recipe.router.prompt_tokens)[0]
+        tokenizer, given = self.foundation.tokenizer, self.recipe.router.prompt_tokens
+        return encode_all(examples, tokenizer, length, given, partial(self.watch, domain))[0]
 
     def encoded_all(self, domains: Mapping[str, Sequence[Example]], length: int) -> list[list[Tokens]]:
         return [self.encoded(examples, length, name) for name, examples in domains.items()]
@@ -116,7 +117,7 @@ class TextTask(Task[Tokens]):
     def test_rows(self) -> dict[str, list[Tokens]]:
         rows, limit = dict(super().test_rows), self.recipe.evaluate.limit
         if self.materials.unseen:
-            rows[UNSEEN] = self.encoded(take(self.materials.unseen, limit), self.recipe.train.length)
+            rows[UNSEEN] = self.encoded(take(self.materials.unseen, limit), self.recipe.train.length, UNSEEN)
         return rows
 
     def prompts(self, rows: Sequence[Tokens]) -> Prompts:
@@ -177,10 +178,10 @@ class TextTask(Task[Tokens]):
         if plan and folder:
             control = plan.kind.reload(folder, self.fresh(), plan.design)
             gates = control.gates(n)
-            return score(logits_of(control.decoder), rows, None if gates is None else gates.weights, batch)
+            return score(control.decoder.score, rows, None if gates is None else gates.weights, batch)
         if which == "average":
             average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
-            return score(logits_of(average), rows, None, batch)
+            return score(average.score, rows, None, batch)
         if which == "uniform":
             return self.score_weights(controls.uniform(n, e))
         return self.score_weights(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from moesaic.adapters import attach
 from moesaic.data.batches import Tokens
-from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.score import score
 from moesaic.evaluate.tokens import pieces, token_owners
 from moesaic.model.decoder import Decoder
 from moesaic.routing import controls
@@ -36,10 +36,10 @@ def test_the_owner_has_the_fewest_nats_of_all_parts(decoder):
     rows = {"x": [Tokens(IDS[:end], end - 1, "g") for end in range(2, len(IDS) + 1)]}  # scores one token each
     parts = {"base": -1, "one": 0, "two": 1}
     tables = {
-        name: score(logits_of(decoder), rows, controls.fixed(expert, len(rows["x"]), 2), 8).nats
+        name: score(decoder.score, rows, controls.fixed(expert, len(rows["x"]), 2), 8).nats
         for name, expert in parts.items()
     }
-    owners = token_owners(logits_of(decoder), IDS, NAMES)
+    owners = token_owners(decoder.score, IDS, NAMES)
     assert owners[0] == (None, None, None) and len(owners) == len(IDS)
     for place, (name, nats, base) in enumerate(owners[1:]):
         every = {part: table[place] for part, table in tables.items()}
@@ -54,7 +54,7 @@ def test_of_equal_parts_the_base_owns_a_token():
     for a, b in same.pairs.values():
         a.zero_(), b.zero_()
     attach(decoder, [same])
-    assert {name for name, _, _ in token_owners(logits_of(decoder), IDS, ("one",))[1:]} == {"base"}
+    assert {name for name, _, _ in token_owners(decoder.score, IDS, ("one",))[1:]} == {"base"}
 
 
 TEXTS = ["naïve café", "中文和日本語", "👩‍👩‍👧 ok 👍🏽", "\ufffd odd \ufffd", "plain\n\ttext", ""]

@@ -19,7 +19,7 @@ from moesaic import stages
 from moesaic.artefacts.base import load_base
 from moesaic.compose.mixture import load_mixture
 from moesaic.errors import RecipeError
-from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.score import score
 from moesaic.kinds import KINDS, held_in, sites
 from moesaic.model.decoder import Decoder
 from moesaic.recipe import Recipe
@@ -74,7 +74,7 @@ def vectors_of(ran: Ran, name: str) -> dict[str, torch.Tensor]:
 
 def nats(ran: Ran, decoder: Decoder) -> float:
     rows = open_run(Address(RunDir(ran.recipe, ran.root))).task.test_rows
-    return score(logits_of(decoder), rows, None, 4).mean()
+    return score(decoder.score, rows, None, 4).mean()
 
 
 def figure(ran: Ran, control: str) -> float:

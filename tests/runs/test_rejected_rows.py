@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import opened
+from small_runs import bench_of, opened
 
 from moesaic import stages
 from moesaic.artefacts.base import save_base
@@ -73,7 +73,7 @@ def test_every_file_that_the_recipe_names_is_listed_and_counted_before_anything_
     }
     assert told.notes == [f"1 of 31 rows of {texts / name} skipped: see rejects.jsonl" for name in FILES]
 
-    verbs.report_duplicates(run, told)
+    verbs.report_data(bench_of(run, told))
     facts = json.loads((root / "data.json").read_text())
     assert {Path(name).name: counts for name, counts in facts["files"].items()} == {
         name: {"read": 31, "used": 30, "skipped": {"wrong type": 1}} for name in FILES

@@ -20,7 +20,7 @@ from moesaic.artefacts.base import load_base, save_base
 from moesaic.artefacts.ffn import load_ffn
 from moesaic.artefacts.whole_model import load_whole
 from moesaic.errors import CompatibilityError, DataError, RecipeError
-from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.score import score
 from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
 from moesaic.migrate import translated
@@ -76,7 +76,7 @@ def alone(ran: Ran, folder: Path) -> Decoder:
 
 
 def nats(ran: Ran, decoder: Decoder) -> float:
-    return score(logits_of(decoder), opened(*ran[:2]).task.test_rows, None, 4).mean()
+    return score(decoder.score, opened(*ran[:2]).task.test_rows, None, 4).mean()
 
 
 def test_one_hot_is_the_expert_alone_and_controls_are_what_lies_in_their_folders(ran):
@@ -116,7 +116,7 @@ def test_the_router_is_scored_by_the_mixture_and_as_its_choices_say(ran):
     recipe, root, evaluation = ran
     run = opened(recipe, root)
     weights, _ = decide(run.address, silent())["router"]
-    parts = [score(logits_of(alone(ran, root / f"experts/{n}/best")), run.task.test_rows, None, 4) for n in EXPERTS]
+    parts = [score(alone(ran, root / f"experts/{n}/best").score, run.task.test_rows, None, 4) for n in EXPERTS]
     chosen = np.stack([part.nats for part in parts])[weights.argmax(-1).numpy(), np.arange(len(weights))]
     expected = parts[0].picked(parts, weights.argmax(-1).numpy())
     assert expected.nats.tolist() == chosen.tolist()
