@@ -17,11 +17,11 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
 from moesaic.model.text_counts import characters, wording
 from moesaic.routing import Routing, Selection
-from moesaic.routing.guard import Ruling, guarded
+from moesaic.routing.guard import Opinion, Ruling, guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
 
-Judge = Callable[[Features, Float[Tensor, "n s"]], Float[Tensor, "n outcomes"]]
-"""Features and wording of n prompts -> logits of the experts and of none of them."""
+Judge = Callable[[Features, Float[Tensor, "n s"]], Opinion]
+"""Features and wording of n prompts -> a guard's opinion."""
 
 
 @dataclass(frozen=True)

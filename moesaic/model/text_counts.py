@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SIZE, LONGEST = 4096, 3
-LAST = 120  # characters: what is asked stands at the end, behind a system prompt and earlier turns
+LAST = 60  # characters: what is asked stands at the end, behind a system prompt and earlier turns
 BEGIN, END = "\x02", "\x03"
 ODD = tuple(np.uint32(odd) for odd in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 

@@ -5,7 +5,7 @@ Knows nothing about training or files. e experts; the guard's last outcome is no
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from moesaic.routing.states import Features, means_of
 
 @dataclass(frozen=True)
 class Ruling:
-    """How a guard's outcomes and a router's logits make a decision.
+    """How a guard's opinion and a router's logits make a decision.
 
     `limit`: the log-odds of belonging to an expert below which the router abstains. `joint`: the guard has a voice in
     the choice between experts, and this temperature calibrates the sum of both logits; None: the router chooses alone.
@@ -30,8 +30,22 @@ class Ruling:
     joint: Tensor | None = None
 
 
+class Opinion(NamedTuple):
+    """A guard's opinion on n prompts.
+
+    `outcomes`: calibrated logits of the e experts and of none. `voice`: the part of those of the experts that comes
+    from the wording alone, so that a router's own feature does not count twice.
+    """
+
+    outcomes: Float[Tensor, "n outcomes"]
+    voice: Float[Tensor, "n e"]
+
+    def to(self, device: torch.device) -> "Opinion":
+        return Opinion(self.outcomes.to(device), self.voice.to(device))
+
+
 class Guard(nn.Module):
-    """Features of a prompt -> logits of e experts and of none of them, by networks whose logits are added.
+    """Features of a prompt -> its opinion, by networks whose logits of e experts and of none of them are added.
 
     One network reads the router's feature; with `wording`, two more read that many counts each, of the prompt's
     characters and of its last words: what one has not seen, another may know. `temperature` divides the sum and
@@ -68,17 +82,18 @@ class Guard(nn.Module):
         """The least probability of belonging to an expert at which the router does not abstain."""
         return self.limit.double().sigmoid().item()
 
-    def forward(self, features: Features, wording: Float[Tensor, "n s"] | None) -> Float[Tensor, "n outcomes"]:
-        """Logits of the e experts and of none; `wording`: counts, which only a guard with that option reads."""
+    def forward(self, features: Features, wording: Float[Tensor, "n s"] | None) -> Opinion:
+        """Judge prompts; `wording`: counts, which only a guard with that option reads."""
         vectors = means_of(features)
         if vectors is None:
             raise RecipeError("texts have no vectors to judge by", field="abstain", hint="write `abstain: off`")
         logits = self.net(vectors)
+        voice = torch.zeros_like(logits)
         if self.letters is not None and self.words is not None:
             assert wording is not None
             letters, words = wording.to(logits).chunk(2, -1)
-            logits = logits + self.letters(letters) + self.words(words)
-        return logits / self.temperature
+            voice = self.letters(letters) + self.words(words)
+        return Opinion((logits + voice) / self.temperature, voice[:, :-1] / self.temperature)
 
 
 def odds(outcomes: Float[Tensor, "n outcomes"]) -> Float[Tensor, " n"]:
@@ -93,14 +108,14 @@ def logit(probability: float) -> float:
 def guarded(
     select: Selection,
     logits: Float[Tensor, "n e"],
-    outcomes: Float[Tensor, "n outcomes"] | None,
+    opinion: Opinion | None,
     ruling: Ruling | None,
 ) -> Routing:
-    """Select from the logits, and abstain where a guard's `outcomes` are against the experts; None: no guard."""
-    if outcomes is None or ruling is None:
+    """Select from the logits, and abstain where a guard's opinion is against the experts; None: no guard."""
+    if opinion is None or ruling is None:
         return select(logits)
-    own = odds(outcomes)
+    own = odds(opinion.outcomes)
     if ruling.joint is not None:
-        logits = (logits + outcomes[:, :-1]) / ruling.joint.to(logits.device)
+        logits = (logits + opinion.voice) / ruling.joint.to(logits.device)
     weights = select(logits).weights * (own >= ruling.limit.to(own.device))[:, None]
     return Routing(weights, logits, logits.logsumexp(-1) - own)

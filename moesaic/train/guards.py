@@ -67,16 +67,16 @@ def train_guard(
             assert net is not None
             learn(net, (taught, train.labels), (held_out, validation.labels), True, seed)
     with torch.no_grad():
-        return calibrated(guard, guard.eval()(validation.vectors, validation.wording), validation, abstain)
+        return calibrated(guard, guard.eval()(validation.vectors, validation.wording).outcomes, validation, abstain)
 
 
 @torch.no_grad()
 def give_voice(guard: Guard, logits: Float[Tensor, "n e"], held_out: Outcomes) -> Float[Tensor, "n e"]:
     """Let a guard have a voice beside a router of these logits on the experts' prompts; return the joint logits."""
     mine = held_out.labels < logits.shape[1]
-    judged = guard(held_out.vectors, held_out.wording)[mine, :-1]
-    guard.joint.fill_(temperature_of(logits + judged, held_out.labels[mine]))
-    return (logits + judged) / guard.joint
+    joint = logits + guard(held_out.vectors, held_out.wording).voice[mine]
+    guard.joint.fill_(temperature_of(joint, held_out.labels[mine]))
+    return joint / guard.joint
 
 
 def learn(net: MLPRouter, train: Rows, validation: HeldOut, together: bool, seed: int) -> None:

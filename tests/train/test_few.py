@@ -116,6 +116,6 @@ def test_a_guard_of_few_prompts_leaves_neutral_ones_to_the_base():
     clouds = [centre + torch.randn(10, 16, generator=draw) for centre in centres[:3]]
     neutral, later = (centres[4] + torch.randn(60, 16, generator=draw) for _ in range(2))
     guard, found = few_shot_guard(clouds, neutral, "auto")
-    assert (odds(guard(later, None)) < guard.limit).double().mean() > 0.9
-    assert not (odds(guard(torch.cat(clouds), None)) < guard.limit).any()
+    assert (odds(guard(later, None).outcomes) < guard.limit).double().mean() > 0.9
+    assert not (odds(guard(torch.cat(clouds), None).outcomes) < guard.limit).any()
     assert found["abstained_own"] <= 0.04 and found["auroc"] > 0.95
