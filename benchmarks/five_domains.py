@@ -23,7 +23,7 @@ from benchmarks.page import RECIPES, Options, Page
 from benchmarks.pages import STEPS
 from moesaic.data.rows import Example, read_examples
 from moesaic.data.splits import take
-from moesaic.evaluate.score import logits_of, score
+from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import Scores
 from moesaic.files import read_json, write_json
 from moesaic.kinds.gates import plain
@@ -173,7 +173,7 @@ def merge_of(run: Run, rule: str) -> dict[str, Any]:
         nats[scale] = mean_nats(merged(run.task.fresh().decoder, experts, rule, scale), plain, rows, batch)
     best = min(nats, key=lambda scale: nats[scale])
     decoder = merged(run.task.fresh().decoder, experts, rule, best)
-    scores = score(logits_of(decoder), run.task.test_rows, None, batch)
+    scores = score(decoder.score, run.task.test_rows, None, batch)
     return {"scale": best, "validation": {f"{scale:g}": value for scale, value in nats.items()}, **by_row(scores)}
 
 

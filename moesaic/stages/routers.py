@@ -36,7 +36,7 @@ from moesaic.stages.experts import folders_of, made_here, version_of
 from moesaic.stages.prompt_forms import neutral_rows, other_forms
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
-from moesaic.train.guards import Outcomes, give_voice, train_guard
+from moesaic.train.guards import Outcomes, Readers, give_voice, train_guard, train_readers
 from moesaic.train.mixture_loss import Table, WeightedLoss, computed
 from moesaic.train.routers import Labelled, scored, selection_of, train_router
 
@@ -159,9 +159,9 @@ class RouterPart(Part):
 
 def train_routers(parts: Sequence[RouterPart], progress: Progress, jobs: Jobs) -> None:
     """Train routers; each split's features are read once for all of them, in parallel."""
-    material = read_for(parts, jobs)
+    material, known = read_for(parts, jobs), dict[Any, Readers]()
     for part in parts:
-        train_and_publish(part, material, jobs.report(part.title))
+        train_and_publish(part, material, jobs.report(part.title), known)
 
 
 # --- what routers learn from
@@ -289,8 +289,11 @@ def task_of(part: RouterPart, material: Material, split: str, limit: int, report
 # --- one router
 
 
-def train_and_publish(part: RouterPart, material: Material, report: Report) -> None:
-    """Train one router on its material, and publish it with its record."""
+def train_and_publish(part: RouterPart, material: Material, report: Report, known: dict[Any, Readers]) -> None:
+    """Train one router on its material, and publish it with its record.
+
+    `known`: a guard's networks on the wording, by the prompts that they have learned from; this call adds its own.
+    """
     run, spec, recipe = part.source, part.spec, part.run.recipe
     names = tuple(recipe.experts)
     train, validation = (labelled(part, material, split, report) for split in SPLITS)
@@ -306,7 +309,11 @@ def train_and_publish(part: RouterPart, material: Material, report: Report) -> N
     guard, certainty = None, dict[str, float]()
     if part.guarded:
         taught, held_out = outcomes(part, material, "train", train), outcomes(part, material, "validation", validation)
-        guard, certainty = train_guard(taught, held_out, len(names), spec.abstain, recipe.seed, spec.feature in COUNTS)
+        prompts = (part.varied, *(most_of(spec, split) for split in SPLITS))
+        if prompts not in known:
+            known[prompts] = train_readers(taught, held_out, len(names), recipe.seed)
+        facts_of = len(names), spec.abstain, recipe.seed, spec.feature in COUNTS, known[prompts]
+        guard, certainty = train_guard(taught, held_out, *facts_of)
         if part.varied:
             with torch.no_grad():
                 joint = give_voice(guard, router(validation.features), held_out)

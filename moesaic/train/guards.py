@@ -26,6 +26,8 @@ REFUSED, REFUSED_IN_OTHER_FORMS = 0.02, 0.05
 
 Rows = tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]
 """Vectors and their outcomes."""
+Readers = tuple[MLPRouter, MLPRouter]
+"""Networks on the characters and on the last words."""
 HeldOut = tuple[Float[Tensor, "m d"], Int[Tensor, " m"]]
 """The same of other rows."""
 
@@ -47,27 +49,44 @@ class Outcomes:
 
 
 def train_guard(
-    train: Outcomes, validation: Outcomes, num_experts: int, abstain: str | float, seed: int, together: bool = False
+    train: Outcomes,
+    validation: Outcomes,
+    num_experts: int,
+    abstain: str | float,
+    seed: int,
+    together: bool = False,
+    readers: Readers | None = None,
 ) -> tuple[Guard, dict[str, float]]:
     """A guard whose networks are at their best by validation, calibrated; and its validation metrics.
 
     The networks learn apart and their logits are added: what one has not seen, another may know. `abstain`: see
-    `limit_of`. `together`: the features share one scale, as counts of characters do.
+    `limit_of`. `together`: the features share one scale, as counts of characters do. `readers`: those of the wording
+    (default: trained here).
     """
     counts = 0 if train.wording is None else train.wording.shape[1] // 2
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         guard = Guard(train.vectors.shape[1], num_experts, HIDDEN, counts)
     learn(guard.net, (train.vectors, train.labels), (validation.vectors, validation.labels), together, seed)
-    if train.wording is not None and validation.wording is not None:
-        halves = zip(
-            (guard.letters, guard.words), train.wording.chunk(2, 1), validation.wording.chunk(2, 1), strict=True
-        )
-        for net, taught, held_out in halves:
-            assert net is not None
-            learn(net, (taught, train.labels), (held_out, validation.labels), True, seed)
+    if counts:
+        guard.letters, guard.words = readers or train_readers(train, validation, num_experts, seed)
     with torch.no_grad():
         return calibrated(guard, guard.eval()(validation.vectors, validation.wording).outcomes, validation, abstain)
+
+
+def train_readers(train: Outcomes, validation: Outcomes, num_experts: int, seed: int) -> Readers:
+    """Networks on the characters and the last words of prompts, for the guards of all routers that read these prompts."""
+    assert train.wording is not None and validation.wording is not None
+
+    def trained(taught: Tensor, held_out: Tensor) -> MLPRouter:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = MLPRouter(taught.shape[1], num_experts + 1, HIDDEN, dropout=0.1)
+        learn(net, (taught, train.labels), (held_out, validation.labels), True, seed)
+        return net
+
+    letters, words = map(trained, train.wording.chunk(2, 1), validation.wording.chunk(2, 1))
+    return letters, words
 
 
 @torch.no_grad()
