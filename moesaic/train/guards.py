@@ -75,7 +75,7 @@ def train_guard(
 
 
 def train_readers(train: Outcomes, validation: Outcomes, num_experts: int, seed: int) -> Readers:
-    """Networks on the characters and the last words of prompts, for the guards of all routers that read these prompts."""
+    """Networks on the characters and the last words of prompts, for the guards of all routers that read these."""
     assert train.wording is not None and validation.wording is not None
 
     def trained(taught: Tensor, held_out: Tensor) -> MLPRouter:
