@@ -18,7 +18,7 @@ from benchmarks.timing import laps
 from moesaic.config import DecoderConfig
 from moesaic.interop.decoders import write_decoder
 from moesaic.model.decoder import Decoder, initialise
-from moesaic.tensors.tensors import TENSORS
+from moesaic.tensors.file_names import TENSORS
 
 SIZES = {"vocab_size": 16_000, "hidden_size": 1024, "num_heads": 16, "num_kv_heads": 4, "intermediate_size": 2560}
 LAYERS = {torch.float32: 12, torch.bfloat16: 26}

@@ -118,8 +118,8 @@ ROWS = {
     ),
     "a router calibrated on training rows": Mutant(
         "train_router",
-        "best_temperature(router(validation.features), validation.labels)",
-        "best_temperature(router(train.features), train.labels)",
+        "calibrate(router, validation)",
+        "calibrate(router, train)",
         TEXTS,
     ),
     "texts judged that were trained on": Mutant("Task.test_rows", "take(domain.test,", "take(domain.train,", TEXTS),

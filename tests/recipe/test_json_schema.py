@@ -43,7 +43,7 @@ LIMITS = {
     "$ref": lambda value, limit: takes(SCHEMA["$defs"][limit.removeprefix("#/$defs/")], value),
 }
 SAYS_NOTHING = {"title", "description", "default", "type", "properties", "additionalProperties", "discriminator"}
-SAYS_NOTHING |= {"$defs", "$schema"}
+SAYS_NOTHING |= {"patternProperties", "$defs", "$schema"}
 
 
 def takes(schema: dict[str, Any], value: Any) -> bool:
@@ -56,7 +56,9 @@ def takes(schema: dict[str, Any], value: Any) -> bool:
         return False
     if not isinstance(value, dict):
         return True
-    known, others = schema.get("properties", {}), schema.get("additionalProperties", True)
+    patterns = schema.get("patternProperties", {})
+    alike = {key: one for key in value for pattern, one in patterns.items() if re.search(pattern, key)}
+    known, others = alike | schema.get("properties", {}), schema.get("additionalProperties", True)
     return all(
         takes(known[key], inner) if key in known else others is True or (others is not False and takes(others, inner))
         for key, inner in value.items()
