@@ -184,11 +184,30 @@ def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> Non
 
 
 @recipe_verb
-def train_expert(work: Work, expert: ExpertNames = None, strict: Strict = False, restart: Restart = None) -> None:
-    """Train the experts. The base must exist already."""
+def train_expert(
+    work: Work,
+    expert: ExpertNames = None,
+    continuous: Annotated[
+        bool, Option("--continuous", help="Go on: train the experts in turn, and keep each that is clearly better.")
+    ] = False,
+    rounds: Annotated[
+        int | None,
+        Option(metavar="N", help="With --continuous: end when N rounds are done in all (default: a signal ends it)."),
+    ] = None,
+    strict: Strict = False,
+    restart: Restart = None,
+) -> None:
+    """Train the experts. The base must exist already.
+
+    With --continuous, train them further round after round, pick up rows that are appended to their files, and keep
+    router and mixture current.
+    """
+    if rounds is not None and not continuous:
+        raise typer.BadParameter("means nothing without --continuous", param_hint="--rounds")
     from moesaic import stages
 
-    folders = work.do(stages.train_expert, expert or [], strict=strict, restart=restart or ())
+    how: dict[str, Any] = {"continuous": continuous, "rounds": rounds, "strict": strict, "restart": restart or ()}
+    folders = work.do(stages.train_expert, expert or [], **how)
     for name, folder in folders.items():
         typer.echo(f"{name}  {folder}")
 
