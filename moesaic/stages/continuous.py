@@ -233,8 +233,13 @@ def trained_on(shop: Shop, here: Run, state: State, name: str, trial: Trial, lr:
     turn, number, recipe = state.experts[name], state.round + 1, here.recipe
     plan = one_round_of(trial.plan, recipe)
     settings, report = plan.settings, shop.jobs.report(name)
-    part = ContinuedPart(here, name, turn.trial, state.tensors[name])
-    inputs = {"round": number, "expert": part.inputs(), "steps": turn.steps, "lr": lr, "workers": recipe.workers}
+    inputs = {
+        "round": number,
+        "expert": ContinuedPart(here, name, state).inputs(),
+        "steps": turn.steps,
+        "lr": lr,
+        "workers": recipe.workers,
+    }
     inputs |= {"train": settings.model_dump(mode="json")}
     offset = turn.steps * settings.accumulate
     report.begin(settings.steps)
@@ -293,7 +298,8 @@ def drafted(shop: Shop, here: Run, state: State, name: str, tensors: Path) -> Ru
             disk.make_all(link.parent)
             disk.link(source.resolve(), link)
     draft = Run(at, here.materials, here.models, type(here.task)(at, here.materials, here.models))
-    ContinuedPart(draft, name, state.experts[name].trial, tensors).make(shop.jobs.report(name))
+    new = replace(state, tensors={**state.tensors, name: tensors})
+    ContinuedPart(draft, name, new).make(shop.jobs.report(name))
     return draft
 
 
@@ -311,8 +317,7 @@ def under_way(shop: Shop, state: State) -> bool:
 
 def settle(shop: Shop, here: Run, state: State) -> None:
     """Publish what a state says: experts, router and mixture, its row in the log and its page."""
-    turns = state.experts.items()
-    shop.make([ContinuedPart(here, name, turn.trial, state.tensors[name]) for name, turn in turns])
+    shop.make([ContinuedPart(here, name, state) for name in state.experts])
     shop.make([RouterPart(here, "router", specs(here)["router"])])
     anew = Run(here.dir, here.materials, here.models, type(here.task)(here.dir, here.materials, here.models))
     shop.make([MixturePart(anew, shop.progress)])

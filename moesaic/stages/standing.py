@@ -70,11 +70,12 @@ class State:
 class ContinuedPart(ExpertPart):
     """An expert whose training goes on: published from the tensors of a round, measured anew when rows are added."""
 
-    def __init__(self, run: Run, name: str, trial: str, tensors: Path):
+    def __init__(self, run: Run, name: str, state: State):
         super().__init__(run, name)
-        self.trial, self.tensors = trial, tensors
+        self.state, self.tensors = state, state.tensors[name]
 
     def inputs(self) -> dict[str, Any]:
+        require_same_section(self.source, self.name, self.state)
         return {**super().inputs(), "continued": self.sha256}
 
     @cached_property
@@ -85,7 +86,7 @@ class ContinuedPart(ExpertPart):
         return None
 
     def make(self, report: Report) -> None:
-        trial = trial_of(self.source, self.name, self.trial)
+        trial = trial_of(self.source, self.name, self.state.experts[self.name].trial)
         trainer, values = self.source.task.trainer(trial.plan), values_in(self.tensors)
         with threads(1):  # as the experts are verified
             best = trainer.validated(trial.plan, values)
@@ -99,8 +100,7 @@ def expert_part(run: Run, name: str, state: State | None) -> ExpertPart:
     """The part of an expert or a control; of an expert that is trained continuously, the one that its state says."""
     if state is None or name not in state.experts:
         return ExpertPart(run, name)
-    require_same_section(run, name, state)
-    return ContinuedPart(run, name, state.experts[name].trial, state.tensors[name])
+    return ContinuedPart(run, name, state)
 
 
 def trial_of(run: Run, name: str, label: str) -> Trial:
