@@ -467,6 +467,30 @@ def adopt(
 
 
 @app.command()
+def add_expert(
+    mixture: Annotated[Path, Argument(metavar="MIXTURE", help="Folder of an adopted mixture.")],
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    expert: ExpertNames = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train experts of a recipe over a mixture's base and add them. The other experts stay as they are."""
+    with work_on(recipe, overrides, bad_rows, max_bad, mixture / "training", quiet) as work:
+        from moesaic.cli.adopting import show_adoption
+        from moesaic.cli.progress import shown
+
+        with shown(quiet) as progress:
+            how: dict[str, Any] = {"progress": progress, "strict": strict, "restart": restart or ()}
+            made = moesaic.add_expert(mixture, work.recipe, expert or (), **how)
+    show_adoption(made, mixture, as_json)
+
+
+@app.command()
 def merge(
     models: Annotated[
         list[str], Argument(metavar="MODEL... OUT", help="Models of equal shapes, and the new folder of their average.")
