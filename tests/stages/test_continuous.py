@@ -109,6 +109,11 @@ def weights(folder: Path, name: str) -> str:
     return str(next(facts["sha256"] for file, facts in files.items() if file.endswith(".safetensors")))
 
 
+def router_in(folder: Path) -> str:
+    """The hash of the router's tensors."""
+    return read_manifest(folder / "run/router")["files"]["router.safetensors"]["sha256"]
+
+
 def test_what_stands_is_current_verified_and_one_best_for_each_expert(begun):
     recipe, root = recipe_in(begun), begun / "run"
     run = opened(recipe, root)
@@ -184,7 +189,7 @@ def test_a_row_that_is_being_written_is_left_for_later(copy):
 def test_a_row_that_was_learned_from_cannot_be_appended_to_what_is_judged_on(copy):
     folder = copy()
     append(folder, "adds", range(3), "_test")
-    with pytest.raises(DataError, match="move a row of 'adds' out of train: 'adds.jsonl:[123], now in test'"):
+    with pytest.raises(DataError, match="move a row of 'adds' out of train: adds.jsonl:[123], now in test"):
         go_on(folder, 4)
 
 
@@ -212,16 +217,16 @@ def test_a_domain_joins_and_leaves_and_the_others_go_on(copy):
     for split, numbers in (("", range(40)), ("_test", range(50, 58))):
         made = [{"prompt": f"Name {n}", "response": f"The name is {n * n}."} for n in numbers]
         (folder / f"names{split}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in made))
-    before = {name: weights(folder, name) for name in ("adds", "says")}
+    before, router = {name: weights(folder, name) for name in ("adds", "says")}, router_in(folder)
     third = "experts.names={kind: lora, rank: 2, data: {train: names.jsonl, test: names_test.jsonl}}"
     go_on(folder, 3, third)
     state = state_of(folder, third)
     assert list(state.experts) == ["adds", "says", "names"] and set(state.start) == {"adds", "says", "names"}
     assert {name: weights(folder, name) for name in before} == before and state.round == 3
-    assert set(moesaic.load(folder / "run").names) == {"adds", "says", "names"}
+    assert set(moesaic.load(folder / "run").names) == {"adds", "says", "names"} and router_in(folder) != router
     go_on(folder, 3)
     assert list(state_of(folder).experts) == ["adds", "says"]
-    assert {name: weights(folder, name) for name in before} == before
+    assert {name: weights(folder, name) for name in before} == before and router_in(folder) == router
 
 
 def test_a_router_that_learns_from_the_experts_is_judged_as_it_would_be(copy):
