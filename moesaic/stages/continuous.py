@@ -49,6 +49,9 @@ from moesaic.tasks.task import Plan
 from moesaic.train.checkpoint import TENSORS
 from moesaic.train.loop import fit
 
+ENOUGH = 10
+"""Validation rows of a domain; with fewer, intervals by resampling are too narrow."""
+
 
 class Quiet(Silent):
     """A Progress that passes on warnings alone: parts that follow from a round are no news."""
@@ -87,6 +90,9 @@ def train_continuously(run: Run, names: Sequence[str], rounds: int | None, progr
         raise RecipeError("not trained continuously", field="mixture.level", expected=expected, got="token", hint=hint)
     shop = Shop(run, progress, jobs)
     state, here = begun(shop)
+    for name, domain in here.materials.domains.items():
+        if (groups := len({row.group for row in domain.validation})) < ENOUGH:
+            progress.warn(f"{name}: {groups} rows for validation tell little: a gain that is kept may be noise")
     looked, waiting = None, False
     while True:
         settle(shop, here, state)

@@ -86,6 +86,7 @@ class ContinuedPart(ExpertPart):
         return None
 
     def make(self, report: Report) -> None:
+        report.begin(1)
         trial = trial_of(self.source, self.name, self.state.experts[self.name].trial)
         trainer, values = self.source.task.trainer(trial.plan), values_in(self.tensors)
         with threads(1):  # as the experts are verified

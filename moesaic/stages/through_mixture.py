@@ -88,6 +88,7 @@ def decided(run: Run, router: Path, held: HeldOut, report: Report) -> Tensor:
     read = dict(zip(features, features_of(run, held.rows, features, report), strict=True))
     letters = means_of(read[CHARACTERS])
     assert letters is not None
+    report.end(f"{len(held.rows)} rows are decided")
     routing = stored.weigh(read[feature], letters)
     return routing.weights[:, [stored.names.index(name) for name in run.recipe.experts]].float()
 

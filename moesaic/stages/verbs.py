@@ -106,6 +106,8 @@ def train_expert(
 
 def require_experts(recipe: Recipe, names: Sequence[str]) -> list[str]:
     """The named experts, or all that are trained here; raises for a control, which has no rows of its own."""
+    if not recipe.trained:
+        raise RecipeError("the recipe trains no expert", field="experts", hint="give an expert data and no path")
     for name in names:
         if name not in recipe.trained:
             what, expected = "only experts are trained continuously", f"one of {', '.join(recipe.trained)}"

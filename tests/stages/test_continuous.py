@@ -50,9 +50,28 @@ def recipe_in(folder: Path, *overrides: str) -> Recipe:
     return parse(RECIPE, overrides, folder / "recipe.yaml")
 
 
-def go_on(folder: Path, rounds: int, *overrides: str) -> Told:
-    told = Told()
+class Listener(Told):
+    """Remembers notes and warnings, and refuses reports of a task that was not begun or is not ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running = set[str]()
+
+    def begin(self, task: str, steps: int) -> None:
+        assert task not in self.running
+        self.running.add(task)
+
+    def row(self, task: str, row: dict[str, Any]) -> None:
+        assert task in self.running
+
+    def end(self, task: str, text: str) -> None:
+        self.running.remove(task)
+
+
+def go_on(folder: Path, rounds: int, *overrides: str) -> Listener:
+    told = Listener()
     stages.train_expert(recipe_in(folder, *overrides), folder / "run", [], told, continuous=True, rounds=rounds)
+    assert not told.running
     return told
 
 
