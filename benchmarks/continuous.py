@@ -40,7 +40,7 @@ SECONDS = (4.0, 25.0)
 
 def report(quick: bool) -> str:
     """Train in three stages, with rows appended between them, and tabulate what was left."""
-    per_stage, added, steps = (1, 8, 2) if quick else (8, 150, 40)
+    per_stage, added, steps = (1, 8, 2) if quick else (6, 150, 40)
     with tempfile.TemporaryDirectory() as place:
         calm, rough = Path(place, "calm"), Path(place, "rough")
         disturbed, restarts = Counter[str](), 0
@@ -70,7 +70,7 @@ def train(folder: Path, rounds: int, dice: random.Random | None, quick: bool) ->
     """Run the command until its rounds are done; yields every signal that it was sent before."""
     command = [sys.executable, "-m", "moesaic", "train-expert", "recipe.yaml", "--continuous", "--rounds", str(rounds)]
     environment = {**os.environ, "PYTHONPATH": str(Path(moesaic.__file__).parents[1])}
-    disturbances = 1 if quick else 6
+    disturbances = 1 if quick else 4
     while True:
         with subprocess.Popen([*command, "--quiet"], cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
             try:

@@ -479,7 +479,9 @@ def add_expert(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train experts of a recipe over a mixture's base and add them. The other experts stay as they are."""
+    """Train experts over a mixture's base and add them.
+
+    The experts are those of a recipe, whose base and router are not used. The other experts stay as they are."""
     with work_on(recipe, overrides, bad_rows, max_bad, mixture / "training", quiet) as work:
         from moesaic.cli.adopting import show_adoption
         from moesaic.cli.progress import shown
