@@ -59,7 +59,7 @@ class Domain:
     test: list[Example]
     dropped: dict[str, int]
     labels: tuple[str, ...] = ()
-    read: dict[str, list[int]] = field(default_factory=dict)
+    read: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def digest(self) -> str:
