@@ -90,9 +90,9 @@ def train_continuously(run: Run, names: Sequence[str], rounds: int | None, progr
         raise RecipeError("not trained continuously", field="mixture.level", expected=expected, got="token", hint=hint)
     shop = Shop(run, progress, jobs)
     state, here = begun(shop)
-    for name, domain in here.materials.domains.items():
+    for domain in here.materials.domains.values():
         if (groups := len({row.group for row in domain.validation})) < ENOUGH:
-            progress.warn(f"{name}: {groups} rows for validation tell little: a gain that is kept may be noise")
+            progress.warn(f"{domain.name}: {groups} rows for validation tell little: a gain that is kept may be noise")
     looked, waiting = None, False
     while True:
         settle(shop, here, state)
