@@ -44,6 +44,7 @@ PAGES = {
     "tt_lora": measured("tt_lora"),
     "sites": measured("sites"),
     "budget": measured("budget"),
+    "continuous": measured("continuous"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
     "demo": compared("demo", texts=False),

@@ -6,6 +6,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from moesaic.adapters.published import published_ttlora
+    from moesaic.adoption.adding import add_expert
     from moesaic.adoption.adopting import adopt, amend
     from moesaic.artefacts.inspect import inspect
     from moesaic.compose.merge import merge
@@ -26,6 +27,7 @@ _HOMES = {
     "MoesaicError": "moesaic.errors",
     "Recipe": "moesaic.recipe",
     "Sampling": "moesaic.generate.sample",
+    "add_expert": "moesaic.adoption.adding",
     "adopt": "moesaic.adoption.adopting",
     "amend": "moesaic.adoption.adopting",
     "inspect": "moesaic.artefacts.inspect",
@@ -47,6 +49,7 @@ __all__ = [
     "Sampling",
     "WritingMixture",
     "WritingModel",
+    "add_expert",
     "adopt",
     "amend",
     "inspect",

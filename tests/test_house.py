@@ -34,6 +34,7 @@ PUBLIC = [
     "Sampling",
     "WritingMixture",
     "WritingModel",
+    "add_expert",
     "adopt",
     "amend",
     "inspect",

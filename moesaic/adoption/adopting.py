@@ -176,16 +176,11 @@ def amend(
     if it was moved; `embed`: copy it into the mixture.
     """
     root, report = Path(folder).absolute(), progress or Silent()
-    if not os.path.lexists(root / "mixture"):
-        raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
+    require_mixture(root)
     if not (experts or drop or disable or enable or base or embed):
         raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
     with lock(root), memory_for("this mixture", "use a smaller base"):
-        at = Path(os.path.realpath(root / "mixture"))
-        manifest = read_manifest(at, KIND)
-        if "adopted" not in manifest:
-            hint = "change its recipe, or adopt its experts into a new folder"
-            raise RecipeError("this mixture was made by a recipe", path=root, hint=hint)
+        at, manifest = standing(root)
         old = list(expert_names(at, manifest))
         for one in drop:
             require_known(one, old, "drop")
@@ -209,6 +204,22 @@ def amend(
         ready = (at / "router", facts) if not (found or drop) else None
         how = Routed(facts.get("abstain", "off"), divided)
         return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, how)
+
+
+def require_mixture(root: Path) -> None:
+    if not os.path.lexists(root / "mixture"):
+        raise WeightsError("no mixture here", path=root, hint="name the folder that `moesaic adopt --out` made")
+
+
+def standing(root: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder and the manifest of the adopted mixture in a folder; raises for one that a recipe has made."""
+    require_mixture(root)
+    at = Path(os.path.realpath(root / "mixture"))
+    manifest = read_manifest(at, KIND)
+    if "adopted" not in manifest:
+        hint = "change its recipe and run it, which trains only what is new; or adopt its experts into a new folder"
+        raise RecipeError("this mixture was made by a recipe", path=root, hint=hint)
+    return at, manifest
 
 
 # --- the experts ------------------------------------------------------------------------------------------------------

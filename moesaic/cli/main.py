@@ -203,11 +203,30 @@ def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> Non
 
 
 @recipe_verb
-def train_expert(work: Work, expert: ExpertNames = None, strict: Strict = False, restart: Restart = None) -> None:
-    """Train the experts. The base must exist already."""
+def train_expert(
+    work: Work,
+    expert: ExpertNames = None,
+    continuous: Annotated[
+        bool, Option("--continuous", help="Go on: train the experts in turn, and keep each that is clearly better.")
+    ] = False,
+    rounds: Annotated[
+        int | None,
+        Option(metavar="N", help="With --continuous: end when N rounds are done in all (default: a signal ends it)."),
+    ] = None,
+    strict: Strict = False,
+    restart: Restart = None,
+) -> None:
+    """Train the experts. The base must exist already.
+
+    With --continuous, train them further round after round, pick up rows that are appended to their files, and keep
+    router and mixture current.
+    """
+    if rounds is not None and not continuous:
+        raise typer.BadParameter("means nothing without --continuous", param_hint="--rounds")
     from moesaic import stages
 
-    folders = work.do(stages.train_expert, expert or [], strict=strict, restart=restart or ())
+    how: dict[str, Any] = {"continuous": continuous, "rounds": rounds, "strict": strict, "restart": restart or ()}
+    folders = work.do(stages.train_expert, expert or [], **how)
     for name, folder in folders.items():
         typer.echo(f"{name}  {folder}")
 
@@ -519,6 +538,32 @@ def adopt(
     new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
     changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
+
+
+@app.command()
+def add_expert(
+    mixture: Annotated[Path, Argument(metavar="MIXTURE", help="Folder of an adopted mixture.")],
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    expert: ExpertNames = None,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    strict: Strict = False,
+    restart: Restart = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train experts over a mixture's base and add them.
+
+    The experts are those of a recipe, whose base and router are not used. The other experts stay as they are."""
+    with work_on(recipe, overrides, bad_rows, max_bad, mixture / "training", quiet) as work:
+        from moesaic.cli.adopting import show_adoption
+        from moesaic.cli.progress import shown
+
+        with shown(quiet) as progress:
+            how: dict[str, Any] = {"progress": progress, "strict": strict, "restart": restart or ()}
+            made = moesaic.add_expert(mixture, work.recipe, expert or (), **how)
+    show_adoption(made, mixture, as_json)
 
 
 @app.command()

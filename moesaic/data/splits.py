@@ -6,7 +6,7 @@ a `limit` reads the first rows of a file.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import count
@@ -35,20 +35,22 @@ Resolve = Callable[[str], Path]
 class Given:
     """A domain's rows by split, before splits are made disjoint; `dropped` counts dropped rows by reason.
 
-    `files`: files by split, for messages. `labels`: all labels, for rows with labels.
+    `files`: files by split, for messages. `labels`: all labels, for rows with labels. `read`: see Domain.
     """
 
     rows: dict[str, Groups]
     dropped: dict[str, int]
     files: dict[str, str]
     labels: tuple[str, ...] = ()
+    read: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Domain:
     """A domain's examples, sorted by the hash of their row; `dropped` counts dropped rows by reason.
 
-    `labels`: all labels in their order, for rows with labels.
+    `labels`: all labels in their order, for rows with labels. `read`: the number of different rows in each file, by the
+    key that names the files: a `limit` of that number reads the same rows again.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Domain:
     test: list[Example]
     dropped: dict[str, int]
     labels: tuple[str, ...] = ()
+    read: dict[str, list[int]] = field(default_factory=dict, compare=False)
 
     @cached_property
     def digest(self) -> str:
@@ -89,7 +92,7 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
             got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
             raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
     train, validation, test = (_flat(read[split]) for split in SPLITS)
-    return Domain(name, train, validation, test, dropped, given.labels)
+    return Domain(name, train, validation, test, dropped, given.labels, given.read)
 
 
 def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
@@ -122,8 +125,8 @@ def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
     def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit))
-    return Given(rows, dropped, _files(data, path_of))
+    rows, dropped, read = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit))
+    return Given(rows, dropped, _files(data, path_of), read=read)
 
 
 def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
@@ -132,8 +135,8 @@ def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> 
         hint, at = nearest(data.positive, [*labels.names]), resolve(data.train[0].path)
         expected = f"one of {', '.join(labels.names)}"
         raise DataError("unknown label", path=at, field="positive", expected=expected, got=data.positive, hint=hint)
-    rows, dropped = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected))
-    return Given(rows, dropped, _files(data, lambda source: place_of(source, data, resolve)), labels.names)
+    rows, dropped, read = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected))
+    return Given(rows, dropped, _files(data, lambda source: place_of(source, data, resolve)), labels.names, read)
 
 
 READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
@@ -150,16 +153,18 @@ UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None], list[Example
 """What names text outside the domains -> its reader."""
 
 
-def _split(data: FileData | LabelledData, reader: Reader) -> tuple[dict[str, Groups], dict[str, int]]:
-    read, dropped, share = {}, {}, data.validation
+def _split(
+    data: FileData | LabelledData, reader: Reader
+) -> tuple[dict[str, Groups], dict[str, int], dict[str, list[int]]]:
+    read, dropped, sizes, share = {}, {}, {}, data.validation
     given = {"train": data.train, "test": data.test} | ({} if isinstance(share, float) else {"validation": share})
     for split, sources in given.items():
-        read[split], dropped[f"{split}: repeated"] = _read(sources, reader)
+        read[split], dropped[f"{split}: repeated"], sizes[split] = _read(sources, reader)
     if isinstance(share, float):
         chosen = carved(_without(read["train"], read["test"]), share)
         read["validation"] = {group: row for group, row in read["train"].items() if group in chosen}
         read["train"] = _without(read["train"], read["validation"])
-    return read, dropped
+    return read, dropped, sizes
 
 
 def carved(groups: Iterable[str], share: float) -> set[str]:
@@ -173,14 +178,15 @@ def carved(groups: Iterable[str], share: float) -> set[str]:
     return {group for _, group in drawn[:count]}
 
 
-def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int]:
+def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int, list[int]]:
     groups: Groups = {}
-    repeated = 0
+    repeated, sizes = 0, list[int]()
     for source in sources:
         own, again = _grouped(reader(source))
+        sizes.append(len(own))
         repeated += again + len(own.keys() & groups.keys())
         groups |= own
-    return groups, repeated
+    return groups, repeated, sizes
 
 
 def _grouped(rows: Iterable[list[Example]]) -> tuple[Groups, int]:

@@ -52,6 +52,16 @@ MANIFESTS: dict[str, Type] = {
         "state": {"step": int, "best": (float, None), "best_step": int, "misses": int},
         **{"done": bool, "log_bytes": int, "timing": {"seconds": float}},
     },
+    "continuous": {
+        "round": int,
+        "last": (str, None),
+        "experts": {str: {"trial": str, "steps": int, "misses": int, "kept": int}},
+        "rows": {str: {str: [int]}},
+        "digests": {str: str},
+        "sections": {str: dict},
+        "start": {str: {str: float}},
+        "line": (dict, None),
+    },
 }
 """The fields that are read of each kind of manifest, beside those of all kinds and the names of experts."""
 

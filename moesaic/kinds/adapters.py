@@ -120,6 +120,10 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
         fresh.adapt(body)
         return Started(alone, lambda: fresh.detach(body))
 
+    def resume(self, body: Body, stored: StoredExpert, design: AnyDesign) -> None:
+        body.requires_grad_(False)
+        stored.adapter.adapt(body)
+
     def save(self, folder: Path, value: Own, base: Base | Backbone, facts: Facts, head: Head | None = None) -> None:
         save_expert(folder, value, base.fingerprint, facts, head)
 

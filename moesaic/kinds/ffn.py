@@ -87,6 +87,10 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         design.plant(body, design.fresh(body, own, generator))
         return Started(halves if design.anchor else plain, lambda: design.lifted(body, own))
 
+    def resume(self, body: Any, stored: StoredFFN, design: Blocks) -> None:
+        body.requires_grad_(False)
+        design.plant(body, stored.ffn)
+
     def facts(self, design: Blocks) -> Facts:
         return {"anchor": True} if design.anchor else {}
 

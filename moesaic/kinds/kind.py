@@ -173,6 +173,11 @@ class Kind(ABC, Generic[D, V, S]):
     def begin(self, body: Body, design: D, layers: str | None, generator: Generator) -> Started[V]:
         """Put a fresh expert into a base of its own, the same at every call; only the expert requires gradients."""
 
+    def resume(self, body: Body, stored: S, design: D) -> None:
+        """Put a trained expert into a base of its own, as `begin` does with a fresh one, to be trained further."""
+        hint = "train it with more steps instead"
+        raise RecipeError(f"{self.word} experts are not trained continuously", field="experts", hint=hint)
+
     def facts(self, design: D) -> Facts:
         """Facts about a design for the expert's manifest."""
         return {}

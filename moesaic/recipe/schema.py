@@ -22,7 +22,7 @@ from moesaic.sections.routers import Router, RouterSpec
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Section, Text, Whole, either, refusal
 from moesaic.sections.sources import Unseen, case_by_key
 from moesaic.sections.texts import Texts
-from moesaic.sections.training import Pretrain, Train, TrainOverride
+from moesaic.sections.training import Continuous, Pretrain, Train, TrainOverride
 
 Metric = Literal["perplexity", "accuracy"]
 
@@ -194,6 +194,8 @@ class Recipe(Section):
     """Site and level at which the experts are mixed."""
     evaluate: Evaluate = Evaluate()
     """Evaluation of the mixture, its parts and its controls."""
+    continuous: Continuous = Continuous()
+    """Settings of `train-expert --continuous`."""
 
     def idle(self) -> dict[str, str]:
         """The maximum of skipped rows, if the first bad row stops the run."""

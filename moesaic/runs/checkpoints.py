@@ -26,13 +26,20 @@ def trial_at(lr: float) -> str:
 
 @contextmanager
 def training(
-    run: RunDir, part: Path, trial: str, inputs: Inputs, report: Report, before: int = 0
+    run: RunDir,
+    part: Path,
+    trial: str,
+    inputs: Inputs,
+    report: Report,
+    before: int = 0,
+    origin: Path | None = None,
 ) -> Iterator[tuple[Checkpoint, Record]]:
     """The checkpoint of one training of the part at `part`, and the function that records its steps.
 
-    `before`: the number of steps that were reported for earlier trainings. Call `drop_logs` first.
+    `before`: the number of steps that were reported for earlier trainings; `origin`: see Checkpoint. Call `drop_logs`
+    first.
     """
-    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note)
+    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note, origin)
 
     def record(row: dict[str, Any]) -> None:
         checkpoint.log.append(row)
@@ -53,7 +60,13 @@ def refuse_changed(run: RunDir, part: Path, inputs: Callable[[], Inputs], warn: 
 
 
 def checkpoint_at(
-    run: RunDir, part: Path, trial: str, inputs: Inputs, warn: Callable[[str], None], note: Callable[[str], None]
+    run: RunDir,
+    part: Path,
+    trial: str,
+    inputs: Inputs,
+    warn: Callable[[str], None],
+    note: Callable[[str], None],
+    origin: Path | None = None,
 ) -> Checkpoint:
     """The checkpoint of one trial of a part."""
     return Checkpoint(
@@ -67,6 +80,7 @@ def checkpoint_at(
         strict=run.strict,
         stopping=stopping,
         heed=heed,
+        origin=origin,
     )
 
 

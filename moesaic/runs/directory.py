@@ -100,8 +100,8 @@ class RunDir:
         manifest = read_manifest(at)
         return manifest.get("stage_key") or manifest["files"]
 
-    def publish(self, at: Path, write: Callable[[Path], None], needed_bytes: int) -> None:
-        """Publish a part, if the disk has room for it."""
+    def publish(self, at: Path, write: Callable[[Path], None], needed_bytes: int, keep: int = 0) -> None:
+        """Publish a part, if the disk has room for it. `keep`: the number of older versions that stay."""
         disk.make_all(at.parent)
         check_space(at, needed_bytes, at.relative_to(self.root).as_posix())
-        publish(at, write)
+        publish(at, write, keep)

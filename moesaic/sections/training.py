@@ -65,6 +65,17 @@ class TrainOverride(Section):
         return train.model_copy(update={key: value for key, value in self if value is not None})
 
 
+class Continuous(Section):
+    """Settings of a training that goes on."""
+
+    steps: Count = 50
+    """Optimiser steps of a round."""
+    patience: Count = 3
+    """Rounds without a clear gain before an expert rests until rows are added to its files; each halves the rate."""
+    seconds: Positive = 10.0
+    """Seconds between two looks at the files while every expert rests."""
+
+
 class Pretrain(Train):
     """Settings of the pretraining of a new base."""
 

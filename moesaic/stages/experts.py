@@ -4,11 +4,13 @@ All contenders share the order of data, the schedule and the choice: the learnin
 kind of expert and no task by name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from moesaic.artefacts.whole_model import identified
 from moesaic.data.facts import spelling
@@ -16,6 +18,7 @@ from moesaic.data.splits import take
 from moesaic.errors import CompatibilityError, MoesaicError, NonFiniteError, RecipeError
 from moesaic.files import MANIFEST, digest, read_manifest
 from moesaic.kinds import KINDS
+from moesaic.kinds.kind import Facts
 from moesaic.recipe import Recipe
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
 from moesaic.runs.jobs import Report
@@ -23,7 +26,7 @@ from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.sections.expert import Expert, written_sweep
 from moesaic.tasks import Address, Run, open_run
-from moesaic.tasks.task import Plan, Trainer
+from moesaic.tasks.task import Made, Plan, Trainer
 from moesaic.train.loop import Trained, fit
 
 CONTROLS = ("joint", "joint_wide")
@@ -72,7 +75,7 @@ class ExpertPart(Part):
         hint = f"train it first: moesaic train-expert RECIPE --expert {self.name}"
         return RecipeError(f"there is no expert '{self.name}' yet", path=self.at, hint=hint)
 
-    def work(self) -> Work:
+    def work(self) -> Work | None:
         return partial(train_one, self.source.address, self.name)
 
 
@@ -228,10 +231,10 @@ def shown(value: Any) -> str:
 def train_one(address: Address, name: str, report: Report) -> None:
     """Run all trials of one contender and publish the best by validation."""
     run = report.cached(open_run, address)
-    part, trials, task = ExpertPart(run, name), trials_of(run, name), run.task
+    part, trials = ExpertPart(run, name), trials_of(run, name)
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
-    with task.watched(lambda domain, rows: report.watched(rows)):
-        trainer = task.trainer(trials[0].plan)
+    with run.task.watched(lambda domain, rows: report.watched(rows)):
+        trainer = run.task.trainer(trials[0].plan)
     if name in run.recipe.experts:
         report_rows(trials[0].plan, trainer, report)
     report.begin(part.steps)
@@ -251,23 +254,12 @@ def train_one(address: Address, name: str, report: Report) -> None:
     trained, best = winner
     made = trainer.made(best.plan, trained.state, trained.best)
     facts = {
-        "name": name,
-        "stage_key": part.key,
-        "seed": run.recipe.seed,
-        "data": digests(run, name),
-        "rows": trainer.rows(),
-        "lr": best.lr,
         "grid": outcomes,
         "metrics": {**made.metrics, "step": trained.best_step},
         "timing": {"seconds": round(trained.seconds, 2)},
         "logs": run.dir.logged(part.at),
-        **best.plan.kind.facts(best.plan.design),
-        **task.foundation.told,
-        **task.head_facts(best.plan),
     }
-    size = sum(tensor.numel() * tensor.element_size() for tensor in trained.state.values())
-    kind, base = best.plan.kind, task.foundation
-    run.dir.publish(part.at, lambda folder: kind.save(folder, made.expert, base, facts, made.head), size)
+    publish_expert(part, best, made, {"rows": trainer.rows(), **facts}, trained.state)
     run.dir.forget(part.at)
     report.end(f"{made.summary} at lr {best.label}")
 
@@ -278,6 +270,28 @@ def report_rows(plan: Plan, trainer: Trainer, report: Report) -> None:
         report.note(cuts)
     if spelled := spelling((row for rows in plan.train.values() for row in rows), trainer.spelled):
         report.warn(spelled)
+
+
+def publish_expert(part: ExpertPart, trial: Trial, made: Made, facts: Facts, state: Mapping[str, Tensor]) -> None:
+    """Publish the expert that a trial has made, with its record."""
+    task, plan = part.source.task, trial.plan
+    common = {
+        "name": part.name,
+        "stage_key": part.key,
+        "seed": part.run.recipe.seed,
+        "data": digests(part.source, part.name),
+        "lr": trial.lr,
+        "trial": trial.label,
+        **plan.kind.facts(plan.design),
+        **task.foundation.told,
+        **task.head_facts(plan),
+    }
+    size = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+    def write(folder: Path) -> None:
+        plan.kind.save(folder, made.expert, task.foundation, common | facts, made.head)
+
+    part.run.publish(part.at, write, size)
 
 
 def train_at(part: ExpertPart, trainer: Trainer, trial: Trial, turn: int, report: Report) -> Trained:

@@ -31,11 +31,13 @@ from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
 from moesaic.stages import experts
 from moesaic.stages.base import BasePart, text_of
+from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
+from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
 
 Root = str | PathLike[str]
@@ -83,14 +85,37 @@ def train_expert(
     names: list[str],
     progress: Progress | None = None,
     *,
+    continuous: bool = False,
+    rounds: int | None = None,
     strict: bool = False,
     restart: Names = (),
 ) -> dict[str, Path]:
-    """Train the named experts and controls, or all that the recipe asks for. Returns their folders."""
-    with opened(recipe, root, progress, strict, restart) as bench:
+    """Train the named experts and controls, or all that the recipe asks for. Returns their folders.
+
+    `continuous`: then train the named experts, or all, further in turn, as the section `continuous` of the recipe says,
+    until `rounds` rounds are done in all or a signal comes. Every round keeps an expert only where its validation
+    improves beyond noise and no domain gets worse through the mixture; experts, router and mixture stay published.
+    """
+    with opened(recipe, root, progress, strict, restart, reads=not continuous) as bench:
         chosen = experts.check_names(recipe, names) if names else bench.contenders
-        bench.ensure([*bench.extracted, *(ExpertPart(bench.run, name) for name in chosen)])
+        if continuous:
+            chosen = require_experts(recipe, names)
+            bench.ensure(bench.extracted)
+            train_continuously(bench.run, chosen, rounds, bench.progress, bench.jobs)
+        else:
+            bench.ensure([*bench.extracted, *(bench.expert(name) for name in chosen)])
         return {name: bench.run.dir.part_at(name) for name in chosen}
+
+
+def require_experts(recipe: Recipe, names: Sequence[str]) -> list[str]:
+    """The named experts, or all that are trained here; raises for a control, which has no rows of its own."""
+    if not recipe.trained:
+        raise RecipeError("the recipe trains no expert", field="experts", hint="give an expert data and no path")
+    for name in names:
+        if name not in recipe.trained:
+            what, expected = "only experts are trained continuously", f"one of {', '.join(recipe.trained)}"
+            raise RecipeError(what, field="expert", expected=expected, got=name)
+    return [*names] or recipe.trained
 
 
 def verify_expert(
@@ -139,6 +164,15 @@ class Bench:
         names = [name for name in self.run.recipe.experts if experts.is_extracted(self.run, name)]
         return [ExtractedPart(self.run, name, self.progress) for name in names]
 
+    @cached_property
+    def state(self) -> State | None:
+        """The state of the run's continuous training; None where there is none."""
+        return read_state(self.run.dir, self.progress)
+
+    def expert(self, name: str) -> ExpertPart:
+        """The part of an expert or a control."""
+        return expert_part(self.run, name, self.state)
+
     @property
     def contenders(self) -> list[str]:
         """The experts and controls that are trained in the run."""
@@ -150,7 +184,7 @@ class Bench:
         run, base = self.run, self.run.recipe.base.new
         return {
             "base": [BasePart(run, base)] if base else [],
-            "experts": [*self.extracted, *(ExpertPart(run, name) for name in self.contenders)],
+            "experts": [*self.extracted, *(self.expert(name) for name in self.contenders)],
             "router": [RouterPart(run, name, spec) for name, spec in specs(run).items()],
             "mixture": [MixturePart(run, self.progress)],
             "evaluation": [EvaluationPart(run)],
@@ -242,6 +276,7 @@ def trained_at(run: Run, name: str) -> Path:
     """The path of the part that a training publishes, by the training's name on the command line."""
     parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
     parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
+    parts[ROOM] = run.dir.root / ROOM
     if name not in parts:
         hint = nearest(name, [*parts])
         raise RecipeError("no such training", field="restart", expected=" or ".join(parts), got=name, hint=hint)

@@ -98,6 +98,12 @@ class LabelTrainer(Trainer):
         found = self.measured(self.task.assembled(adapter, head), plan.settings.batch)
         return Made(adapter, head, found.facts, f"validation {found}")
 
+    def values(self, plan: Plan, folder: Path) -> Mapping[str, Tensor]:
+        stored, body = load_expert(folder, self.task.foundation.fingerprint), self.task.fresh().body
+        plan.kind.resume(body, stored, plan.design)
+        assert stored.head is not None
+        return trainable(Classifier(body, {ONLY: stored.head.requires_grad_(not plan.frozen)}, self.task.pool))
+
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """A line with the score in place of the loop's objective; its rate counts rows."""
         named = {"validation": "score", "rate": "row_rate"}

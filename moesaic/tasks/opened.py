@@ -47,9 +47,9 @@ class Run:
         return Address(self.dir, tuple(self.models.found.items()))
 
 
-def open_run(address: Address) -> Run:
-    """Open the run at an address; nothing is read yet."""
-    models = Models(address.dir, address.found)
+def open_run(address: Address, models: Models | None = None) -> Run:
+    """Open the run at an address; nothing is read yet. `models`: those of the same recipe, where they are loaded."""
+    models = models or Models(address.dir, address.found)
     recipe = address.dir.recipe
 
     def refuse(row: list[Example]) -> None:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+import torch
 from torch import Generator, Tensor, nn
 
 from moesaic.artefacts.backbone import Backbone
@@ -96,6 +97,18 @@ class Trainer(ABC):
     @abstractmethod
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
         """Turn the parameters of a training into an expert."""
+
+    @abstractmethod
+    def values(self, plan: Plan, folder: Path) -> Mapping[str, Tensor]:
+        """The values of a published expert under the names of the parameters that its training has."""
+
+    def validated(self, plan: Plan, values: Mapping[str, Tensor]) -> float:
+        """Validate parameters, as the loop does."""
+        objective = self.objective(plan)
+        with torch.no_grad():
+            for name, parameter in objective.parameters.items():
+                parameter.copy_(values[name])
+        return objective.validate()
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """Turn a step of the loop into a line of its log."""

@@ -86,6 +86,11 @@ class TextTrainer(Trainer):
         decoder.load_state_dict(state, strict=False)
         return Made(started.take(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
 
+    def values(self, plan: Plan, folder: Path) -> Mapping[str, Tensor]:
+        decoder = self.task.fresh().decoder
+        plan.kind.resume(decoder, plan.kind.read(folder, self.task.foundation), plan.design)
+        return trainable(decoder)
+
 
 class TextTask(Task[Tokens]):
     """Rows are texts: prompts, and responses that are scored."""

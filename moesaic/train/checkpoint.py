@@ -24,6 +24,7 @@ Parameters = Mapping[str, nn.Parameter]
 
 KIND = "checkpoint"
 TENSORS = "state.safetensors"
+PARAMETERS = "parameters."
 SHARE = 0.05  # of the time that saving may take: a large state is saved less often
 COPIES = 4  # of the parameters in a state: themselves, two moments, the best
 
@@ -48,7 +49,8 @@ class Checkpoint:
     `inputs`: everything that the training depends on; `begin` refuses to resume a training that started with other
     inputs. `every`: seconds between two saves, more where saving is slow; 0: every step. `restart`: the advice for a
     training that cannot be resumed. `stopping`: whether a stop was requested; `heed` then raises. `strict`: raise for
-    a damaged version instead of warning.
+    a damaged version instead of warning. `origin`: the tensors that another training left; this one begins with its
+    parameters and moments, and leaves its own once it is done.
     """
 
     at: Path
@@ -61,6 +63,7 @@ class Checkpoint:
     strict: bool
     stopping: Callable[[], bool]
     heed: Callable[[], None]
+    origin: Path | None = None
 
     def __post_init__(self) -> None:
         self._log: JsonlWriter | None = None
@@ -82,6 +85,8 @@ class Checkpoint:
             # Two old states and a new one exist while the new one is published.
             check_space(self.at, 3 * COPIES * size, "the states of this training")
             state, rows = State(), 0
+            if self.origin:
+                restore(read_tensors(self.origin), parameters, optimiser)
         else:
             folder, manifest = found
             self.compare(manifest)
@@ -133,12 +138,12 @@ class Checkpoint:
             self.heed()
 
     def save(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
-        """Write the state to disk; for a finished training only its best parameters."""
+        """Write the state to disk; for a finished training that no other continues only its best parameters."""
         tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
-        if not done:
+        if not done or self.origin:
             for name, p in parameters.items():
                 moments = {f"optimiser.{name}.{key}": value for key, value in optimiser.state[p].items()}
-                tensors |= {f"parameters.{name}": p.detach(), **moments}
+                tensors |= {parameter_at(name): p.detach(), **moments}
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(f"cannot save {name} after step {state.step}: it is not finite")
@@ -166,15 +171,25 @@ def restored(folder: Path, manifest: Mapping[str, Any], parameters: Parameters, 
     kept = {name.removeprefix("kept."): t.clone() for name, t in tensors.items() if name.startswith("kept.")}
     best = math.inf if numbers["best"] is None else numbers["best"]
     if not manifest["done"]:
-        for name, p in parameters.items():
-            with torch.no_grad():
-                p.copy_(tensors[f"parameters.{name}"])
-            prefix = f"optimiser.{name}."
-            moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            if moments:
-                optimiser.state[p] = {key: value.clone() for key, value in moments.items()}
+        restore(tensors, parameters, optimiser)
     seconds = manifest["timing"]["seconds"]
     return State(numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept)
+
+
+def restore(tensors: Mapping[str, Tensor], parameters: Parameters, optimiser: Optimizer) -> None:
+    """Give parameters their values and, where there are any, their moments."""
+    for name, p in parameters.items():
+        with torch.no_grad():
+            p.copy_(tensors[parameter_at(name)])
+        prefix = f"optimiser.{name}."
+        moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if moments:
+            optimiser.state[p] = {key: value.clone() for key, value in moments.items()}
+
+
+def parameter_at(name: str) -> str:
+    """The name of a parameter in the tensors of a state."""
+    return PARAMETERS + name
 
 
 def made_with() -> dict[str, str]:

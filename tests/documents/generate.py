@@ -52,6 +52,7 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("mixture.", "Mixture"),
     ("evaluate.", "Evaluate"),
     ("evaluate.generate.", "Texts"),
+    ("continuous.", "Continuous"),
 ]
 SHAPES = {  # sections that take each other's place, and what the page calls each
     "ExistingBase": "a base that exists",

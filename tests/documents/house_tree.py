@@ -51,6 +51,7 @@ OTHER_FILES = {
     "report/templates/page.html": "the frame: policy, style, title",
     "report/templates/report.html": "one run, section by section",
     "report/templates/style.css": "light, dark, phone and print",
+    "report/templates/rounds.html": "the rounds of a day of continuous training",
     "report/templates/trace.html": "a routing trace",
     "shipped/": "models that the package carries; recipes/tiny says how they were made",
     "shipped/tiny/": "2.3 million parameters, trained for an hour and a half on freely licensed text",

@@ -54,6 +54,8 @@ def obey(order: dict[str, Any]) -> int:
             stages.pretrain(recipe, root, told, **how)
         case "expert":
             stages.train_expert(recipe, root, order.get("experts", ["adds"]), told, **how)
+        case "rounds":
+            stages.train_expert(recipe, root, [], told, continuous=True, rounds=order["rounds"], **how)
         case "router":
             stages.train_router(recipe, root, told, **how)
         case "compose":

@@ -10,7 +10,8 @@ from torch import nn
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.files import read_manifest
 from moesaic.sections.training import Train
-from moesaic.train.checkpoint import Checkpoint, State, differences
+from moesaic.tensors.tensors import read_tensors, write_tensors
+from moesaic.train.checkpoint import TENSORS, Checkpoint, State, differences
 from moesaic.train.loop import fit
 
 
@@ -82,6 +83,39 @@ def test_stopped_after_any_step_it_ends_in_the_same_bits(stop_after, tmp_path):
     assert [row[:2] for row in rest] == [row[:2] for row in curve[stop_after:]]
     assert found.keys() == whole.keys()
     assert all(torch.equal(torch.as_tensor(found[name]), torch.as_tensor(whole[name])) for name in whole)
+
+
+def test_a_training_that_continues_another_begins_with_its_parameters_and_moments(tmp_path):
+    def fitted(keeper: Checkpoint, steps: int) -> nn.Parameter:
+        w = nn.Parameter(torch.ones(3))
+        settings = Train(steps=steps, evaluate_every=0, warmup=0.0)
+
+        def loss(batch: torch.Tensor) -> tuple[torch.Tensor, int]:
+            return ((w - batch) ** 2).sum(), 3
+
+        def record(row: dict) -> None:
+            keeper.log.append(row)
+
+        fit({"w": w}, torch.full((3,), 5.0).mul, loss, lambda: w[0].item(), settings, 0.1, record, checkpoint=keeper)
+        keeper.close()
+        return w
+
+    origin = tmp_path / "origin.safetensors"
+    write_tensors(origin, {"parameters.w": torch.full((3,), 2.0)})
+    first = checkpoint(tmp_path / "first")
+    first.origin = origin
+    reached = fitted(first, 3).detach()
+    left = read_tensors(first.at / TENSORS)
+    assert torch.equal(left["parameters.w"], reached) and left["optimiser.w.step"] == 3
+    second = checkpoint(tmp_path / "second")
+    second.origin = first.at / TENSORS
+    third = checkpoint(tmp_path / "third")
+    third.origin = origin
+    write_tensors(origin, {"parameters.w": reached})
+    assert not torch.equal(fitted(second, 1), fitted(third, 1)), "moments count"
+    assert read_tensors(second.at / TENSORS)["optimiser.w.step"] == 4
+    fitted(alone := checkpoint(tmp_path / "alone"), 1)
+    assert set(read_tensors(alone.at / TENSORS)) == {"kept.w"}, "nothing continues this one"
 
 
 def drawn(steps: int, seed: int) -> list[float]:
