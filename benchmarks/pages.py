@@ -41,6 +41,7 @@ PAGES = {
     "tt_lora": measured("tt_lora"),
     "sites": measured("sites"),
     "budget": measured("budget"),
+    "engine": made_by("engine"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
     "demo": compared("demo", texts=False),
