@@ -85,8 +85,11 @@ class Pieces:
 
     def size(self, tokens: int) -> int:
         """Bytes of a piece for so many tokens."""
-        config = self.config
-        values = 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.capacity(tokens)
+        return self.bytes(self.capacity(tokens))
+
+    def bytes(self, tokens: int) -> int:
+        """Bytes of so many tokens' keys and values."""
+        values = 2 * self.config.num_layers * self.config.num_kv_heads * self.config.head_dim * tokens
         return -(-values * self.dtype.itemsize // ALIGNED) * ALIGNED
 
     def open(self, slot: int, tokens: int) -> None:
@@ -148,7 +151,7 @@ class Pool:
     def __init__(self, decoders: Mapping[int, tuple[DecoderConfig, Tensor]], size: int | None):
         device = next(like.device for _, like in decoders.values())
         every = [Pieces(Arena(0, device), *given) for given in decoders.values()]
-        usual = sum(pieces.size(max(USUAL, pieces.config.context)) for pieces in every)
+        usual = sum(pieces.bytes(max(USUAL, pieces.config.context)) for pieces in every)
         self.arena = Arena(usual if size is None else size, device)
         self.pieces = {number: Pieces(self.arena, *given) for number, given in decoders.items()}
         self.ids: dict[int, list[int]] = {}  # tokens of rows whose decoders may fall behind
