@@ -12,7 +12,7 @@ from small_mixtures import KINDS, REQUESTS, alone, mixture, near
 
 from moesaic.compose.alone import base_alone
 from moesaic.errors import CompatibilityError, DataError, MemoryLimitError, NonFiniteError, RecipeError
-from moesaic.generate import Engine, Request, Sampling
+from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.generate.scheduler import Scheduler, Ticket, common
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.source import Held
@@ -22,6 +22,7 @@ from moesaic.routing import Gates
 from moesaic.testing import ByteTokenizer, tiny_decoder
 
 STEADY = KINDS[:3]
+SMALL = [replace(request, logprobs=3) for request in REQUESTS]
 LONG = "a sum of code, written with care; "
 TOKEN = 2 * 3 * 2 * 8 * 8
 """Bytes of a token's keys and values in one tiny decoder."""
@@ -43,6 +44,20 @@ def engine(kind: str = "linear") -> Engine:
 @pytest.fixture(params=KINDS)
 def any_engine(request) -> Engine:
     return engine(request.param)
+
+
+def agree(found: list[Generation], expected: list[Generation]) -> None:
+    """The same continuations, with the same log-probabilities up to rounding, as far as both report them."""
+    bare = [[replace(near(made), logprobs=[]) for made in some] for some in (found, expected)]
+    assert bare[0] == bare[1]
+    both = [[one for made in some for one in made.logprobs] for some in (found, expected)]
+    assert [one.id for one in both[0]] == [one.id for one in both[1]]
+    shares = [[share for one in some for share in (one.logprob, *dict(one.top).values())] for some in both]
+    assert shares[0] == pytest.approx(shares[1], abs=1e-5)
+
+
+def as_alone(engine: Engine, ticket: Ticket) -> None:
+    agree(ticket.generations(), alone(engine, ticket.request))
 
 
 def finish(scheduler: Scheduler, most: int = 1000) -> list[Ticket]:
@@ -87,12 +102,12 @@ def counted(monkeypatch, kind: type = AdapterMixture) -> list[int]:
 # --- what is written --------------------------------------------------------------------------------------------------
 
 MANY = [
-    *REQUESTS,
-    Request(prompt=LONG, max_new_tokens=14),
-    Request(prompt=LONG + "def", max_new_tokens=9, sampling=Sampling(temperature=1.0, seed=11)),
-    Request(prompt=LONG, max_new_tokens=12, expert="code", n=3, sampling=Sampling(temperature=0.8, seed=5)),
-    Request(prompt=LONG, max_new_tokens=6, expert="base"),
-    Request(prompt="x", max_new_tokens=20, expert="maths"),
+    *SMALL,
+    Request(prompt=LONG, logprobs=3, max_new_tokens=14),
+    Request(prompt=LONG + "def", logprobs=3, max_new_tokens=9, sampling=Sampling(temperature=1.0, seed=11)),
+    Request(prompt=LONG, logprobs=3, max_new_tokens=12, expert="code", n=3, sampling=Sampling(temperature=0.8, seed=5)),
+    Request(prompt=LONG, logprobs=3, max_new_tokens=6, expert="base"),
+    Request(prompt="x", logprobs=3, max_new_tokens=20, expert="maths"),
 ]
 
 
@@ -101,13 +116,13 @@ def answers(kind: str, place: int):
     return alone(engine(kind), MANY[place])
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     kind=st.sampled_from(KINDS),
-    order=st.lists(st.integers(0, len(MANY) - 1), min_size=1, max_size=9),
+    order=st.lists(st.integers(0, len(MANY) - 1), min_size=1, max_size=7),
     tight=st.booleans(),
     rows=st.integers(1, 6),
-    prefill=st.sampled_from([1, 3, 16, 40, 256]),
+    prefill=st.sampled_from([3, 16, 40, 256]),
     seed=st.integers(0, 2**16),
 )
 def test_whatever_comes_when_gets_what_it_gets_alone(kind, order, tight, rows, prefill, seed):
@@ -123,7 +138,7 @@ def test_whatever_comes_when_gets_what_it_gets_alone(kind, order, tight, rows, p
     finished += finish(scheduler)
     assert sorted(map(id, finished)) == sorted(map(id, tickets)), "each finishes once"
     for ticket, place in zip(tickets, order, strict=True):
-        assert [*map(near, ticket.generations())] == answers(kind, place)
+        agree(ticket.generations(), answers(kind, place))
         assert ticket.routing == ticket.rows[0].routing
 
 
@@ -131,23 +146,26 @@ def test_whatever_comes_when_gets_what_it_gets_alone(kind, order, tight, rows, p
 def test_rows_that_outgrow_the_memory_take_that_of_the_youngest_which_goes_on_later(kind, monkeypatch):
     preempted, preempt = [], Scheduler.preempt
     monkeypatch.setattr(Scheduler, "preempt", lambda s, seat: preempted.append((seat, s.inside())) or preempt(s, seat))
-    requests = [Request(prompt=[5, 6, at], max_new_tokens=20, expert="base") for at in range(3)]
+    requests = [Request(prompt=[5, 6, at], max_new_tokens=20, expert="base", logprobs=3) for at in range(3)]
     scheduler = Scheduler(engine(kind), 64 * TOKEN, rows=4)
     tickets = [scheduler.submit(request) for request in requests]
     finish(scheduler)
     assert preempted and all(seat is inside[-1] for seat, inside in preempted)
     assert preempted[0][0].row.ids, "it had begun to write"
-    for ticket, request in zip(tickets, requests, strict=True):
-        assert [*map(near, ticket.generations())] == alone(engine(kind), request)
+    for ticket in tickets:
+        as_alone(engine(kind), ticket)
 
 
-def test_a_single_row_may_fill_the_memory_although_it_cannot_grow_there():
-    """To grow, a row needs both pieces at once; where they do not fit, it reads its tokens again in the larger one."""
-    request = Request(prompt=[5, 6, 7], max_new_tokens=28, expert="maths")
+def test_a_single_row_may_fill_the_memory_although_it_cannot_grow_there(monkeypatch):
+    """To grow, a row needs both pieces at once; where they do not fit, it reads its tokens again in one for all."""
+    preempted, preempt = [], Scheduler.preempt
+    monkeypatch.setattr(Scheduler, "preempt", lambda s, seat: preempted.append(seat) or preempt(s, seat))
+    request = Request(prompt=[5, 6, 7], max_new_tokens=28, expert="maths", logprobs=3)
     scheduler = Scheduler(engine(), 32 * TOKEN)
     ticket = scheduler.submit(request)
     finish(scheduler)
-    assert [*map(near, ticket.generations())] == alone(engine(), request)
+    assert len(preempted) == 1
+    as_alone(engine(), ticket)
 
 
 def test_a_base_without_experts_answers():
@@ -198,12 +216,14 @@ def test_prompts_are_read_in_chunks_between_the_tokens_of_others(monkeypatch):
     passes, scheduler = counted(monkeypatch), Scheduler(engine(), prefill=10)
     first = scheduler.submit(Request(prompt="def f", max_new_tokens=30))
     scheduler.step()
-    scheduler.submit(Request(prompt=[7] * 35, max_new_tokens=2))
+    scheduler.submit(Request(prompt=[7] * 15, max_new_tokens=2))
+    scheduler.submit(Request(prompt=[8] * 12, max_new_tokens=2))
     del passes[:]
-    for _ in range(4):
+    for _ in range(2):
         scheduler.step()
-    assert passes == [10, 1, 10, 1, 10, 1, 5, 1], "each step reads a chunk, and writes a token of the other row"
-    assert len(first.rows[0].ids) == 5
+    assert passes == [10, 1, 10, 1], "each step reads a chunk, and writes a token of the other row"
+    scheduler.step()
+    assert passes[4:] == [7, 2] and len(first.rows[0].ids) == 4
 
 
 def test_a_request_that_never_fits_is_refused_at_once():
@@ -235,9 +255,9 @@ def test_a_request_whose_decision_does_not_fit_fails_alone():
 def test_a_request_that_is_cancelled_frees_its_slots_wherever_it_is(any_engine, steps):
     """In the queue, while it waits, while its prompt is read, while it writes."""
     scheduler = Scheduler(any_engine, rows=2, prefill=8)
-    first = scheduler.submit(REQUESTS[0])
+    first = scheduler.submit(SMALL[0])
     gone = scheduler.submit(Request(prompt=LONG, max_new_tokens=9, n=2, sampling=Sampling(temperature=1.0, seed=1)))
-    last = scheduler.submit(REQUESTS[3])
+    last = scheduler.submit(SMALL[3])
     for _ in range(steps):
         scheduler.step()
     scheduler.cancel(gone)
@@ -249,13 +269,13 @@ def test_a_request_that_is_cancelled_frees_its_slots_wherever_it_is(any_engine, 
     assert all(seat.ticket is not gone for seat in scheduler.inside())
     assert gone not in finish(scheduler) and scheduler.used == 0
     assert [len(row.ids) for row in gone.rows] == written
-    for ticket, request in ((first, REQUESTS[0]), (last, REQUESTS[3])):
-        assert [*map(near, ticket.generations())] == alone(any_engine, request)
+    for ticket in (first, last):
+        as_alone(any_engine, ticket)
 
 
 def test_to_cancel_what_has_finished_changes_nothing():
     scheduler = Scheduler(engine())
-    ticket = scheduler.submit(REQUESTS[0])
+    ticket = scheduler.submit(SMALL[0])
     finish(scheduler)
     scheduler.cancel(ticket)
     assert not ticket.cancelled and scheduler.step() == []
@@ -276,7 +296,7 @@ def test_logits_that_are_not_finite_fail_their_request_alone(monkeypatch):
     monkeypatch.setattr(AdapterMixture, "read", broken)
     finish(scheduler)
     assert isinstance(bad.error, NonFiniteError) and len(bad.rows[0].ids) == 1
-    assert [*map(near, good.generations())] == expected
+    agree(good.generations(), expected)
 
 
 def test_a_listener_that_fails_fails_its_request_alone():
@@ -286,8 +306,8 @@ def test_a_listener_that_fails_fails_its_request_alone():
         raise DataError("the disk is full")
 
     scheduler = Scheduler(engine())
-    bad = scheduler.submit(replace(REQUESTS[0], listener=full))
-    good = scheduler.submit(replace(REQUESTS[0], listener=lambda *told: heard.append(told)))
+    bad = scheduler.submit(replace(SMALL[0], listener=full))
+    good = scheduler.submit(replace(SMALL[0], listener=lambda *told: heard.append(told)))
     finish(scheduler)
     assert isinstance(bad.error, DataError) and not bad.rows
     assert good.error is None and len(heard) == 1 and heard[0][0] == ["add the sum"]
@@ -321,7 +341,7 @@ class Unchunked:
 
 
 def same(key: str) -> Request:
-    return Request(prompt=LONG + key, max_new_tokens=4, expert="maths")
+    return Request(prompt=LONG + key, max_new_tokens=4, expert="maths", logprobs=3)
 
 
 @pytest.mark.parametrize("kind", STEADY)
@@ -335,7 +355,7 @@ def test_a_common_beginning_is_read_once_for_each_expert(kind, monkeypatch):
         ticket = scheduler.submit(request)
         finish(scheduler)
         read = sum(passes) - (len(ticket.rows[0].ids) - 1)
-        assert [*map(near, ticket.generations())] == alone(engine(kind), request)
+        as_alone(engine(kind), ticket)
         return read, ticket.cached
 
     assert computed(same("one")) == (length + 3, 0)
@@ -353,11 +373,12 @@ def test_an_answer_is_the_beginning_of_the_next_turn(monkeypatch):
     first = scheduler.submit(same("one"))
     finish(scheduler)
     turn = [*first.rows[0].given, *first.rows[0].ids, 5, 6]
-    request, passes = Request(prompt=turn, max_new_tokens=3, expert="maths"), counted(monkeypatch)
+    request, passes = Request(prompt=turn, max_new_tokens=3, expert="maths", logprobs=3), counted(monkeypatch)
     second = scheduler.submit(request)
     finish(scheduler)
     assert second.cached == len(turn) - 3, "all but the answer's last token, which nobody had read"
-    assert passes[0] == 3 and [*map(near, second.generations())] == alone(engine(), request)
+    assert passes[0] == 3
+    as_alone(engine(), second)
 
 
 @pytest.mark.parametrize("kind", STEADY)
@@ -371,7 +392,8 @@ def test_who_comes_while_the_beginning_is_read_waits_for_it_and_is_overtaken_mea
     assert [bool(ticket.rows[0].ids) for ticket in tickets] == [True, False, True]
     finish(scheduler)
     assert [ticket.cached for ticket in tickets] == [0, len(LONG), 0]
-    assert [[*map(near, ticket.generations())] for ticket in tickets] == expected
+    for ticket, alike in zip(tickets, expected, strict=True):
+        agree(ticket.generations(), alike)
     assert sum(passes) == 2 * (len(LONG) + 3) + 3 + 3 * 3
 
 
@@ -381,7 +403,7 @@ def test_a_prompt_is_read_once_for_all_its_continuations(monkeypatch):
     ticket = scheduler.submit(request)
     finish(scheduler)
     assert sum(passes) == len(LONG) + 3 + 2 + 3 * 3, "the second and third read its last token again"
-    assert [*map(near, ticket.generations())] == alone(engine(), request) and ticket.cached == 0
+    as_alone(engine(), ticket) and ticket.cached == 0
 
 
 def test_at_level_token_nothing_is_kept():
@@ -421,7 +443,7 @@ def test_log_probabilities_are_those_of_a_naive_pass(any_engine, top):
         prompt="a sum", max_new_tokens=6, sampling=Sampling(temperature=2.0, seed=4), logprobs=top, expert="code"
     )
     scheduler = Scheduler(any_engine, prefill=2)
-    ticket, beside = scheduler.submit(request), scheduler.submit(REQUESTS[0])
+    ticket, beside = scheduler.submit(request), scheduler.submit(SMALL[0])
     finish(scheduler)
     (made,), (other,) = ticket.generations(), beside.generations()
     assert any_engine.answer([request])[0][0].ids == made.ids and other.logprobs == []
@@ -475,7 +497,7 @@ def spoken(monkeypatch, texts: dict[int, bytes]) -> None:
     monkeypatch.setattr(AdapterMixture, "read", scripted)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     texts=st.lists(st.text("aß漢🙂́\n ", min_size=1, max_size=9), min_size=1, max_size=4),
     prefill=st.sampled_from([1, 9]),
