@@ -9,11 +9,11 @@ for prompts with the same beginning under the same weights. Knows nothing about 
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from moesaic.errors import CompatibilityError, MemoryLimitError, MoesaicError, NonFiniteError, RecipeError, whole
+from moesaic.errors import MemoryLimitError, MoesaicError, NonFiniteError, RecipeError, whole
 from moesaic.generate.engine import Encoded, Engine, Flight, write
 from moesaic.generate.request import Generation, Request, RoutingReport
 from moesaic.generate.row import Row
@@ -108,12 +108,13 @@ class Scheduler:
     """
 
     def __init__(self, engine: Engine, memory: int | None = None, rows: int = 16, prefill: int = 256):
-        if not isinstance(engine.mixture, Chunked):
-            raise CompatibilityError("this mixture does not read in chunks", got=type(engine.mixture).__name__)
         if engine.source.sorts:
             hint = "load the mixture with more memory, or without a limit"
             raise MemoryLimitError("rows in flight need all experts in memory", hint=hint)
-        self.engine, self.mixture = engine, engine.mixture
+        self.engine, self.mixture = (
+            engine,
+            cast(Chunked, engine.mixture),
+        )  # every mixture that is loaded reads in chunks
         given = {"memory": memory, "rows": rows, "prefill": prefill}
         for name, value in given.items():
             if value is not None and whole(value, name) < 1:

@@ -1,7 +1,7 @@
 """Property: a request gets from a scheduler what it gets alone, within a fixed memory, whoever comes and goes."""
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from small_mixtures import KINDS, REQUESTS, alone, mixture, near
 
 from moesaic.compose.alone import base_alone
-from moesaic.errors import CompatibilityError, DataError, MemoryLimitError, NonFiniteError, RecipeError
+from moesaic.errors import DataError, MemoryLimitError, NonFiniteError, RecipeError
 from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.generate.scheduler import Scheduler, Ticket, common
 from moesaic.model.mixture import AdapterMixture
@@ -321,20 +321,6 @@ def test_what_cannot_be_scheduled_is_refused():
         Scheduler(replace(engine(), source=Elsewhere()))
     with pytest.raises(RecipeError, match="rows: .*expected >= 1; got 0"):
         Scheduler(engine(), rows=0)
-    with pytest.raises(CompatibilityError, match="does not read in chunks"):
-        Scheduler(replace(engine(), mixture=Unchunked(engine().mixture)))
-
-
-@dataclass
-class Unchunked:
-    """The calls of a mixture that reads prompts only as a whole."""
-
-    inner: AdapterMixture
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        for name in ("context", "route", "score", "room", "prefill", "decode"):
-            setattr(self, name, getattr(self.inner, name))
 
 
 # --- prefixes ---------------------------------------------------------------------------------------------------------
