@@ -429,7 +429,7 @@ def test_log_probabilities_are_those_of_a_naive_pass(any_engine, top):
         prompt="a sum", max_new_tokens=6, sampling=Sampling(temperature=2.0, seed=4), logprobs=top, expert="code"
     )
     scheduler = Scheduler(any_engine, prefill=2)
-    ticket, beside = scheduler.submit(request), scheduler.submit(SMALL[0])
+    ticket, beside = scheduler.submit(request), scheduler.submit(REQUESTS[0])
     finish(scheduler)
     (made,), (other,) = ticket.generations(), beside.generations()
     assert any_engine.answer([request])[0][0].ids == made.ids and other.logprobs == []
