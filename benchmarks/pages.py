@@ -45,6 +45,7 @@ PAGES = {
     "sites": measured("sites"),
     "budget": measured("budget"),
     "continuous": measured("continuous"),
+    "engine": made_by("engine"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
     "demo": compared("demo", texts=False),

@@ -1,8 +1,22 @@
-"""Prompts in, text out: the one engine behind generate, chat and evaluate, and its sampling."""
+"""Prompts in, text out: the one engine behind generate, chat, evaluate and servers, and its sampling."""
 
 from moesaic.generate.engine import Batch, Engine
 from moesaic.generate.request import Generation, Request, RoutingReport
 from moesaic.generate.row import Tokenizing
-from moesaic.generate.sample import GREEDY, Sampling, choose
+from moesaic.generate.sample import GREEDY, Logprob, Sampling, choose
+from moesaic.generate.scheduler import Scheduler, Ticket
 
-__all__ = ["GREEDY", "Batch", "Engine", "Generation", "Request", "RoutingReport", "Sampling", "Tokenizing", "choose"]
+__all__ = [
+    "GREEDY",
+    "Batch",
+    "Engine",
+    "Generation",
+    "Logprob",
+    "Request",
+    "RoutingReport",
+    "Sampling",
+    "Scheduler",
+    "Ticket",
+    "Tokenizing",
+    "choose",
+]

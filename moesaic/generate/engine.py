@@ -3,19 +3,20 @@
 Knows nothing about experts, files, chat templates or HTTP: it needs a mixture that is `Routed`, and a `Tokenizing`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, NamedTuple, Unpack
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.errors import DataError, MemoryLimitError, RecipeError, nearest
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
-from moesaic.generate.sample import choose
+from moesaic.generate.sample import Logprob, choose, logprobs
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import Routed, Session
 from moesaic.model.source import HELD, ExpertSource
@@ -242,15 +243,36 @@ class Flight(NamedTuple):
         return Flight([self.rows[place] for place in places], self.following[kept], self.session.select(places))
 
     @staticmethod
-    def join(flights: Sequence["Flight"]) -> "Flight":
-        """All rows, in the order of their slots, so that neighbours are computed in one piece."""
+    def join(flights: Sequence["Flight"], place_of: Callable[[int], int] = int) -> "Flight":
+        """All rows in the order of their memory, so that neighbours are computed in one piece.
+
+        `place_of`: where a slot lies; by default, slots lie in the order of their numbers.
+        """
         if len(flights) == 1:
             return flights[0]
         session = Session.join([flight.session for flight in flights])
         rows = [row for flight in flights for row in flight.rows]
         joined = Flight(rows, torch.cat([flight.following for flight in flights]), session)
-        order = sorted(range(len(rows)), key=lambda place: session.slots[place])
+        order = sorted(range(len(rows)), key=lambda place: place_of(session.slots[place]))
         return joined if order == [*range(len(rows))] else joined.select(order)
+
+
+def write(rows: Sequence[Row], logits: Float[Tensor, "n v"], ends: Sequence[int]) -> Int[Tensor, " n"]:
+    """Choose the next token of each row, and add it to the row; a text never begins with its end."""
+    allowed = logits
+    if new := [place for place, row in enumerate(rows) if not row.ids]:
+        at, last = torch.tensor(new), torch.tensor(ends, dtype=torch.long)
+        allowed = logits.clone()
+        allowed[at[:, None].to(logits.device), last.to(logits.device)] = float("-inf")
+    ids = choose(allowed, [row.request.sampling for row in rows], [row.generator for row in rows])
+    tops = {place: top for place, row in enumerate(rows) if (top := row.request.logprobs) is not None}
+    scored = dict[int, Logprob]()
+    if tops:
+        at = torch.tensor([*tops])
+        scored |= zip(tops, logprobs(logits[at.to(logits.device)], ids[at], [*tops.values()]), strict=True)
+    for place, (row, id) in enumerate(zip(rows, ids.tolist(), strict=True)):
+        row.add(id, scored.get(place))
+    return ids
 
 
 class Batch:
@@ -323,7 +345,6 @@ class Batch:
         try:
             logits, session = engine.mixture.prefill(encoded.prompts, self.room, [some[0] for some in slots], decided)
             decision = session.routing
-            logits[:, list(engine.tokenizer.ends)] = float("-inf")  # an answer has at least one token
             if len(taken) > len(slots):
                 counts = torch.tensor([len(some) for some in slots], device=logits.device)
                 logits, session = logits.repeat_interleave(counts, 0), session.repeat(slots)
@@ -345,9 +366,7 @@ class Batch:
         if not flights:
             return []
         rows, logits, session = Flight.join(flights)
-        ids = choose(logits, [row.request.sampling for row in rows], [row.generator for row in rows])
-        for row, id in zip(rows, ids.tolist(), strict=True):
-            row.add(id)
+        ids = write(rows, logits, self.engine.tokenizer.ends)
         self.running, self.fresh = Flight(rows, ids.to(logits.device), session), []
         finished = [row for row in rows if row.finish]
         self.release(finished)

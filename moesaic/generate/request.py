@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from moesaic.errors import RecipeError, whole
-from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.generate.sample import GREEDY, Logprob, Sampling
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.tokenizer import Conversation
@@ -31,6 +31,7 @@ class Settings(TypedDict, total=False):
     stop: tuple[str, ...]
     expert: str | None
     raw: bool
+    logprobs: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class Request:
     `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
     `expert`: the expert, or "base", that answers instead of the router's choice. `raw`: continue a text as it is, also
     where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`:
-    called with the decision before any text is returned.
+    called with the decision before any text is returned. `logprobs`: the number of most probable tokens whose
+    log-probabilities are reported beside that of each written token (0: only its own; None: none).
     Raises RecipeError for counts below 1 and empty stop strings.
     """
 
@@ -52,6 +54,7 @@ class Request:
     raw: bool = False
     n: int = 1
     listener: Listener | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, given in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
@@ -59,6 +62,10 @@ class Request:
                 object.__setattr__(self, name, count := whole(given, name))
                 if count < 1:
                     raise RecipeError("nothing to generate", field=name, expected=">= 1", got=count)
+        if self.logprobs is not None:
+            object.__setattr__(self, "logprobs", count := whole(self.logprobs, "logprobs"))
+            if count < 0:
+                raise RecipeError("not a number of tokens", field="logprobs", expected=">= 0", got=count)
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         elif not isinstance(self.stop, list | tuple) or not all(isinstance(one, str) for one in self.stop):
@@ -104,13 +111,14 @@ class Generation:
 
     `text`: without the newline that starts a response, and without stop string; it may start with a space. `ids`: all
     tokens written, including a stop string's but not the end token. `finish`: "stop" at the end token or a stop string,
-    "length" at `max_new_tokens`.
+    "length" at `max_new_tokens`. `logprobs`: of each of `ids`, where the request asks for them.
     """
 
     text: str
     ids: list[int]
     routing: RoutingReport
     finish: Finish
+    logprobs: list[Logprob] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Generation({self.text!r}, by {self.routing.chosen}, {self.finish} after {len(self.ids)} tokens)"

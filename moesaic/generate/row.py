@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from moesaic.generate.request import Finish, Generation, Request, RoutingReport
+from moesaic.generate.sample import Logprob
 from moesaic.tokenizer import Conversation
 
 UNKNOWN = "\ufffd"  # a decoder's text for bytes that are not a character, or not yet
@@ -38,16 +39,18 @@ class Row:
     text: str = ""
     shown: str = ""  # the part of `text` that later tokens cannot change
     finish: Finish | None = None
+    logprobs: list[Logprob] = field(default_factory=list)  # of `ids`, where the request asks for them
     whole: str = ""  # the text of ids[:read], which ends between two characters, as does that of ids[:context]
     context: int | None = None  # None: starts in `given`
     read: int = 0
 
-    def add(self, id: int) -> None:
+    def add(self, id: int, logprob: Logprob | None = None) -> None:
         """Append the next token, and update text and finish."""
         if id in self.tokenizer.ends:
             self.finish = "stop"
         else:
             self.ids.append(id)
+            self.logprobs += [logprob] if logprob else []
             self.finish = "length" if len(self.ids) == self.limit else None
         stop, text = self.request.stop, self.decoded()
         text = (text if self.finish else text.rstrip(UNKNOWN)).removeprefix("\n")
@@ -68,7 +71,7 @@ class Row:
         return text
 
     def generation(self) -> Generation:
-        return Generation(self.text, self.ids, self.routing, self.finish or "length")
+        return Generation(self.text, self.ids, self.routing, self.finish or "length", self.logprobs)
 
 
 def pending(text: str, stop: tuple[str, ...]) -> int:

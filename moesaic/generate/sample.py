@@ -86,6 +86,28 @@ def choose(
     return ids
 
 
+@dataclass(frozen=True)
+class Logprob:
+    """A token that was written, its log-probability, and those of the most probable tokens, `top`, in their order.
+
+    The probabilities are the model's own, in float32: before temperature, `top_k`, `top_p` and the rule that a text
+    never begins with its end.
+    """
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+def logprobs(logits: Float[Tensor, "n v"], ids: Int[Tensor, " n"], tops: Sequence[int]) -> list[Logprob]:
+    """The log-probability of the token of each row, with so many of the most probable ones."""
+    every = logits.float().log_softmax(-1)
+    own = every.gather(1, ids.to(every.device)[:, None])[:, 0].tolist()
+    values, places = (some.tolist() for some in every.topk(min(max(tops), every.shape[1])))
+    rows = zip(ids.tolist(), own, places, values, tops, strict=True)
+    return [Logprob(id, one, tuple(zip(some[:k], shares[:k], strict=True))) for id, one, some, shares, k in rows]
+
+
 def probabilities(logits: Float[Tensor, "n v"], sampling: Sampling) -> Float[Tensor, "n v"]:
     """Each token's probability in the draw; 0 for tokens that `top_k` and `top_p` exclude."""
     scaled = (logits.float() - logits.float().amax(-1, keepdim=True)) / sampling.temperature

@@ -18,7 +18,7 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, pool, pooled
 from moesaic.model.readings import Readings
 from moesaic.model.source import HELD, ExpertSource
-from moesaic.nn import Cache, Slots, Spare
+from moesaic.nn import Cache, Pool, Slots, Spare
 from moesaic.routing import Gates, Routing, require
 
 Memory = TypeVar("Memory", Cache, Readings)
@@ -86,12 +86,33 @@ class Routed(Protocol):
     def decode(self, ids: Int[Tensor, " b"], session: Session[Any]) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
 
 
+@runtime_checkable
+class Chunked(Routed, Protocol):
+    """A mixture whose rows may read in chunks, in memory of different sizes.
+
+    `steady`: whether the decision about a prompt holds for all tokens that follow.
+    """
+
+    @property
+    def steady(self) -> bool: ...
+    def pool(self, size: int | None) -> Pool: ...
+    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]: ...
+    def begin(
+        self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool
+    ) -> Session[Any]: ...
+    def read(
+        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Any]
+    ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
+
+
 class AdapterMixture(nn.Module):
     """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
 
     `trunk`: the number of lowest blocks without experts; a router that reads their output (`hidden@k`) shares the
     prompt's own pass. `source` loads experts while they compute.
     """
+
+    steady = True
 
     def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
         super().__init__()
@@ -137,6 +158,28 @@ class AdapterMixture(nn.Module):
 
     def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read one more token of each row, under the same decisions, and return the logits after it."""
-        with self.source.using(session.gates.present):
-            logits = self.decoder(ids[:, None], session.cache, session.gates).logits[:, 0]
-        return logits, replace(session, cache=session.cache.advance(1))
+        return self.read(ids[:, None], torch.ones_like(ids), session)
+
+    def pool(self, size: int | None) -> Pool:
+        """Memory for rows of any length, of so many bytes together."""
+        return Pool({0: (self.decoder.config, self.decoder.norm.weight)}, size)
+
+    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
+        """The decoders whose caches need memory: the one that all experts share."""
+        return (0,)
+
+    def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
+        """A row whose first tokens are in the slot already; `read` reads the others."""
+        gates = Gates.of(routing.weights.to(self.decoder.norm.weight.dtype)).ready(self.groups)
+        lengths = torch.tensor([known.shape[1]], device=known.device)
+        return Session(routing, gates, Cache.of(room.shelf(0), (slot,), lengths))
+
+    def read(
+        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Cache]
+    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+        """Read the next tokens of each row, right-padded, under the same decisions: the logits after the last."""
+        decoder, gates = self.decoder, session.gates
+        with self.source.using(gates.present):
+            x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
+            logits = decoder.head(pooled(x, lengths, "last")[:, None], gates)[:, 0]
+        return logits, replace(session, cache=session.cache.advance(lengths))

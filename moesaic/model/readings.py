@@ -5,15 +5,16 @@ A decoder that does not answer a row falls behind, and reads the missed tokens i
 weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from moesaic.config import DecoderConfig
 from moesaic.model.decoder import Decoder
-from moesaic.nn import Cache, Slots, Spare
+from moesaic.nn import Cache, Pool, Slots, Spare
 
 
 class Shelf:
@@ -45,16 +46,21 @@ class Shelf:
 
 
 class Shelves:
-    """Memory of a batch: slots of `capacity` tokens, and a shelf for each decoder, by its number."""
+    """Memory of a batch: slots of `capacity` tokens, and a shelf for each decoder that is asked, by its number.
 
-    def __init__(self, rows: int, capacity: int, device: torch.device):
-        self.ids = torch.zeros(rows, capacity, dtype=torch.long, device=device)
+    `decoders`: the config and a tensor of the type and device of each.
+    """
+
+    def __init__(self, decoders: Mapping[int, tuple[DecoderConfig, Tensor]], rows: int, capacity: int):
+        device = next(like.device for _, like in decoders.values())
+        self.decoders, self.ids = decoders, torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.spare = Spare(range(rows))
         self.shelves: dict[int, Shelf] = {}
 
-    def shelf(self, number: int, decoder: Decoder) -> Shelf:
+    def shelf(self, number: int) -> Shelf:
         if number not in self.shelves:
-            self.shelves[number] = Shelf(Slots(decoder.config, 0, self.ids.shape[1], decoder.norm.weight))
+            config, like = self.decoders[number]
+            self.shelves[number] = Shelf(Slots(config, 0, self.ids.shape[1], like))
         return self.shelves[number]
 
     def free(self, slots: Sequence[int]) -> None:
@@ -62,9 +68,19 @@ class Shelves:
             shelf.free(slots)
         self.spare.add(slots)
 
-    def copy(self, source: int, target: int) -> None:
-        """Copy the tokens of one slot to another, with every decoder's cache of them."""
-        self.ids[target] = self.ids[source]
+    def note(self, slots: Sequence[int], ids: Int[Tensor, "n t"], starts: Sequence[int], counts: Sequence[int]) -> None:
+        """Keep the next tokens of these rows; those beyond `counts` are padding, which later ones replace."""
+        at, first = (torch.tensor(some, device=ids.device)[:, None] for some in (slots, starts))
+        self.ids[at, first + torch.arange(ids.shape[1], device=ids.device)] = ids
+
+    def noted(self, slots: Sequence[int], starts: Sequence[int], t: int) -> Int[Tensor, "n t"]:
+        """t tokens of each row from its start."""
+        at, first = (torch.tensor(some, device=self.ids.device)[:, None] for some in (slots, starts))
+        return self.ids[at, first + torch.arange(t, device=self.ids.device)]
+
+    def copy(self, source: int, target: int, tokens: int) -> None:
+        """Copy the first tokens of one slot to another, with every decoder's cache of them."""
+        self.ids[target, :tokens] = self.ids[source, :tokens]
         for shelf in self.shelves.values():
             shelf.copy(source, target)
 
@@ -109,22 +125,15 @@ class Readings:
     `running`: for a router that decides at every token; None: the prompt has decided.
     """
 
-    room: Shelves
+    room: Shelves | Pool
     slots: tuple[int, ...]
     lengths: tuple[int, ...]
     running: Running | None = None
 
-    @staticmethod
-    def begin(room: Shelves, slots: Sequence[int], ids: Int[Tensor, "n t"], lengths: Sequence[int]) -> "Readings":
-        """Rows of right-padded prompts that no decoder has read yet."""
-        room.ids[torch.tensor(slots, device=ids.device), : ids.shape[1]] = ids
-        return Readings(room, tuple(slots), tuple(lengths))
-
-    def add(self, ids: Int[Tensor, " n"]) -> "Readings":
-        """The same rows with one more token each."""
-        device = self.room.ids.device
-        self.room.ids[torch.tensor(self.slots, device=device), torch.tensor(self.lengths, device=device)] = ids
-        return replace(self, lengths=tuple(length + 1 for length in self.lengths))
+    def add(self, ids: Int[Tensor, "n t"], counts: Sequence[int]) -> "Readings":
+        """The same rows with so many more tokens each, which no decoder has read yet; `ids`: right-padded."""
+        self.room.note(self.slots, ids, self.lengths, counts)
+        return replace(self, lengths=tuple(length + count for length, count in zip(self.lengths, counts, strict=True)))
 
     def read(
         self, number: int, decoder: Decoder, rows: Sequence[int], layers: range
@@ -134,13 +143,12 @@ class Readings:
         t is the largest number of missed tokens, at least 1; rows that have missed fewer read some again, without
         effect.
         """
-        shelf, device = self.room.shelf(number, decoder), self.room.ids.device
+        shelf, device = self.room.shelf(number), decoder.norm.weight.device
         slots, lengths = [self.slots[row] for row in rows], [self.lengths[row] for row in rows]
         places = shelf.seat(slots)
         missed = max(1, *(length - shelf.read[slot] for slot, length in zip(slots, lengths, strict=True)))
-        starts = torch.tensor([max(length - missed, 0) for length in lengths], device=device)
-        columns = starts[:, None] + torch.arange(missed, device=device)
-        chunk = self.room.ids[torch.tensor(slots, device=device)[:, None], columns]
+        first = [max(length - missed, 0) for length in lengths]
+        chunk, starts = self.room.noted(slots, first, missed), torch.tensor(first, device=device)
         x, _ = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, starts), layers, None)
         shelf.read |= zip(slots, lengths, strict=True)
         return x, torch.tensor(lengths, device=device) - starts - 1
@@ -152,9 +160,9 @@ class Readings:
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Readings":
         rows = [row for row, some in enumerate(slots) for _ in some]
-        for own, (_, *others) in zip(self.slots, slots, strict=True):
+        for own, length, (_, *others) in zip(self.slots, self.lengths, slots, strict=True):
             for other in others:
-                self.room.copy(own, other)
+                self.room.copy(own, other, length)
         return replace(self.select(rows), slots=tuple(slot for some in slots for slot in some))
 
     @staticmethod

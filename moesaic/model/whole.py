@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moesaic.config import Feature
+from moesaic.config import DecoderConfig, Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
@@ -21,6 +21,7 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import Session
 from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
+from moesaic.nn import Pool
 from moesaic.ops.ensemble import Answer, Combine, combined
 from moesaic.routing import Gates, Routing
 
@@ -115,7 +116,29 @@ class ModelMixture(nn.Module):
 
     def room(self, rows: int, tokens: int) -> Shelves:
         """Memory for so many rows of so many tokens; each model's cache grows when rows choose it."""
-        return Shelves(rows, tokens, self.base.norm.weight.device)
+        return Shelves(self.decoders, rows, tokens)
+
+    def pool(self, size: int | None) -> Pool:
+        """Memory for rows of any length, of so many bytes for all models together."""
+        return Pool(self.decoders, size)
+
+    @property
+    def decoders(self) -> dict[int, tuple[DecoderConfig, Tensor]]:
+        """The config, and a tensor of the type and device, of each model and of the base's lower blocks."""
+        numbers = (*range(len(self.models)), READER)
+        every = {number: self.base if number == READER else self.model(number) for number in numbers}
+        return {number: (model.config, model.norm.weight) for number, model in every.items()}
+
+    @property
+    def steady(self) -> bool:
+        """Whether the decision about a prompt holds for all tokens that follow."""
+        return self.level == "sequence"
+
+    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
+        """The decoders that may read rows of such decisions: their caches need memory."""
+        if self.steady or forced:
+            return self.shares(self.gates(routing)).present
+        return tuple(number for number in self.decoders if number != READER or self.feature.depth)
 
     def prefill(
         self, prompts: Prompts, room: Shelves, slots: Sequence[int], forced: Routing | None = None
@@ -123,10 +146,7 @@ class ModelMixture(nn.Module):
         """Read prompts into these slots and decide (unless `forced`, which also holds for all tokens that follow): the
         logits after each prompt's last token.
         """
-        readings = Readings.begin(room, slots, prompts.ids, prompts.lengths.tolist())
-        if self.level == "token":
-            nothing = self.base.norm.weight.new_zeros(len(slots), len(self.base.norm.weight))
-            readings = replace(readings, running=Running((forced is None,) * len(slots), nothing, nothing))
+        readings = self.unread(room, slots, forced is not None).add(prompts.ids, prompts.lengths.tolist())
         if forced is not None:
             routing = forced
         elif self.level == "token":
@@ -136,16 +156,39 @@ class ModelMixture(nn.Module):
         gates = self.shares(self.gates(routing))
         return self.answer(readings, gates), Session(routing, gates, readings)
 
+    def unread(self, room: Shelves | Pool, slots: Sequence[int], forced: bool) -> Readings:
+        """Rows without tokens."""
+        running = None
+        if self.level == "token":
+            nothing = self.base.norm.weight.new_zeros(len(slots), len(self.base.norm.weight))
+            running = Running((not forced,) * len(slots), nothing, nothing)
+        return Readings(room, tuple(slots), (0,) * len(slots), running)
+
+    def begin(
+        self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool
+    ) -> Session[Readings]:
+        """A row whose first tokens are in the slot already, by the models that it asks; `read` reads the others."""
+        gates, t = self.shares(self.gates(routing)), known.shape[1]
+        readings = self.unread(room, (slot,), forced).add(known, [t])
+        for number in self.asked(routing, forced):
+            room.shelf(number).read[slot] = t
+        return Session(routing, gates, readings)
+
     def decode(
         self, ids: Int[Tensor, " b"], session: Session[Readings]
     ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        """Read one more token of each row and return the logits after it, deciding anew only at level `token` and for
-        rows without a forced decision.
+        return self.read(ids[:, None], torch.ones_like(ids), session)
+
+    def read(
+        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Readings]
+    ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
+        """Read the next tokens of each row, right-padded, and return the logits after the last, deciding anew only at
+        level `token` and for rows without a forced decision; such rows all have as many new tokens.
         """
-        routing, gates, readings = session.routing, session.gates, session.cache.add(ids)
+        routing, gates, readings = session.routing, session.gates, session.cache.add(ids, lengths.tolist())
         if readings.running is not None and (rows := readings.running.rows):
             anew = torch.tensor(rows, device=ids.device)
-            readings, decided = self.read_on(readings, ids[anew][:, None], torch.ones_like(anew))
+            readings, decided = self.read_on(readings, ids[anew], lengths[anew])
             routing = routing.put(anew, decided)
             gates = self.shares(self.gates(routing))
         return self.answer(readings, gates), Session(routing, gates, readings)

@@ -6,6 +6,7 @@ from moesaic.nn.embedding import embedding
 from moesaic.nn.ffn import GLU
 from moesaic.nn.linear import Linear
 from moesaic.nn.norm import OffsetRMSNorm, RMSNorm, norm
+from moesaic.nn.pool import Pool
 from moesaic.nn.rope import Rope, Span, beside_padding
 from moesaic.nn.sparse import SparseFFN, ffn
 
@@ -15,6 +16,7 @@ __all__ = [
     "Cache",
     "Linear",
     "OffsetRMSNorm",
+    "Pool",
     "RMSNorm",
     "Rope",
     "Slots",

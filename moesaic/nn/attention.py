@@ -68,7 +68,8 @@ class Attention(nn.Module):
         """Write the chunk of a run's rows into their slots, and attend to all tokens in these slots without copying."""
         own = run.rows
         keys, values = cache.write(self.layer, run, k[own], v[own], span.positions[own])
-        return self.attend(q[own], keys, values, None if span.mask is None else span.mask[own])
+        mask = None if span.mask is None else span.mask[own, ..., : run.capacity]
+        return self.attend(q[own], keys, values, mask)
 
     def heads(self, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b h t hd"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -7,7 +7,7 @@ Knows nothing about models: attention writes here, the caller of a pass advances
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -50,6 +50,23 @@ class SlotBlock(NamedTuple):
         return self.first + len(self.keys[0])
 
 
+class SlotRun(NamedTuple):
+    """Rows `start` to `stop` of a batch, whose slots are neighbours in one block; the first slot is at `offset`."""
+
+    start: int
+    stop: int
+    block: SlotBlock
+    offset: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    def capacity(self) -> int:
+        return self.block.keys[0].shape[2]
+
+
 class Slots:
     """Memory for keys and values: slots for one row of at most `capacity` tokens each."""
 
@@ -82,30 +99,28 @@ class Slots:
         for own, new in zip((*one.keys, *one.values), (*other.keys, *other.values), strict=True):
             new[target - other.first, :, :tokens] = own[source - one.first, :, :tokens]
 
-
-class SlotRun(NamedTuple):
-    """Rows `start` to `stop` of a batch, whose slots are neighbours in one block; the first slot is at `offset`."""
-
-    start: int
-    stop: int
-    block: SlotBlock
-    offset: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.start, self.stop)
+    def runs(self, slots: Sequence[int]) -> tuple[SlotRun, ...]:
+        """Group rows whose slots are neighbours in one block."""
+        found: list[SlotRun] = []
+        for row, slot in enumerate(slots):
+            if found and slot == slots[row - 1] + 1 and slot < found[-1].block.end:
+                found[-1] = found[-1]._replace(stop=row + 1)
+            else:
+                block = self.block(slot)
+                found.append(SlotRun(row, row + 1, block, slot - block.first))
+        return tuple(found)
 
 
-def runs(memory: Slots, slots: Sequence[int]) -> tuple[SlotRun, ...]:
-    """Group rows into as few runs as their order allows; attention reads each run without copying."""
-    found: list[SlotRun] = []
-    for row, slot in enumerate(slots):
-        if found and slot == slots[row - 1] + 1 and slot < found[-1].block.end:
-            found[-1] = found[-1]._replace(stop=row + 1)
-        else:
-            block = memory.block(slot)
-            found.append(SlotRun(row, row + 1, block, slot - block.first))
-    return tuple(found)
+@runtime_checkable
+class Memory(Protocol):
+    """Memory of slots for keys and values: the calls that a Cache makes."""
+
+    device: torch.device
+
+    def runs(self, slots: Sequence[int]) -> tuple[SlotRun, ...]:
+        """Group rows into as few runs as their order allows; attention reads each run without copying."""
+
+    def copy(self, source: int, target: int, tokens: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -116,17 +131,20 @@ class Cache:
     the next pass overwrites the padding.
     """
 
-    memory: Slots
+    memory: Memory
     slots: tuple[int, ...]
     lengths: Int[Tensor, " b"]
     runs: tuple[SlotRun, ...]
+    ends: Int[Tensor, " b"]  # the last position of each slot
 
     @staticmethod
-    def of(memory: Slots, slots: Sequence[int], lengths: Int[Tensor, " b"] | None = None) -> "Cache":
+    def of(memory: Memory, slots: Sequence[int], lengths: Int[Tensor, " b"] | None = None) -> "Cache":
         """The rows in these slots, with `lengths` tokens each (default: 0)."""
         if lengths is None:
             lengths = torch.zeros(len(slots), dtype=torch.long, device=memory.device)
-        return Cache(memory, tuple(slots), lengths, runs(memory, slots))
+        found = memory.runs(slots)
+        ends = [run.capacity - 1 for run in found for _ in range(run.start, run.stop)]
+        return Cache(memory, tuple(slots), lengths, found, torch.tensor(ends, device=memory.device))
 
     @staticmethod
     def empty(config: DecoderConfig, rows: int, capacity: int, like: Tensor) -> "Cache":
@@ -135,10 +153,13 @@ class Cache:
 
     @property
     def capacity(self) -> int:
-        return self.memory.capacity
+        """Tokens of the largest slot."""
+        return max(run.capacity for run in self.runs)
 
     def positions(self, t: int) -> Int[Tensor, "b t"]:
-        return self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
+        """The positions of a chunk; in longer chunks, padding beyond a slot falls on the slot's last position."""
+        at = self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
+        return at if t == 1 else at.minimum(self.ends[:, None])
 
     def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
         """The tokens of its slot that each token sees: up to its own position, or the last `window` of these."""

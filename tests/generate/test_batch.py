@@ -4,32 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_mixtures import KINDS, REQUESTS, alone, mixture, near
 
-from moesaic.adapters import attach, feedforward
-from moesaic.config import Feature
 from moesaic.errors import MemoryLimitError, RecipeError
-from moesaic.generate import Engine, Generation, Request, Sampling
+from moesaic.generate import Engine, Request
 from moesaic.generate.engine import Batch
 from moesaic.generate.row import Row
-from moesaic.model.deciding import Decider
 from moesaic.model.mixture import AdapterMixture
-from moesaic.model.whole import ModelMixture
 from moesaic.nn.cache import Slots
-from moesaic.routing import Selection
-from moesaic.routing.routers import KeywordRouter
-from moesaic.testing import ByteTokenizer, FunctionRouter, tiny_decoder, toy_expert, toy_ffn
-
-NAMES = ("maths", "code")
-TEXT, WORDS = Feature.parse("text"), KeywordRouter([["sum"], ["def", "code"]])
-WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
-REQUESTS = [
-    Request(prompt="add the sum", max_new_tokens=9),
-    Request(prompt="def f", max_new_tokens=4, sampling=WARM, n=2),
-    Request(prompt="hello there, you", max_new_tokens=12, sampling=Sampling(temperature=0.7, top_k=5, seed=3)),
-    Request(prompt="a sum of code", max_new_tokens=7, expert="code"),
-    Request(prompt="def g", max_new_tokens=5, expert="base", sampling=WARM),
-    Request(prompt=[5, 6, 7], max_new_tokens=3, stop=("\x01", "~")),
-]
+from moesaic.testing import ByteTokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -40,26 +23,6 @@ def double():
     torch.set_default_dtype(torch.float32)
 
 
-def mixture(kind: str) -> AdapterMixture | ModelMixture:
-    """Two experts over one base: adapters, blocks, models of the prompt, models of every token."""
-    base = tiny_decoder(vocab_size=257)
-    if kind == "linear":
-        attach(base, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
-    elif kind == "ffn":
-        feedforward.attach(base, [toy_ffn(base, seed) for seed in (1, 2)])
-    else:
-        experts = [tiny_decoder(seed, vocab_size=257) for seed in (1, 2)]
-        if kind == "token":
-            changing = FunctionRouter(lambda states: states[:, :2] * 3)  # decides anew from token to token
-            decider = Decider.over(base, NAMES, changing, Feature.parse("hidden@2_last"), Selection())
-            return ModelMixture(base, experts, decider, "token")
-        return ModelMixture(base, experts, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")))
-    return AdapterMixture(base, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")), 0)
-
-
-KINDS = ["linear", "ffn", "model", "token"]
-
-
 @pytest.fixture(params=KINDS)
 def engine(request) -> Engine:
     return Engine(mixture(request.param), ByteTokenizer())
@@ -68,21 +31,6 @@ def engine(request) -> Engine:
 @pytest.fixture
 def linear() -> Engine:
     return Engine(mixture("linear"), ByteTokenizer())
-
-
-def near(made: Generation) -> Generation:
-    """A continuation with probabilities in as many digits as do not depend on the rows beside it."""
-    shares = {name: round(share, 5) for name, share in made.routing.probabilities.items()}
-    return replace(made, routing=replace(made.routing, probabilities=shares))
-
-
-def alone(engine: Engine, request: Request) -> list[Generation]:
-    return [near(engine.answer([replace(request, n=1, sampling=sampling)])[0][0]) for sampling in seeds(request)]
-
-
-def seeds(request: Request) -> list[Sampling]:
-    start = request.sampling.seed
-    return [replace(request.sampling, seed=None if start is None else start + index) for index in range(request.n)]
 
 
 def finish(batch: Batch) -> None:
