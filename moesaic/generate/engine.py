@@ -230,6 +230,16 @@ class Engine:
         return -1 if expert == BASE else known.index(expert)
 
 
+def report(logits: Tensor, rows: Sequence[Row], ids: Sequence[int]) -> None:
+    """Append the log-probability of each row's new token, and those of the most probable tokens, where asked."""
+    for place, (row, id) in enumerate(zip(rows, ids, strict=True)):
+        if (most := row.request.logprobs) is not None and id not in row.tokenizer.ends:
+            shares = logits[place].float().log_softmax(-1)
+            values, found = shares.topk(most)
+            top = list(zip(found.tolist(), values.tolist(), strict=True))
+            row.logprobs.append((id, float(shares[id]), top))
+
+
 class Flight(NamedTuple):
     """Rows in flight, and for each the logits of the next token, or a chosen token that is not read yet."""
 
@@ -348,6 +358,7 @@ class Batch:
         ids = choose(logits, [row.request.sampling for row in rows], [row.generator for row in rows])
         for row, id in zip(rows, ids.tolist(), strict=True):
             row.add(id)
+        report(logits, rows, ids.tolist())
         self.running, self.fresh = Flight(rows, ids.to(logits.device), session), []
         finished = [row for row in rows if row.finish]
         self.release(finished)

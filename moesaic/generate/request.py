@@ -18,6 +18,8 @@ BASE = "base"
 Finish = Literal["stop", "length"]
 Prompt = str | Conversation | list[int]
 """A text; a conversation for the assistant to continue; or the first ids of a sequence."""
+Logprob = tuple[int, float, list[tuple[int, float]]]
+"""A written token, its log-probability, and the most probable tokens with theirs."""
 Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool, bool], None]
 """Called with the prompts of a caller, the same as a batch, the decisions, and whether the caller decided, and whether
 texts were read as they are."""
@@ -40,7 +42,8 @@ class Request:
     `max_new_tokens`: None means 128, or half of a smaller context. `stop`: strings that end `Generation.text`.
     `expert`: the expert, or "base", that answers instead of the router's choice. `raw`: continue a text as it is, also
     where the base has a chat template. `n`: the number of continuations; the prompt is read once for all. `listener`:
-    called with the decision before any text is returned.
+    called with the decision before any text is returned. `logprobs`: the number of most probable tokens to report
+    beside each written one; None reports none.
     Raises RecipeError for counts below 1 and empty stop strings.
     """
 
@@ -52,6 +55,7 @@ class Request:
     raw: bool = False
     n: int = 1
     listener: Listener | None = None
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, given in {"max_new_tokens": self.max_new_tokens, "n": self.n}.items():
@@ -111,6 +115,7 @@ class Generation:
     ids: list[int]
     routing: RoutingReport
     finish: Finish
+    logprobs: list[Logprob] | None = None
 
     def __repr__(self) -> str:
         return f"Generation({self.text!r}, by {self.routing.chosen}, {self.finish} after {len(self.ids)} tokens)"

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from moesaic.generate.request import Finish, Generation, Request, RoutingReport
+from moesaic.generate.request import Finish, Generation, Logprob, Request, RoutingReport
 from moesaic.tokenizer import Conversation
 
 UNKNOWN = "\ufffd"  # a decoder's text for bytes that are not a character, or not yet
@@ -35,6 +35,7 @@ class Row:
     generator: torch.Generator
     routing: RoutingReport
     ids: list[int] = field(default_factory=list)
+    logprobs: list[Logprob] = field(default_factory=list)
     text: str = ""
     shown: str = ""  # the part of `text` that later tokens cannot change
     finish: Finish | None = None
@@ -68,7 +69,8 @@ class Row:
         return text
 
     def generation(self) -> Generation:
-        return Generation(self.text, self.ids, self.routing, self.finish or "length")
+        asked = self.request.logprobs is not None
+        return Generation(self.text, self.ids, self.routing, self.finish or "length", self.logprobs if asked else None)
 
 
 def pending(text: str, stop: tuple[str, ...]) -> int:
