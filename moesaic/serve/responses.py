@@ -27,14 +27,15 @@ class Left(Exception):
 class Following:
     """One order and what becomes of it; `stop` cancels an order that has not ended.
 
-    `decision` and `answer` raise a Problem where the order fails, and Left where the client has left. None ends
-    `pieces`.
+    `decision`, `begun` (with the first token) and `answer` raise a Problem where the order fails, and Left where the
+    client has left. None ends `pieces`.
     """
 
     def __init__(self, worker: Worker, order: Order, receive: Receive):
         loop = asyncio.get_running_loop()
         self.worker, self.receive = worker, receive
         self.decision: asyncio.Future[Decision] = loop.create_future()
+        self.begun: asyncio.Future[None] = loop.create_future()
         self.answer: asyncio.Future[Answer] = loop.create_future()
         self.pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self.job = worker.start(order, self)
@@ -49,6 +50,10 @@ class Following:
         if not self.decision.done():
             self.decision.set_result(decision)
 
+    def began(self) -> None:
+        if not self.begun.done():
+            self.begun.set_result(None)
+
     def add(self, piece: Piece) -> None:
         self.pieces.put_nowait(piece)
 
@@ -61,7 +66,7 @@ class Following:
         self._end(problem)
 
     def _end(self, error: Exception) -> None:
-        for future in (self.decision, self.answer):
+        for future in (self.decision, self.begun, self.answer):
             if not future.done():
                 future.set_exception(error)
                 future.exception()  # nobody may wait for it any more, which is no fault
@@ -93,15 +98,13 @@ async def whole(following: Following, seconds: float, writing: Callable[[Decisio
 
 
 async def streamed(following: Following, seconds: float, writing: Callable[[Decision], Writer]) -> Response:
-    """The response with the pieces of an answer; an order that fails before its first piece has a status."""
+    """The response with the pieces of an answer; an order that fails before its first token has a status."""
     deadline = asyncio.get_running_loop().time() + seconds
     try:
         async with asyncio.timeout_at(deadline):
             decision = await following.decision
-            first = await following.pieces.get()
-            if first is None:
-                await following.answer
-        return EventStream(following, deadline, seconds, writing(decision), first)
+            await following.begun
+        return EventStream(following, deadline, seconds, writing(decision))
     except TimeoutError:
         following.stop("timeout")
         raise with_decision(late(seconds), following) from None
@@ -121,14 +124,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, following: Following, deadline: float, seconds: float, writer: Writer, first: Piece | None
-    ) -> None:
+    def __init__(self, following: Following, deadline: float, seconds: float, writer: Writer) -> None:
         super().__init__(headers={**headers_of(writer.decision), "cache-control": "no-store"})
         del self.headers["content-length"]
-        self.following, self.deadline, self.seconds, self.writer, self.first = (
-            following, deadline, seconds, writer, first,
-        )  # fmt: skip
+        self.following, self.deadline, self.seconds, self.writer = following, deadline, seconds, writer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         finish = "aborted"
@@ -142,10 +141,8 @@ class EventStream(Response):
                 try:
                     async with asyncio.timeout_at(self.deadline):
                         await write(map(event, self.writer.begin()))
-                        piece = self.first
-                        while piece is not None:
+                        while (piece := await self.following.pieces.get()) is not None:
                             await write([event(self.writer.piece(piece))])
-                            piece = await self.following.pieces.get()
                         endings = [*map(event, self.writer.end(await self.following.answer))]
                 except TimeoutError:
                     finish, endings = "timeout", [event(late(self.seconds).body)]

@@ -48,9 +48,10 @@ class Answer(NamedTuple):
 
 
 class Sink(Protocol):
-    """Whoever follows an order: hears the decision, then pieces of a stream, then how the order ended."""
+    """Whoever follows an order: hears the decision, the first token, pieces of a stream, and how the order ended."""
 
     def decided(self, decision: Decision) -> None: ...
+    def began(self) -> None: ...
     def add(self, piece: Piece) -> None: ...
     def done(self, answer: Answer) -> None: ...
     def failed(self, problem: Problem) -> None: ...
@@ -264,6 +265,7 @@ class Worker:
             job.first = time.perf_counter()
             self.metrics.first.observe(job.first - job.started)
             self.metrics.cached.inc(ticket.cached)
+            self._outbox.append(job.sink.began)
         if job.order.stream:
             for index, row in enumerate(ticket.rows):
                 self._send_piece(job, index, row)
