@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from moesaic.generate.request import Generation, Logprob
 from moesaic.generate.row import UNKNOWN
@@ -22,6 +22,7 @@ Spell = Callable[[int], str]
 DONE = "data: [DONE]\n\n"
 
 
+@runtime_checkable
 class Style(Protocol):
     """The form of the answers of one route."""
 

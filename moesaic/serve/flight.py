@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from moesaic.generate.engine import Encoded
 from moesaic.generate.loaded import WritingModel
@@ -71,6 +71,7 @@ class Choice(NamedTuple):
     asked: bool
 
 
+@runtime_checkable
 class Deciding(Protocol):
     """A mixture of any kind of experts."""
 

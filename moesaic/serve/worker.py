@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from moesaic.errors import MoesaicError
 from moesaic.generate.request import Generation, Logprob
@@ -47,6 +47,7 @@ class Answer(NamedTuple):
     cached: int
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Whoever follows an order: hears the decision, the first token, pieces of a stream, and how the order ended."""
 

@@ -130,9 +130,11 @@ def test_headers_that_do_not_end_are_refused(closed):
 def test_the_key_is_compared_in_constant_time_and_never_shown(monkeypatch):
     import hmac
 
+    async def app(scope, receive, send): ...
+
     seen = []
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: seen.append((a, b)) or a == b)
-    gate = Gate(None, Entry(key=KEY), Metrics())
+    gate = Gate(app, Entry(key=KEY), Metrics())
     for given in ("", "x", KEY, "x" * 10_000):
         try:
             gate.require_key({"authorization": f"Bearer {given}"}, "/v1/models")

@@ -105,9 +105,9 @@ def test_more_than_the_queue_holds_is_told_to_come_back(narrow, monkeypatch):
 
 
 def test_an_answer_that_takes_too_long_ends(mixture, tmp_path):
-    with running(mixture, Limits(rows=2), seconds=1.0, trace=tmp_path / "t.jsonl") as served:
+    with running(mixture, Limits(rows=2), seconds=3.0, trace=tmp_path / "t.jsonl") as served:
         scheduler = served.server.worker.flight.scheduler
-        scheduler.step = slowed(scheduler, 0.1)
+        scheduler.step = slowed(scheduler, 0.3)
         whole = served.chat("add the sum", **{**LONG, "model": "mix"})
         assert whole.status_code == 504 and whole.json()["error"]["code"] == "timeout"
         assert whole.headers["x-moesaic-expert"] == "sums"
