@@ -561,7 +561,8 @@ def serve(
     rows: Annotated[int, Option(min=1, help="Answers written at once.")] = 16,
     queue: Annotated[int, Option(min=0, help="Answers that may wait besides; more requests get 429.")] = 64,
     cache: Annotated[
-        str | None, Option(metavar="SIZE", help="Limit of cached keys and values, for example 2GB (default: by rows).")
+        str | None,
+        Option(metavar="SIZE", help="Limit of cached keys and values, for example 2GB (default: 8,192 tokens)."),
     ] = None,
     prefill: Annotated[int, Option(min=1, help="Tokens of a prompt read between two steps.")] = 256,
     max_new_tokens: Annotated[int, Option(min=1, help="Maximum number of new tokens of an answer.")] = 1024,

@@ -40,12 +40,20 @@ class Scheduler:
     def __init__(self, engine: Engine, memory: int | None = None, rows: int = 16, prefill: int = 256):
         self.engine, self.rows, self.bound = engine, rows, memory or 0
         self.batch = Batch(engine, rows, min(engine.mixture.context, LONGEST))
-        self.waiting: deque[Ticket] = deque()
-        self.running: list[Ticket] = []
+        self.queue: deque[Ticket] = deque()
+        self.inside: list[Ticket] = []
 
     @property
     def idle(self) -> bool:
-        return not self.waiting and not self.running
+        return not self.queue and not self.inside
+
+    @property
+    def running(self) -> int:
+        return len(self.inside)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.queue)
 
     @property
     def used(self) -> int:
@@ -55,33 +63,33 @@ class Scheduler:
         """Queue a request; raises the errors of `Engine.answer`."""
         self.engine.read([request])
         ticket = Ticket(request, routing)
-        self.waiting.append(ticket)
+        self.queue.append(ticket)
         return ticket
 
     def step(self) -> list[Ticket]:
         """Admit what fits, write one token of every row, and return the tickets that ended."""
         ended = []
-        while self.waiting and self.waiting[0].request.n <= self.batch.free:
-            ticket = self.waiting.popleft()
+        while self.queue and self.queue[0].request.n <= self.batch.free:
+            ticket = self.queue.popleft()
             try:
                 encoded = self.engine.read([ticket.request])
                 decided = ticket.decided
                 (ticket.rows,) = self.batch.enter(encoded) if decided is None else self.batch.place(encoded, decided)
-                self.running.append(ticket)
+                self.inside.append(ticket)
             except MoesaicError as error:
                 ticket.error, ticket.finished = error, True
                 ended.append(ticket)
         self.batch.step()
-        for ticket in [one for one in self.running if all(row.finish for row in one.rows)]:
+        for ticket in [one for one in self.inside if all(row.finish for row in one.rows)]:
             ticket.finished = True
-            self.running.remove(ticket)
+            self.inside.remove(ticket)
             ended.append(ticket)
         return ended
 
     def cancel(self, ticket: Ticket) -> None:
         """Drop a request and free its slots."""
-        if ticket in self.waiting:
-            self.waiting.remove(ticket)
-        if ticket in self.running:
-            self.running.remove(ticket)
+        if ticket in self.queue:
+            self.queue.remove(ticket)
+        if ticket in self.inside:
+            self.inside.remove(ticket)
             self.batch.release(ticket.rows)

@@ -19,14 +19,16 @@ LONG = [0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300]
 
 @dataclass(frozen=True)
 class Load:
-    """The state of the engine: requests in slots and before, by expert, and bytes of its cache."""
+    """The state of the engine: requests in slots and before, the experts of either, and bytes of its cache."""
 
-    running: tuple[str, ...]
-    waiting: tuple[str, ...]
-    used: int
-    bound: int
-    experts: int
-    conversations: int
+    running: int = 0
+    waiting: int = 0
+    running_experts: tuple[str, ...] = ()
+    waiting_experts: tuple[str, ...] = ()
+    used: int = 0
+    bound: int = 0
+    experts: int = 0
+    conversations: int = 0
 
 
 class Metrics(Collector):
@@ -34,7 +36,7 @@ class Metrics(Collector):
 
     def __init__(self) -> None:
         self.registry = made = CollectorRegistry()
-        self.load = Load((), (), 0, 0, 0, 0)
+        self.load = Load()
         self.requests = Counter(
             "moesaic_requests", "Responses by route and status.", ["route", "status"], registry=made
         )
@@ -65,13 +67,13 @@ class Metrics(Collector):
         load = self.load
         share = load.used / load.bound if load.bound else 0.0
         for name, help, value in (
-            ("moesaic_running", "Requests with a slot.", len(load.running)),
-            ("moesaic_waiting", "Requests that wait for a slot.", len(load.waiting)),
+            ("moesaic_running", "Requests with a slot.", load.running),
+            ("moesaic_waiting", "Requests that wait for a slot.", load.waiting),
             ("moesaic_cache_bytes", "Bytes of cached keys and values.", load.used),
             ("moesaic_cache_bound_bytes", "Most bytes of cached keys and values.", load.bound),
             ("moesaic_conversations", "Conversations whose expert is remembered.", load.conversations),
-            ("vllm:num_requests_running", "Requests with a slot.", len(load.running)),
-            ("vllm:num_requests_waiting", "Requests that wait for a slot.", len(load.waiting)),
+            ("vllm:num_requests_running", "Requests with a slot.", load.running),
+            ("vllm:num_requests_waiting", "Requests that wait for a slot.", load.waiting),
             ("vllm:kv_cache_usage_perc", "Share of the cache in use, from 0 to 1.", share),
         ):
             yield GaugeMetricFamily(name, help, value)
@@ -79,7 +81,7 @@ class Metrics(Collector):
         info = GaugeMetricFamily(
             "vllm:lora_requests_info", "Experts with requests; the value is a time.", labels=labels
         )
-        info.add_metric([str(load.experts), listed(load.running), listed(load.waiting)], time.time())
+        info.add_metric([str(load.experts), listed(load.running_experts), listed(load.waiting_experts)], time.time())
         yield info
 
     def page(self) -> bytes:

@@ -363,13 +363,17 @@ class Worker:
 
     def _report(self) -> None:
         """Send all events of this round at once, and say what is under way."""
-        jobs = self._under_way()
-        running = tuple(job.expert for job in jobs if job.rows)
-        waiting = tuple(job.expert for job in jobs if not job.rows)
-        used = sum(flight.scheduler.used for flight in self.flights)
-        bound = sum(flight.scheduler.bound for flight in self.flights)
-        experts, conversations = len(self.flight.catalogue.experts), len(self.conversations)
-        self.metrics.load = Load(running, waiting, used, bound, experts, conversations)
+        jobs, schedulers = self._under_way(), [flight.scheduler for flight in self.flights]
+        self.metrics.load = Load(
+            running=sum(scheduler.running for scheduler in schedulers),
+            waiting=sum(scheduler.waiting for scheduler in schedulers),
+            running_experts=tuple(job.expert for job in jobs if job.first is not None),
+            waiting_experts=tuple(job.expert for job in jobs if job.first is None),
+            used=sum(scheduler.used for scheduler in schedulers),
+            bound=sum(scheduler.bound for scheduler in schedulers),
+            experts=len(self.flight.catalogue.experts),
+            conversations=len(self.conversations),
+        )
         events, self._outbox = self._outbox, []
         if events and self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver, events)

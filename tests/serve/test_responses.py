@@ -43,7 +43,7 @@ def test_clients_that_leave_free_their_slots_and_their_tokens_are_counted(narrow
         if index % 2:
             served.until(lambda: served.idle)
     served.until(lambda: served.idle)
-    assert served.server.worker.flight.scheduler.batch.free == 2, "every slot"
+    assert served.server.worker.flight.scheduler.used == 0, "every slot"
     rows = list(read_trace(trace))
     assert {one.finish for one in rows} <= {"aborted", "length"} and any(one.finish == "aborted" for one in rows)
     assert all(one.tokens_made is not None for one in rows)
@@ -65,7 +65,7 @@ def test_five_hundred_clients_that_leave_free_their_slots(narrow):
     experts = ("base", "sums", "birds")
     written = sum(served.figure(f'moesaic_generated_tokens_total{{expert="{expert}"}}') for expert in experts)
     assert sum(one.tokens_made for one in read_trace(trace)) == written
-    assert served.server.worker.flight.scheduler.batch.free == 2
+    assert served.server.worker.flight.scheduler.used == 0
 
 
 def slowed(scheduler, seconds: float):
