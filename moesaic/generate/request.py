@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 from moesaic.errors import RecipeError, whole
-from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.generate.sample import GREEDY, Logprob, Sampling
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.tokenizer import Conversation
@@ -18,8 +18,6 @@ BASE = "base"
 Finish = Literal["stop", "length"]
 Prompt = str | Conversation | list[int]
 """A text; a conversation for the assistant to continue; or the first ids of a sequence."""
-Logprob = tuple[int, float, list[tuple[int, float]]]
-"""A written token, its log-probability, and the most probable tokens with theirs."""
 Listener = Callable[[Sequence[Prompt], Prompts, Routing, bool, bool], None]
 """Called with the prompts of a caller, the same as a batch, the decisions, and whether the caller decided, and whether
 texts were read as they are."""
@@ -115,7 +113,7 @@ class Generation:
     ids: list[int]
     routing: RoutingReport
     finish: Finish
-    logprobs: list[Logprob] | None = None
+    logprobs: list[Logprob] = field(default_factory=list)
 
     def __repr__(self) -> str:
         return f"Generation({self.text!r}, by {self.routing.chosen}, {self.finish} after {len(self.ids)} tokens)"

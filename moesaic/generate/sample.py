@@ -61,6 +61,15 @@ class Sampling:
 GREEDY = Sampling()
 
 
+@dataclass(frozen=True)
+class Logprob:
+    """A token that was written, its log-probability, and those of the most probable tokens, `top`, in their order."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 def choose(
     logits: Float[Tensor, "n v"], samplings: Sequence[Sampling], generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " n"]:
