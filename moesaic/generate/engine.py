@@ -15,7 +15,7 @@ from torch import Tensor
 from moesaic.errors import DataError, MemoryLimitError, RecipeError, nearest
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
-from moesaic.generate.sample import choose
+from moesaic.generate.sample import Logprob, choose
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import Routed, Session
 from moesaic.model.source import HELD, ExpertSource
@@ -236,8 +236,8 @@ def report(logits: Tensor, rows: Sequence[Row], ids: Sequence[int]) -> None:
         if (most := row.request.logprobs) is not None and id not in row.tokenizer.ends:
             shares = logits[place].float().log_softmax(-1)
             values, found = shares.topk(most)
-            top = list(zip(found.tolist(), values.tolist(), strict=True))
-            row.logprobs.append((id, float(shares[id]), top))
+            top = tuple(zip(found.tolist(), values.tolist(), strict=True))
+            row.logprobs.append(Logprob(id, float(shares[id]), top))
 
 
 class Flight(NamedTuple):

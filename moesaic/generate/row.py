@@ -8,7 +8,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from moesaic.generate.request import Finish, Generation, Logprob, Request, RoutingReport
+from moesaic.generate.request import Finish, Generation, Request, RoutingReport
+from moesaic.generate.sample import Logprob
 from moesaic.tokenizer import Conversation
 
 UNKNOWN = "\ufffd"  # a decoder's text for bytes that are not a character, or not yet
@@ -69,8 +70,7 @@ class Row:
         return text
 
     def generation(self) -> Generation:
-        asked = self.request.logprobs is not None
-        return Generation(self.text, self.ids, self.routing, self.finish or "length", self.logprobs if asked else None)
+        return Generation(self.text, self.ids, self.routing, self.finish or "length", self.logprobs)
 
 
 def pending(text: str, stop: tuple[str, ...]) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from moesaic.generate.request import Generation, Logprob
+from moesaic.generate.request import Generation
 from moesaic.generate.row import UNKNOWN
+from moesaic.generate.sample import Logprob
 from moesaic.serve.choosing import Decision
 from moesaic.serve.problems import Problem
 from moesaic.serve.worker import Answer, Piece
@@ -30,7 +31,7 @@ class Style(Protocol):
     whole: str
     chunk: str
 
-    def choice(self, made: Generation, spell: Spell) -> dict[str, Any]: ...
+    def choice(self, made: Generation, logprobs: bool, spell: Spell) -> dict[str, Any]: ...
     def opening(self) -> dict[str, Any]: ...
     def piece(self, piece: Piece, logprobs: bool, offset: int, spell: Spell) -> dict[str, Any]: ...
     def closing(self) -> dict[str, Any]: ...
@@ -41,9 +42,9 @@ class ChatStyle:
 
     prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
-    def choice(self, made: Generation, spell: Spell) -> dict[str, Any]:
+    def choice(self, made: Generation, logprobs: bool, spell: Spell) -> dict[str, Any]:
         message = {"role": "assistant", "content": made.text, "refusal": None}
-        return {"message": message, "logprobs": None if made.logprobs is None else content(made.logprobs, spell)}
+        return {"message": message, "logprobs": content(made.logprobs, spell) if logprobs else None}
 
     def opening(self) -> dict[str, Any]:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
@@ -60,8 +61,8 @@ class TextStyle:
 
     prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
 
-    def choice(self, made: Generation, spell: Spell) -> dict[str, Any]:
-        return {"text": made.text, "logprobs": None if made.logprobs is None else columns(made.logprobs, 0, spell)}
+    def choice(self, made: Generation, logprobs: bool, spell: Spell) -> dict[str, Any]:
+        return {"text": made.text, "logprobs": columns(made.logprobs, 0, spell) if logprobs else None}
 
     def opening(self) -> dict[str, Any]:
         return {"text": "", "logprobs": None}
@@ -98,7 +99,7 @@ class Writer:
     def body(self, answer: Answer) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         choices = [
-            {"index": index, **self.style.choice(made, self.spell), "finish_reason": made.finish}
+            {"index": index, **self.style.choice(made, self.logprobs, self.spell), "finish_reason": made.finish}
             for index, made in enumerate(answer.generations)
         ]
         return self.frame(self.style.whole, choices, usage=usage_of(answer), routing=self.decision.facts)
@@ -111,7 +112,7 @@ class Writer:
 
     def piece(self, piece: Piece) -> dict[str, Any]:
         offset = self.offsets.get(piece.choice, 0)
-        self.offsets[piece.choice] = offset + sum(len(self.spell(token)) for token, _, _ in piece.tokens)
+        self.offsets[piece.choice] = offset + sum(len(self.spell(one.id)) for one in piece.tokens)
         own = self.style.piece(piece, self.logprobs, offset, self.spell)
         return self.chunk([{"index": piece.choice, **own, "finish_reason": None}])
 
@@ -161,18 +162,18 @@ def token(text: str, logprob: float) -> dict[str, Any]:
 def content(tokens: Sequence[Logprob], spell: Spell) -> dict[str, Any]:
     """The log-probabilities of a chat."""
     found = [
-        {**token(spell(id), value), "top_logprobs": [token(spell(one), share) for one, share in top]}
-        for id, value, top in tokens
+        {**token(spell(one.id), one.logprob), "top_logprobs": [token(spell(id), share) for id, share in one.top]}
+        for one in tokens
     ]
     return {"content": found, "refusal": None}
 
 
 def columns(tokens: Sequence[Logprob], offset: int, spell: Spell) -> dict[str, Any]:
     """The log-probabilities of a completion; `offset`: characters before these tokens."""
-    texts = [spell(id) for id, _, _ in tokens]
+    texts = [spell(one.id) for one in tokens]
     starts = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
-    tops = [{spell(one): share for one, share in top} for _, _, top in tokens]
-    values = [value for _, value, _ in tokens]
+    tops = [{spell(id): share for id, share in one.top} for one in tokens]
+    values = [one.logprob for one in tokens]
     return {"tokens": texts, "token_logprobs": values, "top_logprobs": tops, "text_offset": starts}
 
 

@@ -15,8 +15,9 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from moesaic.errors import MoesaicError
-from moesaic.generate.request import Generation, Logprob
+from moesaic.generate.request import Generation
 from moesaic.generate.row import Row
+from moesaic.generate.sample import Logprob
 from moesaic.generate.scheduler import Ticket
 from moesaic.serve.choosing import Decision
 from moesaic.serve.conversations import Conversations
