@@ -64,6 +64,7 @@ class Metrics(Collector):
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
+        """The gauges, when they are asked for."""
         load = self.load
         share = load.used / load.bound if load.bound else 0.0
         for name, help, value in (

@@ -165,6 +165,7 @@ class Signalled(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Handle signals while the server runs; in a thread that receives none, nothing changes."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
