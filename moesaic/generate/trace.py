@@ -22,8 +22,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -167,16 +169,17 @@ class Trace:
 
 
 def row_of(decision: Decision) -> dict[str, Any]:
+    """A decision as it is written, without what later rows say."""
     row = asdict(decision) | {"time": decision.time.isoformat(timespec="milliseconds")}
     if decision.messages is not None:
         row["messages"] = [message._asdict() for message in decision.messages]
-    return {key: value for key, value in row.items() if key not in (*PROMPTS, *SERVED, *OUTCOME) or value is not None}
+    return {key: row[key] for key in KEYS if key not in (*PROMPTS, *SERVED) or row[key] is not None}
 
 
 def refuse_another_kind(path: Path) -> None:
     """Raise DataError for a file of something else: opening it to append may cut off its last line."""
     try:
-        if not path.is_file() or next(rows_in(path), None):
+        if not path.is_file() or any(True for _ in started(path)):
             return
     except DataError as error:
         error.at(hint=WRITTEN_BY)
@@ -185,6 +188,14 @@ def refuse_another_kind(path: Path) -> None:
         head = file.read(len(START))
     if not START.startswith(head):
         raise DataError("not a routing trace", path=path, line=1, hint=WRITTEN_BY)
+
+
+def started(path: Path) -> Iterator[dict[str, Any]]:
+    """The first row of a trace, checked."""
+    for line, row in islice(read_jsonl(path), 1):
+        with located(path, line):
+            (require_later if "of" in row else decision_of)(row)
+        yield row
 
 
 def read_trace(path: Path) -> Iterator[Decision]:
@@ -198,25 +209,27 @@ def read_trace(path: Path) -> Iterator[Decision]:
 def numbered(path: Path) -> Iterator[tuple[int, Decision]]:
     """The decisions of `read_trace` with the numbers of their lines."""
     later: dict[str, dict[str, Any]] = {}
-    for _, row in read_jsonl(path):
+    for line, row in read_jsonl(path):
         if "of" in row:
-            later.setdefault(str(row["of"]), {}).update(row)
-    for line, row in rows_in(path):
+            with located(path, line):
+                require_later(row)
+            later.setdefault(row["of"], {}).update(row)
+    for line, row in read_jsonl(path):
         if "of" not in row:
-            decision = decision_of(row)
+            with located(path, line):
+                decision = decision_of(row)
             facts = later.get(decision.id or "", {})
             yield line, replace(decision, **{key: facts[key] for key in (*OUTCOME, "correction") if key in facts})
 
 
-def rows_in(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a trace, checked, with the numbers of their lines."""
-    for line, row in read_jsonl(path):
-        try:
-            (require_later if "of" in row else decision_of)(row)
-        except DataError as error:
-            error.at(path=path, line=line)
-            raise
-        yield line, row
+@contextmanager
+def located(path: Path, line: int) -> Iterator[None]:
+    """Add the place of a row to errors about it."""
+    try:
+        yield
+    except DataError as error:
+        error.at(path=path, line=line)
+        raise
 
 
 def require_later(row: dict[str, Any]) -> None:

@@ -75,9 +75,14 @@ class Serving:
         """Start an order, unless the queue is full."""
         if not self.worker.healthy:
             raise Problem(503, "the server shuts down", code="shutting_down")
-        if self.worker.full:
-            raise Problem(429, "the queue is full; come back later", code="queue_full", headers={"retry-after": "1"})
+        self.require_room()
         return Following(self.worker, order, request.receive)
+
+    def require_room(self) -> None:
+        """Refuse a request that would wait behind too many."""
+        if self.worker.full:
+            later = {"retry-after": str(self.worker.retry_seconds)}
+            raise Problem(429, "the queue is full; come back later", code="queue_full", headers=later)
 
     async def answer(self, order: Order, request: Request, style: Style, usage: bool) -> Response:
         """The response to an order, as a stream if it asks for one."""
@@ -173,6 +178,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
         return {"model": body.model, "answers": answers, "usage": {**usage, "total_tokens": decision.read}}
 
     async def peeked(order: Order) -> Decision:
+        serving.require_room()
         try:
             return await worker.ask(lambda: worker.peek(order))
         except MoesaicError as error:

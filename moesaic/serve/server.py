@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.files import MANIFEST
@@ -33,7 +34,8 @@ __all__ = ["Entry", "Limits", "Listening", "Place", "Server"]
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 POLL_SECONDS = 1.0
-HEADER_BYTES = 32 << 10
+HEADER_BYTES, HEADER_SECONDS = 32 << 10, 30
+"""Limits of the head of a request."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Server:
         self.uvicorn = Signalled(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Connection,
                 ws="none",
                 lifespan="off",
                 log_level="warning",
@@ -103,7 +105,7 @@ class Server:
                 date_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=int(listening.drain),
-                timeout_keep_alive=30,
+                timeout_keep_alive=HEADER_SECONDS,
                 h11_max_incomplete_event_size=HEADER_BYTES,
             )
         )
@@ -156,6 +158,37 @@ class Server:
         else:
             self.metrics.swaps.labels("done").inc()
             print(f"swapped to {model.identity}", file=sys.stderr, flush=True)
+
+
+class Connection(H11Protocol):
+    """A connection that is closed unless the whole head of its next request arrives in time."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        """Close the connection unless another request begins in time."""
+        latest = self.cycle
+
+        def close() -> None:
+            if self.cycle is latest:
+                self.transport.close()
+
+        if self._late is not None:
+            self._late.cancel()
+        self._late = self.loop.call_later(HEADER_SECONDS, close)
 
 
 class Signalled(uvicorn.Server):

@@ -93,6 +93,7 @@ class Worker:
         self.jobs: set[Job] = set()
         self.conversations = Conversations()
         self.decisions: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self.pace = 1.0  # seconds of an answer, the latest ones weighing most
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._outbox: list[Callable[[], None]] = []
         self._stopping = False
@@ -122,8 +123,15 @@ class Worker:
 
     @property
     def full(self) -> bool:
-        """As many answers are under way and waiting as the limits allow."""
-        return sum(job.order.n for job in [*self.jobs]) >= self.limits.rows + self.limits.queue
+        """As many answers are under way and waiting as the limits allow, or as many calls are handed over."""
+        most = self.limits.rows + self.limits.queue
+        return sum(job.order.n for job in [*self.jobs]) >= most or self._inbox.qsize() > 2 * most
+
+    @property
+    def retry_seconds(self) -> int:
+        """When a full queue may have room: about the time in which the waiting answers are written."""
+        waiting = max(1, len(self.jobs) - self.limits.rows)
+        return min(60, max(1, round(self.pace * waiting / self.limits.rows)))
 
     def start(self, order: Order, sink: Sink) -> Job:
         """Take an order, whose events go to `sink`."""
@@ -188,10 +196,12 @@ class Worker:
         return [job for job in [*self.jobs] if flight is None or job.flight is flight]
 
     def _obey(self) -> None:
-        """Call what was handed over; without any job under way, wait for it."""
+        """Call functions that were handed over; without any job under way, wait for one."""
         wait = not self.jobs
         try:
-            while not self._stopping:
+            for _ in range(self.limits.rows):  # and no more, so that rows under way are not kept waiting
+                if self._stopping:
+                    return
                 self._inbox.get(block=wait)()
                 wait = False
         except queue.Empty:
@@ -314,6 +324,7 @@ class Worker:
         now = time.perf_counter()
         self.metrics.written.labels(decision.expert).inc(made)
         self.metrics.whole.observe(now - job.started)
+        self.pace += 0.1 * (now - job.started - self.pace)
         if job.first is not None and made > len(job.rows):
             self.metrics.between.observe((now - job.first) * len(job.rows) / (made - len(job.rows)))
         if (known := self.decisions.get(decision.id)) is not None:

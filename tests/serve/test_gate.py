@@ -127,6 +127,21 @@ def test_headers_that_do_not_end_are_refused(closed):
         assert connection.recv(4096).startswith(b"HTTP/1.1 400")
 
 
+def test_a_head_that_comes_byte_by_byte_is_not_waited_for(closed, monkeypatch):
+    monkeypatch.setattr("moesaic.serve.server.HEADER_SECONDS", 0.5)
+    with socket.create_connection(closed.server.socket.getsockname(), timeout=0.05) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ")
+        answer = None
+        while answer is None:
+            try:
+                answer = connection.recv(100)
+            except TimeoutError:
+                connection.sendall(b"x")
+            except ConnectionResetError:
+                answer = b""
+        assert answer == b""
+
+
 def test_the_key_is_compared_in_constant_time_and_never_shown(monkeypatch):
     import hmac
 
