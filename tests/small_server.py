@@ -84,8 +84,8 @@ class Running:
     @property
     def idle(self) -> bool:
         """No order is under way and all slots are free."""
-        flights = self.server.worker.flights
-        return not self.server.worker.jobs and all(flight.scheduler.idle for flight in flights)
+        versions = self.server.worker.versions
+        return not self.server.worker.jobs and all(version.scheduler.idle for version in versions)
 
 
 @contextmanager

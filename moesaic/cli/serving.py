@@ -24,7 +24,7 @@ def serving(model: dict[str, Any], limits: dict[str, Any], listening: dict[str, 
         from moesaic.serve.server import Limits, Listening, Place, Server
     where = Listening(**listening)
     server = Server(Place(**model), Limits(**limits), where)
-    catalogue = server.worker.flight.catalogue
+    catalogue = server.worker.version.catalogue
     stdout().print(f"serving {', '.join(catalogue.ids)} at {server.address}/v1", soft_wrap=True)
     if where.entry.key is None:
         stdout().print("[no API key: programs of this machine may ask it]", markup=False, style="dim")

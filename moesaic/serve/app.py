@@ -22,7 +22,6 @@ from moesaic.serve.answers import ChatStyle, Style, TextStyle, Writer, headers_o
 from moesaic.serve.catalogue import Catalogue
 from moesaic.serve.choosing import Decision, certainty, renormalised
 from moesaic.serve.conversations import Talk
-from moesaic.serve.flight import Order
 from moesaic.serve.metrics import Metrics
 from moesaic.serve.problems import Problem, invalid, problem_of
 from moesaic.serve.responses import Following, streamed, whole
@@ -38,6 +37,7 @@ from moesaic.serve.schema import (
     Sampled,
     Turn,
 )
+from moesaic.serve.version import Order
 from moesaic.serve.worker import Worker
 
 CHAT = {"": "messages", "max_new_tokens": "max_tokens"}
@@ -90,9 +90,9 @@ class Serving:
         following = self.following(order, request)
 
         def writing(decision: Decision) -> Writer:
-            flight, logprobs = following.job.flight, order.logprobs is not None
-            assert flight is not None
-            return Writer(style, order.model, decision, flight.spell, order.n, usage, logprobs)
+            version, logprobs = following.job.version, order.logprobs is not None
+            assert version is not None
+            return Writer(style, order.model, decision, version.spell, order.n, usage, logprobs)
 
         return await (streamed if order.stream else whole)(following, self.seconds, writing)
 
@@ -135,12 +135,12 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
     @app.get("/v1/models/{id:path}")
     async def model(id: str) -> dict[str, Any]:
         """One served name."""
-        worker.flight.catalogue.expert(id)
+        worker.version.catalogue.expert(id)
         return next(card for card in cards() if card["id"] == id)
 
     def cards() -> list[dict[str, Any]]:
-        flight = worker.flight
-        return flight.catalogue.cards(serving.created, flight.engine.mixture.context)
+        version = worker.version
+        return version.catalogue.cards(serving.created, version.engine.mixture.context)
 
     @app.post("/v1/route")
     async def route(body: RouteRequest, request: Request) -> Response:
@@ -166,7 +166,7 @@ def add_routes(app: FastAPI, serving: Serving) -> None:
         text = body.input if isinstance(body.input, str) else body.input[0].content
         prompt = conversation([Turn(role="user", content=text)])
         order = Order(model=body.model, prompt=prompt, raw=False, params={"": "input"})
-        catalogue = worker.flight.catalogue
+        catalogue = worker.version.catalogue
         if catalogue.expert(body.model) is not None:
             message = f"model: only {catalogue.name} decides; {body.model} is one expert"
             raise Problem(400, message, code="invalid_value", param="model")

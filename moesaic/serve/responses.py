@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from moesaic.serve.answers import DONE, Writer, compact, event, headers_of
 from moesaic.serve.choosing import Decision
-from moesaic.serve.flight import Order
 from moesaic.serve.problems import Problem
+from moesaic.serve.version import Order
 from moesaic.serve.worker import Answer, Piece, Worker
 
 CLOSED = 499

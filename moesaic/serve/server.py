@@ -25,9 +25,9 @@ from moesaic.generate.loaded import WritingModel, load
 from moesaic.sections.names import validate_name
 from moesaic.sections.places import SHIPPED, name_at
 from moesaic.serve.app import Serving, create_app
-from moesaic.serve.flight import Flight, Limits
 from moesaic.serve.gate import Entry, Gate
 from moesaic.serve.metrics import Metrics
+from moesaic.serve.version import Limits, Version
 from moesaic.serve.worker import Worker
 
 __all__ = ["Entry", "Limits", "Listening", "Place", "Server"]
@@ -58,7 +58,7 @@ class Place:
         return validate_name(usual if self.name is None else self.name, "a model")
 
     @property
-    def version(self) -> tuple[int, ...]:
+    def mark(self) -> tuple[int, ...]:
         """A mark of the manifest in the model's folder that differs once the folder is changed or replaced."""
         folder = Path(os.path.expanduser(self.at))
         for path in (folder / "mixture" / MANIFEST, folder / MANIFEST):
@@ -89,8 +89,8 @@ class Server:
 
     def __init__(self, place: Place, limits: Limits, listening: Listening):
         self.place, self.limits, self.listening = place, limits, listening
-        self.metrics, self.version = Metrics(), place.version
-        self.worker = Worker(Flight(place.called, place.load(), limits), self.metrics)
+        self.metrics, self.mark = Metrics(), place.mark
+        self.worker = Worker(Version(place.called, place.load(), limits), self.metrics)
         serving = Serving(self.worker, self.metrics, listening.seconds, int(time.time()))
         app = Gate(create_app(serving), listening.entry, self.metrics)
         self.uvicorn = Signalled(
@@ -142,16 +142,16 @@ class Server:
         """Swap the model whenever its manifest changes, or a signal asks for it."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
-            found = self.place.version
-            if self._again or (found and found != self.version):
-                self._again, self.version = False, found
+            found = self.place.mark
+            if self._again or (found and found != self.mark):
+                self._again, self.mark = False, found
                 await self._swap()
 
     async def _swap(self) -> None:
         """Load the model beside the one that answers; a model that cannot be loaded changes nothing."""
         try:
             model = await asyncio.to_thread(self.place.load)
-            await self.worker.swap(Flight(self.place.called, model, self.limits))
+            await self.worker.swap(Version(self.place.called, model, self.limits))
         except MoesaicError as error:
             self.metrics.swaps.labels("failed").inc()
             print(f"warning: the new version is not served: {error}", file=sys.stderr, flush=True)

@@ -21,9 +21,9 @@ from moesaic.generate.sample import Logprob
 from moesaic.generate.scheduler import Ticket
 from moesaic.serve.choosing import Decision
 from moesaic.serve.conversations import Conversations
-from moesaic.serve.flight import Flight, Order, new_id
 from moesaic.serve.metrics import Load, Metrics
 from moesaic.serve.problems import Problem, problem_of
+from moesaic.serve.version import Order, Version, new_id
 
 T = TypeVar("T")
 REMEMBERED = 1024
@@ -67,7 +67,7 @@ class Job:
     sink: Sink
     started: float = field(default_factory=time.perf_counter)
     first: float | None = None
-    flight: Flight | None = None
+    version: Version | None = None
     decision: Decision | None = None
     ticket: Ticket | None = None
     sent: dict[int, tuple[int, int]] = field(default_factory=dict)  # characters and tokens of each continuation
@@ -88,8 +88,8 @@ class Worker:
     `start`, `cancel`, `ask` and `swap` may be called from the event loop's thread; sinks are called there, too.
     """
 
-    def __init__(self, flight: Flight, metrics: Metrics):
-        self.flights, self.metrics, self.limits = [flight], metrics, flight.limits
+    def __init__(self, version: Version, metrics: Metrics):
+        self.versions, self.metrics, self.limits = [version], metrics, version.limits
         self.jobs: set[Job] = set()
         self.conversations = Conversations()
         self.decisions: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -117,9 +117,9 @@ class Worker:
         return self._thread.is_alive() and not self._stopping
 
     @property
-    def flight(self) -> Flight:
+    def version(self) -> Version:
         """The latest version, which answers new orders."""
-        return self.flights[0]
+        return self.versions[0]
 
     @property
     def full(self) -> bool:
@@ -168,9 +168,9 @@ class Worker:
         self._inbox.put(call)
         return await answer
 
-    async def swap(self, flight: Flight) -> None:
+    async def swap(self, version: Version) -> None:
         """Answer new orders with another version; orders under way keep theirs."""
-        await self.ask(lambda: self.flights.insert(0, flight))
+        await self.ask(lambda: self.versions.insert(0, version))
 
     # --- in the thread ------------------------------------------------------------------------------------------------
 
@@ -178,8 +178,8 @@ class Worker:
         try:
             while not self._stopping:
                 self._obey()
-                for flight in [*self.flights]:
-                    self._step(flight)
+                for version in [*self.versions]:
+                    self._step(version)
                 self._retire()
                 self._report()
         except Exception:
@@ -188,12 +188,12 @@ class Worker:
         for job in self._under_way():
             self._refuse(job, Problem(503, "the server shuts down", code="shutting_down"), "aborted")
         self._report()
-        for flight in self.flights:
-            flight.model.close()
+        for version in self.versions:
+            version.model.close()
 
-    def _under_way(self, flight: Flight | None = None) -> list[Job]:
+    def _under_way(self, version: Version | None = None) -> list[Job]:
         """The orders of a version, or all; a copy, as the event loop adds some meanwhile."""
-        return [job for job in [*self.jobs] if flight is None or job.flight is flight]
+        return [job for job in [*self.jobs] if version is None or job.version is version]
 
     def _obey(self) -> None:
         """Call functions that were handed over; without any job under way, wait for one."""
@@ -212,20 +212,20 @@ class Worker:
 
     def _begin(self, job: Job) -> None:
         """Decide about an order, write the decision down, and submit it."""
-        order, job.flight = job.order, self.flight
+        order, job.version = job.order, self.version
         if job.ended:
             return
         try:
-            request = job.flight.request(order)
-            encoded = job.flight.read(request)
+            request = job.version.request(order)
+            encoded = job.version.read(request)
             held = self.conversations.held(order.talk)
-            decision = job.flight.decide(order, encoded, held, new_id())
-            job.flight.record(order, encoded.prompts, decision)
+            decision = job.version.decide(order, encoded, held, new_id())
+            job.version.record(order, encoded.prompts, decision)
             job.decision = decision
             self._count(decision)
             self._outbox.append(partial(job.sink.decided, decision))
-            routing = None if decision.reason != "forced" and job.flight.routes_tokens else decision.routing
-            job.ticket = job.flight.scheduler.submit(request, routing)
+            routing = None if decision.reason != "forced" and job.version.routes_tokens else decision.routing
+            job.ticket = job.version.scheduler.submit(request, routing)
         except Problem as problem:
             self._refuse(job, problem)
         except Exception as error:
@@ -250,18 +250,18 @@ class Worker:
         while len(self.decisions) > REMEMBERED:
             self.decisions.popitem(last=False)
 
-    def _step(self, flight: Flight) -> None:
+    def _step(self, version: Version) -> None:
         """Write a token of every row of a version; a step that fails ends all orders of the version."""
-        own = [job for job in self._under_way(flight) if job.ticket]
+        own = [job for job in self._under_way(version) if job.ticket]
         if not own:
             return
         try:
-            flight.scheduler.step()
+            version.scheduler.step()
         except Exception as error:
             log.exception("a step failed")
             for job in own:
                 self._fail(job, error)
-            flight.restart()
+            version.restart()
             return
         for job in own:
             self._advance(job)
@@ -311,15 +311,15 @@ class Worker:
             return
         job.ended = True
         self.jobs.discard(job)
-        if job.flight and job.ticket and not job.ticket.finished:
-            job.flight.scheduler.cancel(job.ticket)
+        if job.version and job.ticket and not job.ticket.finished:
+            job.version.scheduler.cancel(job.ticket)
         self._settle(job, finish)
 
     def _settle(self, job: Job, finish: str) -> None:
         """Write down how an order ended: in the trace, in the metrics, and in its conversation."""
         self.metrics.endings.labels(finish).inc()
         made, decision = sum(len(row.ids) for row in job.rows), job.decision
-        if decision is None or decision.id is None or job.flight is None:
+        if decision is None or decision.id is None or job.version is None:
             return
         now = time.perf_counter()
         self.metrics.written.labels(decision.expert).inc(made)
@@ -333,17 +333,17 @@ class Worker:
         expert = decision.expert if decision.reason != "forced" else self.conversations.held(job.order.talk)
         if expert is not None and answered:
             self.conversations.hold(job.order.talk, answered, expert)
-        if job.flight.model.trace is not None:
+        if job.version.model.trace is not None:
             try:
-                job.flight.model.trace.ended(decision.id, made, finish)
+                job.version.model.trace.ended(decision.id, made, finish)
             except MoesaicError as error:
                 log.error("the trace lacks the end of %s: %s", decision.id, error)
 
     def peek(self, order: Order) -> Decision:
         """The decision that an order would get now; nothing is recorded. For `ask`."""
-        flight = self.flight
-        encoded = flight.read(flight.request(order))
-        return flight.decide(order, encoded, self.conversations.held(order.talk), None)
+        version = self.version
+        encoded = version.read(version.request(order))
+        return version.decide(order, encoded, self.conversations.held(order.talk), None)
 
     def recorded(self, id: str) -> dict[str, Any]:
         """What is known of one of the latest decisions. Raises a Problem for an unknown one. For `ask`."""
@@ -356,8 +356,8 @@ class Worker:
         """Write a correction into the trace. Raises a Problem for an unknown decision or expert. For `ask`."""
         known = self.recorded(id)
         if expert is not None:
-            self.flight.catalogue.require(expert, "expert")
-        trace = self.flight.model.trace
+            self.version.catalogue.require(expert, "expert")
+        trace = self.version.model.trace
         if trace is None:
             message = "there is no trace to write the correction to; start the server with --trace FILE"
             raise Problem(409, message, code="no_trace")
@@ -368,14 +368,14 @@ class Worker:
 
     def _retire(self) -> None:
         """Close versions that have no more orders."""
-        for flight in self.flights[1:]:
-            if not self._under_way(flight):
-                self.flights.remove(flight)
-                flight.model.close()
+        for version in self.versions[1:]:
+            if not self._under_way(version):
+                self.versions.remove(version)
+                version.model.close()
 
     def _report(self) -> None:
         """Send all events of this round at once, and say what is under way."""
-        jobs, schedulers = self._under_way(), [flight.scheduler for flight in self.flights]
+        jobs, schedulers = self._under_way(), [version.scheduler for version in self.versions]
         self.metrics.load = Load(
             running=sum(scheduler.running for scheduler in schedulers),
             waiting=sum(scheduler.waiting for scheduler in schedulers),
@@ -383,7 +383,7 @@ class Worker:
             waiting_experts=tuple(job.expert for job in jobs if job.first is None),
             used=sum(scheduler.used for scheduler in schedulers),
             bound=sum(scheduler.bound for scheduler in schedulers),
-            experts=len(self.flight.catalogue.experts),
+            experts=len(self.version.catalogue.experts),
             conversations=len(self.conversations),
         )
         events, self._outbox = self._outbox, []

@@ -239,7 +239,7 @@ def test_errors_after_the_decision_have_its_headers(served, monkeypatch):
     def fails(*_):
         raise RuntimeError("the engine fails")
 
-    monkeypatch.setattr(served.server.worker.flight.scheduler, "step", fails)
+    monkeypatch.setattr(served.server.worker.version.scheduler, "step", fails)
     response = served.chat("add the sum")
     assert response.status_code == 500 and response.headers["x-moesaic-expert"] == "sums"
     assert response.json()["error"]["code"] == "internal_error" and "fails" not in response.text

@@ -9,8 +9,8 @@ from pathlib import Path
 from small_server import Running
 
 from moesaic.serve.conversations import REMEMBERED as CONVERSATIONS
-from moesaic.serve.flight import Limits
 from moesaic.serve.schema import ChatRequest, CompletionRequest
+from moesaic.serve.version import Limits
 from moesaic.serve.worker import REMEMBERED
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")

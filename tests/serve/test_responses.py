@@ -43,7 +43,7 @@ def test_clients_that_leave_free_their_slots_and_their_tokens_are_counted(narrow
         if index % 2:
             served.until(lambda: served.idle)
     served.until(lambda: served.idle)
-    assert served.server.worker.flight.scheduler.used == 0, "every slot"
+    assert served.server.worker.version.scheduler.used == 0, "every slot"
     rows = list(read_trace(trace))
     assert {one.finish for one in rows} <= {"aborted", "length"} and any(one.finish == "aborted" for one in rows)
     assert all(one.tokens_made is not None for one in rows)
@@ -65,7 +65,7 @@ def test_five_hundred_clients_that_leave_free_their_slots(narrow):
     experts = ("base", "sums", "birds")
     written = sum(served.figure(f'moesaic_generated_tokens_total{{expert="{expert}"}}') for expert in experts)
     assert sum(one.tokens_made for one in read_trace(trace)) == written
-    assert served.server.worker.flight.scheduler.used == 0
+    assert served.server.worker.version.scheduler.used == 0
 
 
 def slowed(scheduler, seconds: float):
@@ -81,7 +81,7 @@ def slowed(scheduler, seconds: float):
 
 def test_more_than_the_queue_holds_is_told_to_come_back(narrow, monkeypatch):
     served, _ = narrow
-    scheduler = served.server.worker.flight.scheduler
+    scheduler = served.server.worker.version.scheduler
     monkeypatch.setattr(scheduler, "step", slowed(scheduler, 0.05))
     streams = [served.openai.chat.completions.create(
         messages=[{"role": "user", "content": "owl"}], stream=True, **LONG) for _ in range(2)]  # fmt: skip
@@ -106,7 +106,7 @@ def test_more_than_the_queue_holds_is_told_to_come_back(narrow, monkeypatch):
 
 def test_an_answer_that_takes_too_long_ends(mixture, tmp_path):
     with running(mixture, Limits(rows=2), seconds=3.0, trace=tmp_path / "t.jsonl") as served:
-        scheduler = served.server.worker.flight.scheduler
+        scheduler = served.server.worker.version.scheduler
         scheduler.step = slowed(scheduler, 0.3)
         whole = served.chat("add the sum", **{**LONG, "model": "mix"})
         assert whole.status_code == 504 and whole.json()["error"]["code"] == "timeout"
@@ -120,7 +120,7 @@ def test_an_answer_that_takes_too_long_ends(mixture, tmp_path):
 
 def test_an_engine_that_fails_in_a_stream_ends_it_with_an_error(mixture):
     with running(mixture, Limits(rows=2)) as served:
-        scheduler, step, steps = served.server.worker.flight.scheduler, served.server.worker.flight.scheduler.step, []
+        scheduler, step, steps = served.server.worker.version.scheduler, served.server.worker.version.scheduler.step, []
 
         def fails():
             steps.append(None)

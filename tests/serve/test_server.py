@@ -157,7 +157,7 @@ def test_a_swap_under_load_fails_no_request_and_each_answer_is_of_one_version(tm
         after = text_of(served)
         assert not failures and before[0] != after[0] and before[1] != after[1]
         assert {*answers} == {before, after}, "each is entirely of the old or the new"
-        served.until(lambda: len(served.server.worker.flights) == 1)
+        served.until(lambda: len(served.server.worker.versions) == 1)
         alone = moesaic.load(new).generate([{"role": "user", "content": "the owl"}], max_new_tokens=30, expert="birds")
         assert after[1] == alone.text
 

@@ -78,7 +78,7 @@ class Deciding(Protocol):
     decider: Decider
 
 
-class Flight:
+class Version:
     """A loaded model, ready to decide about orders and to answer them."""
 
     def __init__(self, name: str, model: WritingModel, limits: Limits):
