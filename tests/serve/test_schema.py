@@ -67,7 +67,7 @@ def ask(limited, strategy, seen: set[int], examples: int, known: bool) -> None:
 def test_no_body_makes_the_server_fail(limited):
     statuses = asked(limited, 12)
     assert len(statuses) == 10 and all(statuses.values())
-    assert {200, 400} <= statuses["POST", "/v1/chat/completions"]
+    assert 400 in statuses["POST", "/v1/chat/completions"]
     limited.until(lambda: limited.idle)
 
 
