@@ -22,7 +22,7 @@ demo-real: $(VENV)/ready           ## three experts over a real language model: 
 QUICK := -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu and not slow and not faults"
 # Whole runs and the engine call the same layers again and again: the shape checks would take two thirds of their time.
 # All other rooms are tested with shape checks here, and WHOLE with them in `make parity`.
-WHOLE := $(wildcard $(addprefix tests/,adoption cli generate golden journeys report stages tasks))
+WHOLE := $(wildcard $(addprefix tests/,adoption cli generate golden journeys report serve stages tasks))
 
 test: $(VENV)/ready-to-test        ## what is quick and needs no other library to compare with
 	$(BIN)/pytest $(QUICK) $(WHOLE:%=--ignore=%)

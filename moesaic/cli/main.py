@@ -661,6 +661,53 @@ def push(
 
 
 @app.command()
+def serve(
+    path: AnyModel,
+    base: BaseOfExpert = None,
+    name: Annotated[str | None, Option(help="Name of the model in requests (default: the last word of PATH).")] = None,
+    host: Annotated[str, Option(help="Address to listen at; with an API key, any.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
+    api_key_file: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="File of the key that requests must send (default: MOESAIC_API_KEY, or no key)."),
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, Option(metavar="NAME", help="Host name of this server in requests; repeatable.")
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, Option(metavar="URL", help="Origin of web pages that may ask this server; repeatable.")
+    ] = None,
+    rows: Annotated[int, Option(min=1, help="Answers written at once.")] = 16,
+    queue: Annotated[int, Option(min=0, help="Answers that may wait besides; more requests get 429.")] = 64,
+    cache: Annotated[
+        str | None,
+        Option(metavar="SIZE", help="Limit of cached keys and values, for example 2GB (default: 8,192 tokens)."),
+    ] = None,
+    prefill: Annotated[int, Option(min=1, help="Tokens of a prompt read between two steps.")] = 256,
+    max_new_tokens: Annotated[int, Option(min=1, help="Maximum number of new tokens of an answer.")] = 1024,
+    margin: Annotated[
+        float, Option(min=0, max=1, help="Probability by which another expert must win to take over a conversation.")
+    ] = 0.2,
+    seconds: Annotated[float, Option(min=0.1, help="Maximum time of an answer.")] = 600.0,
+    drain: Annotated[float, Option(min=0, help="Time for answers under way after SIGTERM, in seconds.")] = 30.0,
+    body: Annotated[str, Option(metavar="SIZE", help="Maximum size of a request.")] = "1MB",
+    trace: Annotated[
+        Path | None, Option(metavar="FILE", help="Append decisions and corrections to FILE (default: no trace).")
+    ] = None,
+    trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
+) -> None:
+    """Serve a model with the routes of OpenAI's API. Each answer says which expert gave it."""
+    place = existing(path)
+    from moesaic.cli.serving import entry_of, serving, sized
+
+    model: dict[str, Any] = {"at": place, "base": base, "trace": trace, "trace_texts": trace_texts, "name": name}
+    limits: dict[str, Any] = {"rows": rows, "queue": queue, "memory": sized(cache, "cache"), "prefill": prefill}
+    limits |= {"new_tokens": max_new_tokens, "margin": margin}
+    entry = entry_of(api_key_file, allow_host or [], allow_origin or [], sized(body, "body"))
+    serving(model, limits, {"host": host, "port": port, "seconds": seconds, "drain": drain, "entry": entry})
+
+
+@app.command()
 def init(
     file: Annotated[Path, Argument(metavar="[FILE]", help="Recipe to write.")] = Path("recipe.yaml"),
 ) -> None:

@@ -19,7 +19,7 @@ from moesaic.errors import DataError, WeightsError
 from moesaic.evaluate.statistics import Scores, paired
 from moesaic.files import MANIFEST
 from moesaic.generate.engine import BASE
-from moesaic.generate.trace import Decision, mean, read_trace, utilisation
+from moesaic.generate.trace import Decision, mean, numbered, utilisation
 from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
 
@@ -43,7 +43,7 @@ def replay(
     texts.
     """
     path, at = Path(trace), router_at(Path(router))
-    decisions = list(enumerate(read_trace(path), 1))
+    decisions = list(numbered(path))
     found = (locate(base) if base is not None else base_of(at, router_room.KIND)).folder
     reads = load_base(found)
     stored = load_router(at, reads.fingerprint)

@@ -8,6 +8,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -190,6 +191,13 @@ class WritingModel(Loaded):
     def _tokenizer(self) -> Tokenizer:
         return cast(Tokenizer, self.engine.tokenizer)
 
+    @cached_property
+    def identity(self) -> str:
+        """12 hex digits of the model's manifest, or else of the names and sizes of its files."""
+        if (self.folder / MANIFEST).is_file():
+            return digest(read_manifest(self.folder, verify=False))[:12]
+        return digest({path.name: path.stat().st_size for path in self.folder.iterdir() if path.is_file()})[:12]
+
     @overload
     def generate(self, prompt: Asked, **settings: Unpack[Words]) -> Generation: ...  # type: ignore[overload-overlap]
     @overload
@@ -269,8 +277,8 @@ class WritingMixture(WritingModel):
     ):
         self.budget, self.stored = budget, load_mixture(folder, budget)
         self.level = str(self.stored.manifest.get("level", self.level))
-        names, own = self.stored.model.names, digest(self.stored.manifest)[:12]
-        self.trace = Trace(trace, names, own, trace_texts) if trace else None
+        self.identity = digest(self.stored.manifest)[:12]
+        self.trace = Trace(trace, self.stored.model.names, self.identity, trace_texts) if trace else None
         device, listener = budget.device if budget else None, self.trace.record if self.trace else None
         engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
         super().__init__(folder, engine)

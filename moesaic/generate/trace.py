@@ -8,16 +8,25 @@ With texts, `prompt` or (for a conversation) `messages` replaces `prompt_sha256`
 abstained, or if a caller named the expert (`forced`). `raw`: the text was read without the base's chat template; the
 first traces do not say it and mean false. `correction` is the expert that should have answered, or "base":
 people and programs edit it into the file while no mixture writes there, or append the row with its correction to the
-file of corrections, a trace beside it, while a mixture writes. Knows nothing about models, nor about readers of the
-file.
+file of corrections, a trace beside it, while a mixture writes.
+
+A server adds to its rows an `id` and the `reason` of the decision, and appends what is known later as rows of their
+own, of which the last one counts:
+
+    {"time": "…", "of": "dec_…", "tokens_made": 12, "finish": "aborted"}
+    {"time": "…", "of": "dec_…", "correction": "code"}
+
+Knows nothing about models, nor about readers of the file.
 """
 
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +46,10 @@ EXCESS = 1e-2  # distance of a sum of shares from 1, in bfloat16 at worst
 
 @dataclass(frozen=True)
 class Decision:
-    """A row of a trace: the decision about one prompt, which exactly one of the fields PROMPTS identifies."""
+    """A row of a trace: the decision about one prompt, which exactly one of the fields PROMPTS identifies.
+
+    Rows of a server also have `id` and `reason`, and once the answer has ended `tokens_made` and `finish`.
+    """
 
     time: datetime
     prompt: str | None
@@ -51,6 +63,10 @@ class Decision:
     mixture: str
     correction: str | None = None
     raw: bool = False
+    id: str | None = None
+    reason: str | None = None
+    tokens_made: int | None = None
+    finish: str | None = None
 
     @property
     def asked(self) -> str | Conversation | None:
@@ -68,7 +84,10 @@ class Decision:
         return None if self.probabilities is None or self.chosen == BASE else self.probabilities[self.chosen]
 
 
-KEYS = tuple(field.name for field in fields(Decision))
+OUTCOME = ("tokens_made", "finish")
+SERVED = ("id", "reason")
+KEYS = tuple(field.name for field in fields(Decision) if field.name not in OUTCOME)
+LATER = (("time", "of", *OUTCOME), ("time", "of", "correction"))  # the keys of rows about an earlier row
 PROMPTS = ("prompt", "messages", "prompt_sha256")
 START = b'{"time": "'  # of every row as it is written
 
@@ -89,11 +108,19 @@ class Trace:
         self.log = JsonlWriter(path)
 
     def record(
-        self, asked: Sequence[Prompt], prompts: Prompts, routing: Routing, forced: bool, raw: bool = False
+        self,
+        asked: Sequence[Prompt],
+        prompts: Prompts,
+        routing: Routing,
+        forced: bool,
+        raw: bool = False,
+        id: str | None = None,
+        reason: str | None = None,
     ) -> None:
         """Append a row for each prompt as `asked` by the caller.
 
-        `forced`: the caller decided, not the router. `raw`: texts were read as they are.
+        `forced`: the router did not decide. `raw`: texts were read as they are. `id` and `reason`: of a server's
+        decision about a single prompt.
         """
         time, shares = datetime.now(UTC), routing.probabilities
         if not shares.isfinite().all():
@@ -115,6 +142,8 @@ class Trace:
                 forced=forced,
                 mixture=self.mixture,
                 raw=raw,
+                id=id,
+                reason=reason,
             )
             self.log.append(row_of(decision))
 
@@ -147,6 +176,17 @@ class Trace:
             log.append(row_of(decision))
         return path
 
+    def ended(self, id: str, tokens_made: int, finish: str) -> None:
+        """Append how the answer to an earlier row ended."""
+        self._add(id, {"tokens_made": tokens_made, "finish": finish})
+
+    def correct_row(self, id: str, expert: str | None) -> None:
+        """Append the expert that should have answered an earlier row; None revokes a correction."""
+        self._add(id, {"correction": expert})
+
+    def _add(self, id: str, facts: dict[str, Any]) -> None:
+        self.log.append({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "of": id, **facts})
+
     def close(self) -> None:
         """Sync all rows to disk and close the file."""
         self.log.close()
@@ -164,16 +204,17 @@ def corrections_of(trace: Path) -> Path:
 
 
 def row_of(decision: Decision) -> dict[str, Any]:
+    """A decision as it is written, without what later rows say."""
     row = asdict(decision) | {"time": decision.time.isoformat(timespec="milliseconds")}
     if decision.messages is not None:
         row["messages"] = [message._asdict() for message in decision.messages]
-    return {key: value for key, value in row.items() if key not in PROMPTS or value is not None}
+    return {key: row[key] for key in KEYS if key not in (*PROMPTS, *SERVED) or row[key] is not None}
 
 
 def refuse_another_kind(path: Path) -> None:
     """Raise DataError for a file of something else: opening it to append may cut off its last line."""
     try:
-        if not path.is_file() or next(read_trace(path), None):
+        if not path.is_file() or any(True for _ in started(path)):
             return
     except DataError as error:
         error.at(hint=WRITTEN_BY)
@@ -184,27 +225,76 @@ def refuse_another_kind(path: Path) -> None:
         raise DataError("not a routing trace", path=path, line=1, hint=WRITTEN_BY)
 
 
+def started(path: Path) -> Iterator[dict[str, Any]]:
+    """The first row of a trace, checked."""
+    for line, row in islice(read_jsonl(path), 1):
+        with located(path, line):
+            (require_later if "of" in row else decision_of)(row)
+        yield row
+
+
 def read_trace(path: Path) -> Iterator[Decision]:
-    """The decisions of a trace in order, without an unfinished last line.
+    """The decisions of a trace in order, without an unfinished last line, with what later rows say about them.
 
     Raises DataError with line and field for a row that is malformed or contradicts itself.
     """
+    return (decision for _, decision in numbered(path))
+
+
+def numbered(path: Path) -> Iterator[tuple[int, Decision]]:
+    """The decisions of `read_trace` with the numbers of their lines."""
+    later: dict[str, dict[str, Any]] = {}
     for line, row in read_jsonl(path):
-        try:
-            yield decision_of(row)
-        except DataError as error:
-            error.at(path=path, line=line)
-            raise
+        if "of" in row:
+            with located(path, line):
+                require_later(row)
+            later.setdefault(row["of"], {}).update(row)
+    for line, row in read_jsonl(path):
+        if "of" not in row:
+            with located(path, line):
+                decision = decision_of(row)
+            facts = later.get(decision.id or "", {})
+            yield line, replace(decision, **{key: facts[key] for key in (*OUTCOME, "correction") if key in facts})
+
+
+@contextmanager
+def located(path: Path, line: int) -> Iterator[None]:
+    """Add the place of a row to errors about it."""
+    try:
+        yield
+    except DataError as error:
+        error.at(path=path, line=line)
+        raise
+
+
+def require_later(row: dict[str, Any]) -> None:
+    """Refuse a malformed row about an earlier row."""
+    if tuple(row) not in LATER:
+        expected = " or ".join(", ".join(keys) for keys in LATER)
+        raise DataError("wrong keys", field="of", expected=expected, got=", ".join(row), hint=WRITTEN_BY)
+    made, finish, corrected = row.get("tokens_made", 0), row.get("finish", "-"), row.get("correction")
+    for field, holds, expected in (
+        ("time", moment(row["time"]) is not None, "ISO 8601 in UTC, as 2026-01-31T12:00:00Z"),
+        ("of", isinstance(row["of"], str) and row["of"], "the id of an earlier row"),
+        ("tokens_made", type(made) is int and made >= 0, "a count from 0"),
+        ("finish", isinstance(finish, str) and finish, "a word"),
+        ("correction", corrected is None or isinstance(corrected, str), "null or a name"),
+    ):
+        if not holds:
+            raise DataError("wrong value", field=field, expected=expected, got=repr(row.get(field)))
+    if corrected is not None:
+        checked("correction", corrected)
 
 
 def decision_of(row: dict[str, Any]) -> Decision:
     """A row as a value; DataError names a field that is malformed or contradicts others."""
-    row = {"raw": False, **row}
+    row = {"raw": False, **dict.fromkeys(SERVED), **row}
     named = next((key for key in PROMPTS if key in row), "prompt")
     expected = [key for key in KEYS if key not in PROMPTS or key == named]
+    usual = [key for key in expected if key not in SERVED]
     for key in row:
         if key not in expected:
-            hint = f"a row has one of {', '.join(PROMPTS)}" if key in PROMPTS else nearest(key, expected)
+            hint = f"a row has one of {', '.join(PROMPTS)}" if key in PROMPTS else nearest(key, usual)
             raise DataError("unknown key", field=key if key.isidentifier() else repr(key), hint=hint or WRITTEN_BY)
     for key in expected:
         if key not in row:
@@ -224,6 +314,8 @@ def decision_of(row: dict[str, Any]) -> Decision:
     else:
         require("prompt_sha256", is_hex(row["prompt_sha256"], 64), "64 hexadecimal digits in lower case")
     require("tokens", type(row["tokens"]) is int and row["tokens"] > 0, "a count from 1")
+    for field in SERVED:
+        require(field, row[field] is None or (isinstance(row[field], str) and row[field]), "a word")
     for field in ("forced", "raw"):
         require(field, isinstance(row[field], bool), "true or false")
     require("mixture", is_hex(row["mixture"], 12), "12 hexadecimal digits in lower case")

@@ -19,7 +19,7 @@ from moesaic.data.splits import take
 from moesaic.evaluate.statistics import NEGLIGIBLE, Difference, Scores, paired
 from moesaic.routing.states import means_of
 from moesaic.runs.jobs import Report
-from moesaic.stages.routers import CHARACTERS, features_of, specs
+from moesaic.stages.routers import WORDING, features_of, specs
 from moesaic.tasks import Run
 
 Start = Mapping[str, Mapping[str, float]]
@@ -84,12 +84,12 @@ def keyed(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 def decided(run: Run, router: Path, held: HeldOut, report: Report) -> Tensor:
     """The weights (n, e) that a router gives the recipe's experts on validation rows."""
     stored, feature = load_router(router, run.task.foundation.fingerprint), specs(run)["router"].feature
-    features = list(dict.fromkeys([CHARACTERS, feature]))
+    features = list(dict.fromkeys([WORDING, feature]))
     read = dict(zip(features, features_of(run, held.rows, features, report), strict=True))
-    letters = means_of(read[CHARACTERS])
-    assert letters is not None
+    counts = means_of(read[WORDING])
+    assert counts is not None
     report.end(f"{len(held.rows)} rows are decided")
-    routing = stored.weigh(read[feature], letters)
+    routing = stored.weigh(read[feature], counts)
     return routing.weights[:, [stored.names.index(name) for name in run.recipe.experts]].float()
 
 

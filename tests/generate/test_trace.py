@@ -13,8 +13,8 @@ import torch
 from moesaic.adapters import attach
 from moesaic.config import Feature
 from moesaic.errors import DataError, MoesaicError, NonFiniteError, RecipeError
-from moesaic.generate import Engine
-from moesaic.generate.trace import Decision, Trace, decision_of, read_trace, row_of, summary
+from moesaic.generate import Engine, Request
+from moesaic.generate.trace import Decision, Trace, decision_of, numbered, read_trace, row_of, summary
 from moesaic.model.deciding import Decider
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
@@ -346,3 +346,72 @@ def test_a_summary_of_nothing_claims_nothing(path):
     only_forced = summary(written(path, ROW | {"forced": True, "probabilities": None}))
     assert only_forced["utilisation"] == {"maths": None, "code": None}
     assert json.loads(json.dumps(only_forced)) == only_forced
+
+
+# --- rows of a server -------------------------------------------------------------------------------------------------
+
+SERVED = ROW | {"id": "dec_1", "reason": "router"}
+LATER = {"time": "2026-01-31T12:00:01.000Z", "of": "dec_1"}
+
+
+def test_what_later_rows_say_is_joined_to_their_decision_and_the_last_one_counts(path):
+    other = SERVED | {"id": "dec_2", "reason": "held"}
+    ended = LATER | {"tokens_made": 3, "finish": "aborted"}
+    one, two = written(
+        path,
+        SERVED,
+        LATER | {"correction": "maths"},
+        other,
+        ended,
+        LATER | {"correction": "code"},
+        LATER | {"of": "dec_gone", "tokens_made": 9, "finish": "stop"},
+    )
+    assert (one.id, one.reason, one.tokens_made, one.finish, one.correction) == (
+        "dec_1",
+        "router",
+        3,
+        "aborted",
+        "code",
+    )
+    assert (two.id, two.reason, two.tokens_made, two.finish, two.correction) == ("dec_2", "held", None, None, None)
+    assert [line for line, _ in numbered(path)] == [1, 3]
+    (revoked,) = written(path, SERVED | {"correction": "maths"}, LATER | {"correction": None})
+    assert revoked.correction is None
+    (edited,) = written(path, SERVED | {"correction": "maths"}, ended)
+    assert edited.correction == "maths", "a correction that was edited into the row stands"
+
+
+def test_a_trace_of_a_server_is_written_and_read_again(mixture, path):
+    with Trace(path, NAMES, MIXTURE) as trace:
+        (asked,) = PROMPTS[:1]
+        encoded = Engine(mixture, ByteTokenizer()).read([Request(prompt=asked)])
+        trace.record([asked], encoded.prompts, mixture.route(encoded.prompts), False, id="dec_1", reason="router")
+        trace.ended("dec_1", 7, "stop")
+        trace.correct_row("dec_1", "code")
+        trace.correct_row("dec_1", None)
+    (one,) = read_trace(path)
+    assert (one.id, one.reason, one.tokens_made, one.finish, one.correction) == ("dec_1", "router", 7, "stop", None)
+    assert row_of(one).keys() == {*HASHED, "id", "reason"}
+    with Trace(path, NAMES, MIXTURE):
+        pass  # a trace that ends with a later row is continued
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (LATER, "of: wrong keys; expected time, of, tokens_made, finish or time, of, correction"),
+        (LATER | {"correction": "code", "tokens_made": 1, "finish": "stop"}, "of: wrong keys"),
+        (LATER | {"tokens_made": -1, "finish": "stop"}, "tokens_made: wrong value; expected a count from 0"),
+        (LATER | {"tokens_made": True, "finish": "stop"}, "tokens_made: wrong value"),
+        (LATER | {"tokens_made": 1, "finish": ""}, "finish: wrong value; expected a word"),
+        (LATER | {"correction": 1}, "correction: wrong value"),
+        (LATER | {"correction": "../code"}, "correction: not a name"),
+        (LATER | {"of": 3, "correction": None}, "of: wrong value"),
+        (LATER | {"time": "now", "correction": None}, "time: wrong value"),
+        (SERVED | {"id": 3}, "id: wrong value; expected a word"),
+        (SERVED | {"reason": ""}, "reason: wrong value; expected a word"),
+    ],
+)
+def test_a_malformed_row_of_a_server_is_named(row, said, path):
+    with pytest.raises(DataError, match=rf"trace\.jsonl:2: {said}"):
+        written(path, SERVED, row)

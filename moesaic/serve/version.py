@@ -1,0 +1,184 @@
+"""One version of the served model: its names, its scheduler, and its decisions about orders.
+
+Knows nothing about threads or HTTP. A swap makes a second version, and the first ends with its last answer.
+"""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, cast, runtime_checkable
+
+from moesaic.generate.engine import Encoded
+from moesaic.generate.loaded import WritingModel
+from moesaic.generate.request import Prompt, Request
+from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.generate.scheduler import Scheduler
+from moesaic.model.deciding import Decider
+from moesaic.model.features import Prompts
+from moesaic.routing import Routing
+from moesaic.serve.catalogue import Catalogue
+from moesaic.serve.choosing import Decision, Reason, among, one_hot, precise, report_of, stays
+from moesaic.serve.conversations import NO_TALK, Talk
+from moesaic.serve.problems import Problem
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the engine.
+
+    `rows`: answers that are written at once; `queue`: answers that may wait besides. `new_tokens`: of one answer.
+    `memory`: bytes of cached keys and values; None leaves them to the scheduler. `prefill`: tokens of a prompt that are
+    read between two steps. `margin`: see `choosing.stays`.
+    """
+
+    rows: int = 16
+    queue: int = 64
+    new_tokens: int = 1024
+    memory: int | None = None
+    prefill: int = 256
+    margin: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a caller asks for.
+
+    `allow` and `exclude`: see `Catalogue.allowed`. `max_new_tokens`: None means all that the limits leave. `params`:
+    see `problem_of`.
+    """
+
+    model: str
+    prompt: Prompt
+    raw: bool
+    allow: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    talk: Talk = NO_TALK
+    max_new_tokens: int | None = None
+    sampling: Sampling = GREEDY
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    logprobs: int | None = None
+    stream: bool = False
+    params: Mapping[str, str] = field(default_factory=dict)
+
+
+class Choice(NamedTuple):
+    """A router's decision before it is given an id: why, with which weights, and what the router says."""
+
+    reason: Reason
+    routing: Routing
+    asked: bool
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """A mixture of any kind of experts."""
+
+    decider: Decider
+
+
+class Version:
+    """A loaded model, ready to decide about orders and to answer them."""
+
+    def __init__(self, name: str, model: WritingModel, limits: Limits):
+        self.model, self.engine, self.limits = model, model.engine, limits
+        self.catalogue = Catalogue(name, model.names)
+        self.scheduler = self.new_scheduler()
+
+    def new_scheduler(self) -> Scheduler:
+        return Scheduler(self.engine, self.limits.memory, self.limits.rows, self.limits.prefill)
+
+    def restart(self) -> None:
+        """Begin with an empty scheduler, after one that failed."""
+        self.scheduler = self.new_scheduler()
+
+    @property
+    def routes_tokens(self) -> bool:
+        """The router decides before every token, so that a conversation holds no expert."""
+        return self.model.level == "token"
+
+    def request(self, order: Order) -> Request:
+        """The order for the engine, with a limit that its prompt leaves."""
+        most = self.limits.new_tokens
+        if order.max_new_tokens is not None and order.max_new_tokens > most:
+            param = order.params.get("max_new_tokens", "max_new_tokens")
+            message = f"{param}: more than this server writes; expected at most {most}; got {order.max_new_tokens}"
+            raise Problem(400, message, code="invalid_value", param=param)
+        if order.n > self.limits.rows:
+            message = f"n: more answers than this server writes at once; expected at most {self.limits.rows}"
+            raise Problem(400, message, code="invalid_value", param="n")
+        wanted = Request(
+            prompt=order.prompt,
+            max_new_tokens=order.max_new_tokens or 1,
+            sampling=order.sampling,
+            stop=order.stop,
+            raw=order.raw,
+            n=order.n,
+            logprobs=order.logprobs,
+        )
+        if order.max_new_tokens is not None:
+            return wanted
+        left = self.engine.mixture.context - self.read(wanted).tokens + 1  # one of these tokens is new
+        return replace(wanted, max_new_tokens=max(1, min(most, left)))
+
+    def read(self, request: Request) -> Encoded:
+        return self.engine.read([request], [request.max_new_tokens or 1])
+
+    def decide(self, order: Order, encoded: Encoded, held: str | None, id: str | None) -> Decision:
+        """Who answers an order, and why. `held`: the expert of its conversation, None at the beginning."""
+        started = time.perf_counter()
+        names, forced = self.catalogue.experts, self.catalogue.expert(order.model)
+        allowed = self.catalogue.allowed(order.allow, order.exclude)
+        held = held if held in allowed and not self.routes_tokens else None
+        if forced is not None:
+            if forced not in allowed:
+                message = f"routing: the model names {forced}, which the lists exclude; name the mixture to route"
+                raise Problem(400, message, code="invalid_value", param="routing")
+            choice = self.named(forced, "forced")
+        elif held is not None and order.talk.after_a_tool:
+            choice = self.named(held, "tool")
+        else:
+            choice = self.routed(encoded, allowed, held)
+        report = report_of(choice.routing, names)
+        return Decision(
+            id=id,
+            mixture=self.model.identity,
+            expert=report.chosen,
+            reason=choice.reason,
+            probabilities=report.probabilities if choice.asked else None,
+            weights=report.weights,
+            held_from=held if held != report.chosen else None,
+            read=encoded.prompts.ids.shape[1],
+            router_ms=(time.perf_counter() - started) * 1e3,
+            routing=choice.routing,
+        )
+
+    def spell(self, token: int) -> str:
+        """The text of a token by itself."""
+        return self.engine.tokenizer.decode([token])
+
+    def named(self, expert: str, reason: Reason) -> Choice:
+        index = self.engine.index(expert)
+        return Choice(reason, self.engine.decision_of([-1 if index is None else index]), asked=False)
+
+    def routed(self, encoded: Encoded, allowed: frozenset[str], held: str | None) -> Choice:
+        """The router's choice among the allowed, unless the conversation keeps its expert."""
+        names = self.catalogue.experts
+        decider = cast(Deciding, self.engine.mixture).decider
+        routing = among(self.engine.decided(encoded, 1), names, allowed, decider.selection)
+        report = report_of(routing, names)
+        if held is not None and stays(held, report.chosen, report.probabilities, self.limits.margin):
+            return Choice("held", one_hot(held, names, routing), asked=True)
+        return Choice("abstained" if report.chosen not in names else "router", routing, asked=True)
+
+    def record(self, order: Order, prompts: Prompts, decision: Decision) -> None:
+        """Write a decision into the trace, if there is one."""
+        if self.model.trace is not None:
+            silent = decision.probabilities is None
+            routing = precise(decision.routing)
+            self.model.trace.record([order.prompt], prompts, routing, silent, order.raw, decision.id, decision.reason)
+
+
+def new_id() -> str:
+    return f"dec_{secrets.token_hex(12)}"
