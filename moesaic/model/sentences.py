@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from moesaic.model.encoder import Encoder
 from moesaic.model.features import Prompts, pooled
+from moesaic.routing.guard import Opinion
 from moesaic.routing.routers import Router
 
 Pool = Literal["mean", "cls"]
@@ -71,11 +72,11 @@ class SentenceRouter(nn.Module):
 
 
 class Through(nn.Module):
-    """Texts and their wording -> what a module makes of the texts' vectors by an encoder, and of the wording."""
+    """Texts and their wording -> the opinion of a guard that reads the texts' vectors by an encoder."""
 
     def __init__(self, sentences: SentenceEncoder, inner: nn.Module):
         super().__init__()
         self.sentences, self.inner = sentences, inner
 
-    def forward(self, features: list[str], wording: Tensor) -> Tensor:
+    def forward(self, features: list[str], wording: Tensor) -> Opinion:
         return self.inner(self.sentences(features), wording)

@@ -23,7 +23,7 @@ train: {steps: 8, batch: 2, length: 48, lr: [1e-2, 3e-2], accumulate: 2, evaluat
 experts:
   adds: {kind: lora, rank: 2, data: {train: adds.jsonl, test: adds_test.jsonl}}
   says: {kind: lora, rank: 2, data: {train: says.jsonl, test: says_test.jsonl}}
-router: {kind: mlp, hidden: [16], feature: embedding_mean, epochs: 4, batch: 16, dropout: 0.5}
+router: {kind: mlp, hidden: [16], feature: embedding_mean, epochs: 4, batch: 16, dropout: 0.5, abstain: off}
 """
 PARTS = {"pretrain": "base", "expert": "experts/adds", "router": "router"}
 """Of each verb that trains, the place in the run directory of what it trains."""

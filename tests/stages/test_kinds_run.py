@@ -25,6 +25,7 @@ from moesaic.evaluate.table import plain
 from moesaic.files import read_manifest
 from moesaic.migrate import translated
 from moesaic.model.decoder import Decoder
+from moesaic.model.text_counts import wording
 from moesaic.recipe import Recipe, read
 from moesaic.routing.routers import MLPRouter
 from moesaic.stages import evaluation as stage
@@ -334,8 +335,10 @@ def test_routers_are_judged_once_more_on_prompts_of_one_length(place, tmp_path):
             start = (row.prompt - 4) // 2
             ids = torch.tensor([row.ids[start : start + 4]])
             with torch.no_grad():
-                logits = stored.router(base.decoder(ids).hidden.mean(1))
-            right.append(stored.names[int(logits.argmax())] == name)
+                routing = stored.weigh(
+                    base.decoder(ids).hidden.mean(1), wording([base.tokenizer.decode(ids[0].tolist())])
+                )
+            right.append(int(routing.best) == stored.names.index(name))
     assert evaluation["router"]["tried"][1]["matched"]["accuracy"] == pytest.approx(sum(right) / len(right))
     assert "accuracy on" in (tmp_path / "run/report/index.html").read_text()
     with pytest.raises(DataError, match="evaluate.matched: no test prompt of 'sums' is so long; expected <= "):

@@ -145,7 +145,7 @@ def test_the_loss_that_is_told_is_the_mixtures_own_on_validation(made):
         for name in names
     ]
     rows = [row for name in names for row in rows_of(run, name, "validation", 400)]
-    weights = stored.model.decider.weigh(torch.cat(read), torch.device("cpu")).weights.detach()
+    weights = stored.model.decider.weigh(torch.cat(read), torch.device("cpu"), run.task.texts(rows)).weights.detach()
     lost = count = 0.0
     for row, one in zip(rows, weights, strict=True):
         nats, tokens = computed(language(stored.model.decoder, [row]))(torch.tensor([0]), one[None])

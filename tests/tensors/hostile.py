@@ -319,7 +319,6 @@ FOLDERS: dict[str, Case] = {
         sharded(lambda index: index["weight_map"].update(more="a.safetensors")), "a.safetensors", "more"
     ),
     "no list of shards": Case(sharded(lambda index: index.update(weight_map=[])), INDEX, "weight_map"),
-    "wrong size of all": Case(sharded(lambda index: index.update(metadata={"total_size": 1})), INDEX, "total_size"),
 }
 
 
