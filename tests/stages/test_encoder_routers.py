@@ -61,7 +61,7 @@ def made(tmp_path_factory, minilm):
     short = shutil.copytree(minilm, folder / "short")  # the same model, reading no more than 9 tokens of a text
     (short / "sentence_bert_config.json").write_text('{"max_seq_length": 9}')
     whole, cut = ({"kind": "encoder", "model": str(at)} for at in (minilm, short))
-    router = {"kind": "linear", "epochs": 5, "feature": whole}
+    router = {"kind": "linear", "epochs": 5, "feature": whole, "abstain": "off"}  # a guard knows no such words
     rivals = [{"kind": "centroid", "feature": one} for one in (cut, whole, "embedding_mean")]
     recipe = parse({**RECIPE, "router": {**router, "compare": rivals}}, (), folder / "recipe.yaml")
     root = folder / "run"
