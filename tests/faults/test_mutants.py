@@ -78,7 +78,7 @@ DISK = {
     "without the finite check": Mutant(
         "fit", "if not math.isfinite(total) or not math.isfinite(norm):", "if False:", "faults/test_resuming.py"
     ),
-    "without the optimiser's moments": Mutant("restored", "if moments:", "if False:", "faults/test_kills.py"),
+    "without the optimiser's moments": Mutant("restore", "if moments:", "if False:", "faults/test_kills.py"),
     "without cutting the log": Mutant(
         "Checkpoint.begin", "not self._log.cut(rows)", "False", "faults/test_resuming.py"
     ),
