@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from moesaic.config import DecoderConfig
 from moesaic.model.decoder import Decoder
 from moesaic.nn import Cache, Pool, Slots, Spare
 
@@ -48,19 +47,18 @@ class Shelf:
 class Shelves:
     """Memory of a batch: slots of `capacity` tokens, and a shelf for each decoder that is asked, by its number.
 
-    `decoders`: the config and a tensor of the type and device of each.
+    The type of a decoder is that of its weights when it is asked: before, an expert may not be in memory.
     """
 
-    def __init__(self, decoders: Mapping[int, tuple[DecoderConfig, Tensor]], rows: int, capacity: int):
-        device = next(like.device for _, like in decoders.values())
+    def __init__(self, decoders: Mapping[int, Decoder], rows: int, capacity: int, device: torch.device):
         self.decoders, self.ids = decoders, torch.zeros(rows, capacity, dtype=torch.long, device=device)
         self.spare = Spare(range(rows))
         self.shelves: dict[int, Shelf] = {}
 
     def shelf(self, number: int) -> Shelf:
         if number not in self.shelves:
-            config, like = self.decoders[number]
-            self.shelves[number] = Shelf(Slots(config, 0, self.ids.shape[1], like))
+            decoder = self.decoders[number]
+            self.shelves[number] = Shelf(Slots(decoder.config, 0, self.ids.shape[1], decoder.norm.weight))
         return self.shelves[number]
 
     def free(self, slots: Sequence[int]) -> None:

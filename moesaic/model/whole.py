@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from moesaic.config import DecoderConfig, Feature
+from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
@@ -116,18 +116,17 @@ class ModelMixture(nn.Module):
 
     def room(self, rows: int, tokens: int) -> Shelves:
         """Memory for so many rows of so many tokens; each model's cache grows when rows choose it."""
-        return Shelves(self.decoders, rows, tokens)
+        return Shelves(self.decoders, rows, tokens, self.base.norm.weight.device)
 
     def pool(self, size: int | None) -> Pool:
         """Memory for rows of any length, of so many bytes for all models together."""
-        return Pool(self.decoders, size)
+        decoders = self.decoders.items()
+        return Pool({number: (one.config, one.norm.weight) for number, one in decoders}, size)
 
     @property
-    def decoders(self) -> dict[int, tuple[DecoderConfig, Tensor]]:
-        """The config, and a tensor of the type and device, of each model and of the base's lower blocks."""
-        numbers = (*range(len(self.models)), READER)
-        every = {number: self.base if number == READER else self.model(number) for number in numbers}
-        return {number: (model.config, model.norm.weight) for number, model in every.items()}
+    def decoders(self) -> dict[int, Decoder]:
+        """Each model, and the base once more for its lower blocks."""
+        return {**{number: self.model(number) for number in range(len(self.models))}, READER: self.base}
 
     @property
     def steady(self) -> bool:

@@ -32,7 +32,12 @@ def started(mixture: Path, *options: str, **environment: str) -> tuple[subproces
 
 
 def chat(url: str, **fields) -> httpx2.Response:
-    body = {"model": "mixture", "messages": [{"role": "user", "content": "owl"}], "max_tokens": 4, "temperature": 0} | fields
+    body = {
+        "model": "mixture",
+        "messages": [{"role": "user", "content": "owl"}],
+        "max_tokens": 4,
+        "temperature": 0,
+    } | fields
     return httpx2.post(f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
@@ -41,7 +46,12 @@ def test_a_process_answers_ends_what_it_began_on_sigterm_and_exits_with_0(mixtur
     answers = []
     with process:
         assert chat(url).json()["routing"]["expert"] == "birds"
-        body = {"model": "mixture:base", "messages": [{"role": "user", "content": "owl"}], "max_tokens": 200, "temperature": 0}
+        body = {
+            "model": "mixture:base",
+            "messages": [{"role": "user", "content": "owl"}],
+            "max_tokens": 200,
+            "temperature": 0,
+        }
         with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True}, timeout=60) as response:
             lines = response.iter_lines()
             answers.append(next(lines))
