@@ -49,7 +49,8 @@ def test_a_word_that_may_be_an_option_is_refused_with_the_way_to_ask_it(moesaic)
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("sieve", None), ("geneate", "generate"), ("inspekt", "inspect"), ("x", None)]
+    ("typed", "meant"),
+    [("launch", None), ("serv", "serve"), ("geneate", "generate"), ("inspekt", "inspect"), ("x", None)],
 )
 def test_a_verb_is_suggested_only_if_it_is_near(moesaic, typed, meant):
     code, _, err = moesaic(typed)

@@ -86,6 +86,13 @@ def test_a_disabled_expert_is_chosen_by_nobody_but_those_who_name_it(mix, here, 
     assert moesaic.load(mix).route(code_prompts) == before
 
 
+def test_an_expert_leaves_and_is_trained_anew_over_the_standing_mixture(mix, here):
+    moesaic.amend(mix, drop=["birds"])
+    assert moesaic.load(mix).names == ("sums", "code")
+    made = moesaic.add_expert(mix, moesaic.read_recipe("small.yaml"), ["birds"])
+    assert made.names == moesaic.load(mix).names == ("sums", "code", "birds")
+
+
 def test_merging_is_the_weighted_mean(here, command, other_base, tmp_path):
     code, out, err = command("merge", "runs/small/base", other_base, tmp_path / "mean", "--weights", "1,3")
     assert code == 0 and out.strip() == str(tmp_path / "mean"), err

@@ -49,7 +49,7 @@ RECIPE = {
     "router": {
         "kind": "linear",
         "feature": "embedding_mean",
-        "epochs": 2,
+        "epochs": 1,
         "lr": 1e-2,
         "prompt_tokens": PROMPT_TOKENS,
         "abstain": "off",
