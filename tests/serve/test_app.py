@@ -189,7 +189,7 @@ def test_a_stream_joined_is_the_answer_that_is_not_streamed(served):
         same_when_streamed(served, random_request(rng))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_thousand_streams_joined_are_the_answers_that_are_not_streamed(served):
     rng = random.Random(1)
     for _ in range(1000):

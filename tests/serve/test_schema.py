@@ -71,7 +71,7 @@ def test_no_body_makes_the_server_fail(limited):
     limited.until(lambda: limited.idle)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_no_body_of_hundreds_makes_the_server_fail(limited):
     asked(limited, 250)
     limited.until(lambda: limited.idle)
