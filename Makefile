@@ -30,6 +30,7 @@ test: $(VENV)/ready-to-test        ## what is quick and needs no other library t
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
 	$(BIN)/pytest -q -rsP -n 2 -m faults
+	$(BIN)/pytest -q -n 2 -m "hypothesis and not faults" --hypothesis-profile=exploring
 
 parity: $(VENV)/ready-to-test      ## against transformers and peft, and what takes more than a few seconds
 	$(BIN)/pytest -q -rs -n 2 --dist loadfile -m "(parity or slow) and not faults"

@@ -181,7 +181,7 @@ def _missing(trained: Means) -> str:
 def _gap_closed(trained: Means, best_part: dict[str, Any] | None) -> dict[str, Any]:
     """(best part - mixture) / (best part - oracle): 0 is as good as the best part, 1 as good as the oracle.
 
-    The interval is that of the ratio in the resamples with a gap; the best part is the same in all of them.
+    The interval is that of the ratio in the resamples whose gap is above rounding; the best part is the same in all.
     """
     if best_part is None:
         return _unknown("no base and no expert")
@@ -196,7 +196,7 @@ def _gap_closed(trained: Means, best_part: dict[str, Any] | None) -> dict[str, A
         reason = f"no interval, as that of the gap itself, {gap.low:.3f} to {gap.high:.3f}, is not above 0"
         return {"value": value, "interval": None, "reason": reason}
     part, router, oracle = (trained.draws[key] for key in (name, "router", "oracle"))
-    some = part > oracle
+    some = part - oracle > NEGLIGIBLE
     interval = bounds((part - router)[some] / (part - oracle)[some], trained.level)
     return {"value": value, "interval": list(interval), "reason": None}
 

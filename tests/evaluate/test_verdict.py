@@ -147,6 +147,15 @@ def test_identities(table: list[list[float]]):
     assert result["gap_closed"]["value"] is None or result["gap_closed"]["value"] <= 1 + 1e-6
 
 
+def test_a_gap_of_rounding_has_no_share():
+    """Without row 1 a resample has a gap of 1e-310, by which nothing can be divided."""
+    names = ("base", "router", "expert:d0", "expert:d1")
+    table = [[9.0, 9, 9, 9], [1.0, 1, 1, 1], [0.0, 1, 0, 1e-310], [9.0, 0, 9, 0]]
+    scores = dict(zip(names, rows(table, ["d0", "d1", "d0", "d1"]), strict=True))
+    low, high = judge(scores, resamples=10)["gap_closed"]["interval"]
+    assert -9 <= low <= high < 0
+
+
 def test_all_of_the_gap_or_none_of_it():
     scores = typical()
     code, math = scores["expert:code"].nats, scores["expert:math"].nats
