@@ -92,7 +92,8 @@ def remarks(split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     chats = [message for row in rows["chat"] for message in row.messages or (Message("user", row.prompt),)]
     asked = [row.prompt for row in rows["general"]] + [one.content for one in chats if one.role == "user"]
     said = [row.prompt for row in rows["prose"]] + [one.content for one in chats if one.role == "assistant"]
-    return tuple(one for one in asked if len(one) <= LONGEST), tuple(one for one in said if len(one) <= LONGEST)
+    asked, said = (dict.fromkeys(one for one in some if len(one) <= LONGEST) for some in (asked, said))
+    return tuple(asked), tuple(said)
 
 
 @dataclass(frozen=True)
@@ -176,8 +177,8 @@ FORMS: dict[str, Form] = {
 CUT = "middle"
 """The form that keeps a part of the words; the others keep all of them."""
 
-OTHERS = (("system",), ("turns",), ("text", "message", "case", "spacing", "middle"))
-"""Other forms that routers learn a prompt in, one of each: with something before it, and in another spelling."""
+OTHERS = (("system",), ("turns",), ("text", "message", "case", "spacing"), (CUT,))
+"""Other forms that routers learn a prompt in, one of each: with something before it, in another spelling, and cut."""
 
 
 def prompt_of(example: Example) -> Prompt:

@@ -46,12 +46,17 @@ def rows(kind: str) -> tuple[tuple[str, Example], ...]:
 
 
 def read(kind: str, found: dict[str, dict[str, list[Any]]]) -> Iterator[tuple[str, Example]]:
+    """The prompts with their splits: a text, or every message of a user with the conversation before it."""
     for reach, topics in found.items():
         for topic, texts in topics.items():
             for row in texts:
                 turns = [row] if isinstance(row, str) else row
-                group = sha256("\0".join(turns).encode()).hexdigest()[:16]
-                split = reach if reach in SPLITS else TENTHS[int(group, 16) * 10 >> 64]
-                source = f"neutral/{kind}: {topic}"
+                split = reach if reach in SPLITS else TENTHS[int(named(turns), 16) * 10 >> 64]
                 said = tuple(Message(("user", "assistant")[at % 2], text) for at, text in enumerate(turns))
-                yield split, Example(plain(said), "", group, source, said if len(said) > 1 else ())
+                for end in range(1, len(said) + 1, 2):
+                    before = said[:end] if end > 1 else ()
+                    yield split, Example(plain(said[:end]), "", named(turns[:end]), f"neutral/{kind}: {topic}", before)
+
+
+def named(turns: list[str]) -> str:
+    return sha256("\0".join(turns).encode()).hexdigest()[:16]
