@@ -23,6 +23,9 @@ torch.set_num_threads(1)
 settings.register_profile("patient", deadline=None, derandomize=True)
 settings.register_profile("exploring", deadline=None)
 settings.load_profile("patient")
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as a shell in the background and nohup leave it
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -10,15 +9,6 @@ from moesaic.errors import Interrupted
 from moesaic.runs.signals import HANGUP, SIGNALS, heed, listening, mood, stopping
 
 
-@pytest.fixture
-def deadly(number: signal.Signals) -> Iterator[None]:
-    """What the signal does by default, also where the tests run under nohup."""
-    before = signal.signal(number, signal.SIG_DFL)
-    yield
-    signal.signal(number, before)
-
-
-@pytest.mark.usefixtures("deadly")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_hasty_work_ends_at_once_and_patient_work_when_it_asks(number):
     with pytest.raises(Interrupted) as ended, listening():
