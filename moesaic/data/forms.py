@@ -92,8 +92,8 @@ def remarks(split: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     chats = [message for row in rows["chat"] for message in row.messages or (Message("user", row.prompt),)]
     asked = [row.prompt for row in rows["general"]] + [one.content for one in chats if one.role == "user"]
     said = [row.prompt for row in rows["prose"]] + [one.content for one in chats if one.role == "assistant"]
-    asked, said = (dict.fromkeys(one for one in some if len(one) <= LONGEST) for some in (asked, said))
-    return tuple(asked), tuple(said)
+    both = [tuple(dict.fromkeys(one for one in some if len(one) <= LONGEST)) for some in (asked, said)]
+    return both[0], both[1]
 
 
 @dataclass(frozen=True)

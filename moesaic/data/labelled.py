@@ -68,7 +68,8 @@ def read_labelled(
     columns = Columns(known, data.known.headerless if data.known else ())
     given = numbered(hub_rows(path)) if source.path.startswith(HUB) else rows_of(path, columns)
     wanted = " and ".join((*data.spellings[0], data.label_columns[0]))
-    return usable(path, given, partial(example_of, data, labels, path), rejects, f"rows with {wanted}", source.limit)
+    read = partial(example_of, data, labels, path)
+    return usable(path, given, read, rejects, f"rows with {wanted}", source.limit, source.every)
 
 
 def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int, row: Row) -> list[Example]:

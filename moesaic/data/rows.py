@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from os.path import basename
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,17 +48,20 @@ def read_examples(path: Path) -> list[Example]:
     return [example for row in read_rows(path) for example in row]
 
 
-def read_rows(path: Path, rejects: Rejects | None = None, limit: int | None = None) -> list[list[Example]]:
+def read_rows(
+    path: Path, rejects: Rejects | None = None, limit: int | None = None, every: int = 1
+) -> list[list[Example]]:
     """Rows of a file, each as its examples (at least one); unusable rows go to `rejects`.
 
-    `limit`: read until so many different usable rows are found, and nothing behind them.
+    `limit`: read until so many different usable rows are found, and nothing behind them. `every`: only one row in so
+    many, from the first one on.
     Raises DataError for a file that is not of rows or has no usable row.
     """
 
     def read(number: int, row: Mapping[str, Any]) -> list[Example]:
         return examples_of(row, path, number)
 
-    return usable(path, rows_of(path), read, rejects or Rejects(), KNOWN, limit)
+    return usable(path, rows_of(path), read, rejects or Rejects(), KNOWN, limit, every)
 
 
 def usable(
@@ -67,13 +71,14 @@ def usable(
     rejects: Rejects,
     expected: str,
     limit: int | None = None,
+    every: int = 1,
 ) -> list[list[Example]]:
-    """Read `given` rows by `read` until `limit` different ones are found; unusable rows go to `rejects`.
+    """Read one in `every` given row by `read` until `limit` different ones are found; unusable rows go to `rejects`.
 
     Raises DataError, with `expected`, if no row is usable.
     """
     rows, groups, ignored = [], set[str](), list[str]()
-    for one in rejects.watch(path, given):
+    for one in rejects.watch(path, islice(given, 0, None, every)):
         try:
             if one.defect:
                 raise one.defect

@@ -97,7 +97,7 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
 
 def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
     """Read text outside of domains, each row once."""
-    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects, source.limit))[0])
+    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects, source.limit, source.every))[0])
 
 
 def load_unseen(given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
@@ -125,7 +125,7 @@ def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
     def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped, read = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit))
+    rows, dropped, read = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit, source.every))
     return Given(rows, dropped, _files(data, path_of), read=read)
 
 

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from moesaic.errors import DataError
-from moesaic.evaluate.statistics import of_a_share
-from moesaic.ops.metrics import f1_by_label
+from moesaic.ops.metrics import f1_by_label, of_a_share
 
 BASE = "base"
 BINS = 10

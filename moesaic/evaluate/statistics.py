@@ -6,7 +6,6 @@ Knows nothing about models, nor what a contender is: numbers per row come in, es
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -221,14 +220,6 @@ def bounds(draws: Float[np.ndarray, " r"], level: float) -> tuple[float, float]:
     """The percentile interval, from the (1 - level) / 2 to the (1 + level) / 2 quantile."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def of_a_share(hits: float, rows: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of Wilson (1927) for a share of independent rows, which also holds for few rows and near 0 or 1."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share, weight = hits / rows, z * z / rows
-    middle, half = share + weight / 2, z * math.sqrt(share * (1 - share) / rows + weight / rows / 4)
-    return max(0.0, (middle - half) / (1 + weight)), min(1.0, (middle + half) / (1 + weight))
 
 
 def _sums_by_group(values: Float[np.ndarray, "n c"], groups: np.ndarray) -> Float[np.ndarray, "g c"]:

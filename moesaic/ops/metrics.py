@@ -3,6 +3,9 @@
 An answer of -1 is none of the labels. Knows nothing about tasks.
 """
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -59,3 +62,11 @@ def auroc(inside: Float[np.ndarray, " n"], outside: Float[np.ndarray, " m"]) -> 
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
     n, m = len(inside), len(outside)
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m)) if n and m else float("nan")
+
+
+def of_a_share(hits: float, rows: int, level: float = 0.95) -> tuple[float, float]:
+    """The interval of Wilson (1927) for a share of independent rows, which also holds for few rows and near 0 or 1."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, weight = hits / rows, z * z / rows
+    middle, half = share + weight / 2, z * math.sqrt(share * (1 - share) / rows + weight / rows / 4)
+    return max(0.0, (middle - half) / (1 + weight)), min(1.0, (middle + half) / (1 + weight))

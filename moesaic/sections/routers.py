@@ -125,9 +125,9 @@ class RouterSpec(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout rate of the hidden states of an mlp, a tree or attention."""
     abstain: Literal["auto", "off"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
-    """Prompts that are left to the base because they belong to no expert: auto abstains on those that are less like an
-    expert's than 99% of the experts' own validation prompts; a number is the least probability of belonging to an
-    expert; off never abstains."""
+    """Prompts that are left to the base because they belong to no expert: auto abstains where the base is more probable
+    than all experts together, but on at most 2% of the experts' own prompts by their validation; a number is the least
+    probability of belonging to an expert; off never abstains."""
 
     @property
     def title(self) -> str:

@@ -22,6 +22,8 @@ class Source(Section):
     """File of rows, relative to `data_root`."""
     limit: Count | None = None
     """Number of usable rows to read, from the beginning of the file; no row behind them is read (default: all)."""
+    every: Count = 1
+    """Read one row in so many, from the first one on: some of each part of a sorted file (default: every row)."""
 
     @model_validator(mode="before")
     @classmethod

@@ -39,11 +39,7 @@ def other_forms(run: Run, examples: Sequence[Example], others: Sequence[str]) ->
 
 
 def neutral_rows(run: Run, split: str) -> list[Tokens]:
-    """Neutral prompts as they are, then each in one other form that is drawn for it."""
+    """Neutral prompts as they are, then in as many other forms as those of experts."""
     examples = [example for rows in neutral(split).values() for example in rows]
-    every = [form for others in OTHERS for form in others]
-    names = ["as_is"] * len(examples) + [drawn(example, every) for example in examples]
-    return [
-        in_form(run, prompt_of(one), name, Draw(one.group, split == "test"))
-        for one, name in zip(examples * 2, names, strict=True)
-    ]
+    names = ["as_is"] * len(examples) + [drawn(example, others) for others in OTHERS for example in examples]
+    return in_forms(run, examples * (1 + len(OTHERS)), names, judged=split == "test")

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from moesaic.ops.metrics import auroc
+from moesaic.ops.metrics import auroc, of_a_share
 from moesaic.routing.guard import Guard, logit, odds
 from moesaic.routing.routers import MLPRouter
 from moesaic.sections.training import Train
@@ -21,7 +21,7 @@ from moesaic.train.routers import best_temperature
 HIDDEN = [256]
 EPOCHS, PATIENCE, BATCH, LR, DECAY = 12, 4, 64, 1e-3, 0.01
 REFUSED, REFUSED_IN_OTHER_FORMS = 0.02, 0.05
-"""Shares of the experts' own validation prompts, as they are and in other forms, that `auto` may abstain on at most."""
+"""Shares of the experts' own prompts, as they are and in other forms, that `auto` may abstain on at most."""
 
 
 Rows = tuple[Float[Tensor, "n d"], Int[Tensor, " n"]]
@@ -153,14 +153,20 @@ def temperature_of(logits: Float[Tensor, "n outcomes"], labels: Int[Tensor, " n"
 def limit_of(own: Float[Tensor, " n"], held_out: Outcomes, abstain: str | float) -> float:
     """The log-odds below which a router abstains: those of the probability `abstain`.
 
-    For "auto" even odds, so that the more probable of experts and base answers; but lower where more than the share
-    REFUSED of different prompts as they are would be left to the base, or REFUSED_IN_OTHER_FORMS of changed ones.
+    For "auto" even odds, so that the more probable of experts and base answers; but lower where these prompts do not
+    show, with 95% confidence, that at most the share REFUSED of prompts as they are would be left to the base, and
+    REFUSED_IN_OTHER_FORMS of changed ones. Of prompts with the same odds one counts.
     """
     if not isinstance(abstain, str):
         return logit(abstain)
     shares = ((held_out.as_is, REFUSED), (held_out.changed, REFUSED_IN_OTHER_FORMS))
     different = [(own[some].double().round(decimals=4).unique(), share) for some, share in shares if some.any()]
-    return min(0.0, *(odds.quantile(share, interpolation="lower").item() for odds, share in different))
+    return min(0.0, *(odds[refusable(len(odds), share)].item() for odds, share in different))
+
+
+def refusable(prompts: int, share: float) -> int:
+    """The most of so many prompts whose refusal still shows that at most the share of all are refused."""
+    return max((some for some in range(prompts) if of_a_share(some, prompts, level=0.9)[1] <= share), default=0)
 
 
 def figures(own: Float[Tensor, " n"], held_out: Outcomes, limit: Tensor, num_experts: int) -> dict[str, float]:

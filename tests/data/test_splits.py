@@ -92,6 +92,18 @@ def test_a_limit_takes_the_first_whole_rows_and_reads_nothing_behind_them(files)
     assert load_source([Source(path="train", limit=60)], files.folder.joinpath)
 
 
+def test_every_so_many_rows_are_read_and_no_others(files):
+    files.put(train=numbered(*range(30)), test=numbered(999))
+    whole, some, few = (
+        load_source([Source(path="train", **keys)], files.folder.joinpath)
+        for keys in ({}, {"every": 7}, {"every": 7, "limit": 3})
+    )
+    lines = {int(example.source.split(":")[1]): example for example in whole}
+    assert len(lines) == 30
+    assert {int(example.source.split(":")[1]) for example in some} == {*range(1, 31, 7)}
+    assert {int(example.source.split(":")[1]) for example in few} == {1, 8, 15}
+
+
 def test_a_share_of_a_limited_train_is_that_share(files):
     files.put(train=numbered(*range(3000)), test=numbered(9999))
     domain = files.load(train={"path": "train", "limit": 200}, validation=0.2)

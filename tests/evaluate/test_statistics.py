@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesaic.errors import CompatibilityError, DataError
-from moesaic.evaluate.statistics import Difference, Means, Scores, bounds, mean_nats, of_a_share, paired, perplexity
+from moesaic.evaluate.statistics import Difference, Means, Scores, bounds, mean_nats, paired, perplexity
 
 
 def scored(nats: list[float], tokens: list[int], domains: str | list[str], groups: str | list[str]) -> Scores:
@@ -214,9 +214,3 @@ def test_no_group_and_no_draw_costs_a_call_of_its_own():
     finally:
         sys.setprofile(None)
     assert calls < 25_000
-
-
-def test_the_interval_of_a_share_is_that_of_the_tables():
-    assert of_a_share(8, 10) == pytest.approx((0.4902, 0.9433), abs=5e-5)
-    assert of_a_share(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
-    assert of_a_share(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)

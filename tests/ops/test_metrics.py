@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from moesaic.ops.metrics import auroc, metric, tallies
+from moesaic.ops.metrics import auroc, metric, of_a_share, tallies
 
 
 @st.composite
@@ -65,3 +65,9 @@ def test_auroc_counts_pairs_in_order_and_half_of_the_ties():
     inside, outside = np.array([3.0, 2.0, 2.0]), np.array([1.0, 2.0])
     pairs = [(a > b) + 0.5 * (a == b) for a in inside for b in outside]
     assert auroc(inside, outside) == sum(pairs) / len(pairs)
+
+
+def test_the_interval_of_a_share_is_that_of_the_tables():
+    assert of_a_share(8, 10) == pytest.approx((0.4902, 0.9433), abs=5e-5)
+    assert of_a_share(0, 10) == pytest.approx((0.0, 0.2775), abs=5e-5)
+    assert of_a_share(10, 10) == pytest.approx((0.7225, 1.0), abs=5e-5)

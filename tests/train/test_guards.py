@@ -8,7 +8,7 @@ import torch
 
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Guard, Opinion, Ruling, guarded, logit, odds
-from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, give_voice, limit_of, train_guard
+from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, give_voice, limit_of, refusable, train_guard
 
 EXPERTS, WIDTH = 3, 12
 
@@ -39,6 +39,13 @@ def test_probabilities_of_a_guard_are_right_as_often_as_they_say():
     for low in (0.2, 0.4, 0.6, 0.8):
         some = (said >= low) & (said < low + 0.2)
         assert abs(said[some].mean() - true[some].mean()) < 0.1
+
+
+def test_few_prompts_show_less_than_many():
+    """Of 1,000 the 2% were 20; the upper bounds of Wilson for 12 and 13, one-sided at 95%, are 1.9% and 2.04%."""
+    assert [refusable(prompts, 0.02) for prompts in (10, 364, 1000)] == [0, 2, 12]
+    judged = outcomes(0, 10)
+    assert limit_of(torch.arange(len(judged.labels)) - 50.0, judged, "auto") == -50
 
 
 def test_the_limit_is_a_quantile_or_the_odds_of_a_number():
