@@ -22,7 +22,7 @@ class Source(Section):
     """File of rows, relative to `data_root`."""
     limit: Count | None = None
     """Number of usable rows to read, from the beginning of the file; no row behind them is read (default: all)."""
-    every: Count = 1
+    every: Count = Field(1, exclude_if=lambda every: every == 1)  # runs without it keep their keys
     """Read one row in so many, from the first one on: some of each part of a sorted file (default: every row)."""
 
     @model_validator(mode="before")
