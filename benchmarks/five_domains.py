@@ -53,7 +53,7 @@ ROWS = (
     "experts.math.data.train=[{path: gsm8k/train.jsonl, limit: 2223}]",
     "experts.code.data.train=[mbpp/train.jsonl, {path: code_instruct/train.jsonl, limit: 1852}]",
     "experts.knowledge.data.train=[mmlu/train.jsonl, truthfulqa/train.jsonl]",
-    "experts.conversation.data.train=[{path: sgd_dialogues/train.jsonl, limit: 270}]",
+    "experts.conversation.data.train=[{path: sgd_dialogues/train.jsonl, limit: 270, every: 7}]",
     "experts.reasoning.data.train=[{path: arc/train.jsonl, limit: 2223}]",
 )
 OVERRIDES = (ranks(8), ranks(16), ("train.steps=375",), (*ROWS, "train.steps=500"))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.page import Page
-from moesaic.evaluate.statistics import Difference, Means, Scores, of_a_share
+from moesaic.evaluate.statistics import Difference, Means, Scores
+from moesaic.ops.metrics import of_a_share
 
 PUBLISHED_LOSS = {"math": 1.23, "reasoning": 1.84, "code": 1.57, "conversation": 2.45, "knowledge": 1.74}
 """Validation losses that the document reports, over Gemma-3-270M."""
