@@ -1,4 +1,4 @@
-"""The domain of conversation: a user and an assistant settle an errand or chat, as in `scenarios`.
+"""The domain of conversation: a user and an assistant settle an errand, as in `scenarios`.
 
 Knows nothing about splits; its groups are the templates that conversations begin with.
 """
@@ -10,24 +10,20 @@ from moesaic.data.demo.phrases import filled, open_slots, worded
 from moesaic.data.demo.scenarios import Moves, Scenario, read_scenarios
 from moesaic.data.demo.shapes import Exchange, Groups
 
-DRAWN = 700, 1000  # conversations of scenarios, and exchanges of small talk, before splits are made
+DRAWN = 700, 900  # whole conversations, and beginnings of others, before splits are made
 
 
 def groups(seed: int) -> Groups:
-    """Conversations of all scenarios in turn, and small talk, by the template of what the user says first."""
+    """Conversations of all scenarios in turn, by the template of their first words; of some only the first exchange."""
     rng = Random(f"{seed} dialogue")
     known = read_scenarios()
     found: Groups = {}
-    for number in range(DRAWN[0]):
+    for number in range(sum(DRAWN)):
         scenario = known.scenarios[number % len(known.scenarios)]
         opening = rng.choice(scenario.openings)
         talk = Talk(scenario, known.moves, known.pools | scenario.pools, rng)
         talk.run(opening, turns=rng.randint(2, 3))
-        found.setdefault(opening, []).append(talk.exchanges)
-    for number in range(DRAWN[1]):
-        said, answered = known.chat[number % len(known.chat)]
-        template = rng.choice(said)
-        found.setdefault(template, []).append([Exchange(worded(template, rng), worded(answered, rng))])
+        found.setdefault(opening, []).append(talk.exchanges[: None if number < DRAWN[0] else 1])
     return found
 
 
@@ -77,7 +73,7 @@ class Talk:
         if "bye" in chosen:
             thanks, bye = self.shared.bye
             self.say(thanks)
-            self.say(scenario.bye or bye)
+            self.say(bye)
 
     def ask(self, slot: str, doubt: bool) -> None:
         question, answer = self.scenario.details[slot]

@@ -18,7 +18,7 @@ class Scenario(NamedTuple):
     """A situation: openings of the user, details to settle, the outcome, and further questions.
 
     `details`: slot -> the assistant's question and the user's answer, unless the opening has the detail. `check`
-    repeats the details; small talk has none. `extras`: questions after the outcome, with answers.
+    repeats the details; advice needs none. `extras`: questions after the outcome, with answers.
     """
 
     pools: dict[str, Sequence]
@@ -27,7 +27,6 @@ class Scenario(NamedTuple):
     done: str
     extras: list[Exchange]
     check: str = ""
-    bye: str = ""
 
 
 class Moves(NamedTuple):
@@ -41,12 +40,11 @@ class Moves(NamedTuple):
 
 
 class Scenarios(NamedTuple):
-    """All scenarios and all small talk, with common moves and pools. `chat`: what is said -> how it is answered."""
+    """All scenarios, with common moves and pools."""
 
     moves: Moves
     pools: dict[str, Sequence]
     scenarios: list[Scenario]
-    chat: list[tuple[list[str], str]]
 
 
 @cache
@@ -55,8 +53,7 @@ def read_scenarios() -> Scenarios:
     phrases = written.pop("phrases")
     written = complete(written, phrases)
     scenarios = [Scenario(**scenario | {"pools": pools(scenario["pools"])}) for scenario in written["scenarios"]]
-    chat = [(talk["said"], talk["answered"]) for talk in written["chat"]]
-    return Scenarios(Moves(**written["moves"]), pools(written["pools"]), scenarios, chat)
+    return Scenarios(Moves(**written["moves"]), pools(written["pools"]), scenarios)
 
 
 def complete(value: Any, phrases: Mapping[str, str]) -> Any:
