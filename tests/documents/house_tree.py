@@ -30,7 +30,7 @@ OTHER_FILES = {
     "data/demo/cooking.yaml": "instructions for cooking as data",
     "data/demo/modules.yaml": "modules of the standard library that every Python here has",
     "data/demo/problems.yaml": "the questions for sums as data",
-    "data/demo/scenarios.yaml": "the conversations and small talk as data",
+    "data/demo/scenarios.yaml": "the conversations as data",
     "data/demo/stories.yaml": "short stories as data",
     "data/demo/tasks.yaml": "small functions as data",
     "data/neutral_text/": "text of no domain, for routers to learn when to abstain; README.md: its licence and rules",
