@@ -505,6 +505,10 @@ def adopt(
     enable: Annotated[
         list[str] | None, Option(metavar="NAME", help="Include a disabled expert again; repeatable.")
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="With --into: teach the router the corrected prompts of this trace."),
+    ] = None,
     kind: Annotated[
         str | None,
         Option(metavar="lora|ffn|model", help="Kind of expert made from a fine-tuned model (default: lora)."),
@@ -536,7 +540,8 @@ def adopt(
     }
     common |= {"base": base, "embed": embed}
     new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
-    changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
+    changes: dict[str, Any] = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
+    changes |= {"corrections": corrections}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
 
