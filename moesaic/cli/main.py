@@ -700,12 +700,15 @@ def serve(
         Path | None, Option(metavar="FILE", help="Append decisions and corrections to FILE (default: no trace).")
     ] = None,
     trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
+    ram: Ram = None,
+    vram: Vram = None,
 ) -> None:
     """Serve a model with the routes of OpenAI's API. Each answer says which expert gave it."""
     place = existing(path)
     from moesaic.cli.serving import entry_of, serving, sized
 
     model: dict[str, Any] = {"at": place, "base": base, "trace": trace, "trace_texts": trace_texts, "name": name}
+    model |= {"ram": ram, "vram": vram}
     limits: dict[str, Any] = {"rows": rows, "queue": queue, "memory": sized(cache, "cache"), "prefill": prefill}
     limits |= {"new_tokens": max_new_tokens, "margin": margin}
     entry = entry_of(api_key_file, allow_host or [], allow_origin or [], sized(body, "body"))

@@ -106,12 +106,10 @@ class Scheduler:
 
     `memory`: the bytes of all keys and values, allocated at once; None: so many that 8,192 tokens fit, or the longest
     row. `rows`: the most rows in flight. `prefill`: the most tokens of prompts that are read in a step.
+    Raises MemoryLimitError where a mixture under a budget has too little memory for these rows and its experts.
     """
 
     def __init__(self, engine: Engine, memory: int | None = None, rows: int = 16, prefill: int = 256):
-        if engine.source.sorts:
-            hint = "load the mixture with more memory, or without a limit"
-            raise MemoryLimitError("rows in flight need all experts in memory", hint=hint)
         self.engine, self.mixture = (
             engine,
             cast(Chunked, engine.mixture),
@@ -122,6 +120,7 @@ class Scheduler:
                 raise RecipeError("a scheduler needs some", field=name, expected=">= 1", got=value)
         self.rows, self.prefill = rows, prefill
         self.pool = self.mixture.pool(memory)
+        engine.source.serve(self.pool.bound, rows, prefill)
         self.queue: deque[Ticket] = deque()  # undecided
         self.seats: dict[Row, Seat] = {}  # of rows that wait, read or run
         self.flight: Flight | None = None  # the rows that run
