@@ -1,6 +1,8 @@
 """A run as a test opens it, beside the verbs: its texts, its models, its task, and which of its parts are stale."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from moesaic.recipe import Recipe
 from moesaic.runs.directory import RunDir
@@ -21,6 +23,24 @@ class Told(Silent):
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
+
+
+def two_experts(
+    pretrain: Mapping[str, int], train: Mapping[str, int], router: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """The recipe of two experts, adds and says, over a nano base. `pretrain`, `train`: steps, batch and length."""
+    return {
+        "name": "small",
+        "workers": 1,
+        "base": {"size": "nano", "vocab_size": 300, "pretrain": {**pretrain, "lr": 1e-2, "evaluate_every": 0}},
+        "train": {**train, "lr": [1e-2, 3e-2], "evaluate_every": 0},
+        "experts": {
+            name: {"kind": "lora", "rank": 2, "data": {"train": f"{name}.jsonl", "test": f"{name}_test.jsonl"}}
+            for name in ("adds", "says")
+        },
+        "router": {"kind": "linear", "feature": "embedding_mean", **router},
+        **more,
+    }
 
 
 def opened(recipe: Recipe, root: Path) -> Run:

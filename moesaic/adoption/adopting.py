@@ -26,6 +26,8 @@ from moesaic.data.neutral import neutral
 from moesaic.data.prompts import read_prompts
 from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, memory_for, nearest
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
+from moesaic.generate.request import BASE
+from moesaic.generate.trace import read_trace
 from moesaic.hub.locate import Located, Origins, locate, origins_in
 from moesaic.interop.folders import what_is
 from moesaic.interop.peft_config import CONFIG
@@ -49,6 +51,8 @@ MOST = 100
 """The most prompts of one expert that are used; ten are enough."""
 BATCH = 32
 FEATURE = "hidden_mean"
+CORRECTED = "_corrected."
+"""Before an expert's name (no name begins so): the features of its corrected prompts, those of the latest trace."""
 SEED = 0
 
 Where = str | PathLike[str]
@@ -59,12 +63,13 @@ Prompted = list[str | Conversation]
 class Member:
     """An expert of the new mixture. `origin`: repository and commit of an expert from the hub.
 
-    `features`: of its prompts, for the router.
+    `features`: of its prompts, for the router; `corrected`: of prompts that a correction gives to it.
     """
 
     expert: Joined[Any]
     origin: dict[str, str]
     features: torch.Tensor | None = None
+    corrected: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,14 @@ class At:
 
 @dataclass(frozen=True)
 class Routed:
-    """How a router that is trained abstains, and its groups of experts; None: it is flat."""
+    """How a router that is trained abstains, and its groups of experts; None: it is flat.
+
+    `nobodys`: features of prompts that a correction leaves to the base.
+    """
 
     abstain: str | float
     groups: dict[str, list[str]] | None
+    nobodys: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,7 @@ def amend(
     base: Where | None = None,
     embed: bool = False,
     groups: Mapping[str, Sequence[str]] | None = None,
+    corrections: Where | None = None,
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
@@ -173,11 +183,12 @@ def amend(
     The router does not choose an expert in `disable` until it is enabled again; a caller that names the expert still
     gets its answers. The name of a dropped expert is free for another one. `groups`: groups of the added experts, where
     the router is a tree; the others keep theirs, and an empty group is dropped. `base`: the new place of the same base,
-    if it was moved; `embed`: copy it into the mixture.
+    if it was moved; `embed`: copy it into the mixture. `corrections`: a routing trace with texts, whose corrected
+    prompts the router learns too, in place of those of an earlier trace.
     """
     root, report = Path(folder).absolute(), progress or Silent()
     require_mixture(root)
-    if not (experts or drop or disable or enable or base or embed):
+    if not (experts or drop or disable or enable or base or embed or corrections):
         raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
     with lock(root), memory_for("this mixture", "use a smaller base"):
         at, manifest = standing(root)
@@ -201,8 +212,16 @@ def amend(
         members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
-        ready = (at / "router", facts) if not (found or drop) else None
-        how = Routed(facts.get("abstain", "off"), divided)
+        ready = (at / "router", facts) if not (found or drop or corrections) else None
+        nobodys = features_in(at).get(f"{CORRECTED}{BASE}")
+        if corrections:
+            if facts["kind"] == "arrow":
+                what = "the mixture's router was made from weights and learns no prompts"
+                raise RecipeError(what, field="corrections", hint="adopt all experts anew, with prompts for each")
+            rows = corrected_rows(Path(corrections), [*members], parts, report)
+            members = {one: replace(made, corrected=rows.get(one)) for one, made in members.items()}
+            nobodys = rows.get(BASE)
+        how = Routed(facts.get("abstain", "off"), divided, nobodys)
         return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, how)
 
 
@@ -353,21 +372,46 @@ def present(
     kind: AnyKind, at: Path, manifest: dict[str, Any], origins: Origins, names: list[str], base: Base
 ) -> dict[str, Member]:
     """Read the experts of an existing mixture, with the features of their prompts."""
-    path = at / "router" / router_room.FEATURES
-    features = read_tensors(path) if path.is_file() else {}
-    members = {}
+    features, members = features_in(at), {}
     for name in names:
         folder, facts = at / "experts" / name, manifest["adopted"]["experts"][name]
         expert = Joined(kind.value(kind.read(folder, base)), folder, facts)
-        members[name] = Member(expert, origins.get(name, {}), features.get(name))
+        members[name] = Member(expert, origins.get(name, {}), features.get(name), features.get(f"{CORRECTED}{name}"))
     return members
 
 
-@torch.no_grad()
+def features_in(at: Path) -> dict[str, torch.Tensor]:
+    """The features that the router of a mixture was made from."""
+    path = at / "router" / router_room.FEATURES
+    return read_tensors(path) if path.is_file() else {}
+
+
+def corrected_rows(trace: Path, names: list[str], base: Base, progress: Progress) -> dict[str, torch.Tensor]:
+    """Features of the prompts of a trace by the expert, or base, that a correction gives them; the latest of each."""
+    rows = [one for one in read_trace(trace) if one.correction is not None]
+    if unknown := sorted({one.correction for one in rows if one.correction} - {*names, BASE}):
+        progress.warn(f"corrections name {', '.join(unknown)}, which the mixture has not: left out")
+    texts = {(one.asked, one.raw): one.correction for one in rows if one.asked}
+    found: dict[str, list[list[int]]] = {}
+    for (asked, raw), expert in texts.items():
+        if expert and expert not in unknown and asked:
+            found.setdefault(expert, []).append(ids_of(base, asked, f"corrections.{expert}", raw))
+    if not found:
+        got = f"{len(rows)} corrections, {len(texts)} prompts with their text"
+        hint = "record texts too (--trace-texts), and correct decisions, as by /wrong in `moesaic chat`"
+        raise DataError("no corrections to learn", path=trace, got=got, hint=hint)
+    return {expert: features_of_rows(base, some[-MOST:]) for expert, some in found.items()}
+
+
 def features_of(base: Base, prompts: Prompted, name: str) -> torch.Tensor:
     """Features (n, d) of the prompts of one expert, independent of those of other experts."""
-    context = base.decoder.config.context
-    rows = [ids_of(base, prompt, f"prompts.{name}[{index}]")[:context] for index, prompt in enumerate(prompts)]
+    rows = [ids_of(base, prompt, f"prompts.{name}[{index}]") for index, prompt in enumerate(prompts)]
+    return features_of_rows(base, rows)
+
+
+@torch.no_grad()
+def features_of_rows(base: Base, rows: Sequence[list[int]]) -> torch.Tensor:
+    rows = [row[: base.decoder.config.context] for row in rows]
     order: list[int] = []
     found: list[torch.Tensor] = []
     for chosen in by_length([len(row) for row in rows], BATCH):
@@ -379,10 +423,10 @@ def features_of(base: Base, prompts: Prompted, name: str) -> torch.Tensor:
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
-def ids_of(base: Base, prompt: str | Conversation, field: str) -> list[int]:
+def ids_of(base: Base, prompt: str | Conversation, field: str, raw: bool = False) -> list[int]:
     """The ids of a prompt, one at least; the chat template of the base may refuse a conversation."""
     try:
-        ids = base.tokenizer.begin(prompt)
+        ids = base.tokenizer.begin(prompt, raw)
     except DataError as error:
         error.field = field
         raise
@@ -441,10 +485,14 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
     """Make a router from the features of prompts, or else from weights; returns its folder and its facts."""
     names = tuple(members)
     features = {name: one.features for name, one in members.items() if one.features is not None}
+    corrected = {name: one.corrected for name, one in members.items() if one.corrected is not None}
+    corrected |= {BASE: how.nobodys} if how.nobodys is not None else {}
     disk.make_all(folder)
     guard: Guard | None = None
     if features:
-        write_tensors(folder / router_room.FEATURES, features)
+        apart = {f"{CORRECTED}{name}": some for name, some in corrected.items()}
+        write_tensors(folder / router_room.FEATURES, {**features, **apart})
+        features = {name: torch.cat([some, corrected.get(name, some[:0])]) for name, some in features.items()}
         facts: dict[str, Any] = {"kind": "linear", "feature": FEATURE}
         made: TrainedRouter
         if how.groups:
@@ -453,13 +501,16 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
             facts |= {"kind": "tree", "groups": how.groups}
         else:
             made, judged = few_shot([*features.values()])
+        facts |= {"corrected": {name: len(some) for name, some in corrected.items()}} if corrected else {}
         facts["accuracy"] = judged.accuracy
         facts |= {"right": dict(zip(names, judged.right, strict=True)), "of": dict(zip(names, judged.of, strict=True))}
         metrics = {"accuracy_held_out": judged.accuracy, "temperature": made.hottest}
         facts["abstain"] = abstain = how.abstain
         if abstain != "off":
             nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
-            guard, certainty = few_shot_guard([*features.values()], features_of(base, nobodys, "neutral"), abstain)
+            theirs = features_of(base, nobodys, "neutral")
+            theirs = theirs if how.nobodys is None else torch.cat([theirs, how.nobodys])
+            guard, certainty = few_shot_guard([*features.values()], theirs, abstain)
             facts |= {key: certainty[key] for key in ("abstained_own", "abstained_neutral")}
             metrics |= certainty
     else:

@@ -144,6 +144,9 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
         if "abstained_neutral" in router:
             yield f"  leaves {router['abstained_neutral']:.0%} of prompts that belong to no expert to the base, and"
             yield f"  {router['abstained_own']:.0%} of the experts' own (both of prompts that it did not learn from)"
+        if "corrected" in router:
+            counts = ", ".join(f"{number} of {name}" for name, number in router["corrected"].items())
+            yield f"  learned from corrected prompts, too: {counts}"
         if made.disabled:
             yield f"  sends prompts of {', '.join(made.disabled)} to other experts"
     else:

@@ -83,11 +83,15 @@ def command(line: str) -> Action:
 
 @dataclass(frozen=True)
 class Answered:
-    """The last prompt with its conversation, who answered, and whether the caller chose that."""
+    """The last prompt with its conversation, who answered, and whether the caller chose that.
+
+    `id`: of the decision in the trace; None without a trace, and where Ctrl-C came before the decision.
+    """
 
     asked: Conversation
     routing: RoutingReport
     forced: bool
+    id: str | None
 
 
 @dataclass(frozen=True)
@@ -121,11 +125,17 @@ class Chat:
         asked = recent(given, self.fits)
         if dropped := len(given) - len(asked):
             note(f"the oldest {dropped} messages were dropped: the context has {self.model.context} tokens")
+        before = self.latest
         said, made = self.answer(asked, talk.forced)
+        id = self.latest if self.latest != before else None
         routing = made.routing if made else self.decision(asked, talk.forced)
         self.sign(routing, talk.forced is not None, ending(made) if made else "stopped by Ctrl-C")
         history = (*asked, Message("assistant", said)) if said else asked[:-1]
-        return replace(talk, history=history, last=Answered(asked, routing, talk.forced is not None))
+        return replace(talk, history=history, last=Answered(asked, routing, talk.forced is not None, id))
+
+    @property
+    def latest(self) -> str | None:
+        return self.model.trace.latest if self.model.trace else None
 
     def fits(self, talk: Conversation) -> bool:
         return self.model.length(talk) + self.settings["max_new_tokens"] <= self.model.context
@@ -172,7 +182,7 @@ class Chat:
         return talk
 
     def wrong(self, talk: Talk, expert: str) -> Talk:
-        """Write beside the trace which expert should have answered the last prompt."""
+        """Write into the trace which expert should have answered the last prompt."""
         last = self.answered(talk, "wrong")
         if not self.model.routes:
             raise RecipeError("nothing routes here", field="/wrong", hint="a mixture has decisions to correct")
@@ -180,9 +190,12 @@ class Chat:
             raise RecipeError("the router did not decide", field="/wrong", got=f"{last.routing.chosen}, forced")
         if self.model.trace is None:
             hint = "start the chat with --trace FILE"
-            raise RecipeError("no trace to write a correction beside", field="/wrong", hint=hint)
-        path = self.model.trace.correct(last.asked, self.model.length(last.asked), last.routing, expert)
-        note(f"{last.routing.chosen} should have been {expert}: written, with the conversation, to {path}")
+            raise RecipeError("no trace to write a correction to", field="/wrong", hint=hint)
+        if last.id is None:
+            raise RecipeError("stopped before the decision was written", field="/wrong", hint="ask again")
+        self.model.trace.correct(last.id, expert)
+        text = "" if self.model.trace.texts else "; routers learn it only from a trace with --trace-texts"
+        note(f"{last.routing.chosen} should have been {expert}: written to the trace{text}")
         return talk
 
     def new(self, talk: Talk, _: str) -> Talk:
@@ -224,7 +237,7 @@ class Command:
 COMMANDS = {
     "force": Command("[EXPERT]", "Let EXPERT, or base, answer from now on; off or nothing: the router.", Chat.force),
     "compare": Command("", "Answer the last prompt with the base and with each expert.", Chat.compare),
-    "wrong": Command("EXPERT", "Write beside the trace that EXPERT, or base, should have answered.", Chat.wrong),
+    "wrong": Command("EXPERT", "Write into the trace that EXPERT, or base, should have answered.", Chat.wrong),
     "new": Command("", "Begin a new conversation.", Chat.new),
     "say": Command("TEXT", "Send TEXT, also where it looks like a command.", Chat.say),
     "help": Command("", "Print this list.", Chat.help),

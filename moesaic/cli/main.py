@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import Signature, signature
+from inspect import Parameter, Signature, signature
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -94,7 +94,7 @@ TopK = Annotated[int, Option(help="Sample from this number of most probable toke
 Seed = Annotated[int | None, Option(help="Seed of the sampling (default: a new seed each time).")]
 Stop = Annotated[list[str] | None, Option(metavar="TEXT", help="End before this text; repeatable.")]
 TraceFile = Annotated[
-    Path | None, Option(metavar="FILE", help="Append all routing decisions to FILE (default: no trace).")
+    Path | None, Option(metavar="FILE", help="Append decisions and corrections to FILE (default: no trace).")
 ]
 TraceTexts = Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")]
 Prompts = Annotated[
@@ -295,83 +295,102 @@ def evaluate(
         show_evaluation(work.do(stages.evaluate))
 
 
-def refuse_both(prompts: list[str] | None, messages: str | None) -> None:
+def asked(prompts: Prompts = None, messages: Messages = None, raw: Raw = False) -> dict[str, Any]:
+    """Prompts or a conversation, and how texts are read."""
     if messages and prompts:
         raise typer.BadParameter("give prompts or a conversation, not both", param_hint="--messages")
+    return {"prompts": prompts, "messages": messages, "raw": raw}
 
 
-@app.command(cls=Prompted)
-def generate(
-    path: AnyModel,
-    prompts: Prompts = None,
-    messages: Messages = None,
-    raw: Raw = False,
-    max_new_tokens: Annotated[
-        int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
-    ] = None,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    stop: Stop = None,
-    expert: Answering = None,
+def sampled(
+    temperature: Temperature = 0.0, top_p: TopP = 1.0, top_k: TopK = 0, seed: Seed = None, stop: Stop = None
+) -> dict[str, Any]:
+    """Settings of an answer, as `generate` of a model takes them."""
+    settings = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    return {**settings, "stop": tuple(stop or ())}
+
+
+def loaded(
     base: BaseOfExpert = None,
     trace: TraceFile = None,
     trace_texts: TraceTexts = False,
     ram: Ram = None,
     vram: Vram = None,
+) -> dict[str, Any]:
+    """How a model that answers is loaded, as `moesaic.load` takes it."""
+    return {"base": base, "trace": trace, "trace_texts": trace_texts, "ram": ram, "vram": vram}
+
+
+def with_options(*shared: Callable[..., dict[str, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a verb the options of these functions: its parameter with the name of one gets what that one returns."""
+    named = {one.__name__: signature(one).parameters for one in shared}
+
+    def wrapped(verb: Callable[..., None]) -> Callable[..., None]:
+        def command(**given: Any) -> None:
+            for one in shared:
+                given[one.__name__] = one(**{name: given.pop(name) for name in named[one.__name__]})
+            verb(**given)
+
+        own = signature(verb).parameters
+        every = [each for name, one in own.items() for each in named.get(name, {name: one}).values()]
+        keywords = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in every]
+        command.__signature__ = Signature(keywords)  # type: ignore[attr-defined]
+        command.__name__, command.__doc__ = verb.__name__, verb.__doc__
+        return command
+
+    return wrapped
+
+
+@app.command(cls=Prompted)
+@with_options(asked, sampled, loaded)
+def generate(
+    path: AnyModel,
+    asked: dict[str, Any],
+    *,
+    max_new_tokens: Annotated[
+        int | None, Option(help="Maximum number of new tokens (default: 128, or half of a smaller context).")
+    ] = None,
+    sampled: dict[str, Any],
+    expert: Answering = None,
+    loaded: dict[str, Any],
     as_json: AsJson = False,
 ) -> None:
     """Continue prompts. A mixture also prints which expert answered."""
-    refuse_both(prompts, messages)
     place = existing(path)
     from moesaic.cli.generating import answer, show_traffic, wanted
 
-    given = wanted(prompts, messages)
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ()), "expert": expert, "raw": raw}
-    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
+    given = wanted(asked["prompts"], asked["messages"])
+    settings = {**sampled, "max_new_tokens": max_new_tokens, "expert": expert, "raw": asked["raw"]}
+    with moesaic.load(place, **loaded) as model:
         answer(model, given, settings, as_json)
-        if ram or vram:
+        if loaded["ram"] or loaded["vram"]:
             show_traffic(model.traffic)
 
 
 @app.command(cls=Prompted)
+@with_options(asked)
 def route(
-    path: RunOrMixture,
-    prompts: Prompts = None,
-    messages: Messages = None,
-    raw: Raw = False,
-    ram: Ram = None,
-    vram: Vram = None,
-    as_json: AsJson = False,
+    path: RunOrMixture, asked: dict[str, Any], ram: Ram = None, vram: Vram = None, as_json: AsJson = False
 ) -> None:
     """Print the router's decision about prompts. Nothing is generated."""
-    refuse_both(prompts, messages)
     place = existing(path)
     from moesaic.cli.generating import decide, wanted
 
-    given = wanted(prompts, messages)
-    decide(moesaic.load(place, ram=ram, vram=vram), given, raw, as_json)
+    given = wanted(asked["prompts"], asked["messages"])
+    decide(moesaic.load(place, ram=ram, vram=vram), given, asked["raw"], as_json)
 
 
 @app.command()
+@with_options(sampled, loaded)
 def chat(
     path: AnyModel,
+    *,
     max_new_tokens: Annotated[
         int | None, Option(help="Maximum number of tokens of an answer (default: 512, or half of a smaller context).")
     ] = None,
-    temperature: Temperature = 0.0,
-    top_p: TopP = 1.0,
-    top_k: TopK = 0,
-    seed: Seed = None,
-    stop: Stop = None,
+    sampled: dict[str, Any],
     expert: Answering = None,
-    base: BaseOfExpert = None,
-    trace: TraceFile = None,
-    trace_texts: TraceTexts = False,
-    ram: Ram = None,
-    vram: Vram = None,
+    loaded: dict[str, Any],
 ) -> None:
     """Talk to a model. A mixture says under each answer which expert wrote it.
 
@@ -381,11 +400,9 @@ def chat(
     from moesaic.cli.chat import talk_to
     from moesaic.cli.generating import show_traffic
 
-    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-    settings |= {"top_k": top_k, "seed": seed, "stop": tuple(stop or ())}
-    with moesaic.load(place, base=base, trace=trace, trace_texts=trace_texts, ram=ram, vram=vram) as model:
-        talk_to(model.writer, settings, expert)
-        if ram or vram:
+    with moesaic.load(place, **loaded) as model:
+        talk_to(model.writer, {**sampled, "max_new_tokens": max_new_tokens}, expert)
+        if loaded["ram"] or loaded["vram"]:
             show_traffic(model.traffic)
 
 
@@ -505,6 +522,10 @@ def adopt(
     enable: Annotated[
         list[str] | None, Option(metavar="NAME", help="Include a disabled expert again; repeatable.")
     ] = None,
+    corrections: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="With --into: teach the router the corrected prompts of this trace."),
+    ] = None,
     kind: Annotated[
         str | None,
         Option(metavar="lora|ffn|model", help="Kind of expert made from a fine-tuned model (default: lora)."),
@@ -536,7 +557,8 @@ def adopt(
     }
     common |= {"base": base, "embed": embed}
     new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
-    changes = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
+    changes: dict[str, Any] = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
+    changes |= {"corrections": corrections}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)
 
 
@@ -661,9 +683,10 @@ def push(
 
 
 @app.command()
+@with_options(loaded)
 def serve(
     path: AnyModel,
-    base: BaseOfExpert = None,
+    *,
     name: Annotated[str | None, Option(help="Name of the model in requests (default: the last word of PATH).")] = None,
     host: Annotated[str, Option(help="Address to listen at; with an API key, any.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8000,
@@ -691,16 +714,13 @@ def serve(
     seconds: Annotated[float, Option(min=0.1, help="Maximum time of an answer.")] = 600.0,
     drain: Annotated[float, Option(min=0, help="Time for answers under way after SIGTERM, in seconds.")] = 30.0,
     body: Annotated[str, Option(metavar="SIZE", help="Maximum size of a request.")] = "1MB",
-    trace: Annotated[
-        Path | None, Option(metavar="FILE", help="Append decisions and corrections to FILE (default: no trace).")
-    ] = None,
-    trace_texts: Annotated[bool, Option(help="Write prompts, not only their SHA-256, into the trace.")] = False,
+    loaded: dict[str, Any],
 ) -> None:
     """Serve a model with the routes of OpenAI's API. Each answer says which expert gave it."""
     place = existing(path)
     from moesaic.cli.serving import entry_of, serving, sized
 
-    model: dict[str, Any] = {"at": place, "base": base, "trace": trace, "trace_texts": trace_texts, "name": name}
+    model = {"at": place, "name": name, **loaded}
     limits: dict[str, Any] = {"rows": rows, "queue": queue, "memory": sized(cache, "cache"), "prefill": prefill}
     limits |= {"new_tokens": max_new_tokens, "margin": margin}
     entry = entry_of(api_key_file, allow_host or [], allow_origin or [], sized(body, "body"))

@@ -1,6 +1,6 @@
 """Prompts in, text out: the one engine behind generate, chat, evaluate and servers, and its sampling."""
 
-from moesaic.generate.engine import Batch, Engine
+from moesaic.generate.engine import Engine
 from moesaic.generate.request import Generation, Request, RoutingReport
 from moesaic.generate.row import Tokenizing
 from moesaic.generate.sample import GREEDY, Logprob, Sampling, choose
@@ -8,7 +8,6 @@ from moesaic.generate.scheduler import Scheduler, Ticket
 
 __all__ = [
     "GREEDY",
-    "Batch",
     "Engine",
     "Generation",
     "Logprob",

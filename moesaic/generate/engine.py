@@ -3,22 +3,19 @@
 Knows nothing about experts, files, chat templates or HTTP: it needs a mixture that is `Routed`, and a `Tokenizing`.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, NamedTuple, Unpack
+from typing import NamedTuple, Unpack
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
-from moesaic.errors import DataError, MemoryLimitError, RecipeError, nearest
+from moesaic.errors import DataError, RecipeError, nearest
+from moesaic.generate.flight import Flight
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
-from moesaic.generate.sample import Logprob, choose, logprobs
 from moesaic.model.features import Prompts
-from moesaic.model.mixture import Routed, Session
+from moesaic.model.mixture import Room, Routed
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.routing import Routing
 from moesaic.routing.controls import oracle
@@ -56,6 +53,15 @@ class Encoded(NamedTuple):
         prompts = Prompts(self.prompts.ids[at], self.prompts.lengths[at], texts)
         limits, named = [self.limits[place] for place in places], [self.named[place] for place in places]
         return Encoded([self.requests[place] for place in places], prompts, limits, named)
+
+    def begun(self, tokenizer: Tokenizing, decisions: Sequence[RoutingReport]) -> list[list[Row]]:
+        """The rows of each request, still without tokens."""
+        lengths = self.prompts.lengths.tolist()
+        given = [ids[:length] for ids, length in zip(self.prompts.ids.tolist(), lengths, strict=True)]
+        return [
+            [Row(tokenizer, request, ids, limit, one, decision) for one in request.sampling.generators(request.n)]
+            for request, ids, limit, decision in zip(self.requests, given, self.limits, decisions, strict=True)
+        ]
 
     def notify(self, routing: Routing) -> None:
         for place, request in enumerate(self.requests):
@@ -126,12 +132,8 @@ class Engine:
                 with self.source.using(group.experts):
                     if following := self.cheapest(left):
                         self.source.expect(following.experts)
-                    own = encoded.some(group.places)
-                    batch = Batch(self, own.rows, own.tokens)
-                    at = torch.tensor(group.places, device=self.device)
-                    rows = batch.enter(own) if decided is None else batch.place(own, decided[at])
-                    while batch.rows:
-                        batch.step()
+                    own, at = encoded.some(group.places), torch.tensor(group.places, device=self.device)
+                    *_, rows = self.written(own, None if decided is None else decided[at])
                 made |= zip(group.places, ([row.generation() for row in some] for some in rows), strict=True)
         return [made[place] for place in range(len(requests))]
 
@@ -152,19 +154,67 @@ class Engine:
 
     def pieces(self, encoded: Encoded) -> Generator[str, None, Generation]:
         """Yield the final text of a single row; a second answer waits meanwhile."""
-        with self.batch(1, encoded.tokens) as batch:
-            (((row,),), sent) = batch.enter(encoded), 0
-            while not row.finish:
-                batch.step()
+        sent = 0
+        with self.source.turn(1, encoded.tokens):
+            for ((row,),) in self.written(encoded):
                 if len(row.shown) > sent:
                     yield row.shown[sent:]
                     sent = len(row.shown)
         return row.generation()
 
-    @contextmanager
-    def batch(self, rows: int, tokens: int) -> Iterator["Batch"]:
-        with self.source.turn(rows, tokens):
-            yield Batch(self, rows, tokens)
+    def written(self, encoded: Encoded, decided: Routing | None = None) -> Iterator[list[list[Row]]]:
+        """Answer requests as one batch; yield the rows of each request after every token.
+
+        `decided`: the decision about each, whose listener has been notified. Otherwise the router decides, or the
+        request's own expert.
+        """
+        with torch.inference_mode():
+            room = self.mixture.room(encoded.rows, encoded.tokens)
+        rows, first = self.admit(encoded, room, decided)
+        flight: Flight | None = first
+        while flight:
+            flight = flight.write(self.tokenizer.ends)
+            yield rows
+            flight = self.read_on(flight, room)
+
+    @torch.inference_mode()
+    def admit(self, encoded: Encoded, room: Room, decided: Routing | None) -> tuple[list[list[Row]], Flight]:
+        """Read prompts: the rows of each request, and all of them with the logits of their first tokens."""
+        if decided is not None:
+            rows, flight, _ = self.prefill(encoded, room, decided)
+            return rows, flight
+        free = [place for place, expert in enumerate(encoded.named) if expert is None]
+        others = [place for place, expert in enumerate(encoded.named) if expert is not None]
+        flights, found = list[Flight](), dict[int, list[Row]]()
+        for places in filter(None, (free, others)):
+            own = encoded.some(places)
+            named = [expert for expert in own.named if expert is not None]
+            rows, flight, decision = self.prefill(own, room, self.decision_of(named) if named else None)
+            own.notify(decision)
+            flights.append(flight)
+            found |= zip(places, rows, strict=True)
+        return [found[place] for place in range(len(encoded.named))], Flight.join(flights)
+
+    def prefill(self, encoded: Encoded, room: Room, decided: Routing | None) -> tuple[list[list[Row]], Flight, Routing]:
+        """Read prompts into slots of their own: their rows by request, and all in flight; and the decisions."""
+        taken = room.spare.take(encoded.rows)
+        ends = accumulate(request.n for request in encoded.requests)
+        slots = [taken[end - request.n : end] for request, end in zip(encoded.requests, ends, strict=True)]
+        logits, session = self.mixture.prefill(encoded.prompts, room, [some[0] for some in slots], decided)
+        decision = session.routing
+        if len(taken) > len(slots):
+            counts = torch.tensor([len(some) for some in slots], device=logits.device)
+            logits, session = logits.repeat_interleave(counts, 0), session.repeat(slots)
+        rows = encoded.begun(self.tokenizer, RoutingReport.each(self.mixture.names, decision))
+        return rows, Flight([row for some in rows for row in some], logits, session), decision
+
+    @torch.inference_mode()
+    def read_on(self, flight: Flight, room: Room) -> Flight | None:
+        """Read the latest token of the rows that go on; the slots of the others are free."""
+        both = zip(flight.rows, flight.session.slots, strict=True)
+        room.free([slot for row, slot in both if row.finish])
+        left = flight.without([row for row in flight.rows if row.finish])
+        return left.read(self.mixture) if left else None
 
     def route(self, prompts: Sequence[Prompt], raw: bool = False) -> list[RoutingReport]:
         """The router's decision about each prompt; `raw`: see `Request`."""
@@ -229,163 +279,3 @@ class Engine:
             hint = nearest(expert, known)
             raise RecipeError("no such expert", field="expert", expected=" or ".join(known), got=expert, hint=hint)
         return -1 if expert == BASE else known.index(expert)
-
-
-class Flight(NamedTuple):
-    """Rows in flight, and for each the logits of the next token, or a chosen token that is not read yet."""
-
-    rows: list[Row]
-    following: Tensor
-    session: Session[Any]
-
-    def select(self, places: Sequence[int]) -> "Flight":
-        kept = torch.tensor(places, dtype=torch.long, device=self.following.device)
-        return Flight([self.rows[place] for place in places], self.following[kept], self.session.select(places))
-
-    @staticmethod
-    def join(flights: Sequence["Flight"], place_of: Callable[[int], int] = int) -> "Flight":
-        """All rows in the order of their memory, so that neighbours are computed in one piece.
-
-        `place_of`: where a slot lies; by default, slots lie in the order of their numbers.
-        """
-        if len(flights) == 1:
-            return flights[0]
-        session = Session.join([flight.session for flight in flights])
-        rows = [row for flight in flights for row in flight.rows]
-        joined = Flight(rows, torch.cat([flight.following for flight in flights]), session)
-        order = sorted(range(len(rows)), key=lambda place: place_of(session.slots[place]))
-        return joined if order == [*range(len(rows))] else joined.select(order)
-
-
-def write(rows: Sequence[Row], logits: Float[Tensor, "n v"], ends: Sequence[int]) -> Int[Tensor, " n"]:
-    """Choose the next token of each row, and add it to the row; a text never begins with its end."""
-    allowed = logits
-    if new := [place for place, row in enumerate(rows) if not row.ids]:
-        at, last = torch.tensor(new), torch.tensor(ends, dtype=torch.long)
-        allowed = logits.clone()
-        allowed[at[:, None].to(logits.device), last.to(logits.device)] = float("-inf")
-    ids = choose(allowed, [row.request.sampling for row in rows], [row.generator for row in rows])
-    tops = {place: top for place, row in enumerate(rows) if (top := row.request.logprobs) is not None}
-    scored = dict[int, Logprob]()
-    if tops:
-        at = torch.tensor([*tops])
-        scored |= zip(tops, logprobs(logits[at.to(logits.device)], ids[at], [*tops.values()]), strict=True)
-    for place, (row, id) in enumerate(zip(rows, ids.tolist(), strict=True)):
-        row.add(id, scored.get(place))
-    return ids
-
-
-class Batch:
-    """Rows in flight, in memory that is allocated once for so many `rows` of so many `tokens`.
-
-    `admit` requests at any time, also while others run; each `step` writes one token of every row. A finished or
-    released row frees its slot. Rows may differ in all settings, and each gets the same text as alone.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, engine: Engine, rows: int, tokens: int):
-        self.engine, self.tokens = engine, tokens
-        self.room = engine.mixture.room(rows, tokens)
-        self.running: Flight | None = None
-        self.fresh: list[Flight] = []  # admitted since the last step
-
-    @property
-    def rows(self) -> list[Row]:
-        return [row for flight in (self.running, *self.fresh) if flight for row in flight.rows]
-
-    @property
-    def free(self) -> int:
-        return len(self.room.spare)
-
-    def admit(self, requests: Sequence[Request]) -> list[list[Row]]:
-        """Read and route the prompts of these requests; returns the rows of each, for `step` to write.
-
-        Raises the errors of `Engine.answer`, and MemoryLimitError if free slots are too few or too short; then no
-        request is admitted.
-        """
-        return self.enter(self.engine.read(requests)) if requests else []
-
-    def enter(self, encoded: Encoded) -> list[list[Row]]:
-        """Admit encoded requests: those for the router, and those that name an expert."""
-        if encoded.rows > self.free:
-            expected, hint = f"at most {self.free} more rows", "wait until rows finish, or make a larger batch"
-            raise MemoryLimitError("the batch is full", expected=expected, got=encoded.rows, hint=hint)
-        free = [place for place, expert in enumerate(encoded.named) if expert is None]
-        others = [place for place, expert in enumerate(encoded.named) if expert is not None]
-        flights, found = list[Flight](), dict[int, list[Row]]()
-        try:
-            for places in filter(None, (free, others)):
-                own = encoded.some(places)
-                named = [expert for expert in own.named if expert is not None]
-                flight, rows, decided = self.begin(own, self.engine.decision_of(named) if named else None)
-                flights.append(flight)
-                found |= zip(places, rows, strict=True)
-                own.notify(decided)
-        except BaseException:
-            self.room.free([slot for flight in flights for slot in flight.session.slots])
-            raise
-        self.fresh += flights
-        return [found[place] for place in range(len(encoded.named))]
-
-    def place(self, encoded: Encoded, decided: Routing) -> list[list[Row]]:
-        """Admit requests that are decided, and whose listeners have been notified."""
-        flight, rows, _ = self.begin(encoded, decided)
-        self.fresh.append(flight)
-        return rows
-
-    @torch.inference_mode()
-    def begin(self, encoded: Encoded, decided: Routing | None) -> tuple[Flight, list[list[Row]], Routing]:
-        """Read prompts into free slots: their rows, also by request, and the decision about each request."""
-        if encoded.tokens > self.tokens:
-            what, hint = "prompt and continuation exceed the batch's slots", "make a batch of longer rows"
-            raise MemoryLimitError(what, expected=f"at most {self.tokens} tokens", got=encoded.tokens, hint=hint)
-        engine, taken = self.engine, self.room.spare.take(encoded.rows)
-        ends = accumulate(request.n for request in encoded.requests)
-        slots = [taken[end - request.n : end] for request, end in zip(encoded.requests, ends, strict=True)]
-        try:
-            logits, session = engine.mixture.prefill(encoded.prompts, self.room, [some[0] for some in slots], decided)
-            decision = session.routing
-            if len(taken) > len(slots):
-                counts = torch.tensor([len(some) for some in slots], device=logits.device)
-                logits, session = logits.repeat_interleave(counts, 0), session.repeat(slots)
-        except BaseException:
-            self.room.free(taken)
-            raise
-        prompts, reports = encoded.prompts, RoutingReport.each(engine.mixture.names, decision)
-        given = [ids[:length] for ids, length in zip(prompts.ids.tolist(), prompts.lengths.tolist(), strict=True)]
-        rows = []
-        for request, ids, limit, report in zip(encoded.requests, given, encoded.limits, reports, strict=True):
-            generators = request.sampling.generators(request.n)
-            rows.append([Row(engine.tokenizer, request, ids, limit, generator, report) for generator in generators])
-        return Flight([row for some in rows for row in some], logits, session), rows, decision
-
-    @torch.inference_mode()
-    def step(self) -> list[Row]:
-        """Write one token of every row; returns the rows that finished, whose slots are free again."""
-        flights = [*([self.read_on(self.running)] if self.running else []), *self.fresh]
-        if not flights:
-            return []
-        rows, logits, session = Flight.join(flights)
-        ids = write(rows, logits, self.engine.tokenizer.ends)
-        self.running, self.fresh = Flight(rows, ids.to(logits.device), session), []
-        finished = [row for row in rows if row.finish]
-        self.release(finished)
-        return finished
-
-    def read_on(self, flight: Flight) -> Flight:
-        logits, session = self.engine.mixture.decode(flight.following, flight.session)
-        return Flight(flight.rows, logits, session)
-
-    @torch.inference_mode()
-    def release(self, rows: Sequence[Row]) -> None:
-        """Drop these rows, finished or not, and free their slots; a row that is not in flight has none."""
-
-        def without(flight: Flight) -> Flight | None:
-            gone = [place for place, row in enumerate(flight.rows) if row in rows]
-            self.room.free([flight.session.slots[place] for place in gone])
-            kept = [place for place in range(len(flight.rows)) if place not in gone]
-            return flight if not gone else flight.select(kept) if kept else None
-
-        if rows:
-            self.running = without(self.running) if self.running else None
-            self.fresh = [left for flight in self.fresh if (left := without(flight))]

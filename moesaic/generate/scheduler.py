@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from moesaic.errors import MemoryLimitError, MoesaicError, NonFiniteError, RecipeError, whole
-from moesaic.generate.engine import Encoded, Engine, Flight, write
+from moesaic.generate.engine import Encoded, Engine
+from moesaic.generate.flight import Flight
 from moesaic.generate.request import Generation, Request, RoutingReport
 from moesaic.generate.row import Row
 from moesaic.model.mixture import Chunked, Session
@@ -105,12 +106,10 @@ class Scheduler:
 
     `memory`: the bytes of all keys and values, allocated at once; None: so many that 8,192 tokens fit, or the longest
     row. `rows`: the most rows in flight. `prefill`: the most tokens of prompts that are read in a step.
+    Raises MemoryLimitError where a mixture under a budget has too little memory for these rows and its experts.
     """
 
     def __init__(self, engine: Engine, memory: int | None = None, rows: int = 16, prefill: int = 256):
-        if engine.source.sorts:
-            hint = "load the mixture with more memory, or without a limit"
-            raise MemoryLimitError("rows in flight need all experts in memory", hint=hint)
         self.engine, self.mixture = (
             engine,
             cast(Chunked, engine.mixture),
@@ -121,6 +120,7 @@ class Scheduler:
                 raise RecipeError("a scheduler needs some", field=name, expected=">= 1", got=value)
         self.rows, self.prefill = rows, prefill
         self.pool = self.mixture.pool(memory)
+        engine.source.serve(self.pool.bound, rows, prefill)
         self.queue: deque[Ticket] = deque()  # undecided
         self.seats: dict[Row, Seat] = {}  # of rows that wait, read or run
         self.flight: Flight | None = None  # the rows that run
@@ -183,15 +183,13 @@ class Scheduler:
         self.admit()
         flights = self.read_prompts()
         if self.flight:
-            rows, ids, session = self.flight
-            flights.insert(0, Flight(rows, *self.mixture.decode(ids, session)))
-            for row in rows:
+            flights.insert(0, self.flight.read(self.mixture))
+            for row in self.flight.rows:
                 self.seats[row].read += 1
         self.flight = self.sound(Flight.join(flights, self.pool.start)) if flights else None
         if self.flight:
-            rows, logits, session = self.flight
-            ids = write(rows, logits, self.engine.tokenizer.ends)
-            self.flight = Flight(rows, ids.to(logits.device), session)
+            self.flight = self.flight.write(self.engine.tokenizer.ends)
+            rows = self.flight.rows
             self.changed |= dict.fromkeys(self.seats[row].ticket for row in rows)
             self.leave([row for row in rows if row.finish])
         changed, self.changed = [*self.changed], {}
@@ -219,9 +217,7 @@ class Scheduler:
 
     def land(self, rows: Collection[Row]) -> None:
         """Take rows out of the flight."""
-        if self.flight and rows:
-            left = [place for place, row in enumerate(self.flight.rows) if row not in rows]
-            self.flight = self.flight.select(left) if left else None
+        self.flight = self.flight.without(rows) if self.flight else None
 
     def drop(self, ticket: Ticket) -> None:
         """Take a request out, wherever it is."""
@@ -319,7 +315,7 @@ class Scheduler:
     def decide(self, ticket: Ticket) -> list[Seat]:
         """The rows of a request, under the decision of its caller or of the router."""
         self.changed[ticket] = None
-        encoded, request = ticket.encoded, ticket.request
+        encoded = ticket.encoded
         try:
             routing = self.mixture.route(encoded.prompts) if ticket.decided is None else ticket.decided
             self.require_room(encoded, routing, ticket.forced)
@@ -327,12 +323,8 @@ class Scheduler:
         except MoesaicError as error:
             ticket.error = error
             return []
-        (report,), (limit,) = RoutingReport.each(self.mixture.names, routing), encoded.limits
-        ids, tokenizer = encoded.prompts.ids[0].tolist(), self.engine.tokenizer
-        ticket.routing = report
-        ticket.rows = [
-            Row(tokenizer, request, ids, limit, one, report) for one in request.sampling.generators(request.n)
-        ]
+        decisions = RoutingReport.each(self.mixture.names, routing)
+        (ticket.routing,), (ticket.rows,) = decisions, encoded.begun(self.engine.tokenizer, decisions)
         seats = [Seat(ticket, row, index, routing) for index, row in enumerate(ticket.rows)]
         self.seats |= zip(ticket.rows, seats, strict=True)
         return seats

@@ -1,17 +1,16 @@
 """The routing trace: a JSON Lines file of a mixture's decisions, one row for each prompt that it answered.
 
     {"time": "2026-01-31T12:00:00.123+00:00", "prompt_sha256": "…", "tokens": 7, "probabilities": {"math": 0.9, …},
-     "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "raw": false, "mixture": "0123456789ab",
-     "correction": null}
+     "weights": {"math": 1.0, …}, "chosen": "math", "forced": false, "mixture": "0123456789ab", "correction": null,
+     "raw": false, "id": "dec_…"}
 
 With texts, `prompt` or (for a conversation) `messages` replaces `prompt_sha256`. `probabilities` is null if the router
 abstained, or if a caller named the expert (`forced`). `raw`: the text was read without the base's chat template; the
-first traces do not say it and mean false. `correction` is the expert that should have answered, or "base":
-people and programs edit it into the file while no mixture writes there, or append the row with its correction to the
-file of corrections, a trace beside it, while a mixture writes.
+first traces do not say it and mean false; they have no `id` either. `correction` is the expert that should have
+answered, or "base", where somebody has edited it into the row while no mixture writes to the file.
 
-A server adds to its rows an `id` and the `reason` of the decision, and appends what is known later as rows of their
-own, of which the last one counts:
+A server adds the `reason` of the decision. What is known later is appended as a row of its own, by the `id` of the
+decision; the last one counts:
 
     {"time": "…", "of": "dec_…", "tokens_made": 12, "finish": "aborted"}
     {"time": "…", "of": "dec_…", "correction": "code"}
@@ -21,6 +20,7 @@ Knows nothing about models, nor about readers of the file.
 
 import hashlib
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ from typing import Any
 from moesaic.data.rows import messages_of
 from moesaic.errors import DataError, MoesaicError, NonFiniteError, RecipeError, nearest
 from moesaic.files import JsonlWriter, read_jsonl
-from moesaic.generate.request import BASE, Prompt, RoutingReport
+from moesaic.generate.request import BASE, Prompt
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.sections.names import validate_name
@@ -48,7 +48,7 @@ EXCESS = 1e-2  # distance of a sum of shares from 1, in bfloat16 at worst
 class Decision:
     """A row of a trace: the decision about one prompt, which exactly one of the fields PROMPTS identifies.
 
-    Rows of a server also have `id` and `reason`, and once the answer has ended `tokens_made` and `finish`.
+    Rows of a server also have a `reason`, and once the answer has ended `tokens_made` and `finish`.
     """
 
     time: datetime
@@ -96,8 +96,9 @@ class Trace:
     """Appends the decisions of one mixture to a file, each before its answer.
 
     `names`: the experts, in the router's order. `mixture`: 12 hex digits that identify the mixture. `texts`: write
-    prompts; otherwise only their SHA-256, which hides prompts that cannot be guessed. Several processes may write to
-    one file. Raises DataError for another kind of file, and leaves it unchanged.
+    prompts; otherwise only their SHA-256, which hides prompts that cannot be guessed. `latest`: the id of the latest
+    row of this object. Several processes may write to one file. Raises DataError for another kind of file, and leaves
+    it unchanged.
     """
 
     def __init__(self, path: Path, names: tuple[str, ...], mixture: str, texts: bool = False):
@@ -106,6 +107,7 @@ class Trace:
             validate_name(name, "an expert")  # as readers of the trace do
         self.names, self.mixture, self.texts = names, mixture, texts
         self.log = JsonlWriter(path)
+        self.latest: str | None = None
 
     def record(
         self,
@@ -120,7 +122,7 @@ class Trace:
         """Append a row for each prompt as `asked` by the caller.
 
         `forced`: the router did not decide. `raw`: texts were read as they are. `id` and `reason`: of a server's
-        decision about a single prompt.
+        decision about a single prompt; other rows get an id here.
         """
         time, shares = datetime.now(UTC), routing.probabilities
         if not shares.isfinite().all():
@@ -142,46 +144,25 @@ class Trace:
                 forced=forced,
                 mixture=self.mixture,
                 raw=raw,
-                id=id,
+                id=id or new_id(),
                 reason=reason,
             )
             self.log.append(row_of(decision))
-
-    def correct(self, asked: str | Conversation, tokens: int, report: RoutingReport, expert: str) -> Path:
-        """Append a decision of the router with its correction, `expert` or "base", to the file of corrections.
-
-        `tokens`: those of the prompt, whose text is written in any case: only a text can be learned or replayed.
-        Returns the file, a trace of corrected decisions beside this one. Raises RecipeError for an unknown expert.
-        """
-        known = [*self.names, BASE]
-        if expert not in known:
-            hint = nearest(expert, known)
-            raise RecipeError("no such expert", field="expert", expected=" or ".join(known), got=expert, hint=hint)
-        path = corrections_of(self.log.path)
-        refuse_another_kind(path)
-        decision = Decision(
-            time=datetime.now(UTC),
-            prompt=asked if isinstance(asked, str) else None,
-            messages=None if isinstance(asked, str) else asked,
-            prompt_sha256=None,
-            tokens=tokens,
-            probabilities=report.probabilities,
-            weights=report.weights,
-            chosen=report.chosen,
-            forced=False,
-            mixture=self.mixture,
-            correction=expert,
-        )
-        with JsonlWriter(path) as log:
-            log.append(row_of(decision))
-        return path
+            self.latest = decision.id
 
     def ended(self, id: str, tokens_made: int, finish: str) -> None:
         """Append how the answer to an earlier row ended."""
         self._add(id, {"tokens_made": tokens_made, "finish": finish})
 
-    def correct_row(self, id: str, expert: str | None) -> None:
-        """Append the expert that should have answered an earlier row; None revokes a correction."""
+    def correct(self, id: str, expert: str | None) -> None:
+        """Append the expert that should have answered an earlier row, or "base"; None revokes a correction.
+
+        Raises RecipeError for an unknown expert.
+        """
+        known = [*self.names, BASE]
+        if expert is not None and expert not in known:
+            hint = nearest(expert, known)
+            raise RecipeError("no such expert", field="expert", expected=" or ".join(known), got=expert, hint=hint)
         self._add(id, {"correction": expert})
 
     def _add(self, id: str, facts: dict[str, Any]) -> None:
@@ -198,9 +179,9 @@ class Trace:
         self.close()
 
 
-def corrections_of(trace: Path) -> Path:
-    """The file of the corrections of a trace: traffic.corrections.jsonl beside traffic.jsonl."""
-    return trace.with_name(f"{trace.stem}.corrections.jsonl")
+def new_id() -> str:
+    """An id for a decision."""
+    return f"dec_{secrets.token_hex(12)}"
 
 
 def row_of(decision: Decision) -> dict[str, Any]:

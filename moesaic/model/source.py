@@ -46,6 +46,10 @@ class ExpertSource(Protocol):
     def turn(self, rows: int, tokens: int) -> AbstractContextManager[None]:
         """Reserve the memory of one answer of so many rows and tokens; a second answer waits."""
 
+    def serve(self, cache: int, rows: int, tokens: int) -> None:
+        """Reserve memory for good, for so many rows in flight, `cache` bytes of keys and values, and passes of so many
+        tokens; MemoryLimitError where experts that must stay do not fit beside them."""
+
 
 class Held:
     """A source whose experts are always in memory: fetches nothing and never waits."""
@@ -66,6 +70,8 @@ class Held:
 
     def turn(self, rows: int, tokens: int) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def serve(self, cache: int, rows: int, tokens: int) -> None: ...
 
 
 HELD = Held()

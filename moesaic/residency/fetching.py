@@ -130,6 +130,17 @@ class FetchedExperts:
             finally:
                 self.capacity, self.owner = self.most, 0
 
+    def serve(self, cache: int, rows: int, tokens: int) -> None:
+        """Refuse where experts do not fit beside so many rows; see `ExpertSource`. Rows differ in their experts, so all
+        of these must fit, unless they change while a row is answered."""
+        needed = cache + max(self.budget.working(rows, 1), self.budget.working(1, tokens))
+        experts = sum(self.sizes) if self.settled else self.budget.least
+        if needed + experts > self.budget.room:
+            got = f"{needed:,} to answer {rows} rows, and {experts:,} for experts"
+            expected, hint = f"at most {self.budget.room:,} bytes together", "give more memory, or a smaller cache"
+            raise MemoryLimitError("not enough memory to serve", expected=expected, got=got, hint=hint)
+        self.capacity = self.most = self.budget.room - needed
+
     @contextmanager
     def using(self, experts: Collection[int]) -> Iterator[None]:
         """Wait for memory that others use; see `ExpertSource`."""

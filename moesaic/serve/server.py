@@ -40,17 +40,21 @@ HEADER_BYTES, HEADER_SECONDS = 32 << 10, 30
 
 @dataclass(frozen=True)
 class Place:
-    """The model to serve, as `moesaic.load` finds it. `name`: what requests call it, by default the place's name."""
+    """The model to serve, as `moesaic.load` finds it, with its limits of memory. `name`: what requests call it, by
+    default the place's name."""
 
     at: str
     base: str | None = None
     trace: Path | None = None
     trace_texts: bool = False
     name: str | None = None
+    ram: str | None = None
+    vram: str | None = None
 
     def load(self) -> WritingModel:
         """Load the model. Raises CompatibilityError for one that writes no text."""
-        return load(self.at, base=self.base, trace=self.trace, trace_texts=self.trace_texts).writer
+        memory = {"ram": self.ram, "vram": self.vram}
+        return load(self.at, base=self.base, trace=self.trace, trace_texts=self.trace_texts, **memory).writer
 
     @property
     def called(self) -> str:

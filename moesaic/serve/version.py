@@ -3,7 +3,6 @@
 Knows nothing about threads or HTTP. A swap makes a second version, and the first ends with its last answer.
 """
 
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -178,7 +177,3 @@ class Version:
             silent = decision.probabilities is None
             routing = precise(decision.routing)
             self.model.trace.record([order.prompt], prompts, routing, silent, order.raw, decision.id, decision.reason)
-
-
-def new_id() -> str:
-    return f"dec_{secrets.token_hex(12)}"

@@ -19,11 +19,12 @@ from moesaic.generate.request import Generation
 from moesaic.generate.row import Row
 from moesaic.generate.sample import Logprob
 from moesaic.generate.scheduler import Ticket
+from moesaic.generate.trace import new_id
 from moesaic.serve.choosing import Decision
 from moesaic.serve.conversations import Conversations
 from moesaic.serve.metrics import Load, Metrics
 from moesaic.serve.problems import Problem, problem_of
-from moesaic.serve.version import Order, Version, new_id
+from moesaic.serve.version import Order, Version
 
 T = TypeVar("T")
 REMEMBERED = 1024
@@ -361,7 +362,7 @@ class Worker:
         if trace is None:
             message = "there is no trace to write the correction to; start the server with --trace FILE"
             raise Problem(409, message, code="no_trace")
-        trace.correct_row(id, expert)
+        trace.correct(id, expert)
         known["correction"] = expert
         self.metrics.corrections.inc()
         return known

@@ -195,6 +195,56 @@ def test_adding_one_expert_gives_the_router_of_adopting_all_at_once(prompts, par
     assert made.names == (*NAMES,) and router_of(tmp_path / "some") == router_of(tmp_path / "all")
 
 
+def traffic(path: Path, *rows: tuple[str, str | None], texts: bool = True) -> Path:
+    """A trace of prompts that were answered by the base, each with its correction."""
+    weights = dict.fromkeys(NAMES, 0.0)
+    given = {"forced": False, "probabilities": None, "weights": weights, "chosen": "base", "mixture": "0123456789ab"}
+    every = [
+        {"time": "2026-01-31T12:00:00Z", "tokens": 9, "correction": expert, **given}
+        | ({"prompt": prompt} if texts else {"prompt_sha256": "0" * 64})
+        for prompt, expert in rows
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in every))
+    return path
+
+
+STRANGE = ("wo ist die Katze?", "wer hat den Ball?", "wann kommt der Zug?", "wie alt ist das Haus?")
+
+
+def test_a_router_learns_corrected_prompts_in_place_of_earlier_ones(parts, tmp_path):
+    adopt(parts, tmp_path / "all")
+    before, plain = router_of(tmp_path / "all"), moesaic.load(tmp_path / "all").route([*STRANGE])
+    trace = traffic(tmp_path / "traffic.jsonl", *((text, "sums") for text in STRANGE), ("add 1 and 2", None))
+    made = moesaic.amend(tmp_path / "all", corrections=trace)
+    assert made.router["corrected"] == {"sums": 4} and made.router["of"]["sums"] > 4
+    learned = moesaic.load(tmp_path / "all").route([*STRANGE])
+    assert all(new.probabilities["sums"] > old.probabilities["sums"] for new, old in zip(learned, plain, strict=True))
+    assert [one.chosen for one in learned] == ["sums"] * 4
+    after = router_of(tmp_path / "all")
+    moesaic.amend(tmp_path / "all", corrections=trace)
+    assert router_of(tmp_path / "all") == after != before, "the same trace again changes nothing"
+    for_base = traffic(tmp_path / "base.jsonl", (STRANGE[0], "sums"), (STRANGE[0], "base"), (STRANGE[1], "gone"))
+    told = Told()
+    made = moesaic.amend(tmp_path / "all", corrections=for_base, progress=told)
+    assert made.router["corrected"] == {"base": 1} and "corrections name gone" in told.warnings[0]
+    moesaic.amend(tmp_path / "all", drop=["code"])
+    assert moesaic.amend(tmp_path / "all", [parts / "code"], prompts={"code": parts / "code.txt"}).router[
+        "corrected"
+    ] == {"base": 1}, "what corrections say stays when experts come and go"
+
+
+def test_corrections_that_teach_nothing_are_refused(parts, tmp_path):
+    adopt(parts, tmp_path / "all")
+    hashed = traffic(tmp_path / "hashed.jsonl", ("x", "sums"), texts=False)
+    with pytest.raises(
+        DataError, match="no corrections to learn: 1 corrections, 0 prompts with their text; record texts too"
+    ):
+        moesaic.amend(tmp_path / "all", corrections=hashed)
+    adopt(parts, tmp_path / "arrow", prompts=False)
+    with pytest.raises(RecipeError, match="corrections: the mixture's router was made from weights"):
+        moesaic.amend(tmp_path / "arrow", corrections=traffic(tmp_path / "some.jsonl", ("x", "sums")))
+
+
 GROUPS = {"text": ["birds", "code"], "exact": ["sums"]}
 
 

@@ -17,7 +17,7 @@ import pytest
 import moesaic as package
 from moesaic.cli.chat import NOTHING, Action, Chat, Pending, Talk, recent, take, talk_to
 from moesaic.errors import MoesaicError, RecipeError
-from moesaic.generate.trace import corrections_of, read_trace, summary
+from moesaic.generate.trace import read_trace, summary
 from moesaic.tokenizer import Message
 
 # --- lines -> actions -------------------------------------------------------------------------------------------------
@@ -137,18 +137,12 @@ def said_after(chat: Chat, talk: Talk, line: str) -> Talk:
     return chat.do(talk, take(NOTHING, line)[1])
 
 
-def test_a_correction_is_a_row_of_a_trace_that_inspect_and_replay_read(chat, tmp_path, mixture, moesaic):
-    said(chat, "one two", "wren owl", "/wrong birds", "/wrong base")
-    decided = list(read_trace(tmp_path / "traffic.jsonl"))
-    path = corrections_of(tmp_path / "traffic.jsonl")
-    first, second = read_trace(path)
-    assert (first.correction, second.correction) == ("birds", "base")
-    assert [message.content for message in first.messages][::2] == ["one two", "wren owl"]
-    for field in ("probabilities", "weights", "chosen", "tokens", "mixture", "raw", "forced"):
-        assert getattr(first, field) == getattr(decided[1], field), field
-    assert summary(read_trace(path))["corrected"] == 2
-    code, out, _ = moesaic("replay", path, "--router", mixture)
-    assert code == 0 and "agreement: 100.0%" in out and "2 corrected rows" in out
+def test_a_correction_is_written_into_the_trace_and_the_last_one_counts(chat, tmp_path, capsys):
+    path = tmp_path / "traffic.jsonl"
+    said(chat, "one two", "wren owl", "/compare", "/wrong birds", "/wrong base")
+    assert [one.correction for one in read_trace(path) if not one.forced] == [None, "base"]
+    assert summary(read_trace(path))["corrected"] == 1
+    assert "should have been base: written to the trace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -162,7 +156,7 @@ def test_a_correction_is_a_row_of_a_trace_that_inspect_and_replay_read(chat, tmp
 def test_what_no_router_decided_is_not_corrected(chat, lines, error, tmp_path):
     with pytest.raises(RecipeError, match=f"^{error}"):
         said(chat, *lines)
-    assert not corrections_of(tmp_path / "traffic.jsonl").exists()
+    assert summary(read_trace(tmp_path / "traffic.jsonl"))["corrected"] == 0
 
 
 def test_the_oldest_turns_are_dropped_at_the_end_of_the_context_and_it_is_said(chat, capsys):

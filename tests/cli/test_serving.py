@@ -61,3 +61,9 @@ def test_a_server_without_a_key_listens_nowhere_else(moesaic):
     assert code == 2 and "error: --host: only this machine may ask a server without a key" in err
     code, _, err = moesaic("serve", "shipped:tinny")
     assert code == 4 and "no such model is shipped" in err
+
+
+def test_a_server_is_refused_as_other_verbs_where_a_model_has_no_experts_to_fetch(moesaic):
+    code, _, err = moesaic("serve", "shipped:tiny", "--ram", "2GB")
+    assert code == moesaic("generate", "shipped:tiny", "x", "--ram", "2GB")[0] == 2
+    assert "ram: has no meaning here; only a mixture has decisions to trace" in err

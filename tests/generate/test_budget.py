@@ -25,7 +25,7 @@ from moesaic.compose.mixture import load_mixture, save_mixture
 from moesaic.compose.plan import plan
 from moesaic.config import DecoderConfig
 from moesaic.errors import MemoryLimitError, RecipeError, WeightsError
-from moesaic.generate import Sampling
+from moesaic.generate import Request, Sampling, Scheduler
 from moesaic.generate.loaded import WritingMixture
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.routing import Gates, Selection
@@ -419,3 +419,30 @@ def test_the_command_line_says_what_was_fetched(made, capsys):
     assert status(["inspect", str(made / "model"), "--ram", ram]) == 2
     assert status(["generate", str(made / "model"), "one", "--ram", "much"]) == 2
     assert "ram: wrong size of memory" in capsys.readouterr().err
+
+
+# --- rows in flight ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("site", ["linear", "ffn", "model", "token"])
+def test_a_scheduler_writes_within_the_memory_what_is_written_without(made, site):
+    cache = 200_000
+    mixture = moesaic.load(made / site, ram=room(made / site, 4) + 2 * cache)
+    held, scheduler = watched(mixture), Scheduler(mixture.engine, cache, rows=2, prefill=16)
+    tickets = [scheduler.submit(Request(prompt=prompt, max_new_tokens=6)) for prompt in PROMPTS]
+    while not scheduler.idle:
+        scheduler.step()
+    expected = moesaic.load(made / site).generate(PROMPTS, max_new_tokens=6)
+    assert [ticket.rows[0].ids for ticket in tickets] == [one.ids for one in expected]
+    source = mixture.stored.source
+    used = cache + max(source.budget.working(2, 1), source.budget.working(1, 16))
+    assert site == "linear" or (held and max(held) <= source.budget.room - used)
+
+
+def test_rows_in_flight_beside_which_the_experts_do_not_fit_are_refused(made):
+    mixture = moesaic.load(made / "ffn", ram=room(made / "ffn", 2))
+    with pytest.raises(MemoryLimitError, match="not enough memory to serve; expected at most .* bytes together; got"):
+        Scheduler(mixture.engine, 200_000, rows=2)
+    enough = moesaic.load(made / "ffn", ram=room(made / "ffn", 4))
+    with pytest.raises(MemoryLimitError, match="give more memory, or a smaller cache"):
+        Scheduler(enough.engine, 10**9, rows=2)

@@ -15,7 +15,6 @@ from moesaic.errors import DataError, MemoryLimitError, NonFiniteError, RecipeEr
 from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.generate.scheduler import Scheduler, Ticket, common
 from moesaic.model.mixture import AdapterMixture
-from moesaic.model.source import Held
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import Cache
 from moesaic.routing import Gates
@@ -314,11 +313,6 @@ def test_a_listener_that_fails_fails_its_request_alone():
 
 
 def test_what_cannot_be_scheduled_is_refused():
-    class Elsewhere(Held):
-        sorts = True
-
-    with pytest.raises(MemoryLimitError, match="need all experts in memory"):
-        Scheduler(replace(engine(), source=Elsewhere()))
     with pytest.raises(RecipeError, match="rows: .*expected >= 1; got 0"):
         Scheduler(engine(), rows=0)
 

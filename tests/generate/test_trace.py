@@ -387,8 +387,8 @@ def test_a_trace_of_a_server_is_written_and_read_again(mixture, path):
         encoded = Engine(mixture, ByteTokenizer()).read([Request(prompt=asked)])
         trace.record([asked], encoded.prompts, mixture.route(encoded.prompts), False, id="dec_1", reason="router")
         trace.ended("dec_1", 7, "stop")
-        trace.correct_row("dec_1", "code")
-        trace.correct_row("dec_1", None)
+        trace.correct("dec_1", "code")
+        trace.correct("dec_1", None)
     (one,) = read_trace(path)
     assert (one.id, one.reason, one.tokens_made, one.finish, one.correction) == ("dec_1", "router", 7, "stop", None)
     assert row_of(one).keys() == {*HASHED, "id", "reason"}

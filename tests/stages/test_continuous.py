@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Told, bench_of, opened
+from small_runs import Told, bench_of, opened, two_experts
 
 import moesaic
 from moesaic import stages
@@ -17,22 +17,12 @@ from moesaic.recipe import Recipe, parse
 from moesaic.stages.continuous import next_of
 from moesaic.stages.standing import State, Turn, read_state
 
-RECIPE = {
-    "name": "small",
-    "workers": 1,
-    "base": {
-        "size": "nano",
-        "vocab_size": 300,
-        "pretrain": {"steps": 12, "batch": 2, "length": 32, "lr": 1e-2, "evaluate_every": 0},
-    },
-    "train": {"steps": 4, "batch": 2, "length": 48, "lr": [1e-2, 3e-2], "evaluate_every": 0},
-    "continuous": {"steps": 4, "patience": 2},
-    "experts": {
-        name: {"kind": "lora", "rank": 2, "data": {"train": f"{name}.jsonl", "test": f"{name}_test.jsonl"}}
-        for name in ("adds", "says")
-    },
-    "router": {"kind": "linear", "feature": "embedding_mean", "epochs": 3, "abstain": "off"},
-}
+RECIPE = two_experts(
+    {"steps": 12, "batch": 2, "length": 32},
+    {"steps": 4, "batch": 2, "length": 48},
+    {"epochs": 3, "abstain": "off"},
+    continuous={"steps": 4, "patience": 2},
+)
 
 
 def row(name: str, n: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small_runs import Told, bench_of, opened, silent, stale
+from small_runs import Told, bench_of, opened, silent, stale, two_experts
 
 import moesaic
 from moesaic import stages
@@ -36,32 +36,16 @@ from moesaic.stages.experts import plan_of, verify_expert
 from moesaic.stages.routers import label_of, specs
 from moesaic.tasks.task import even
 
-RECIPE = {
-    "name": "small",
-    "workers": 1,
-    "base": {
-        "size": "nano",
-        "vocab_size": 300,
-        "pretrain": {"steps": 20, "batch": 4, "length": 64, "lr": 1e-2, "evaluate_every": 0},
-    },
-    "train": {"steps": 12, "batch": 4, "length": 64, "lr": [1e-2, 3e-2], "evaluate_every": 0},
-    "experts": {
-        "adds": {"kind": "lora", "rank": 2, "data": {"train": "adds.jsonl", "test": "adds_test.jsonl"}},
-        "says": {
-            "kind": "lora",
-            "rank": 4,
-            "targets": ["q_proj", "down_proj"],
-            "data": {"train": "says.jsonl", "test": "says_test.jsonl"},
-        },
-    },
-    "router": {
-        "kind": "linear",
-        "feature": "embedding_mean",
+RECIPE = two_experts(
+    {"steps": 20, "batch": 4, "length": 64},
+    {"steps": 12, "batch": 4, "length": 64},
+    {
         "epochs": 5,
         "compare": [{"kind": "centroid"}, {"kind": "mlp", "selection": "soft", "epochs": 2, "hidden": [8]}],
     },
-    "evaluate": {"unseen": "other.jsonl", "samples": 1},
-}
+    evaluate={"unseen": "other.jsonl", "samples": 1},
+)
+RECIPE["experts"]["says"] |= {"rank": 4, "targets": ["q_proj", "down_proj"]}
 
 
 class Notes:
