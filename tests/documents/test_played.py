@@ -49,8 +49,8 @@ def shortened(text: str) -> str:
         recipe[name] = {**recipe.get(name, {}), **section}
     for expert in recipe["experts"].values():
         expert.pop("train", None)
-    if recipe["name"] == "demo":  # of which the experts alone are trained
-        del recipe["router"]["compare"]
+    if recipe["name"] == "demo":  # of which the experts and their controls alone are trained
+        del recipe["router"]["compare"], recipe["evaluate"]["joint"], recipe["evaluate"]["joint_wide"]
     return dump({**recipe, "workers": 1})
 
 
