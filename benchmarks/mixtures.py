@@ -43,9 +43,15 @@ class Compared:
         return [*found, *self.runs[run], *((*QUICK, *self.quick) if options.quick else ())]
 
 
+EXPERTS_OF_THE_DEMO = ("experts.dialogue.train", "experts.math.train", "experts.prose.train")
 SEEDS: Overrides = {f"seed-{seed}": (f"seed={seed}",) for seed in range(3)}
 COMPARED = {
-    "demo": Compared("demo.yaml", SEEDS, texts=False),
+    "demo": Compared(
+        "demo.yaml",
+        SEEDS,
+        texts=False,
+        quick=tuple(f"{one}.steps=2" for one in ("evaluate.joint", "evaluate.joint_wide", *EXPERTS_OF_THE_DEMO)),
+    ),
     "five-domains": Compared("five-domains.yaml", SEEDS),
     "stories260k": Compared("stories.yaml", SEEDS, stories=True),
     "franken-stories": Compared(
