@@ -6,7 +6,7 @@ In this process, without HTTP, by the calls that the server's thread makes.
 import os
 from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import torch
@@ -79,7 +79,7 @@ def first_token(base: Base, feature: str, first: int, rounds: int) -> str:
 
     def wait(model: str) -> None:
         number = next(numbers)  # other words every time, so that no prefix is in the cache
-        words = [f"{number}", *(TEXTS[place % len(TEXTS)].split()[place % 7] for place in range(WORDS))]
+        words = [f"{number}", *islice(cycle(" ".join(TEXTS).split()), WORDS)]
         order = Order(model=model, prompt=" ".join(words), raw=True, max_new_tokens=1)
         request = served.request(order)
         decision = served.decide(order, served.read(request), None, None)
