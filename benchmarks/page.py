@@ -80,6 +80,18 @@ def tabulated(bars: Iterable[Bar]) -> str:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of a page. `text`: how it was measured, and figures without a bar."""
+
+    title: str
+    text: str
+    bars: list[Bar]
+
+    def __str__(self) -> str:
+        return f"## {self.title}\n\n{self.text}\n\n{tabulated(self.bars)}\n"
+
+
+@dataclass(frozen=True)
 class Source:
     """What makes a page. `texts`: it needs the folder of models and texts, `Options.shared`."""
 

@@ -14,19 +14,20 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import moesaic
-from benchmarks import deciding
+from benchmarks.deciding import measured
 from benchmarks.engine import expert
-from benchmarks.page import Bar, Options, Page, measured_here, tabulated
+from benchmarks.page import Bar, Options, Page, Section
 from benchmarks.served import HEADERS, NAME, Client, Reply, Served, served
 from moesaic.artefacts.adapter import save_expert
 from moesaic.artefacts.base import load_base
 from moesaic.compose.mixture import save_mixture
 from moesaic.data.demo import rows
+from moesaic.runs.machine import machine
 from moesaic.tokenizer import Conversation, Message
 
 DOMAINS = ("code", "dialogue", "math", "prose")
@@ -49,42 +50,47 @@ class Sizes:
     alike: int = 1_000
     misspelt: int = 500
     rounds: int = 500
+    first_tokens: int = 25
 
 
-QUICK = Sizes(60, 20, 40, 32, 1.0, 2, 30, 20, 5)
+QUICK = Sizes(60, 20, 40, 32, 1.0, 2, 30, 20, 5, 2)
 
 
-@dataclass(frozen=True)
-class Section:
-    """A part of the page. `text`: how it was measured, and figures without a bar."""
-
-    title: str
-    text: str
-    bars: list[Bar] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        return f"## {self.title}\n\n{self.text}\n\n{tabulated(self.bars)}\n"
+Measure = Callable[[Path, Path, list[Messages], Sizes], Section]
+"""The mixture, a new folder, prompts and sizes -> a section of the page."""
 
 
 def page(options: Options) -> Page:
-    """Serve a mixture that is adopted first."""
-    sizes, asked, sections = QUICK if options.quick else Sizes(), prompts(), []
-    with tempfile.TemporaryDirectory() as place:
-        mixture = adopted(Path(place, "adopted"), options.quick)
-        for measure in (soak, disconnects, overload, swaps, alike, turns):
-            sections.append(measure(mixture, Path(place, measure.__name__), asked, sizes))
-    sections.append(deciding.section(options.quick))
-    text = "\n".join(map(str, sections))
+    """All sections; those that are finished in the folder of runs are taken from there."""
+    sizes, asked, found = QUICK if options.quick else Sizes(), prompts(), {}
+    for measure in (soak, disconnects, overload, swaps, alike, turns, deciding):
+        found[measure.__name__] = kept(measure, options, asked, sizes)
     about = (
         "The server is a process of `moesaic serve` with a key and a trace of texts. Its mixture: four experts of "
         "random weights over the shipped base, and a router on `hidden_mean` with a guard, which `adopt` trains on the "
         "demo's prompts. The clients run on the same cores."
     )
-    return measured_here(f"{about}\n\n{text}")
+    text = "\n".join([f"{about}\n", *(one["text"] for one in found.values())])
+    return Page(text, {name: one["machine"] for name, one in found.items()})
 
 
-def adopted(folder: Path, quick: bool) -> Path:
-    """A mixture of experts that change what is written, and of a router that is trained on the demo's prompts."""
+def kept(measure: Measure, options: Options, asked: list[Messages], sizes: Sizes) -> dict[str, Any]:
+    """The text of a section and the machine that it was measured on, of a run that is made unless it is finished."""
+    folder = options.runs / f"serving{'-quick' * options.quick}"
+    finished = folder / f"{measure.__name__}.json"
+    if not finished.is_file():
+        if not (folder / "adopted").is_dir():
+            adopted(folder / "adopted", options.quick)
+        with tempfile.TemporaryDirectory() as place:
+            mixture = (folder / "adopted" / "made" / "mixture").resolve()
+            section = measure(mixture, Path(place, measure.__name__), asked, sizes)
+        finished.write_text(json.dumps({"text": str(section), "machine": machine()}), encoding="utf-8")
+    found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
+    return found
+
+
+def adopted(folder: Path, quick: bool) -> None:
+    """Make a mixture of experts that change what is written, and of a router trained on the demo's prompts."""
     place = Path(moesaic.__file__).parent / "shipped" / "tiny"
     base, experts, files = load_base(place), {}, {}
     for seed, name in enumerate(DOMAINS):
@@ -94,7 +100,6 @@ def adopted(folder: Path, quick: bool) -> Path:
         some = rows(name, "train")[: 12 if quick else 150]
         files[name].write_text("".join(f"{json.dumps(row)}\n" for row in some), encoding="utf-8")
     moesaic.adopt(experts, place, folder / "made", prompts=files, name=NAME, embed=True)
-    return (folder / "made" / "mixture").resolve()
 
 
 def prompts() -> list[Messages]:
@@ -480,3 +485,11 @@ def turns(mixture: Path, folder: Path, asked: list[Messages], sizes: Sizes) -> S
         "different texts. Each is compared with the first answer of a server of its own.",
         [Bar("answers other than those of a cold server", "0", str(len(same) - sum(same)), all(same))],
     )
+
+
+# --- what a decision costs --------------------------------------------------------------------------------------------
+
+
+def deciding(_: Path, __: Path, ___: list[Messages], sizes: Sizes) -> Section:
+    """In this process, without the server."""
+    return measured(sizes.first_tokens)

@@ -64,7 +64,7 @@ class Order:
 
 
 class Choice(NamedTuple):
-    """A decision before it is given an id: why, with which weights, the same by name, and whether the router was asked."""
+    """A decision before it has an id: why, with which weights, the same by name, and whether the router was asked."""
 
     reason: Reason
     routing: Routing
