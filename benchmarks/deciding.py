@@ -43,7 +43,9 @@ def measured(rounds: int) -> Section:
         f"Linear routers with random weights over {len(NAMES)} experts of rank {RANK}, in one process without HTTP. "
         f"Wait for the first token after a prompt of {WORDS} words that share no prefix: `forced`, where the request "
         f"names its expert, so that the prompt is only read; `routed`, where the router decides first. `layers`: those "
-        f"that the experts change. Best tenth of {rounds} rounds in turns.",
+        f"that the experts change. Best tenth of {rounds} rounds in turns. The router reads the layers below its feature "
+        "under the base, and the expert reads all layers: where it changes these, nothing of what the router has read is "
+        "of use to it, so that the ratio is 1 + k / layers at best.",
         "",
         "| base | feature | layers | forced | routed | routed / forced |",
         "|---|---|---|---|---|---|",

@@ -5,6 +5,7 @@ Every claim of the page is a bar: what was asked, what was found, and whether it
 
 import json
 import random
+import shutil
 import socket
 import statistics
 import struct
@@ -55,7 +56,6 @@ class Sizes:
 
 QUICK = Sizes(60, 20, 40, 32, 1.0, 2, 30, 20, 5, 2)
 
-
 Measure = Callable[[Path, Path, list[Messages], Sizes], Section]
 """The mixture, a new folder, prompts and sizes -> a section of the page."""
 
@@ -79,11 +79,11 @@ def kept(measure: Measure, options: Options, asked: list[Messages], sizes: Sizes
     folder = options.runs / f"serving{'-quick' * options.quick}"
     finished = folder / f"{measure.__name__}.json"
     if not finished.is_file():
-        if not (folder / "adopted").is_dir():
+        mixture = folder / "adopted" / "made" / "mixture"
+        if not mixture.exists():
             adopted(folder / "adopted", options.quick)
         with tempfile.TemporaryDirectory() as place:
-            mixture = (folder / "adopted" / "made" / "mixture").resolve()
-            section = measure(mixture, Path(place, measure.__name__), asked, sizes)
+            section = measure(mixture.resolve(), Path(place, measure.__name__), asked, sizes)
         finished.write_text(json.dumps({"text": str(section), "machine": machine()}), encoding="utf-8")
     found: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
     return found
@@ -91,6 +91,7 @@ def kept(measure: Measure, options: Options, asked: list[Messages], sizes: Sizes
 
 def adopted(folder: Path, quick: bool) -> None:
     """Make a mixture of experts that change what is written, and of a router trained on the demo's prompts."""
+    shutil.rmtree(folder, ignore_errors=True)
     place = Path(moesaic.__file__).parent / "shipped" / "tiny"
     base, experts, files = load_base(place), {}, {}
     for seed, name in enumerate(DOMAINS):
