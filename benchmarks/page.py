@@ -3,7 +3,7 @@
 Knows nothing about how a figure is computed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,35 @@ def stamped(of: Mapping[str, Any] | None) -> str:
 def measured_here(text: str) -> Page:
     """A page whose figures this process has just computed."""
     return Page(text, {"": machine()})
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A claim: what is measured, what it should be, what it is, and whether that is enough."""
+
+    what: str
+    asked: str
+    found: str
+    reached: bool
+
+
+def tabulated(bars: Iterable[Bar]) -> str:
+    """A table of bars, each reached or not."""
+    lines = ["| bar | asked | found | |", "|---|---|---|---|"]
+    told = {True: "reached", False: "**not reached**"}
+    return "\n".join([*lines, *(f"| {one.what} | {one.asked} | {one.found} | {told[one.reached]} |" for one in bars)])
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page. `text`: how it was measured, and figures without a bar."""
+
+    title: str
+    text: str
+    bars: list[Bar]
+
+    def __str__(self) -> str:
+        return f"## {self.title}\n\n{self.text}\n\n{tabulated(self.bars)}\n"
 
 
 @dataclass(frozen=True)

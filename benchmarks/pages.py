@@ -46,6 +46,7 @@ PAGES = {
     "budget": measured("budget"),
     "continuous": measured("continuous"),
     "engine": made_by("engine"),
+    "serving": made_by("serving"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
     "demo": compared("demo", texts=False),

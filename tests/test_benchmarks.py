@@ -85,7 +85,7 @@ expert: 5 kills
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pages", [("starting", "mixed_rows"), ("demo",)])
+@pytest.mark.parametrize("pages", [("starting", "mixed_rows"), ("demo",), ("serving",)])
 def test_pages_are_made_in_small(pages: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", *pages, "--quick", "--runs", str(tmp_path / "runs")]
     subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True, timeout=600)

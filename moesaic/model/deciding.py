@@ -44,8 +44,10 @@ class Reader:
     def __call__(self, prompts: Prompts) -> Features:
         if self.feature.source == "text":
             return prompts.texts
-        if self.body is None:
-            return (wording if self.feature.source == "wording" else characters)(prompts.texts)
+        if not self.feature.reads_base:
+            counts = (wording if self.feature.source == "wording" else characters)(prompts.texts)
+            return counts if self.body is None else counts.to(next(self.body.layers.parameters()))
+        assert self.body is not None
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
             return project(decoder, self.num_experts, prompts, self.prototypes)

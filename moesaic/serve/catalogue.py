@@ -6,6 +6,7 @@ Knows nothing about models; a name that is not served is an error with the neare
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 from moesaic.errors import clipped
@@ -20,12 +21,16 @@ class Catalogue:
     name: str
     experts: tuple[str, ...]
 
-    @property
+    @cached_property
     def outcomes(self) -> tuple[str, ...]:
         """Everything that can answer."""
         return (*self.experts, BASE)
 
-    @property
+    @cached_property
+    def everybody(self) -> frozenset[str]:
+        return frozenset(self.outcomes)
+
+    @cached_property
     def ids(self) -> dict[str, str | None]:
         """Each name of a model and the expert that it forces; None where the router chooses."""
         forced = self.outcomes if self.experts else ()
@@ -44,6 +49,8 @@ class Catalogue:
         for field, names in (("routing.allow", allow or ()), ("routing.exclude", exclude)):
             for name in names:
                 self.require(name, field)
+        if allow is None and not exclude:
+            return self.everybody
         left = {*(self.outcomes if allow is None else allow)} - {*exclude}
         if not left:
             message = "routing: the lists leave nobody to answer; exclude fewer of the allowed"

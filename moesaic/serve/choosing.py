@@ -4,7 +4,7 @@ Pure functions and values. Knows nothing about HTTP, threads or files.
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -69,12 +69,12 @@ def precise(routing: Routing) -> Routing:
     return Routing(routing.weights.double(), routing.logits.double(), routing.of_base.double())
 
 
-def among(routing: Routing, names: Sequence[str], allowed: Collection[str], select: Select) -> Routing:
+def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Select) -> Routing:
     """The decision of the same router among the allowed experts and, if allowed, the base.
 
     Raises RecipeError where the router gives none of them a probability.
     """
-    if {*names, BASE} <= {*allowed}:
+    if BASE in allowed and all(name in allowed for name in names):
         return routing
     barred = torch.tensor([name not in allowed for name in names], device=routing.logits.device)
     logits = routing.logits.masked_fill(barred, -torch.inf)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from moesaic.generate.engine import Encoded
 from moesaic.generate.loaded import WritingModel
-from moesaic.generate.request import Prompt, Request
+from moesaic.generate.request import Prompt, Request, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.scheduler import Scheduler
 from moesaic.model.deciding import Decider
@@ -63,10 +63,11 @@ class Order:
 
 
 class Choice(NamedTuple):
-    """A router's decision before it is given an id: why, with which weights, and what the router says."""
+    """A decision before it has an id: why, with which weights, the same by name, and whether the router was asked."""
 
     reason: Reason
     routing: Routing
+    report: RoutingReport
     asked: bool
 
 
@@ -127,7 +128,7 @@ class Version:
     def decide(self, order: Order, encoded: Encoded, held: str | None, id: str | None) -> Decision:
         """Who answers an order, and why. `held`: the expert of its conversation, None at the beginning."""
         started = time.perf_counter()
-        names, forced = self.catalogue.experts, self.catalogue.expert(order.model)
+        forced = self.catalogue.expert(order.model)
         allowed = self.catalogue.allowed(order.allow, order.exclude)
         held = held if held in allowed and not self.routes_tokens else None
         if forced is not None:
@@ -139,7 +140,7 @@ class Version:
             choice = self.named(held, "tool")
         else:
             choice = self.routed(encoded, allowed, held)
-        report = report_of(choice.routing, names)
+        report = choice.report
         return Decision(
             id=id,
             mixture=self.model.identity,
@@ -159,7 +160,8 @@ class Version:
 
     def named(self, expert: str, reason: Reason) -> Choice:
         index = self.engine.index(expert)
-        return Choice(reason, self.engine.decision_of([-1 if index is None else index]), asked=False)
+        routing = self.engine.decision_of([-1 if index is None else index])
+        return Choice(reason, routing, report_of(routing, self.catalogue.experts), asked=False)
 
     def routed(self, encoded: Encoded, allowed: frozenset[str], held: str | None) -> Choice:
         """The router's choice among the allowed, unless the conversation keeps its expert."""
@@ -168,8 +170,9 @@ class Version:
         routing = among(self.engine.decided(encoded, 1), names, allowed, decider.selection)
         report = report_of(routing, names)
         if held is not None and stays(held, report.chosen, report.probabilities, self.limits.margin):
-            return Choice("held", one_hot(held, names, routing), asked=True)
-        return Choice("abstained" if report.chosen not in names else "router", routing, asked=True)
+            kept = one_hot(held, names, routing)
+            return Choice("held", kept, report_of(kept, names), asked=True)
+        return Choice("abstained" if report.chosen not in names else "router", routing, report, asked=True)
 
     def record(self, order: Order, prompts: Prompts, decision: Decision) -> None:
         """Write a decision into the trace, if there is one."""

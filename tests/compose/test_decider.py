@@ -10,12 +10,16 @@ import moesaic
 from moesaic.artefacts.router import StoredRouter, save_router
 from moesaic.compose.decider import load_decider
 from moesaic.compose.mixture import load_mixture, save_mixture
+from moesaic.config import Feature
 from moesaic.errors import CompatibilityError
 from moesaic.files import disk
+from moesaic.model.deciding import Reader
 from moesaic.model.features import Prompts
+from moesaic.model.features import read as read_feature
 from moesaic.routing import Selection
 from moesaic.routing.routers import CentroidRouter, KeywordRouter, TrainedRouter
 from moesaic.tensors import safetensors_file as opening
+from moesaic.testing import tiny_decoder
 
 TEXTS = ["the sum of two", "def add", "what is it", "the sum"]
 NAMES = ("two", "one")
@@ -62,6 +66,16 @@ def test_a_router_that_reads_no_base_decides_without_one(parts, tmp_path, read, 
     found = decider.decide(Prompts.of_texts(TEXTS)).weights
     assert decider.names == NAMES and [dict(zip(NAMES, row, strict=True)) for row in found.tolist()] == expected
     assert read and all(Path(path).parent == folder / "router" for path in read)
+
+
+@pytest.mark.parametrize("feature", ["characters", "wording"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counts_of_a_text_meet_a_base_only_in_its_dtype(feature, dtype, monkeypatch):
+    body, prompts = tiny_decoder(dtype=dtype), Prompts.of_texts(TEXTS)
+    expected = read_feature(Feature.parse(feature), body, 2, prompts)
+    monkeypatch.setattr(body, "embed", lambda *_: pytest.fail("the base is read"))
+    found = Reader(Feature.parse(feature), body, 2)(prompts)
+    assert found.dtype == dtype and found.equal(expected)
 
 
 def test_a_router_that_reads_states_decides_with_the_base_alone(parts, tmp_path, read):

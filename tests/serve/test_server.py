@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from small_server import WORDS, build, running
 import moesaic
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.generate.trace import read_trace
-from moesaic.serve.server import Entry, Limits, Listening, Place
+from moesaic.serve.server import Entry, Limits, Listening, Place, bound
 
 KEY = "a-key-of-enough-length"
 
@@ -123,11 +124,15 @@ def test_what_writes_no_text_or_has_no_name_is_refused(mixture, tmp_path, monkey
 
 
 def test_a_port_in_use_is_named(served):
-    from moesaic.serve.server import bound
-
     host, port = served.server.socket.getsockname()
     with pytest.raises(RecipeError, match=f"port: cannot listen: {host}:{port}"):
         bound(host, port)
+
+
+def test_the_address_can_be_reached_before_the_server_runs():
+    early = bound("127.0.0.1", 0)
+    with early, socket.create_connection(early.getsockname(), timeout=10):
+        pass
 
 
 # --- swaps ------------------------------------------------------------------------------------------------------------
