@@ -206,7 +206,7 @@ def test_every_figure_beside_a_link_is_on_the_page_that_it_links_to(name: str) -
 
 def test_the_readme_shows_the_first_seed_of_the_demo() -> None:
     readme, found = text_of("README.md"), (RESULTS / "demo.md").read_text(encoding="utf-8")
-    verdict = re.search(r"- Seed 0: (.+)", found)
+    verdict = re.search(r"- seed 0: (.+)", found)
     assert verdict and verdict[1] in " ".join(readme.replace("*", " ").split()).replace(" .", ".")
     (block,) = (block for block in blocks("README.md") if block.text.startswith("contender"))
     heading, _, *lines = (line.split() for line in block.text.splitlines())

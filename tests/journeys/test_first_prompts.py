@@ -19,7 +19,7 @@ README = {  # what the README types -> the expert, and what the answer holds
     "What is 3 + 4?": ("math", r"= 7$"),
     "Oskar has 6 apples and buys 3 more. How many apples does Oskar have?": ("math", r"= 9$"),
     "def largest(prices):": ("code", r"return max\(prices\)"),
-    "Can I reserve a table for Saturday evening?": ("dialogue", r"\?$"),
+    "Could I get a haircut this week?": ("dialogue", r"\?$"),
     "Once upon a time, there was a hungry fox who lived near the river.": ("prose", r"fox.+(friend|[.\"])"),
 }
 FIRST = {  # what a newcomer types -> who may answer
