@@ -9,6 +9,7 @@ from moesaic.data.batches import Tokens
 from moesaic.data.forms import FORMS, OTHERS, Draw, Prompt, drawn, prompt_of
 from moesaic.data.neutral import neutral
 from moesaic.data.rows import Example
+from moesaic.data.splits import take
 from moesaic.errors import DataError
 from moesaic.tasks import Run
 
@@ -38,8 +39,15 @@ def other_forms(run: Run, examples: Sequence[Example], others: Sequence[str]) ->
     return in_forms(run, examples, [drawn(example, others) for example in examples])
 
 
-def neutral_rows(run: Run, split: str) -> list[Tokens]:
-    """Neutral prompts as they are, then in as many other forms as those of experts."""
-    examples = [example for rows in neutral(split).values() for example in rows]
+def neutral_prompts(split: str, most: int) -> list[Example]:
+    """At most so many neutral prompts, by hash."""
+    every = [example for rows in neutral(split).values() for example in rows]
+    kept = {example.group for example in take(every, most)}
+    return [example for example in every if example.group in kept]
+
+
+def neutral_rows(run: Run, split: str, most: int) -> list[Tokens]:
+    """Neutral prompts as they are, then the same in as many other forms as those of experts."""
+    examples = neutral_prompts(split, most)
     names = ["as_is"] * len(examples) + [drawn(example, others) for others in OTHERS for example in examples]
     return in_forms(run, examples * (1 + len(OTHERS)), names, judged=split == "test")

@@ -33,7 +33,7 @@ from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.sections.routers import EncoderFeature, FeatureSpec, RouterLoss, RouterSpec
 from moesaic.stages.experts import folders_of, made_here, version_of
-from moesaic.stages.prompt_forms import neutral_rows, other_forms
+from moesaic.stages.prompt_forms import neutral_prompts, neutral_rows, other_forms
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
 from moesaic.train.guards import Outcomes, Readers, give_voice, train_guard, train_readers
@@ -44,6 +44,7 @@ BATCH = 32
 SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert, for calibration and the choice of an epoch
 ASKED_PROMPTS = 100  # of each expert, where the mixture computes them anew in every epoch
+LEAST_NEUTRAL = 256  # of a split, also where the experts have few prompts
 
 WORDING = "wording"
 """The feature that a guard reads beside its router's."""
@@ -130,6 +131,11 @@ class RouterPart(Part):
         """The features that the router reads, and its guard."""
         return [*self.spec.reads, WORDING] if self.guarded else self.spec.reads
 
+    def most_neutral(self, split: str) -> int:
+        """The largest number of neutral prompts of a split that its guard sees: twice as many as the experts' own."""
+        own = (len(prompts_of(self.source, name, split)) for name in self.run.recipe.experts)
+        return max(LEAST_NEUTRAL, 2 * sum(min(rows, most_of(self.spec, split)) for rows in own))
+
     def inputs(self) -> dict[str, Any]:
         """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
@@ -141,7 +147,7 @@ class RouterPart(Part):
             **({"parts": dict(versions(self.source))} if spec.loss.task else {}),
             **({"level": "token"} if recipe.mixture.level == "token" else {}),
             **({"forms": forms.identity()} if self.varied or self.guarded else {}),
-            **({"neutral": neutral.identity()} if self.guarded else {}),
+            **({"neutral": [neutral.identity(), LEAST_NEUTRAL]} if self.guarded else {}),
             "router": {**spec.model_dump(mode="json"), **facts},
             "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
             "train": {"length": recipe.train.length},
@@ -215,9 +221,11 @@ def read_for(parts: Sequence[RouterPart], jobs: Jobs) -> Material:
             work[forms_of(others, split, expert)] = partial(
                 read_features, run.address, expert, split, varied, others=others
             )
-    judging = [feature for part in parts if part.guarded for feature in (part.spec.feature, WORDING)]
-    for split in SPLITS if judging else ():
-        work[f"neutral {split}"] = partial(read_neutral, run.address, split, [*dict.fromkeys(judging)])
+    guarded = [part for part in parts if part.guarded]
+    judging = [*dict.fromkeys(feature for part in guarded for feature in (part.spec.feature, WORDING))]
+    for split in SPLITS if guarded else ():
+        limit = max(part.most_neutral(split) for part in guarded)
+        work[f"neutral {split}"] = partial(read_neutral, run.address, split, judging, limit)
     for part in parts:
         for split, expert in every if part.token_level else ():
             reads, limit = [str(feature) for feature in part.spec.reads], most_of(part.spec, split)
@@ -257,7 +265,8 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
     assert vectors is not None and theirs is not None
     limit = most_of(part.spec, split)
-    counts = torch.cat([*(one[:limit] for one in read), nobodys[WORDING]])
+    seen = seen_by(part, split, len(theirs))
+    counts, theirs = torch.cat([*(one[:limit] for one in read), nobodys[WORDING][seen]]), theirs[seen]
     labels = torch.cat([own.labels, torch.full((len(theirs),), len(names))])
     changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
     as_is[: len(own.labels)] = True
@@ -267,6 +276,15 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
         whole = [drawn(one, others) != CUT for others in OTHERS for one in some]
         changed[len(some) : len(some) + len(whole)] = torch.tensor(whole)
     return Outcomes(torch.cat([vectors, theirs]), counts, labels, as_is, changed)
+
+
+def seen_by(part: RouterPart, split: str, read: int) -> torch.Tensor:
+    """Which of the neutral rows that were read for all routers the guard of this one sees."""
+    forms_of_each = 1 + len(OTHERS)
+    mine = {example.group for example in neutral_prompts(split, part.most_neutral(split))}
+    return torch.tensor(
+        [example.group in mine for example in neutral_prompts(split, read // forms_of_each)] * forms_of_each
+    )
 
 
 def owners(sizes: Iterable[int]) -> torch.Tensor:
@@ -478,11 +496,11 @@ def read_features(
 
 
 def read_neutral(
-    address: Address, split: str, features: list[FeatureSpec], report: Report
+    address: Address, split: str, features: list[FeatureSpec], most: int, report: Report
 ) -> dict[FeatureSpec, Features]:
-    """Read each feature of the neutral prompts of a split."""
+    """Read each feature of at most so many neutral prompts of a split."""
     run = report.cached(open_run, address)
-    found = features_of(run, neutral_rows(run, split), features, report)
+    found = features_of(run, neutral_rows(run, split, most), features, report)
     report.end("read")
     return dict(zip(features, found, strict=True))
 
