@@ -30,6 +30,7 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     "make demo": "makes an environment, which needs a network, and minutes of both cores",
     "make check": "runs this test",
     "moesaic generate runs/demo": "needs the demo; tests/journeys/test_first_prompts.py types these prompts over one",
+    "moesaic train-expert recipes/demo.yaml --continuous": "goes on until a signal; tests/stages runs it",
     "moesaic serve mine": "does not end by itself; tests/serve starts servers",
     "from openai import OpenAI": "needs a server; tests/serve/test_documented.py gives it one",
     "class Router(Protocol)": "is a signature to read",
