@@ -85,10 +85,13 @@ expert: 5 kills
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pages", [("starting", "mixed_rows"), ("demo",), ("serving",)])
+@pytest.mark.parametrize(
+    "pages", [("starting", "mixed_rows"), ("demo",), pytest.param(("serving",), marks=pytest.mark.faults)]
+)
 def test_pages_are_made_in_small(pages: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", *pages, "--quick", "--runs", str(tmp_path / "runs")]
-    subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, check=True, capture_output=True, timeout=600)
+    made = subprocess.run([*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert made.returncode == 0, made.stderr
     for name in pages:
         assert f"Again: `python -m benchmarks {name}`\n\nComputed: " in (tmp_path / f"{name}.md").read_text()
     for found in tmp_path.glob("runs/*/evaluation.json"):
