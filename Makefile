@@ -54,7 +54,7 @@ wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, runs, g
 	mkdir $(WHEEL)/elsewhere
 	$(FROM_WHEEL) -m moesaic --version
 	$(FROM_WHEEL) -m moesaic run demo train.steps=2 experts.dialogue.train.steps=2 experts.math.train.steps=2 \
-		experts.prose.train.steps=2 evaluate.joint.steps=2 evaluate.joint_wide.steps=2 evaluate.limit=4 evaluate.samples=0 router.examples=20 --quiet
+		experts.prose.train.steps=2 evaluate.joint.steps=2 evaluate.joint_wide.steps=2 evaluate.limit=4 evaluate.samples=0 router.examples=20 router.compare=[] --quiet
 	$(FROM_WHEEL) -m moesaic generate shipped:tiny "Once" --max-new-tokens 8
 	$(FROM_WHEEL) -m moesaic init mine/recipe.yaml
 	$(FROM_WHEEL) -m moesaic run mine/recipe.yaml train.steps=2 --quiet
