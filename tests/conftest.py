@@ -28,6 +28,15 @@ for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
         signal.signal(number, handler)
 
 
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Numbers of double precision, drawn from the seed 0."""
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real models beside the repository, or where $MOESAIC_SHARED says; without it a test is skipped."""

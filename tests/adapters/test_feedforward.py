@@ -22,12 +22,7 @@ from moesaic.testing import FixedRouter, prefilled, tiny_decoder, toy_ffn
 WEIGHTS = [[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.25, 0.5], [0.0, 0.0, 1.0]]
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture

@@ -14,12 +14,7 @@ from moesaic.testing import tiny_decoder, toy_expert, toy_ffn
 N, T, I, O, E, R = 4, 2, 5, 6, 3, 2  # noqa: E741
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def slot() -> LowRankLinear:

@@ -16,12 +16,7 @@ from moesaic.testing import ALL_TARGETS, tiny_decoder, toy_expert
 FORMS = ("single", "masked", "gathered")
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture

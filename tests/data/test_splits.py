@@ -102,6 +102,8 @@ def test_every_so_many_rows_are_read_and_no_others(files):
     assert len(lines) == 30
     assert {int(example.source.split(":")[1]) for example in some} == {*range(1, 31, 7)}
     assert {int(example.source.split(":")[1]) for example in few} == {1, 8, 15}
+    domain = files.load(train={"path": "train", "every": 7})
+    assert len(domain.train) + len(domain.validation) == len(some)
 
 
 def test_a_share_of_a_limited_train_is_that_share(files):

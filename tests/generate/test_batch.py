@@ -11,13 +11,7 @@ from moesaic.model.readings import Shelves
 from moesaic.nn.cache import Slots
 from moesaic.testing import ByteTokenizer
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture(params=KINDS)

@@ -27,12 +27,7 @@ TOKEN = 2 * 3 * 2 * 8 * 8
 """Bytes of a token's keys and values in one tiny decoder."""
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @cache

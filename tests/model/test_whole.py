@@ -21,12 +21,7 @@ LOGITS = [[2.0, 0, 0], [0, 0, 3.0], [1.0, 4.0, 0], [0, 0, 1.0]]
 NAMES = ("one", "two", "three")
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.fixture

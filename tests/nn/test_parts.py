@@ -12,12 +12,7 @@ from moesaic.testing import tiny_config
 CONFIG = tiny_config(num_layers=1)
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:

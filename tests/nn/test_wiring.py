@@ -17,12 +17,7 @@ SIZES = {"vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "
 WINDOWED = {"window": 3, "local_layers": (0, 2), "local_rope_theta": 50.0}
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def config(**changes) -> DecoderConfig:

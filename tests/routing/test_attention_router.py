@@ -8,13 +8,7 @@ from moesaic.errors import RecipeError
 from moesaic.routing import States
 from moesaic.routing.routers import AttentionRouter, MLPRouter
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def made(heads: int = 2, width: int = 8) -> AttentionRouter:

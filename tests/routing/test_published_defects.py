@@ -36,12 +36,7 @@ ROWS = [[5, 17, 3, 8, 60, 2], [9], [4, 4, 31]]
 KINDS = ["linear", "mlp", "attention"]
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def router_of(kind: str, noise: bool = True) -> TrainedRouter:
