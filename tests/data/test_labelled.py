@@ -67,6 +67,14 @@ def test_a_bad_row_is_refused_by_file_line_and_field_or_left_out(tmp_path, row, 
     assert rejects.listed()[0]["line"] == 2
 
 
+def test_every_so_many_rows_are_read_and_no_others(tmp_path):
+    rows = [{"sentence1": f"a {n}", "sentence2": f"b {n}", "label": n % 2} for n in range(7)]
+    write(tmp_path / "train.jsonl", rows)
+    given = data(**MRPC | {"train": {"path": "train.jsonl", "every": 3}})
+    read_some = labelled.read_labelled(given.train[0], given, None, tmp_path.joinpath, Rejects())
+    assert [row[0].source for row in read_some] == ["train.jsonl:1", "train.jsonl:4", "train.jsonl:7"]
+
+
 def test_a_file_without_a_row_that_can_be_used_is_refused(tmp_path):
     (tmp_path / "train.jsonl").write_text("")
     with pytest.raises(DataError, match="no rows; expected rows with sentence1 and sentence2 and label"):
