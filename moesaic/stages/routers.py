@@ -265,7 +265,7 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
     assert vectors is not None and theirs is not None
     limit = most_of(part.spec, split)
-    seen = seen_by(part, split, len(theirs))
+    seen = seen_by(part.most_neutral(split), split, len(theirs))
     counts, theirs = torch.cat([*(one[:limit] for one in read), nobodys[WORDING][seen]]), theirs[seen]
     labels = torch.cat([own.labels, torch.full((len(theirs),), len(names))])
     changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
@@ -278,10 +278,10 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     return Outcomes(torch.cat([vectors, theirs]), counts, labels, as_is, changed)
 
 
-def seen_by(part: RouterPart, split: str, read: int) -> torch.Tensor:
-    """Which of the neutral rows that were read for all routers the guard of this one sees."""
+def seen_by(most: int, split: str, read: int) -> torch.Tensor:
+    """Which of the neutral rows that were read for all routers a guard of at most so many sees."""
     forms_of_each = 1 + len(OTHERS)
-    mine = {example.group for example in neutral_prompts(split, part.most_neutral(split))}
+    mine = {example.group for example in neutral_prompts(split, most)}
     return torch.tensor(
         [example.group in mine for example in neutral_prompts(split, read // forms_of_each)] * forms_of_each
     )
