@@ -11,7 +11,7 @@ import torch
 
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
-from moesaic.data.batches import Packed, encode_all
+from moesaic.data.batches import Held, Packed, encode_all
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import MoesaicError, RecipeError
@@ -72,7 +72,7 @@ class BasePart(Part):
         rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
         chosen_by = take(validation, ROWS)
         held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
-        packed = Packed(rows, settings.length, settings.batch, recipe.seed)
+        packed = Packed(Held(rows), settings.length, settings.batch, recipe.seed)
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
         drop_logs(self.run, self.at, [trial])

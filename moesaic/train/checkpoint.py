@@ -50,7 +50,8 @@ class Checkpoint:
     inputs. `every`: seconds between two saves, more where saving is slow; 0: every step. `restart`: the advice for a
     training that cannot be resumed. `stopping`: whether a stop was requested; `heed` then raises. `strict`: raise for
     a damaged version instead of warning. `origin`: the tensors that another training left; this one begins with its
-    parameters and moments, and leaves its own once it is done.
+    parameters and moments, at step `first`, as if it had made the steps before it itself. `leaves`: keep parameters and
+    moments once the training is done, for others that begin with them.
     """
 
     at: Path
@@ -64,6 +65,8 @@ class Checkpoint:
     stopping: Callable[[], bool]
     heed: Callable[[], None]
     origin: Path | None = None
+    first: int = 0
+    leaves: bool = False
 
     def __post_init__(self) -> None:
         self._log: JsonlWriter | None = None
@@ -84,7 +87,7 @@ class Checkpoint:
         if found is None:
             # Two old states and a new one exist while the new one is published.
             check_space(self.at, 3 * COPIES * size, "the states of this training")
-            state, rows = State(), 0
+            state, rows = State(self.first), 0
             if self.origin:
                 restore(read_tensors(self.origin), parameters, optimiser)
         else:
@@ -138,9 +141,9 @@ class Checkpoint:
             self.heed()
 
     def save(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
-        """Write the state to disk; for a finished training that no other continues only its best parameters."""
+        """Write the state to disk; for a finished training that leaves nothing to others only its best parameters."""
         tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
-        if not done or self.origin:
+        if not done or self.leaves:
             for name, p in parameters.items():
                 moments = {f"optimiser.{name}.{key}": value for key, value in optimiser.state[p].items()}
                 tensors |= {parameter_at(name): p.detach(), **moments}

@@ -16,7 +16,7 @@ from moesaic.ops.losses import UNSCORED, token_nll
 
 def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
     def loss(batch: Batch) -> tuple[Tensor, int]:
-        logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
+        logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
 
     return loss

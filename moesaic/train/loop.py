@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, best state.
+"""The one training loop: AdamW, a schedule of its rate, clipping, accumulation, validation, early stop, best state.
 
 Knows nothing about models or data: callers pass parameters, a batch for every step number, a loss, a validation and a
 checkpoint.
@@ -109,10 +109,12 @@ def fit(
 
 
 def factor(step: int, settings: Train) -> float:
-    """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine down to 0."""
+    """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine or `wsd`, down to 0."""
     warm = settings.warmup * settings.steps
     if step < warm:
         return (step + 1) / (warm + 1)
+    if settings.schedule == "wsd":
+        return min(1.0, (settings.steps - step) / max(settings.decay * settings.steps, 1e-9))
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(settings.steps - warm, 1)))
 
 
