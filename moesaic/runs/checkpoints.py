@@ -42,8 +42,9 @@ def training(
     checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note, origin)
 
     def record(row: dict[str, Any]) -> None:
-        checkpoint.log.append(row)
-        report.row({**row, "step": row["step"] + before})
+        if checkpoint.ranks.main:
+            checkpoint.log.append(row)
+            report.row({**row, "step": row["step"] + before})
 
     try:
         with mood("patient"):

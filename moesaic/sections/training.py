@@ -94,3 +94,5 @@ class Pretrain(Train):
         Discriminator(lambda value: CASE + ("experts" if value == "experts" else "sources")),
     ] = "experts"
     """Files to train on, or `experts` for the training texts of all experts."""
+    parallel: Literal["ddp", "fsdp"] = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
+    """Processes of `torchrun` hold copies of the base (DDP), or each a piece of every parameter (FSDP2)."""

@@ -11,8 +11,9 @@ from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.files import read_manifest
 from moesaic.sections.training import Train
 from moesaic.tensors.tensors import read_tensors, write_tensors
-from moesaic.train.checkpoint import TENSORS, Checkpoint, State, differences
+from moesaic.train.checkpoint import Checkpoint, State, differences
 from moesaic.train.loop import fit
+from moesaic.train.states import TENSORS
 
 
 class Stop(Exception): ...
