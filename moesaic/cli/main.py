@@ -256,6 +256,19 @@ def compose(work: Work) -> None:
     typer.echo(work.do(stages.compose))
 
 
+@recipe_verb
+def continual(work: Work, strict: Strict = False, restart: Restart = None) -> None:
+    """Learn the tasks of a recipe one after another, by several strategies, and measure what is forgotten.
+
+    The experts are the tasks, in their order. Compared are one expert that is trained on task after task, the same with
+    a tenth of the earlier rows, and an expert for each task with a router that is trained anew after each.
+    """
+    from moesaic import stages
+    from moesaic.cli.printing import show_continual
+
+    show_continual(work.do(stages.continual, strict=strict, restart=restart or ()), work.root)
+
+
 @app.command()
 def evaluate(
     recipe: Annotated[

@@ -23,7 +23,7 @@ def overall(scores: Matrix) -> Figure:
 
 
 def backward_trace(scores: Matrix) -> Figure:
-    """BWT as TRACE defines it (arXiv 2310.06762): the mean over all tasks of R[T, i] - R[i, i]; that of the last is 0."""
+    """BWT as TRACE defines it (arXiv 2310.06762): the mean over all tasks of R[T, i] - R[i, i]."""
     return np.asarray(change(scores).mean(-1))
 
 
@@ -85,11 +85,15 @@ class Sequence:
 
 
 DEFINITIONS: Mapping[str, str] = {
-    "OP": "the mean over the tasks, after the last one",
-    "BWT_TRACE": "the mean over all tasks of the change of the score since the task was trained, as TRACE defines it",
-    "BWT_GEM": "the same over all tasks but the last, whose change is 0, as GEM defines it",
-    "forgetting": "the mean over all tasks but the last of the distance from the best score after any task",
-    "FWT": "the mean over all tasks but the first of the change of the score by the tasks before it",
-    "general_change": "the change of the score on text of no task, from before the first task to after the last",
+    "OP": "nats per token after the last task, as a mean over the tasks; lower is better",
+    "BWT_TRACE": "the change of the score on a task since it was trained, as a mean over all tasks (TRACE); below 0 is "
+    "forgetting",
+    "BWT_GEM": "the same as a mean over all tasks but the last, whose change is 0 (GEM)",
+    "forgetting": "the distance of the score on a task from its best after any task, as a mean over all tasks but the "
+    "last",
+    "FWT": "the change of the score on a task by the tasks before it, as a mean over all tasks but the first; above 0 "
+    "is a gain",
+    "general_change": "the change of the score on text of no task, from before the first task to after the last; above "
+    "0 is a gain",
 }
-"""The definition of each figure, for people. A score is minus the nats per token, so a change above 0 is a gain."""
+"""The definition of each figure, for people. A score is minus the nats per token."""

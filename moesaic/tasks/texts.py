@@ -177,9 +177,8 @@ class TextTask(Task[Tokens]):
 
     def score(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
         """Score the base, an expert, a control that was trained, the merged average, or all experts alike."""
-        mixture, batch, rows = self.mixture.model, self.recipe.evaluate.batch, self.test_rows
-        n, e = sum(map(len, rows.values())), len(mixture.names)
-        which, _, expert = name.partition(":")
+        batch, rows = self.recipe.evaluate.batch, self.test_rows
+        n, (which, _, expert) = sum(map(len, rows.values())), name.partition(":")
         if plan and folder:
             control = plan.kind.reload(folder, self.fresh(), plan.design)
             gates = control.gates(n)
@@ -187,9 +186,10 @@ class TextTask(Task[Tokens]):
         if which == "average":
             average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
             return score(average.score, rows, None, batch)
+        names = self.mixture.model.names
         if which == "uniform":
-            return self.score_weights(controls.uniform(n, e))
-        return self.score_weights(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))
+            return self.score_weights(controls.uniform(n, len(names)))
+        return self.score_weights(controls.fixed(names.index(expert) if expert else -1, n, len(names)))
 
     def score_weights(self, weights: Weights | None) -> Judged:
         return score(self.mixture.model.score, self.test_rows, weights, self.recipe.evaluate.batch)
