@@ -33,6 +33,8 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     "moesaic train-expert recipes/demo.yaml --continuous": "goes on until a signal; tests/stages runs it",
     "moesaic serve mine": "does not end by itself; tests/serve starts servers",
     "from openai import OpenAI": "needs a server; tests/serve/test_documented.py gives it one",
+    "moesaic evaluate runs/mine --lm-eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
+    "import lm_eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
     "class Router(Protocol)": "is a signature to read",
 }
 TINY = {
