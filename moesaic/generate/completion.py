@@ -47,8 +47,8 @@ def completions(
         if wrong := [id for id in ids if not 0 <= id < vocab_size]:
             expected = f"ids from 0 to {vocab_size - 1}"
             raise DataError("not a token", field=f"prompts[{index}]", expected=expected, got=wrong[0])
-    made = engine.generate(given, **settings, logprobs=0 if logprobs else None)
-    both = zip(given, (row for (row,) in made), strict=True)
+    asked: Settings = {**settings, "logprobs": 0 if logprobs else None}
+    both = zip(given, (row for (row,) in engine.generate(given, **asked)), strict=True)
     return [completed(engine, ids, row, logprobs and echo, echo, steady) for ids, row in both]
 
 
