@@ -327,8 +327,8 @@ def evaluate(
     any model on tasks of lm-evaluation-harness, separated by commas.
     """
     tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
-    for name, value in tasks.items():
-        if value is not None and lm_eval is None:
+    for name, given in tasks.items():
+        if given is not None and lm_eval is None:
             raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
     if unseen and lm_eval is not None:
         raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
