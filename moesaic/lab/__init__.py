@@ -1,0 +1,1 @@
+"""The pretraining lab: studies that train architectures from nothing and compare them."""
