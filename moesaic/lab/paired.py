@@ -77,7 +77,7 @@ def compare(a: Nats, b: Nats, size: Bytes, seed: int = 0) -> Comparison:
 
 
 def t_quantile(shares: Float[np.ndarray, " n"], freedom: int) -> Float[np.ndarray, " n"]:
-    """Quantiles of Student's t distribution; with t = sqrt(freedom) tan(angle), its density is cos(angle)^(freedom-1)."""
+    """Quantiles of Student's t; with t = sqrt(freedom) tan(angle), its density is cos(angle)^(freedom - 1)."""
     angles = np.linspace(-math.pi / 2, math.pi / 2, 200_001)
     heights = np.cos(angles) ** (freedom - 1)
     area = np.concatenate([[0.0], np.cumsum(heights[1:] + heights[:-1])])

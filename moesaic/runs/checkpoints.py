@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moesaic.files import disk
-from moesaic.runs.directory import RunDir
+from moesaic.runs.directory import PartsDir
 from moesaic.runs.jobs import Report
 from moesaic.runs.signals import heed, mood, stopping
 from moesaic.train.checkpoint import Checkpoint
@@ -26,7 +26,7 @@ def trial_at(lr: float) -> str:
 
 @contextmanager
 def training(
-    run: RunDir,
+    run: PartsDir,
     part: Path,
     trial: str,
     inputs: Inputs,
@@ -53,14 +53,14 @@ def training(
         checkpoint.close()
 
 
-def refuse_changed(run: RunDir, part: Path, inputs: Callable[[], Inputs], warn: Callable[[str], None]) -> None:
+def refuse_changed(run: PartsDir, part: Path, inputs: Callable[[], Inputs], warn: Callable[[str], None]) -> None:
     """Refuse to resume a half-done training of a part with other settings, before anything is made."""
     for state in sorted(run.states_at(part).glob("lr-*")):
         checkpoint_at(run, part, state.name, inputs(), warn, warn).refuse_changed()  # which reports nothing
 
 
 def checkpoint_at(
-    run: RunDir,
+    run: PartsDir,
     part: Path,
     trial: str,
     inputs: Inputs,
@@ -72,8 +72,8 @@ def checkpoint_at(
     return Checkpoint(
         at=run.states_at(part) / trial,
         log_at=run.logs_at(part) / f"{trial}.jsonl",
-        inputs={"seed": run.recipe.seed, **inputs},
-        every=run.recipe.checkpoint_seconds,
+        inputs={"seed": run.seed, **inputs},
+        every=run.checkpoint_seconds,
         restart=f"give --restart {run.title(part).name} to begin it anew",
         warn=warn,
         note=note,
@@ -84,7 +84,7 @@ def checkpoint_at(
     )
 
 
-def drop_logs(run: RunDir, part: Path, trials: Sequence[str]) -> None:
+def drop_logs(run: PartsDir, part: Path, trials: Sequence[str]) -> None:
     """Drop the logs of all other trials of a part."""
     for log in run.logs_at(part).glob("lr-*.jsonl"):
         if log.stem not in trials:

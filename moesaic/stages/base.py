@@ -19,6 +19,7 @@ from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import NewBase
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Report, threads
 from moesaic.runs.part import Part
 from moesaic.tasks import Run
@@ -34,6 +35,7 @@ ROWS = TextTask.chosen_by
 class BasePart(Part):
     """A base that is pretrained in the run."""
 
+    run: RunDir
     name, stage = "base", "pretrain"
 
     def __init__(self, run: Run, spec: NewBase):
