@@ -6,6 +6,7 @@ about tensors or run directories.
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,7 +66,9 @@ class StudyTrain(Section):
     """Whether tokens see only their own text, where a row holds several."""
     warmup: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Share of the steps with a rising learning rate."""
-    decays: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Distinct, Field(min_length=1)] = [0.4, 0.7, 1.0]
+    decays: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Distinct] = Field(
+        default=[0.4, 0.7, 1.0], min_length=1
+    )
     """Budgets, as rising shares of the steps: at each of them a branch of the training ends with rate 0."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of a budget in which the learning rate falls in a line to 0."""
@@ -100,7 +103,7 @@ class StudyTrain(Section):
 class Sweep(Section):
     """The choice of each arm's learning rate."""
 
-    rates: Annotated[list[Positive], Distinct, Field(min_length=3)] = [1e-3, 2e-3, 4e-3]
+    rates: Annotated[list[Positive], Distinct] = Field(default=[1e-3, 2e-3, 4e-3], min_length=3)
     """Peak learning rates to begin with; an arm whose best one is at an end gets another beyond it."""
     depths: Annotated[list[Count], OneOrMore(), Distinct, Field(min_length=1)] | None = None
     """Depths to sweep at; another depth takes the rate of the nearest (default: the smallest)."""
@@ -112,7 +115,7 @@ class Sweep(Section):
     @field_validator("rates")
     @classmethod
     def _apart(cls, rates: list[float]) -> list[float]:
-        for index, (low, high) in enumerate(zip(rates, rates[1:], strict=False), 1):
+        for index, (low, high) in enumerate(pairwise(rates), 1):
             if abs(high / low - FACTOR) > 0.01 * FACTOR:
                 error = RecipeError("not evenly apart", expected=f"{FACTOR:g} times the rate before", got=high)
                 raise refusal(error, index)
