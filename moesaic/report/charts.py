@@ -144,8 +144,8 @@ def bands(
     for line in lines:
         colour, dashes = SERIES[line.number % COLOURS], DASHES[dash_of(line.number)]
         axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-        mark = {"marker": "o", "markersize": 4} if dots else {}
-        axes.plot(line.x, line.y, linewidth=1.3, color=colour, linestyle=dashes, **mark)
+        mark = "o" if dots else ""
+        axes.plot(line.x, line.y, linewidth=1.3, color=colour, linestyle=dashes, marker=mark, markersize=4)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if ratios:
         axes.set_xscale("log")

@@ -99,13 +99,17 @@ def training(study: dict[str, Any], numbers: dict[str, int]) -> Iterator[Drawn]:
     """The training loss over tokens: a panel for each depth, a band over the seeds for each arm."""
     for depth in study["depths"]:
         lines = [
-            Band(*(list(column) for column in zip(*one["curve"], strict=True)), numbers[name])
+            Band(*columns(one["curve"]), numbers[name])
             for name, arm in study["arms"].items()
             for one in arm["depths"]
             if one["depth"] == depth
         ]
         chart = bands(lines, "tokens", "nats per token", f"loss-{depth}", dots=False)
         yield Drawn(f"{depth} layers", "running mean; band: all seeds", chart)
+
+
+def columns(curve: dict[str, list[float]]) -> tuple[list[float], list[float], list[float], list[float]]:
+    return curve["tokens"], curve["low"], curve["mean"], curve["high"]
 
 
 def loads(study: dict[str, Any]) -> Iterator[Drawn]:
