@@ -12,7 +12,7 @@ import torch
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
 from moesaic.data.batches import Packed, encode_all
-from moesaic.data.rows import Example
+from moesaic.data.rows import Example, text_of
 from moesaic.data.splits import take
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.kinds.gates import plain
@@ -127,10 +127,3 @@ def longest(examples: list[Example]) -> list[Example]:
         if len(text_of(example)) > len(text_of(kept)):
             found[example.group] = example
     return list(found.values())
-
-
-def text_of(example: Example) -> str:
-    """An example as one text; the text of a row with a label is its prompt."""
-    if example.texts:
-        return example.prompt
-    return f"{example.prompt}\n{example.response}" if example.prompt else example.response

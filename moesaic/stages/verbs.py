@@ -17,6 +17,7 @@ from moesaic.data.containers import Given
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
+from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
@@ -30,7 +31,7 @@ from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
 from moesaic.stages import experts
-from moesaic.stages.base import BasePart, text_of
+from moesaic.stages.base import BasePart
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
