@@ -143,8 +143,8 @@ def matched(matching: Matching, a: Depths, b: Depths, size: Bytes) -> Found:
     pairs = [*matching.pairs(a, b)]
     trained = [pair for pair in pairs if pair.least >= ENOUGH]
     if trained:
-        both = (np.stack([getattr(pair, side) for pair in trained]) for side in ("a", "b"))
-        return Found([pair.depth for pair in trained], compare(*both, size))
+        mine, its = np.stack([pair.a for pair in trained]), np.stack([pair.b for pair in trained])
+        return Found([pair.depth for pair in trained], compare(mine, its, size))
     if pairs:
         most = max(pair.least for pair in pairs)
         return Found([], why=f"under-trained, {most:.1f} tokens a parameter of at least {ENOUGH:g}")
