@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,15 @@ from typer import Argument, Option
 
 import moesaic
 from moesaic.cli.arguments import Prompted, Verbs, existing
-from moesaic.errors import MemoryLimitError, MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.errors import (
+    MemoryLimitError,
+    MoesaicError,
+    MoesaicWarning,
+    RanksError,
+    RecipeError,
+    StorageError,
+    printable,
+)
 from moesaic.files import disk
 
 if TYPE_CHECKING:
@@ -34,6 +43,10 @@ INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports SIGIN
 RUNS = Path("runs")
 COMPLETING = "_MOESAIC_COMPLETE"
 """Variable by which a shell asks for completions."""
+
+HELPING = os.environ.get("RANK", "0") != "0"
+"""Whether `torchrun` started this process to help its first one, which reports for all."""
+SPEECH = 10.0  # seconds in which that one reports an error
 
 app = typer.Typer(
     cls=Verbs,
@@ -196,10 +209,14 @@ def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
 
 @recipe_verb
 def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Pretrain or fetch the base."""
+    """Pretrain or fetch the base.
+
+    `torchrun --nproc-per-node N -m moesaic pretrain RECIPE` pretrains it in N processes.
+    """
     from moesaic import stages
 
-    typer.echo(work.do(stages.pretrain, strict=strict, restart=restart or ()))
+    if folder := work.do(stages.pretrain, strict=strict, restart=restart or ()):
+        typer.echo(folder)
 
 
 @recipe_verb
@@ -796,7 +813,8 @@ def main() -> None:
 def show_own_warnings() -> None:
     """Print each MoesaicWarning once, as a line on stderr, and hide all other warnings of Python."""
     warnings.simplefilter("ignore")
-    warnings.simplefilter("once", MoesaicWarning)
+    if not HELPING:
+        warnings.simplefilter("once", MoesaicWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(str(message))}", file=sys.stderr)
     # Processes that train stay silent: this process reads the same files and warns of them.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -848,8 +866,12 @@ def status(arguments: list[str], debug: bool = False) -> int:
             error = StorageError("cannot write to stdout", got=error.strerror, hint="check where stdout goes")
         if debug:
             traceback.print_exc()
-        code, message = explained(of_the_system(error))
-        typer.echo(" ".join(message.split()), err=True)
+        ours = of_the_system(error)
+        code, message = explained(ours)
+        if HELPING and isinstance(ours, RecipeError | RanksError):
+            time.sleep(SPEECH)  # the first process says the same, and torchrun ends it with this one
+        else:
+            typer.echo(" ".join(message.split()), err=True)
         return code
 
 

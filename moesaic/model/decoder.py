@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
-from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, embedding, ffn, norm
+from moesaic.nn import Attention, Cache, Linear, Mask, Rope, Span, apart, embedding, ffn, norm
 from moesaic.routing import Gates, Routing
 
-Mask = Int[Tensor, "b t"] | Bool[Tensor, "b t"]
 Hidden = Float[Tensor, "b t d"]
 
 
@@ -54,7 +53,7 @@ class Decoder(nn.Module):
     ) -> Output:
         """Logits after every token. With a cache the tokens follow the cached ones; the caller advances the cache.
 
-        `mask`: 0 at padding, on either side.
+        `mask`: 0 at padding, on either side, else the number of the token's text in its row, which sees no other.
         """
         x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
         hidden = self.norm(x)
@@ -109,8 +108,7 @@ class Decoder(nn.Module):
             return rope.span(positions, cache.visible(positions, window))
         if mask is None and not 0 < window < t:
             return rope.span(torch.arange(t, device=x.device)[None], None)
-        real = torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask.bool()
-        return rope.span(*beside_padding(real, window))
+        return rope.span(*apart(torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask, window))
 
 
 class Block(nn.Module):

@@ -46,8 +46,8 @@ from moesaic.stages.standing import (
 from moesaic.stages.through_mixture import decided, held_out, measure, start_of, verdict
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import Plan
-from moesaic.train.checkpoint import TENSORS
 from moesaic.train.loop import fit
+from moesaic.train.states import TENSORS
 
 ENOUGH = 10
 """Validation rows of a domain; with fewer, intervals by resampling are too narrow."""

@@ -31,7 +31,7 @@ from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
 from moesaic.stages import experts
-from moesaic.stages.base import BasePart
+from moesaic.stages.base import BasePart, help_to_make
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
@@ -40,6 +40,7 @@ from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
+from moesaic.train.ranks import agreed, joined
 
 Root = str | PathLike[str]
 Names = Collection[str]
@@ -73,11 +74,20 @@ def run(
 
 def pretrain(
     recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
-) -> Path:
-    """Make the base. Returns its folder."""
-    with opened(recipe, root, progress, strict, restart) as bench:
-        bench.make("base")
-        return bench.run.models.base_at
+) -> Path | None:
+    """Make the base. Returns its folder.
+
+    Processes that `torchrun` starts train it together; only the first of them reports, publishes and returns a folder.
+    """
+    with joined() as rank:
+        if rank:
+            with listening():
+                help_to_make(open_run(Address(RunDir(recipe, Path(root).absolute(), strict))))
+            return None
+        with opened(recipe, root, progress, strict, restart) as bench:
+            bench.make("base")
+            agreed(lambda: False)  # ends the work of the others
+            return bench.run.models.base_at
 
 
 def train_expert(

@@ -10,20 +10,23 @@ from torch import Tensor
 
 from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.kinds.gates import GatesFor
-from moesaic.model.decoder import Decoder
+from moesaic.model.decoder import Output
 from moesaic.ops.losses import UNSCORED, token_nll
 
+Model = Callable[..., Output]
+"""A decoder, alone or as several processes share it."""
 
-def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
+
+def loss_of(decoder: Model, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
     def loss(batch: Batch) -> tuple[Tensor, int]:
-        logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
+        logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
 
     return loss
 
 
 @torch.no_grad()
-def mean_nats(decoder: Decoder, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
+def mean_nats(decoder: Model, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
     """Nats per scored token, the logarithm of the perplexity."""
     loss, nats, count = loss_of(decoder, gates), 0.0, 0
     for places in by_length([len(row.ids) for row in rows], batch):
