@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig
-from moesaic.errors import MoesaicWarning, WeightsError
+from moesaic.errors import CompatibilityError, MoesaicWarning, WeightsError
 from moesaic.files import write_json
 from moesaic.interop.decoder_config import TOKENS, config_json, read_config
-from moesaic.interop.families import SKIPPED, Location, locations, stored_name
+from moesaic.interop.families import FAMILIES, SKIPPED, Location, locations, stored_name
 from moesaic.interop.foreign import EMPTY, IN_MODELS, hint_of, idle, shown
 from moesaic.model.decoder import Decoder
 from moesaic.nn.rope import FIRST
@@ -25,6 +25,7 @@ from moesaic.tensors.shards import SHARD_BYTES, TensorFiles, write_shards
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+EXACT = "balance_bias"  # steps of such a tensor are too small for 16 bits
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -87,7 +88,7 @@ class DecoderFiles:
             check_shapes(self.files, {name: (self.at[name], list(own[name].shape)) for name in names})
             stored = {name: self.files.dtype(self.at[name].name) for name in names}
             whole = type_of(self.found, [*stored.values()])
-            self.types = {name: dtype(own, whole) for name, own in stored.items()}
+            self.types = {name: torch.float32 if EXACT in name else dtype(own, whole) for name, own in stored.items()}
             self.files.open = self.files.open.pop_all()
         if self.idle:
             text = f"the model computes nothing with {shown(self.idle)}; not read"
@@ -214,7 +215,14 @@ def write_config(folder: Path, decoder: Decoder, tokens: Mapping[str, Any]) -> N
 
 
 def write_decoder(folder: Path, decoder: Decoder, tokens: Mapping[str, Any], limit: int = SHARD_BYTES) -> None:
-    """Write all files that `transformers` needs to open the decoder; `limit`: bytes of a file of weights."""
+    """Write all files that `transformers` needs to open the decoder; `limit`: bytes of a file of weights.
+
+    Raises CompatibilityError for a decoder of a family that transformers does not have.
+    """
+    if not FAMILIES[decoder.config.family].architecture:
+        what, hint = "transformers has no model of this wiring", "keep it as a base of this package"
+        expected = ", ".join(name for name, family in FAMILIES.items() if family.architecture)
+        raise CompatibilityError(what, field="family", expected=expected, got=decoder.config.family, hint=hint)
     write_config(folder, decoder, tokens)
     write_json(folder / GENERATION, {key: tokens[key] for key in TOKENS if tokens.get(key) is not None})
     write_shards(folder, named(decoder), limit)

@@ -62,7 +62,7 @@ def all_but_each(found: Found, layers: range) -> list[int]:
 
 @dataclass(frozen=True)
 class Family:
-    """A family's own names in config.json and tensors; `architecture`: its class in transformers.
+    """A family's own names in config.json and tensors; `architecture`: its class in transformers, "" if it has none.
 
     `keys`: our fields <-> keys, beside KEYS. `absent`: values of keys that are left out, beside ABSENT. `only`: wiring
     that this decoder has in one form, with the values that mean it, of which the first is written. `local`: the layers

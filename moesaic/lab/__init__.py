@@ -1,1 +1,1 @@
-"""The pretraining lab: studies that train architectures from nothing and compare them."""
+"""The pretraining lab: studies, in which architectures are trained under the same conditions and compared."""

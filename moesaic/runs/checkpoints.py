@@ -33,13 +33,15 @@ def training(
     report: Report,
     before: int = 0,
     origin: Path | None = None,
+    first: int = 0,
+    leaves: bool = False,
 ) -> Iterator[tuple[Checkpoint, Record]]:
     """The checkpoint of one training of the part at `part`, and the function that records its steps.
 
-    `before`: the number of steps that were reported for earlier trainings. `origin`: see Checkpoint; such a training
-    leaves its tensors to the next one. Call `drop_logs` first.
+    `before`: the number of steps that were reported for earlier trainings. `origin`, `first`, `leaves`: see Checkpoint.
+    Call `drop_logs` first.
     """
-    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note, origin)
+    checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note, origin, first, leaves)
 
     def record(row: dict[str, Any]) -> None:
         if checkpoint.ranks.main:
@@ -68,6 +70,8 @@ def checkpoint_at(
     warn: Callable[[str], None],
     note: Callable[[str], None],
     origin: Path | None = None,
+    first: int = 0,
+    leaves: bool = False,
 ) -> Checkpoint:
     """The checkpoint of one trial of a part."""
     return Checkpoint(
@@ -82,7 +86,8 @@ def checkpoint_at(
         stopping=stopping,
         heed=heed,
         origin=origin,
-        leaves=origin is not None,
+        first=first,
+        leaves=leaves,
     )
 
 
