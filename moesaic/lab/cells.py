@@ -4,8 +4,7 @@ A cell is one training with a warm-up and a constant rate, from which a decay to
 Knows nothing about other cells.
 """
 
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,24 +12,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.config import DecoderConfig, sized
-from moesaic.data.batches import Batch, Packed
+from moesaic.data.batches import Packed
 from moesaic.errors import NonFiniteError
-from moesaic.files import disk, encoded, read_jsonl, read_manifest, write_manifest
+from moesaic.files import disk, read_jsonl, write_manifest
+from moesaic.files.plain import encoded
 from moesaic.lab.arms import ARMS
 from moesaic.lab.corpus import Corpus, open_corpus
 from moesaic.lab.directory import StudyDir
+from moesaic.lab.objective import Objective
 from moesaic.lab.study import Study, StudyTrain
 from moesaic.model.decoder import Decoder, initialise
-from moesaic.runs.checkpoints import trial_at, training
+from moesaic.runs.checkpoints import training, trial_at
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part, Work
-from moesaic.tensors.tensors import read_tensors, write_tensors
-from moesaic.train.checkpoint import TENSORS
+from moesaic.tensors.tensors import write_tensors
 from moesaic.train.loop import fit
+from moesaic.train.states import TENSORS
 
 KIND, SCORES, LOG = "cell", "scores.safetensors", "steps.jsonl"
 
@@ -65,15 +65,16 @@ def dense_config(study: Study, depth: int) -> DecoderConfig:
 
 @dataclass(frozen=True)
 class Segment:
-    """A piece of a cell's training, from step `first` to step `last`. `begins_with`: the segment whose end it continues;
-    `budget`: the number of the budget that it decays to, None at a constant rate.
+    """A piece of a cell's training, from step `first` to step `last`, at a constant rate or with one that decays to 0.
+
+    `begins_with`: the segment whose end it continues.
     """
 
     name: str
     first: int
     last: int
     begins_with: str | None
-    budget: int | None
+    decays: bool
 
 
 def segments(settings: StudyTrain) -> list[Segment]:
@@ -82,9 +83,9 @@ def segments(settings: StudyTrain) -> list[Segment]:
     for number, end in enumerate(settings.ends):
         start = round(end * (1 - settings.decay))
         if start > reached:
-            found.append(Segment(f"stable-{number}", reached, start, stable, None))
+            found.append(Segment(f"stable-{number}", reached, start, stable, decays=False))
             stable, reached = f"stable-{number}", start
-        found.append(Segment(f"decay-{number}", start, end, stable, number))
+        found.append(Segment(f"decay-{number}", start, end, stable, decays=True))
     return found
 
 
@@ -118,68 +119,94 @@ class CellPart(Part):
 
 def train_cell(run: StudyDir, cell: Cell, inputs: Mapping[str, Any], key: str, report: Report) -> None:
     """Train a cell, judge it at every budget, and publish its scores and its log. A trial may diverge, a cell not."""
-    study, settings = run.study, cell.settings(run.study)
-    corpus = report.cached(open_corpus, run.corpus_at, settings.length, study.rows)
-    pieces = segments(settings)
-    report.begin(sum(one.last - one.first for one in pieces))
+    settings, at = cell.settings(run.study), run.cell_at(cell.name)
+    corpus = report.cached(open_corpus, run.corpus_at, settings.length, run.study.rows)
+    packed = Packed(corpus.shards.train, settings.length, settings.batch, cell.seed, settings.apart)
+    report.begin(sum(one.last - one.first for one in segments(settings)))
     try:
-        budgets, scores = trained(run, cell, corpus, inputs, report)
+        budgets, scores = trained(run, cell, corpus, packed, inputs, report)
     except NonFiniteError as error:
         if not cell.swept:
             raise
         report.warn(f"diverged: {error}")
         budgets, scores = [], {}
-    at = run.cell_at(cell.name)
-    rows = [row for piece in pieces for row in logged(run, cell, piece)]
-    speed = statistics.median(row["rate"] for row in rows) if rows else 0.0
-    facts = {"kind": KIND, "stage_key": key, "cell": vars(cell), "budgets": budgets, "speed": speed}
+    rows = [*logged(run, cell, settings.accumulate * packed.batch * settings.length)]
 
     def write(folder: Path) -> None:
         disk.create(folder / LOG, b"".join(encoded(row) for row in rows))
         write_tensors(folder / SCORES, scores)
-        write_manifest(folder, facts)
+        write_manifest(folder, {"kind": KIND, "stage_key": key, "cell": vars(cell), "budgets": budgets})
 
-    run.publish_version(at, write, 1 << 20)
+    run.publish_version(at, write, sum(one.numel() * one.element_size() for one in scores.values()))
     run.forget(at)
     report.end(f"validation {budgets[-1]['validation']:.3f} nats a token" if budgets else "diverged")
 
 
 def trained(
-    run: StudyDir, cell: Cell, corpus: Corpus, inputs: Mapping[str, Any], report: Report
+    run: StudyDir, cell: Cell, corpus: Corpus, packed: Packed, inputs: Mapping[str, Any], report: Report
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Train all segments of a cell; the facts of each budget, and its nats on the unseen documents."""
-    settings, decoder = cell.settings(run.study), begun(run.study, cell)
-    packed = Packed(corpus.shards.train, settings.length, settings.batch, cell.seed, settings.apart)
-    per_step = packed.batch * settings.length * settings.accumulate
-    at, parameters, done = run.cell_at(cell.name), dict(decoder.named_parameters()), 0
-    budgets, nats = list[dict[str, Any]](), list[np.ndarray]()
+    """Train all segments of a cell; the facts of each budget, and its nats on every unseen document."""
+    settings, decoder, at = cell.settings(run.study), begun(run.study, cell), run.cell_at(cell.name)
+    parameters, objective = dict(decoder.named_parameters()), Objective(decoder)
+    budgets, nats, done = list[dict[str, Any]](), list[np.ndarray](), 0
 
-    def validate() -> float:
-        found, counts = corpus.choosing.scored(logits_of(decoder), settings.batch)
+    def validation() -> float:
+        found, counts = corpus.choosing.scored(objective.logits, settings.batch)
         return float(found.sum() / counts.sum())
 
     for piece in segments(settings):
         origin = run.states_at(at) / trial_of(cell, piece.begins_with) / TENSORS if piece.begins_with else None
-        judged = piece.budget is not None
-        own = inputs_of(inputs, piece)
-        how = settings.to(piece.last, cell.rate, decays=judged)
-        with training(
-            run, at, trial_of(cell, piece.name), own, report, done - piece.first, origin, piece.first, leaves=not judged
-        ) as (keeper, record):
-            loss = loss_of(decoder)
-            found = fit(
-                *(parameters, packed, loss, validate if judged else unjudged, how, cell.rate, record),
-                **{"seed": cell.seed, "checkpoint": keeper, "names": packed.names},
-            )
+        how = settings.to(piece.last, cell.rate, decays=piece.decays)
+        trial, before, leaves = trial_of(cell, piece.name), done - piece.first, not piece.decays
+        with training(run, at, trial, inputs, report, before, origin, piece.first, leaves) as (keeper, record):
+            validate = validation if piece.decays else unjudged
+            shared = (how, cell.rate, record, cell.seed, keeper, packed.names)
+            found = fit(parameters, packed, objective, validate, *shared, after=objective.after)
         done += piece.last - piece.first
-        if judged:
+        if piece.decays:
             decoder.load_state_dict(found.state, strict=False)
-            own_nats, counts = corpus.judging.scored(logits_of(decoder), settings.batch)
-            nats.append(own_nats)
-            budgets.append(
-                {
-                    **{"steps": piece.last, "tokens": piece.last * per_step, "validation": found.best},
-                    **{"nats": float(own_nats.sum()), "scored": int(counts.sum())},
-                }
-            )
+            own, counts = corpus.judging.scored(objective.logits, settings.batch)
+            tokens = piece.last * settings.accumulate * packed.batch * settings.length
+            facts = {"steps": piece.last, "tokens": tokens, "epochs": packed.epochs(piece.last * settings.accumulate)}
+            budgets.append({**facts, "validation": found.best, "nats": float(own.sum()), "scored": int(counts.sum())})
+            nats.append(own)
     return budgets, {"nats": torch.from_numpy(np.stack(nats))}
+
+
+def begun(study: Study, cell: Cell) -> Decoder:
+    """The decoder of a cell before its training. Weights that its arm has in common with the dense one are equal."""
+    seed = cell.seed + study.arms[cell.arm].redraw
+    decoder, dense = (
+        initialise(Decoder(config), torch.Generator().manual_seed(seed))
+        for config in (cell.config(study), dense_config(study, cell.depth))
+    )
+    common = dict(dense.named_parameters())
+    with torch.no_grad():
+        for name, weight in decoder.named_parameters():
+            if name in common and common[name].shape == weight.shape:
+                weight.copy_(common[name])
+    return decoder
+
+
+def trial_of(cell: Cell, segment: str) -> str:
+    """The name of the state and the log of one segment."""
+    return f"{trial_at(cell.rate)}-{segment}"
+
+
+def logged(run: StudyDir, cell: Cell, tokens: int) -> Iterator[dict[str, Any]]:
+    """The steps of a cell, each with the tokens and the seconds up to it on the way of its segment.
+
+    `tokens`: those of a step.
+    """
+    clocks = dict[str | None, float]()
+    for piece in segments(cell.settings(run.study)):
+        at = run.logs_at(run.cell_at(cell.name)) / f"{trial_of(cell, piece.name)}.jsonl"
+        clock = clocks.get(piece.begins_with, 0.0)
+        for _, row in read_jsonl(at) if at.is_file() else ():
+            clock += row["scored"] / row["rate"]
+            yield {"segment": piece.name, **row, "tokens": row["step"] * tokens, "seconds": round(clock, 3)}
+        clocks[piece.name] = clock
+
+
+def unjudged() -> float:
+    return 0.0

@@ -3,7 +3,6 @@
 These functions are the Python twins of the verbs. Knows nothing about terminals.
 """
 
-import multiprocessing
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
+from moesaic.files import disk, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
@@ -29,7 +28,7 @@ from moesaic.runs.part import Part, ensure, graph_of
 from moesaic.runs.progress import Progress, Silent, watched
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
-from moesaic.runs.tensorboard import Recorder
+from moesaic.runs.working import working
 from moesaic.stages import experts
 from moesaic.stages.base import BasePart, help_to_make
 from moesaic.stages.continuous import train_continuously
@@ -254,11 +253,8 @@ def opened(
 
     `reads`: texts will be read; `makes`: something will be written.
     """
-    if multiprocessing.parent_process() is not None:
-        hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
-        raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
+    with working(root, recipe.workers, progress or Silent()) as (shown, jobs):
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe, root).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
