@@ -81,7 +81,7 @@ def segments(settings: StudyTrain) -> list[Segment]:
     """The pieces of a cell's training in their order: constant up to the start of each decay, and the decays."""
     found, stable, reached = list[Segment](), None, 0
     for number, end in enumerate(settings.ends):
-        start = round(end * (1 - settings.decay))
+        start = min(round(end * (1 - settings.decay)), end - 1)
         if start > reached:
             found.append(Segment(f"stable-{number}", reached, start, stable, decays=False))
             stable, reached = f"stable-{number}", start
@@ -139,6 +139,7 @@ def train_cell(run: StudyDir, cell: Cell, inputs: Mapping[str, Any], key: str, r
 
     run.publish_version(at, write, sum(one.numel() * one.element_size() for one in scores.values()))
     run.forget(at)
+    disk.remove(run.logs_at(at))
     report.end(f"validation {budgets[-1]['validation']:.3f} nats a token" if budgets else "diverged")
 
 

@@ -84,18 +84,22 @@ def between(costs: Sequence[float], values: Float[np.ndarray, "n *shape"], cost:
 
 def at_tokens(a: Depths, b: Depths) -> Iterator[Pair]:
     """The same depth after the same tokens."""
-    for depth, one in a.items():
-        tokens, other = one.tokens[-1], b[depth]
+    for depth, one, other in shared(a, b):
+        tokens = one.tokens[-1]
         least = min(one.per_parameter(tokens), other.per_parameter(tokens))
         yield Pair(depth, one.at(tokens), other.at(tokens), least)
+
+
+def shared(a: Depths, b: Depths) -> Iterator[tuple[int, Measured, Measured]]:
+    """The depths that both arms have."""
+    return ((depth, a[depth], b[depth]) for depth in a if depth in b)
 
 
 def at_cost(rate: Callable[[Measured], float]) -> Callable[[Depths, Depths], Iterator[Pair]]:
     """The same depth at the same cost, the largest that both reached; `rate`: cost of a token."""
 
     def pairs(a: Depths, b: Depths) -> Iterator[Pair]:
-        for depth, one in a.items():
-            other = b[depth]
+        for depth, one, other in shared(a, b):
             cost = min(measured.tokens[-1] * rate(measured) for measured in (one, other))
             mine, its = cost / rate(one), cost / rate(other)
             if mine >= one.tokens[0] and its >= other.tokens[0]:

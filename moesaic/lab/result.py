@@ -145,7 +145,7 @@ class ResultPart(Part):
             key: {name: matched(matching, measured[name], measured[study.reference], size) for name in others}
             for key, matching in MATCHINGS.items()
         }
-        last = arms[study.reference][study.depths[0]].cells[0].budgets[-1]
+        last = next(iter(arms[study.reference].values())).cells[0].budgets[-1]
         sweeps = [
             {
                 **{"arm": arm, "depth": depth, "best": best(tried), "interior": interior(tried)},
@@ -156,7 +156,7 @@ class ResultPart(Part):
         first, *reasons = [sentence(key, study.reference, some) for key, some in found.items()]
         return {
             **{"name": study.name, "seeds": study.drawn, "sweep_seed": study.sweep_seed, "against": study.reference},
-            **{"level": LEVEL, "depths": study.depths, "tokens": last["tokens"], "epochs": last["epochs"]},
+            **{"level": LEVEL, "depths": study.every_depth, "tokens": last["tokens"], "epochs": last["epochs"]},
             "corpus": told(corpus),
             "matchings": {key: {"title": one.title, "words": one.words} for key, one in MATCHINGS.items()},
             "arms": {

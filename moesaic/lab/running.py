@@ -49,9 +49,8 @@ def run_study(
         rates = {key: best(tried) for key, tried in sweeps.items()}
         cells = [
             bench.part(Cell(arm, depth, seed, rates[arm, study.swept_for(arm, depth)]))
-            for depth in sorted(study.depths, reverse=True)
             for arm in study.arms
-            if depth in study.depths_of(arm)
+            for depth in study.depths_of(arm)
             for seed in study.drawn
         ]
         bench.make(cells)

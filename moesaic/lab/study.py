@@ -50,7 +50,7 @@ class StudyArm(Section):
     redraw: Whole = 0
     """Number added to the seed of the weights: with another number, an arm differs from itself by chance alone."""
     depths: Annotated[list[Count], Distinct, Field(min_length=1)] | None = None
-    """Depths to train at, of those of the study (default: all)."""
+    """Numbers of layers (default: those of the study)."""
 
 
 class StudyTrain(Section):
@@ -106,7 +106,7 @@ class Sweep(Section):
     rates: Annotated[list[Positive], Distinct] = Field(default=[1e-3, 2e-3, 4e-3], min_length=3)
     """Peak learning rates to begin with; an arm whose best one is at an end gets another beyond it."""
     depths: Annotated[list[Count], OneOrMore(), Distinct, Field(min_length=1)] | None = None
-    """Depths to sweep at; another depth takes the rate of the nearest (default: the smallest)."""
+    """Numbers of layers to sweep at; others take the rate of the nearest in ratio (default: the fewest)."""
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Steps of a trial, as a share of a cell's."""
     most: Annotated[Count, Field(ge=3)] = 8
@@ -178,7 +178,13 @@ class Study(Section):
         return self.arms[name].arm or name
 
     def depths_of(self, name: str) -> list[int]:
-        return [depth for depth in self.depths if depth in (self.arms[name].depths or self.depths)]
+        """The numbers of layers of an arm, rising."""
+        return sorted(self.arms[name].depths or self.depths)
+
+    @property
+    def every_depth(self) -> list[int]:
+        """The numbers of layers of all arms, rising."""
+        return sorted({depth for name in self.arms for depth in self.depths_of(name)})
 
     def swept_for(self, name: str, depth: int) -> int:
         """The depth whose sweep gives the rate of an arm at a depth: the nearest that was swept, in ratio."""
@@ -210,16 +216,10 @@ class Study(Section):
         if self.reference not in self.arms:
             expected, hint = f"one of {', '.join(self.arms)}", nearest(self.reference, [*self.arms])
             raise refusal(RecipeError("no such arm", expected=expected, got=repr(self.against), hint=hint), "against")
-        lists: list[tuple[list[int] | None, tuple[str | int, ...]]] = [(self.sweep.depths, ("sweep", "depths"))]
-        lists += [(arm.depths, ("arms", name, "depths")) for name, arm in self.arms.items()]
-        for depths, at in lists:
-            for index, depth in enumerate(depths or []):
-                if depth not in self.depths:
-                    error = RecipeError("not a depth of this study", expected=f"one of {self.depths}", got=depth)
-                    raise refusal(error, *at, index)
-        if set(self.depths_of(self.reference)) != set(self.depths):
-            error = RecipeError("the others are compared with this arm at every depth")
-            raise refusal(error, "arms", self.reference, "depths")
+        for index, depth in enumerate(self.sweep.depths or []):
+            if depth not in self.every_depth:
+                error = RecipeError("not a depth of this study", expected=f"one of {self.every_depth}", got=depth)
+                raise refusal(error, "sweep", "depths", index)
         context = SIZES[self.size]["context"]
         if self.train.length > context:
             error = RecipeError("rows longer than the context", expected=f"<= {context}", got=self.train.length)

@@ -20,7 +20,7 @@ from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import disk, write_bytes, write_json, write_sealed
+from moesaic.files import write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
@@ -269,8 +269,6 @@ def opened(
         )
         with encoding, memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield Bench(run, shown, jobs)
-        if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
-            disk.remove(root / "checkpoints")
 
 
 def reading(jobs: Jobs, path: Path, rows: Iterable[Given]) -> Iterator[Given]:
