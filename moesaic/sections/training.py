@@ -96,3 +96,13 @@ class Pretrain(Train):
     """Files to train on, or `experts` for the training texts of all experts."""
     parallel: Literal["ddp", "fsdp"] = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
     """Processes of `torchrun` hold copies of the base (DDP), or each a piece of every parameter (FSDP2)."""
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32", exclude_if=lambda given: given == "float32"
+    )
+    """Type of products; weights stay float32. `auto`: bfloat16 where the processor has units for it, else float32."""
+    recompute: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
+    compile: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Compile each layer by `torch.compile`, which needs a C++ compiler."""
+    apart: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Let tokens see only their own text, and not the texts before it in the same row."""

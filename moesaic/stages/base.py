@@ -25,6 +25,7 @@ from moesaic.runs.part import Part
 from moesaic.tasks import Run
 from moesaic.tasks.texts import TextTask
 from moesaic.tokenizer import Tokenizer
+from moesaic.train.execution import arrange, type_of
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
 from moesaic.train.ranks import agreed, spread, threads_each, world_size
@@ -84,15 +85,15 @@ class BasePart(Part):
             what, field = "each process takes as many batches of a step as the others", "base.pretrain.accumulate"
             expected = f"a multiple of {world}, the number of processes"
             raise RecipeError(what, field=field, expected=expected, got=settings.accumulate)
-        packed = Packed(Held(rows), settings.length, settings.batch, recipe.seed)
+        packed = Packed(Held(rows), settings.length, settings.batch, recipe.seed, settings.apart)
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
-        model, ranks = spread(decoder, sharded=settings.parallel == "fsdp")
+        model, ranks = spread(arrange(decoder, settings), sharded=settings.parallel == "fsdp")
         if ranks.main:
             drop_logs(self.run, self.at, [trial])
         each = threads_each(recipe.workers)
         with threads(each), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
-            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain)
+            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain, type_of(settings.dtype))
             validate = partial(mean_nats, model, plain, held_out, settings.batch, score_prompt=True)
             shared = settings, settings.lr, record, recipe.seed, keeper, packed.names, ranks
             trained = fit(parameters, packed, loss, validate, *shared)

@@ -150,7 +150,7 @@ def begun(shop: Shop) -> tuple[State, Run]:
     turns = known | {name: Turn(trial_in(here, name)) for name in joining}
     start = {name: some for name, some in old.start.items() if name in domains} if old else {}
     held = held_out(here, start)
-    weights = decided(here, here.dir.router_at("router"), held, shop.jobs.report("validation"))
+    weights = decided(here, here.dir.router_at("router"), held.rows, shop.jobs.report("validation"))
     with threads(here.recipe.workers):
         now = measure(here, folders_of(here), weights, held, trained[0])
     start |= start_of(held, now, [name for name in domains if name not in start])
@@ -285,11 +285,11 @@ def judged_round(shop: Shop, here: Run, state: State, name: str, tensors: Path) 
     draft, report = drafted(shop, here, state, name, tensors), shop.jobs.report("validation")
     held, own = held_out(here, state.start), here.dir.router_at("router")
     with threads(here.recipe.workers):
-        weights = decided(here, own, held, report)
+        weights = decided(here, own, held.rows, report)
         before = measure(here, folders_of(here), weights, held, name)
         if specs(here)["router"].loss.task:  # this router learns from the experts' losses
             shop.make([RouterPart(draft, "router", specs(draft)["router"])])
-            weights = decided(draft, draft.dir.router_at("router"), held, report)
+            weights = decided(draft, draft.dir.router_at("router"), held.rows, report)
         after = measure(draft, folders_of(draft), weights, held, name, before)
     return verdict(held, name, before, after, state.start, here.recipe.seed)
 

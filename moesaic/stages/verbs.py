@@ -20,8 +20,9 @@ from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import write_bytes, write_json, write_sealed
+from moesaic.files import read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
+from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
 from moesaic.runs.part import Part, ensure, graph_of
@@ -37,6 +38,7 @@ from moesaic.stages.experts import ExpertPart, ExtractedPart
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
+from moesaic.stages.sequences import ContinualPart, require_sequence, sequences
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
 from moesaic.train.ranks import agreed, joined
@@ -160,6 +162,25 @@ def evaluate(recipe: Recipe, root: Root, progress: Progress | None = None) -> di
         return read_evaluation(bench.run.dir.evaluation_at)
 
 
+def continual(
+    recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
+) -> dict[str, Any]:
+    """Learn the experts' tasks one after another by several strategies, and compare them. Returns continual.json.
+
+    Experts that the run has already are taken as they are.
+    """
+    require_sequence(recipe)
+    with opened(recipe, root, progress, strict, restart) as bench:
+        bench.make("base")
+        part = ContinualPart(bench.run)
+        bench.ensure([*(bench.expert(name) for name in recipe.trained), *sequences(bench.run)])
+        for router in part.routers:  # each of a run of its own: with the experts so far
+            bench.ensure([router])
+        bench.ensure([part])
+        bench.progress.note(f"report: {write_continual(bench.run.dir.root)}")
+        return read_sealed(part.at)
+
+
 @dataclass(frozen=True)
 class Bench:
     """A run in progress: its parts, the listener to its reports, and the processes that do the work."""
@@ -281,6 +302,7 @@ def trained_at(run: Run, name: str) -> Path:
     """The path of the part that a training publishes, by the training's name on the command line."""
     parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
     parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
+    parts |= {part.name: part.at for part in sequences(run)}
     parts[ROOM] = run.dir.root / ROOM
     if name not in parts:
         hint = nearest(name, [*parts])

@@ -17,9 +17,15 @@ Model = Callable[..., Output]
 """A decoder, alone or as several processes share it."""
 
 
-def loss_of(decoder: Model, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
+def loss_of(
+    decoder: Model, gates: GatesFor, dtype: torch.dtype = torch.float32
+) -> Callable[[Batch], tuple[Tensor, int]]:
+    """The summed loss of a batch, and the number of scored tokens; `dtype`: the type of matrix products."""
+    lower = dtype != torch.float32
+
     def loss(batch: Batch) -> tuple[Tensor, int]:
-        logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
+        with torch.autocast(batch.ids.device.type, dtype if lower else None, enabled=lower):
+            logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
 
     return loss

@@ -6,6 +6,7 @@
 import os
 import threading
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -193,7 +194,9 @@ def spread(decoder: Decoder, sharded: bool) -> tuple[nn.Module, Ranks]:
     if not distributed.is_initialized():
         return decoder, ALONE
     if not sharded:
-        model = nn.parallel.DistributedDataParallel(decoder, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the new name of the argument is missing in torch 2.11
+            model = nn.parallel.DistributedDataParallel(decoder, broadcast_buffers=False)
         return model, Copies(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -3,6 +3,7 @@
 Knows nothing about what the tensors mean. All files are safetensors, also those of torch.distributed.checkpoint.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,11 +42,11 @@ def read_state(
     """
     if (folder / TENSORS).is_file():
         return {name: place(name, tensor) for name, tensor in read_tensors(folder / TENSORS).items()}
-    import torch.distributed
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
     described = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     tensors = {name: empty(name, found.size) for name, found in described.items()}  # type: ignore[union-attr]
-    alone = not torch.distributed.is_initialized()
-    load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=alone)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # a process alone reads all pieces itself
+        load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
     return tensors
