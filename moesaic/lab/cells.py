@@ -135,7 +135,8 @@ def train_cell(run: StudyDir, cell: Cell, inputs: Mapping[str, Any], key: str, r
     def write(folder: Path) -> None:
         disk.create(folder / LOG, b"".join(encoded(row) for row in rows))
         write_tensors(folder / SCORES, scores)
-        write_manifest(folder, {"kind": KIND, "stage_key": key, "cell": vars(cell), "budgets": budgets})
+        facts = {"kind": KIND, "stage_key": key, "cell": vars(cell), "budgets": budgets}
+        write_manifest(folder, {**facts, "seconds": sum(row["scored"] / row["rate"] for row in rows)})
 
     run.publish_version(at, write, sum(one.numel() * one.element_size() for one in scores.values()))
     run.forget(at)

@@ -104,9 +104,9 @@ class ResultPart(Part):
     run: StudyDir
     name = stage = "result"
 
-    def __init__(self, run: StudyDir, cells: Sequence[CellPart], sweeps: Sweeps):
+    def __init__(self, run: StudyDir, cells: Sequence[CellPart], trials: Sequence[CellPart], sweeps: Sweeps):
         super().__init__(run, run.result_at)
-        self.cells, self.sweeps = cells, sweeps
+        self.cells, self.trials, self.sweeps = cells, trials, sweeps
 
     def needs(self) -> tuple[Path, ...]:
         return tuple(part.at for part in self.cells)
@@ -169,8 +169,13 @@ class ResultPart(Part):
             "sweeps": sweeps,
             "comparisons": [row_of(key, name, one) for key, some in found.items() for name, one in some.items()],
             "verdict": {"sentence": first, "reasons": [*reasons, *cautions(sweeps, last["epochs"])]},
+            "thread_seconds": self.thread_seconds(),
             "machine": machine(),
         }
+
+    def thread_seconds(self) -> float:
+        """Time of all trainings of the study, trials included."""
+        return round(sum(read_manifest(part.at, verify=False)["seconds"] for part in (*self.trials, *self.cells)), 1)
 
 
 def told(corpus: Corpus) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def run_study(
             forget(run, name)
         bench = Bench(run, shown, jobs)
         bench.make([CorpusPart(run)])
-        sweeps = bench.swept()
+        trials, sweeps = bench.swept()
         rates = {key: best(tried) for key, tried in sweeps.items()}
         cells = [
             bench.part(Cell(arm, depth, seed, rates[arm, study.swept_for(arm, depth)]))
@@ -54,7 +54,7 @@ def run_study(
             for seed in study.drawn
         ]
         bench.make(cells)
-        bench.make([ResultPart(run, cells, sweeps)])
+        bench.make([ResultPart(run, cells, trials, sweeps)])
         return read_json(run.result_at / STUDY)
 
 
@@ -71,8 +71,12 @@ class Bench:
         """Make those of the parts that are not finished."""
         ensure(graph_of(parts), parts, self.progress, self.jobs)
 
-    def swept(self) -> dict[tuple[str, int], dict[float, float]]:
-        """Sweep the rates of every arm, each as often as the others, until the best ones are not at an end."""
+    def swept(self) -> tuple[list[CellPart], dict[tuple[str, int], dict[float, float]]]:
+        """Sweep the rates of every arm, each as often as the others, until the best ones are not at an end.
+
+        Returns all trials, and the validation loss of each rate by arm and depth.
+        """
+        made = list[CellPart]()
         study = self.run.study
         keys = {(arm, study.swept_for(arm, depth)): None for arm in study.arms for depth in study.depths_of(arm)}
         sweeps: dict[tuple[str, int], dict[float, float]] = {key: {} for key in keys}
@@ -84,11 +88,12 @@ class Bench:
                 for rate in some
             }
             self.make([*trials.values()])
+            made += trials.values()
             for (key, rate), part in trials.items():
                 budgets = read_manifest(part.at)["budgets"]
                 sweeps[key][rate] = budgets[-1]["validation"] if budgets else math.inf
             rates = {key: [rate] for key, rate in further(sweeps, study.sweep.most).items()}
-        return sweeps
+        return made, sweeps
 
 
 def forget(run: StudyDir, name: str) -> None:
