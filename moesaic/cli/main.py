@@ -207,6 +207,33 @@ def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     show_run(work.do(moesaic.run, strict=strict, restart=restart or ()), work.root)
 
 
+@app.command()
+def study(
+    path: Annotated[str, Argument(metavar="STUDY", help="YAML file of the study.")],
+    overrides: Annotated[
+        list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the study, for example seeds=5.")
+    ] = None,
+    strict: Strict = False,
+    restart: Annotated[
+        list[str] | None, Option(metavar="CELL", help="Discard the unfinished training of a cell; repeatable.")
+    ] = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Train architectures from nothing and compare them. Finished trainings are skipped."""
+    place = existing(path)
+    from moesaic.cli.progress import shown
+    from moesaic.cli.studying import show_study
+    from moesaic.lab.running import run_study
+    from moesaic.lab.study import read_study
+
+    found, document = read_study(place, overrides or ())
+    root = out / found.name
+    with document.locating(), elsewhere(out), shown(quiet) as progress:
+        figures = run_study(found, root, progress, strict=strict, restart=restart or ())
+    show_study(figures, root)
+
+
 @recipe_verb
 def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     """Pretrain or fetch the base.

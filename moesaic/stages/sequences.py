@@ -29,6 +29,7 @@ from moesaic.files import digest, read_sealed, write_sealed
 from moesaic.recipe import Recipe
 from moesaic.routing.controls import oracle
 from moesaic.runs.checkpoints import trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
@@ -184,6 +185,7 @@ class Isolated(NamedTuple):
 class ContinualPart(Part):
     """The comparison of all strategies."""
 
+    run: RunDir
     name = stage = "continual"
     is_folder = False
 
