@@ -208,13 +208,12 @@ def named(decoder: Decoder) -> dict[str, Tensor]:
     return {stored_name(family, name): tensor for name, tensor in own.items()}
 
 
-def write_config(folder: Path, decoder: Decoder, tokens: Mapping[str, Any]) -> None:
-    dtype = str(decoder.norm.weight.dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, config_json(decoder.config, tokens, dtype))
+def write_config(folder: Path, config: DecoderConfig, dtype: torch.dtype, tokens: Mapping[str, Any]) -> None:
+    write_json(folder / CONFIG, config_json(config, tokens, str(dtype).removeprefix("torch.")))
 
 
 def write_decoder(folder: Path, decoder: Decoder, tokens: Mapping[str, Any], limit: int = SHARD_BYTES) -> None:
     """Write all files that `transformers` needs to open the decoder; `limit`: bytes of a file of weights."""
-    write_config(folder, decoder, tokens)
+    write_config(folder, decoder.config, decoder.norm.weight.dtype, tokens)
     write_json(folder / GENERATION, {key: tokens[key] for key in TOKENS if tokens.get(key) is not None})
     write_shards(folder, named(decoder), limit)
