@@ -10,7 +10,7 @@ from typing import Any
 
 from moesaic.data.containers import numbered, rows_of
 from moesaic.data.labelled import hub_rows
-from moesaic.data.rows import Example, examples_of
+from moesaic.data.rows import Example, examples_of, text_of
 from moesaic.data.token_shards import write_shards
 from moesaic.errors import DataError, RecipeError
 from moesaic.files import write_new
@@ -44,7 +44,7 @@ def tokenize(
         return chain.from_iterable(islice(read(source), limit) for source in sources)
 
     if tokenizer is None:
-        words = Tokenizer.train(("\n".join((one.prompt, one.response)) for one in islice(texts(), SAMPLE)), vocab_size)
+        words = Tokenizer.train((text_of(one) for one in islice(texts(), SAMPLE)), vocab_size or 0)
     else:
         words = Tokenizer.load(tokenizer)
     found = dict[str, Any]()

@@ -132,12 +132,11 @@ def sent() -> int:
     """The bytes that this process has sent by TCP: `tcpi_bytes_sent` of Linux, for each of its sockets."""
     total = 0
     for entry in Path("/proc/self/fd").iterdir():
-        try:
+        if entry.is_symlink() and os.readlink(entry).startswith("socket:"):
             with socket.socket(fileno=os.dup(int(entry.name))) as one:
-                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 208)
-        except OSError:
-            continue  # no socket of TCP
-        total += int.from_bytes(info[200:208], sys.byteorder)
+                if one.family != socket.AF_UNIX and one.type == socket.SOCK_STREAM:
+                    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 208)
+                    total += int.from_bytes(info[200:208], sys.byteorder)
     return total
 
 
