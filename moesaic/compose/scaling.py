@@ -52,13 +52,17 @@ def sizes_of(config: DecoderConfig) -> Sizes:
 
 @dataclass(frozen=True)
 class Share:
-    """Bytes of one device: held between steps with the gradients, gathered at most beside them, sent in a step."""
+    """Bytes of one device: held between steps with the gradients, gathered at most beside them, sent in a step.
+
+    `scattered`: those of `sent` by which gradients are summed and scattered.
+    """
 
     weights: int
     gradients: int
     moments: int
     gathered: int
     sent: int
+    scattered: int = 0
 
     @property
     def held(self) -> int:
@@ -69,7 +73,7 @@ def share(sizes: Sizes, parallel: Parallel, devices: int, tokens: int, micro_bat
     """The share of one of so many devices, which reads `micro_batches` of `tokens` tokens in a step.
 
     Of S bytes, a ring sends S (n - 1) / n to gather or to scatter them, and twice as many to sum them in n devices.
-    Activations come on top.
+    Activations come on top. gloo, which CPUs use, sums where it should scatter, and sends `scattered` once more.
     """
     total = WIDTH * sizes.parameters
     if parallel == "ddp":
@@ -79,10 +83,11 @@ def share(sizes: Sizes, parallel: Parallel, devices: int, tokens: int, micro_bat
     block, ends = WIDTH * (sizes.block + sizes.experts - stay), WIDTH * sizes.ends
     # Blocks are gathered for both passes, the ends once, and all gradients are scattered. The block in use and the
     # next one are whole at the same time, and so are the gradients of one.
-    weights = micro_batches * _ring(3 * sizes.blocks * block + 2 * ends, devices)
+    weights = micro_batches * _ring(2 * sizes.blocks * block + ends, devices)
+    gradients = micro_batches * _ring(sizes.blocks * block + ends, devices)
     # A token's states travel there and back in the forward pass, their gradients in the backward pass.
     states = micro_batches * _ring(2 * WIDTH * sizes.travelling * tokens, devices) if stay else 0
-    return Share(own, own, 2 * own, ends + 3 * block, weights + states)
+    return Share(own, own, 2 * own, ends + 3 * block, weights + gradients + states, gradients)
 
 
 def _ring(size: int, devices: int) -> int:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rows import Example
 from moesaic.errors import DataError, WeightsError
-from moesaic.files import digest, disk, read_manifest, write_manifest
+from moesaic.files import digest, disk, plain, read_manifest, write_manifest
 from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer.special import GENERATION
 
 KIND = "tokens"
 TOKENS_PER_FILE = 1 << 26
@@ -104,7 +105,7 @@ class Shards:
             return Stream(name, tokens, ends, hashes)
 
         train, unseen = stream("train"), stream("unseen")
-        return Shards(train, unseen, Tokenizer.load(folder, manifest["eos"]), digest(manifest["files"]))
+        return Shards(train, unseen, Tokenizer.load(folder), digest(manifest["files"]))
 
 
 def mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
@@ -142,8 +143,9 @@ def write_shards(
     if not counts["train"]["texts"]:
         raise DataError("no text to train on", expected="at least one text that is not kept apart as unseen")
     tokenizer.save(folder)
-    facts = {"dtype": kind.str, "vocab_size": tokenizer.vocab_size, "eos": tokenizer.eos}
-    facts |= {"unseen_share": unseen, "repeated": repeated}
+    if not (folder / GENERATION).is_file():
+        disk.create(folder / GENERATION, plain.encoded({"eos_token_id": tokenizer.eos}, indent=2))
+    facts = {"dtype": kind.str, "vocab_size": tokenizer.vocab_size, "unseen_share": unseen, "repeated": repeated}
     write_manifest(folder, {"kind": KIND, **facts, **counts})
     return {**facts, **counts}
 

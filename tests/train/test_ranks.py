@@ -58,7 +58,7 @@ def assert_like(found: Path, expected: Path, since: int = 0) -> None:
     one, other = weights(found), weights(expected)
     assert one.keys() == other.keys()
     for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-5, atol=1e-6)
+        assert (tensor - other[name]).norm() <= 1e-5 * other[name].norm(), name
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_a_state_of_pieces_is_safetensors_alone_and_hashed(left):
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what a socket has sent")
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "ep"])
 def test_each_process_holds_and_sends_what_the_formulas_say(how, left):
-    """But for what gloo adds: it scatters a sum by summing all of it in every process."""
+    """Bytes of memory exactly; of traffic to a twentieth, as tokens do not divide evenly over experts."""
     sizes = sizes_of(tiny_config(**WIDE, **(SPARSE if how == "ep" else {})))
     expected = share(sizes, how, 2, tokens=2 * 12)
     for rank in (0, 1):
@@ -131,7 +131,7 @@ def test_each_process_holds_and_sends_what_the_formulas_say(how, left):
         ]
         if how != "ddp":
             assert 0 < found["gathered"] <= expected.gathered
-        assert found["sent"] == pytest.approx(expected.sent, rel=0.05)
+        assert found["sent"] == pytest.approx(expected.sent + expected.scattered, rel=0.05), "gloo"
 
 
 def test_without_torchrun_a_process_is_alone():
