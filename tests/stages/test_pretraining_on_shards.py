@@ -1,4 +1,4 @@
-"""Is a base pretrained on shards as they say, and on nothing that experts are judged on?"""
+"""Property: a base is pretrained on shards as they say, and on nothing that experts are judged on."""
 
 import json
 from pathlib import Path
