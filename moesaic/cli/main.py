@@ -714,6 +714,31 @@ def merge(
 
 
 @app.command()
+def tokenize(
+    sources: Annotated[
+        list[str],
+        Argument(metavar="FILE", help="Files of rows, or hub:OWNER/NAME/CONFIG/SPLIT, which is streamed."),
+    ],
+    out: Annotated[Path, Option("--out", metavar="FOLDER", help="New folder of the shards.")],
+    vocab_size: Annotated[
+        int | None, Option(metavar="N", help="Train a tokenizer of this size on the first texts.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Use the tokenizer in this folder instead.")
+    ] = None,
+    unseen: Annotated[float, Option(help="Share of the texts to keep for validation.")] = 0.01,
+    limit: Annotated[int | None, Option(metavar="N", help="Rows to read of each file (default: all).")] = None,
+) -> None:
+    """Write text as token shards, which `base.pretrain.data` of a recipe names."""
+    from moesaic.data.tokenizing import tokenize
+
+    found = tokenize(sources, out, vocab_size, tokenizer, unseen, limit)
+    for name, of in (("train", "to learn from"), ("unseen", "to validate on")):
+        typer.echo(f"{found[name]['tokens']:,} tokens of {found[name]['texts']:,} texts {of}")
+    typer.echo(f"{found['repeated']:,} texts were repeated; vocab_size {found['vocab_size']}: {out}")
+
+
+@app.command()
 def plan(
     models: Annotated[
         list[str],
