@@ -353,8 +353,8 @@ def evaluate(
     any model on tasks of lm-evaluation-harness, separated by commas.
     """
     tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
-    for name, value in tasks.items():
-        if value is not None and lm_eval is None:
+    for name, given in tasks.items():
+        if given is not None and lm_eval is None:
             raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
     if unseen and lm_eval is not None:
         raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
@@ -534,13 +534,32 @@ def inspect(
 
 @app.command()
 def export(
-    expert: Annotated[Path, Argument(metavar="EXPERT", help="Folder of an expert.")],
-    out: Annotated[Path, Argument(metavar="DIR", help="New folder to write to.")],
+    place: Annotated[
+        str,
+        Argument(metavar="PATH", help="Model or expert: a folder, a .gguf file, org/name of the hub or shipped:tiny."),
+    ],
+    out: Annotated[Path, Argument(metavar="OUT", help="New folder to write; for gguf a new file, NAME.gguf.")],
+    format: Annotated[
+        str, Option(metavar="peft|dense|gguf|...", help="One of peft, dense, gguf, mixtral, mixtral-packed, qwen3-moe.")
+    ] = "peft",
+    base: BaseOfExpert = None,
+    expert: Annotated[
+        int | None,
+        Option(metavar="N", help="Take this expert out of a sparse model, as a dense model (default: none)."),
+    ] = None,
+    type: Annotated[
+        str | None,
+        Option(metavar="f32|f16|bf16|q8_0", help="Type of the matrices in a GGUF file (default: as they are stored)."),
+    ] = None,
 ) -> None:
-    """Write an expert as a PEFT adapter. Tensor trains become LoRA."""
-    from moesaic.artefacts.adapter import export_peft
+    """Write a model or an expert for other programs, and read it back.
 
-    typer.echo(export_peft(expert, out))
+    peft: an expert as a LoRA adapter; tensor trains become LoRA. dense: a model of transformers, with an expert merged
+    into its base. gguf: a file of llama.cpp, of a model or a LoRA adapter. The others are layouts of sparse models.
+    """
+    from moesaic.compose.export import export as write
+
+    typer.echo(write(existing(place), out, format, base=base, expert=expert, type=type))
 
 
 @app.command()

@@ -320,7 +320,7 @@ def score_base(address: Address, report: Report) -> Judged:
     """Score the base on the test rows of all tasks, and on text of none."""
     run = report.cached(open_run, address)
     report.begin(1)
-    found = score(run.task.foundation.decoder.score, run.task.test_rows, None, run.recipe.evaluate.batch)
+    found = score(run.models.base.decoder.score, run.task.test_rows, None, run.recipe.evaluate.batch)
     report.end(run.task.shown(found))
     return found
 
