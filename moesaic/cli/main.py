@@ -221,13 +221,12 @@ def study(
     quiet: Quiet = False,
 ) -> None:
     """Train architectures from nothing and compare them. Finished trainings are skipped."""
-    place = existing(path)
     from moesaic.cli.progress import shown
     from moesaic.cli.studying import show_study
     from moesaic.lab.running import run_study
     from moesaic.lab.study import read_study
 
-    found, document = read_study(place, overrides or ())
+    found, document = read_study(path, overrides or ())
     root = out / found.name
     with document.locating(), elsewhere(out), shown(quiet) as progress:
         figures = run_study(found, root, progress, strict=strict, restart=restart or ())

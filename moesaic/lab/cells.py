@@ -111,6 +111,7 @@ class CellPart(Part):
         cell, study = self.cell, self.run.study
         own = {"arm": study.arm_of(cell.arm), "wiring": cell.config(study).wiring, "seed": cell.seed, "rate": cell.rate}
         train = cell.settings(study).model_dump(mode="json")
+        own["balance"] = ARMS[study.arm_of(cell.arm)].balance
         return {**own, "redraw": study.arms[cell.arm].redraw, "train": train, "rows": study.rows, "corpus": self.corpus}
 
     def work(self) -> Work:
@@ -149,7 +150,11 @@ def trained(
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
     """Train all segments of a cell; the facts of each budget, and its nats on every unseen document."""
     settings, decoder, at = cell.settings(run.study), begun(run.study, cell), run.cell_at(cell.name)
-    parameters, objective = dict(decoder.named_parameters()), Objective(decoder)
+    parameters, objective = (
+        dict(decoder.named_parameters()),
+        Objective(decoder, ARMS[run.study.arm_of(cell.arm)].balance),
+    )
+    batches = objective.batches(packed, settings.accumulate)
     budgets, nats, done = list[dict[str, Any]](), list[np.ndarray](), 0
 
     def validation() -> float:
@@ -163,7 +168,7 @@ def trained(
         with training(run, at, trial, inputs, report, before, origin, piece.first, leaves) as (keeper, record):
             validate = validation if piece.decays else unjudged
             shared = (how, cell.rate, record, cell.seed, keeper, packed.names)
-            found = fit(parameters, packed, objective, validate, *shared, after=objective.after)
+            found = fit(parameters, batches, objective, validate, *shared, after=objective.after)
         done += piece.last - piece.first
         if piece.decays:
             decoder.load_state_dict(found.state, strict=False)

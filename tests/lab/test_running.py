@@ -109,9 +109,17 @@ def test_a_decay_is_what_a_training_of_its_own_would_be(made: Any) -> None:
     facts = read_manifest(root / "cells" / cell.name)["budgets"]
     for end, budget in zip(study.train.ends, facts, strict=True):
         decoder = begun(study, cell)
-        objective, packed = Objective(decoder), Packed(corpus.shards.train, 16, 2, 0)
+        objective, packed = Objective(decoder, ""), Packed(corpus.shards.train, 16, 2, 0)
         how = study.train.to(end, rate, decays=True)
-        fit(dict(decoder.named_parameters()), packed, objective, lambda: 0.0, how, rate, lambda row: None)
+        fit(
+            dict(decoder.named_parameters()),
+            objective.batches(packed, 1),
+            objective,
+            lambda: 0.0,
+            how,
+            rate,
+            lambda row: None,
+        )
         nats, counts = corpus.judging.scored(objective.logits, 2)
         assert float(nats.sum()) == pytest.approx(budget["nats"], rel=1e-6)
         assert (int(counts.sum()), end * 32) == (budget["scored"], budget["tokens"])
