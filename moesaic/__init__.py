@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from moesaic.adoption.adding import add_expert
     from moesaic.adoption.adopting import adopt, amend
     from moesaic.artefacts.inspect import inspect
+    from moesaic.compose.export import export
     from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
+    from moesaic.compose.upcycling import upcycle
     from moesaic.errors import MoesaicError
     from moesaic.generate.language_model import LanguageModel, load_model
     from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, WritingModel, load
@@ -30,6 +32,7 @@ _HOMES = {
     "add_expert": "moesaic.adoption.adding",
     "adopt": "moesaic.adoption.adopting",
     "amend": "moesaic.adoption.adopting",
+    "export": "moesaic.compose.export",
     "inspect": "moesaic.artefacts.inspect",
     "WritingMixture": "moesaic.generate.loaded",
     "WritingModel": "moesaic.generate.loaded",
@@ -40,6 +43,7 @@ _HOMES = {
     "published_ttlora": "moesaic.adapters.published",
     "read_recipe": "moesaic.recipe:read",
     "run": "moesaic.stages",
+    "upcycle": "moesaic.compose.upcycling",
 }
 __all__ = [
     "ClassifyingMixture",
@@ -52,6 +56,7 @@ __all__ = [
     "add_expert",
     "adopt",
     "amend",
+    "export",
     "inspect",
     "load",
     "load_model",
@@ -60,6 +65,7 @@ __all__ = [
     "published_ttlora",
     "read_recipe",
     "run",
+    "upcycle",
 ]
 
 

@@ -37,6 +37,7 @@ PUBLIC = [
     "add_expert",
     "adopt",
     "amend",
+    "export",
     "inspect",
     "load",
     "load_model",
@@ -45,6 +46,7 @@ PUBLIC = [
     "published_ttlora",
     "read_recipe",
     "run",
+    "upcycle",
 ]
 VERBS = ["compose", "continual", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
 

@@ -207,6 +207,32 @@ def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     show_run(work.do(moesaic.run, strict=strict, restart=restart or ()), work.root)
 
 
+@app.command()
+def study(
+    path: Annotated[str, Argument(metavar="STUDY", help="YAML file of the study.")],
+    overrides: Annotated[
+        list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the study, for example seeds=5.")
+    ] = None,
+    strict: Strict = False,
+    restart: Annotated[
+        list[str] | None, Option(metavar="CELL", help="Discard the unfinished training of a cell; repeatable.")
+    ] = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Train architectures from nothing and compare them. Finished trainings are skipped."""
+    from moesaic.cli.progress import shown
+    from moesaic.cli.studying import show_study
+    from moesaic.lab.running import run_study
+    from moesaic.lab.study import read_study
+
+    found, document = read_study(path, overrides or ())
+    root = out / found.name
+    with document.locating(), elsewhere(out), shown(quiet) as progress:
+        figures = run_study(found, root, progress, strict=strict, restart=restart or ())
+    show_study(figures, root)
+
+
 @recipe_verb
 def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     """Pretrain or fetch the base.
@@ -327,8 +353,8 @@ def evaluate(
     any model on tasks of lm-evaluation-harness, separated by commas.
     """
     tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
-    for name, value in tasks.items():
-        if value is not None and lm_eval is None:
+    for name, given in tasks.items():
+        if given is not None and lm_eval is None:
             raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
     if unseen and lm_eval is not None:
         raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
@@ -508,13 +534,32 @@ def inspect(
 
 @app.command()
 def export(
-    expert: Annotated[Path, Argument(metavar="EXPERT", help="Folder of an expert.")],
-    out: Annotated[Path, Argument(metavar="DIR", help="New folder to write to.")],
+    place: Annotated[
+        str,
+        Argument(metavar="PATH", help="Model or expert: a folder, a .gguf file, org/name of the hub or shipped:tiny."),
+    ],
+    out: Annotated[Path, Argument(metavar="OUT", help="New folder to write; for gguf a new file, NAME.gguf.")],
+    format: Annotated[
+        str, Option(metavar="peft|dense|gguf|...", help="One of peft, dense, gguf, mixtral, mixtral-packed, qwen3-moe.")
+    ] = "peft",
+    base: BaseOfExpert = None,
+    expert: Annotated[
+        int | None,
+        Option(metavar="N", help="Take this expert out of a sparse model, as a dense model (default: none)."),
+    ] = None,
+    type: Annotated[
+        str | None,
+        Option(metavar="f32|f16|bf16|q8_0", help="Type of the matrices in a GGUF file (default: as they are stored)."),
+    ] = None,
 ) -> None:
-    """Write an expert as a PEFT adapter. Tensor trains become LoRA."""
-    from moesaic.artefacts.adapter import export_peft
+    """Write a model or an expert for other programs, and read it back.
 
-    typer.echo(export_peft(expert, out))
+    peft: an expert as a LoRA adapter; tensor trains become LoRA. dense: a model of transformers, with an expert merged
+    into its base. gguf: a file of llama.cpp, of a model or a LoRA adapter. The others are layouts of sparse models.
+    """
+    from moesaic.compose.export import export as write
+
+    typer.echo(write(existing(place), out, format, base=base, expert=expert, type=type))
 
 
 @app.command()
@@ -665,6 +710,79 @@ def merge(
     from moesaic.cli.adopting import merged
 
     typer.echo(merged(models, weights, only))
+
+
+@app.command()
+def tokenize(
+    sources: Annotated[
+        list[str],
+        Argument(metavar="FILE", help="Files of rows, or hub:OWNER/NAME/CONFIG/SPLIT, which is streamed."),
+    ],
+    out: Annotated[Path, Option("--out", metavar="FOLDER", help="New folder of the shards.")],
+    vocab_size: Annotated[
+        int | None, Option(metavar="N", help="Train a tokenizer of this size on the first texts.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Use the tokenizer in this folder instead.")
+    ] = None,
+    unseen: Annotated[float, Option(help="Share of the texts to keep for validation.")] = 0.01,
+    limit: Annotated[int | None, Option(metavar="N", help="Rows to read of each file (default: all).")] = None,
+) -> None:
+    """Write text as token shards, which `base.pretrain.data` of a recipe names."""
+    from moesaic.data.tokenizing import tokenize
+
+    found = tokenize(sources, out, vocab_size, tokenizer, unseen, limit)
+    for name, of in (("train", "to learn from"), ("unseen", "to validate on")):
+        typer.echo(f"{found[name]['tokens']:,} tokens of {found[name]['texts']:,} texts {of}")
+    typer.echo(f"{found['repeated']:,} texts were repeated; vocab_size {found['vocab_size']}: {out}")
+
+
+@app.command()
+def upcycle(
+    models: Annotated[
+        list[str],
+        Argument(
+            metavar="[NAME=]MODEL... OUT",
+            help="Fine-tunes of one base, one model with --copies, or one file of mergekit-moe; and the new folder.",
+        ),
+    ],
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Model of all but the feed-forward blocks (default: the first model).")
+    ] = None,
+    gate: Annotated[
+        str | None,
+        Option(
+            metavar="ridge|means|...",
+            help="Rows of the routers: ridge, means, hidden, cheap_embed, random or uniform_random "
+            "(default: ridge with prompts, otherwise random).",
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=FILE", help="Prompts for a model: lines, or rows of a .jsonl; repeatable (default: none)."
+        ),
+    ] = None,
+    experts_per_token: Annotated[int, Option(metavar="K", help="Experts, or copies, that a token passes.")] = 2,
+    copies: Annotated[
+        int | None, Option(metavar="N", help="Make the experts of N copies of one model (default: of several models).")
+    ] = None,
+    slices: Annotated[int, Option(metavar="N", help="Cut each copy into N smaller experts.")] = 1,
+    drop: Annotated[float, Option(metavar="SHARE", help="Draw this share of each copy's inner columns anew.")] = 0.0,
+    format: Annotated[
+        str | None,
+        Option(metavar="mixtral|...", help="One of mixtral, mixtral-packed, qwen3-moe (default: by the models)."),
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of what is drawn.")] = 0,
+) -> None:
+    """Make a sparse model of dense ones, without a training. In every layer a router routes every token.
+
+    MODEL may be one YAML file of mergekit-moe, which decides all but --format and --seed.
+    """
+    from moesaic.cli.adopting import upcycled
+
+    given = {"base": base, "gate": gate, "experts_per_token": experts_per_token, "copies": copies, "slices": slices}
+    typer.echo(upcycled(models, prompts or [], {**given, "drop": drop, "format": format, "seed": seed}))
 
 
 @app.command()
