@@ -713,6 +713,79 @@ def merge(
 
 
 @app.command()
+def tokenize(
+    sources: Annotated[
+        list[str],
+        Argument(metavar="FILE", help="Files of rows, or hub:OWNER/NAME/CONFIG/SPLIT, which is streamed."),
+    ],
+    out: Annotated[Path, Option("--out", metavar="FOLDER", help="New folder of the shards.")],
+    vocab_size: Annotated[
+        int | None, Option(metavar="N", help="Train a tokenizer of this size on the first texts.")
+    ] = None,
+    tokenizer: Annotated[
+        Path | None, Option(metavar="FOLDER", help="Use the tokenizer in this folder instead.")
+    ] = None,
+    unseen: Annotated[float, Option(help="Share of the texts to keep for validation.")] = 0.01,
+    limit: Annotated[int | None, Option(metavar="N", help="Rows to read of each file (default: all).")] = None,
+) -> None:
+    """Write text as token shards, which `base.pretrain.data` of a recipe names."""
+    from moesaic.data.tokenizing import tokenize
+
+    found = tokenize(sources, out, vocab_size, tokenizer, unseen, limit)
+    for name, of in (("train", "to learn from"), ("unseen", "to validate on")):
+        typer.echo(f"{found[name]['tokens']:,} tokens of {found[name]['texts']:,} texts {of}")
+    typer.echo(f"{found['repeated']:,} texts were repeated; vocab_size {found['vocab_size']}: {out}")
+
+
+@app.command()
+def upcycle(
+    models: Annotated[
+        list[str],
+        Argument(
+            metavar="[NAME=]MODEL... OUT",
+            help="Fine-tunes of one base, one model with --copies, or one file of mergekit-moe; and the new folder.",
+        ),
+    ],
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Model of all but the feed-forward blocks (default: the first model).")
+    ] = None,
+    gate: Annotated[
+        str | None,
+        Option(
+            metavar="ridge|means|...",
+            help="Rows of the routers: ridge, means, hidden, cheap_embed, random or uniform_random "
+            "(default: ridge with prompts, otherwise random).",
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=FILE", help="Prompts for a model: lines, or rows of a .jsonl; repeatable (default: none)."
+        ),
+    ] = None,
+    experts_per_token: Annotated[int, Option(metavar="K", help="Experts, or copies, that a token passes.")] = 2,
+    copies: Annotated[
+        int | None, Option(metavar="N", help="Make the experts of N copies of one model (default: of several models).")
+    ] = None,
+    slices: Annotated[int, Option(metavar="N", help="Cut each copy into N smaller experts.")] = 1,
+    drop: Annotated[float, Option(metavar="SHARE", help="Draw this share of each copy's inner columns anew.")] = 0.0,
+    format: Annotated[
+        str | None,
+        Option(metavar="mixtral|...", help="One of mixtral, mixtral-packed, qwen3-moe (default: by the models)."),
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of what is drawn.")] = 0,
+) -> None:
+    """Make a sparse model of dense ones, without a training. In every layer a router routes every token.
+
+    MODEL may be one YAML file of mergekit-moe, which decides all but --format and --seed.
+    """
+    from moesaic.cli.adopting import upcycled
+
+    given = {"base": base, "gate": gate, "experts_per_token": experts_per_token, "copies": copies, "slices": slices}
+    typer.echo(upcycled(models, prompts or [], {**given, "drop": drop, "format": format, "seed": seed}))
+
+
+@app.command()
 def plan(
     models: Annotated[
         list[str],

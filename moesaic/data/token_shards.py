@@ -5,7 +5,8 @@ Knows nothing about models or batches.
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from moesaic.data.batches import Tokens, encode_all
 from moesaic.data.rows import Example
 from moesaic.errors import DataError, WeightsError
-from moesaic.files import digest, disk, read_manifest, write_manifest
+from moesaic.files import digest, disk, plain, read_manifest, write_manifest
 from moesaic.tokenizer import Tokenizer
+from moesaic.tokenizer.special import GENERATION
 
 KIND = "tokens"
 TOKENS_PER_FILE = 1 << 26
@@ -27,15 +29,32 @@ NARROW = 1 << 16
 """Vocabularies up to this size take two bytes a token, others four."""
 END = np.dtype("<i8")
 """The type of the position, in its file, behind the last token of each text."""
+HASH = np.dtype("<u8")
+"""The type of the hash of a text, which is the group of its example."""
 
 
 class Stream:
-    """Texts in files of tokens, counted over all files: the Documents of `Packed`."""
+    """Texts in files of tokens, counted over all files: the Documents of `Packed`. `hashes`: of their groups."""
 
-    def __init__(self, name: str, tokens: Sequence[NDArray[Any]], ends: Sequence[NDArray[np.int64]]):
+    def __init__(
+        self,
+        name: str,
+        tokens: Sequence[NDArray[Any]],
+        ends: Sequence[NDArray[np.int64]],
+        hashes: Sequence[NDArray[np.uint64]],
+    ):
         self.name, self._tokens, self._ends = name, tokens, ends
+        self.hashes = np.concatenate([np.empty(0, HASH), *hashes])
         self.lengths = np.concatenate([np.empty(0, END), *(np.diff(some, prepend=0) for some in ends)])
         self._first = np.cumsum([0, *(len(some) for some in ends)])  # text of each file
+        self._kept = np.arange(len(self.lengths))
+
+    def without(self, groups: Collection[str]) -> "Stream":
+        """The same texts but for those of these groups."""
+        left = copy(self)
+        keep = ~np.isin(self.hashes, np.array([int(group, 16) for group in groups], HASH))
+        left.lengths, left.hashes, left._kept = self.lengths[keep], self.hashes[keep], self._kept[keep]
+        return left
 
     def ids(self, index: int) -> NDArray[Any]:
         file, place = self._home(index)
@@ -52,8 +71,9 @@ class Stream:
         return [Tokens(ids, 1, str(index), source=self.source(index)) for index, ids in enumerate(cut)]
 
     def _home(self, index: int) -> tuple[int, int]:
-        file = int(np.searchsorted(self._first, index, side="right")) - 1
-        return file, index - int(self._first[file])
+        at = int(self._kept[index])
+        file = int(np.searchsorted(self._first, at, side="right")) - 1
+        return file, at - int(self._first[file])
 
 
 @dataclass(frozen=True)
@@ -75,16 +95,17 @@ class Shards:
             files = range(manifest[name]["files"])
             tokens = [mapped(folder / file_name(name, file), kind) for file in files]
             ends = [mapped(folder / file_name(name, file, "ends"), END) for file in files]
-            for file, some, places in zip(files, tokens, ends, strict=True):
+            hashes = [mapped(folder / file_name(name, file, "hashes"), HASH) for file in files]
+            for file, some, places, groups in zip(files, tokens, ends, hashes, strict=True):
                 at = folder / file_name(name, file)
-                if places[-1] != len(some) or (np.diff(places, prepend=0) < 2).any():
+                if places[-1] != len(some) or len(groups) != len(places) or (np.diff(places, prepend=0) < 2).any():
                     raise WeightsError("texts and tokens do not agree", path=at, hint="write the folder anew")
                 if some.max() >= size:
                     raise WeightsError("no token of the vocabulary", path=at, expected=f"< {size}", got=some.max())
-            return Stream(name, tokens, ends)
+            return Stream(name, tokens, ends, hashes)
 
         train, unseen = stream("train"), stream("unseen")
-        return Shards(train, unseen, Tokenizer.load(folder, manifest["eos"]), digest(manifest["files"]))
+        return Shards(train, unseen, Tokenizer.load(folder), digest(manifest["files"]))
 
 
 def mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
@@ -117,13 +138,14 @@ def write_shards(
             repeated += 1
             continue
         seen.add(number)
-        sides["unseen" if is_unseen(example, unseen) else "train"].add(ids)
+        sides["unseen" if is_unseen(example, unseen) else "train"].add(ids, number)
     counts = {name: side.finish() for name, side in sides.items()}
     if not counts["train"]["texts"]:
         raise DataError("no text to train on", expected="at least one text that is not kept apart as unseen")
     tokenizer.save(folder)
-    facts = {"dtype": kind.str, "vocab_size": tokenizer.vocab_size, "eos": tokenizer.eos}
-    facts |= {"unseen_share": unseen, "repeated": repeated}
+    if not (folder / GENERATION).is_file():
+        disk.create(folder / GENERATION, plain.encoded({"eos_token_id": tokenizer.eos}, indent=2))
+    facts = {"dtype": kind.str, "vocab_size": tokenizer.vocab_size, "unseen_share": unseen, "repeated": repeated}
     write_manifest(folder, {"kind": KIND, **facts, **counts})
     return {**facts, **counts}
 
@@ -148,21 +170,23 @@ class Side:
         self.folder, self.name, self.kind, self.most = folder, name, kind, tokens_per_file
         self.texts = self.tokens = self.files = self.size = 0
         self.held: list[NDArray[Any]] = []
+        self.hashes: list[int] = []
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: list[int], number: int) -> None:
         self.held.append(np.asarray(ids, self.kind))
+        self.hashes.append(number)
         self.size += len(ids)
         if self.size >= self.most:
             self.flush()
 
     def flush(self) -> None:
         """Write the texts in memory as one file."""
-        at = self.folder / file_name(self.name, self.files)
-        disk.create(at, np.concatenate(self.held).tobytes())
         ends = np.cumsum([len(ids) for ids in self.held]).astype(END)
-        disk.create(self.folder / file_name(self.name, self.files, "ends"), ends.tobytes())
+        parts = {"tokens": np.concatenate(self.held), "ends": ends, "hashes": np.array(self.hashes, HASH)}
+        for of, values in parts.items():
+            disk.create(self.folder / file_name(self.name, self.files, of), values.tobytes())
         self.texts, self.tokens, self.files = self.texts + len(self.held), self.tokens + self.size, self.files + 1
-        self.held, self.size = [], 0
+        self.held, self.hashes, self.size = [], [], 0
 
     def finish(self) -> dict[str, int]:
         if self.held:

@@ -48,7 +48,7 @@ MANIFESTS: dict[str, Type] = {
         **{"fingerprint": str, "family?": str, "parameters?": int, "pool?": str, "normalise?": bool, "limit?": int},
     },
     "tokens": {
-        **{"dtype": ("<u2", "<u4"), "vocab_size": int, "eos": int, "unseen_share": float, "repeated": int},
+        **{"dtype": ("<u2", "<u4"), "vocab_size": int, "unseen_share": float, "repeated": int},
         **{"train": {"texts": int, "tokens": int, "files": int}, "unseen": {"texts": int, "tokens": int, "files": int}},
     },
     "checkpoint": {

@@ -85,8 +85,18 @@ class Experts(nn.Module):
 
     def forward(self, x: Float[Tensor, "m d"], ends: Int32[Tensor, " e"]) -> Float[Tensor, "m d"]:
         """The outputs of rows that are sorted by expert; see `grouped`."""
-        gate, up = grouped(x, self.gate_up_proj, ends).chunk(2, -1)
-        return grouped(self.act(gate) * up, self.down_proj, ends)
+        return self.product(x, ends, self.gate_up_proj, self.down_proj)
+
+    def product(
+        self,
+        x: Float[Tensor, "m d"],
+        ends: Int32[Tensor, " e"],
+        gate_up: Float[Tensor, "e ii d"],
+        down: Float[Tensor, "e d i"],
+    ) -> Float[Tensor, "m d"]:
+        """The same of experts whose matrices are given."""
+        gate, up = grouped(x, gate_up, ends).chunk(2, -1)
+        return grouped(self.act(gate) * up, down, ends)
 
 
 def separated(name: str, tensor: Tensor) -> dict[str, Tensor]:

@@ -3,13 +3,13 @@
 Knows nothing about optimisers or models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, create_model
+from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 
-from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Whole
-from moesaic.sections.sources import SomeSources
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole
+from moesaic.sections.sources import SomeSources, Source
 
 S = TypeVar("S", bound=Section)
 
@@ -86,16 +86,35 @@ class Continuous(Section):
     """Seconds between two looks at the files while every expert rests."""
 
 
+class TokenShards(Section):
+    """Text that is tokens already."""
+
+    shards: Text
+    """Folder that `moesaic tokenize` wrote, relative to `data_root`."""
+
+
+def _kind_of_corpus(value: Any) -> str:
+    keys = type(value).model_fields if isinstance(value, BaseModel) else value
+    if isinstance(keys, Mapping) and "shards" in keys:
+        return CASE + "shards"
+    return CASE + ("experts" if value == "experts" else "sources")
+
+
+Parallel = Literal["ddp", "fsdp", "ep"]
+
+
 class Pretrain(Train):
     """Settings of the pretraining of a new base."""
 
     data: Annotated[
-        Annotated[Literal["experts"], Tag(CASE + "experts")] | Annotated[SomeSources, Tag(CASE + "sources")],
-        Discriminator(lambda value: CASE + ("experts" if value == "experts" else "sources")),
+        Annotated[Literal["experts"], Tag(CASE + "experts")]
+        | Annotated[TokenShards, Tag(CASE + "shards")]
+        | Annotated[SomeSources, Tag(CASE + "sources")],
+        Discriminator(_kind_of_corpus),
     ] = "experts"
-    """Files to train on, or `experts` for the training texts of all experts."""
-    parallel: Literal["ddp", "fsdp"] = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
-    """Processes of `torchrun` hold copies of the base (DDP), or each a piece of every parameter (FSDP2)."""
+    """Files to train on, `{shards: FOLDER}`, or `experts` for the training texts of all experts."""
+    parallel: Parallel = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
+    """Each process of `torchrun` holds a copy (DDP), a piece of every parameter (FSDP2), or also whole experts (EP)."""
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="float32", exclude_if=lambda given: given == "float32"
     )
@@ -106,3 +125,13 @@ class Pretrain(Train):
     """Compile each layer by `torch.compile`, which needs a C++ compiler."""
     apart: bool = Field(default=False, exclude_if=lambda given: not given)
     """Let tokens see only their own text, and not the texts before it in the same row."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """The files to train on, where `data` names files."""
+        return self.data if isinstance(self.data, list) else []
+
+    @property
+    def shards(self) -> str | None:
+        """The folder of shards, where `data` names one."""
+        return getattr(self.data, "shards", None)

@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 
 from moesaic.errors import RanksError
 from moesaic.model.decoder import Decoder
+from moesaic.sections.training import Parallel
 from moesaic.train.states import write_pieces, write_whole
 
 T = TypeVar("T")
@@ -45,7 +46,7 @@ class Ranks(ABC):
 
     @abstractmethod
     def syncing(self, last: bool) -> AbstractContextManager[Any]:
-        """The context of a backward pass; the last one of a step averages the gradients over all processes."""
+        """The context of a backward pass; after the last one of a step, gradients are averaged over all processes."""
 
     @abstractmethod
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
@@ -159,10 +160,8 @@ class Copies(Together):
 class Pieces(Together):
     """Every process holds a piece of each parameter, gradient and moment: `fully_shard`, FSDP2. arXiv 2304.11277."""
 
-    @contextmanager
-    def syncing(self, last: bool) -> Iterator[None]:
-        self.model.set_requires_gradient_sync(last)  # type: ignore[operator]  # of FSDPModule
-        yield
+    def syncing(self, last: bool) -> AbstractContextManager[Any]:
+        return nullcontext()  # gradients that wait for the last pass would be whole in every process
 
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
         return nn.utils.clip_grad_norm_(parameters, most).full_tensor().item()  # type: ignore[attr-defined]  # DTensor
@@ -201,25 +200,30 @@ class Pieces(Together):
 ALONE = Alone()
 
 
-def spread(decoder: Decoder, sharded: bool) -> tuple[nn.Module, Ranks]:
+def spread(decoder: Decoder, parallel: Parallel = "ddp") -> tuple[nn.Module, Ranks]:
     """The model that a loss calls, and the processes that train it: those of `joined`, or this one alone.
 
-    `sharded`: each process holds a piece of every parameter instead of a copy, as DTensors.
+    `ddp`: each process holds a copy; `fsdp`: a piece of every parameter, which become DTensors; `ep`: the same, but
+    whole experts of sparse layers, to which tokens travel.
     """
     if not distributed.is_initialized():
         return decoder, ALONE
-    if not sharded:
+    if parallel == "ddp":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the new name of the argument is missing in torch 2.11
-            model = nn.parallel.DistributedDataParallel(decoder, broadcast_buffers=False)
+            settings = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+            model = nn.parallel.DistributedDataParallel(decoder, **settings)
         return model, Copies(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    from moesaic.train.exchange import scatter_experts
+
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+    apart = scatter_experts(decoder, mesh) if parallel == "ep" else set()
     for layer in decoder.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(decoder, mesh=mesh)
+        fully_shard(layer, mesh=mesh, ignored_params=apart)
+    fully_shard(decoder, mesh=mesh, ignored_params=apart)
     return decoder, Pieces(decoder)
 
 

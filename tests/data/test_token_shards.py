@@ -68,6 +68,15 @@ def test_rows_to_judge_by_are_cut_and_all_scored_but_the_first_token(tokenizer, 
     assert all(row.prompt == 1 for row in rows) and len(unseen.rows(1000, 9)) == len(unseen.lengths)
 
 
+def test_texts_of_groups_that_are_judged_on_are_left_out(tokenizer, tmp_path):
+    write_shards(tmp_path, EXAMPLES, tokenizer, 0.0, 100)
+    train = Shards.open(tmp_path).train
+    left = train.without({EXAMPLES[3].group, EXAMPLES[44].group, "0123456789abcdef"})
+    assert sorted(texts_of(left, tokenizer)) == sorted({*TEXTS} - {TEXTS[3], TEXTS[44]})
+    assert [left.source(i) for i in (2, 3)] == [train.source(i) for i in (2, 4)]
+    assert len(train.lengths) == len(TEXTS)
+
+
 @pytest.mark.parametrize(("spare", "dtype"), [(0, "<u2"), (-1, "<u4")])
 def test_tokens_take_two_bytes_where_that_is_enough(spare, dtype, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(token_shards, "NARROW", tokenizer.vocab_size + spare)

@@ -48,6 +48,7 @@ OTHER_FILES = {
     "report/templates/": "the page as HTML and its style",
     "report/templates/comparison.html": "two runs side by side",
     "report/templates/continual.html": "tasks learned one after another",
+    "report/templates/study.html": "a study of architectures",
     "report/templates/macros.html": "what sections share",
     "report/templates/page.html": "the frame: policy, style, title",
     "report/templates/report.html": "one run, section by section",

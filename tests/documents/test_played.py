@@ -37,6 +37,8 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     "from openai import OpenAI": "needs a server; tests/serve/test_documented.py gives it one",
     "moesaic evaluate runs/mine --lm-eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
     "import lm_eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
+    "moesaic tokenize books.jsonl": "its texts are not here; tests/data/test_tokenizing.py has some",
+    "torchrun --nproc-per-node 2": "takes minutes; tests/journeys/test_ranked_pretraining.py runs it",
     "class Router(Protocol)": "is a signature to read",
 }
 TINY = {

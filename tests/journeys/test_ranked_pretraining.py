@@ -77,13 +77,13 @@ def losses(log: Path) -> list[float]:
 @BOTH
 def test_a_killed_process_ends_the_job_and_the_same_command_ends_as_if_nothing_had_happened(how, tmp_path):
     whole = started(tmp_path, "whole", how)
-    told, _ = whole.communicate(timeout=120)
+    told, _ = whole.communicate(timeout=900)
     assert (whole.returncode, told) == (0, f"{tmp_path}/whole/ranked/base\n"), "only the first process prints"
 
     run = tmp_path / "killed" / "ranked"
     for struck in (("0", "step:4:kill"), ("1", "step:3:kill"), ("0", "rename:2:kill")):
         job = started(tmp_path, "killed", how, struck=struck)
-        job.communicate(timeout=120)
+        job.communicate(timeout=900)
         assert job.returncode not in (0, None)
         assert not processes(tmp_path / "killed"), "no orphan"
         assert not (run / "base").exists(), "nothing is half published"
@@ -91,7 +91,7 @@ def test_a_killed_process_ends_the_job_and_the_same_command_ends_as_if_nothing_h
             f"{how}: process {struck[0]} killed at {struck[1]}, the job ended after {time.monotonic() - before:.1f} s"
         )
     last = started(tmp_path, "killed", how)
-    _, said = last.communicate(timeout=120)
+    _, said = last.communicate(timeout=900)
     assert last.returncode == 0 and "continues at step" in said
     for name in ("base/model.safetensors", "base/tokenizer.json"):
         assert (run / name).read_bytes() == (tmp_path / "whole/ranked" / name).read_bytes()
@@ -100,6 +100,6 @@ def test_a_killed_process_ends_the_job_and_the_same_command_ends_as_if_nothing_h
 
 def test_batches_that_cannot_be_divided_are_refused_once(tmp_path):
     job = started(tmp_path, "odd", "ddp", accumulate=3)
-    _, said = job.communicate(timeout=120)
+    _, said = job.communicate(timeout=900)
     assert job.returncode == 1
     assert said.count("error: ") == 1 and "base.pretrain.accumulate" in said and "a multiple of 2" in said

@@ -4,16 +4,19 @@ Writes what each leaves into the folder, and knows nothing about what it should 
 """
 
 import json
+import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from moesaic.data.batches import Held, Packed, Tokens
 from moesaic.errors import Interrupted
 from moesaic.kinds.gates import plain
-from moesaic.sections.training import Train
+from moesaic.sections.training import Parallel, Train
 from moesaic.tensors.tensors import write_tensors
 from moesaic.testing import tiny_decoder
 from moesaic.train.checkpoint import Checkpoint
@@ -31,11 +34,11 @@ def batches() -> Packed:
 
 
 def train(
-    folder: Path, sharded: bool = False, state: Path | None = None, stop: int | None = None, tie: bool = False
+    folder: Path, parallel: Parallel = "ddp", state: Path | None = None, stop: int | None = None, **sizes: int
 ) -> None:
     """Train and write the rows of the log and the weights; `state`: where to save and resume, until `stop` steps."""
-    decoder = tiny_decoder(dtype=torch.float32, tie_embeddings=tie).train()
-    model, ranks = spread(decoder, sharded)
+    decoder = tiny_decoder(dtype=torch.float32, **sizes).train()
+    model, ranks = spread(decoder, parallel)
     keeper = checkpoint(state, stop) if state else None
     rows, packed = [], batches()
 
@@ -86,22 +89,76 @@ def checkpoint(at: Path, stop: int | None) -> Checkpoint:
     return made
 
 
-def resumed(folder: Path, sharded: bool) -> None:
+def resumed(folder: Path, parallel: Parallel) -> None:
     """A training that stops half-way, and goes on from its state."""
-    train(folder / "first", sharded, folder / "at", STOP)
-    train(folder / "second", sharded, folder / "at")
+    train(folder / "first", parallel, folder / "at", STOP)
+    train(folder / "second", parallel, folder / "at")
+
+
+def measure(folder: Path, parallel: Parallel, **sizes: int) -> None:
+    """The bytes that each process holds, and sends in a step of one micro-batch, by its tensors and its sockets."""
+    decoder = tiny_decoder(dtype=torch.float32, **WIDE, **sizes).train()
+    model, ranks = spread(decoder, parallel)
+    optimiser, whole = torch.optim.AdamW(decoder.parameters(), 0.01), [0]
+
+    def look(*_: object) -> None:
+        whole.append(size_of(p for p in decoder.parameters() if not hasattr(p, "to_local")))
+
+    for layer in decoder.layers:
+        layer.register_forward_pre_hook(look)
+    for micro in (0, 1):  # the first step connects the processes
+        optimiser.zero_grad()
+        before = sent()
+        with ranks.syncing(last=True):
+            loss_of(model, plain)(batches()(2 * micro + ranks.rank))[0].backward()
+        traffic = sent() - before
+        gradients = size_of(ranks.local(p.grad) for p in decoder.parameters())
+        optimiser.step()
+    weights = size_of(ranks.local(p) for p in decoder.parameters())
+    moments = size_of(ranks.local(m) for s in optimiser.state.values() for m in s.values() if m.ndim)
+    found = {"weights": weights, "gradients": gradients, "moments": moments, "gathered": max(whole), "sent": traffic}
+    folder.mkdir(exist_ok=True)
+    (folder / f"{ranks.rank}.json").write_text(json.dumps(found))
+
+
+WIDE = {"hidden_size": 64, "intermediate_size": 192, "vocab_size": 64}
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def sent() -> int:
+    """The bytes that this process has sent by TCP: `tcpi_bytes_sent` of Linux, for each of its sockets."""
+    total = 0
+    for entry in Path("/proc/self/fd").iterdir():
+        if entry.is_symlink() and os.readlink(entry).startswith("socket:"):
+            with socket.socket(fileno=os.dup(int(entry.name))) as one:
+                if one.family != socket.AF_UNIX and one.type == socket.SOCK_STREAM:
+                    info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 208)
+                    total += int.from_bytes(info[200:208], sys.byteorder)
+    return total
+
+
+SPARSE = {"num_experts": 4, "experts_per_token": 2}
 
 
 SCENES: dict[str, Callable[[Path], None]] = {
-    "copies": train,
-    "pieces": lambda folder: train(folder, sharded=True),
-    "tied": lambda folder: train(folder, sharded=True, tie=True),
-    "copies-resumed": lambda folder: resumed(folder, sharded=False),
-    "pieces-resumed": lambda folder: resumed(folder, sharded=True),
-    "copies-left": lambda folder: train(folder, sharded=False, state=folder / "at", stop=STOP),
-    "pieces-left": lambda folder: train(folder, sharded=True, state=folder / "at", stop=STOP),
-    "copies-taken-up": lambda folder: train(folder, state=folder.parent / "one-for-copies" / "at"),
-    "pieces-taken-up": lambda folder: train(folder, True, folder.parent / "one-for-pieces" / "at"),
+    "ddp": train,
+    "fsdp": lambda folder: train(folder, "fsdp"),
+    "tied": lambda folder: train(folder, "fsdp", tie_embeddings=True),
+    "sparse-ddp": lambda folder: train(folder, "ddp", **SPARSE),
+    "sparse-fsdp": lambda folder: train(folder, "fsdp", **SPARSE),
+    "sparse-ep": lambda folder: train(folder, "ep", **SPARSE),
+    "measured-ddp": lambda folder: measure(folder, "ddp"),
+    "measured-fsdp": lambda folder: measure(folder, "fsdp"),
+    "measured-ep": lambda folder: measure(folder, "ep", **SPARSE),
+    "ddp-resumed": lambda folder: resumed(folder, "ddp"),
+    "fsdp-resumed": lambda folder: resumed(folder, "fsdp"),
+    "ddp-left": lambda folder: train(folder, "ddp", folder / "at", STOP),
+    "fsdp-left": lambda folder: train(folder, "fsdp", folder / "at", STOP),
+    "ddp-taken-up": lambda folder: train(folder, "ddp", folder.parent / "one-for-ddp" / "at"),
+    "fsdp-taken-up": lambda folder: train(folder, "fsdp", folder.parent / "one-for-fsdp" / "at"),
 }
 
 if __name__ == "__main__":
