@@ -8,7 +8,16 @@ import torch
 
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Guard, Opinion, Ruling, guarded, logit, odds
-from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, give_voice, limit_of, refusable, train_guard
+from moesaic.train.guards import (
+    REFUSED,
+    REFUSED_IN_OTHER_FORMS,
+    Outcomes,
+    give_voice,
+    limit_of,
+    refusable,
+    temperature_of,
+    train_guard,
+)
 
 EXPERTS, WIDTH = 3, 12
 
@@ -137,6 +146,10 @@ def test_without_a_guard_the_base_has_no_share_except_where_the_router_is_silent
     routing = guarded(Selection(), torch.tensor([[1.0, 0.0], [-torch.inf, -torch.inf]]), None, None)
     assert routing.probabilities[:, -1].tolist() == [0.0, 1.0]
     assert Routing.cat([routing[:1], routing[1:]]).best.tolist() == [0, -1]
+
+
+def test_logits_of_one_expert_need_no_temperature():
+    assert temperature_of(torch.tensor([[2.0], [-3.0]]), torch.tensor([0, 0])) == 1.0
 
 
 def test_a_guard_is_built_again_from_its_shape():
