@@ -116,6 +116,7 @@ class ResultPart(Part):
         return {"cells": [part.key for part in self.cells], "sweeps": tried, "against": self.run.study.reference}
 
     def make(self, report: Report) -> None:
+        """Read all cells, and publish their figures, files and page."""
         study = self.run.study
         corpus = open_corpus(self.run.corpus_at, study.train.length, study.rows)
         arms = dict[str, dict[int, Depth]]()
