@@ -39,6 +39,7 @@ STEPS = ("rank-8", "rank-16", "epochs-3", "rows-2000")
 PAGES = {
     "starting": measured("starting"),
     "mixed_rows": measured("mixed_rows"),
+    "sparse": measured("sparse"),
     "decoding": measured("decoding"),
     "loading": measured("loading"),
     "tt_lora": measured("tt_lora"),
@@ -58,6 +59,8 @@ PAGES = {
     "smollm2": compared("smollm2", texts=True),
     "five-domains-smollm2": made_by("five_domains", texts=True),
     "ttlora_glue": made_by("ttlora_glue", texts=True),
+    "continual": made_by("continual", texts=True),
+    "pretrain": made_by("pretrain", texts=True),
     "faults": made_by("faults"),
 }
 """Name of a page -> what makes it; short ones first."""

@@ -157,7 +157,8 @@ def disconnects(mixture: Path, folder: Path, asked: list[Messages], sizes: Sizes
         dice = random.Random(number)
         body = {"model": NAME, "messages": dice.choice(asked), "max_tokens": dice.choice([8, 64]), "stream": True}
         data = json.dumps(body | {"n": dice.choice([1, 1, 2])}).encode()
-        head = "".join(f"{name}: {value}\r\n" for name, value in {**HEADERS, "content-length": len(data)}.items())
+        fields = {**HEADERS, "content-length": len(data), "connection": "close"}  # the end of a stream is seen at once
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         with socket.create_connection(server.address, timeout=60) as connection:
             connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n{head}\r\n".encode() + data)
             left = dice.choice([0, 1, 500, 2000, 8000])

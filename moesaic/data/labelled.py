@@ -109,15 +109,15 @@ def place_of(source: Source, data: LabelledData, resolve: Callable[[str], Path])
     return Path(source.path if "/" in split else f"{HUB}{GLUE}/{data.task}/{split}")
 
 
-def hub_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a split of the hub, with labels as integers."""
+def hub_rows(path: Path, streaming: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of a split of the hub, with labels as integers; `streaming`: read them without downloading all first."""
     try:
         import datasets
     except ImportError:
         raise DataError("data sets of the hub need datasets, which is not installed", path=path, hint=EXTRA) from None
     owner, name, *config, split = path.as_posix().removeprefix(HUB).split("/")
     try:
-        return iter(datasets.load_dataset(f"{owner}/{name}", *config, split=split))
+        return iter(datasets.load_dataset(f"{owner}/{name}", *config, split=split, streaming=streaming))
     except Exception as error:  # `datasets` raises errors of many families: of the network, of files, of names
         hint = "check the name and the network, or use files"
         raise DataError("cannot load this split of the hub", path=path, got=str(error), hint=hint) from error

@@ -236,7 +236,7 @@ class Recipe(Section):
             splits = ("train", "validation", "test")
             found |= {f"experts.{name}.data.{split}": getattr(expert.data, split, None) for split in splits}
             found[f"experts.{name}.examples"] = expert.examples
-        found |= {"base.pretrain.data": self.base.pretrain and self.base.pretrain.data}
+        found |= {"base.pretrain.data": self.base.pretrain and self.base.pretrain.sources}
         found |= {"evaluate.unseen": self.evaluate.unseen}
         lists = {key: some for key, some in found.items() if isinstance(some, list)}
         return {

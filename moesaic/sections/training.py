@@ -3,13 +3,13 @@
 Knows nothing about optimisers or models.
 """
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal, Optional, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Discriminator, Field, Tag, create_model
+from pydantic import BaseModel, Discriminator, Field, Tag, create_model
 
-from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Whole
-from moesaic.sections.sources import SomeSources
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole
+from moesaic.sections.sources import SomeSources, Source
 
 S = TypeVar("S", bound=Section)
 
@@ -35,6 +35,12 @@ class Train(Section):
     """Peak learning rate, or a list to try; the best on validation wins."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps with a rising learning rate."""
+    schedule: Literal["cosine", "wsd"] = Field(
+        default="cosine", exclude_if=lambda given: given == "cosine"
+    )  # keys stay
+    """Learning rate after the warm-up: half a cosine down to 0, or constant with a line to 0 at the end."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """With `schedule: wsd`, the share of the steps in which the learning rate falls in a line to 0."""
     weight_decay: Amount = 0.0
     """Decoupled weight decay."""
     clip: Positive = 1.0
@@ -46,10 +52,14 @@ class Train(Section):
     patience: Whole = 0
     """Validations without improvement before training stops; 0: never stop early."""
 
+    def idle(self) -> dict[str, str]:
+        """The decay, if the schedule is no `wsd`."""
+        return {} if self.schedule == "wsd" else {"decay": "it goes with schedule: wsd"}
+
 
 def _fields_optional(of: type[Section]) -> Callable[[type[S]], type[S]]:
     fields: dict[str, Any] = {
-        name: (Optional[Annotated[field.annotation, *field.metadata]], Field(None, description=field.description))  # noqa: UP045
+        name: (Annotated[field.annotation, Field(), *field.metadata] | None, Field(None, description=field.description))
         for name, field in of.model_fields.items()
     }
     return lambda cls: create_model(
@@ -76,11 +86,52 @@ class Continuous(Section):
     """Seconds between two looks at the files while every expert rests."""
 
 
+class TokenShards(Section):
+    """Text that is tokens already."""
+
+    shards: Text
+    """Folder that `moesaic tokenize` wrote, relative to `data_root`."""
+
+
+def _kind_of_corpus(value: Any) -> str:
+    keys = type(value).model_fields if isinstance(value, BaseModel) else value
+    if isinstance(keys, Mapping) and "shards" in keys:
+        return CASE + "shards"
+    return CASE + ("experts" if value == "experts" else "sources")
+
+
+Parallel = Literal["ddp", "fsdp", "ep"]
+
+
 class Pretrain(Train):
     """Settings of the pretraining of a new base."""
 
     data: Annotated[
-        Annotated[Literal["experts"], Tag(CASE + "experts")] | Annotated[SomeSources, Tag(CASE + "sources")],
-        Discriminator(lambda value: CASE + ("experts" if value == "experts" else "sources")),
+        Annotated[Literal["experts"], Tag(CASE + "experts")]
+        | Annotated[TokenShards, Tag(CASE + "shards")]
+        | Annotated[SomeSources, Tag(CASE + "sources")],
+        Discriminator(_kind_of_corpus),
     ] = "experts"
-    """Files to train on, or `experts` for the training texts of all experts."""
+    """Files to train on, `{shards: FOLDER}`, or `experts` for the training texts of all experts."""
+    parallel: Parallel = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
+    """Each process of `torchrun` holds a copy (DDP), a piece of every parameter (FSDP2), or also whole experts (EP)."""
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32", exclude_if=lambda given: given == "float32"
+    )
+    """Type of products; weights stay float32. `auto`: bfloat16 where the processor has units for it, else float32."""
+    recompute: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
+    compile: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Compile each layer by `torch.compile`, which needs a C++ compiler."""
+    apart: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Let tokens see only their own text, and not the texts before it in the same row."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """The files to train on, where `data` names files."""
+        return self.data if isinstance(self.data, list) else []
+
+    @property
+    def shards(self) -> str | None:
+        """The folder of shards, where `data` names one."""
+        return getattr(self.data, "shards", None)

@@ -4,6 +4,8 @@ Knows nothing about experts but their texts, which the base may be trained on.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,21 +13,25 @@ import torch
 
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
-from moesaic.data.batches import Packed, encode_all
-from moesaic.data.rows import Example
+from moesaic.data.batches import Documents, Held, Packed, Tokens, encode_all
+from moesaic.data.rows import Example, text_of
 from moesaic.data.splits import take
-from moesaic.errors import MoesaicError, RecipeError
+from moesaic.data.token_shards import Shards
+from moesaic.errors import DataError, MoesaicError, RecipeError
 from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import NewBase
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
-from moesaic.runs.jobs import Report, threads
+from moesaic.runs.directory import RunDir
+from moesaic.runs.jobs import Cache, Report, threads
 from moesaic.runs.part import Part
 from moesaic.tasks import Run
 from moesaic.tasks.texts import TextTask
 from moesaic.tokenizer import Tokenizer
+from moesaic.train.execution import arrange, type_of
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
+from moesaic.train.ranks import agreed, spread, threads_each, world_size
 
 ROWS = TextTask.chosen_by
 """The largest number of a domain's rows that the base is validated on."""
@@ -34,6 +40,7 @@ ROWS = TextTask.chosen_by
 class BasePart(Part):
     """A base that is pretrained in the run."""
 
+    run: RunDir
     name, stage = "base", "pretrain"
 
     def __init__(self, run: Run, spec: NewBase):
@@ -41,11 +48,11 @@ class BasePart(Part):
         self.source, self.spec = run, spec
 
     @cached_property
-    def corpus(self) -> tuple[list[Example], list[Example], str]:
+    def corpus(self) -> "Corpus":
         return corpus(self.source, self.spec)
 
     def inputs(self) -> dict[str, Any]:
-        return {"base": self.spec.model_dump(mode="json"), "data": self.corpus[2]}
+        return {"base": self.spec.model_dump(mode="json"), "data": self.corpus.key}
 
     def settings(self) -> dict[str, Any]:
         return {**self.inputs(), "workers": self.run.recipe.workers}  # the number of threads decides the order of sums
@@ -54,10 +61,13 @@ class BasePart(Part):
         return RecipeError("there is no base yet", path=self.at, hint="make it first: moesaic pretrain RECIPE")
 
     def make(self, report: Report) -> None:
-        """Train with as many threads as there will be trainings side by side."""
+        """Train and publish, with the other processes of `torchrun` if there are any."""
+        agreed(lambda: True)  # see help_to_make
+        self.train(report)
+
+    def train(self, report: Report) -> None:
+        """Train with as many threads as there will be trainings side by side; the main process publishes."""
         recipe, spec, settings = self.run.recipe, self.spec, self.spec.pretrain
-        (train, validation, source) = self.corpus
-        tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
         decoder = Decoder(sized(spec.size, spec.vocab_size))
         initialise(decoder, torch.Generator().manual_seed(recipe.seed))
         if isinstance(settings.lr, list):
@@ -69,52 +79,121 @@ class BasePart(Part):
                 decoder.config.context,
             )
             raise RecipeError(what, field=field, expected=f"<= {most}", got=settings.length)
-        rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
-        chosen_by = take(validation, ROWS)
-        held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
-        packed = Packed(rows, settings.length, settings.batch, recipe.seed)
+        if settings.accumulate % (world := world_size()):
+            what, field = "each process takes as many batches of a step as the others", "base.pretrain.accumulate"
+            expected = f"a multiple of {world}, the number of processes"
+            raise RecipeError(what, field=field, expected=expected, got=settings.accumulate)
+        read = self.corpus.read()
+        packed = Packed(read.documents, settings.length, settings.batch, recipe.seed, settings.apart)
+        micro_batches = settings.steps * settings.accumulate
+        report.note(f"{packed.tokens:,} unique tokens to learn from, read {packed.epochs(micro_batches):.2f} times")
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
-        drop_logs(self.run, self.at, [trial])
-        with threads(recipe.workers), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
-            parameters, loss = dict(decoder.named_parameters()), loss_of(decoder, plain)
-            validate = partial(mean_nats, decoder, plain, held_out, settings.batch, score_prompt=True)
-            shared = settings, settings.lr, record, recipe.seed, keeper, packed.names
+        model, ranks = spread(arrange(decoder, settings), settings.parallel)
+        if ranks.main:
+            drop_logs(self.run, self.at, [trial])
+        each = threads_each(recipe.workers)
+        with threads(each), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
+            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain, type_of(settings.dtype))
+            validate = partial(mean_nats, model, plain, read.held_out, settings.batch, score_prompt=True)
+            shared = settings, settings.lr, record, recipe.seed, keeper, packed.names, ranks
             trained = fit(parameters, packed, loss, validate, *shared)
+        if not ranks.main:
+            return
+        decoder = Decoder(decoder.config)  # the trained one may hold pieces
         decoder.load_state_dict(trained.state, strict=False)
         facts = {
             "stage_key": self.key,
-            "data": source,
+            "data": self.corpus.key,
             "seed": recipe.seed,
             "metrics": {
                 "validation_nats": trained.best,
                 "perplexity": math.exp(trained.best),
                 "step": trained.best_step,
             },
-            "rows": {"train": len(rows), "validation": len(held_out), "truncated": cut},  # packed rows are never cut
+            "rows": {
+                "train": len(read.documents.lengths),
+                "validation": len(read.held_out),
+                "truncated": read.cut,  # packed rows are never cut
+            },
+            "tokens": packed.tokens,
             "tokens_seen": trained.steps * packed.batch * settings.length * settings.accumulate,
+            "epochs": round(packed.epochs(trained.steps * settings.accumulate), 4),
             "timing": {"seconds": round(trained.seconds, 2)},
             "logs": self.run.logged(self.at),
         }
         size = sum(p.numel() * p.element_size() for p in decoder.parameters())
-        self.run.publish(self.at, lambda folder: save_base(folder, decoder, tokenizer, facts), size)
+        self.run.publish(self.at, lambda folder: save_base(folder, decoder, read.tokenizer, facts), size)
         self.run.forget(self.at)
         report.end(f"validation {trained.best:.3f} nats a token")
 
 
-def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:
-    """Training and validation text of a base, and the hash of its sources."""
-    domains, source = run.materials.domains.values(), spec.pretrain.data
-    if source == "experts":
+def help_to_make(run: Run) -> None:
+    """Train the base with the main process as often as that one makes it; nothing is reported or published here."""
+    while agreed(lambda: False) and run.recipe.base.new:
+        BasePart(run, run.recipe.base.new).train(Report("base", lambda *message: None, Cache()))
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts to train on, and rows to validate on, `cut` of which lost their ends."""
+
+    tokenizer: Tokenizer
+    documents: Documents
+    held_out: list[Tokens]
+    cut: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text of a base: a hash of it, and the function that encodes it."""
+
+    key: str
+    read: Callable[[], Encoded]
+
+
+def corpus(run: Run, spec: NewBase) -> Corpus:
+    """The text of a base: that of the experts, of files, or of shards. Nothing that is judged on is learned from."""
+    domains = run.materials.domains.values()
+    if spec.pretrain.data == "experts":
         train = [example for domain in domains for example in longest(domain.train)]
         validation = [example for domain in domains for example in take(domain.validation, ROWS)]
-        return train, validation, run.dir.key("corpus", domains=[domain.digest for domain in domains])
+        key = run.dir.key("corpus", domains=[domain.digest for domain in domains])
+        return Corpus(key, partial(encoded, run, spec, train, validation))
     judged = {e.group for domain in domains for e in domain.test} | {e.group for e in run.materials.unseen}
-    texts = [e for e in run.materials.texts(source) if e.group not in judged]
+    if spec.pretrain.shards:
+        return of_shards(run, spec, spec.pretrain.shards, judged)
+    texts = [e for e in run.materials.texts(spec.pretrain.sources) if e.group not in judged]
     held_out = take(texts, max(1, min(ROWS, len(texts) // 10)))
     groups = {example.group for example in held_out}
     train = [example for example in texts if example.group not in groups]
-    return train, held_out, run.dir.key("corpus", texts=[example.told for example in texts])
+    key = run.dir.key("corpus", texts=[example.told for example in texts])
+    return Corpus(key, partial(encoded, run, spec, train, held_out))
+
+
+def encoded(run: Run, spec: NewBase, train: list[Example], validation: list[Example]) -> Encoded:
+    """Train a tokenizer on the training text, and encode all."""
+    tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
+    given = run.recipe.router.prompt_tokens
+    rows, _ = encode_all(train, tokenizer, 1 << 30, given)
+    held_out, cut = encode_all(take(validation, ROWS), tokenizer, spec.pretrain.length, given)
+    return Encoded(tokenizer, Held(rows), held_out, cut)
+
+
+def of_shards(run: Run, spec: NewBase, place: str, judged: set[str]) -> Corpus:
+    """The text of a folder of shards, with its own tokenizer."""
+    at = run.recipe.resolve(place)
+    shards = Shards.open(at)
+    if shards.tokenizer.vocab_size != spec.vocab_size:
+        what, expected = "another size than that of the shards' tokenizer", shards.tokenizer.vocab_size
+        raise RecipeError(what, field="base.vocab_size", expected=expected, got=spec.vocab_size)
+    train, held_out = shards.train.without(judged), shards.unseen.rows(ROWS, spec.pretrain.length)
+    if not held_out:
+        hint = "write the shards with an unseen share: moesaic tokenize ... --unseen 0.01"
+        raise DataError("no text to validate on", path=at, field="base.pretrain.data", hint=hint)
+    cut = int((shards.unseen.lengths[: len(held_out)] > spec.pretrain.length).sum())
+    key = run.dir.key("corpus", shards=shards.key, texts=len(train.lengths))
+    return Corpus(key, lambda: Encoded(shards.tokenizer, train, held_out, cut))
 
 
 def longest(examples: list[Example]) -> list[Example]:
@@ -125,10 +204,3 @@ def longest(examples: list[Example]) -> list[Example]:
         if len(text_of(example)) > len(text_of(kept)):
             found[example.group] = example
     return list(found.values())
-
-
-def text_of(example: Example) -> str:
-    """An example as one text; the text of a row with a label is its prompt."""
-    if example.texts:
-        return example.prompt
-    return f"{example.prompt}\n{example.response}" if example.prompt else example.response

@@ -3,7 +3,6 @@
 These functions are the Python twins of the verbs. Knows nothing about terminals.
 """
 
-import multiprocessing
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,28 +16,32 @@ from moesaic.data.containers import Given
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
+from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
+from moesaic.files import read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
+from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
 from moesaic.runs.part import Part, ensure, graph_of
 from moesaic.runs.progress import Progress, Silent, watched
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
-from moesaic.runs.tensorboard import Recorder
+from moesaic.runs.working import working
 from moesaic.stages import experts
-from moesaic.stages.base import BasePart, text_of
+from moesaic.stages.base import BasePart, help_to_make
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
+from moesaic.stages.sequences import ContinualPart, require_sequence, sequences
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
+from moesaic.train.ranks import agreed, joined
 
 Root = str | PathLike[str]
 Names = Collection[str]
@@ -72,11 +75,20 @@ def run(
 
 def pretrain(
     recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
-) -> Path:
-    """Make the base. Returns its folder."""
-    with opened(recipe, root, progress, strict, restart) as bench:
-        bench.make("base")
-        return bench.run.models.base_at
+) -> Path | None:
+    """Make the base. Returns its folder.
+
+    Processes that `torchrun` starts train it together; only the first of them reports, publishes and returns a folder.
+    """
+    with joined() as rank:
+        if rank:
+            with listening(once=True):
+                help_to_make(open_run(Address(RunDir(recipe, Path(root).absolute(), strict))))
+            return None
+        with opened(recipe, root, progress, strict, restart) as bench:
+            bench.make("base")
+            agreed(lambda: False)  # ends the work of the others
+            return bench.run.models.base_at
 
 
 def train_expert(
@@ -148,6 +160,25 @@ def evaluate(recipe: Recipe, root: Root, progress: Progress | None = None) -> di
     with opened(recipe, root, progress) as bench:
         bench.make("evaluation")
         return read_evaluation(bench.run.dir.evaluation_at)
+
+
+def continual(
+    recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
+) -> dict[str, Any]:
+    """Learn the experts' tasks one after another by several strategies, and compare them. Returns continual.json.
+
+    Experts that the run has already are taken as they are.
+    """
+    require_sequence(recipe)
+    with opened(recipe, root, progress, strict, restart) as bench:
+        bench.make("base")
+        part = ContinualPart(bench.run)
+        bench.ensure([*(bench.expert(name) for name in recipe.trained), *sequences(bench.run)])
+        for router in part.routers:  # each of a run of its own: with the experts so far
+            bench.ensure([router])
+        bench.ensure([part])
+        bench.progress.note(f"report: {write_continual(bench.run.dir.root)}")
+        return read_sealed(part.at)
 
 
 @dataclass(frozen=True)
@@ -243,11 +274,8 @@ def opened(
 
     `reads`: texts will be read; `makes`: something will be written.
     """
-    if multiprocessing.parent_process() is not None:
-        hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
-        raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
+    with working(root, recipe.workers, progress or Silent()) as (shown, jobs):
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe, root).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
@@ -262,8 +290,6 @@ def opened(
         )
         with encoding, memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield Bench(run, shown, jobs)
-        if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
-            disk.remove(root / "checkpoints")
 
 
 def reading(jobs: Jobs, path: Path, rows: Iterable[Given]) -> Iterator[Given]:
@@ -276,6 +302,7 @@ def trained_at(run: Run, name: str) -> Path:
     """The path of the part that a training publishes, by the training's name on the command line."""
     parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
     parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
+    parts |= {part.name: part.at for part in sequences(run)}
     parts[ROOM] = run.dir.root / ROOM
     if name not in parts:
         hint = nearest(name, [*parts])

@@ -77,8 +77,8 @@ class Materials:
         """Read every file that the recipe names and count its rows: read, used, and skipped by reason."""
         base, experts = self.recipe.base, self.recipe.experts.values()
         apart = [expert.examples for expert in experts if expert.examples and not expert.data]
-        if base.pretrain and base.pretrain.data != "experts":
-            apart.append(base.pretrain.data)
+        if base.pretrain and base.pretrain.sources:
+            apart.append(base.pretrain.sources)
         _ = self.domains, self.unseen
         for sources in apart:
             self.texts(sources)

@@ -35,7 +35,7 @@ def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: A
         torch.set_default_dtype(before)
     with torch.no_grad():
         for weight in decoder.parameters():
-            if weight.ndim == 2:
+            if weight.ndim >= 2:
                 weight.mul_(5)
     return decoder.eval()
 

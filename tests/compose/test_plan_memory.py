@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from held_memory import HELD_BYTES
 
 from moesaic.adapters import LoRA
 from moesaic.adapters.feedforward import FFN
@@ -26,10 +27,12 @@ from moesaic.tensors.shards import write_shards
 from moesaic.tensors.tensors import read_tensors
 from moesaic.tokenizer import Tokenizer
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")]
 
-MEASURE = """
-import re, sys
+MEASURE = (
+    HELD_BYTES
+    + """
+import sys
 import tokenizers, torch
 import moesaic
 from moesaic.generate import engine, loaded
@@ -39,16 +42,12 @@ from moesaic.interop import pretrained
 
 torch.set_num_threads(1)
 
-def resident():
-    text = open("/proc/self/status").read()
-    return sum(1024 * int(re.search(rf"{kind}:\\s+(\\d+) kB", text)[1]) for kind in ("RssAnon", "RssFile"))
-
 def warm_up():  # what the libraries take for themselves when they first compute
     torch.nn.functional.scaled_dot_product_attention(*[torch.rand(1, 4, 8, 16)] * 3)
-    (torch.rand(64, 64) @ torch.rand(64, 64)).softmax(-1).sort()
+    (torch.rand(64, 1024) @ torch.rand(1024, 4096)).softmax(-1).sort()
 
 warm_up()
-before = resident()
+before = held_bytes()
 if sys.argv[1] == "mixture":
     held = moesaic.load(sys.argv[2])
     held.generate("one two three", max_new_tokens=4)
@@ -56,8 +55,9 @@ else:
     held = moesaic.load_model(sys.argv[2])
     with torch.inference_mode():
         held(torch.arange(32)[None])
-print(resident() - before)
+print(held_bytes() - before)
 """
+)
 
 CONFIG = DecoderConfig(
     vocab_size=16000, hidden_size=1024, num_layers=10, num_heads=16, num_kv_heads=4, intermediate_size=4096, context=512

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from held_memory import HELD_BYTES
 
 import moesaic
 from moesaic.artefacts.base import save_base
@@ -155,7 +156,9 @@ def test_level_and_combination_are_those_of_the_manifest(parts, made, tmp_path):
     assert (model.level, model.combine) == ("token", "product")
 
 
-WEIGH = """
+WEIGH = (
+    HELD_BYTES
+    + """
 import sys
 from pathlib import Path
 import torch
@@ -163,20 +166,17 @@ torch.set_num_threads(1)
 from moesaic.compose.mixture import load_mixture
 from moesaic.routing import Gates
 
-def resident():
-    rows = Path("/proc/self/status").read_text().splitlines()
-    return sum(int(row.split()[1]) for row in rows if row.startswith(("RssAnon", "RssFile"))) * 1024
-
 ids = torch.randint(200, (1, 4))
 tiny = load_mixture(Path(sys.argv[2]))
 with torch.inference_mode():
     tiny.model.score(ids, Gates.of(torch.full((1, 2), 0.5)))
-before = resident()
+before = held_bytes()
 mixture = load_mixture(Path(sys.argv[1]))
 with torch.inference_mode():
     mixture.model.score(ids, Gates.of(torch.full((1, 4), 0.25)))
-print(resident() - before)
+print(held_bytes() - before)
 """
+)
 
 
 @pytest.mark.slow

@@ -162,7 +162,8 @@ def test_the_hub_is_asked_for_the_split_of_the_task(tmp_path, monkeypatch):
 
     asked = []
 
-    def load(*where, split):
+    def load(*where, split, streaming):
+        assert not streaming
         asked.append((*where, split))
         return datasets.Dataset.from_list([{"sentence": "good", "label": 1, "idx": 0}])
 

@@ -21,10 +21,14 @@ from house_tree import floor_plan, tree
 import moesaic
 from moesaic import stages
 from moesaic.cli import main as cli
+from moesaic.compose.scaling import share, sizes_of
+from moesaic.config import PUBLISHED, DecoderConfig
 from moesaic.interop.encoder_names import NAMES as ENCODERS
 from moesaic.interop.families import FAMILIES
 from moesaic.kinds import KINDS
+from moesaic.lab.study import Study
 from moesaic.recipe.json_schema import json_schema
+from moesaic.sections.training import Parallel
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,6 +42,7 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("base.", "ExistingBase"),
     ("base.", "NewBase"),
     ("base.pretrain.", "Pretrain"),
+    ("base.pretrain.data.", "TokenShards"),
     ("train.", "Train"),
     ("experts.NAME.", EXPERT),
     ("experts.NAME.sweep.", "AdapterSweep"),
@@ -94,6 +99,25 @@ def recipe_keys() -> str:
         lines += [row_of(f"`{key}`", key, field, section) for key, field in shown.items()]
         if name == "Pretrain":
             lines.append("| every key of `train` | as in `train` | | |")
+    return "\n".join(lines[1:])
+
+
+STUDY_SECTIONS = [("", "Study"), ("arms.NAME.", "StudyArm"), ("train.", "StudyTrain"), ("sweep.", "Sweep")]
+"""Where a section stands in a study, and its name in the schema."""
+
+
+def study_keys() -> str:
+    """Every key of a study, a table for each section."""
+    schema = Study.model_json_schema()
+    sections = schema["$defs"] | {"Study": schema}
+    lines: list[str] = []
+    for place, name in STUDY_SECTIONS:
+        section = sections[name]
+        # A schema leaves out what is said of a key whose value is a section that no other key has.
+        said = {} if place else {key: {"description": of.description} for key, of in Study.model_fields.items()}
+        fields = {key: said.get(key, {}) | field for key, field in section["properties"].items()}
+        rows = [row_of(f"`{key}`", key, field, section) for key, field in fields.items()]
+        lines += ["", f"### {f'`{place}`'.replace('.`', '`') if place else 'The study'}", "", *HEAD, *rows]
     return "\n".join(lines[1:])
 
 
@@ -341,8 +365,56 @@ def families() -> str:
 
 # --- filling ----------------------------------------------------------------------------------------------------------
 
+# --- shares of devices ------------------------------------------------------------------------------------------------
+
+DEVICES = (8, 64, 256, 1024)
+TOKENS = 4096  # of a device in a step
+MOE = DecoderConfig(
+    vocab_size=50304,
+    hidden_size=2048,
+    num_layers=16,
+    num_heads=16,
+    num_kv_heads=16,
+    intermediate_size=1024,
+    context=TOKENS,
+    num_experts=64,
+    experts_per_token=8,
+    tie_embeddings=False,
+)
+TRAINED: dict[str, tuple[DecoderConfig, tuple[Parallel, ...]]] = {
+    "llama-3-8b": (DecoderConfig(**PUBLISHED["llama-3-8b"]), ("ddp", "fsdp")),
+    "llama-3-70b": (DecoderConfig(**PUBLISHED["llama-3-70b"]), ("ddp", "fsdp")),
+    "64 experts, 8 for each token": (MOE, ("ddp", "fsdp", "ep")),
+}
+
+
+def shares() -> str:
+    """What a device holds and sends, by model and number of devices."""
+    lines = ["| model | `parallel` | " + " | ".join(f"{count:,} devices" for count in DEVICES) + " |"]
+    lines.append("|---|---|" + "---|" * len(DEVICES))
+    for name, (config, ways) in TRAINED.items():
+        sizes = sizes_of(config)
+        for parallel in ways:
+            cells = []
+            for count in DEVICES:
+                if parallel == "ep" and count > config.num_experts:
+                    cells.append("")
+                    continue
+                found = share(sizes, parallel, count, TOKENS)
+                cells.append(f"{gigabytes(found.held + found.gathered)}, sends {gigabytes(found.sent)}")
+            lines.append(
+                f"| {name} ({sizes.parameters / 1e9:.1f} billion) | `{parallel}` | " + " | ".join(cells) + " |"
+            )
+    return "\n".join(lines)
+
+
+def gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB"
+
+
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": recipe_keys,
+    "study-keys": study_keys,
     "verbs": verbs,
     "shared-options": shared_options,
     "verb-options": verb_options,
@@ -353,6 +425,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "families": families,
     "floors": floor_plan,
     "tree": tree,
+    "shares": shares,
 }
 
 

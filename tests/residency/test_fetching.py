@@ -1,14 +1,13 @@
 """Are experts there while they are used, gone when others need the room, and never more than the bytes said?"""
 
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
+from held_memory import held_bytes
 
 from moesaic.errors import MemoryLimitError, RecipeError, WeightsError
 from moesaic.model.source import Traffic
@@ -198,24 +197,19 @@ def test_as_many_rows_are_answered_at_once_as_the_memory_that_is_kept_allows():
     assert not FetchedExperts(fetched.experts, budget, settled=False).sorts, "nobody knows who is asked next"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["as stored", "converted"])
 def test_what_is_let_go_of_goes_back_to_the_system_at_once(tmp_path, dtype):
     write_tensors(tmp_path / TENSORS, {f"t{n}": torch.rand(1 << 20).to(dtype) for n in range(12)})
     with TensorFiles(tmp_path, mapped=True) as files:
-        before = resident()
+        before = held_bytes()
         for _ in range(3):
             held = [files.fetch(name, torch.float32) for name in files]
             assert sum(float(tensor[::1024].sum()) for tensor in held) > 0
-            assert 0.9 < (resident() - before) / (12 << 22) < 1.15, "and is there once"
+            assert 0.9 < (held_bytes() - before) / (12 << 22) < 1.15, "and is there once"
             del held
             files.let_go()
-            assert resident() - before < 3 << 20
-
-
-def resident() -> int:
-    text = Path("/proc/self/status").read_text()
-    return sum(1024 * int(count) for count in re.findall(r"(?:RssAnon|RssFile):\s+(\d+) kB", text))
+            assert held_bytes() - before < 3 << 20
 
 
 # --- by way of the host to a device -----------------------------------------------------------------------------------
