@@ -49,8 +49,9 @@ def page(options: Options) -> Page:
 def cut(base: Base, options: Options, name: str) -> list[str]:
     """The texts of a domain, each cut to its first tokens."""
     rows = read_examples(options.shared / "data" / name / "train.jsonl")
-    texts = (f"{row.prompt} {row.response}".strip()[: 8 * TOKENS] for row in rows[:400])
-    return [base.tokenizer.decode(base.tokenizer.encode(text)[: TOKENS - 1]) for text in texts if len(text) > 100]
+    texts = [f"{row.prompt}\n{row.response}".strip()[: 8 * TOKENS] for row in rows]
+    long = [text for text in texts if len(text) > 100][:400]
+    return [base.tokenizer.decode(base.tokenizer.encode(text)[: TOKENS - 1]) for text in long]
 
 
 def drawn(texts: Sequence[str], draw: int, count: int) -> list[str]:
@@ -61,15 +62,14 @@ def drawn(texts: Sequence[str], draw: int, count: int) -> list[str]:
 def accuracy(gates: Rows, states: Sequence[Sequence[Rows]]) -> tuple[float, float]:
     """Shares of tokens, and of texts by the sum of their logits in one layer, that go to their own domain.
 
-    Means over domains and layers.
+    Means over layers and, each with the same weight, domains.
     """
     tokens, whole = [], []
     for index, texts in enumerate(states):
-        for layers in texts:
-            for rows, own in zip(gates, layers, strict=True):
-                logits = own @ rows.t()
-                tokens.append(float((logits.argmax(-1) == index).double().mean()))
-                whole.append(float(int(logits.sum(0).argmax()) == index))
+        for layer, rows in enumerate(gates):
+            logits = [layers[layer] @ rows.t() for layers in texts]
+            tokens.append(float((torch.cat(logits).argmax(-1) == index).double().mean()))
+            whole.append(mean(float(int(some.sum(0).argmax()) == index) for some in logits))
     return mean(tokens), mean(whole)
 
 
