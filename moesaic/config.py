@@ -10,6 +10,10 @@ from typing import Any, ClassVar, Literal, get_args
 from moesaic.errors import RecipeError
 
 Activation = Literal["silu", "gelu_tanh"]
+HeadFilling = Literal["", "mixer", "residual_mixer", "gate"]
+"""What lies between attention and its output projection; "": nothing."""
+RouterScores = Literal["softmax", "sigmoid"]
+"""What the router of a sparse ffn makes of its logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,9 @@ class DecoderConfig:
     expert_size: int = 0  # inner size of one expert; 0: intermediate_size
     dense_layers: tuple[int, ...] = ()  # layers with a dense ffn where the others have experts
     renormalise: bool = True  # the weights of the chosen experts sum to 1
+    head_filling: HeadFilling = ""
+    router_scores: RouterScores = "softmax"
+    balance_bias: bool = False  # a bias of each expert that changes which are chosen, and no weight
 
     def __post_init__(self) -> None:
         _require_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads")
@@ -111,8 +118,13 @@ class DecoderConfig:
         _require(heads % kv == 0, what, "num_kv_heads", kv, f"a divisor of num_heads = {heads}")
         _require(self.head_dim % 2 == 0, "rotary positions need an even head_dim", "head_dim", self.head_dim)
         _require(self.family in TRAITS, "unknown", "family", self.family, " or ".join(TRAITS))
-        activations = get_args(Activation)
-        _require(self.activation in activations, "unknown", "activation", self.activation, " or ".join(activations))
+        for field, known in (
+            ("activation", Activation),
+            ("head_filling", HeadFilling),
+            ("router_scores", RouterScores),
+        ):
+            value, words = getattr(self, field), get_args(known)
+            _require(value in words, "unknown", field, value, " or ".join(word or "''" for word in words))
         for field in ("local_layers", "dense_layers"):
             layers, last = getattr(self, field), self.num_layers - 1
             _require(set(layers) <= {*range(last + 1)}, "not layers of this model", field, layers, f"0 to {last}")
@@ -121,6 +133,9 @@ class DecoderConfig:
         good = experts == chosen == 0 or 1 <= chosen <= experts
         what = "a token cannot choose so many experts"
         _require(good, what, "experts_per_token", chosen, f"1 to num_experts = {experts}")
+        routed = self.router_scores != "softmax" or self.balance_bias
+        _require(experts > 0 or not routed, "a dense model has no router", "num_experts", experts, ">= 1")
+        _require(not (experts and self.mlp_bias), "experts have no biases", "mlp_bias", self.mlp_bias, "False")
 
     @property
     def query_width(self) -> int:
@@ -174,6 +189,7 @@ TRAITS: dict[str, dict[str, Any]] = {
     },
     "mixtral": {},
     "qwen3_moe": {"qk_norm": True},
+    "moesaic": {},  # what no other family can say
 }
 """Family (`model_type`) -> the wiring that all its models share."""
 
@@ -193,8 +209,15 @@ SIZES = {
     "micro": _sizes(hidden=96, layers=3, heads=6, kv=2, ffn=256, context=256),
     "tiny": _sizes(hidden=192, layers=4, heads=6, kv=2, ffn=640, context=512),
     "small": _sizes(hidden=384, layers=8, heads=6, kv=2, ffn=1024, context=1024),
+    **{
+        f"wide-{layers}": _sizes(hidden=1024, layers=layers, heads=8, kv=8, ffn=2752, context=512)
+        | {"tie_embeddings": False}
+        for layers in range(5, 9)
+    },
 }
-"""Sizes for pretraining."""
+"""Sizes for pretraining. `wide-L`: the size in which dense layers were compared with layers that mix their heads, at 5
+to 8 layers; with 32,000 tokens, 129 to 167 million parameters.
+"""
 
 
 def sized(name: str, vocab_size: int) -> DecoderConfig:

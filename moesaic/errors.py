@@ -98,6 +98,12 @@ class MemoryLimitError(MoesaicError):
     exit_code = 8
 
 
+class RanksError(MoesaicError):
+    """Another process of a distributed training was lost."""
+
+    exit_code = 9
+
+
 class MoesaicWarning(UserWarning):
     """A problem that does not stop the work, such as a request in a model's file that is ignored."""
 

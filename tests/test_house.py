@@ -46,7 +46,7 @@ PUBLIC = [
     "read_recipe",
     "run",
 ]
-VERBS = ["compose", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
+VERBS = ["compose", "continual", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
 
 MEANINGLESS = {"utils", "util", "helpers", "helper", "common", "misc", "lib", "stuff"}
 UNSAFE = re.compile(

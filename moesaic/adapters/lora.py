@@ -128,9 +128,8 @@ class LowRankLinear(nn.Module):
 
 
 def linears(module: nn.Module) -> dict[str, Linear]:
-    """The linears that adapters can adapt, by path: all but those in sparse experts, which get no gates."""
-    sparse = tuple(f"{path}.experts." for path in slots_of(module, SparseFFN))
-    return {path: linear for path, linear in slots_of(module, Linear).items() if not path.startswith(sparse)}
+    """The linears that adapters can adapt, by path. The matrices of sparse experts are none: they lie in one tensor."""
+    return slots_of(module, Linear)
 
 
 def targeted(module: nn.Module, targets: list[str], layers: range) -> dict[str, Linear]:
@@ -165,16 +164,15 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
 
 def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear], nn.Module]) -> None:
     """Replace the linears at these paths by `filling(path, linear)`."""
-    plain, adaptable = slots_of(module, Linear), linears(module)
+    plain, sparse = linears(module), tuple(f"{path}.experts." for path in slots_of(module, SparseFFN))
     for path in sorted(paths):
         try:
             module.get_submodule(path)
         except AttributeError:
-            raise CompatibilityError("the base has no such module", field=path) from None
+            hint = SPARSE if path.startswith(sparse) else None
+            raise CompatibilityError("the base has no such module", field=path, hint=hint) from None
         if path not in plain:
             raise CompatibilityError("the module already carries experts or is no linear", field=path)
-        if path not in adaptable:
-            raise CompatibilityError("this linear cannot be adapted", field=path, hint=SPARSE)
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, filling(path, plain[path]))
 

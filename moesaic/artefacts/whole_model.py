@@ -19,7 +19,16 @@ from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
-from moesaic.interop.decoders import DecoderFiles, as_stored, by_default, named, read_decoder, write_config
+from moesaic.interop.decoders import (
+    DecoderFiles,
+    as_stored,
+    by_default,
+    held_in,
+    named,
+    read_decoder,
+    stored_parts,
+    write_config,
+)
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.shards import write_shards
 from moesaic.tokenizer import Tokenizer, compare
@@ -101,9 +110,11 @@ def write_into_mixture(source: Path, target: Path, base: Path) -> None:
         return
     own, tokens, fingerprint = identified(source, manifest)
     theirs, _, base_fingerprint = identified(base, read_manifest(base) if (base / MANIFEST).is_file() else {})
-    tensors, before = named(own), named(theirs)
-    shared = [name for name, tensor in tensors.items() if name in before and same(tensor, before[name])]
-    kept = {name: tensor for name, tensor in tensors.items() if name not in shared}
+    before, shared = named(theirs), list[str]()
+    for parts in stored_parts(own).values():  # experts that share a tensor in memory are shared together
+        if all(name in before and same(tensor, before[name]) for name, tensor in parts.items()):
+            shared += parts
+    kept = {name: tensor for name, tensor in named(own).items() if name not in shared}
     write_shards(target, kept)
     write_config(target, own, tokens)
     facts = {key: value for key, value in manifest.items() if key not in OWN_FIELDS}
@@ -137,7 +148,7 @@ def shared_with(base: Base, names: Any, folder: Path) -> Mapping[str, Tensor]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name in theirs for name in names):
         got, expected = str(names), "names of the base's tensors"
         raise WeightsError("unknown names", path=folder / MANIFEST, field="shared", expected=expected, got=got)
-    return {name: theirs[name] for name in names}
+    return held_in(base.decoder, names)
 
 
 def require_tokenizer(base: Tokenizer, own: Tokenizer, folder: Path) -> None:

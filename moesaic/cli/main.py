@@ -7,6 +7,7 @@ import errno
 import os
 import shlex
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,15 @@ from typer import Argument, Option
 
 import moesaic
 from moesaic.cli.arguments import Prompted, Verbs, existing
-from moesaic.errors import MemoryLimitError, MoesaicError, MoesaicWarning, StorageError, printable
+from moesaic.errors import (
+    MemoryLimitError,
+    MoesaicError,
+    MoesaicWarning,
+    RanksError,
+    RecipeError,
+    StorageError,
+    printable,
+)
 from moesaic.files import disk
 
 if TYPE_CHECKING:
@@ -34,6 +43,10 @@ INTERRUPTED, BROKEN_PIPE, TERMINATED = 130, 141, 143  # as a shell reports SIGIN
 RUNS = Path("runs")
 COMPLETING = "_MOESAIC_COMPLETE"
 """Variable by which a shell asks for completions."""
+
+HELPING = os.environ.get("RANK", "0") != "0"
+"""Whether `torchrun` started this process to help its first one, which reports for all."""
+SPEECH = 10.0  # seconds in which that one reports an error
 
 app = typer.Typer(
     cls=Verbs,
@@ -196,10 +209,14 @@ def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
 
 @recipe_verb
 def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Pretrain or fetch the base."""
+    """Pretrain or fetch the base.
+
+    `torchrun --nproc-per-node N -m moesaic pretrain RECIPE` pretrains it in N processes.
+    """
     from moesaic import stages
 
-    typer.echo(work.do(stages.pretrain, strict=strict, restart=restart or ()))
+    if folder := work.do(stages.pretrain, strict=strict, restart=restart or ()):
+        typer.echo(folder)
 
 
 @recipe_verb
@@ -256,17 +273,47 @@ def compose(work: Work) -> None:
     typer.echo(work.do(stages.compose))
 
 
+@recipe_verb
+def continual(work: Work, strict: Strict = False, restart: Restart = None) -> None:
+    """Learn the tasks of a recipe one after another, by several strategies, and measure what is forgotten.
+
+    The experts are the tasks, in their order. Compared are one expert that is trained on task after task, the same with
+    a tenth of the earlier rows, and an expert for each task with a router that is trained anew after each.
+    """
+    from moesaic import stages
+    from moesaic.cli.printing import show_continual
+
+    show_continual(work.do(stages.continual, strict=strict, restart=restart or ()), work.root)
+
+
 @app.command()
 def evaluate(
     recipe: Annotated[
-        str, Argument(metavar="RECIPE", help="Recipe of a finished run; with --unseen any model, as `generate` takes.")
+        str,
+        Argument(
+            metavar="RECIPE",
+            help="Recipe of a finished run; with --unseen or --lm-eval any model, as `generate` takes.",
+        ),
     ],
     overrides: Overrides = None,
     unseen: Annotated[
         list[str] | None,
         Option(metavar="FILE", help="Score the model on these rows, beside its base; repeatable (default: none)."),
     ] = None,
-    limit: Annotated[int | None, Option(help="With --unseen: the first rows of each file (default: all).")] = None,
+    lm_eval: Annotated[
+        str | None,
+        Option(metavar="TASKS", help="Evaluate base, experts and mixture on these tasks of lm-evaluation-harness."),
+    ] = None,
+    lm_eval_include: Annotated[
+        Path | None, Option(metavar="DIR", help="With --lm-eval: folder of more tasks (default: none).")
+    ] = None,
+    lm_eval_samples: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="With --lm-eval: write every row, and who answered it, to FILE (default: none)."),
+    ] = None,
+    limit: Annotated[
+        int | None, Option(help="With --unseen or --lm-eval: the first rows of each file or task (default: all).")
+    ] = None,
     base: BaseOfExpert = None,
     as_json: AsJson = False,
     bad_rows: BadRows = None,
@@ -276,8 +323,23 @@ def evaluate(
 ) -> None:
     """Compare a mixture with its parts and controls.
 
-    With --unseen, score any model on files of rows: a mixture or an expert beside its base.
+    With --unseen, score any model on files of rows: a mixture or an expert beside its base. With --lm-eval, evaluate
+    any model on tasks of lm-evaluation-harness, separated by commas.
     """
+    tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
+    for name, value in tasks.items():
+        if value is not None and lm_eval is None:
+            raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
+    if unseen and lm_eval is not None:
+        raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
+    if lm_eval is not None:
+        place = existing(recipe)
+        from moesaic.cli.scoring import show_tasks
+        from moesaic.evaluate.harness import judge_tasks
+
+        wanted = [name.strip() for name in lm_eval.split(",")]
+        show_tasks(judge_tasks(place, wanted, base=base, limit=limit, **tasks), as_json)
+        return
     if unseen:
         place = existing(recipe)
         from moesaic.cli.scoring import show_unseen
@@ -287,7 +349,7 @@ def evaluate(
         return
     for option, value in (("--limit", limit), ("--base", base), ("--json", as_json or None)):
         if value is not None:
-            raise typer.BadParameter("means nothing without --unseen", param_hint=option)
+            raise typer.BadParameter("means nothing without --unseen or --lm-eval", param_hint=option)
     from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 
@@ -796,7 +858,8 @@ def main() -> None:
 def show_own_warnings() -> None:
     """Print each MoesaicWarning once, as a line on stderr, and hide all other warnings of Python."""
     warnings.simplefilter("ignore")
-    warnings.simplefilter("once", MoesaicWarning)
+    if not HELPING:
+        warnings.simplefilter("once", MoesaicWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {printable(str(message))}", file=sys.stderr)
     # Processes that train stay silent: this process reads the same files and warns of them.
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
@@ -848,8 +911,12 @@ def status(arguments: list[str], debug: bool = False) -> int:
             error = StorageError("cannot write to stdout", got=error.strerror, hint="check where stdout goes")
         if debug:
             traceback.print_exc()
-        code, message = explained(of_the_system(error))
-        typer.echo(" ".join(message.split()), err=True)
+        ours = of_the_system(error)
+        code, message = explained(ours)
+        if HELPING and isinstance(ours, RecipeError | RanksError):
+            time.sleep(SPEECH)  # the first process says the same, and torchrun ends it with this one
+        else:
+            typer.echo(" ".join(message.split()), err=True)
         return code
 
 

@@ -6,7 +6,7 @@ Knows nothing about how they are measured.
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,28 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     console.print("\nFiles", style="bold")
     console.print("\n".join(aligned((name, str(path)) for name, path in files.items())))
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
+
+
+def show_continual(found: Mapping[str, Any], root: Path) -> None:
+    """Print the figures of every strategy of continual learning, with their intervals, and the verdict."""
+    console, names = stdout(), [*found["strategies"]["oracle"]["figures"]]
+    rows = [["", *(name.replace("_", " ") for name in names)]]
+    for strategy, some in found["strategies"].items():
+        signs = ("" if name == "OP" else "+" for name in names)
+        both = zip(signs, (some["figures"][name] for name in names), strict=True)
+        rows.append([strategy, *(with_interval(one["value"], one["interval"], sign) for sign, one in both)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (f"{one:>{width}}" for one, width in zip(row[1:], widths[1:], strict=True))
+        console.print("  ".join([f"{row[0]:<{widths[0]}}", *cells]), style=None if row[0] else "bold")
+    console.print(f"\n{found['sentence']}")
+    files = {"figures": root / "continual.json", "report": root / "report" / "continual.html"}
+    console.print("\n".join(["", *aligned((name, str(path)) for name, path in files.items())]))
+
+
+def with_interval(value: float, interval: Sequence[float], sign: str = "") -> str:
+    low, high = interval
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def show_verified(experts: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.random import Philox, SeedSequence
+from numpy.typing import NDArray
 from torch import Tensor
 
 from moesaic.data.cuts import truncated
@@ -74,10 +75,14 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Batch:
-    """Right-padded token ids, and for each id the next one, or `UNSCORED`."""
+    """Right-padded token ids, and for each id the next one, or `UNSCORED`.
+
+    `documents`: the number of each token's text within its row, from 1 on, where tokens see only their own text.
+    """
 
     ids: Int[Tensor, "b t"]
     targets: Int[Tensor, "b t"]
+    documents: Int[Tensor, "b t"] | None = None
 
 
 def encode_all(
@@ -187,17 +192,48 @@ class Schedule(Generic[R]):
         return [batches[i] for i in _shuffled(draw, len(batches))]
 
 
+@runtime_checkable
+class Documents(Protocol):
+    """Texts as token ids, in memory or on disk."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of every text."""
+
+    def ids(self, index: int) -> NDArray[Any]:
+        """The tokens of a text."""
+
+    def source(self, index: int) -> str:
+        """The origin of a text, for people."""
+
+
+class Held:
+    """Texts in memory."""
+
+    def __init__(self, rows: Sequence[Tokens]):
+        self._ids, self._sources = [np.asarray(row.ids, dtype=np.int32) for row in rows], [row.source for row in rows]
+        self.lengths = np.array([len(ids) for ids in self._ids], dtype=np.int64)
+
+    def ids(self, index: int) -> NDArray[Any]:
+        return self._ids[index]
+
+    def source(self, index: int) -> str:
+        return self._sources[index]
+
+
 class Packed:
-    """The batches of pretraining: all rows concatenated and cut into equal pieces, without padding, all tokens scored.
+    """The batches of pretraining: all texts concatenated and cut into equal pieces, without padding.
 
     A piece's last target is the next piece's first input. An incomplete batch at the end of an epoch is dropped; each
-    epoch drops other rows. With fewer pieces than `batch`, the batch size is the number of pieces.
+    epoch has another order and drops other texts. With fewer pieces than `batch`, the batch size is the number of
+    pieces. `apart`: tokens see only their own text, and the first token of a text is no target; otherwise every token
+    is scored.
     """
 
-    def __init__(self, rows: list[Tokens], length: int, batch: int, seed: int):
-        self.ids, self.sources = [np.asarray(row.ids, dtype=np.int32) for row in rows], [row.source for row in rows]
-        self.length, self.seed = length, seed
-        pieces = (sum(len(ids) for ids in self.ids) - 1) // length
+    def __init__(self, documents: Documents, length: int, batch: int, seed: int, apart: bool = False):
+        self.documents, self.length, self.seed, self.apart = documents, length, seed, apart
+        self.tokens = int(documents.lengths.sum())  # of an epoch
+        pieces = (self.tokens - 1) // length
         if pieces < 1:
             raise DataError("too little text to train on", expected=f"more than {length} tokens")
         self.batch = min(batch, pieces)
@@ -206,29 +242,49 @@ class Packed:
 
     def __call__(self, step: int) -> Batch:
         epoch, at = divmod(step, self.steps)
-        size = self.batch * self.length
-        ids = self._epoch(epoch)[at * size : (at + 1) * size + 1].long()
-        return Batch(ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1))
+        order, ends = self._epoch(epoch)
+        held, size = self._held(ends, at), self.batch * self.length
+        parts = [self.documents.ids(int(i)) for i in order[held]]
+        first = int(ends[held.start]) - len(parts[0])  # tokens of the epoch before these texts
+        parts[-1] = parts[-1][: len(parts[-1]) - (int(ends[held.stop - 1]) - ((at + 1) * size + 1))]
+        parts[0] = parts[0][at * size - first :]
+        ids = torch.from_numpy(np.concatenate(parts).astype(np.int64))
+        inputs, targets = ids[:-1].reshape(self.batch, -1), ids[1:].reshape(self.batch, -1)
+        if not self.apart:
+            return Batch(inputs, targets)
+        numbers = torch.arange(1, len(parts) + 1).repeat_interleave(torch.tensor([len(part) for part in parts]))
+        documents, following = numbers[:-1].reshape(self.batch, -1), numbers[1:].reshape(self.batch, -1)
+        return Batch(inputs, targets.masked_fill(following != documents, UNSCORED), documents)
 
     def names(self, step: int) -> list[str]:
-        """Sources of all rows with tokens in a batch, in order, including its last target."""
+        """Sources of all texts with tokens in a batch, in order, including its last target."""
         epoch, at = divmod(step, self.steps)
-        order, size = self._order(epoch), self.batch * self.length
-        ends = np.cumsum([len(self.ids[i]) for i in order])
+        order, ends = self._epoch(epoch)
+        return [self.documents.source(int(i)) for i in order[self._held(ends, at)]]
+
+    def epochs(self, steps: int) -> float:
+        """How often every token is read in so many batches."""
+        return steps * self.batch * self.length / self.tokens
+
+    def _held(self, ends: NDArray[np.int64], at: int) -> slice:
+        """The positions, in an epoch's order, of the texts that a batch and its last target are cut from."""
+        size = self.batch * self.length
         first, last = np.searchsorted(ends, [at * size, (at + 1) * size], side="right").tolist()
-        return [self.sources[i] for i in order[first : last + 1]]
+        return slice(first, last + 1)
 
-    def _order(self, epoch: int) -> list[int]:
-        return _shuffled(_stream(self.seed, epoch), len(self.ids))
-
-    def _draw(self, epoch: int) -> Int[Tensor, " n"]:
-        order = self._order(epoch)
-        return torch.from_numpy(np.concatenate([self.ids[i] for i in order]))
+    def _draw(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The order of the texts in an epoch, and the number of tokens up to the end of each."""
+        order = _drawn(_stream(self.seed, epoch), len(self.documents.lengths))
+        return order, np.cumsum(self.documents.lengths[order])
 
 
 def _shuffled(draw: Philox, n: int) -> list[int]:
+    return _drawn(draw, n).tolist()
+
+
+def _drawn(draw: Philox, n: int) -> NDArray[np.int64]:
     """A permutation of n: sorts raw draws, which are stable over versions of numpy, unlike shuffles."""
-    return draw.random_raw(n).argsort(kind="stable").tolist()
+    return draw.random_raw(n).argsort(kind="stable")
 
 
 def _stream(seed: int, epoch: int) -> Philox:

@@ -248,9 +248,13 @@ SHAPES: dict[tuple[str, ...], Callable[[Mapping[str, Any]], Read]] = {
     ("messages",): partial(_messages, "messages"),
     ("conversations",): partial(_messages, "conversations"),
     ("instruction", "output"): _instruction,
+    ("prompt", "answer"): _answer("answer"),
     ("text",): _plain,
 }
-"""Required keys of each shape of row -> its reader. `text` beside the keys of another shape is one more key."""
+"""Required keys of each shape of row -> its reader."""
+
+BESIDE = (("prompt", "answer"), ("text",))
+"""Shapes whose last key, beside the keys of another shape, is one more key: each gives way to those before it."""
 
 KNOWN = "rows with " + ", or ".join(" and ".join(keys) for keys in SHAPES)
 UNKNOWN = "unknown shape of row"
@@ -258,7 +262,7 @@ UNKNOWN = "unknown shape of row"
 
 def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
     whole = [keys for keys in SHAPES if all(row.get(key) is not None for key in keys)]
-    found = [keys for keys in whole if keys != ("text",)] or whole or [keys for keys in SHAPES if row.keys() >= {*keys}]
+    found = _strongest(whole) or _strongest([keys for keys in SHAPES if row.keys() >= {*keys}])
     if len(found) > 1:
         both = " and ".join("{" + ", ".join(keys) + "}" for keys in found)
         raise DataError(f"ambiguous: the row is {both} at once", expected=f"{KNOWN}, but only one of them")
@@ -269,6 +273,10 @@ def _shape(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Read]:
         what = "missing" if near and not renamed else UNKNOWN
         raise DataError(what, field=missing, expected=KNOWN, got=", ".join(map(repr, row)) or "no keys")
     return SHAPES[found[0]]
+
+
+def _strongest(shapes: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    return [keys for keys in shapes if keys not in BESIDE] or shapes[:1]
 
 
 RENAMED: dict[tuple[str, ...], str] = {

@@ -3,7 +3,8 @@
 Knows nothing about other contenders, nor what its numbers are compared with.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,18 +24,35 @@ Logits = Callable[[Int[Tensor, "b t"], Gates | None, Bool[Tensor, "b t"] | None]
 def score(logits: Logits, rows: dict[str, list[Tokens]], weights: Float[Tensor, "n e"] | None, batch: int) -> Scores:
     """Score what follows the prompt in the rows of all domains, in their order.
 
-    `weights`: of the experts; None without experts, or where the router decides anew before every token. Rows of
-    similar length share a batch, which saves time and changes no score. Logits are those of scored tokens alone.
+    `weights`: of the experts; None without experts, or where the router decides anew before every token.
     """
     every = [row for some in rows.values() for row in some]
     nats, tokens = np.zeros(len(every)), np.zeros(len(every))
-    for chosen in by_length([len(row.ids) for row in every], batch):
-        padded = pad([every[i] for i in chosen])
-        gates = None if weights is None else Gates.of(weights[chosen])
-        scored = padded.targets != UNSCORED
+    for chosen, scored, found, targets in passes(logits, every, weights, batch):
         loss = torch.zeros(scored.shape, dtype=torch.double)
-        loss[scored] = token_nll(logits(padded.ids, gates, scored)[None], padded.targets[scored][None])[0].double()
+        loss[scored] = token_nll(found[None], targets[None])[0].double()
         nats[chosen] = loss.sum(1).numpy()
         tokens[chosen] = scored.sum(1).numpy()
     domains = [domain for domain, some in rows.items() for _ in some]
     return Scores(nats, tokens, domains, [row.group for row in every])
+
+
+class Pass(NamedTuple):
+    """One batch: the indices of its rows, the mask of their scored positions, and there the logits and the targets."""
+
+    chosen: list[int]
+    scored: Bool[Tensor, "b t"]
+    logits: Float[Tensor, "p v"]
+    targets: Int[Tensor, " p"]
+
+
+def passes(logits: Logits, rows: list[Tokens], weights: Float[Tensor, "n e"] | None, batch: int) -> Iterator[Pass]:
+    """The logits of the scored tokens of rows, batch by batch.
+
+    Rows of similar length share a batch, which saves time and changes no score. No other logits are computed.
+    """
+    for chosen in by_length([len(row.ids) for row in rows], batch):
+        padded = pad([rows[i] for i in chosen])
+        gates = None if weights is None else Gates.of(weights[chosen])
+        scored = padded.targets != UNSCORED
+        yield Pass(chosen, scored, logits(padded.ids, gates, scored), padded.targets[scored])

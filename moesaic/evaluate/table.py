@@ -102,6 +102,11 @@ def _grids(evaluation: Mapping[str, Any], width: int) -> Iterator[Grid]:
         title = f"Written after {contenders['base']['rows']:.0f} prompts of {domain}"
         marked = [*contenders].index("router")
         yield from _fitted(Grid(title, ["contender", *metrics], rows, words=1, marked=marked), width)
+    if latency := evaluation.get("timing", {}).get("latency"):
+        columns = {"median": "median", "p5": "5%", "p95": "95%", "tokens": "tokens"}
+        rows = [[label(name), *(f"{one[key]:.3f}" for key in columns)] for name, one in latency.items()]
+        title = "Seconds of an answer, one prompt at a time"
+        yield from _fitted(Grid(title, ["contender", *columns.values()], rows, words=1), width)
 
 
 def _outside(router: Mapping[str, Any]) -> Iterator[Grid]:

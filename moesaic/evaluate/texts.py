@@ -1,9 +1,10 @@
-"""Scores of generated texts against references: exact match, F1 of words, ROUGE, BLEU, and a truth score.
+"""Scores of generated texts against references: exact match, F1 of words, ROUGE, BLEU, TRACE's, SARI, and truth.
 
 Knows nothing about models or prompts. All scores split words by `data.words`, so they hold for every script. ROUGE is
 Google's rouge-score, BLEU is sacreBLEU: two packages of the extra `metrics`, imported where a recipe asks for them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any, get_args
 
 from moesaic.data.words import content_words, words
 from moesaic.errors import DataError, RecipeError
+from moesaic.evaluate.ngrams import sari, sentence_bleu
 from moesaic.sections.texts import TextMetric
 
 ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -28,6 +30,11 @@ DEFINITIONS = {
     "rouge2": "ROUGE-2, the F-measure of pairs of words; mean over rows with a reference of two words or more",
     "rougeL": "ROUGE-L, the F-measure of the longest common sequence of words; mean over rows",
     "bleu": "BLEU of all texts together, 0 to 100, by words without case; absent where no reference has four words",
+    "trace_match": "share of texts that are a reference character by character, the accuracy of TRACE",
+    "trace_bleu1": "BLEU-1 of each text, 0 to 1, by pieces between blanks and dots, as TRACE has it; mean over rows",
+    "trace_bleu4": "BLEU-4 of each text, the same, without smoothing: 0 where no four pieces in a row are shared",
+    "sari": "SARI, 0 to 100: how well a text keeps, deletes and adds words of its prompt, as the references do; mean "
+    "over rows",
     "truth": "share of texts that are nearer, by ROUGE-L, to a right answer than to every wrong one",
     "truth_margin": "mean ROUGE-L with the nearest right answer minus that with the nearest wrong one",
     "truth_rows": "rows with wrong answers, over which truth is the mean",
@@ -40,10 +47,14 @@ BLEU_WORDS = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """References for a generated text: right answers, and known wrong ones, which only `truth` reads."""
+    """References for a generated text: right answers, and known wrong ones, which only `truth` reads.
+
+    `source`: the prompt, which only `sari` reads.
+    """
 
     correct: tuple[str, ...]
     incorrect: tuple[str, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         if not self.correct:
@@ -63,8 +74,9 @@ def score_texts(
 ) -> dict[str, float]:
     """Means over the texts, from 0 to 1; BLEU is of all texts together, from 0 to 100.
 
-    `rouge` gives rouge1, rouge2 and rougeL; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`. A
-    score that the references are too short for is absent: rouge2 under two words, bleu under four.
+    An empty text has 0 in each, and counts. `rouge` gives rouge1, rouge2 and rougeL; `trace` gives trace_match,
+    trace_bleu1 and trace_bleu4; `truth` gives `truth`, `truth_margin` and `truth_rows`: see `truth`. A
+    score that the references are too short for is absent: rouge2 under two words, bleu and trace_bleu4 under four.
     Raises DataError where `truth` is wanted and no row has wrong answers.
     """
     if len(texts) != len(wanted) or not texts:
@@ -81,6 +93,15 @@ def score_texts(
         scores |= {kind: mean(some) for kind in ROUGE if (some := [one[kind] for one in found if kind in one])}
     if "bleu" in metrics and any(len(words(one)) >= BLEU_WORDS for row in wanted for one in row.correct):
         scores["bleu"] = bleu(texts, [row.correct for row in wanted])
+    if "trace" in metrics:
+        scores["trace_match"] = mean([float(text in row.correct and text != "") for text, row in rows])
+        split = [(pieces(text), [pieces(one) for one in row.correct]) for text, row in rows]
+        for orders in (1, BLEU_WORDS):
+            if any(len(one) >= orders for _, others in split for one in others):
+                scores[f"trace_bleu{orders}"] = mean([sentence_bleu(own, others, orders) for own, others in split])
+    if "sari" in metrics:
+        each = [(words(row.source), words(text), [words(one) for one in row.correct]) for text, row in rows]
+        scores["sari"] = mean([sari(*one) for one in each])
     if "truth" in metrics:
         margins = [truth(text, row) for text, row in rows if row.incorrect]
         if not margins:
@@ -89,6 +110,11 @@ def score_texts(
         scores["truth"] = mean([float(margin > 0) for margin in margins])
         scores |= {"truth_margin": mean(margins), "truth_rows": float(len(margins))}
     return scores
+
+
+def pieces(text: str) -> list[str]:
+    """The pieces of a text between blanks and dots, as TRACE (arXiv 2310.06762) counts words."""
+    return [piece for piece in re.split(r"[\s.]", text) if piece]
 
 
 def exact_match(text: str, references: Sequence[str]) -> float:

@@ -57,7 +57,7 @@ def judged(model: WritingModel, file: Path, limit: int | None) -> dict[str, Any]
     rows, _ = encode_all(examples, tokenizer, length, PROMPT_TOKENS)
     if not rows:
         raise DataError("no usable row", path=file)
-    routing = decided(model, rows)
+    routing = decided(model, [row.ids[: row.prompt] for row in rows])
     own = scored(model, rows, None if model.level == "token" else routing)
     known = [*model.names, "base"]
     chosen = [known[best] for best in routing.best.tolist()]
@@ -71,12 +71,11 @@ def judged(model: WritingModel, file: Path, limit: int | None) -> dict[str, Any]
     return {**found, "base_nats": alone.mean(UNSEEN), "difference": interval}
 
 
-def decided(model: WritingModel, rows: Sequence[Tokens]) -> Routing:
-    """The decision about the prompt of every row."""
-    prompts = [row.ids[: row.prompt] for row in rows]
+def decided(model: WritingModel, prompts: Sequence[list[int]]) -> Routing:
+    """The decision of a model's router about each prompt."""
     parts = []
     for at in range(0, len(prompts), BATCH):
-        some = prompts[at : at + BATCH]
+        some = [*prompts[at : at + BATCH]]
         texts = [model.engine.tokenizer.decode(ids) for ids in some]
         parts.append(model.engine.mixture.route(Prompts.pad(some, texts)))
     return Routing.cat(parts)

@@ -47,6 +47,10 @@ MANIFESTS: dict[str, Type] = {
     "encoder": {
         **{"fingerprint": str, "family?": str, "parameters?": int, "pool?": str, "normalise?": bool, "limit?": int},
     },
+    "tokens": {
+        **{"dtype": ("<u2", "<u4"), "vocab_size": int, "eos": int, "unseen_share": float, "repeated": int},
+        **{"train": {"texts": int, "tokens": int, "files": int}, "unseen": {"texts": int, "tokens": int, "files": int}},
+    },
     "checkpoint": {
         "inputs": dict,
         "state": {"step": int, "best": (float, None), "best_step": int, "misses": int},

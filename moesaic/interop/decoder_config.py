@@ -4,11 +4,12 @@
 """
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from moesaic.config import TRAITS, DecoderConfig, RopeScaling
-from moesaic.errors import RecipeError, WeightsError
+from moesaic.config import TRAITS, DecoderConfig, HeadFilling, RopeScaling, RouterScores
+from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.interop.families import ABSENT, FAMILIES, KEYS, REFUSED, Family
 from moesaic.tensors.json_config import family_in, read_settings
 
@@ -32,7 +33,12 @@ TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 CONTRADICTION = "two keys contradict each other"
 REQUIRED = ("vocab_size", "hidden_size", "num_layers", "num_heads", "intermediate_size", "context")
 ALIASES = {"num_experts": "num_local_experts"}
-KINDS: dict[Any, tuple[Any, str]] = {int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "a bool")}
+KINDS: dict[Any, tuple[Any, str]] = {
+    **{int: (int, "an integer"), float: (int | float, "a number"), bool: (bool, "a bool")},
+    **dict.fromkeys((HeadFilling, RouterScores), (str, "text")),
+}
+ELSEWHERE = {"family", "rope_theta", "rope_scaling", "local_rope_theta", "window", "local_layers", "dense_layers"}
+"""Fields without a key of their own that `config_json` writes."""
 
 
 def read_config(path: Path) -> tuple[DecoderConfig, dict[str, Any]]:
@@ -180,16 +186,20 @@ def read_dense(full: Mapping[str, Any], layers: range) -> tuple[int, ...]:
 
 
 def config_json(config: DecoderConfig, tokens: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-    """The config.json for every version of transformers that knows the family; renamed keys have both names."""
+    """The config.json for every version of transformers that knows the family; renamed keys have both names.
+
+    Raises CompatibilityError for wiring that the family cannot say.
+    """
     family = FAMILIES[config.family]
-    filled = {"query_scalar": config.query_scalar or config.head_dim}
-    filled["expert_size"] = config.expert_size or config.intermediate_size
-    sizes = {key: filled.get(ours, getattr(config, ours)) for ours, key in {**KEYS, **family.keys}.items()}
+    require_said(config, family)
+    filled = {"query_pre_attn_scalar": config.query_scalar or config.head_dim}
+    filled["moe_intermediate_size"] = config.expert_size or config.intermediate_size
+    sizes = {key: filled.get(key, getattr(config, ours)) for ours, key in {**KEYS, **family.keys}.items()}
     sizes |= {alias: sizes[key] for alias, key in ALIASES.items() if key in sizes}
     if family.dense_layers:
         sizes |= {"decoder_sparse_step": 1, "mlp_only_layers": list(config.dense_layers)}
     return {
-        "architectures": [family.architecture],
+        "architectures": [family.architecture] if family.architecture else [],
         "model_type": config.family,
         **{key: values[0] for key, values in family.only.items()},
         **sizes,
@@ -199,6 +209,17 @@ def config_json(config: DecoderConfig, tokens: Mapping[str, Any], dtype: str) ->
         "torch_dtype": dtype,
         "dtype": dtype,
     }
+
+
+def require_said(config: DecoderConfig, family: Family) -> None:
+    """Raise CompatibilityError for wiring that no key of the family says."""
+    for field in fields(config):
+        usual = TRAITS[config.family].get(field.name, field.default)
+        if field.name in {**KEYS, **family.keys} or field.name in ELSEWHERE:
+            continue
+        if (value := getattr(config, field.name)) != usual:
+            what, hint = f"a model of family {config.family} cannot have this wiring", "set its family to moesaic"
+            raise CompatibilityError(what, field=field.name, expected=repr(usual), got=repr(value), hint=hint)
 
 
 def window_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:

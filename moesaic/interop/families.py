@@ -5,12 +5,10 @@
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Any, NamedTuple
-
-from torch import Tensor
+from typing import Any
 
 from moesaic.errors import RecipeError
 
@@ -62,7 +60,7 @@ def all_but_each(found: Found, layers: range) -> list[int]:
 
 @dataclass(frozen=True)
 class Family:
-    """A family's own names in config.json and tensors; `architecture`: its class in transformers.
+    """A family's own names in config.json and tensors; `architecture`: its class in transformers, "" if it has none.
 
     `keys`: our fields <-> keys, beside KEYS. `absent`: values of keys that are left out, beside ABSENT. `only`: wiring
     that this decoder has in one form, with the values that mean it, of which the first is written. `local`: the layers
@@ -102,31 +100,6 @@ FAMILIES = read_families()
 SKIPPED = re.compile(r"(^|\.)(rotary_emb\.(inv_freq|cos_cached|sin_cached)|masked_bias)$")
 """Tensors that follow from the config, which some files hold."""
 
-_EXPERT = re.compile(r"(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
-_HALVES = {"gate": 0, "up": 1, "down": None}
-
-
-class Location(NamedTuple):
-    """Where a tensor is stored: under a name, or as one expert's part of a packed tensor."""
-
-    name: str
-    expert: int | None = None
-    half: int | None = None
-
-    def shape(self, stored: list[int]) -> list[int]:
-        """The shape of the part, from the shape of the stored tensor; [] if that cannot hold such a part."""
-        if self.expert is None:
-            return stored
-        if len(stored) != 3 or self.expert >= stored[0] or (self.half is not None and stored[1] % 2):
-            return []
-        return [stored[1] if self.half is None else stored[1] // 2, stored[2]]
-
-    def part(self, stored: Tensor) -> Tensor:
-        if self.expert is None:
-            return stored
-        whole = stored[self.expert]
-        return whole if self.half is None else whole.chunk(2)[self.half]
-
 
 def stored_name(family: str, name: str) -> str:
     if name.startswith("lm_head."):
@@ -136,16 +109,13 @@ def stored_name(family: str, name: str) -> str:
     return f"model.{name}"
 
 
-def locations(family: str, names: Iterable[str], stored: Collection[str]) -> dict[str, Location]:
-    """Locate each of our tensors: under its own name, or with the experts of a layer packed in two tensors."""
-    packed = any(name.endswith(".mlp.experts.gate_up_proj") for name in stored)
-    found = {name: packed_source(name) if packed else Location(stored_name(family, name)) for name in names}
-    return dict(sorted(found.items(), key=lambda item: item[1].name))
+def packed(stored: Iterable[str]) -> bool:
+    """Whether the experts of a layer lie in two tensors, as in the memory of transformers, or each by itself."""
+    return any(name.endswith(".mlp.experts.gate_up_proj") for name in stored)
 
 
-def packed_source(name: str) -> Location:
-    """Locate a tensor in the layout of transformers in memory, which all sparse families share."""
-    if not (match := _EXPERT.fullmatch(name)):
-        return Location(stored_name("llama", name))
-    block, expert, kind = match.groups()
-    return Location(f"model.{block}.{'down_proj' if kind == 'down' else 'gate_up_proj'}", int(expert), _HALVES[kind])
+def locations(family: str, names: Iterable[str], stored: Iterable[str]) -> dict[str, str]:
+    """Our names -> those in files, in the order of the latter. All families share one layout of packed experts."""
+    layout = "llama" if packed(stored) else family
+    found = {name: stored_name(layout, name) for name in names}
+    return dict(sorted(found.items(), key=lambda item: item[1]))

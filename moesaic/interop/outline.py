@@ -20,11 +20,12 @@ from moesaic.hub.locate import locate
 from moesaic.interop import decoder_config, peft_config, peft_tensors
 from moesaic.interop import encoders as encoder_room
 from moesaic.interop.decoders import CONFIG, DTYPES, HEAD
-from moesaic.interop.families import SKIPPED, locations
+from moesaic.interop.families import SKIPPED, locations, packed
 from moesaic.interop.folders import require_model, what_is
 from moesaic.interop.foreign import idle
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
+from moesaic.nn.sparse import separated
 from moesaic.sections.places import SHIPPED
 from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.safetensors_file import opened
@@ -122,23 +123,26 @@ def outline(place: str | os.PathLike[str]) -> Outline:
 
 def _tensors(folder: Path, config: DecoderConfig) -> tuple[dict[str, torch.dtype], list[str]]:
     """The stored type of every parameter, and the contradictions between files and config."""
-    parameters = dict(unloaded(config).named_parameters())
     stored: dict[str, torch.dtype] = {}
     defects = []
     with TensorFiles(folder, mapped=True) as files:
         names = set(files)  # looking a name up in the mapping would read its values
-        at = locations(config.family, parameters, names)
-        for name, source in at.items():
-            shape = list(parameters[name].shape)
-            if source.name not in names:
-                defects.append(f"{source.name}: missing, {shape}")
-            elif (found := source.shape(files.shape(source.name))) != shape:
-                defects.append(f"{source.name}: {found} instead of {shape}")
-            elif (dtype := files.dtype(source.name)) not in DTYPES:
-                defects.append(f"{source.name}: of type {dtype}")
+        whole, parts = packed(names), dict[str, tuple[str, list[int]]]()
+        for name, parameter in unloaded(config).named_parameters():
+            own = {name: parameter} if whole else separated(name, parameter)
+            parts |= {part: (name, list(one.shape)) for part, one in own.items()}
+        at = locations(config.family, parts, names)
+        for part, place in at.items():
+            name, shape = parts[part]
+            if place not in names:
+                defects.append(f"{place}: missing, {shape}")
+            elif (found := files.shape(place)) != shape:
+                defects.append(f"{place}: {found} instead of {shape}")
+            elif (dtype := files.dtype(place)) not in DTYPES:
+                defects.append(f"{place}: of type {dtype}")
             else:
-                stored[name] = dtype
-        wanted = {source.name for source in at.values()}
+                stored[name] = torch.promote_types(dtype, stored.get(name, dtype))
+        wanted = {*at.values()}
         tied = {HEAD} if config.tie_embeddings else set()
         unread = {*idle(names, config.num_layers)}
         extra = [name for name in sorted(names - wanted - tied - unread) if not SKIPPED.search(name)]

@@ -17,6 +17,7 @@ from moesaic.artefacts.base import Base
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
+from moesaic.nn.sparse import separate
 from moesaic.tokenizer import Tokenizer, compare
 from moesaic.tokenizer.comparing import SPACES
 
@@ -50,8 +51,9 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     inside = kept = outside = 0.0
     changed: dict[str, float] = {}
     adaptable = {f"{path}.weight" for path in linears(base) if path != "lm_head"}
-    for name, before in base.named_parameters():  # a tied head is listed once, as the embedding
-        change = tuned.get_parameter(name).float() - before.float()
+    theirs = separate(dict(tuned.named_parameters()))
+    for name, before in separate(dict(base.named_parameters())).items():  # a tied head is listed once, as the embedding
+        change = theirs[name].float() - before.float()
         energy = change.double().square().sum().item()
         if not energy:
             continue

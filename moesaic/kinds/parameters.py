@@ -98,5 +98,4 @@ def share(rows: Bool[Tensor, " n"]) -> float:
 def asleep(decoder: Decoder) -> int:
     """Parameters of a base that a token does not use: in a sparse base, the experts that are not chosen."""
     sparse = slots_of(decoder, SparseFFN).values()
-    sizes = [sum(weight.numel() for weight in part.experts.parameters()) // len(part.experts) for part in sparse]
-    return sum(size * (len(part.experts) - part.chosen) for size, part in zip(sizes, sparse, strict=True))
+    return sum(num_parameters(part.experts) * (part.num_experts - part.chosen) // part.num_experts for part in sparse)

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
-from moesaic.nn import Attention, Cache, Linear, Rope, Span, beside_padding, embedding, ffn, norm
+from moesaic.nn import Attention, Cache, Linear, Mask, Rope, Span, apart, embedding, ffn, norm
 from moesaic.routing import Gates, Routing
 
-Mask = Int[Tensor, "b t"] | Bool[Tensor, "b t"]
 Hidden = Float[Tensor, "b t d"]
 
 
@@ -54,7 +53,7 @@ class Decoder(nn.Module):
     ) -> Output:
         """Logits after every token. With a cache the tokens follow the cached ones; the caller advances the cache.
 
-        `mask`: 0 at padding, on either side.
+        `mask`: 0 at padding, on either side, else the number of the token's text in its row, which sees no other.
         """
         x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
         hidden = self.norm(x)
@@ -109,8 +108,7 @@ class Decoder(nn.Module):
             return rope.span(positions, cache.visible(positions, window))
         if mask is None and not 0 < window < t:
             return rope.span(torch.arange(t, device=x.device)[None], None)
-        real = torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask.bool()
-        return rope.span(*beside_padding(real, window))
+        return rope.span(*apart(torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask, window))
 
 
 class Block(nn.Module):
@@ -148,13 +146,19 @@ class SandwichBlock(nn.Module):
 
 
 def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:
-    """Draw weights with deviation 0.02, scaled down by the depth for residual outputs (GPT-2's rule)."""
-    residual_std = 0.02 / (2 * decoder.config.num_layers) ** 0.5
+    """Draw weights with deviation 0.02, scaled down by the depth for residual outputs (GPT-2's rule).
+
+    Matrices that meet the outputs of heads keep their scale, or are 0 where the layer should begin as the identity.
+    """
+    config = decoder.config
+    residual = 0.02 / (2 * config.num_layers) ** 0.5
+    mixing = 0.0 if config.head_filling == "residual_mixer" else config.head_dim**-0.5
+    own = {"o_proj": residual, "down_proj": residual, "head_mix": mixing}
     with torch.no_grad():
         for name, weight in decoder.named_parameters():
-            if weight.ndim == 2:
-                residual = name.endswith(("o_proj.weight", "down_proj.weight"))
-                weight.normal_(0.0, residual_std if residual else 0.02, generator=generator)
+            if weight.ndim >= 2:
+                deviation = own.get(name.removesuffix(".weight").rpartition(".")[2], 0.02)
+                weight.normal_(0.0, deviation, generator=generator)
             else:
-                weight.fill_(0.0 if name.endswith("bias") else 1.0 - decoder.config.norm_offset)
+                weight.fill_(0.0 if name.endswith("bias") else 1.0 - config.norm_offset)
     return decoder

@@ -7,7 +7,7 @@ from moesaic.nn.ffn import GLU
 from moesaic.nn.linear import Linear
 from moesaic.nn.norm import OffsetRMSNorm, RMSNorm, norm
 from moesaic.nn.pool import Pool
-from moesaic.nn.rope import Rope, Span, beside_padding
+from moesaic.nn.rope import Mask, Rope, Span, apart
 from moesaic.nn.sparse import SparseFFN, ffn
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Attention",
     "Cache",
     "Linear",
+    "Mask",
     "OffsetRMSNorm",
     "Pool",
     "RMSNorm",
@@ -23,7 +24,7 @@ __all__ = [
     "Span",
     "Spare",
     "SparseFFN",
-    "beside_padding",
+    "apart",
     "embedding",
     "ffn",
     "norm",

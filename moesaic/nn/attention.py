@@ -3,6 +3,9 @@
 Knows nothing about masks or positions but what the Span holds.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -10,14 +13,26 @@ from torch.nn import functional as F
 
 from moesaic.config import DecoderConfig
 from moesaic.nn.cache import Cache, SlotRun
+from moesaic.nn.head_gate import HeadGate
+from moesaic.nn.head_mixer import HeadMixer
 from moesaic.nn.linear import Linear
 from moesaic.nn.norm import norm
 from moesaic.nn.rope import Span
 from moesaic.routing import Gates
 
+FILLINGS: dict[str, Callable[[DecoderConfig], HeadMixer | HeadGate]] = {
+    "mixer": HeadMixer,
+    "residual_mixer": partial(HeadMixer, residual=True),
+    "gate": HeadGate,
+}
+"""`head_filling` of a config -> what fills the slot `between(h, x, gates) -> h`, before `o_proj`."""
+
 
 class Attention(nn.Module):
-    """Causal self-attention; its four matrices are linear slots. GQA: arXiv 2305.13245."""
+    """Causal self-attention; its four matrices are linear slots, `between` is one for the outputs of its heads.
+
+    GQA: arXiv 2305.13245.
+    """
 
     def __init__(self, config: DecoderConfig, layer: int):
         super().__init__()
@@ -31,6 +46,7 @@ class Attention(nn.Module):
         self.o_proj = Linear(inner, config.hidden_size, config.attention_bias)
         self.q_norm = norm(config, config.head_dim) if config.qk_norm else None
         self.k_norm = norm(config, config.head_dim) if config.qk_norm else None
+        self.between = FILLINGS[config.head_filling](config) if config.head_filling else None
 
     def forward(
         self, x: Float[Tensor, "b t d"], span: Span, cache: Cache | None, gates: Gates | None
@@ -43,7 +59,10 @@ class Attention(nn.Module):
             y = self.attend(q, k, v, span.mask)
         else:
             y = torch.cat([self.attend_run(q, k, v, span, cache, run) for run in cache.runs])
-        return self.o_proj(y.transpose(1, 2).flatten(2), gates)
+        y = y.transpose(1, 2)
+        if self.between is not None:
+            y = self.between(y, x, gates)
+        return self.o_proj(y.flatten(2), gates)
 
     def attend(
         self,

@@ -16,6 +16,10 @@ from moesaic.config import RopeScaling
 FIRST = 4096  # positions in the table from the start; a longer table is computed when it is first needed
 
 
+Mask = Int[Tensor, "b t"] | Bool[Tensor, "b t"]
+"""The number of each token's text within its row, from 1 on; 0 at padding."""
+
+
 @dataclass(frozen=True)
 class Span:
     """The positions of a chunk: its rotations, and the mask of attention (None: causal within the chunk)."""
@@ -69,14 +73,15 @@ def slowed(frequencies: Float[Tensor, " f"], scaling: RopeScaling) -> Float[Tens
     return frequencies * (kept + (1 - kept) / scaling.factor)
 
 
-def beside_padding(real: Bool[Tensor, "b t"], window: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b 1 t t"]]:
-    """Positions that count only real tokens, and the mask: each token sees real ones up to itself, at most `window`.
+def apart(documents: Mask, window: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b 1 t t"]]:
+    """Positions within each text of a row, and the mask: a token sees its own text up to itself, at most `window`.
 
-    Padding sees itself, so that no softmax divides by zero.
+    `documents`: the number of each token's text within the row; 0 at padding, which sees itself alone, so that no
+    softmax divides by zero.
     """
-    positions = (real.cumsum(1) - 1).clamp(min=0)
-    t = torch.arange(real.shape[1], device=real.device)
-    seen = (t <= t[:, None]) & real[:, None]
+    t = torch.arange(documents.shape[1], device=documents.device)
+    seen = (t <= t[:, None]) & (documents[:, None] == documents[:, :, None]) & (documents != 0)[:, None]
+    positions = (seen.sum(2) - 1).clamp(min=0)
     if window:
         seen = seen & (positions[:, None] > positions[:, :, None] - window)
     return positions, (seen | (t == t[:, None]))[:, None]

@@ -50,6 +50,7 @@ STYLES: dict[str, Callable[[float], str]] = {
     "level": lambda share: f"{100 * share:g}%",
     "count": "{:,.0f}".format,
     "signed count": "{:+z,.0f}".format,
+    "latency": "{:,.3f}".format,
     "seconds": "{:,.1f}".format,
     "signed seconds": "{:+z,.1f}".format,
     "bytes": size,

@@ -36,14 +36,15 @@ def training(
 ) -> Iterator[tuple[Checkpoint, Record]]:
     """The checkpoint of one training of the part at `part`, and the function that records its steps.
 
-    `before`: the number of steps that were reported for earlier trainings; `origin`: see Checkpoint. Call `drop_logs`
-    first.
+    `before`: the number of steps that were reported for earlier trainings. `origin`: see Checkpoint; such a training
+    leaves its tensors to the next one. Call `drop_logs` first.
     """
     checkpoint = checkpoint_at(run, part, trial, inputs, report.warn, report.note, origin)
 
     def record(row: dict[str, Any]) -> None:
-        checkpoint.log.append(row)
-        report.row({**row, "step": row["step"] + before})
+        if checkpoint.ranks.main:
+            checkpoint.log.append(row)
+            report.row({**row, "step": row["step"] + before})
 
     try:
         with mood("patient"):
@@ -81,6 +82,7 @@ def checkpoint_at(
         stopping=stopping,
         heed=heed,
         origin=origin,
+        leaves=origin is not None,
     )
 
 

@@ -4,7 +4,7 @@ Knows nothing about optimisers or models.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Optional, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, create_model
 
@@ -35,6 +35,12 @@ class Train(Section):
     """Peak learning rate, or a list to try; the best on validation wins."""
     warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Share of the steps with a rising learning rate."""
+    schedule: Literal["cosine", "wsd"] = Field(
+        default="cosine", exclude_if=lambda given: given == "cosine"
+    )  # keys stay
+    """Learning rate after the warm-up: half a cosine down to 0, or constant with a line to 0 at the end."""
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """With `schedule: wsd`, the share of the steps in which the learning rate falls in a line to 0."""
     weight_decay: Amount = 0.0
     """Decoupled weight decay."""
     clip: Positive = 1.0
@@ -46,10 +52,14 @@ class Train(Section):
     patience: Whole = 0
     """Validations without improvement before training stops; 0: never stop early."""
 
+    def idle(self) -> dict[str, str]:
+        """The decay, if the schedule is no `wsd`."""
+        return {} if self.schedule == "wsd" else {"decay": "it goes with schedule: wsd"}
+
 
 def _fields_optional(of: type[Section]) -> Callable[[type[S]], type[S]]:
     fields: dict[str, Any] = {
-        name: (Optional[Annotated[field.annotation, *field.metadata]], Field(None, description=field.description))  # noqa: UP045
+        name: (Annotated[field.annotation, Field(), *field.metadata] | None, Field(None, description=field.description))
         for name, field in of.model_fields.items()
     }
     return lambda cls: create_model(
@@ -84,3 +94,15 @@ class Pretrain(Train):
         Discriminator(lambda value: CASE + ("experts" if value == "experts" else "sources")),
     ] = "experts"
     """Files to train on, or `experts` for the training texts of all experts."""
+    parallel: Literal["ddp", "fsdp"] = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
+    """Processes of `torchrun` hold copies of the base (DDP), or each a piece of every parameter (FSDP2)."""
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="float32", exclude_if=lambda given: given == "float32"
+    )
+    """Type of products; weights stay float32. `auto`: bfloat16 where the processor has units for it, else float32."""
+    recompute: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
+    compile: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Compile each layer by `torch.compile`, which needs a C++ compiler."""
+    apart: bool = Field(default=False, exclude_if=lambda given: not given)
+    """Let tokens see only their own text, and not the texts before it in the same row."""

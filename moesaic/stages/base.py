@@ -11,7 +11,7 @@ import torch
 
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
-from moesaic.data.batches import Packed, encode_all
+from moesaic.data.batches import Held, Packed, encode_all
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.errors import MoesaicError, RecipeError
@@ -19,13 +19,15 @@ from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import NewBase
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
-from moesaic.runs.jobs import Report, threads
+from moesaic.runs.jobs import Cache, Report, threads
 from moesaic.runs.part import Part
 from moesaic.tasks import Run
 from moesaic.tasks.texts import TextTask
 from moesaic.tokenizer import Tokenizer
+from moesaic.train.execution import arrange, type_of
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
+from moesaic.train.ranks import agreed, spread, threads_each, world_size
 
 ROWS = TextTask.chosen_by
 """The largest number of a domain's rows that the base is validated on."""
@@ -54,7 +56,12 @@ class BasePart(Part):
         return RecipeError("there is no base yet", path=self.at, hint="make it first: moesaic pretrain RECIPE")
 
     def make(self, report: Report) -> None:
-        """Train with as many threads as there will be trainings side by side."""
+        """Train and publish, with the other processes of `torchrun` if there are any."""
+        agreed(lambda: True)  # see help_to_make
+        self.train(report)
+
+    def train(self, report: Report) -> None:
+        """Train with as many threads as there will be trainings side by side; the main process publishes."""
         recipe, spec, settings = self.run.recipe, self.spec, self.spec.pretrain
         (train, validation, source) = self.corpus
         tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
@@ -72,15 +79,25 @@ class BasePart(Part):
         rows, _ = encode_all(train, tokenizer, 1 << 30, recipe.router.prompt_tokens)
         chosen_by = take(validation, ROWS)
         held_out, cut = encode_all(chosen_by, tokenizer, settings.length, recipe.router.prompt_tokens)
-        packed = Packed(rows, settings.length, settings.batch, recipe.seed)
+        if settings.accumulate % (world := world_size()):
+            what, field = "each process takes as many batches of a step as the others", "base.pretrain.accumulate"
+            expected = f"a multiple of {world}, the number of processes"
+            raise RecipeError(what, field=field, expected=expected, got=settings.accumulate)
+        packed = Packed(Held(rows), settings.length, settings.batch, recipe.seed, settings.apart)
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
-        drop_logs(self.run, self.at, [trial])
-        with threads(recipe.workers), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
-            parameters, loss = dict(decoder.named_parameters()), loss_of(decoder, plain)
-            validate = partial(mean_nats, decoder, plain, held_out, settings.batch, score_prompt=True)
-            shared = settings, settings.lr, record, recipe.seed, keeper, packed.names
+        model, ranks = spread(arrange(decoder, settings), sharded=settings.parallel == "fsdp")
+        if ranks.main:
+            drop_logs(self.run, self.at, [trial])
+        each = threads_each(recipe.workers)
+        with threads(each), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
+            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain, type_of(settings.dtype))
+            validate = partial(mean_nats, model, plain, held_out, settings.batch, score_prompt=True)
+            shared = settings, settings.lr, record, recipe.seed, keeper, packed.names, ranks
             trained = fit(parameters, packed, loss, validate, *shared)
+        if not ranks.main:
+            return
+        decoder = Decoder(decoder.config)  # the trained one may hold pieces
         decoder.load_state_dict(trained.state, strict=False)
         facts = {
             "stage_key": self.key,
@@ -100,6 +117,12 @@ class BasePart(Part):
         self.run.publish(self.at, lambda folder: save_base(folder, decoder, tokenizer, facts), size)
         self.run.forget(self.at)
         report.end(f"validation {trained.best:.3f} nats a token")
+
+
+def help_to_make(run: Run) -> None:
+    """Train the base with the main process as often as that one makes it; nothing is reported or published here."""
+    while agreed(lambda: False) and run.recipe.base.new:
+        BasePart(run, run.recipe.base.new).train(Report("base", lambda *message: None, Cache()))
 
 
 def corpus(run: Run, spec: NewBase) -> tuple[list[Example], list[Example], str]:

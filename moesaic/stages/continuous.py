@@ -46,8 +46,8 @@ from moesaic.stages.standing import (
 from moesaic.stages.through_mixture import decided, held_out, measure, start_of, verdict
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import Plan
-from moesaic.train.checkpoint import TENSORS
 from moesaic.train.loop import fit
+from moesaic.train.states import TENSORS
 
 ENOUGH = 10
 """Validation rows of a domain; with fewer, intervals by resampling are too narrow."""
@@ -150,7 +150,7 @@ def begun(shop: Shop) -> tuple[State, Run]:
     turns = known | {name: Turn(trial_in(here, name)) for name in joining}
     start = {name: some for name, some in old.start.items() if name in domains} if old else {}
     held = held_out(here, start)
-    weights = decided(here, here.dir.router_at("router"), held, shop.jobs.report("validation"))
+    weights = decided(here, here.dir.router_at("router"), held.rows, shop.jobs.report("validation"))
     with threads(here.recipe.workers):
         now = measure(here, folders_of(here), weights, held, trained[0])
     start |= start_of(held, now, [name for name in domains if name not in start])
@@ -284,11 +284,11 @@ def judged_round(shop: Shop, here: Run, state: State, name: str, tensors: Path) 
     draft, report = drafted(shop, here, state, name, tensors), shop.jobs.report("validation")
     held, own = held_out(here, state.start), here.dir.router_at("router")
     with threads(here.recipe.workers):
-        weights = decided(here, own, held, report)
+        weights = decided(here, own, held.rows, report)
         before = measure(here, folders_of(here), weights, held, name)
         if specs(here)["router"].loss.task:  # this router learns from the experts' losses
             shop.make([RouterPart(draft, "router", specs(draft)["router"])])
-            weights = decided(draft, draft.dir.router_at("router"), held, report)
+            weights = decided(draft, draft.dir.router_at("router"), held.rows, report)
         after = measure(draft, folders_of(draft), weights, held, name, before)
     return verdict(held, name, before, after, state.start, here.recipe.seed)
 

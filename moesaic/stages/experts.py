@@ -231,18 +231,23 @@ def shown(value: Any) -> str:
 def train_one(address: Address, name: str, report: Report) -> None:
     """Run all trials of one contender and publish the best by validation."""
     run = report.cached(open_run, address)
-    part, trials = ExpertPart(run, name), trials_of(run, name)
+    train_trials(ExpertPart(run, name), trials_of(run, name), report)
+
+
+def train_trials(part: ExpertPart, trials: Sequence[Trial], report: Report, start: Path | None = None) -> None:
+    """Run trials and publish the best by validation. `start`: the folder of the expert that is trained further."""
+    run = part.source
     drop_logs(run.dir, part.at, [trial.name for trial in trials])
     with run.task.watched(lambda domain, rows: report.watched(rows)):
         trainer = run.task.trainer(trials[0].plan)
-    if name in run.recipe.experts:
+    if part.name in run.recipe.experts:
         report_rows(trials[0].plan, trainer, report)
     report.begin(part.steps)
     outcomes: dict[str, float | None] = {}
     winner: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
     for turn, trial in enumerate(trials):
         try:
-            found = train_at(part, trainer, trial, turn, report)
+            found = train_at(part, trainer, trial, turn, report, start)
             outcomes[trial.label] = trainer.outcome(found.best)
             if winner is None or found.best < winner[0].best:
                 winner = found, trial
@@ -279,7 +284,7 @@ def publish_expert(part: ExpertPart, trial: Trial, made: Made, facts: Facts, sta
         "name": part.name,
         "stage_key": part.key,
         "seed": part.run.recipe.seed,
-        "data": digests(part.source, part.name),
+        "data": part.inputs()["data"],
         "lr": trial.lr,
         "trial": trial.label,
         **plan.kind.facts(plan.design),
@@ -294,9 +299,12 @@ def publish_expert(part: ExpertPart, trial: Trial, made: Made, facts: Facts, sta
     part.run.publish(part.at, write, size)
 
 
-def train_at(part: ExpertPart, trainer: Trainer, trial: Trial, turn: int, report: Report) -> Trained:
+def train_at(
+    part: ExpertPart, trainer: Trainer, trial: Trial, turn: int, report: Report, start: Path | None = None
+) -> Trained:
     """Run one trial; all trials of a contender start from the same weights and see the same order of rows."""
-    settings, objective = trial.plan.settings, trainer.objective(trial.plan)
+    settings, plan = trial.plan.settings, trial.plan
+    objective = trainer.continued(plan, trainer.values(plan, start)) if start else trainer.objective(plan)
     with training(part.run, part.at, trial.name, part.inputs(), report, turn * settings.steps) as (keeper, record):
         inputs = objective.parameters, objective.batch, objective.loss, objective.validate, settings, trial.lr
         return fit(*inputs, lambda row: record(trainer.logged(row)), part.run.recipe.seed, keeper, objective.names)

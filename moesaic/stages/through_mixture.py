@@ -81,14 +81,14 @@ def keyed(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 
 @torch.inference_mode()
-def decided(run: Run, router: Path, held: HeldOut, report: Report) -> Tensor:
-    """The weights (n, e) that a router gives the recipe's experts on validation rows."""
+def decided(run: Run, router: Path, rows: Sequence[Any], report: Report) -> Tensor:
+    """The weights (n, e) that a router gives the recipe's experts on rows."""
     stored, feature = load_router(router, run.task.foundation.fingerprint), specs(run)["router"].feature
     features = list(dict.fromkeys([WORDING, feature]))
-    read = dict(zip(features, features_of(run, held.rows, features, report), strict=True))
+    read = dict(zip(features, features_of(run, rows, features, report), strict=True))
     counts = means_of(read[WORDING])
     assert counts is not None
-    report.end(f"{len(held.rows)} rows are decided")
+    report.end(f"{len(rows)} rows are decided")
     routing = stored.weigh(read[feature], counts)
     return routing.weights[:, [stored.names.index(name) for name in run.recipe.experts]].float()
 

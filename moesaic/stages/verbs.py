@@ -20,8 +20,9 @@ from moesaic.data.facts import facts_of, told
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import disk, lock, write_bytes, write_json, write_sealed
+from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
+from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
 from moesaic.runs.part import Part, ensure, graph_of
@@ -30,15 +31,17 @@ from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
 from moesaic.stages import experts
-from moesaic.stages.base import BasePart, text_of
+from moesaic.stages.base import BasePart, help_to_make, text_of
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
+from moesaic.stages.sequences import ContinualPart, require_sequence, sequences
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
+from moesaic.train.ranks import agreed, joined
 
 Root = str | PathLike[str]
 Names = Collection[str]
@@ -72,11 +75,20 @@ def run(
 
 def pretrain(
     recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
-) -> Path:
-    """Make the base. Returns its folder."""
-    with opened(recipe, root, progress, strict, restart) as bench:
-        bench.make("base")
-        return bench.run.models.base_at
+) -> Path | None:
+    """Make the base. Returns its folder.
+
+    Processes that `torchrun` starts train it together; only the first of them reports, publishes and returns a folder.
+    """
+    with joined() as rank:
+        if rank:
+            with listening():
+                help_to_make(open_run(Address(RunDir(recipe, Path(root).absolute(), strict))))
+            return None
+        with opened(recipe, root, progress, strict, restart) as bench:
+            bench.make("base")
+            agreed(lambda: False)  # ends the work of the others
+            return bench.run.models.base_at
 
 
 def train_expert(
@@ -148,6 +160,25 @@ def evaluate(recipe: Recipe, root: Root, progress: Progress | None = None) -> di
     with opened(recipe, root, progress) as bench:
         bench.make("evaluation")
         return read_evaluation(bench.run.dir.evaluation_at)
+
+
+def continual(
+    recipe: Recipe, root: Root, progress: Progress | None = None, *, strict: bool = False, restart: Names = ()
+) -> dict[str, Any]:
+    """Learn the experts' tasks one after another by several strategies, and compare them. Returns continual.json.
+
+    Experts that the run has already are taken as they are.
+    """
+    require_sequence(recipe)
+    with opened(recipe, root, progress, strict, restart) as bench:
+        bench.make("base")
+        part = ContinualPart(bench.run)
+        bench.ensure([*(bench.expert(name) for name in recipe.trained), *sequences(bench.run)])
+        for router in part.routers:  # each of a run of its own: with the experts so far
+            bench.ensure([router])
+        bench.ensure([part])
+        bench.progress.note(f"report: {write_continual(bench.run.dir.root)}")
+        return read_sealed(part.at)
 
 
 @dataclass(frozen=True)
@@ -276,6 +307,7 @@ def trained_at(run: Run, name: str) -> Path:
     """The path of the part that a training publishes, by the training's name on the command line."""
     parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
     parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
+    parts |= {part.name: part.at for part in sequences(run)}
     parts[ROOM] = run.dir.root / ROOM
     if name not in parts:
         hint = nearest(name, [*parts])

@@ -3,7 +3,8 @@
 Knows nothing about the parts of a run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from moesaic.data.batches import exchange_of
@@ -23,10 +24,14 @@ TASKS: dict[bool, type[Task[Any]]] = {False: TextTask, True: LabelTask}
 
 @dataclass(frozen=True)
 class Address:
-    """Everything that another process needs to open the same run: its directory, and the models located so far."""
+    """Everything that another process needs to open the same run: its directory, and the models located so far.
+
+    `first`: the run knows only so many of its experts, in the order of the recipe, and the rows of all (default: all).
+    """
 
     dir: RunDir
     found: tuple[tuple[str, Located], ...] = ()
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,9 @@ class Run:
 
     @property
     def address(self) -> Address:
-        return Address(self.dir, tuple(self.models.found.items()))
+        whole, known = self.materials.recipe, len(self.recipe.experts)
+        first = known if known < len(whole.experts) else None
+        return Address(replace(self.dir, recipe=whole), tuple(self.models.found.items()), first)
 
 
 def open_run(address: Address, models: Models | None = None) -> Run:
@@ -57,5 +64,8 @@ def open_run(address: Address, models: Models | None = None) -> Run:
         if recipe.base.place and not recipe.classifying:
             models.base.tokenizer.check(exchange_of(one) for one in row if one.prompt)
 
-    materials = Materials(address.dir, refuse)
-    return Run(address.dir, materials, models, TASKS[bool(recipe.classifying)](address.dir, materials, models))
+    materials, dir = Materials(address.dir, refuse), address.dir
+    if address.first is not None:
+        known = dict(islice(recipe.experts.items(), address.first))
+        dir = replace(dir, recipe=recipe.model_copy(update={"experts": known}))
+    return Run(dir, materials, models, TASKS[bool(recipe.classifying)](dir, materials, models))

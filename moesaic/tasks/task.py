@@ -102,13 +102,17 @@ class Trainer(ABC):
     def values(self, plan: Plan, folder: Path) -> Mapping[str, Tensor]:
         """The values of a published expert under the names of the parameters that its training has."""
 
-    def validated(self, plan: Plan, values: Mapping[str, Tensor]) -> float:
-        """Validate parameters, as the loop does."""
+    def continued(self, plan: Plan, values: Mapping[str, Tensor]) -> Objective:
+        """Prepare one training from given values of its parameters."""
         objective = self.objective(plan)
         with torch.no_grad():
             for name, parameter in objective.parameters.items():
                 parameter.copy_(values[name])
-        return objective.validate()
+        return objective
+
+    def validated(self, plan: Plan, values: Mapping[str, Tensor]) -> float:
+        """Validate parameters, as the loop does."""
+        return self.continued(plan, values).validate()
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """Turn a step of the loop into a line of its log."""

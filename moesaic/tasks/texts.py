@@ -34,7 +34,7 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
-from moesaic.tasks.written import written
+from moesaic.tasks.written import latencies, written
 from moesaic.train import language
 from moesaic.train.mixture_loss import Weighed
 from moesaic.train.mixture_loss import language as text_losses
@@ -177,9 +177,8 @@ class TextTask(Task[Tokens]):
 
     def score(self, name: str, plan: Plan | None, folder: Path | None) -> Judged:
         """Score the base, an expert, a control that was trained, the merged average, or all experts alike."""
-        mixture, batch, rows = self.mixture.model, self.recipe.evaluate.batch, self.test_rows
-        n, e = sum(map(len, rows.values())), len(mixture.names)
-        which, _, expert = name.partition(":")
+        batch, rows = self.recipe.evaluate.batch, self.test_rows
+        n, (which, _, expert) = sum(map(len, rows.values())), name.partition(":")
         if plan and folder:
             control = plan.kind.reload(folder, self.fresh(), plan.design)
             gates = control.gates(n)
@@ -187,9 +186,10 @@ class TextTask(Task[Tokens]):
         if which == "average":
             average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
             return score(average.score, rows, None, batch)
+        names = self.mixture.model.names
         if which == "uniform":
-            return self.score_weights(controls.uniform(n, e))
-        return self.score_weights(controls.fixed(mixture.names.index(expert) if expert else -1, n, e))
+            return self.score_weights(controls.uniform(n, len(names)))
+        return self.score_weights(controls.fixed(names.index(expert) if expert else -1, n, len(names)))
 
     def score_weights(self, weights: Weights | None) -> Judged:
         return score(self.mixture.model.score, self.test_rows, weights, self.recipe.evaluate.batch)
@@ -208,7 +208,8 @@ class TextTask(Task[Tokens]):
         every = [row for rows in self.test_rows.values() for row in rows]
         if sparse := layer_utilisation(base, every, self.recipe.evaluate.batch):
             facts["sparse_layers"] = sparse
-        facts |= written(self, Engine(stored.model, stored.tokenizer))
+        engine = Engine(stored.model, stored.tokenizer)
+        facts |= written(self, engine)
         speeds = {
             "base": tokens_per_second(base, None),
             "router": tokens_per_second(*self.kind.first(stored.model, in_order(stored))),
@@ -220,9 +221,8 @@ class TextTask(Task[Tokens]):
         parameters |= {name: trained[name][0].kind.cost(base, one.stored) for name, one in alone.items()}
         width = base.norm.weight.element_size()
         costs = {name: Cost(parameters=count, bytes=count * width) for name, count in parameters.items()}
-        return Findings(
-            costs, {}, facts, {"tokens_per_second": {name: round(rate, 1) for name, rate in speeds.items()}}
-        )
+        timing = {"tokens_per_second": {name: round(rate, 1) for name, rate in speeds.items()}}
+        return Findings(costs, {}, facts, timing | latencies(self, engine))
 
     def samples(self, stored: StoredMixture) -> list[dict[str, Any]]:
         """A few prompts of each domain, with the mixture's routing, its texts, and those of the base."""

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from moesaic.config import ENCODER_TRAITS, TRAITS
+from moesaic.config import ENCODER_TRAITS, TRAITS, HeadFilling, RouterScores
 from moesaic.errors import MoesaicWarning, WeightsError, nearest
 from moesaic.files.plain import decoded
 from moesaic.files.regular import read_regular
@@ -47,6 +47,10 @@ def number(low: float, high: float) -> Kind:
     return Kind(expected, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
+def worded(*words: str) -> Kind:
+    return Kind(f"one of {', '.join(map(repr, words))}", lambda value: value in words)
+
+
 def listed(kind: Kind) -> Kind:
     return Kind(f"a list, each {kind.expected}", lambda value: isinstance(value, list) and all(map(kind.holds, value)))
 
@@ -67,9 +71,12 @@ FIELDS: dict[str, Kind] = {
     "model_type": TEXT,
     "architectures": listed(TEXT),
     **dict.fromkeys(("torch_dtype", "dtype", "hidden_act", "hidden_activation"), TEXT),
+    "head_filling": worded(*get_args(HeadFilling)),
+    "router_scores": worded(*get_args(RouterScores)),
     "vocab_size": whole(1, 1 << 24),
     "hidden_size": whole(1, 1 << 17),
     **dict.fromkeys(("intermediate_size", "moe_intermediate_size"), whole(1, 1 << 20)),
+    "expert_size": whole(0, 1 << 20),
     "num_hidden_layers": whole(1, 1000),
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads"), HEADS),
     **dict.fromkeys(("head_dim", "query_pre_attn_scalar"), whole(1, 1 << 17)),
@@ -92,7 +99,7 @@ FIELDS: dict[str, Kind] = {
     **dict.fromkeys(("rms_norm_eps", "layer_norm_eps"), number(1e-15, 0.01)),
     **dict.fromkeys(("attention_dropout", "lora_dropout"), SHARE),
     **dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window"), TRUTH),
-    **dict.fromkeys(("norm_topk_prob", "is_decoder", "use_rslora"), TRUTH),
+    **dict.fromkeys(("norm_topk_prob", "is_decoder", "use_rslora", "qk_norm", "balance_bias"), TRUTH),
     "r": whole(1, 1 << 16),
     "lora_alpha": number(-1e6, 1e6),
     **dict.fromkeys(("rank_pattern", "alpha_pattern"), TABLE),

@@ -59,6 +59,10 @@ class TensorFiles(Mapping[str, Tensor]):
             memory = apart(self.shape(name), dtype)
         return self.files[self.home[name]].read(name, memory)
 
+    def read_into(self, name: str, memory: Tensor) -> None:
+        """Read a tensor into memory of its shape, piece by piece, and convert it to the type of the memory."""
+        self.files[self.home[name]].read(name, memory)
+
     def require_unchanged(self) -> None:
         for file in self.files.values():
             file.require_unchanged()

@@ -20,12 +20,12 @@ from moesaic.tokenizer.conversation import plain
 ALL_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def tiny_config(**changes: int | float | bool) -> DecoderConfig:
+def tiny_config(**changes: int | float | bool | str) -> DecoderConfig:
     sizes = {"vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2}
     return DecoderConfig(**{**sizes, "intermediate_size": 48, "context": 64, **changes})  # type: ignore[arg-type]
 
 
-def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: int | float | bool) -> Decoder:
+def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: int | float | bool | str) -> Decoder:
     """A random decoder whose weights are large enough that every layer matters."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -35,7 +35,7 @@ def tiny_decoder(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: i
         torch.set_default_dtype(before)
     with torch.no_grad():
         for weight in decoder.parameters():
-            if weight.ndim == 2:
+            if weight.ndim >= 2:
                 weight.mul_(5)
     return decoder.eval()
 

@@ -4,6 +4,7 @@ Knows nothing about models or rows: saves named parameters, an optimiser's momen
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -16,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from moesaic.errors import NonFiniteError, RecipeError, WeightsError, clipped
+from moesaic.errors import Interrupted, NonFiniteError, RecipeError, WeightsError, clipped
 from moesaic.files import JsonlWriter, check_space, disk, publish, read_manifest, versions, write_manifest
-from moesaic.tensors.tensors import read_tensors, write_tensors
+from moesaic.tensors.tensors import read_tensors
+from moesaic.train.ranks import ALONE, Ranks
+from moesaic.train.states import read_state
 
 Parameters = Mapping[str, nn.Parameter]
 
 KIND = "checkpoint"
-TENSORS = "state.safetensors"
-PARAMETERS = "parameters."
+PARAMETERS, OPTIMISER, KEPT = "parameters.", "optimiser.", "kept."
 SHARE = 0.05  # of the time that saving may take: a large state is saved less often
 COPIES = 4  # of the parameters in a state: themselves, two moments, the best
 
@@ -50,7 +52,8 @@ class Checkpoint:
     inputs. `every`: seconds between two saves, more where saving is slow; 0: every step. `restart`: the advice for a
     training that cannot be resumed. `stopping`: whether a stop was requested; `heed` then raises. `strict`: raise for
     a damaged version instead of warning. `origin`: the tensors that another training left; this one begins with its
-    parameters and moments, and leaves its own once it is done.
+    parameters and moments, at step `first`, as if it had made the steps before it itself. `leaves`: keep parameters and
+    moments once the training is done, for others that begin with them.
     """
 
     at: Path
@@ -64,6 +67,8 @@ class Checkpoint:
     stopping: Callable[[], bool]
     heed: Callable[[], None]
     origin: Path | None = None
+    first: int = 0
+    leaves: bool = False
 
     def __post_init__(self) -> None:
         self._log: JsonlWriter | None = None
@@ -74,28 +79,32 @@ class Checkpoint:
         assert self._log, "the training has begun"
         return self._log
 
-    def begin(self, parameters: Parameters, optimiser: Optimizer, steps: int) -> State:
+    def begin(self, parameters: Parameters, optimiser: Optimizer, steps: int, ranks: Ranks = ALONE) -> State:
         """Restore parameters and moments, cut the log to the same step, and return the state to continue from.
 
-        `steps`: the length of the training, for the note.
+        `steps`: the length of the training, for the note. `ranks`: the processes that have the training in common; only
+        the main one reports, logs and publishes.
         """
+        self.ranks = ranks
         size = sum(p.numel() * p.element_size() for p in parameters.values())
-        found = self.sound()
+        found = ranks.agreed(self.sound)
         if found is None:
             # Two old states and a new one exist while the new one is published.
             check_space(self.at, 3 * COPIES * size, "the states of this training")
-            state, rows = State(), 0
+            state, rows = State(self.first), 0
             if self.origin:
-                restore(read_tensors(self.origin), parameters, optimiser)
+                tensors = read_tensors(self.origin)
+                restore({name: self.placed(name, t, parameters) for name, t in tensors.items()}, parameters, optimiser)
         else:
             folder, manifest = found
             self.compare(manifest)
-            state, rows = restored(folder, manifest, parameters, optimiser), manifest["log_bytes"]
+            state, rows = self.restored(folder, manifest, parameters, optimiser), manifest["log_bytes"]
             if not manifest["done"]:
                 self.note(f"continues at step {state.step} of {steps}")
-        self._log = JsonlWriter(self.log_at)
-        if not self._log.cut(rows):
-            self.warn(f"{self.log_at}: rows of the steps up to {state.step} are missing")
+        if ranks.main:
+            self._log = JsonlWriter(self.log_at)
+            if not self._log.cut(rows):
+                self.warn(f"{self.log_at}: rows of the steps up to {state.step} are missing")
         self.saved = time.monotonic()
         return state
 
@@ -128,25 +137,34 @@ class Checkpoint:
             raise RecipeError(what, path=self.at, field=name, hint=hint)
 
     def after(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
-        """Save between two steps if it is time or the training is done; raise if a stop was requested."""
-        stop, started = self.stopping(), time.monotonic()
-        if done or stop or started - self.saved >= self.pause:
+        """Save between two steps if it is time or the training is done; raise if a stop was requested.
+
+        Processes save and stop together: the main one knows the time, and each may be asked to stop.
+        """
+        started = time.monotonic()
+        due = self.ranks.main and started - self.saved >= self.pause
+        stop, due = map(bool, self.ranks.summed(self.stopping(), due))
+        if done or stop or due:
             self.save(state, parameters, optimiser, done)
             self.saved = time.monotonic()
             self.pause = max(self.every, (self.saved - started) / SHARE) if self.every else 0.0
         if stop and not done:
             self.heed()
+            raise Interrupted(signal.SIGTERM)  # which another process heard
 
     def save(self, state: State, parameters: Parameters, optimiser: Optimizer, done: bool) -> None:
-        """Write the state to disk; for a finished training that no other continues only its best parameters."""
-        tensors = {f"kept.{name}": tensor for name, tensor in state.kept.items()}
-        if not done or self.origin:
+        """Write the state to disk; for a finished training that leaves nothing to others only its best parameters."""
+        tensors = {KEPT + name: tensor for name, tensor in state.kept.items()}
+        if not done or self.leaves:
             for name, p in parameters.items():
-                moments = {f"optimiser.{name}.{key}": value for key, value in optimiser.state[p].items()}
+                moments = {f"{OPTIMISER}{name}.{key}": value for key, value in optimiser.state[p].items()}
                 tensors |= {parameter_at(name): p.detach(), **moments}
         for name, tensor in tensors.items():
-            if not torch.isfinite(tensor).all():
+            if not torch.isfinite(self.ranks.local(tensor)).all():
                 raise NonFiniteError(f"cannot save {name} after step {state.step}: it is not finite")
+        if not self.ranks.main:
+            self.ranks.write(None, tensors)
+            return
         numbers = {"step": state.step, "best": state.best if math.isfinite(state.best) else None}
         numbers |= {"best_step": state.best_step, "misses": state.misses}
         self.log.sync()
@@ -154,7 +172,7 @@ class Checkpoint:
         facts |= {"log_bytes": self.log_at.stat().st_size, "timing": {"seconds": round(state.seconds, 2)}}
 
         def write(folder: Path) -> None:
-            write_tensors(folder / TENSORS, tensors)
+            self.ranks.write(folder, tensors)
             write_manifest(folder, facts)
 
         check_space(self.at, sum(t.numel() * t.element_size() for t in tensors.values()), "the state of this training")
@@ -164,16 +182,28 @@ class Checkpoint:
         if self._log:
             self._log.close()
 
+    def restored(
+        self, folder: Path, manifest: Mapping[str, Any], parameters: Parameters, optimiser: Optimizer
+    ) -> State:
+        """Restore parameters and moments from a folder, and return its state."""
 
-def restored(folder: Path, manifest: Mapping[str, Any], parameters: Parameters, optimiser: Optimizer) -> State:
-    """Restore parameters and moments from a folder, and return its state."""
-    numbers, tensors = manifest["state"], read_tensors(folder / TENSORS)
-    kept = {name.removeprefix("kept."): t.clone() for name, t in tensors.items() if name.startswith("kept.")}
-    best = math.inf if numbers["best"] is None else numbers["best"]
-    if not manifest["done"]:
-        restore(tensors, parameters, optimiser)
-    seconds = manifest["timing"]["seconds"]
-    return State(numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept)
+        def place(name: str, tensor: Tensor) -> Tensor:
+            return self.placed(name, tensor, parameters)
+
+        def empty(name: str, size: torch.Size) -> Tensor:
+            return torch.zeros_like(parameters[owner(name)].detach()) if size else torch.zeros(size)
+
+        numbers, tensors = manifest["state"], read_state(folder, place, empty)
+        kept = {name.removeprefix(KEPT): t.clone() for name, t in tensors.items() if name.startswith(KEPT)}
+        best = math.inf if numbers["best"] is None else numbers["best"]
+        if not manifest["done"]:
+            restore(tensors, parameters, optimiser)
+        seconds = manifest["timing"]["seconds"]
+        return State(numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept)
+
+    def placed(self, name: str, tensor: Tensor, parameters: Parameters) -> Tensor:
+        """The part of a whole tensor of a state that this process holds."""
+        return self.ranks.placed(tensor, parameters[owner(name)])
 
 
 def restore(tensors: Mapping[str, Tensor], parameters: Parameters, optimiser: Optimizer) -> None:
@@ -181,7 +211,7 @@ def restore(tensors: Mapping[str, Tensor], parameters: Parameters, optimiser: Op
     for name, p in parameters.items():
         with torch.no_grad():
             p.copy_(tensors[parameter_at(name)])
-        prefix = f"optimiser.{name}."
+        prefix = f"{OPTIMISER}{name}."
         moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if moments:
             optimiser.state[p] = {key: value.clone() for key, value in moments.items()}
@@ -190,6 +220,13 @@ def restore(tensors: Mapping[str, Tensor], parameters: Parameters, optimiser: Op
 def parameter_at(name: str) -> str:
     """The name of a parameter in the tensors of a state."""
     return PARAMETERS + name
+
+
+def owner(name: str) -> str:
+    """The parameter that a tensor of a state belongs to."""
+    if name.startswith(OPTIMISER):
+        return name.removeprefix(OPTIMISER).rpartition(".")[0]
+    return name.removeprefix(PARAMETERS).removeprefix(KEPT)
 
 
 def made_with() -> dict[str, str]:

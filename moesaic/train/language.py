@@ -10,20 +10,29 @@ from torch import Tensor
 
 from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.kinds.gates import GatesFor
-from moesaic.model.decoder import Decoder
+from moesaic.model.decoder import Output
 from moesaic.ops.losses import UNSCORED, token_nll
 
+Model = Callable[..., Output]
+"""A decoder, alone or as several processes share it."""
 
-def loss_of(decoder: Decoder, gates: GatesFor) -> Callable[[Batch], tuple[Tensor, int]]:
+
+def loss_of(
+    decoder: Model, gates: GatesFor, dtype: torch.dtype = torch.float32
+) -> Callable[[Batch], tuple[Tensor, int]]:
+    """The summed loss of a batch, and the number of scored tokens; `dtype`: the type of matrix products."""
+    lower = dtype != torch.float32
+
     def loss(batch: Batch) -> tuple[Tensor, int]:
-        logits = decoder(batch.ids, None, gates(len(batch.ids))).logits
+        with torch.autocast(batch.ids.device.type, dtype if lower else None, enabled=lower):
+            logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
         return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
 
     return loss
 
 
 @torch.no_grad()
-def mean_nats(decoder: Decoder, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
+def mean_nats(decoder: Model, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
     """Nats per scored token, the logarithm of the perplexity."""
     loss, nats, count = loss_of(decoder, gates), 0.0, 0
     for places in by_length([len(row.ids) for row in rows], batch):

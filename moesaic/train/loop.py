@@ -1,4 +1,4 @@
-"""The one training loop: AdamW, warm-up and cosine, clipping, accumulation, validation, early stop, best state.
+"""The one training loop: AdamW, a schedule of its rate, clipping, accumulation, validation, early stop, best state.
 
 Knows nothing about models or data: callers pass parameters, a batch for every step number, a loss, a validation and a
 checkpoint.
@@ -17,6 +17,7 @@ from moesaic.errors import NonFiniteError, memory_for
 from moesaic.files import faults
 from moesaic.sections.training import Train
 from moesaic.train.checkpoint import Checkpoint, State
+from moesaic.train.ranks import ALONE, Ranks
 
 B = TypeVar("B")
 Record = Callable[[dict[str, Any]], None]
@@ -45,16 +46,20 @@ def fit(
     seed: int = 0,
     checkpoint: Checkpoint | None = None,
     names: Callable[[int], list[str]] = lambda micro: [],
+    ranks: Ranks = ALONE,
+    after: Callable[[Ranks], Mapping[str, Any]] = lambda ranks: {},
 ) -> Trained:
     """Train `parameters` for `settings.steps` steps and return their best state by validation (lower is better).
 
     `batch(i)` is micro-batch i, a pure function of i; each step uses `accumulate` of them. `loss` returns the sum over
     a batch and the number of summands, so that a step's mean weighs every token equally. The random numbers of `loss`
     depend on `seed` and the step alone, so a resumed training draws the same. `names(i)`: the rows of micro-batch i,
-    for messages. Raises NonFiniteError for a loss, norm or validation that is not finite.
+    for messages. `ranks`: the processes that share the micro-batches of a step and all call this; their `loss` must
+    draw nothing at random. `after`: called after every step, and gives what its row shows beside the loss. Raises
+    NonFiniteError for a loss, norm or validation that is not finite.
     """
     optimiser = torch.optim.AdamW(parameters.values(), lr, (0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
-    state = checkpoint.begin(parameters, optimiser, settings.steps) if checkpoint else State()
+    state = checkpoint.begin(parameters, optimiser, settings.steps, ranks) if checkpoint else State()
     every = settings.evaluate_every or settings.steps
 
     def over() -> bool:
@@ -75,21 +80,24 @@ def fit(
         with memory_for(f"step {state.step + 1}", knobs(settings)), torch.random.fork_rng(devices=[]):
             faults.reach("step")
             torch.manual_seed(seed * 1_000_003 + state.step)
-            total, count = 0.0, 0
-            for micro in range(settings.accumulate):
-                summed, terms = loss(batch(state.step * settings.accumulate + micro))
-                summed.backward()
+            total, count = 0.0, 0.0
+            micros = ranks.own(state.step * settings.accumulate, settings.accumulate)
+            for micro in micros:
+                with ranks.syncing(last=micro == micros[-1]):
+                    summed, terms = loss(batch(micro))
+                    summed.backward()
                 total, count = total + summed.item(), count + terms
+            total, count = ranks.summed(total, count)
             grads = [p.grad for p in parameters.values() if p.grad is not None]
-            torch._foreach_div_(grads, float(count))
-            norm = nn.utils.clip_grad_norm_(parameters.values(), settings.clip).item()
+            torch._foreach_div_(grads, count / ranks.world)  # averaged over the processes already
+            norm = ranks.clip(parameters.values(), settings.clip)
         total = float(faults.reach("loss") or total)
         if not math.isfinite(total) or not math.isfinite(norm):
             raise stopped(f"loss of step {state.step + 1} is {total / count}, the gradient's norm {norm}")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         row = {"step": state.step + 1, "loss": total / count, "lr": lr * factor(state.step, settings), "norm": norm}
-        row["rate"] = count / (time.perf_counter() - lap)
+        row |= {"rate": count / (time.perf_counter() - lap), **after(ranks)}
         if (state.step + 1) % every == 0 or state.step + 1 == settings.steps:
             with memory_for("a validation", knobs(settings)):
                 row["validation"] = value = validate()
@@ -105,14 +113,16 @@ def fit(
         record(row)
         if checkpoint:
             checkpoint.after(state, parameters, optimiser, over())
-    return Trained(state.kept, state.best, state.best_step, state.step, state.seconds)
+    return Trained(ranks.whole(state.kept), state.best, state.best_step, state.step, state.seconds)
 
 
 def factor(step: int, settings: Train) -> float:
-    """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine down to 0."""
+    """The learning rate at a step as a share of its peak: linear warm-up, then half a cosine or `wsd`, down to 0."""
     warm = settings.warmup * settings.steps
     if step < warm:
         return (step + 1) / (warm + 1)
+    if settings.schedule == "wsd":
+        return min(1.0, (settings.steps - step) / max(settings.decay * settings.steps, 1e-9))
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(settings.steps - warm, 1)))
 
 

@@ -60,7 +60,7 @@ def test_the_matrices_of_sparse_experts_are_refused_by_name():
         LoRA.fresh(base, 2, 4.0, ["q_proj", "up_proj"], range(9), generator)
     path = "layers.0.mlp.experts.1.up_proj"
     foreign = LoRA(2, 4.0, {path: (torch.zeros(2, 32), torch.zeros(2, 48))})
-    with pytest.raises(CompatibilityError, match=rf"{path}: this linear cannot be adapted; .*sparse"):
+    with pytest.raises(CompatibilityError, match=rf"{path}: the base has no such module; .*sparse"):
         attach(base, [foreign])
 
 

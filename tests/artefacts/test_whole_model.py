@@ -8,11 +8,14 @@ from safetensors.torch import load_file
 
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.artefacts.whole_model import load_whole, save_whole, write_into_mixture
+from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_manifest, write_manifest
+from moesaic.interop.decoders import named
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.file_names import TENSORS
 from moesaic.tensors.shards import TensorFiles
+from moesaic.tensors.tensors import fingerprint, write_tensors
 from moesaic.testing import tiny_decoder
 from moesaic.tokenizer import Tokenizer
 
@@ -200,3 +203,65 @@ def test_of_two_sizes_what_is_called_shared_must_have_the_shape(parts, base, tmp
     write_manifest(folder, {**fields, "shared": ["model.norm.weight"]})
     with pytest.raises(WeightsError, match=r"norm\.weight: a shared tensor of another shape; expected \[48\]"):
         load_whole(folder, base)
+
+
+# --- sparse models ----------------------------------------------------------------------------------------------------
+
+SPARSE = {"num_layers": 2, "num_experts": 3, "experts_per_token": 2, "family": "mixtral"}
+
+
+@pytest.fixture
+def sparse(parts, tmp_path):
+    """The folders of a sparse base and of a version of it with another `w3` in one expert of layer 1."""
+    decoder = tiny_decoder(3, torch.float32, vocab_size=parts.tokenizer.vocab_size, **SPARSE)
+    (tmp_path / "base").mkdir()
+    save_base(tmp_path / "base", decoder, parts.tokenizer, {})
+    (tmp_path / "expert").mkdir()
+    with torch.no_grad():
+        decoder.layers[1].mlp.experts.gate_up_proj[2, 48:].mul_(3)
+    save_whole(tmp_path / "expert", decoder, parts.tokenizer, read_manifest(tmp_path / "base")["fingerprint"], {})
+    (tmp_path / "kept").mkdir()
+    write_into_mixture(tmp_path / "expert", tmp_path / "kept", tmp_path / "base")
+    return tmp_path, decoder
+
+
+def test_sparse_experts_that_lie_in_one_tensor_are_shared_together(sparse):
+    folder, decoder = sparse
+    own, base = load_file(folder / "kept" / TENSORS), load_base(folder / "base")
+    block = "model.layers.1.block_sparse_moe.experts"
+    assert own.keys() == {f"{block}.{expert}.{part}.weight" for expert in range(3) for part in ("w1", "w3")}
+    found = load_whole(folder / "kept", base).decoder
+    assert found(IDS).logits.equal(decoder(IDS).logits)
+    theirs = dict(base.decoder.named_parameters())
+    apart = {name for name, own in found.named_parameters() if own.data_ptr() != theirs[name].data_ptr()}
+    assert apart == {"layers.1.mlp.experts.gate_up_proj"}
+
+
+def test_a_folder_that_shares_single_experts_of_a_tensor_is_read(sparse, tmp_path):
+    """As mixtures did when each expert had tensors of its own."""
+    folder, decoder = sparse
+    changed = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+    manifest, tensors = read_manifest(folder / "kept"), load_file(folder / "kept" / TENSORS)
+    write_tensors(folder / "kept" / TENSORS, {changed: tensors[changed]})
+    fields = {k: v for k, v in manifest.items() if k not in ("files", "format_version", "package_version")}
+    more = [name for name in tensors if name != changed]
+    write_manifest(folder / "kept", {**fields, "shared": [*fields["shared"], *more]})
+    assert load_whole(folder / "kept", load_base(folder / "base")).decoder(IDS).logits.equal(decoder(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "fingerprint_of_values"),
+    [
+        ("mixtral", {}, "b32fe3b19cbdb2f9"),
+        ("qwen3_moe", {"expert_size": 8, "dense_layers": (1,), "qk_norm": True}, "c823250bc461f53f"),
+    ],
+)
+def test_a_sparse_base_has_the_fingerprint_that_it_always_had(family, more, fingerprint_of_values):
+    """Recorded when each expert had tensors of its own."""
+    sizes = {"vocab_size": 7, "hidden_size": 8, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "context": 8}
+    sizes |= {"intermediate_size": 12, "num_experts": 3, "experts_per_token": 2, "tie_embeddings": False}
+    tensors = named(Decoder(DecoderConfig(**sizes, family=family, **more)))
+    for number, name in enumerate(sorted(tensors)):
+        values = torch.arange(tensors[name].numel()).view_as(tensors[name])
+        tensors[name].copy_(values + 1000 * number)
+    assert fingerprint(tensors).startswith(fingerprint_of_values)

@@ -8,7 +8,7 @@ from encoding import encode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesaic.data.batches import Packed, Schedule, Tokens, by_length, encode_all, pad
+from moesaic.data.batches import Held, Packed, Schedule, Tokens, by_length, encode_all, pad
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED, token_nll
@@ -241,7 +241,7 @@ def numbered(lengths: list[int]) -> list[Tokens]:
 
 def test_a_packed_epoch_scores_every_token_once_but_the_first_and_the_last_few():
     lengths = [2 + i % 17 for i in range(90)]
-    packed = Packed(numbered(lengths), 8, 4, 1)
+    packed = Packed(Held(numbered(lengths)), 8, 4, 1)
     batches = [packed(step) for step in range(packed.steps)]
     assert all(batch.ids.shape == batch.targets.shape == (4, 8) for batch in batches)
     inputs = torch.cat([batch.ids.flatten() for batch in batches])
@@ -255,7 +255,7 @@ def test_a_packed_epoch_scores_every_token_once_but_the_first_and_the_last_few()
 @given(st.lists(st.integers(2, 40), min_size=12, max_size=30), st.integers(1, 4), st.integers(4, 12))
 def test_packing_names_the_rows_that_a_batch_holds_a_part_of(lengths, batch, length):
     rows = [replace(row, source=row.group) for row in numbered(lengths)]
-    packed = Packed(rows, length, batch, 1)
+    packed = Packed(Held(rows), length, batch, 1)
     home = {number: row.source for row in rows for number in row.ids}
     for step in range(2 * packed.steps):
         drawn = packed(step)
@@ -265,18 +265,56 @@ def test_packing_names_the_rows_that_a_batch_holds_a_part_of(lengths, batch, len
 
 def test_packing_is_a_function_of_seed_and_step():
     rows = numbered([9] * 40)
-    used = Packed(rows, 8, 4, 1)
+    used = Packed(Held(rows), 8, 4, 1)
     walked = [used(step).ids for step in range(40)]
-    assert torch.equal(Packed(rows, 8, 4, 1)(37).ids, walked[37])
+    assert torch.equal(Packed(Held(rows), 8, 4, 1)(37).ids, walked[37])
     assert torch.equal(used(2).ids, walked[2])
-    assert not torch.equal(Packed(rows, 8, 4, 2)(0).ids, walked[0])
+    assert not torch.equal(Packed(Held(rows), 8, 4, 2)(0).ids, walked[0])
     assert not torch.equal(walked[0], walked[used.steps]), "epochs differ"
 
 
 def test_little_text_makes_smaller_batches_and_too_little_is_refused():
-    packed = Packed(numbered([10, 7]), 8, 4, 0)
+    packed = Packed(Held(numbered([10, 7])), 8, 4, 0)
     assert packed.steps == 1 and packed(5).ids.shape == (2, 8)
     with pytest.raises(DataError, match="expected more than 8 tokens"):
-        Packed(numbered([8]), 8, 4, 0)
+        Packed(Held(numbered([8])), 8, 4, 0)
     with pytest.raises(DataError):
-        Packed([], 8, 4, 0)
+        Packed(Held([]), 8, 4, 0)
+
+
+# Documents in packed rows
+
+
+def test_apart_every_token_has_the_number_of_its_text_and_none_predicts_the_next_text():
+    lengths = [2 + i % 7 for i in range(60)]
+    together, apart = (Packed(Held(numbered(lengths)), 8, 4, 1, apart=some) for some in (False, True))
+    home = {number: index for index, row in enumerate(numbered(lengths)) for number in row.ids}
+    for step in range(2 * apart.steps):
+        plain, batch = together(step), apart(step)
+        assert plain.documents is None and torch.equal(plain.ids, batch.ids)
+        for ids, targets, kept, documents in zip(batch.ids, plain.targets, batch.targets, batch.documents, strict=True):
+            homes = [home[token] for token in ids.tolist()]
+            assert [a == b for a, b in pairwise(homes)] == [a == b for a, b in pairwise(documents.tolist())]
+            assert min(documents) >= 1, "0 is padding"
+            same = torch.tensor([home[token] for token in targets.tolist()]) == torch.tensor(homes)
+            assert torch.equal(kept, torch.where(same, targets, UNSCORED))
+
+
+def test_targets_are_shifted_once_so_neither_a_copier_nor_a_shift_by_one_can_win():
+    """Models that put all probability on the input, or on the token before it, are wrong at every scored place."""
+    for apart in (False, True):
+        batch = Packed(Held(numbered([5, 9, 3, 7, 8, 6, 12])), 6, 2, 3, apart=apart)(0)
+        scored = batch.targets != UNSCORED
+        before = batch.ids.roll(1, 1)
+        assert not (batch.ids == batch.targets).any() and not (before == batch.targets)[scored].any()
+        follows = batch.targets == batch.ids + 1
+        assert follows[scored].all() if apart else follows.any()
+        for ids, right in ((batch.ids, 0), (before, 0), (batch.targets.clamp_min(0), int(scored.sum()))):
+            logits = torch.nn.functional.one_hot(ids, 64) * 1e4
+            losses = token_nll(logits.double(), batch.targets)
+            assert int((losses[scored] < 1).sum()) == right and not losses[~scored].any()
+
+
+def test_a_text_is_read_as_often_as_there_are_epochs():
+    packed = Packed(Held(numbered([9] * 40)), 8, 4, 1)
+    assert (packed.tokens, packed.steps, packed.epochs(packed.steps)) == (360, 11, 352 / 360)

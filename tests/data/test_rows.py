@@ -15,7 +15,7 @@ from moesaic.errors import DataError
 GOOD = b'{"prompt": "ask", "response": "say"}\n'
 SHAPES = (
     "rows with prompt and response, or prompt and completion, or messages, or conversations, "
-    "or instruction and output, or text"
+    "or instruction and output, or prompt and answer, or text"
 )
 
 
@@ -51,6 +51,15 @@ def test_a_conversation_is_an_example_for_each_answer_to_a_user():
 def test_other_keys_are_allowed_and_change_nothing():
     row = {"prompt": "ask", "response": "say", "instruction": "ask", "source_id": None, "choices": ["", 1], "input": 3}
     assert examples_of(row) == examples_of({"prompt": "ask", "response": "say"})
+
+
+def test_rows_of_trace_are_a_list_of_prompts_and_answers(tmp_path):
+    path = tmp_path / "test.json"
+    path.write_text('[{"prompt": "ask", "answer": "say"}, {"prompt": "Q", "answer": "B", "text": "more"}]')
+    assert [(one.prompt, one.response) for one in read_examples(path)] == [("ask", "say"), ("Q", "B")]
+    # beside the keys of another shape an answer is one more key, whatever it is
+    assert pairs({"prompt": "ask", "response": "say", "answer": 3}) == [("ask", "say")]
+    assert pairs({"text": "plain", "answer": "B"}) == [("", "plain")]
 
 
 def test_a_group_is_the_hash_of_the_rows_texts():

@@ -6,6 +6,7 @@ Knows nothing about what pages show beside their blocks.
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,8 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     "moesaic train-expert recipes/demo.yaml --continuous": "goes on until a signal; tests/stages runs it",
     "moesaic serve mine": "does not end by itself; tests/serve starts servers",
     "from openai import OpenAI": "needs a server; tests/serve/test_documented.py gives it one",
+    "moesaic evaluate runs/mine --lm-eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
+    "import lm_eval": "its tasks need a network; tests/evaluate/test_harness.py has some",
     "class Router(Protocol)": "is a signature to read",
 }
 TINY = {
@@ -69,16 +72,18 @@ def play(name: str, folder: Path) -> str:
         if block.language == "yaml":  # a fragment, which test_pages.py reads
             continue
         command = ["sh", "-euc"] if block.language == "shell" else [sys.executable, "-c"]
-        done = subprocess.run(
-            [*command, block.text],
-            cwd=folder,
-            env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
-        printed.append(done.stdout)
+        environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(
+            [*command, block.text], cwd=folder, env=environment, start_new_session=True, **pipes
+        ) as process:
+            try:
+                out, said = process.communicate(timeout=300)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)  # what it started, too
+                raise
+        assert process.returncode == 0, f"{block.text}\n{out}\n{said}"
+        printed.append(out)
     return "\n".join(printed)
 
 

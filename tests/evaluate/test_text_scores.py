@@ -7,6 +7,7 @@ import subprocess
 import sys
 import unicodedata
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -22,6 +23,7 @@ from moesaic.evaluate.texts import (
     score_texts,
     truth,
 )
+from moesaic.sections.texts import TextMetric
 
 CAT, SAT = "the cat is on the mat", "the cat sat on the mat"
 
@@ -88,12 +90,14 @@ SAME = {
 def test_a_text_that_equals_its_reference_has_the_best_scores_and_no_other_text_has(text, other):
     best = {name: 100.0 if name == "bleu" else 1.0 for name in DEFINITIONS}
     wanted = [Wanted((text,), (other,))]
+    apart = ("trace", "sari")  # one compares characters, one the prompt
+    metrics = [metric for metric in get_args(TextMetric) if metric not in apart]
     for form in ("NFC", "NFD"):
-        found = score_texts([unicodedata.normalize(form, text)], wanted)
+        found = score_texts([unicodedata.normalize(form, text)], wanted, metrics)
         assert found.pop("truth_margin") > 0
         assert found == pytest.approx({name: best[name] for name in found})
     for wrong in ("", other):
-        lost = score_texts([wrong], wanted)
+        lost = score_texts([wrong], wanted, metrics)
         assert lost.keys() - {"truth_margin"} == found.keys()
         assert all(lost[name] < best[name] for name in found if name not in ("truth_rows", "rouge1"))
 
@@ -114,6 +118,21 @@ def test_a_score_that_the_references_are_too_short_for_is_absent():
     )
 
 
+def test_the_scores_of_trace_are_of_pieces_between_blanks_and_dots_and_an_empty_text_counts():
+    wanted = [Wanted(("3.5 owls sat.",)), Wanted(("one two three four five",)), Wanted(("no",))]
+    found = score_texts(["3 5 owls sat", "one two three four six", ""], wanted, ["trace"])
+    # row 1: the same four pieces, but not the same characters; row 2: 4/5, 3/4, 2/3, 1/2
+    assert found["trace_match"] == 0 and found["trace_bleu1"] == pytest.approx((1 + 4 / 5 + 0) / 3)
+    assert found["trace_bleu4"] == pytest.approx((1 + (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25) / 3)
+    assert score_texts(["no", "No"], [Wanted(("yes", "no"))] * 2, ["trace"])["trace_match"] == 0.5
+
+
+def test_sari_reads_the_prompt():
+    kept = Wanted(("a dog ran",), (), "A very big dog ran.")
+    assert score_texts(["A dog ran."], [kept], ["sari"])["sari"] == pytest.approx(100)
+    assert score_texts(["A very big dog ran."], [kept], ["sari"])["sari"] < 100
+
+
 def test_truth_is_likeness_to_right_answers_over_wrong_ones():
     row = Wanted(("no", "it is not true"), ("yes", "it is true"))
     # With "it is not true" 4 of 4 words; with "it is true" 3 of 4 and 3 of 3.
@@ -126,7 +145,7 @@ def test_scores_are_means_over_rows_and_truth_over_those_with_wrong_answers():
     found = score_texts(["Paris.", "five", "green"], wanted)
     assert found["exact_match"] == found["f1"] == found["rouge1"] == pytest.approx(1 / 3)
     assert (found["truth"], found["truth_margin"], found["truth_rows"]) == (0.5, 0.0, 2)
-    pairs_of_words = {"rouge2", "bleu"}  # no reference has any
+    pairs_of_words = {"rouge2", "bleu", "trace_bleu4"}  # no reference has any
     assert found.keys() == DEFINITIONS.keys() - pairs_of_words
     assert score_texts(["four"], [Wanted(("four",))], ["f1"]) == {"f1": 1.0}
 

@@ -8,7 +8,7 @@ import pytest
 from moesaic.config import PUBLISHED, RopeScaling, published
 from moesaic.errors import MoesaicError, WeightsError
 from moesaic.interop.decoder_config import config_json, read_config
-from moesaic.interop.families import FAMILIES, Location, locations, stored_name
+from moesaic.interop.families import FAMILIES, locations, stored_name
 
 SIZES = {
     "vocab_size": 61,
@@ -176,13 +176,14 @@ def test_names_of_tensors_in_both_layouts():
         *(f"{block}.experts.10.{part}.weight" for part in ("w1", "w3", "w2")),
     ]
     assert stored_name("qwen3_moe", experts[0]) == f"model.{experts[0]}"
-    packed = locations("mixtral", ours + experts, ["model.layers.1.mlp.experts.gate_up_proj"])
-    assert packed["layers.1.mlp.gate.weight"] == Location("model.layers.1.mlp.gate.weight")
-    assert [packed[name] for name in experts] == [
-        Location("model.layers.1.mlp.experts.gate_up_proj", 10, 0),
-        Location("model.layers.1.mlp.experts.gate_up_proj", 10, 1),
-        Location("model.layers.1.mlp.experts.down_proj", 10, None),
-    ]
+    together = [f"layers.1.mlp.experts.{part}_proj" for part in ("gate_up", "down")]
+    packed = locations("mixtral", ours + together, ["model.layers.1.mlp.experts.gate_up_proj"])
+    assert packed == {
+        "lm_head.weight": "lm_head.weight",
+        **{name: f"model.{name}" for name in [ours[1], together[1], together[0], ours[2]]},
+    }
+    separate = locations("mixtral", ours + experts, ["model.layers.1.block_sparse_moe.gate.weight"])
+    assert [separate[name] for name in experts] == [stored_name("mixtral", name) for name in experts]
 
 
 def test_a_fingerprint_covers_what_a_model_computes_by_and_nothing_that_it_does_not_use():

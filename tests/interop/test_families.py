@@ -189,7 +189,9 @@ def test_packed_experts_are_read_like_separate_ones(name, tmp_path):
     separate, packed = load_model(tmp_path / "separate"), load_model(tmp_path / "packed")
     assert isinstance(packed, LoadedDecoder)
     close(packed(ids(2, 24)).logits, model(input_ids=ids(2, 24)).logits)
-    assert packed(ids(2, 24)).logits.equal(separate(ids(2, 24)).logits)
+    own = separate.state_dict()
+    assert all(tensor.equal(own[name]) for name, tensor in packed.state_dict().items())
+    close(packed(ids(2, 24)).logits, separate(ids(2, 24)).logits)  # memory is aligned otherwise
 
 
 @torch.no_grad()

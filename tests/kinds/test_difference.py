@@ -80,7 +80,7 @@ def test_a_model_in_which_no_linear_changed_is_no_expert():
 def test_what_changed_in_the_experts_of_a_sparse_base_lies_outside():
     base, changed = (tiny_decoder(num_experts=3, experts_per_token=2) for _ in range(2))
     merge(changed, [toy_expert(base, 1, targets=["q_proj", "gate"])], [1.0])
-    changed.get_parameter("layers.1.mlp.experts.2.up_proj.weight").mul_(1.1)
+    changed.layers[1].mlp.experts.gate_up_proj[2].chunk(2)[1].mul_(1.1)
     found = difference(base, changed, 4)
     assert found.lora.targets == ["gate", "q_proj"] and 0 < found.outside < 1
     assert found.changed == {"layers.1.mlp.experts.2.up_proj.weight": pytest.approx(0.1)}

@@ -18,7 +18,7 @@ from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture, Session
-from moesaic.nn import GLU, Cache, Linear, Slots
+from moesaic.nn import GLU, Cache, Slots
 from moesaic.routing import Gates, Routing, Selection
 from moesaic.testing import FixedRouter, prefilled, tiny_config, tiny_decoder, toy_expert
 
@@ -241,32 +241,6 @@ def test_heads_of_unequal_size_share_one_label_space():
     assert set(logits[0].argmax(-1).tolist()) <= {2, 3, 4}
     wrong_expert = F.cross_entropy(logits[0], torch.zeros(4, dtype=torch.long))
     assert torch.isfinite(wrong_expert)
-
-
-class HeadMixer(nn.Module):
-    """Per-head nonlinearity before `o_proj`: one small linear shared by the heads, in o_proj's slot."""
-
-    def __init__(self, base: Linear, head_dim: int):
-        super().__init__()
-        self.base, self.inner = base, nn.Linear(head_dim, head_dim)
-
-    def forward(self, x, gates):
-        heads = x.unflatten(-1, (-1, self.inner.in_features))
-        return self.base(F.silu(self.inner(heads)).flatten(-2), gates)
-
-
-def test_head_mixer_fills_o_proj_and_equals_a_loop_over_heads():
-    decoder = tiny_decoder()
-    slot = decoder.layers[0].self_attn
-    slot.o_proj = mixer = HeadMixer(slot.o_proj, 8)
-    x = torch.randn(2, 3, 32)
-    naive = torch.cat([F.silu(mixer.inner(x[..., h * 8 : h * 8 + 8])) for h in range(4)], -1) @ mixer.base.weight.t()
-    close(mixer(x, None), naive)
-    cache = Cache.empty(decoder.config, 2, 8, like=x)
-    whole = decoder(ids(2, 6)).logits
-    decoder(ids(2, 6)[:, :4], cache)
-    cache = cache.advance(4)
-    close(decoder(ids(2, 6)[:, 4:], cache).logits, whole[:, 4:])
 
 
 def test_missing_gates_and_gates_of_another_batch_raise():

@@ -11,7 +11,7 @@ from moesaic.model.decoder import Decoder, SandwichBlock, initialise
 from moesaic.nn import Attention, Cache, OffsetRMSNorm, Rope
 from moesaic.nn.embedding import embedding
 from moesaic.nn.ffn import GLU
-from moesaic.nn.rope import FIRST, beside_padding, slowed
+from moesaic.nn.rope import FIRST, apart, slowed
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_layers": 3, "num_heads": 4, "num_kv_heads": 2}
 WINDOWED = {"window": 3, "local_layers": (0, 2), "local_rope_theta": 50.0}
@@ -172,7 +172,7 @@ def test_a_text_longer_than_the_first_table_is_read():
 
 
 def test_in_a_window_a_token_sees_itself_and_those_just_before_it():
-    _, seen = beside_padding(torch.ones(1, 5, dtype=torch.bool), 3)
+    _, seen = apart(torch.ones(1, 5, dtype=torch.bool), 3)
     assert [[j for j in range(5) if seen[0, 0, i, j]] for i in range(5)] == [
         [0],
         [0, 1],
@@ -186,10 +186,35 @@ def test_in_a_window_a_token_sees_itself_and_those_just_before_it():
 
 
 def test_padding_counts_for_nothing_in_positions_and_windows():
-    positions, seen = beside_padding(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]]).bool(), 2)
+    positions, seen = apart(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]]).bool(), 2)
     assert positions[0, 2:].tolist() == [0, 1, 2] == positions[1, :3].tolist()
     assert [seen[0, 0, i].nonzero().flatten().tolist() for i in range(5)] == [[0], [1], [2], [2, 3], [3, 4]]
     assert seen[1, 0, 2].nonzero().flatten().tolist() == [1, 2]
+
+
+def test_texts_in_one_row_count_their_own_positions_and_do_not_see_each_other():
+    positions, seen = apart(torch.tensor([[1, 1, 2, 2, 2, 5, 0]]), 2)
+    assert positions[0, :6].tolist() == [0, 1, 0, 1, 2, 0]
+    assert [seen[0, 0, i].nonzero().flatten().tolist() for i in range(7)] == [
+        [0],
+        [0, 1],
+        [2],
+        [2, 3],
+        [3, 4],
+        [5],
+        [6],
+    ]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("own", [{}, WINDOWED], ids=["plain", "windowed"])
+def test_texts_in_one_row_get_what_each_gets_alone(own):
+    decoder, ids = random(Decoder(config(**own))), torch.randint(61, (2, 9))
+    documents = torch.tensor([[1, 1, 1, 1, 2, 2, 3, 3, 3], [4, 7, 7, 7, 7, 7, 0, 0, 0]])
+    packed = decoder(ids, mask=documents).logits
+    for row, number in ((0, 1), (0, 2), (0, 3), (1, 4), (1, 7)):
+        own_tokens = documents[row] == number
+        close(packed[row, own_tokens], decoder(ids[row, own_tokens][None]).logits[0])
 
 
 @torch.no_grad()

@@ -114,6 +114,7 @@ STORED = {
     "ffn, trained": "88793715c41db38c",
     "model": "6fb8f1815dd32ec8",
     "model, trained": "4cffbe86776d2069",
+    "continual.yaml": "7f53203010c1286d",
     "demo.yaml": "78ed79fcaae9e6f5",
     "five-domains.yaml": "ada242e0845e9883",
     "five-domains-gemma.yaml": "5a19cf566fba9845",

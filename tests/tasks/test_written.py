@@ -10,12 +10,13 @@ from moesaic import stages
 from moesaic.data.rows import examples_of
 from moesaic.data.splits import take
 from moesaic.errors import DataError
+from moesaic.evaluate.table import plain
 from moesaic.evaluate.texts import Wanted, score_texts
 from moesaic.generate.loaded import load
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.progress import Silent
 from moesaic.tasks import Run
-from moesaic.tasks.written import question, written
+from moesaic.tasks.written import latencies, question, written
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -66,7 +67,7 @@ def test_the_scores_are_those_of_what_it_writes(run: tuple[Run, dict[str, Any]])
     source, evaluation = run
     mixture, rows = load(source.dir.root), take(source.materials.domains["adds"].test, 3)
     questions = [question(source.task, row) for row in rows]
-    assert [one.wanted for one in questions] == [Wanted((row.response,)) for row in rows]
+    assert [one.wanted for one in questions] == [Wanted((row.response,), (), row.prompt) for row in rows]
     told = evaluation["written"]["adds"]
     for contender, name in (("base", "base"), ("expert:tells", "tells"), ("router", None)):
         made = [mixture.engine.generate([one.ids], max_new_tokens=4, expert=name)[0][0].text for one in questions]
@@ -74,10 +75,21 @@ def test_the_scores_are_those_of_what_it_writes(run: tuple[Run, dict[str, Any]])
         assert told[contender] == pytest.approx({"rows": 3, **own})
 
 
+def test_answers_are_timed_one_at_a_time(run: tuple[Run, dict[str, Any]]) -> None:
+    source, evaluation = run
+    latency = evaluation["timing"]["latency"]
+    assert latency.keys() == {"base", "router"}
+    for one in latency.values():
+        assert one["rows"] == 6 and 0 < one["p5"] <= one["median"] <= one["p95"] and 1 <= one["tokens"] <= 4
+    page = (source.dir.root / "report" / "index.html").read_text()
+    assert 'data-key="timing.latency.router.p95"' in page and "Seconds of an answer" in plain(evaluation, 100)
+
+
 def test_nothing_is_written_unless_it_is_asked_for(run: tuple[Run, dict[str, Any]], recipe: Recipe) -> None:
     source, _ = run
     silent = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"generate": None})})
-    assert written(opened(silent, source.dir.root).task, load(source.dir.root).engine) == {}
+    task, engine = opened(silent, source.dir.root).task, load(source.dir.root).engine
+    assert written(task, engine) == latencies(task, engine) == {}
 
 
 def test_truth_without_wrong_answers_is_refused(run: tuple[Run, dict[str, Any]], recipe: Recipe) -> None:

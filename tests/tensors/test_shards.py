@@ -179,7 +179,7 @@ def test_packed_experts_of_another_shape_are_refused(part, shape, tmp_path):
     write_tensors(tmp_path / TENSORS, tensors)
     assert load(tmp_path)(IDS).logits.isfinite().all()
     write_tensors(tmp_path / TENSORS, {**tensors, f"{block}.experts.{part}": torch.ones(shape)})
-    with pytest.raises(WeightsError, match=rf"experts\.{part}: a tensor of another shape: expert \d of it"):
+    with pytest.raises(WeightsError, match=rf"experts\.{part}: a tensor of another shape"):
         load(tmp_path)
 
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moesaic.errors import NonFiniteError, RecipeError
 from moesaic.files import read_manifest
 from moesaic.sections.training import Train
 from moesaic.tensors.tensors import read_tensors, write_tensors
-from moesaic.train.checkpoint import TENSORS, Checkpoint, State, differences
+from moesaic.train.checkpoint import Checkpoint, State, differences
 from moesaic.train.loop import fit
+from moesaic.train.states import TENSORS
 
 
 class Stop(Exception): ...
@@ -103,12 +104,12 @@ def test_a_training_that_continues_another_begins_with_its_parameters_and_moment
     origin = tmp_path / "origin.safetensors"
     write_tensors(origin, {"parameters.w": torch.full((3,), 2.0)})
     first = checkpoint(tmp_path / "first")
-    first.origin = origin
+    first.origin, first.leaves = origin, True
     reached = fitted(first, 3).detach()
     left = read_tensors(first.at / TENSORS)
     assert torch.equal(left["parameters.w"], reached) and left["optimiser.w.step"] == 3
     second = checkpoint(tmp_path / "second")
-    second.origin = first.at / TENSORS
+    second.origin, second.leaves = first.at / TENSORS, True
     third = checkpoint(tmp_path / "third")
     third.origin = origin
     write_tensors(origin, {"parameters.w": reached})
@@ -116,6 +117,39 @@ def test_a_training_that_continues_another_begins_with_its_parameters_and_moment
     assert read_tensors(second.at / TENSORS)["optimiser.w.step"] == 4
     fitted(alone := checkpoint(tmp_path / "alone"), 1)
     assert set(read_tensors(alone.at / TENSORS)) == {"kept.w"}, "nothing continues this one"
+
+
+def test_a_decay_that_begins_in_a_stable_training_is_the_training_that_decays_there(tmp_path):
+    """One stable training of 6 steps, in two parts; from its step 6 a decay, as if all 10 steps were one training."""
+
+    def fitted(keeper: Checkpoint | None, steps: int, decay: float) -> tuple[Tensor, list]:
+        w, rows = nn.Parameter(torch.ones(3)), []
+
+        def loss(batch: Tensor) -> tuple[Tensor, int]:
+            return ((w + torch.randn(3) - batch) ** 2).sum(), 3
+
+        def record(row: dict) -> None:
+            rows.append((row["step"], row["lr"], row["loss"].hex()))
+            if keeper:
+                keeper.log.append(row)
+
+        settings = Train(steps=steps, evaluate_every=0, warmup=2 / steps, schedule="wsd", decay=decay)
+        fit({"w": w}, torch.full((3,), 5.0).mul, loss, lambda: 0.0, settings, 0.1, record, 3, keeper)
+        return w.detach(), rows
+
+    whole, curve = fitted(None, 10, 0.4)
+    found: list = []
+    parts = [("begun", 4, 0.0, 0), ("stable", 6, 0.0, 4), ("decay", 10, 0.4, 6)]
+    origin = None
+    for name, steps, decay, first in parts:
+        keeper = checkpoint(tmp_path / name)
+        keeper.origin, keeper.first, keeper.leaves = origin, first, True
+        reached, rows = fitted(keeper, steps, decay)
+        keeper.close()
+        found += rows
+        origin = keeper.at / TENSORS
+    assert found == curve and torch.equal(reached, whole)
+    assert [row[1] for row in curve[2:]] == pytest.approx([0.1] * 4 + [0.1, 0.075, 0.05, 0.025])
 
 
 def drawn(steps: int, seed: int) -> list[float]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from moesaic.errors import NonFiniteError
@@ -65,6 +66,23 @@ def test_the_learning_rate_is_a_share_at_every_step_of_short_runs(steps, warmup)
         assert rates[0] == 1.0
     if warmup == 1:
         assert rates == pytest.approx([(step + 1) / (steps + 1) for step in range(steps)])
+
+
+def test_warm_up_stable_decay_is_constant_until_its_line_to_0():
+    settings = train(steps=100, warmup=0.1, schedule="wsd", decay=0.3)
+    rates = [factor(step, settings) for step in range(101)]
+    assert rates[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert rates[10:71] == [1.0] * 61
+    assert rates[70:] == pytest.approx([(100 - step) / 30 for step in range(70, 101)])
+    stable = train(steps=100, warmup=0.1, schedule="wsd", decay=0.0)
+    assert [factor(step, stable) for step in range(10, 100)] == [1.0] * 90
+
+
+def test_a_schedule_that_is_not_given_is_no_part_of_what_a_run_is_known_by():
+    assert not {"schedule", "decay"} & train().model_dump().keys()
+    assert train(schedule="wsd").model_dump()["decay"] == 0.2
+    with pytest.raises(ValidationError, match="it goes with schedule: wsd"):
+        train(decay=0.1)
 
 
 # --- a step -----------------------------------------------------------------------------------------------------------

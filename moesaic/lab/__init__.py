@@ -1,0 +1,1 @@
+"""The pretraining lab: architectures trained under the same conditions, and compared."""
