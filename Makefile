@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Tests start processes by the dozen: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-real test test-faults check wheel parity bench clean
+.PHONY: demo demo-real test test-faults check wheel parity bench bench-pretrain clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
@@ -62,6 +62,12 @@ wheel: $(VENV)/ready-to-test       ## a built wheel, unpacked elsewhere, runs, g
 
 bench: $(VENV)/ready-to-test       ## every page of benchmarks/results: measured here, or of runs (hours)
 	$(BIN)/python -m benchmarks
+
+# `make bench-pretrain SHARED=FOLDER`: the folder has data/gutenberg, data/wikitext2 and data/tinystories.
+SHARED ?= ../shared
+bench-pretrain: $(VENV)/ready-to-test  ## four architectures at four depths with three seeds, compared: an hour on two quiet cores
+	$(BIN)/python -m benchmarks pretrain --shared $(abspath $(SHARED))
+	@echo "page: runs/bench/pretrain/result/index.html"
 
 # Errors only: warnings of pip would drown what a demo or a test prints.
 PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore $(BIN)/pip --quiet --quiet

@@ -88,7 +88,8 @@ class Section:
     bars: list[Bar]
 
     def __str__(self) -> str:
-        return f"## {self.title}\n\n{self.text}\n\n{tabulated(self.bars)}\n"
+        bars = f"\n\n{tabulated(self.bars)}" if self.bars else ""
+        return f"## {self.title}\n\n{self.text}{bars}\n"
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ PAGES = {
     "five-domains-smollm2": made_by("five_domains", texts=True),
     "ttlora_glue": made_by("ttlora_glue", texts=True),
     "continual": made_by("continual", texts=True),
+    "pretrain": made_by("pretrain", texts=True),
     "faults": made_by("faults"),
 }
 """Name of a page -> what makes it; short ones first."""

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from moesaic.adoption.adding import add_expert
     from moesaic.adoption.adopting import adopt, amend
     from moesaic.artefacts.inspect import inspect
+    from moesaic.compose.export import export
     from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
     from moesaic.errors import MoesaicError
@@ -30,6 +31,7 @@ _HOMES = {
     "add_expert": "moesaic.adoption.adding",
     "adopt": "moesaic.adoption.adopting",
     "amend": "moesaic.adoption.adopting",
+    "export": "moesaic.compose.export",
     "inspect": "moesaic.artefacts.inspect",
     "WritingMixture": "moesaic.generate.loaded",
     "WritingModel": "moesaic.generate.loaded",
@@ -52,6 +54,7 @@ __all__ = [
     "add_expert",
     "adopt",
     "amend",
+    "export",
     "inspect",
     "load",
     "load_model",

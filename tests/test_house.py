@@ -37,6 +37,7 @@ PUBLIC = [
     "add_expert",
     "adopt",
     "amend",
+    "export",
     "inspect",
     "load",
     "load_model",

@@ -68,16 +68,17 @@ def write_model(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> dict[st
     """Write the files of a Hugging Face folder, without a manifest, and return the shape of every tensor."""
     tensors = named(decoder)
     write_tensors(folder / TENSORS, tensors)
-    write_description(folder, decoder, tokenizer)
+    write_description(folder, decoder.config, decoder.norm.weight.dtype, tokenizer)
     return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
-def write_description(folder: Path, decoder: Decoder, tokenizer: Tokenizer) -> None:
+def write_description(folder: Path, config: DecoderConfig, dtype: torch.dtype, tokenizer: Tokenizer) -> None:
+    """Write a tokenizer and the config.json of a model of this type."""
     tokenizer.save(folder)
     special = tokenizer.special
     ends = list(tokenizer.ends) if len(tokenizer.ends) > 1 else tokenizer.eos
     tokens = {"bos_token_id": special.bos, "eos_token_id": ends, "pad_token_id": special.pad}
-    write_config(folder, decoder, tokens)
+    write_config(folder, config, dtype, tokens)
 
 
 def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:

@@ -26,7 +26,7 @@ class Reference:
     @staticmethod
     def to(at: Located, base: "Base") -> "Reference":
         """A reference that holds from every folder: a commit of the hub, a name of the package, or an absolute path."""
-        return Reference(pinned(at.origin) or os.path.abspath(at.folder), base.fingerprint)
+        return Reference(pinned(at.origin) or os.path.abspath(at.source), base.fingerprint)
 
     @property
     def travels(self) -> bool:

@@ -116,7 +116,7 @@ def write_into_mixture(source: Path, target: Path, base: Path) -> None:
             shared += parts
     kept = {name: tensor for name, tensor in named(own).items() if name not in shared}
     write_shards(target, kept)
-    write_config(target, own, tokens)
+    write_config(target, own.config, own.norm.weight.dtype, tokens)
     facts = {key: value for key, value in manifest.items() if key not in OWN_FIELDS}
     facts |= described(own, fingerprint, manifest.get("base_fingerprint", base_fingerprint))
     size = sum(tensor.numel() for tensor in kept.values())

@@ -207,6 +207,33 @@ def run(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     show_run(work.do(moesaic.run, strict=strict, restart=restart or ()), work.root)
 
 
+@app.command()
+def study(
+    path: Annotated[str, Argument(metavar="STUDY", help="YAML file of the study.")],
+    overrides: Annotated[
+        list[str] | None, Argument(metavar="KEY=VALUE", help="Replace keys of the study, for example seeds=5.")
+    ] = None,
+    strict: Strict = False,
+    restart: Annotated[
+        list[str] | None, Option(metavar="CELL", help="Discard the unfinished training of a cell; repeatable.")
+    ] = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Train architectures from nothing and compare them. Finished trainings are skipped."""
+    place = existing(path)
+    from moesaic.cli.progress import shown
+    from moesaic.cli.studying import show_study
+    from moesaic.lab.running import run_study
+    from moesaic.lab.study import read_study
+
+    found, document = read_study(place, overrides or ())
+    root = out / found.name
+    with document.locating(), elsewhere(out), shown(quiet) as progress:
+        figures = run_study(found, root, progress, strict=strict, restart=restart or ())
+    show_study(figures, root)
+
+
 @recipe_verb
 def pretrain(work: Work, strict: Strict = False, restart: Restart = None) -> None:
     """Pretrain or fetch the base.
@@ -327,8 +354,8 @@ def evaluate(
     any model on tasks of lm-evaluation-harness, separated by commas.
     """
     tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
-    for name, value in tasks.items():
-        if value is not None and lm_eval is None:
+    for name, given in tasks.items():
+        if given is not None and lm_eval is None:
             raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
     if unseen and lm_eval is not None:
         raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
@@ -508,13 +535,32 @@ def inspect(
 
 @app.command()
 def export(
-    expert: Annotated[Path, Argument(metavar="EXPERT", help="Folder of an expert.")],
-    out: Annotated[Path, Argument(metavar="DIR", help="New folder to write to.")],
+    place: Annotated[
+        str,
+        Argument(metavar="PATH", help="Model or expert: a folder, a .gguf file, org/name of the hub or shipped:tiny."),
+    ],
+    out: Annotated[Path, Argument(metavar="OUT", help="New folder to write; for gguf a new file, NAME.gguf.")],
+    format: Annotated[
+        str, Option(metavar="peft|dense|gguf|...", help="One of peft, dense, gguf, mixtral, mixtral-packed, qwen3-moe.")
+    ] = "peft",
+    base: BaseOfExpert = None,
+    expert: Annotated[
+        int | None,
+        Option(metavar="N", help="Take this expert out of a sparse model, as a dense model (default: none)."),
+    ] = None,
+    type: Annotated[
+        str | None,
+        Option(metavar="f32|f16|bf16|q8_0", help="Type of the matrices in a GGUF file (default: as they are stored)."),
+    ] = None,
 ) -> None:
-    """Write an expert as a PEFT adapter. Tensor trains become LoRA."""
-    from moesaic.artefacts.adapter import export_peft
+    """Write a model or an expert for other programs, and read it back.
 
-    typer.echo(export_peft(expert, out))
+    peft: an expert as a LoRA adapter; tensor trains become LoRA. dense: a model of transformers, with an expert merged
+    into its base. gguf: a file of llama.cpp, of a model or a LoRA adapter. The others are layouts of sparse models.
+    """
+    from moesaic.compose.export import export as write
+
+    typer.echo(write(existing(place), out, format, base=base, expert=expert, type=type))
 
 
 @app.command()

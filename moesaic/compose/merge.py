@@ -74,7 +74,7 @@ def merge(
 
     def write(draft: Path) -> None:
         write_shards(draft, Made(tensors[0], averaged), FILE_BYTES)
-        write_description(draft, first, tokenizer)
+        write_description(draft, first.config, first.norm.weight.dtype, tokenizer)
         made, _ = read_decoder(draft, as_stored, mapped=True)
         facts = {
             "fingerprint": identify(made, tokenizer, torch.get_default_dtype()),

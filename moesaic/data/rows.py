@@ -44,6 +44,13 @@ class Example:
         return [self.group, self.prompt, self.response, turns, self.texts, self.correct, self.incorrect]
 
 
+def text_of(example: Example) -> str:
+    """An example as one text; the text of a row with a label is its prompt."""
+    if example.texts:
+        return example.prompt
+    return f"{example.prompt}\n{example.response}" if example.prompt else example.response
+
+
 def read_examples(path: Path) -> list[Example]:
     return [example for row in read_rows(path) for example in row]
 

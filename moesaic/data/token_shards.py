@@ -117,7 +117,7 @@ def write_shards(
             repeated += 1
             continue
         seen.add(number)
-        sides["unseen" if number < unseen * 2.0**64 else "train"].add(ids)
+        sides["unseen" if is_unseen(example, unseen) else "train"].add(ids)
     counts = {name: side.finish() for name, side in sides.items()}
     if not counts["train"]["texts"]:
         raise DataError("no text to train on", expected="at least one text that is not kept apart as unseen")
@@ -126,6 +126,11 @@ def write_shards(
     facts |= {"unseen_share": unseen, "repeated": repeated}
     write_manifest(folder, {"kind": KIND, **facts, **counts})
     return {**facts, **counts}
+
+
+def is_unseen(example: Example, share: float) -> bool:
+    """Whether the hash of an example is in a share of all hashes, which are kept apart as unseen."""
+    return int(example.group, 16) < share * 2.0**64
 
 
 def encoded(examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[tuple[Example, list[int]]]:

@@ -11,13 +11,15 @@ import torch
 
 from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.model.decoder import Decoder
+from moesaic.ops.expert_load import least_load, max_violation
 
 
 @torch.inference_mode()
 def layer_utilisation(decoder: Decoder, rows: Sequence[Tokens], batch: int) -> list[dict[str, Any]]:
     """Utilisation of each sparse layer of a decoder over all tokens of these rows; [] of a dense decoder.
 
-    Each entry: {layer, utilisation: share of the choices per expert, evenness: their entropy over ln e, 0 to 1}.
+    Each entry: {layer, utilisation: share of the choices per expert, evenness: their entropy over ln e, 0 to 1,
+    max_violation: the largest share over the mean share, less 1, least_load: the smallest over the mean}.
     """
     chosen: dict[int, torch.Tensor] = {}
     for some in by_length([len(row.ids) for row in rows], batch):
@@ -35,4 +37,5 @@ def _entry(layer: int, counts: torch.Tensor) -> dict[str, Any]:
     shares = counts / counts.sum()
     entropy = -torch.special.xlogy(shares, shares).sum().item()
     evenness = entropy / math.log(len(shares)) if len(shares) > 1 else 1.0
-    return {"layer": layer, "utilisation": shares.tolist(), "evenness": abs(evenness)}
+    loads = {"max_violation": max_violation(counts), "least_load": least_load(counts)}
+    return {"layer": layer, "utilisation": shares.tolist(), "evenness": abs(evenness), **loads}

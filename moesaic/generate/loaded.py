@@ -24,6 +24,7 @@ from moesaic.data.rows import messages_of
 from moesaic.errors import CompatibilityError, DataError, MoesaicWarning, RecipeError, WeightsError, whole
 from moesaic.files import MANIFEST, digest, disk, read_manifest, write_new
 from moesaic.generate.classify import Classification, classified, routed
+from moesaic.generate.completion import Completion, completions
 from moesaic.generate.engine import Engine
 from moesaic.generate.request import Generation, RoutingReport, Settings
 from moesaic.generate.sample import Sampling
@@ -239,6 +240,46 @@ class WritingModel(Loaded):
         (one,) = prompts
         self._warn(prompts)
         return self.engine.stream(one, **settings_of(settings))
+
+    def text_completion(
+        self,
+        prompts: Sequence[str],
+        *,
+        temperature: float = 0.6,
+        top_p: float = 0.9,
+        max_gen_len: int | None = None,
+        logprobs: bool = False,
+        echo: bool = False,
+        seed: int | None = None,
+        expert: str | None = None,
+    ) -> list[Completion]:
+        """Continue texts as they are, with the arguments and the defaults of Llama's generator of the same name.
+
+        `echo`: put the prompt in front of its continuation. `logprobs`: report the log-probability of each token.
+        `max_gen_len`: the limit of new tokens (default: that of `generate`). `seed`, `expert`: see `generate`.
+        """
+        given = [self._tokenizer.begin(prompt, raw=True) for prompt in prompts]
+        settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "max_gen_len": max_gen_len}
+        settings |= {"logprobs": logprobs, "echo": echo, "seed": seed, "expert": expert}
+        return self.token_completion(given, **settings)
+
+    def token_completion(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float = 0.6,
+        top_p: float = 0.9,
+        max_gen_len: int | None = None,
+        logprobs: bool = False,
+        echo: bool = False,
+        seed: int | None = None,
+        expert: str | None = None,
+    ) -> list[Completion]:
+        """Continue prompts that are ids of tokens, as `generate` of Llama's generator does; see `text_completion`."""
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+        settings: Settings = {"max_new_tokens": max_gen_len, "sampling": sampling, "expert": expert}
+        steady = self.level == "sequence" or expert is not None
+        return completions(self.engine, prompts, self._tokenizer.vocab_size, settings, logprobs, echo, steady)
 
     def _warn(self, prompts: list[str | Conversation]) -> None:
         """Warn of a text that spells a special token, as one does that was written with a chat template already."""

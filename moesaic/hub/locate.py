@@ -12,7 +12,7 @@ from typing import Any
 
 from moesaic.errors import WeightsError, nearest
 from moesaic.hub.hub import download
-from moesaic.sections.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder
+from moesaic.sections.places import EXAMPLES, SHIPPED, HubId, hub_id, is_folder, is_local
 
 CONFIG = "config.json"
 SHIPPED_AT = Path(__file__).parents[1] / "shipped"
@@ -26,11 +26,20 @@ Origins = dict[str, dict[str, str]]
 
 @dataclass(frozen=True)
 class Located:
-    """A folder on this disk; for a model of the hub or the package also its `place` and the hub's `commit`."""
+    """A folder on this disk; for a model of the hub or the package also its `place` and the hub's `commit`.
+
+    `file`: the GGUF file that the folder was unpacked from.
+    """
 
     folder: Path
     place: str | None = None
     commit: str | None = None
+    file: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """What the user named: the folder, or the file that plays its role."""
+        return self.file or self.folder
 
     @property
     def origin(self) -> dict[str, str]:
@@ -54,17 +63,21 @@ def _is_origin(value: Any) -> bool:
 
 
 def locate(place: Place, revision: str | None = None) -> Located:
-    """The folder of a place, downloaded from the hub unless it is cached; WeightsError where there is none.
+    """The folder of a place, downloaded or unpacked unless it is cached; WeightsError where there is none.
 
     `revision`: a branch, a tag or a commit of the hub, for an id without one. An id without any whose first word is a
     folder is a misspelt path, and is not downloaded.
     """
     text = os.fspath(place)
     folder, found = Path(os.path.expanduser(text)), hub_id(text) if isinstance(place, str) else None
-    exists = is_folder(text) if isinstance(place, str) else folder.is_dir()
+    exists = is_folder(text) if isinstance(place, str) else is_local(folder)
     if revision is not None and (exists or not found or found.revision):
         what = "a folder has no revisions" if exists or not found else "the id already has a revision"
         raise WeightsError(what, path=folder, field="revision", got=revision)
+    if exists and folder.is_file():
+        from moesaic.gguf.unpacking import unpacked  # reads tensors, which `moesaic --help` does not need
+
+        return Located(unpacked(folder), file=folder)
     if exists:
         return Located(folder)
     if isinstance(place, str) and place.startswith(SHIPPED):

@@ -252,9 +252,8 @@ def held_in(decoder: Decoder, names: Collection[str]) -> dict[str, Tensor]:
     return found
 
 
-def write_config(folder: Path, decoder: Decoder, tokens: Mapping[str, Any]) -> None:
-    dtype = str(decoder.norm.weight.dtype).removeprefix("torch.")
-    write_json(folder / CONFIG, config_json(decoder.config, tokens, dtype))
+def write_config(folder: Path, config: DecoderConfig, dtype: torch.dtype, tokens: Mapping[str, Any]) -> None:
+    write_json(folder / CONFIG, config_json(config, tokens, str(dtype).removeprefix("torch.")))
 
 
 def write_decoder(folder: Path, decoder: Decoder, tokens: Mapping[str, Any], limit: int = SHARD_BYTES) -> None:
@@ -266,6 +265,6 @@ def write_decoder(folder: Path, decoder: Decoder, tokens: Mapping[str, Any], lim
         what, hint = "transformers has no model of this wiring", "keep it as a base of this package"
         expected = ", ".join(name for name, family in FAMILIES.items() if family.architecture)
         raise CompatibilityError(what, field="family", expected=expected, got=decoder.config.family, hint=hint)
-    write_config(folder, decoder, tokens)
+    write_config(folder, decoder.config, decoder.norm.weight.dtype, tokens)
     write_json(folder / GENERATION, {key: tokens[key] for key in TOKENS if tokens.get(key) is not None})
     write_shards(folder, named(decoder), limit)

@@ -26,7 +26,7 @@ from moesaic.interop.foreign import idle
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.nn.sparse import separated
-from moesaic.sections.places import SHIPPED
+from moesaic.sections.places import SHIPPED, is_local
 from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.safetensors_file import opened
 from moesaic.tensors.shards import TensorFiles
@@ -107,9 +107,9 @@ def outline(place: str | os.PathLike[str]) -> Outline:
         return Outline(name, published(name))
     if name in ENCODERS:
         return Outline(name, published_encoder(name))
-    if not Path(place).is_dir() and not name.startswith(SHIPPED):
+    if not is_local(place) and not name.startswith(SHIPPED):
         hint = nearest(name, [*PUBLISHED, *ENCODERS])
-        expected = f"a folder on this disk, or one of {', '.join((*PUBLISHED, *ENCODERS))}"
+        expected = f"a folder or .gguf file on this disk, or one of {', '.join((*PUBLISHED, *ENCODERS))}"
         raise WeightsError("no such model", path=name, expected=expected, hint=hint)
     folder = require_model(locate(place).folder)
     found = read_settings(folder / CONFIG)

@@ -1,1 +1,1 @@
-"""The pretraining lab: architectures trained under the same conditions, and compared."""
+"""The pretraining lab: studies, in which architectures are trained under the same conditions and compared."""

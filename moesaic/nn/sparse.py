@@ -55,7 +55,7 @@ class SparseFFN(nn.Module):
         back = torch.empty_like(out).index_copy(0, order, out).unflatten(0, chosen.shape)
         y = (back * values[..., None]).sum(1).to(x.dtype)
         weights = torch.zeros_like(logits, dtype=values.dtype).scatter(1, chosen, values)
-        return y.view_as(x), Routing(weights, logits)
+        return y.view_as(x), Routing(weights, logits.clone())  # fully_shard warns of views that a layer returns
 
     def decide(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t e"]:
         """The router's logits, in the type of its weights also under autocast."""

@@ -1,6 +1,7 @@
 """Reads a recipe from a file or a mapping, with the overrides of the command line, and writes it as text.
 
-Knows nothing about the meaning of keys, except which of them are paths.
+Other documents of sections are read in the same way. Knows nothing about the meaning of keys, except which of them are
+paths.
 """
 
 import copy
@@ -11,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from moesaic.errors import RecipeError, nearest
 from moesaic.recipe.problems import as_recipe_error, keys_of, shapes_at, unknown_key
@@ -24,6 +25,7 @@ from moesaic.sections.places import is_folder, relative, settled
 from moesaic.sections.routers import RouterSpec
 
 Spec = TypeVar("Spec", bound=RouterSpec)
+S = TypeVar("S", bound=BaseModel)
 
 MOST_BYTES = 2**20
 # Keys whose values may be folders.
@@ -42,8 +44,8 @@ def read(path: str | PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
 def read_document(path: str | PathLike[str], overrides: Sequence[str] = ()) -> tuple[Recipe, Document]:
     """Read a recipe as `read` does, with the document that locates later errors in it."""
     file = recipe_at(path)
-    document = load_yaml(_text(file), os.fspath(file))
-    return _checked(document, overrides, file.parent), document
+    document = load_document(file)
+    return _settled(checked(document, overrides, Recipe), file.parent), document
 
 
 def parse(
@@ -51,7 +53,7 @@ def parse(
 ) -> Recipe:
     """Check a recipe that is a mapping; paths are relative to the folder of the file `source`, or to this one."""
     document = Document(copy.deepcopy(dict(mapping)), None if source is None else os.fspath(source))
-    return _checked(document, overrides, Path(source or ".").parent)
+    return _settled(checked(document, overrides, Recipe), Path(source or ".").parent)
 
 
 def dump(recipe: Recipe, folder: Path | None = None) -> str:
@@ -63,6 +65,11 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
         root = os.path.relpath(recipe.data_root or "", folder)
         recipe = _placed(recipe, root, lambda place: relative(place, folder))
     return dump_yaml(recipe.model_dump())
+
+
+def load_document(file: str | PathLike[str]) -> Document:
+    """Read a YAML file as plain values with their positions."""
+    return load_yaml(_text(file), os.fspath(file))
 
 
 def _text(path: str | PathLike[str]) -> str:
@@ -84,18 +91,21 @@ def _text(path: str | PathLike[str]) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _checked(document: Document, overrides: Sequence[str], folder: Path) -> Recipe:
+def checked(document: Document, overrides: Sequence[str], model: type[S]) -> S:
+    """Apply overrides to a document and check it: a recipe, or any other section. Raises RecipeError at its place."""
+    word = model.__name__.lower()
     if document.value is None:
-        raise RecipeError("an empty recipe", path=document.path, hint="it needs a name, a base, experts and a router")
+        *first, last = [name for name, field in model.model_fields.items() if field.is_required()]
+        raise RecipeError(f"an empty {word}", path=document.path, hint=f"it needs {', '.join(first)} and {last}")
     if not isinstance(document.value, dict):
-        problem = RecipeError("not a recipe", expected="a mapping of keys", got=repr(document.value))
+        problem = RecipeError(f"not a {word}", expected="a mapping of keys", got=repr(document.value))
         raise document.located(problem, ())
     for override in overrides:
-        _override(document, override)
+        _override(document, override, model)
     try:
-        return _settled(Recipe.model_validate(document.value), folder)
+        return model.model_validate(document.value)
     except ValidationError as error:
-        raise as_recipe_error(error, Recipe, document) from None
+        raise as_recipe_error(error, model, document) from None
 
 
 def _settled(recipe: Recipe, folder: Path) -> Recipe:
@@ -125,7 +135,7 @@ def _placed_router(spec: Spec, put: Callable[[str], str]) -> Spec:
     return spec.model_copy(update={"feature": feature})
 
 
-def _override(document: Document, override: str) -> None:
+def _override(document: Document, override: str, model: type[BaseModel]) -> None:
     """Set `key=value` in a document; creates missing sections on the way."""
     key, equals, text = override.partition("=")
     if not equals or not key or key.endswith("."):
@@ -139,7 +149,7 @@ def _override(document: Document, override: str) -> None:
     node, rest = document.value, key
     while True:
         step, rest = _step(key, rest, node)
-        shapes = [*shapes_at(Recipe, loc, document.value)]
+        shapes = [*shapes_at(model, loc, document.value)]
         loc = (*loc, step)
         if not rest:
             break

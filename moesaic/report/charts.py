@@ -46,6 +46,17 @@ class Curve:
     number: int
 
 
+@dataclass(frozen=True)
+class Band:
+    """A line of a chart between its lowest and highest values; `number` gives its colour and dashes."""
+
+    x: Sequence[float]
+    low: Sequence[float]
+    y: Sequence[float]
+    high: Sequence[float]
+    number: int
+
+
 def reliability(bins: list[dict[str, Any]], name: str) -> Markup:
     """Draw accuracy with its interval against confidence, beside perfect calibration; below it the rows of each bin."""
     figure, (top, low) = _figure(rows=[3, 1])
@@ -121,6 +132,41 @@ def curves(lines: list[Curve], ylabel: str, name: str) -> Markup:
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.margins(x=0.03)
     return _svg(figure, name)
+
+
+def bands(
+    lines: Sequence[Band], xlabel: str, ylabel: str, name: str, ratios: bool = False, dots: bool = True
+) -> Markup:
+    """Draw lines and what lies between their lowest and highest values; `ratios`: x on a logarithmic scale."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+    figure, (axes,) = _figure()
+    for line in lines:
+        colour, dashes = SERIES[line.number % COLOURS], DASHES[dash_of(line.number)]
+        axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        mark = "o" if dots else ""
+        axes.plot(line.x, line.y, linewidth=1.3, color=colour, linestyle=dashes, marker=mark, markersize=4)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if ratios:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.minorticks_off()
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.locator_params(axis="y", nbins=5)
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.margins(x=0.04)
+    return _svg(figure, name)
+
+
+def short(value: float) -> str:
+    """A number in few characters: 0.004, 250, 60k, 1.5M, 2G."""
+    size, letter = next(((size, letter) for size, letter in LARGE if abs(value) >= size), (1, ""))
+    return f"{value / size:.3g}{letter}"
+
+
+LARGE = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def dash_of(number: int) -> int:

@@ -45,6 +45,9 @@ def look_up(document: Any, path: tuple[str | int, ...]) -> Any:
 STYLES: dict[str, Callable[[float], str]] = {
     "nats": "{:.3f}".format,
     "signed": "{:+z.3f}".format,
+    "bits": "{:.4f}".format,
+    "signed bits": "{:+z.4f}".format,
+    "rate": "{:g}".format,
     "share": "{:.1%}".format,
     "signed share": "{:+z.1%}".format,
     "level": lambda share: f"{100 * share:g}%",

@@ -4,6 +4,7 @@ Knows nothing about texts, models or the contents of a part; a directory can be 
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,47 +16,29 @@ from moesaic.recipe import Recipe
 from moesaic.runs.progress import Progress
 
 
-@dataclass(frozen=True)
-class RunDir:
-    """A recipe and the folder of its run. `strict`: refuse damaged parts rather than make them anew."""
+class PartsDir(ABC):
+    """The folder in which the parts of a run are published, whatever document decides them.
 
-    recipe: Recipe
+    `strict`: refuse damaged parts rather than make them anew.
+    """
+
     root: Path
-    strict: bool = False
+    strict: bool
 
     @property
-    def base_at(self) -> Path:
-        return self.root / "base"
-
-    def part_at(self, contender: str) -> Path:
-        """The folder of an expert, or of a control that is trained as one."""
-        room = "experts" if contender in self.recipe.experts else "controls"
-        return self.root / room / contender / "best"
-
-    def router_at(self, label: str) -> Path:
-        """The folder of a router: the mixture's own, or one that is only compared."""
-        return self.root / "router" if label == "router" else self.root / "controls" / "routers" / label
+    @abstractmethod
+    def seed(self) -> int:
+        """The seed of all parts."""
 
     @property
-    def mixture_at(self) -> Path:
-        return self.root / "mixture"
-
-    @property
-    def evaluation_at(self) -> Path:
-        return self.root / "evaluation.json"
-
-    @property
-    def rejects_at(self) -> Path:
-        return self.root / "rejects.jsonl"
+    @abstractmethod
+    def checkpoint_seconds(self) -> float:
+        """Seconds between two saved states of a training."""
 
     def title(self, at: Path) -> Path:
         """The path of a part in the run directory, without its version: `experts/math`, `router`."""
         path = at.relative_to(self.root)
         return path.parent if path.name == "best" else path
-
-    def from_data(self, path: str) -> str:
-        """The path of a file of rows from the folder of the data, as files that people share name it."""
-        return os.path.relpath(path, self.recipe.data_root or "")
 
     def states_at(self, at: Path) -> Path:
         """The folder of the states of a part's trainings, until the part is finished."""
@@ -83,7 +66,7 @@ class RunDir:
 
     def key(self, stage: str, **inputs: Any) -> str:
         """The hash of everything that a part depends on."""
-        return digest({"stage": stage, "seed": self.recipe.seed, **inputs})
+        return digest({"stage": stage, "seed": self.seed, **inputs})
 
     def made_from(self, at: Path, manifest: Callable[[Path], dict[str, Any]], progress: Progress) -> str | None:
         """The key in the manifest of a part's sound version; None without one. A damaged version is reported."""
@@ -105,3 +88,49 @@ class RunDir:
         disk.make_all(at.parent)
         check_space(at, needed_bytes, at.relative_to(self.root).as_posix())
         publish(at, write, keep)
+
+
+@dataclass(frozen=True)
+class RunDir(PartsDir):
+    """A recipe and the folder of its run."""
+
+    recipe: Recipe
+    root: Path
+    strict: bool = False
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        return self.recipe.checkpoint_seconds
+
+    @property
+    def base_at(self) -> Path:
+        return self.root / "base"
+
+    def part_at(self, contender: str) -> Path:
+        """The folder of an expert, or of a control that is trained as one."""
+        room = "experts" if contender in self.recipe.experts else "controls"
+        return self.root / room / contender / "best"
+
+    def router_at(self, label: str) -> Path:
+        """The folder of a router: the mixture's own, or one that is only compared."""
+        return self.root / "router" if label == "router" else self.root / "controls" / "routers" / label
+
+    @property
+    def mixture_at(self) -> Path:
+        return self.root / "mixture"
+
+    @property
+    def evaluation_at(self) -> Path:
+        return self.root / "evaluation.json"
+
+    @property
+    def rejects_at(self) -> Path:
+        return self.root / "rejects.jsonl"
+
+    def from_data(self, path: str) -> str:
+        """The path of a file of rows from the folder of the data, as files that people share name it."""
+        return os.path.relpath(path, self.recipe.data_root or "")

@@ -13,7 +13,7 @@ from moesaic.errors import MoesaicError, RecipeError
 from moesaic.files import MANIFEST, disk, read_manifest
 from moesaic.files.publishing import require_published
 from moesaic.runs.checkpoints import refuse_changed
-from moesaic.runs.directory import RunDir
+from moesaic.runs.directory import PartsDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.progress import Progress
 
@@ -35,7 +35,7 @@ class Part(ABC):
     is_folder = True
     """Whether the part is a folder that is published, not a file."""
 
-    def __init__(self, run: RunDir, at: Path):
+    def __init__(self, run: PartsDir, at: Path):
         self.run, self.at = run, at
 
     @property

@@ -35,8 +35,9 @@ class Recorder:
 
     def row(self, task: str, row: dict[str, Any]) -> None:
         if "loss" in row and find_spec("tensorboard"):
-            for name in row.keys() - {"step"}:
-                self.board(task, row["step"]).add_scalar(name, row[name], row["step"])
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self.board(task, row["step"]).add_scalar(name, value, row["step"])
         self.inner.row(task, row)
 
     def board(self, task: str, step: int) -> Any:

@@ -1,4 +1,4 @@
-"""Places of models as users write them: a folder, `org/name@revision` of the Hugging Face hub, or `shipped:name`.
+"""Places of models as users write them: a folder, a GGUF file, `org/name@revision` of the hub, or `shipped:name`.
 
 Knows nothing about the models at these places: see `hub.locate`.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 SHIPPED = "shipped:"
 """Prefix of the names of models in the package."""
 
-EXAMPLES = f"a folder, an id of the hub such as google/gemma-3-270m or google/gemma-3-270m@main, or {SHIPPED}tiny"
+EXAMPLES = f"a folder, a .gguf file, an id of the hub such as google/gemma-3-270m or with @main, or {SHIPPED}tiny"
 
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _HUB_ID = re.compile(rf"({_WORD}/{_WORD})(?:@({_WORD}(?:/{_WORD})*))?")
@@ -40,15 +40,20 @@ def hub_id(place: str) -> HubId | None:
     return HubId(match[1], match[2]) if match else None
 
 
+def is_local(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a folder, or a GGUF file, which plays the role of one."""
+    return os.path.isdir(path) or (os.fspath(path).endswith(".gguf") and os.path.isfile(path))
+
+
 def is_folder(place: str, within: str | os.PathLike[str] = "") -> bool:
-    """Whether a place is an existing folder, which takes precedence over an id of the same spelling.
+    """Whether a place is an existing folder or GGUF file, which takes precedence over an id of the same spelling.
 
     A place with a revision or with the prefix `shipped:` is never a folder.
     """
     found = hub_id(place)
     if (found and found.revision) or place.startswith(SHIPPED):
         return False
-    return os.path.isdir(os.path.join(within, os.path.expanduser(place)))
+    return is_local(os.path.join(within, os.path.expanduser(place)))
 
 
 def settled(place: str, within: str | os.PathLike[str]) -> str:

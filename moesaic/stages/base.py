@@ -12,13 +12,14 @@ import torch
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
 from moesaic.data.batches import Held, Packed, encode_all
-from moesaic.data.rows import Example
+from moesaic.data.rows import Example, text_of
 from moesaic.data.splits import take
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import NewBase
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Cache, Report, threads
 from moesaic.runs.part import Part
 from moesaic.tasks import Run
@@ -36,6 +37,7 @@ ROWS = TextTask.chosen_by
 class BasePart(Part):
     """A base that is pretrained in the run."""
 
+    run: RunDir
     name, stage = "base", "pretrain"
 
     def __init__(self, run: Run, spec: NewBase):
@@ -148,10 +150,3 @@ def longest(examples: list[Example]) -> list[Example]:
         if len(text_of(example)) > len(text_of(kept)):
             found[example.group] = example
     return list(found.values())
-
-
-def text_of(example: Example) -> str:
-    """An example as one text; the text of a row with a label is its prompt."""
-    if example.texts:
-        return example.prompt
-    return f"{example.prompt}\n{example.response}" if example.prompt else example.response

@@ -251,7 +251,8 @@ def trained_on(shop: Shop, here: Run, state: State, name: str, trial: Trial, lr:
     report.begin(settings.steps)
     with threads(recipe.workers):
         objective = here.task.trainer(plan).objective(plan)
-        arguments = training(here.dir, shop.room, trial_name(number), inputs, report, origin=state.tensors[name])
+        origin = state.tensors[name]
+        arguments = training(here.dir, shop.room, trial_name(number), inputs, report, origin=origin, leaves=True)
         with arguments as (keeper, record):
             try:
                 fit(

@@ -23,6 +23,7 @@ from moesaic.evaluate.verdict import judge
 from moesaic.files import MANIFEST, digest, read_manifest, write_sealed
 from moesaic.files.manifest import require_types
 from moesaic.kinds.gates import Weights
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
@@ -37,6 +38,7 @@ from moesaic.tasks.task import Findings
 class EvaluationPart(Part):
     """The evaluation of a run."""
 
+    run: RunDir
     name = stage = "evaluation"
     is_folder = False
 

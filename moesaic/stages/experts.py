@@ -21,6 +21,7 @@ from moesaic.kinds import KINDS
 from moesaic.kinds.kind import Facts
 from moesaic.recipe import Recipe
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
@@ -44,6 +45,8 @@ class Trial:
 
 class ExpertPart(Part):
     """An expert, or a control, that is trained in the run."""
+
+    run: RunDir
 
     def __init__(self, run: Run, name: str):
         super().__init__(run.dir, run.dir.part_at(name))

@@ -12,6 +12,7 @@ from moesaic.compose.mixture import room_for, save_mixture
 from moesaic.errors import MoesaicError, RecipeError
 from moesaic.kinds import KINDS
 from moesaic.kinds.kind import Stored
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part
 from moesaic.runs.progress import Progress
@@ -22,6 +23,7 @@ from moesaic.tasks import Run
 class MixturePart(Part):
     """The mixture of a run."""
 
+    run: RunDir
     name = stage = "mixture"
 
     def __init__(self, run: Run, progress: Progress):

@@ -15,6 +15,7 @@ from moesaic.runs.progress import Progress
 class ReportPart(Part):
     """The page of a run."""
 
+    run: RunDir
     name = stage = "report"
     is_folder = False
 

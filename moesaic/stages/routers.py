@@ -28,6 +28,7 @@ from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_jso
 from moesaic.model.features import read_all
 from moesaic.routing.states import Features, joined, means_of, picked
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
@@ -90,6 +91,7 @@ def specs(run: Run) -> dict[str, RouterSpec]:
 class RouterPart(Part):
     """A router that is trained in the run."""
 
+    run: RunDir
     stage = "router"
 
     def __init__(self, run: Run, name: str, spec: RouterSpec):

@@ -29,6 +29,7 @@ from moesaic.files import digest, read_sealed, write_sealed
 from moesaic.recipe import Recipe
 from moesaic.routing.controls import oracle
 from moesaic.runs.checkpoints import trial_at
+from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
@@ -184,6 +185,7 @@ class Isolated(NamedTuple):
 class ContinualPart(Part):
     """The comparison of all strategies."""
 
+    run: RunDir
     name = stage = "continual"
     is_folder = False
 
@@ -318,7 +320,7 @@ def score_base(address: Address, report: Report) -> Judged:
     """Score the base on the test rows of all tasks, and on text of none."""
     run = report.cached(open_run, address)
     report.begin(1)
-    found = score(run.task.foundation.decoder.score, run.task.test_rows, None, run.recipe.evaluate.batch)
+    found = score(run.models.base.decoder.score, run.task.test_rows, None, run.recipe.evaluate.batch)
     report.end(run.task.shown(found))
     return found
 

@@ -3,7 +3,6 @@
 These functions are the Python twins of the verbs. Knows nothing about terminals.
 """
 
-import multiprocessing
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from moesaic.data.containers import Given
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
+from moesaic.data.rows import text_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
-from moesaic.files import disk, lock, read_sealed, write_bytes, write_json, write_sealed
+from moesaic.files import read_sealed, write_bytes, write_json, write_sealed
 from moesaic.recipe import Recipe, dump
 from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
@@ -29,9 +29,9 @@ from moesaic.runs.part import Part, ensure, graph_of
 from moesaic.runs.progress import Progress, Silent, watched
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
-from moesaic.runs.tensorboard import Recorder
+from moesaic.runs.working import working
 from moesaic.stages import experts
-from moesaic.stages.base import BasePart, help_to_make, text_of
+from moesaic.stages.base import BasePart, help_to_make
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
@@ -274,11 +274,8 @@ def opened(
 
     `reads`: texts will be read; `makes`: something will be written.
     """
-    if multiprocessing.parent_process() is not None:
-        hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
-        raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
     root = Path(root).absolute()
-    with listening(), lock(root), Recorder(root, progress or Silent()) as shown, Jobs(recipe.workers, shown) as jobs:
+    with working(root, recipe.workers, progress or Silent()) as (shown, jobs):
         if makes:
             write_bytes(root / "recipe.yaml", dump(recipe, root).encode())
         run = open_run(Address(RunDir(recipe, root, strict)))
@@ -293,8 +290,6 @@ def opened(
         )
         with encoding, memory_for("this stage", "use a smaller base, shorter rows, or fewer workers"):
             yield Bench(run, shown, jobs)
-        if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
-            disk.remove(root / "checkpoints")
 
 
 def reading(jobs: Jobs, path: Path, rows: Iterable[Given]) -> Iterator[Given]:

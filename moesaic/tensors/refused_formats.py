@@ -13,10 +13,7 @@ _CONVERT = (
     "if you trust its author, save it again with the library it came from; a model of transformers: python -c "
     "\"from transformers import AutoModelForCausalLM as M; M.from_pretrained('.').save_pretrained('converted')\""
 )
-_GGUF = (
-    'convert it with transformers: python -c "from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained('.', gguf_file='{old}').save_pretrained('converted')\""
-)
+_GGUF = "name the file itself, {old}, in place of its folder"
 _FLAX = "convert it with a transformers of version 4: from_pretrained('.', {how}=True).save_pretrained('converted')"
 _UNPACK = "unpack it yourself, and name the folder that holds its {new}"
 

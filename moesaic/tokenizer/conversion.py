@@ -11,11 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from moesaic.files.plain import decoded
-
-# Texts are split by this expression before merging (after OpenAI's cl100k); Llama 3 keeps up to three digits together.
-_CUT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
-_CUT += r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+from moesaic.tokenizer.cutting import BYTES, CUTS, PREPENDED, SPACED
 
 LLAMA_3_RANKS = 128_000
 LLAMA_3_SPECIAL = [
@@ -30,7 +26,7 @@ WORDPIECE = {
 }
 """The default special tokens of a BERT."""
 
-WORD, CONTROL, UNKNOWN, USER, BYTE = 1, 3, 2, 4, 6
+WORD, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Types of a SentencePiece piece (sentencepiece_model.proto)."""
 LONGEST = 512  # characters of a piece; those of Gemma have at most 31
 
@@ -50,12 +46,12 @@ def from_merges(given: bytes) -> bytes:
             frame = {"type": "RobertaProcessing", **ends, "trim_offsets": True, "add_prefix_space": False}
             names = [name for name in ("<s>", "<pad>", "</s>", "<unk>", "<mask>") if name in vocab]
             added = [_added(vocab[name], name, lstrip=name == "<mask>") for name in names]
-            return _written(model, added, pre_tokenizer=_BYTES, post_processor=frame, decoder=_BYTES)
+            return _written(model, added, pre_tokenizer=BYTES, post_processor=frame, decoder=BYTES)
         case "GPT2":
             added = [_added(vocab["<|endoftext|>"], "<|endoftext|>")] if "<|endoftext|>" in vocab else []
-            return _written(model, added, pre_tokenizer=_BYTES, decoder=_BYTES)
+            return _written(model, added, pre_tokenizer=BYTES, decoder=BYTES)
         case "Qwen2":
-            return _written(model, [], normalizer={"type": "NFC"}, pre_tokenizer=_cut(""), decoder=_BYTES)
+            return _written(model, [], **_cutting("qwen2"), decoder=BYTES)
         case other:
             raise _unknown(other, "GPT2Tokenizer, Qwen2Tokenizer or RobertaTokenizer")
 
@@ -124,7 +120,7 @@ def _of_ranks(given: bytes) -> bytes:
     named = LLAMA_3_SPECIAL + [f"<|reserved_special_token_{n}|>" for n in range(2, 256 - len(LLAMA_3_SPECIAL) + 2)]
     added = [_added(LLAMA_3_RANKS + at, name) for at, name in enumerate(named)]
     frame = _framed(named[0], None, {named[0]: LLAMA_3_RANKS})
-    return _written(model, added, pre_tokenizer=_cut("{1,3}"), post_processor=frame, decoder=_BYTES)
+    return _written(model, added, **_cutting("llama-bpe"), post_processor=frame, decoder=BYTES)
 
 
 def _of_pieces(given: bytes) -> bytes:
@@ -138,6 +134,18 @@ def _of_pieces(given: bytes) -> bytes:
     if kind is None or not pieces:
         raise ValueError("a SentencePiece model of words or characters" if pieces else "no SentencePiece model")
     prefix, charsmap = bool(normal.get(3, 1)), normal.get(2, b"")
+    return _sentencepieces(kind, pieces, prefix, charsmap, single=bool(normal.get(4, 1)))
+
+
+def _sentencepieces(
+    kind: str,
+    pieces: list[tuple[str, float, int]],
+    prefix: bool,
+    charsmap: bytes = b"",
+    single: bool = False,
+    **parts: Any,
+) -> bytes:
+    """The tokenizer of pieces with scores and types. `single`: runs of spaces become one."""
     texts = [text for text, _, _ in pieces]
     if len({*texts}) < len(texts):
         raise ValueError("a duplicate piece")
@@ -151,21 +159,55 @@ def _of_pieces(given: bytes) -> bytes:
     steps: list[dict[str, Any]] = []
     if charsmap:
         steps.append({"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()})
-    if normal.get(4, 1):  # runs of spaces become one
+    if single:
         steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-    steps += [{"type": "Prepend", "prepend": "▁"}] if prefix else []
-    steps += [{"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]
+    steps += [PREPENDED] if prefix else []
+    steps += [SPACED]
     decoders: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "}]
     decoders += [{"type": "ByteFallback"}, {"type": "Fuse"}]
     decoders += [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if prefix else []
-    named = ((at, text, type) for at, (text, _, type) in enumerate(pieces) if type in (UNKNOWN, CONTROL, USER))
     return _written(
         model,
-        [_added(at, text, special=type != USER) for at, text, type in named],
+        _special(pieces),
         normalizer={"type": "Sequence", "normalizers": steps},
         decoder={"type": "Sequence", "decoders": decoders},
+        **parts,
     )
+
+
+def _special(pieces: list[tuple[str, float, int]]) -> list[dict[str, Any]]:
+    named = ((at, text, type) for at, (text, _, type) in enumerate(pieces) if type in (UNKNOWN, CONTROL, USER))
+    return [_added(at, text, special=type != USER) for at, text, type in named]
+
+
+def from_vocabulary(given: bytes) -> bytes:
+    """Convert the vocabulary of a file of llama.cpp, as JSON: its kind, tokens, types, and scores or merges."""
+    found = decoded(given)
+    tokens, types = found["tokens"], found["types"]
+    if not tokens or len(types) != len(tokens) or len({*tokens}) < len(tokens):
+        raise ValueError("a vocabulary with duplicate tokens, or without a type for each")
+    if len(longest := max(tokens, key=len)) > LONGEST:
+        raise ValueError(f"a token of {len(longest)} characters")
+    scores = found["scores"] or [0.0] * len(tokens)
+    if len(scores) != len(tokens):
+        raise ValueError(f"{len(scores)} scores of {len(tokens)} tokens")
+    begin = found["start"]
+    frame: dict[str, Any] = {
+        "post_processor": None if begin is None else _framed(tokens[begin], None, {tokens[begin]: begin})
+    }
+    used = max(at for at, type in enumerate(types) if type != UNUSED) + 1 if {*types} != {UNUSED} else 0
+    pieces = [*zip(tokens, scores, types, strict=True)][:used]  # what is left out fills the rows of an embedding
+    if found["kind"] == "llama":
+        return _sentencepieces("BPE", pieces, found["prefix"], **frame)
+    pairs = [pair.split(" ") for pair in found["merges"]]
+    if bad := next((pair for pair in pairs if len(pair) != 2), None):
+        raise ValueError(f"not a merge of two tokens: {bad}")
+    cutting = _cutting(found["pre"])
+    whole = next(cut.whole for cut in CUTS if cut.name == found["pre"])
+    vocab = {text: at for at, (text, _, type) in enumerate(pieces) if type != UNUSED}
+    model = {"type": "BPE", "ignore_merges": whole, "vocab": vocab, "merges": pairs}
+    return _written(model, _special(pieces), **cutting, decoder=BYTES, **frame)
 
 
 def _merges(pieces: list[tuple[str, float, int]]) -> list[list[str]]:
@@ -227,9 +269,12 @@ def _letters() -> Iterable[str]:
 _LETTERS = list(_letters())
 
 
-def _cut(digits: str) -> dict[str, Any]:
-    split = {"type": "Split", "pattern": {"Regex": _CUT.format(digits=digits)}, "behavior": "Isolated", "invert": False}
-    return {"type": "Sequence", "pretokenizers": [split, {**_BYTES, "use_regex": False}]}
+def _cutting(name: str) -> dict[str, Any]:
+    """How texts are normalised and cut, by its name in llama.cpp."""
+    cut = next((cut for cut in CUTS if cut.name == name), None)
+    if cut is None:
+        raise ValueError(f"texts cut in the way {name!r}; expected one of {', '.join(cut.name for cut in CUTS)}")
+    return {"normalizer": cut.normalizer, "pre_tokenizer": cut.pre_tokenizer}
 
 
 def _added(id: int, content: str, lstrip: bool = False, special: bool = True) -> dict[str, Any]:

@@ -64,6 +64,10 @@ class Ranks(ABC):
         """Tensors as one process would hold them, in the main process; others may get none."""
 
     @abstractmethod
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole of a tensor that processes may hold in parts, in every process."""
+
+    @abstractmethod
     def local(self, tensor: Tensor) -> Tensor:
         """The part of a tensor that this process holds."""
 
@@ -95,6 +99,9 @@ class Alone(Ranks):
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)
+
+    def full(self, tensor: Tensor) -> Tensor:
+        return tensor
 
     def local(self, tensor: Tensor) -> Tensor:
         return tensor
@@ -135,6 +142,9 @@ class Copies(Together):
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(tensors)
 
+    def full(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def local(self, tensor: Tensor) -> Tensor:
         return tensor
 
@@ -164,6 +174,11 @@ class Pieces(Together):
             if self.main:
                 found[name] = full
         return found
+
+    def full(self, tensor: Tensor) -> Tensor:
+        from torch.distributed.tensor import DTensor
+
+        return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
     def local(self, tensor: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor

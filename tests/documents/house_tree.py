@@ -47,6 +47,7 @@ OTHER_FILES = {
     "interop/families.json": "the families of decoders: names, defaults, bounds",
     "report/templates/": "the page as HTML and its style",
     "report/templates/comparison.html": "two runs side by side",
+    "report/templates/continual.html": "tasks learned one after another",
     "report/templates/macros.html": "what sections share",
     "report/templates/page.html": "the frame: policy, style, title",
     "report/templates/report.html": "one run, section by section",

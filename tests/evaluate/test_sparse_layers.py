@@ -25,6 +25,8 @@ def test_every_token_that_is_read_counts_once_for_each_expert_it_asks(batch):
         assert entry["utilisation"] == pytest.approx(shares.tolist())
         entropy = -sum(s * s.log() for s in shares if s)
         assert entry["evenness"] == pytest.approx(float(entropy / torch.tensor(3.0).log()), rel=1e-5)
+        assert entry["max_violation"] == pytest.approx(3 * float(shares.max()) - 1)
+        assert entry["least_load"] == pytest.approx(3 * float(shares.min()))
 
 
 def test_a_dense_base_has_no_such_layers():

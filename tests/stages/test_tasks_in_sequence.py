@@ -49,6 +49,8 @@ def folder(tmp_path_factory):
         write(folder / f"{name}.jsonl", template, 0, 40)
         write(folder / f"{name}-test.jsonl", template, 100, 8)
     write(folder / "other.jsonl", "who sees {} of {}?", 0, 6)
+    with (folder / "sums.jsonl").open("a") as file:  # a row that a later task is judged on
+        file.write((folder / "code-test.jsonl").read_text().partition("\n")[0] + "\n")
     return folder
 
 
@@ -134,6 +136,7 @@ def test_a_router_knows_the_experts_so_far_and_learns_from_their_rows_alone(done
         assert [*info["examples"]] == [*TASKS][: after + 1] and part.at.name == f"after-{name}"
         known = known_after(run, after)
         assert [*known.recipe.experts] == [*TASKS][: after + 1] and [*known.materials.domains] == [*TASKS]
+        assert known.materials.domains["sums"].dropped["train: in another domain's test"] == 1
         assert len(known_after(known, after).recipe.experts) == after + 1 == known.address.first or after == 2
     assert found["router_accuracy"][0] == 1.0 and len(found["router_accuracy"]) == 3
 
