@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from moesaic.routing import Routing, Selection
-from moesaic.routing.guard import Guard, Opinion, Ruling, guarded, logit, odds
+from moesaic.routing.guard import LEAST_PART, Guard, Opinion, Ruling, guarded, logit, odds, trust
 from moesaic.train.guards import (
     REFUSED,
     REFUSED_IN_OTHER_FORMS,
@@ -132,6 +132,19 @@ def test_a_guard_without_a_voice_keeps_the_logits_and_the_order_of_experts_where
     torch.testing.assert_close(routing.probabilities[:, :-1].sum(-1), own.sigmoid())
     torch.testing.assert_close(routing.probabilities.sum(-1), torch.ones(3))
     assert routing.probabilities[1].argsort().tolist() == [1, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_between_the_limit_and_even_odds_the_base_has_a_part_in_the_answer(dtype: torch.dtype):
+    own = torch.tensor([0.1, 0.2 - 1e-3, 0.2, 0.35, 0.5, 0.9], dtype=torch.float64).logit().to(dtype)
+    limit = own[2].clone()
+    expected = torch.tensor([0.0, 0.0, LEAST_PART, 0.5, 1.0, 1.0], dtype=dtype)
+    torch.testing.assert_close(trust(own, limit), expected, atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+    for above in (0.0, 1.0):  # even odds or more are asked for: all or nothing
+        assert trust(own, torch.tensor(above, dtype=dtype)).tolist() == (own >= above).double().tolist()
+    logits, outcomes = torch.tensor([[2.0, 0.0]], dtype=dtype), torch.tensor([[0.0, -40.0, 0.6190392]], dtype=dtype)
+    routing = guarded(Selection(), logits, Opinion(outcomes, outcomes[:, :-1]), Ruling(limit))
+    assert routing.best.tolist() == [0] and 0.48 < routing.weights.sum().item() < 0.52
 
 
 def test_a_voice_adds_to_the_logits_and_an_expert_that_is_never_chosen_stays_so():
