@@ -39,6 +39,7 @@ STEPS = ("rank-8", "rank-16", "epochs-3", "rows-2000")
 PAGES = {
     "starting": measured("starting"),
     "mixed_rows": measured("mixed_rows"),
+    "sparse": measured("sparse"),
     "decoding": measured("decoding"),
     "loading": measured("loading"),
     "tt_lora": measured("tt_lora"),
@@ -49,6 +50,7 @@ PAGES = {
     "serving": made_by("serving"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
+    "routing": made_by("routing", texts=True),
     "demo": compared("demo", texts=False),
     "five-domains": compared("five-domains", texts=True),
     "stories260k": compared("stories260k", texts=True),

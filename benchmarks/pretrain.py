@@ -53,7 +53,7 @@ def sections(found: dict[str, Any]) -> list[Section]:
     outcomes = {(one["arm"], one["matching"]): one for one in found["comparisons"]}
     again, planted = outcomes["dense_again", "tokens"], outcomes["planted", "tokens"]
     cells = [one for arm in found["arms"].values() for one in arm["depths"]]
-    least = min(one["budgets"][-1]["per_parameter"] for one in cells)
+    least = min(one["decays"][-1]["per_parameter"] for one in cells)
     outside = [sweep["arm"] for sweep in found["sweeps"] if not sweep["interior"]]
     hours = found["thread_seconds"] / 3600
     bars = [
@@ -97,8 +97,8 @@ def arms(found: dict[str, Any]) -> str:
     ]
     for name, arm in found["arms"].items():
         for one in arm["depths"]:
-            low, high = one["budgets"][-1]["interval"]
-            bits = f"{one['budgets'][-1]['bits']:.4f} [{low:.4f}, {high:.4f}]"
+            low, high = one["decays"][-1]["interval"]
+            bits = f"{one['decays'][-1]['bits']:.4f} [{low:.4f}, {high:.4f}]"
             sizes = f"{one['parameters']:,} | {one['active']:,}"
             lines.append(f"| {name} | {one['depth']} | {sizes} | {one['rate']:g} | {one['speed']:,.0f} | {bits} |")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moesaic.compose.export import export
     from moesaic.compose.merge import merge
     from moesaic.compose.plan import plan
+    from moesaic.compose.upcycling import upcycle
     from moesaic.errors import MoesaicError
     from moesaic.generate.language_model import LanguageModel, load_model
     from moesaic.generate.loaded import ClassifyingMixture, WritingMixture, WritingModel, load
@@ -42,6 +43,7 @@ _HOMES = {
     "published_ttlora": "moesaic.adapters.published",
     "read_recipe": "moesaic.recipe:read",
     "run": "moesaic.stages",
+    "upcycle": "moesaic.compose.upcycling",
 }
 __all__ = [
     "ClassifyingMixture",
@@ -63,6 +65,7 @@ __all__ = [
     "published_ttlora",
     "read_recipe",
     "run",
+    "upcycle",
 ]
 
 

@@ -46,6 +46,7 @@ PUBLIC = [
     "published_ttlora",
     "read_recipe",
     "run",
+    "upcycle",
 ]
 VERBS = ["compose", "continual", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
 

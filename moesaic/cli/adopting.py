@@ -1,4 +1,4 @@
-"""`adopt` and `merge`: reads experts and prompts from the command line, and prints the result.
+"""`adopt`, `merge` and `upcycle`: reads experts and prompts from the command line, and prints the result.
 
 Knows nothing about adapters or routers.
 """
@@ -85,6 +85,15 @@ def merged(models: list[str], weights: str | None, only: str | None) -> Path:
     import moesaic
 
     return moesaic.merge(some, out, weights=given, only=only)
+
+
+def upcycled(models: list[str], prompts: list[str], given: dict[str, Any]) -> Path:
+    *some, out = models
+    if not some:
+        raise RecipeError("no model to make experts of", expected="a model, and the folder to write")
+    import moesaic
+
+    return moesaic.upcycle(folders(some), out, prompts=files(prompts), **given)
 
 
 def folders(experts: list[str]) -> dict[str, str] | list[str]:

@@ -221,13 +221,12 @@ def study(
     quiet: Quiet = False,
 ) -> None:
     """Train architectures from nothing and compare them. Finished trainings are skipped."""
-    place = existing(path)
     from moesaic.cli.progress import shown
     from moesaic.cli.studying import show_study
     from moesaic.lab.running import run_study
     from moesaic.lab.study import read_study
 
-    found, document = read_study(place, overrides or ())
+    found, document = read_study(path, overrides or ())
     root = out / found.name
     with document.locating(), elsewhere(out), shown(quiet) as progress:
         figures = run_study(found, root, progress, strict=strict, restart=restart or ())
@@ -736,6 +735,54 @@ def tokenize(
     for name, of in (("train", "to learn from"), ("unseen", "to validate on")):
         typer.echo(f"{found[name]['tokens']:,} tokens of {found[name]['texts']:,} texts {of}")
     typer.echo(f"{found['repeated']:,} texts were repeated; vocab_size {found['vocab_size']}: {out}")
+
+
+@app.command()
+def upcycle(
+    models: Annotated[
+        list[str],
+        Argument(
+            metavar="[NAME=]MODEL... OUT",
+            help="Fine-tunes of one base, one model with --copies, or one file of mergekit-moe; and the new folder.",
+        ),
+    ],
+    base: Annotated[
+        str | None, Option(metavar="PATH", help="Model of all but the feed-forward blocks (default: the first model).")
+    ] = None,
+    gate: Annotated[
+        str | None,
+        Option(
+            metavar="ridge|means|...",
+            help="Rows of the routers: ridge, means, hidden, cheap_embed, random or uniform_random "
+            "(default: ridge with prompts, otherwise random).",
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=FILE", help="Prompts for a model: lines, or rows of a .jsonl; repeatable (default: none)."
+        ),
+    ] = None,
+    experts_per_token: Annotated[int, Option(metavar="K", help="Experts, or copies, that a token passes.")] = 2,
+    copies: Annotated[
+        int | None, Option(metavar="N", help="Make the experts of N copies of one model (default: of several models).")
+    ] = None,
+    slices: Annotated[int, Option(metavar="N", help="Cut each copy into N smaller experts.")] = 1,
+    drop: Annotated[float, Option(metavar="SHARE", help="Draw this share of each copy's inner columns anew.")] = 0.0,
+    format: Annotated[
+        str | None,
+        Option(metavar="mixtral|...", help="One of mixtral, mixtral-packed, qwen3-moe (default: by the models)."),
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of what is drawn.")] = 0,
+) -> None:
+    """Make a sparse model of dense ones, without a training. In every layer a router routes every token.
+
+    MODEL may be one YAML file of mergekit-moe, which decides all but --format and --seed.
+    """
+    from moesaic.cli.adopting import upcycled
+
+    given = {"base": base, "gate": gate, "experts_per_token": experts_per_token, "copies": copies, "slices": slices}
+    typer.echo(upcycled(models, prompts or [], {**given, "drop": drop, "format": format, "seed": seed}))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from moesaic.artefacts.adapter import FORMATS as ADAPTERS
 from moesaic.artefacts.adapter import StoredExpert, best_in, export_peft, load_expert
 from moesaic.artefacts.base import end_of, load_base, require_rows, write_description
 from moesaic.artefacts.base_search import base_for
@@ -18,15 +19,15 @@ from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import write_new
 from moesaic.gguf import packing
 from moesaic.hub.locate import Located, Place, locate, tokenizer_folder
-from moesaic.interop import peft_tensors
+from moesaic.interop import layouts, peft_tensors
 from moesaic.interop.decoder_config import config_json, read_config
 from moesaic.interop.decoders import as_stored, named, read_decoder
 from moesaic.interop.folders import Folder, require_model, what_is
-from moesaic.interop.layouts import packed
 from moesaic.interop.sparse_models import Weights, dense
 from moesaic.kinds import KINDS, AnyKind
 from moesaic.sections.places import name_at
 from moesaic.tensors.shards import write_shards
+from moesaic.tensors.tensors import Made
 from moesaic.tokenizer import Tokenizer
 
 Tensors = Mapping[str, Tensor]
@@ -61,6 +62,11 @@ class Source:
     def kind(self) -> AnyKind | None:
         """The kind of an expert; None for a model."""
         return KINDS[self.found.form] if self.found.what in ("adapter", "expert") else None
+
+    @property
+    def is_adapter(self) -> bool:
+        """Whether it is an expert that can be written as LoRA."""
+        return self.kind is not None and self.found.form in [form.kind for form in ADAPTERS.values()]
 
     @property
     def name(self) -> str:
@@ -131,28 +137,39 @@ def to_dense(source: Source, out: Path) -> Path:
     return write_whole(source.whole, out, weights.tensors)
 
 
-def to_mixtral(source: Source, out: Path) -> Path:
-    return write_whole(source.whole, out, of_family(source, "mixtral").tensors)
+def to_sparse(word: str) -> Callable[[Source, Path], Path]:
+    """The function that writes a sparse model in a layout of its family."""
+    family, layout = LAYOUTS[word]
+
+    def write(source: Source, out: Path) -> Path:
+        weights = source.whole.weights
+        if weights.config.family != family:
+            what, hint = "a model of another family", "make a sparse model of dense ones by `moesaic upcycle`"
+            raise CompatibilityError(what, path=source.at.source, expected=family, got=weights.config.family, hint=hint)
+        return write_whole(source.whole, out, layout(family, weights.tensors))
+
+    return write
 
 
-def to_mixtral_packed(source: Source, out: Path) -> Path:
-    return write_whole(source.whole, out, packed("mixtral", of_family(source, "mixtral").tensors))
+def unpacked(family: str, tensors: Tensors) -> Tensors:
+    """A tensor for each matrix, under the names of the family."""
+    return tensors
 
 
-def to_qwen3_moe(source: Source, out: Path) -> Path:
-    return write_whole(source.whole, out, of_family(source, "qwen3_moe").tensors)
+def packed(family: str, tensors: Tensors) -> Tensors:
+    return layouts.packed(family, tensors)
 
 
-def of_family(source: Source, family: str) -> Weights:
-    weights = source.whole.weights
-    if weights.config.family != family:
-        what, hint = "a model of another family", "make a sparse model of dense ones by `moesaic upcycle`"
-        raise CompatibilityError(what, path=source.at.source, expected=family, got=weights.config.family, hint=hint)
-    return weights
+LAYOUTS: dict[str, tuple[str, Callable[[str, Tensors], Tensors]]] = {
+    "mixtral": ("mixtral", unpacked),
+    "mixtral-packed": ("mixtral", packed),
+    "qwen3-moe": ("qwen3_moe", unpacked),
+}
+"""Format of sparse models -> family, and layout of its tensors."""
 
 
 def to_gguf(source: Source, out: Path) -> Path:
-    if source.kind is not None and source.kind.site == "linear":
+    if source.is_adapter:
         if source.type is not None:
             raise RecipeError("an adapter is written as float32", field="type", got=source.type)
         return lora_to_gguf(source, out)
@@ -177,9 +194,7 @@ FORMATS: dict[str, Callable[[Source, Path], Path]] = {
     "peft": to_peft,
     "dense": to_dense,
     "gguf": to_gguf,
-    "mixtral": to_mixtral,
-    "mixtral-packed": to_mixtral_packed,
-    "qwen3-moe": to_qwen3_moe,
+    **{word: to_sparse(word) for word in LAYOUTS},
 }
 """Word -> the function that writes the format."""
 
@@ -189,7 +204,7 @@ def write_whole(whole: Whole, out: Path, tensors: Tensors) -> Path:
     weights = whole.weights
 
     def write(folder: Path) -> None:
-        write_shards(folder, tensors, FILE_BYTES)
+        write_shards(folder, Made(tensors, lambda name: tensors[name].clone()), FILE_BYTES)  # copies share memory
         dtype = next(iter(tensors.values())).dtype
         write_description(folder, weights.config, dtype, whole.tokenizer)
         again = read_whole(folder)

@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -55,6 +55,13 @@ def create(path: Path, data: bytes) -> None:
     """Write a file without syncing it: publishing or replacing its folder does that."""
     with path.open("wb", buffering=0) as file:
         write(file, data)
+
+
+def create_from(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write a file piece by piece, without syncing it."""
+    with path.open("wb", buffering=0) as file:
+        for piece in pieces:
+            write(file, piece)
 
 
 def copy(source: Path, target: Path) -> None:

@@ -45,6 +45,16 @@ def turn(file: IO[bytes]) -> Iterator[None]:
         _leave(file)
 
 
+@contextmanager
+def turn_at(path: Path) -> Iterator[None]:
+    """Wait for this process's turn at a file, which is made if it is missing."""
+    with disk.errors(path):
+        disk.make_all(path.parent)
+        file = path.open("a+b", buffering=0)
+    with file, turn(file):
+        yield
+
+
 if sys.platform == "win32":
     import msvcrt
 

@@ -6,7 +6,7 @@ The package `gguf` dequantises. Knows nothing about what the keys and the tensor
 import math
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -244,16 +244,19 @@ def write(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Given],
         at += -(-math.prod(given.shape) // block * size // ALIGNMENT) * ALIGNMENT
     keys = b"".join(_text(key) + _typed(value) for key, value in metadata.items())
     head = MAGIC + struct.pack("<IQQ", VERSIONS[-1], len(tensors), len(metadata)) + keys + infos
-    with path.open("wb", buffering=0) as file:
-        disk.write(file, _padded(head))
-        for name, given in tensors.items():
-            values = given.make().detach().cpu()
-            if kinds[name].name in PLAIN:
-                plain = values.to(PLAIN[kinds[name].name]).contiguous()
-                data = plain.view(-1).view(torch.uint8).numpy().tobytes()
-            else:
-                data = gguf.quantize(values.to(torch.float32).contiguous().numpy(), kinds[name]).tobytes()
-            disk.write(file, _padded(data))
+    disk.create_from(path, _pieces(head, tensors, kinds))
+
+
+def _pieces(head: bytes, tensors: Mapping[str, Given], kinds: Mapping[str, Any]) -> Iterator[bytes]:
+    """The bytes of a file: its header, and each tensor when it is needed."""
+    yield _padded(head)
+    for name, given in tensors.items():
+        values = given.make().detach().cpu()
+        if kinds[name].name in PLAIN:
+            plain = values.to(PLAIN[kinds[name].name]).contiguous()
+            yield _padded(plain.view(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            yield _padded(library().quantize(values.to(torch.float32).contiguous().numpy(), kinds[name]).tobytes())
 
 
 def _padded(data: bytes) -> bytes:

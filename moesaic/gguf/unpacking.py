@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import Tensor
 
 from moesaic.errors import WeightsError
-from moesaic.files import disk, write_json, write_new
-from moesaic.files.locking import turn
+from moesaic.files import write_json, write_new
+from moesaic.files.locking import turn_at
 from moesaic.gguf import adapters, container, names, vocabulary
 from moesaic.gguf.container import Container
 from moesaic.tensors.shards import write_shards
@@ -42,11 +42,9 @@ def unpacked(path: Path) -> Path:
     kind = file.need("general.type", str, "model")
     write: Callable[[Container, Path], None] = adapters.unpack if kind == "adapter" else unpack
     size = sum(held.dtype.itemsize * math.prod(held.shape) for held in file.tensors.values())
-    with disk.errors(target):
-        disk.make_all(cache())
-        with (cache() / ".lock").open("a+b", buffering=0) as lock, turn(lock):
-            if not target.is_dir():
-                write_new(target, lambda folder: write(file, folder), size, "the unpacked file")
+    with turn_at(cache() / ".lock"):
+        if not target.is_dir():
+            write_new(target, lambda folder: write(file, folder), size, "the unpacked file")
     return target
 
 

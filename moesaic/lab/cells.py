@@ -1,6 +1,6 @@
-"""One cell of a study: an arm trained at one depth with one seed and one rate, and judged at every budget.
+"""One cell of a study: an arm trained at one depth with one seed and one rate, and judged at the end of every decay.
 
-A cell is one training with a warm-up and a constant rate, from which a decay to rate 0 branches off for each budget.
+A cell is one training with a warm-up and a constant rate, from which a decay to rate 0 branches off several times.
 Knows nothing about other cells.
 """
 
@@ -37,7 +37,7 @@ KIND, SCORES, LOG = "cell", "scores.safetensors", "steps.jsonl"
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm, a depth, a seed and a rate. `swept`: a trial of a sweep, which is shorter and has one budget."""
+    """An arm, a depth, a seed and a rate. `swept`: a trial of a sweep, which is shorter and has one decay."""
 
     arm: str
     depth: int
@@ -111,6 +111,7 @@ class CellPart(Part):
         cell, study = self.cell, self.run.study
         own = {"arm": study.arm_of(cell.arm), "wiring": cell.config(study).wiring, "seed": cell.seed, "rate": cell.rate}
         train = cell.settings(study).model_dump(mode="json")
+        own["balance"] = ARMS[study.arm_of(cell.arm)].balance
         return {**own, "redraw": study.arms[cell.arm].redraw, "train": train, "rows": study.rows, "corpus": self.corpus}
 
     def work(self) -> Work:
@@ -118,39 +119,43 @@ class CellPart(Part):
 
 
 def train_cell(run: StudyDir, cell: Cell, inputs: Mapping[str, Any], key: str, report: Report) -> None:
-    """Train a cell, judge it at every budget, and publish its scores and its log. A trial may diverge, a cell not."""
+    """Train a cell, judge it after every decay, and publish its scores and its log. A trial may diverge, a cell not."""
     settings, at = cell.settings(run.study), run.cell_at(cell.name)
     corpus = report.cached(open_corpus, run.corpus_at, settings.length, run.study.rows)
     packed = Packed(corpus.shards.train, settings.length, settings.batch, cell.seed, settings.apart)
     report.begin(sum(one.last - one.first for one in segments(settings)))
     try:
-        budgets, scores = trained(run, cell, corpus, packed, inputs, report)
+        decays, scores = trained(run, cell, corpus, packed, inputs, report)
     except NonFiniteError as error:
         if not cell.swept:
             raise
         report.warn(f"diverged: {error}")
-        budgets, scores = [], {}
+        decays, scores = [], {}
     rows = [*logged(run, cell, settings.accumulate * packed.batch * settings.length)]
 
     def write(folder: Path) -> None:
         disk.create(folder / LOG, b"".join(encoded(row) for row in rows))
         write_tensors(folder / SCORES, scores)
-        facts = {"kind": KIND, "stage_key": key, "cell": vars(cell), "budgets": budgets}
+        facts = {"kind": KIND, "stage_key": key, "cell": vars(cell), "decays": decays}
         write_manifest(folder, {**facts, "seconds": sum(row["scored"] / row["rate"] for row in rows)})
 
     run.publish_version(at, write, sum(one.numel() * one.element_size() for one in scores.values()))
     run.forget(at)
     disk.remove(run.logs_at(at))
-    report.end(f"validation {budgets[-1]['validation']:.3f} nats a token" if budgets else "diverged")
+    report.end(f"validation {decays[-1]['validation']:.3f} nats a token" if decays else "diverged")
 
 
 def trained(
     run: StudyDir, cell: Cell, corpus: Corpus, packed: Packed, inputs: Mapping[str, Any], report: Report
 ) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """Train all segments of a cell; the facts of each budget, and its nats on every unseen document."""
+    """Train all segments of a cell; the facts of each decay, and its nats on every unseen document."""
     settings, decoder, at = cell.settings(run.study), begun(run.study, cell), run.cell_at(cell.name)
-    parameters, objective = dict(decoder.named_parameters()), Objective(decoder)
-    budgets, nats, done = list[dict[str, Any]](), list[np.ndarray](), 0
+    parameters, objective = (
+        dict(decoder.named_parameters()),
+        Objective(decoder, ARMS[run.study.arm_of(cell.arm)].balance),
+    )
+    batches = objective.batches(packed, settings.accumulate)
+    decays, nats, done = list[dict[str, Any]](), list[np.ndarray](), 0
 
     def validation() -> float:
         found, counts = corpus.choosing.scored(objective.logits, settings.batch)
@@ -163,23 +168,26 @@ def trained(
         with training(run, at, trial, inputs, report, before, origin, piece.first, leaves) as (keeper, record):
             validate = validation if piece.decays else unjudged
             shared = (how, cell.rate, record, cell.seed, keeper, packed.names)
-            found = fit(parameters, packed, objective, validate, *shared, after=objective.after)
+            found = fit(parameters, batches, objective, validate, *shared, after=objective.after)
         done += piece.last - piece.first
         if piece.decays:
             decoder.load_state_dict(found.state, strict=False)
             own, counts = corpus.judging.scored(objective.logits, settings.batch)
             tokens = piece.last * settings.accumulate * packed.batch * settings.length
             facts = {"steps": piece.last, "tokens": tokens, "epochs": packed.epochs(piece.last * settings.accumulate)}
-            budgets.append({**facts, "validation": found.best, "nats": float(own.sum()), "scored": int(counts.sum())})
+            decays.append({**facts, "validation": found.best, "nats": float(own.sum()), "scored": int(counts.sum())})
             nats.append(own)
-    return budgets, {"nats": torch.from_numpy(np.stack(nats))}
+    return decays, {"nats": torch.from_numpy(np.stack(nats))}
 
 
 def begun(study: Study, cell: Cell) -> Decoder:
-    """The decoder of a cell before its training. Weights that its arm has in common with the dense one are equal."""
+    """The decoder of a cell before its training. Weights that its arm has in common with the dense one are equal.
+
+    The deviation of the weights follows from the width: small models with that of large ones take long to begin.
+    """
     seed = cell.seed + study.arms[cell.arm].redraw
     decoder, dense = (
-        initialise(Decoder(config), torch.Generator().manual_seed(seed))
+        initialise(Decoder(config), torch.Generator().manual_seed(seed), config.hidden_size**-0.5)
         for config in (cell.config(study), dense_config(study, cell.depth))
     )
     common = dict(dense.named_parameters())

@@ -1,6 +1,6 @@
 """What two arms are compared at: equal tokens, parameters, active FLOPs or seconds.
 
-Every cell has several budgets from one training, so a cost between two of them is interpolated, and none is
+Every cell has several decays from one training, so a cost between two of them is interpolated, and none is
 extrapolated. Knows nothing about how cells are trained or stored.
 """
 
@@ -21,7 +21,7 @@ Scores = Float[np.ndarray, "seeds documents"]
 
 @dataclass(frozen=True)
 class Measured:
-    """An arm at one depth: its costs, and the nats of every unseen document at each budget, cheapest first.
+    """An arm at one depth: its costs, and the nats of every unseen document at each decay, cheapest first.
 
     `trained`: the parameters that a token passes, without the embedding. `flops`: of training, for a token. `speed`:
     tokens per second.
@@ -32,10 +32,10 @@ class Measured:
     flops: float
     speed: float
     tokens: Sequence[int]
-    nats: Float[np.ndarray, "budgets seeds documents"]
+    nats: Float[np.ndarray, "decays seeds documents"]
 
     def at(self, tokens: float) -> Scores:
-        """The nats after a number of tokens between two budgets."""
+        """The nats after a number of tokens between two decays."""
         return between(self.tokens, self.nats, tokens)
 
     def per_parameter(self, tokens: float) -> float:

@@ -3,46 +3,68 @@
 Knows nothing about steps, rates or batches on disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.data.batches import Batch
+from moesaic.lab.arms import Balance
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
-from moesaic.routing import Routing
+from moesaic.train.balance import Balancer, Quantiles, Rule, SignBias, counts_of, loss_of_balance, with_counts
 from moesaic.train.ranks import Ranks
+
+RULES: Mapping[Balance, Rule] = {"sign": SignBias(), "quantile": Quantiles()}
+"""The balance of an arm -> how the biases of its sparse layers move; other arms have no such bias."""
+
+Counted = tuple[Batch, Float[Tensor, "l e"] | None]
+"""A micro-batch, and the tokens of every expert in all micro-batches of its step where there are several."""
 
 
 class Objective:
-    """The loss of a decoder. It counts scored tokens, and those of every expert, until the optimiser's step is over."""
+    """The loss of a decoder under a balance. It adds up what the log of a step shows."""
 
-    def __init__(self, decoder: Decoder):
-        self.decoder, self.scored = decoder, 0
-        self.counts: dict[int, Int[Tensor, " e"]] = {}
+    def __init__(self, decoder: Decoder, balance: Balance):
+        self.decoder, self.by_loss = decoder, balance == "loss"
+        self.balancer = Balancer(decoder, RULES[balance]) if balance in RULES else None
+        self.nats, self.scored = 0.0, 0
+        self.counts: list[Float[Tensor, "l e"]] = []
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, int]:
+    def batches(self, batch: Callable[[int], Batch], accumulate: int) -> Callable[[int], Counted]:
+        """The micro-batches as `__call__` takes them."""
+        if not self.by_loss:
+            return lambda number: (batch(number), None)
+        return with_counts(batch, lambda one: self.decoder(one.ids, None, None, one.documents).routings, accumulate)
+
+    def __call__(self, given: Counted) -> tuple[Tensor, int]:
+        batch, counts = given
         output = self.decoder(batch.ids, None, None, batch.documents)
-        for layer, routing in sparse(output.routings):
-            counts = (routing.weights > 0).sum(0)
-            self.counts[layer] = self.counts[layer] + counts if layer in self.counts else counts
-        terms = int((batch.targets != UNSCORED).sum())
-        self.scored += terms
-        return token_nll(output.logits, batch.targets).sum(), terms
+        loss, terms = token_nll(output.logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
+        self.nats, self.scored = self.nats + loss.item(), self.scored + terms
+        if any(routing is not None for routing in output.routings):
+            self.counts.append(counts_of(output.routings))
+        if self.balancer:
+            self.balancer.see(output.routings)
+        if self.by_loss:
+            loss = loss + terms * loss_of_balance(self.decoder, output.routings, counts)
+        return loss, terms
 
     def after(self, ranks: Ranks) -> Mapping[str, Any]:
-        """The scored tokens of a step, and the tokens of each expert of a sparse layer as a multiple of their mean."""
-        loads = [(counts / counts.float().mean()).tolist() for counts in self.counts.values()]
-        scored, self.scored, self.counts = self.scored, 0, {}
-        return {"scored": scored, **({"load": loads} if loads else {})}
+        """End a step: move the biases, and give the loss of the text alone, the tokens that it is the mean over, and
+        the load of every sparse layer: the tokens of each expert as a multiple of their mean.
+        """
+        if self.balancer:
+            self.balancer.step()
+        row: dict[str, Any] = {"loss": self.nats / self.scored, "scored": self.scored}
+        if self.counts:
+            total = torch.stack(self.counts).sum(0)
+            row["load"] = (total / total.mean(1, keepdim=True)).tolist()
+        self.nats, self.scored, self.counts = 0.0, 0, []
+        return row
 
     def logits(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t v"]:
         """Next-token logits of texts that are only scored."""
         return self.decoder(ids).logits
-
-
-def sparse(routings: list[Routing | None]) -> list[tuple[int, Routing]]:
-    """The sparse layers, by number, with their decisions."""
-    return [(layer, routing) for layer, routing in enumerate(routings) if routing is not None]

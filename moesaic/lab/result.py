@@ -45,18 +45,18 @@ Sweeps = Mapping[tuple[str, int], Tried]
 
 @dataclass(frozen=True)
 class Finished:
-    """A cell on disk: its budgets, its nats on every unseen document at each of them, and its steps."""
+    """A cell on disk: its decays, its nats on every unseen document at each of them, and its steps."""
 
     cell: Cell
-    budgets: list[dict[str, Any]]
-    nats: Float[np.ndarray, "budgets documents"]
+    decays: list[dict[str, Any]]
+    nats: Float[np.ndarray, "decays documents"]
     rows: list[dict[str, Any]]
 
     @staticmethod
     def read(part: CellPart) -> "Finished":
         rows = [row for _, row in read_jsonl(part.at / LOG)]
         nats = read_tensors(part.at / SCORES)["nats"].numpy()
-        return Finished(part.cell, read_manifest(part.at)["budgets"], nats, rows)
+        return Finished(part.cell, read_manifest(part.at)["decays"], nats, rows)
 
     @property
     def speed(self) -> float:
@@ -66,14 +66,14 @@ class Finished:
 
     @property
     def way(self) -> list[dict[str, Any]]:
-        """The steps up to the last budget."""
+        """The steps up to the last decay."""
         end = self.rows[-1]["segment"]
         first = next(row["step"] for row in self.rows if row["segment"] == end)
         stable = [row for row in self.rows if row["segment"].startswith("stable") and row["step"] < first]
         return [*stable, *(row for row in self.rows if row["segment"] == end)]
 
     def seconds(self, steps: int) -> float:
-        """Time up to the end of a budget."""
+        """Time up to the end of a decay."""
         return next(row["seconds"] for row in self.rows if row["step"] == steps and row["segment"].startswith("decay"))
 
 
@@ -91,7 +91,7 @@ class Depth:
     @property
     def measured(self) -> Measured:
         nats = np.stack([cell.nats for cell in self.cells], 1)
-        tokens = [budget["tokens"] for budget in self.cells[0].budgets]
+        tokens = [decay["tokens"] for decay in self.cells[0].decays]
         return Measured(self.costs.parameters, self.costs.trained, self.costs.flops, self.speed, tokens, nats)
 
 
@@ -116,6 +116,7 @@ class ResultPart(Part):
         return {"cells": [part.key for part in self.cells], "sweeps": tried, "against": self.run.study.reference}
 
     def make(self, report: Report) -> None:
+        """Read all cells, and publish their figures, files and page."""
         study = self.run.study
         corpus = open_corpus(self.run.corpus_at, study.train.length, study.rows)
         arms = dict[str, dict[int, Depth]]()
@@ -145,7 +146,7 @@ class ResultPart(Part):
             key: {name: matched(matching, measured[name], measured[study.reference], size) for name in others}
             for key, matching in MATCHINGS.items()
         }
-        last = next(iter(arms[study.reference].values())).cells[0].budgets[-1]
+        last = next(iter(arms[study.reference].values())).cells[0].decays[-1]
         sweeps = [
             {
                 **{"arm": arm, "depth": depth, "best": best(tried), "interior": interior(tried)},
@@ -205,22 +206,22 @@ def figures_of(depth: int, one: Depth, size: Bytes) -> dict[str, Any]:
     measured, costs = one.measured, one.costs
     sizes = {"parameters": costs.parameters, "active": costs.active, "inner": costs.inner}
     facts = {"depth": depth, **sizes, "flops_per_token": costs.flops, "rate": one.cells[0].cell.rate}
-    budgets = []
+    decays = []
     for number, tokens in enumerate(measured.tokens):
         scores = measured.nats[number][None]
         own = compare(scores, np.zeros_like(scores), size)
-        bytes_a_token = size.sum() / one.cells[0].budgets[number]["scored"]
+        bytes_a_token = size.sum() / one.cells[0].decays[number]["scored"]
         low, mean, high = (math.exp(bits * math.log(2) * bytes_a_token) for bits in (own.low, own.mean, own.high))
         spent = {"tokens": tokens, "flops": tokens * costs.flops, "seconds": tokens / one.speed}
         spent["per_parameter"] = measured.per_parameter(tokens)
         judged = {"bits": own.mean, "interval": [own.low, own.high]}
-        budgets.append({**spent, **judged, "perplexity": mean, "perplexity_interval": [low, high]})
-    found = {"speed": one.speed, "budgets": budgets, "curve": curve(one.cells), "load": loads(one.cells)}
+        decays.append({**spent, **judged, "perplexity": mean, "perplexity_interval": [low, high]})
+    found = {"speed": one.speed, "decays": decays, "curve": curve(one.cells), "load": loads(one.cells)}
     return {**facts, **found}
 
 
 def curve(cells: Sequence[Finished]) -> dict[str, list[float]]:
-    """The training loss on the way to the last budget as a running mean: the lowest, mean and highest of the seeds."""
+    """The training loss on the way to the last decay as a running mean: the lowest, mean and highest of the seeds."""
     ways = [cell.way for cell in cells]
     losses = np.array([smoothed([row["loss"] for row in way])[0] for way in ways])
     chosen = thinned(len(ways[0]))
@@ -266,16 +267,16 @@ def losses(arms: Arms) -> Iterator[dict[str, Any]]:
 
 def times(arms: Arms) -> Iterator[dict[str, Any]]:
     for name, cell in by_cell(arms):
-        for budget in cell.budgets:
-            spent = {"tokens": budget["tokens"], "seconds": cell.seconds(budget["steps"])}
+        for decay in cell.decays:
+            spent = {"tokens": decay["tokens"], "seconds": cell.seconds(decay["steps"])}
             yield {**name, **spent, "tokens_per_second": cell.speed}
 
 
 def perplexities(arms: Arms, size: Bytes) -> Iterator[dict[str, Any]]:
     for name, cell in by_cell(arms):
-        for budget, nats in zip(cell.budgets, cell.nats, strict=True):
+        for decay, nats in zip(cell.decays, cell.nats, strict=True):
             judged = {
-                "perplexity": math.exp(budget["nats"] / budget["scored"]),
+                "perplexity": math.exp(decay["nats"] / decay["scored"]),
                 "bits_per_byte": bits_per_byte(nats, size),
             }
-            yield {**name, "tokens": budget["tokens"], **judged}
+            yield {**name, "tokens": decay["tokens"], **judged}

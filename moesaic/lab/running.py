@@ -90,8 +90,8 @@ class Bench:
             self.make([*trials.values()])
             made += trials.values()
             for (key, rate), part in trials.items():
-                budgets = read_manifest(part.at)["budgets"]
-                sweeps[key][rate] = budgets[-1]["validation"] if budgets else math.inf
+                decays = read_manifest(part.at)["decays"]
+                sweeps[key][rate] = decays[-1]["validation"] if decays else math.inf
             rates = {key: [rate] for key, rate in further(sweeps, study.sweep.most).items()}
         return made, sweeps
 

@@ -69,9 +69,9 @@ class StudyTrain(Section):
     decays: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Distinct] = Field(
         default=[0.4, 0.7, 1.0], min_length=1
     )
-    """Budgets, as rising shares of the steps: at each of them a branch of the training ends with rate 0."""
+    """Ends of the decays, as rising shares of the steps: at each a branch of the training reaches rate 0."""
     decay: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of a budget in which the learning rate falls in a line to 0."""
+    """Share of the steps up to the end of a decay in which the learning rate falls in a line to 0."""
     weight_decay: Amount = 0.1
     """Decoupled weight decay."""
     clip: Positive = 1.0
@@ -81,7 +81,7 @@ class StudyTrain(Section):
 
     @property
     def ends(self) -> list[int]:
-        """The last step of each budget."""
+        """The last step of each decay."""
         return [round(share * self.steps) for share in self.decays]
 
     def to(self, steps: int, lr: float, decays: bool) -> Train:
@@ -96,7 +96,7 @@ class StudyTrain(Section):
     def _rising(cls, decays: list[float]) -> list[float]:
         if decays != sorted(decays) or decays[-1] != 1:
             expected = "rising shares that end with 1.0"
-            raise refusal(RecipeError("the last budget is the whole training", expected=expected, got=decays))
+            raise refusal(RecipeError("the last decay ends with the training", expected=expected, got=decays))
         return decays
 
 
@@ -154,9 +154,9 @@ class Study(Section):
     against: str | None = None
     """Arm that the others are compared with (default: the first)."""
     train: StudyTrain = StudyTrain()
-    """Training settings of every cell."""
+    """How every cell is trained."""
     sweep: Sweep = Sweep()
-    """The choice of each arm's learning rate."""
+    """How the learning rate of each arm is chosen."""
 
     @property
     def reference(self) -> str:
@@ -226,7 +226,7 @@ class Study(Section):
             raise refusal(error, "train", "length")
         starts = [round(end * (1 - self.train.decay)) for end in self.train.ends]
         if starts[0] < self.train.warmup * self.train.steps:
-            what, expected = "the first decay begins before the warm-up ends", "a smaller warmup, or a larger budget"
+            what, expected = "the first decay begins before the warm-up ends", "a smaller warmup, or a later end"
             raise refusal(RecipeError(what, expected=expected, got=self.train.decays[0]), "train", "decays", 0)
         return self
 

@@ -145,20 +145,20 @@ class SandwichBlock(nn.Module):
         return x + self.post_feedforward_layernorm(y), routing
 
 
-def initialise(decoder: Decoder, generator: torch.Generator) -> Decoder:
-    """Draw weights with deviation 0.02, scaled down by the depth for residual outputs (GPT-2's rule).
+def initialise(decoder: Decoder, generator: torch.Generator, deviation: float = 0.02) -> Decoder:
+    """Draw weights with this deviation, scaled down by the depth for residual outputs (GPT-2's rule).
 
     Matrices that meet the outputs of heads keep their scale, or are 0 where the layer should begin as the identity.
     """
     config = decoder.config
-    residual = 0.02 / (2 * config.num_layers) ** 0.5
+    residual = deviation / (2 * config.num_layers) ** 0.5
     mixing = 0.0 if config.head_filling == "residual_mixer" else config.head_dim**-0.5
     own = {"o_proj": residual, "down_proj": residual, "head_mix": mixing}
     with torch.no_grad():
         for name, weight in decoder.named_parameters():
             if weight.ndim >= 2:
-                deviation = own.get(name.removesuffix(".weight").rpartition(".")[2], 0.02)
-                weight.normal_(0.0, deviation, generator=generator)
+                spread = own.get(name.removesuffix(".weight").rpartition(".")[2], deviation)
+                weight.normal_(0.0, spread, generator=generator)
             else:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0 - config.norm_offset)
     return decoder

@@ -22,7 +22,7 @@ COSTS = {
     "flops": ("training FLOPs", "active FLOPs of the training"),
     "seconds": ("seconds on one thread", "seconds of the training"),
 }
-"""Key of a budget's cost -> the label of its axis, and the title of its chart."""
+"""Key of a decay's cost -> the label of its axis, and the title of its chart."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,16 @@ def forest(study: dict[str, Any]) -> dict[str, Any]:
 
 
 def quality(study: dict[str, Any], numbers: dict[str, int]) -> Iterator[Drawn]:
-    """Bits per byte of the last budget against each cost, one line for each arm over its depths."""
+    """Bits per byte of the last decay against each cost, one line for each arm over its depths."""
     for key, (axis, title) in COSTS.items():
         lines = [last(arm["depths"], key, numbers[name]) for name, arm in study["arms"].items()]
-        note = "one point for each depth, at the last budget"
+        note = "one point for each depth, at the last decay"
         yield Drawn(f"Bits per byte against {title}", note, bands(lines, axis, "bits per byte", key, ratios=True))
 
 
 def last(depths: list[dict[str, Any]], cost: str, number: int) -> Band:
-    points = sorted((one["parameters"] if cost == "parameters" else one["budgets"][-1][cost], one) for one in depths)
-    ends = [one["budgets"][-1] for _, one in points]
+    points = sorted((one["parameters"] if cost == "parameters" else one["decays"][-1][cost], one) for one in depths)
+    ends = [one["decays"][-1] for _, one in points]
     low, high = ([end["interval"][side] for end in ends] for side in (0, 1))
     return Band([x for x, _ in points], low, [end["bits"] for end in ends], high, number)
 
@@ -143,11 +143,11 @@ def costs(study: dict[str, Any], numbers: dict[str, int]) -> Iterator[Drawn]:
     """Tokens per second and perplexity by depth, one line for each arm."""
     for key, axis, note in (
         ("speed", "tokens per second", "training, one thread; median of all steps and seeds"),
-        ("perplexity", "perplexity", "per token, last budget, unseen texts; interval over seeds and texts"),
+        ("perplexity", "perplexity", "per token, last decay, unseen texts; interval over seeds and texts"),
     ):
         lines = list[Band]()
         for name, arm in study["arms"].items():
-            ends = [one if key == "speed" else one["budgets"][-1] for one in arm["depths"]]
+            ends = [one if key == "speed" else one["decays"][-1] for one in arm["depths"]]
             y = [end[key] for end in ends]
             low, high = (
                 [end[f"{key}_interval"][side] if f"{key}_interval" in end else end[key] for end in ends]

@@ -44,7 +44,7 @@ def test_tasks_of_the_harness_are_a_table_of_all_contenders(run, moesaic, monkey
     assert (place, tasks, named["limit"], str(named["include"])) == (str(run), ["arc", "mmlu"], 3, "tasks")
     assert said.splitlines() == [
         "a mixture",
-        "                 arc acc  arc exact_match,strict",
+        "                arc acc  arc exact_match,strict",
         "base      0.2500 ±0.1250                  0.5000",
         "mixture   0.2500 ±0.1250                  0.5000",
     ]

@@ -26,6 +26,7 @@ from moesaic.config import PUBLISHED, DecoderConfig
 from moesaic.interop.encoder_names import NAMES as ENCODERS
 from moesaic.interop.families import FAMILIES
 from moesaic.kinds import KINDS
+from moesaic.lab.study import Study
 from moesaic.recipe.json_schema import json_schema
 from moesaic.sections.training import Parallel
 
@@ -98,6 +99,22 @@ def recipe_keys() -> str:
         lines += [row_of(f"`{key}`", key, field, section) for key, field in shown.items()]
         if name == "Pretrain":
             lines.append("| every key of `train` | as in `train` | | |")
+    return "\n".join(lines[1:])
+
+
+STUDY_SECTIONS = [("", "Study"), ("arms.NAME.", "StudyArm"), ("train.", "StudyTrain"), ("sweep.", "Sweep")]
+"""Where a section stands in a study, and its name in the schema."""
+
+
+def study_keys() -> str:
+    """Every key of a study, a table for each section."""
+    schema = Study.model_json_schema()
+    sections = schema["$defs"] | {"Study": schema}
+    lines: list[str] = []
+    for place, name in STUDY_SECTIONS:
+        section = sections[name]
+        rows = [row_of(f"`{key}`", key, field, section) for key, field in section["properties"].items()]
+        lines += ["", f"### {f'`{place}`'.replace('.`', '`') if place else 'The study'}", "", *HEAD, *rows]
     return "\n".join(lines[1:])
 
 
@@ -394,6 +411,7 @@ def gigabytes(size: int) -> str:
 
 GENERATED: dict[str, Callable[[], str]] = {
     "recipe-keys": recipe_keys,
+    "study-keys": study_keys,
     "verbs": verbs,
     "shared-options": shared_options,
     "verb-options": verb_options,

@@ -32,6 +32,7 @@ NOT_RUN = {  # how a block begins -> why it is not run here
     "make check": "runs this test",
     "moesaic generate runs/demo": "needs the demo; tests/journeys/test_first_prompts.py types these prompts over one",
     "moesaic train-expert recipes/demo.yaml --continuous": "goes on until a signal; tests/stages runs it",
+    "moesaic study study.yaml": "trains for minutes; tests/cli/test_studying.py runs one in small",
     "moesaic serve mine": "does not end by itself; tests/serve starts servers",
     "from openai import OpenAI": "needs a server; tests/serve/test_documented.py gives it one",
     "moesaic evaluate runs/mine --lm-eval": "its tasks need a network; tests/evaluate/test_harness.py has some",

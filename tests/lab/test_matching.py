@@ -7,7 +7,7 @@ from moesaic.lab.matching import MATCHINGS, Measured, at_cost, at_parameters, at
 from moesaic.lab.wording import sentence
 
 SIZE = np.full(40, 100.0)
-BUDGETS = [400_000, 800_000, 1_600_000]
+TOKENS = [400_000, 800_000, 1_600_000]
 
 
 def measured(depth: int, level: float, seed: int = 0, **other: float) -> Measured:
@@ -16,19 +16,19 @@ def measured(depth: int, level: float, seed: int = 0, **other: float) -> Measure
     fall = np.array([0.0, 10.0, 20.0])[:, None, None]
     nats = level - 5 * depth - fall + draw.normal(0, 0.1, (3, 3, 40))
     facts = {"parameters": 30_000 * depth, "trained": 30_000 * depth, "flops": 1e5 * depth, "speed": 1e4 / depth}
-    return Measured(**{**facts, **other}, tokens=BUDGETS, nats=nats)  # type: ignore[arg-type]
+    return Measured(**{**facts, **other}, tokens=TOKENS, nats=nats)  # type: ignore[arg-type]
 
 
 DENSE = {depth: measured(depth, 200.0) for depth in (2, 3, 4)}
 
 
-def test_a_cost_between_two_budgets_is_interpolated_in_its_logarithm() -> None:
+def test_a_cost_between_two_decays_is_interpolated_in_its_logarithm() -> None:
     values = np.array([[8.0], [4.0], [0.0]])
     assert [float(between([1, 4, 16], values, x)[0]) for x in (1, 2, 4, 8, 16)] == pytest.approx([8, 6, 4, 2, 0])
     assert between([7], values[:1], 7).tolist() == [8.0]
 
 
-def test_equal_tokens_compare_the_same_depth_at_the_last_budget() -> None:
+def test_equal_tokens_compare_the_same_depth_at_the_last_decay() -> None:
     (pair,) = at_tokens({3: measured(3, 190.0, 9)}, DENSE)
     assert pair.depth == 3 and np.array_equal(pair.b, DENSE[3].nats[-1]) and pair.least == pytest.approx(17.8, abs=0.1)
 
@@ -36,7 +36,7 @@ def test_equal_tokens_compare_the_same_depth_at_the_last_budget() -> None:
 def test_at_equal_cost_the_cheaper_arm_reads_more_tokens() -> None:
     costly = {2: measured(2, 200.0, 5, flops=4e5)}
     (pair,) = at_cost(lambda one: one.flops)(costly, DENSE)
-    assert np.array_equal(pair.b, DENSE[2].nats[-1]), "the cheaper arm at its last budget"
+    assert np.array_equal(pair.b, DENSE[2].nats[-1]), "the cheaper arm at its last decay"
     assert pair.a == pytest.approx(costly[2].at(800_000)), "the other after half the tokens"
     assert pair.least == pytest.approx(800_000 / 60_000)
 

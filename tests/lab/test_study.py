@@ -60,7 +60,7 @@ def test_the_schedule_of_every_segment_is_one_part_of_the_same_training(tmp_path
         ("depths: [2, 8]", "depths: 5", r"study.yaml:10: sweep.depths(\[0\])?: not a depth of this study"),
         ("4e-3", "5e-3", r"study.yaml:10: sweep.rates\[2\]: not evenly apart; expected 2 times"),
         ("[1e-3, 2e-3, 4e-3]", "[1e-3, 2e-3]", "sweep.rates: wrong value; expected 3 or more"),
-        ("steps: 100", "steps: 100, decays: [0.5, 0.3]", "train.decays: the last budget is the whole training"),
+        ("steps: 100", "steps: 100, decays: [0.5, 0.3]", "train.decays: the last decay ends with the training"),
         ("steps: 100", "warmup: 0.4", r"train.decays: the first decay begins before the warm-up ends"),
         ("length: 64", "length: 640", "train.length: rows longer than the context; expected <= 128"),
         ("size: nano", "size: nano\nagainst: moe", "study.yaml:4: against: no such arm"),

@@ -13,7 +13,7 @@ ARMS = {"dense": 0.0, "moe": -0.05, "planted": 0.04}
 
 def depth_of(arm: str, depth: int) -> dict[str, Any]:
     level = 2.0 + ARMS[arm] - 0.1 * depth
-    budgets = [
+    decays = [
         {
             **{"tokens": tokens, "flops": 1e6 * tokens * depth, "seconds": tokens / 9000 * depth},
             **{"per_parameter": tokens / (50_000 * depth), "bits": level + 1e5 / tokens, "perplexity": 9.5 + level},
@@ -26,7 +26,7 @@ def depth_of(arm: str, depth: int) -> dict[str, Any]:
     return {
         **{"depth": depth, "parameters": 90_000 * depth, "active": 50_000 * depth, "inner": 47_232 * depth},
         **{"flops_per_token": 300_000 * depth, "rate": 0.002, "speed": 9000 / depth},
-        **{"budgets": budgets, "curve": curve, "load": load if arm == "moe" else []},
+        **{"decays": decays, "curve": curve, "load": load if arm == "moe" else []},
     }
 
 
@@ -80,7 +80,7 @@ def test_the_page_shows_the_figures_of_the_study(seen, tmp_path: Path) -> None:
     page = seen(write(tmp_path, study))
     found = {one["data-key"]: float(one["data-value"]) for one, _ in page.figures}
     assert found["comparisons.0.mean"] == -0.05 and found["comparisons.3.smallest"] == 0.0125
-    assert found["arms.moe.depths.1.budgets.0.bits"] == study["arms"]["moe"]["depths"][1]["budgets"][0]["bits"]
+    assert found["arms.moe.depths.1.decays.0.bits"] == study["arms"]["moe"]["depths"][1]["decays"][0]["bits"]
     assert found["corpus.judged.bytes"] == 98_765
     for text in (study["verdict"]["sentence"], "there is no verdict on young", "no verdict: under-trained", "interior"):
         assert text in page.text
