@@ -39,6 +39,7 @@ STEPS = ("rank-8", "rank-16", "epochs-3", "rows-2000")
 PAGES = {
     "starting": measured("starting"),
     "mixed_rows": measured("mixed_rows"),
+    "sparse": measured("sparse"),
     "decoding": measured("decoding"),
     "loading": measured("loading"),
     "tt_lora": measured("tt_lora"),

@@ -1031,10 +1031,11 @@ def status(arguments: list[str], debug: bool = False) -> int:
             traceback.print_exc()
         ours = of_the_system(error)
         code, message = explained(ours)
-        if HELPING and isinstance(ours, RecipeError | RanksError):
-            time.sleep(SPEECH)  # the first process says the same, and torchrun ends it with this one
-        else:
+        told = HELPING and isinstance(ours, RecipeError | RanksError | KeyboardInterrupt)  # by the first process
+        if not told:
             typer.echo(" ".join(message.split()), err=True)
+        elif not isinstance(ours, KeyboardInterrupt):
+            time.sleep(SPEECH)  # torchrun ends that one with this one
         return code
 
 

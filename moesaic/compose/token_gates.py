@@ -76,9 +76,7 @@ def residual(layer: nn.Module) -> nn.Module:
 
 def routed(layer: nn.Module) -> nn.Module:
     """The place where a router reads: before the feed-forward block."""
-    block = layer.mlp
-    assert isinstance(block, nn.Module)
-    return block
+    return layer.get_submodule("mlp")
 
 
 # --- mergekit's -------------------------------------------------------------------------------------------------------

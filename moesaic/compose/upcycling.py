@@ -126,6 +126,7 @@ def plan_for(
     prompts: Mapping[str, str | os.PathLike[str]],
     chosen: int,
 ) -> Plan:
+    """The plan of models with these names and files of prompts."""
     pairs = models.items() if isinstance(models, Mapping) else ((name_at(place), place) for place in models)
     found: dict[str, Path] = {}
     for name, place in pairs:

@@ -15,7 +15,7 @@ from moesaic.gguf import names
 from moesaic.gguf.container import Container, Given
 from moesaic.tensors.tensors import write_tensors
 
-ALPHA = "adapter.lora.alpha"
+METHOD, ALPHA = "lora", "adapter.lora.alpha"
 ROOT = "base_model.model."
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 HALVES = {"lora_A": "lora_a", "lora_B": "lora_b"}
@@ -25,7 +25,7 @@ HEADS = {"q": "attention.head_count", "k": "attention.head_count_kv"}
 def unpack(file: Container, folder: Path) -> None:
     """Write an adapter into an empty folder, as PEFT does."""
     family = names.family_in(file)
-    if (method := file.need("adapter.type", str)) != "lora":
+    if (method := file.need("adapter.type", str)) != METHOD:
         raise WeightsError("another adapter than LoRA", path=file.path, field="adapter.type", got=method)
     alpha = file.need(ALPHA, (float, int))
     architecture = file.metadata["general.architecture"]

@@ -100,7 +100,7 @@ def pack_adapter(
         "general.architecture": names.ARCHITECTURES[family].name,
         "general.type": "adapter",
         "general.name": name,
-        "adapter.type": "lora",
+        "adapter.type": adapters.METHOD,
         adapters.ALPHA: float(config["lora_alpha"]),
         **keys,
     }

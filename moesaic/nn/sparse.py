@@ -50,10 +50,10 @@ class SparseFFN(nn.Module):
         experts, order = chosen.flatten().sort(stable=True)
         every = torch.arange(self.num_experts, device=x.device)
         ends = torch.searchsorted(experts, every, right=True, out_int32=True)
-        rows = x.flatten(0, 1)[:, None].expand(-1, self.chosen, -1).flatten(0, 1)[order]
-        out = self.experts(rows, ends)
-        back = torch.empty_like(out).index_copy(0, order, out).unflatten(0, chosen.shape)
-        y = (back * values[..., None]).sum(1).to(x.dtype)
+        out = self.experts(x.flatten(0, 1).index_select(0, order // self.chosen), ends)
+        back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
+        of_token = out.index_select(0, back).unflatten(0, chosen.shape)
+        y = torch.bmm(values[:, None], of_token.to(values.dtype))[:, 0].to(x.dtype)
         weights = torch.zeros_like(logits, dtype=values.dtype).scatter(1, chosen, values)
         return y.view_as(x), Routing(weights, logits.clone())  # fully_shard warns of views that a layer returns
 

@@ -43,7 +43,7 @@ def hear(number: int, frame: FrameType | None = None) -> None:
 
 
 def obey(number: int, frame: FrameType | None = None) -> None:
-    """Handle a signal in a process of the pool, where a second one changes nothing: the parent kills the process."""
+    """Handle a signal in a process that others end: of the pool, or of torchrun. A second signal changes nothing."""
     global _heard
     first, _heard = _heard is None, number
     if _mood == "hasty" and first:
@@ -62,14 +62,17 @@ def mood(mine: Mood) -> Iterator[None]:
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Handle signals; in a thread that receives none, nothing changes. A command of `nohup` outlives its terminal."""
+def listening(once: bool = False) -> Iterator[None]:
+    """Handle signals; in a thread that receives none, nothing changes. A command of `nohup` outlives its terminal.
+
+    `once`: only the first signal counts.
+    """
     global _heard
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     silenced = [number for number in HANGUP if signal.getsignal(number) is signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in SIGNALS if number not in silenced}
+    before = {number: signal.signal(number, obey if once else hear) for number in SIGNALS if number not in silenced}
     _heard = None
     try:
         with mood("hasty"):

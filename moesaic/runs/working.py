@@ -14,6 +14,7 @@ from moesaic.runs.jobs import Jobs
 from moesaic.runs.progress import Progress
 from moesaic.runs.signals import listening
 from moesaic.runs.tensorboard import Recorder
+from moesaic.train.ranks import world_size
 
 
 @contextmanager
@@ -25,7 +26,8 @@ def working(root: Path, workers: int, progress: Progress) -> Iterator[tuple[Prog
     if multiprocessing.parent_process() is not None:
         hint = 'call it under `if __name__ == "__main__":`, because processes of the pool import the script again'
         raise RecipeError("a run was started while a process of its own pool was starting", hint=hint)
-    with listening(), lock(root), Recorder(root, progress) as shown, Jobs(workers, shown) as jobs:
+    once = world_size() > 1  # torchrun passes on what its processes have heard from a terminal
+    with listening(once), lock(root), Recorder(root, progress) as shown, Jobs(workers, shown) as jobs:
         yield shown, jobs
         if not any(path.is_file() for path in (root / "checkpoints").rglob("*")):
             disk.remove(root / "checkpoints")

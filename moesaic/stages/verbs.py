@@ -82,7 +82,7 @@ def pretrain(
     """
     with joined() as rank:
         if rank:
-            with listening():
+            with listening(once=True):
                 help_to_make(open_run(Address(RunDir(recipe, Path(root).absolute(), strict))))
             return None
         with opened(recipe, root, progress, strict, restart) as bench:
