@@ -50,6 +50,7 @@ PAGES = {
     "serving": made_by("serving"),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
+    "routing": made_by("routing", texts=True),
     "demo": compared("demo", texts=False),
     "five-domains": compared("five-domains", texts=True),
     "stories260k": compared("stories260k", texts=True),

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 Rows = Float[Tensor, "e d"]
 States = Float[Tensor, "_ d"]
 
-RIDGE = 0.1
+RIDGE = 0.01
 """The penalty of `ridge`, as a share of the mean square of a state's coordinate."""
 TINY = 1e-8
 

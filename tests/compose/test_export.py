@@ -98,12 +98,14 @@ def test_what_a_format_cannot_hold_is_refused_on_one_line(parts, tokenizer, tmp_
 def test_gate_and_up_that_are_swapped_are_found_before_the_folder_has_its_name(tokenizer, tmp_path, monkeypatch):
     folder = saved(tmp_path / "model", "mixtral", tokenizer)
 
+    pack = layouts.packed
+
     def swapped(family, tensors):
-        made = layouts.packed(family, tensors)
+        made = pack(family, tensors)
         halves = {name: one.chunk(2, 1) for name, one in made.items() if name.endswith("gate_up_proj")}
         return made | {name: torch.cat([up, gate], 1) for name, (gate, up) in halves.items()}
 
-    monkeypatch.setattr(export_room, "packed", swapped)
+    monkeypatch.setattr(layouts, "packed", swapped)
     with pytest.raises(WeightsError, match=r"experts.0.w1.weight: the model differs after reading it back"):
         export(folder, tmp_path / "made", "mixtral-packed")
     assert not (tmp_path / "made").exists()
