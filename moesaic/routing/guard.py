@@ -17,7 +17,6 @@ from moesaic.routing.routers import MLPRouter
 from moesaic.routing.selection import Selection
 from moesaic.routing.states import Features, means_of
 
-
 LEAST_PART = 1e-3
 """The least share of an answer that an expert has where the router does not abstain."""
 
