@@ -19,6 +19,7 @@ from moesaic.gguf.container import Given, read, write
 from moesaic.hub.locate import locate
 from moesaic.interop.outline import outline
 from moesaic.ops.losses import token_nll
+from moesaic.recipe import read as read_recipe
 from moesaic.tensors.shards import TensorFiles
 from moesaic.tokenizer import Tokenizer
 
@@ -65,6 +66,15 @@ def test_a_file_is_a_base_of_a_mixture_which_finds_it_again(file, parts, tmp_pat
     file.unlink()
     with pytest.raises(WeightsError, match="the base of this mixture is missing"):
         moesaic.load(own.folder)
+
+
+def test_a_recipe_names_a_file_from_its_own_folder(file, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        "name: made\nbase: {path: base.gguf}\ndomains: {cooking: {demo: cooking}, code: {demo: code}}\n"
+        "experts: {cooking: {}, code: {}}\n"
+    )
+    found = read_recipe(tmp_path / "recipe.yaml").base.place
+    assert found == str(file) and locate(found).folder == locate(file).folder
 
 
 def test_verbs_take_a_file(file, capsys):
