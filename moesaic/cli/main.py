@@ -301,7 +301,7 @@ def compose(work: Work) -> None:
 
 @recipe_verb
 def continual(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Learn the tasks of a recipe one after another, by several strategies, and measure what is forgotten.
+    """Learn tasks one after another, and measure what is forgotten.
 
     The experts are the tasks, in their order. Compared are one expert that is trained on task after task, the same with
     a tenth of the earlier rows, and an expert for each task with a router that is trained anew after each.
