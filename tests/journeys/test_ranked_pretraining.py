@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import moesaic
-
 pytestmark = pytest.mark.slow
 
-ROOT = Path(moesaic.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECIPE = """
 name: ranked
 workers: 1
