@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from benchmarks.page import Options, Page, measured_here
 
 ROOT = Path(__file__).parents[1]
-QUICK = "tests/faults/test_sizes.py"
+QUICK = "tests/faults/test_declared_sizes.py"
 
 
 def page(options: Options) -> Page:

@@ -206,7 +206,7 @@ def _sizes(**short: int) -> dict[str, Any]:
 
 SIZES = {
     "nano": _sizes(hidden=32, layers=2, heads=4, kv=2, ffn=64, context=128),
-    "pico": _sizes(hidden=48, layers=2, heads=4, kv=4, ffn=160, context=256),
+    "narrow": _sizes(hidden=48, layers=2, heads=4, kv=4, ffn=160, context=256),
     "micro": _sizes(hidden=96, layers=3, heads=6, kv=2, ffn=256, context=256),
     "tiny": _sizes(hidden=192, layers=4, heads=6, kv=2, ffn=640, context=512),
     "small": _sizes(hidden=384, layers=8, heads=6, kv=2, ffn=1024, context=1024),

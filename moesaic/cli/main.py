@@ -301,7 +301,7 @@ def compose(work: Work) -> None:
 
 @recipe_verb
 def continual(work: Work, strict: Strict = False, restart: Restart = None) -> None:
-    """Learn the tasks of a recipe one after another, by several strategies, and measure what is forgotten.
+    """Learn tasks in sequence, and measure the forgetting.
 
     The experts are the tasks, in their order. Compared are one expert that is trained on task after task, the same with
     a tenth of the earlier rows, and an expert for each task with a router that is trained anew after each.
@@ -552,7 +552,7 @@ def export(
         Option(metavar="f32|f16|bf16|q8_0", help="Type of the matrices in a GGUF file (default: as they are stored)."),
     ] = None,
 ) -> None:
-    """Write a model or an expert for other programs, and read it back.
+    """Write a model or an expert for other programs.
 
     peft: an expert as a LoRA adapter; tensor trains become LoRA. dense: a model of transformers, with an expert merged
     into its base. gguf: a file of llama.cpp, of a model or a LoRA adapter. The others are layouts of sparse models.
@@ -728,7 +728,7 @@ def tokenize(
     unseen: Annotated[float, Option(help="Share of the texts to keep for validation.")] = 0.01,
     limit: Annotated[int | None, Option(metavar="N", help="Rows to read of each file (default: all).")] = None,
 ) -> None:
-    """Write text as token shards, which `base.pretrain.data` of a recipe names."""
+    """Write text as token shards, for `base.pretrain.data`."""
     from moesaic.data.tokenizing import tokenize
 
     found = tokenize(sources, out, vocab_size, tokenizer, unseen, limit)

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from moesaic.config import DecoderConfig
-
-MULTIPLE = 8
-"""Widths of ffns are multiples of it: 16 bytes in bfloat16, as grouped products need."""
+from moesaic.lab.sizes import at_flops, at_parameters, multiple
+from moesaic.ops.counts import counts_of, training_flops
 
 EXPERTS, CHOSEN = 8, 2
 
@@ -30,11 +29,6 @@ class Arm:
     balance: Balance = ""
 
 
-def multiple(width: float) -> int:
-    """The nearest width that grouped products accept."""
-    return max(1, round(width / MULTIPLE)) * MULTIPLE
-
-
 def unchanged(config: DecoderConfig) -> DecoderConfig:
     return config
 
@@ -44,13 +38,17 @@ def with_heads(filling: Any) -> Callable[[DecoderConfig], DecoderConfig]:
 
 
 def sparse(**routing: Any) -> Callable[[DecoderConfig], DecoderConfig]:
-    """8 experts, of which a token passes 2 that are together as wide as the dense ffn."""
+    """8 experts, of which a token passes 2, with as many operations for a token as the dense arm."""
 
     def changes(config: DecoderConfig) -> DecoderConfig:
-        width = multiple(config.intermediate_size / CHOSEN)
-        return replace(config, intermediate_size=width, num_experts=EXPERTS, experts_per_token=CHOSEN, **routing)
+        wide = replace(config, num_experts=EXPERTS, experts_per_token=CHOSEN, **routing)
+        return at_flops(wide, training_flops(config, 0), 0)  # attention is the same
 
     return changes
+
+
+def as_large_as_dense(config: DecoderConfig) -> DecoderConfig:
+    return at_parameters(sparse(family="mixtral")(config), counts_of(config).total)
 
 
 def half_ffn(config: DecoderConfig) -> DecoderConfig:
@@ -65,8 +63,14 @@ ROWS = (
     Arm("head_mixer_residual", "the same beside the heads; begins as the identity", with_heads("residual_mixer")),
     Arm("head_gate", "a sigmoid gate on each head, before the output projection", with_heads("gate")),
     Arm("moe", "8 experts, 2 for a token, softmax, balanced by a loss", sparse(family="mixtral"), "loss"),
-    Arm("moe_bias", "the same with sigmoid scores, balanced by the signs of counts", sparse(**BIASED), "sign"),
-    Arm("moe_quantile", "the same, balanced by quantiles of the scores", sparse(**BIASED), "quantile"),
+    Arm(
+        "moe_small",
+        "the same with as many parameters as the dense arm, inactive ones included",
+        as_large_as_dense,
+        "loss",
+    ),
+    Arm("moe_bias", "`moe` with sigmoid scores, balanced by the signs of counts", sparse(**BIASED), "sign"),
+    Arm("moe_quantile", "`moe` with sigmoid scores, balanced by quantiles of the scores", sparse(**BIASED), "quantile"),
     Arm("half_ffn", "a plain Llama with half the ffn: what a study must find to be worse", half_ffn),
 )
 

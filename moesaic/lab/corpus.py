@@ -14,7 +14,7 @@ from moesaic.data.token_shards import Shards, is_unseen, write_shards
 from moesaic.errors import DataError
 from moesaic.files import digest, disk, write_manifest
 from moesaic.lab.directory import StudyDir
-from moesaic.lab.scoring import Unseen
+from moesaic.lab.documents import Unseen
 from moesaic.lab.study import Study
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part

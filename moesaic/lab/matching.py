@@ -136,7 +136,7 @@ MATCHINGS = {
     ),
     "seconds": Matching(
         "seconds",
-        "The same depth and the same time on one thread: the faster arm reads more tokens.",
+        "The same depth and the same time of the processor: the faster arm reads more tokens.",
         at_cost(lambda measured: 1 / measured.speed),
     ),
 }

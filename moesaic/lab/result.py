@@ -22,6 +22,7 @@ from moesaic.lab.costs import Costs, costs_of
 from moesaic.lab.directory import StudyDir
 from moesaic.lab.matching import MATCHINGS, Found, Measured, matched
 from moesaic.lab.paired import LEVEL, Bytes, bits_per_byte, compare
+from moesaic.lab.speeds import SpeedsPart, key_of
 from moesaic.lab.sweep import Tried, best, interior
 from moesaic.lab.wording import listed, outcome, sentence
 from moesaic.report.charts import smoothed
@@ -79,14 +80,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Depth:
-    """The cells of an arm at one depth, one for each seed."""
+    """The cells of an arm at one depth, one for each seed. `speed`: tokens per second."""
 
     costs: Costs
+    speed: float
     cells: Sequence[Finished]
-
-    @property
-    def speed(self) -> float:
-        return statistics.median(cell.speed for cell in self.cells)
 
     @property
     def measured(self) -> Measured:
@@ -104,26 +102,36 @@ class ResultPart(Part):
     run: StudyDir
     name = stage = "result"
 
-    def __init__(self, run: StudyDir, cells: Sequence[CellPart], trials: Sequence[CellPart], sweeps: Sweeps):
+    def __init__(
+        self,
+        run: StudyDir,
+        cells: Sequence[CellPart],
+        trials: Sequence[CellPart],
+        sweeps: Sweeps,
+        speeds: SpeedsPart,
+    ):
         super().__init__(run, run.result_at)
-        self.cells, self.trials, self.sweeps = cells, trials, sweeps
+        self.cells, self.trials, self.sweeps, self.speeds = cells, trials, sweeps, speeds
 
     def needs(self) -> tuple[Path, ...]:
-        return tuple(part.at for part in self.cells)
+        return (*(part.at for part in self.cells), self.speeds.at)
 
     def inputs(self) -> dict[str, Any]:
         tried = [[*key, sorted((rate, str(loss)) for rate, loss in some.items())] for key, some in self.sweeps.items()]
-        return {"cells": [part.key for part in self.cells], "sweeps": tried, "against": self.run.study.reference}
+        made = {"cells": [part.key for part in self.cells], "speeds": self.run.identity(self.speeds.at)}
+        return {**made, "sweeps": tried, "against": self.run.study.reference}
 
     def make(self, report: Report) -> None:
+        """Read all cells, and publish their figures, files and page."""
         study = self.run.study
         corpus = open_corpus(self.run.corpus_at, study.train.length, study.rows)
-        arms = dict[str, dict[int, Depth]]()
+        speeds, arms = self.speeds.read(), dict[str, dict[int, Depth]]()
         for name in study.arms:
             for depth in study.depths_of(name):
                 parts = [part for part in self.cells if (part.cell.arm, part.cell.depth) == (name, depth)]
                 costs = costs_of(parts[0].cell.config(study), study.train.length)
-                arms.setdefault(name, {})[depth] = Depth(costs, [Finished.read(part) for part in parts])
+                speed = speeds[key_of(parts[0].cell)]
+                arms.setdefault(name, {})[depth] = Depth(costs, speed, [Finished.read(part) for part in parts])
         found = self.figures(corpus, arms)
         files = {LOSSES: losses(arms), TIMES: times(arms), PERPLEXITIES: perplexities(arms, corpus.judging.bytes)}
 

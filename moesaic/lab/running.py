@@ -15,6 +15,7 @@ from moesaic.lab.cells import Cell, CellPart
 from moesaic.lab.corpus import CorpusPart
 from moesaic.lab.directory import StudyDir
 from moesaic.lab.result import ResultPart
+from moesaic.lab.speeds import SpeedsPart
 from moesaic.lab.study import Study
 from moesaic.lab.sweep import best, further
 from moesaic.report.studies import STUDY
@@ -54,7 +55,10 @@ def run_study(
             for seed in study.drawn
         ]
         bench.make(cells)
-        bench.make([ResultPart(run, cells, trials, sweeps)])
+        first = [part.cell for part in cells if part.cell.seed == study.seed]
+        speeds = SpeedsPart(run, first, run.identity(run.corpus_at))
+        bench.make([speeds])
+        bench.make([ResultPart(run, cells, trials, sweeps, speeds)])
         return read_json(run.result_at / STUDY)
 
 

@@ -9,8 +9,15 @@ from typing import Any
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import RecipeError
-from moesaic.lab.arms import MULTIPLE
 from moesaic.ops.counts import counts_of, training_flops
+
+MULTIPLE = 8
+"""Widths of ffns are multiples of it: 16 bytes in bfloat16, as grouped products need."""
+
+
+def multiple(width: float) -> int:
+    """The nearest width that grouped products accept."""
+    return max(1, round(width / MULTIPLE)) * MULTIPLE
 
 
 def at_parameters(config: DecoderConfig, total: int) -> DecoderConfig:
@@ -37,4 +44,4 @@ def resized(config: DecoderConfig, cost: float, cost_of: Callable[[DecoderConfig
     if cost < least:
         expected, got = f"at least {least:,}, with an ffn of width {MULTIPLE}", f"{cost:,}"
         raise RecipeError("an arm cannot be so small", field=field, expected=expected, got=got)
-    return wide(MULTIPLE * (1 + round((cost - least) / step)))
+    return wide(multiple(MULTIPLE * (1 + (cost - least) / step)))

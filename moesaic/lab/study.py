@@ -154,9 +154,9 @@ class Study(Section):
     against: str | None = None
     """Arm that the others are compared with (default: the first)."""
     train: StudyTrain = StudyTrain()
-    """Training settings of every cell."""
+    """How every cell is trained."""
     sweep: Sweep = Sweep()
-    """The choice of each arm's learning rate."""
+    """How the learning rate of each arm is chosen."""
 
     @property
     def reference(self) -> str:

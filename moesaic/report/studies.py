@@ -20,7 +20,7 @@ STUDY, PAGE = "study.json", "index.html"
 COSTS = {
     "parameters": ("parameters", "all parameters"),
     "flops": ("training FLOPs", "active FLOPs of the training"),
-    "seconds": ("seconds on one thread", "seconds of the training"),
+    "seconds": ("seconds of the processor", "seconds of the training"),
 }
 """Key of a decay's cost -> the label of its axis, and the title of its chart."""
 
@@ -142,7 +142,7 @@ def rates(study: dict[str, Any], numbers: dict[str, int]) -> Iterator[Drawn]:
 def costs(study: dict[str, Any], numbers: dict[str, int]) -> Iterator[Drawn]:
     """Tokens per second and perplexity by depth, one line for each arm."""
     for key, axis, note in (
-        ("speed", "tokens per second", "training, one thread; median of all steps and seeds"),
+        ("speed", "tokens per second", "training, one thread, by the time of the processor"),
         ("perplexity", "perplexity", "per token, last decay, unseen texts; interval over seeds and texts"),
     ):
         lines = list[Band]()

@@ -17,13 +17,17 @@ from moesaic.routing.routers import MLPRouter
 from moesaic.routing.selection import Selection
 from moesaic.routing.states import Features, means_of
 
+LEAST_PART = 1e-3
+"""The least share of an answer that an expert has where the router does not abstain."""
+
 
 @dataclass(frozen=True)
 class Ruling:
     """How a guard's opinion and a router's logits make a decision.
 
-    `limit`: the log-odds of belonging to an expert below which the router abstains. `joint`: the guard has a voice in
-    the choice between experts, and this temperature calibrates the sum of both logits; None: the router chooses alone.
+    `limit`: the log-odds of belonging to an expert below which the router abstains; between the limit and even odds
+    the base has a part in the answer. `joint`: the guard has a voice in the choice between experts, and this
+    temperature calibrates the sum of both logits; None: the router chooses alone.
     """
 
     limit: Tensor
@@ -111,11 +115,23 @@ def guarded(
     opinion: Opinion | None,
     ruling: Ruling | None,
 ) -> Routing:
-    """Select from the logits, and abstain where a guard's opinion is against the experts; None: no guard."""
+    """Select from the logits, and leave to the base what a guard does not trust the experts with; None: no guard."""
     if opinion is None or ruling is None:
         return select(logits)
     own = odds(opinion.outcomes)
     if ruling.joint is not None:
         logits = (logits + opinion.voice) / ruling.joint.to(logits.device)
-    weights = select(logits).weights * (own >= ruling.limit.to(own.device))[:, None]
+    weights = select(logits).weights * trust(own, ruling.limit.to(own))[:, None]
     return Routing(weights, logits, logits.logsumexp(-1) - own)
+
+
+def trust(own: Float[Tensor, " n"], limit: Float[Tensor, ""]) -> Float[Tensor, " n"]:
+    """The experts' share of answers to prompts with these log-odds of being theirs.
+
+    1 from even odds on, 0 below the limit, and in between as the probability rises from one to the other: where a guard
+    is not sure, half an adapter does less harm to a prompt of nobody's than a whole one, and most of the good to an
+    own one. A limit above even odds leaves nothing in between.
+    """
+    least, answered = limit.sigmoid(), (own >= limit).to(own)
+    rising = (own.sigmoid() - least) / (0.5 - least).clamp_min(torch.finfo(own.dtype).tiny)
+    return torch.where(limit < 0, rising.clamp(LEAST_PART, 1), 1.0) * answered

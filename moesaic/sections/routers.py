@@ -127,7 +127,8 @@ class RouterSpec(Section):
     abstain: Literal["auto", "off"] | Annotated[float, Field(gt=0, lt=1)] = "auto"
     """Prompts that are left to the base because they belong to no expert: auto abstains where the base is more probable
     than all experts together, but on at most 2% of the experts' own prompts by their validation; a number is the least
-    probability of belonging to an expert; off never abstains."""
+    probability of belonging to an expert; off never abstains. Between a limit below 0.5 and 0.5, the expert's weight
+    rises from 0 to 1, and the base has the rest."""
 
     @property
     def title(self) -> str:

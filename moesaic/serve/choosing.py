@@ -80,8 +80,9 @@ def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Sel
     logits = routing.logits.masked_fill(barred, -torch.inf)
     chosen, base = select(logits), routing.of_base
     if BASE in allowed:
-        answered = routing.weights.sum(-1, keepdim=True) > 0
-        return Routing(chosen.weights * answered, logits, base)
+        whole = select(routing.logits).weights.sum(-1, keepdim=True)  # 0 where the router knows no word of the prompt
+        trusted = routing.weights.sum(-1, keepdim=True) / whole.clamp_min(torch.finfo(whole.dtype).tiny)
+        return Routing(chosen.weights * trusted, logits, base)
     if bool(torch.isneginf(logits).all()):
         hint = "allow base too, or name one expert as the model"
         got = ", ".join(name for name in names if name in allowed) or "none"

@@ -184,8 +184,8 @@ def of_shards(run: Run, spec: NewBase, place: str, judged: set[str]) -> Corpus:
     """The text of a folder of shards, with its own tokenizer."""
     at = run.recipe.resolve(place)
     shards = Shards.open(at)
-    if shards.tokenizer.vocab_size != spec.vocab_size:
-        what, expected = "another size than that of the shards' tokenizer", shards.tokenizer.vocab_size
+    if shards.tokenizer.vocab_size > spec.vocab_size:
+        what, expected = "smaller than the tokenizer of the shards", f"at least {shards.tokenizer.vocab_size}"
         raise RecipeError(what, field="base.vocab_size", expected=expected, got=spec.vocab_size)
     train, held_out = shards.train.without(judged), shards.unseen.rows(ROWS, spec.pretrain.length)
     if not held_out:

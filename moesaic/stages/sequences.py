@@ -171,6 +171,12 @@ def router_after(run: Run, index: int) -> RouterPart:
     return RouterPart(known, label_of("after", [*run.recipe.experts][index]), specs(known)["router"])
 
 
+def trainings(run: Run) -> dict[str, Path]:
+    """The paths of all trainings of a sequence, by their names on the command line."""
+    routers = (label_of("after", task) for task in run.recipe.experts)
+    return {part.name: part.at for part in sequences(run)} | {name: run.dir.router_at(name) for name in routers}
+
+
 # --- the comparison
 
 

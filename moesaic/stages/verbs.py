@@ -38,7 +38,7 @@ from moesaic.stages.experts import ExpertPart, ExtractedPart
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
 from moesaic.stages.routers import RouterPart, specs
-from moesaic.stages.sequences import ContinualPart, require_sequence, sequences
+from moesaic.stages.sequences import ContinualPart, require_sequence, sequences, trainings
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
 from moesaic.train.ranks import agreed, joined
@@ -302,7 +302,7 @@ def trained_at(run: Run, name: str) -> Path:
     """The path of the part that a training publishes, by the training's name on the command line."""
     parts = {"base": run.dir.base_at, **{name: run.dir.router_at(name) for name in specs(run)}}
     parts |= {name: run.dir.part_at(name) for name in (*run.recipe.trained, *run.recipe.trained_controls)}
-    parts |= {part.name: part.at for part in sequences(run)}
+    parts |= trainings(run)
     parts[ROOM] = run.dir.root / ROOM
     if name not in parts:
         hint = nearest(name, [*parts])

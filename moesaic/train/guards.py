@@ -142,8 +142,10 @@ def temperature_of(logits: Float[Tensor, "n outcomes"], labels: Int[Tensor, " n"
     """The temperature that calibrates logits for rows that were not learned from.
 
     An outcome of m rows has the target probability (m + 1) / (m + 2), as in `few_shot`: where all can be told apart,
-    certainty would have no bound.
+    certainty would have no bound. A single outcome has the probability 1 at every temperature.
     """
+    if logits.shape[1] == 1:
+        return 1.0
     size = logits.std().clamp_min(1e-6).item()  # the search has bounds, logits have none
     counts = torch.bincount(labels, minlength=logits.shape[1])
     doubt = (1 / (counts + 2)).mean().item() * logits.shape[1] / (logits.shape[1] - 1)

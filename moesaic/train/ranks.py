@@ -211,8 +211,8 @@ def spread(decoder: Decoder, parallel: Parallel = "ddp") -> tuple[nn.Module, Ran
     if parallel == "ddp":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the new name of the argument is missing in torch 2.11
-            wrapped = nn.parallel.DistributedDataParallel
-            model = wrapped(decoder, broadcast_buffers=False, gradient_as_bucket_view=True)
+            settings: dict[str, Any] = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+            model = nn.parallel.DistributedDataParallel(decoder, **settings)
         return model, Copies(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -45,8 +45,8 @@ def test_tasks_of_the_harness_are_a_table_of_all_contenders(run, moesaic, monkey
     assert said.splitlines() == [
         "a mixture",
         "                arc acc  arc exact_match,strict",
-        "base      0.2500 ±0.1250                  0.5000",
-        "mixture   0.2500 ±0.1250                  0.5000",
+        "base     0.2500 ±0.1250                  0.5000",
+        "mixture  0.2500 ±0.1250                  0.5000",
     ]
     assert json.loads(moesaic("evaluate", run, "--lm-eval", "arc", "--json")[1]) == found
 

@@ -113,10 +113,7 @@ def study_keys() -> str:
     lines: list[str] = []
     for place, name in STUDY_SECTIONS:
         section = sections[name]
-        # A schema leaves out what is said of a key whose value is a section that no other key has.
-        said = {} if place else {key: {"description": of.description} for key, of in Study.model_fields.items()}
-        fields = {key: said.get(key, {}) | field for key, field in section["properties"].items()}
-        rows = [row_of(f"`{key}`", key, field, section) for key, field in fields.items()]
+        rows = [row_of(f"`{key}`", key, field, section) for key, field in section["properties"].items()]
         lines += ["", f"### {f'`{place}`'.replace('.`', '`') if place else 'The study'}", "", *HEAD, *rows]
     return "\n".join(lines[1:])
 

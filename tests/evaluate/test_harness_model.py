@@ -119,7 +119,7 @@ def test_chat_templates_and_unknown_experts_and_arguments_are_refused(mixture, p
     place = parts.folder / "mixture"
     lm = HarnessModel.create_from_arg_string(f"path={place},expert=two", {"batch_size": 3, "device": None})
     found, other = ([nats for nats, _ in named(one)] for one in (lm, HarnessModel(load(place), "two")))
-    assert lm.batch_size == 3 and found == pytest.approx(other, abs=1e-6)
+    assert lm.batch_size == 3 and found == pytest.approx(other, rel=1e-6)
 
 
 def test_the_entry_point_names_this_class():

@@ -77,7 +77,9 @@ def test_what_the_package_carries_is_sound_and_a_base(folder):
 
 @pytest.mark.parametrize("place", ["gemma", "no/such/folder/here", "./none", "/none", "a b", "", "org/base@"])
 def test_what_is_no_folder_and_no_id_is_refused_without_asking_the_hub(hub, place):
-    with pytest.raises(WeightsError, match="no such folder; give a folder, an id of the hub such as .*shipped:tiny"):
+    with pytest.raises(
+        WeightsError, match="no such folder; give a folder, a .gguf file, an id .*shipped:tiny"
+    ):
         locate(place)
     assert not hub.asked
 
@@ -88,7 +90,7 @@ def test_a_misspelt_path_into_a_folder_is_refused_without_asking_the_hub(hub, re
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"^adapters/cod: no such folder; did you mean 'adapters/code'\?$"):
         locate("adapters/cod")
-    with pytest.raises(WeightsError, match="^org/base: no such folder; give a folder, an id .*@main"):
+    with pytest.raises(WeightsError, match="^org/base: no such folder; give a folder, a .gguf file, an id .*@main"):
         locate("org/base")
     assert not hub.asked
     assert locate("org/base@main").commit == locate("org/base", "main").commit == repository

@@ -118,3 +118,14 @@ def test_an_exported_expert_is_an_adapter_of_peft(adopted, here, command):
     assert own.keys() == out.keys() and all(np.array_equal(own[name], out[name]) for name in own)
     code, _, err = command("export", "runs/small/experts/code", "peft/code")
     assert code == 6 and "peft/code" in err
+
+
+def test_a_model_becomes_a_sparse_one_and_a_file_of_llama_cpp(here, command, tmp_path):
+    sparse = moesaic.upcycle(["runs/small/base"], tmp_path / "sparse", copies=2)
+    code, out, err = command("upcycle", "runs/small/base", tmp_path / "again", "--copies", "2")
+    assert code == 0 and str(tmp_path / "again") in out, err
+    assert (tmp_path / "again/model.safetensors").read_bytes() == (sparse / "model.safetensors").read_bytes()
+    file = moesaic.export(sparse, tmp_path / "sparse.gguf", "gguf", type="f32")
+    models = (moesaic.load_model(at) for at in ("runs/small/base", sparse, file))
+    first, *others = (model.generate("1 + 1", max_new_tokens=4) for model in models)
+    assert others == [first, first]

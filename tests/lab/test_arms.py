@@ -22,7 +22,7 @@ WIDE = {
 }
 SPARSE = 4 * 1024**2 + 2 * 1024 + 8 * 1024 + 8 * 3 * 1024 * 1376  # of a layer with 8 experts of half the width
 WIDE["moe"] = tuple(layers * SPARSE + 2 * 32_000 * 1024 + 1024 for layers in range(5, 9))
-SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 48, "context": 32}
+SMALL = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 96, "context": 32}
 
 
 def parameters(config: DecoderConfig) -> int:
@@ -41,6 +41,7 @@ def test_the_biases_of_a_choice_are_the_only_more_and_half_the_ffn_is_less() -> 
     for name in ("moe_bias", "moe_quantile"):
         assert parameters(ARMS[name].changes(dense)) == WIDE["moe"][0] + 5 * 8
     assert parameters(ARMS["half_ffn"].changes(dense)) == WIDE["dense"][0] - 5 * 3 * 1024 * 1376
+    assert parameters(ARMS["moe_small"].changes(dense)) == WIDE["dense"][0] + 5 * 8 * 1024  # its routers
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +72,7 @@ def test_an_arm_is_a_base_that_comes_back_as_itself(name: str, tokenizer: Tokeni
 @pytest.mark.parametrize("name", ARMS)
 def test_of_an_arm_that_transformers_does_not_have_that_is_said_when_it_is_exported(name, tokenizer, tmp_path) -> None:
     decoder = made(name, tokenizer)
-    if name in ("dense", "moe", "half_ffn"):
+    if name in ("dense", "moe", "moe_small", "half_ffn"):
         write_decoder(tmp_path, decoder, {})
         return
     with pytest.raises(

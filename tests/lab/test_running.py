@@ -93,6 +93,14 @@ def test_the_log_of_a_cell_has_loss_time_speed_load_and_norm_of_every_step(made:
     assert rows[-1]["lr"] < rate and rows[-1]["tokens"] == 12 * 32
 
 
+def test_speeds_are_measured_apart_from_the_cells_for_every_arm(made: Any) -> None:
+    _, root, found = made
+    speeds = read_manifest(root / "speeds", "speeds")["speeds"]
+    assert speeds == {f"{name}-1": arm["depths"][0]["speed"] for name, arm in found["arms"].items()}
+    last = found["arms"]["dense"]["depths"][0]["decays"][-1]
+    assert last["seconds"] == pytest.approx(last["tokens"] / speeds["dense-1"])
+
+
 def test_two_arms_of_one_architecture_and_one_seed_are_the_same_bit_for_bit(made: Any) -> None:
     _, _, found = made
     dense, again, redrawn = (found["arms"][name]["depths"][0]["decays"] for name in ("dense", "again", "redrawn"))
@@ -143,7 +151,7 @@ def test_finished_cells_are_skipped_and_a_changed_study_leaves_the_old_versions(
     run_study(study, tmp_path / "run")
     notes = Notes()
     run_study(study, tmp_path / "run", notes)
-    assert len(notes.notes) == 1 + 2 * 3 + 2 * 2 + 1 and all(
+    assert len(notes.notes) == 1 + 2 * 3 + 2 * 2 + 2 and all(
         note.endswith(": finished, skipped") for note in notes.notes
     )
 

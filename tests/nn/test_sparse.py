@@ -148,3 +148,15 @@ def test_a_model_may_have_dense_layers_among_sparse_ones():
     assert decoder.layers[1].mlp.down_proj.in_features == 24
     routings = decoder(torch.tensor([[1, 2, 3]])).routings
     assert [routing is None for routing in routings] == [False, True, False]
+
+
+@pytest.mark.compile
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch reads it between two graphs
+def test_it_compiles_where_torch_has_no_compiled_groups():
+    ffn = sparse(torch.float32)
+    compiled = torch.compile(ffn, backend="aot_eager")
+    for tokens in (7, 9, 3):
+        x = text(2, tokens, 16, dtype=torch.float32).requires_grad_()
+        (ours,) = torch.autograd.grad(compiled(x, None)[0].square().sum(), x)
+        (exact,) = torch.autograd.grad(ffn(x, None)[0].square().sum(), x)
+        torch.testing.assert_close(ours, exact, rtol=1e-4, atol=1e-4)

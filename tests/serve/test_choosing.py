@@ -36,6 +36,15 @@ def test_what_is_not_allowed_has_no_share_and_the_rest_keeps_its_proportions():
     assert alone.probabilities["base"] == 0 and alone.probabilities["prose"] == alone.weights["prose"] == 1
 
 
+def test_the_bases_part_in_an_answer_stays_with_fewer_experts():
+    made = routing(1.0, 2.0, 0.0, base=2.5)
+    for select in (TOP, SOFT, Selection(kind="top_k", k=2, renormalise=False)):
+        part = Routing(select(made.logits).weights * 0.25, made.logits, made.of_base)
+        found = among(part, NAMES, {"sums", "prose", "base"}, select)
+        assert found.weights.sum().item() == pytest.approx(0.25 * select(found.logits).weights.sum().item())
+        assert among(part, NAMES, {"sums", "prose"}, select).weights.sum().item() > 0.25
+
+
 def test_an_abstention_stands_while_the_base_is_allowed_and_falls_without_it():
     abstained = Routing(torch.zeros(1, 3), torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([9.0]))
     assert report_of(among(abstained, NAMES, {"sums", "base"}, TOP), NAMES).chosen == "base"

@@ -136,7 +136,7 @@ def test_biases_that_processes_hold_in_pieces_move_as_whole_ones(tmp_path: Path)
     plain, pieces = (decoder(router_scores="sigmoid", balance_bias=True) for _ in range(2))
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        model, ranks = spread(pieces, sharded=True)
+        model, ranks = spread(pieces, "fsdp")
         for rule in (SignBias(0.1), Quantiles()):
             for one, balancer in ((plain, Balancer(plain, rule)), (model, Balancer(pieces, rule, ranks))):
                 balancer.see(one(rows(4)).routings)

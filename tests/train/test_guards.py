@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from moesaic.routing import Routing, Selection
-from moesaic.routing.guard import Guard, Opinion, Ruling, guarded, logit, odds
-from moesaic.train.guards import REFUSED, REFUSED_IN_OTHER_FORMS, Outcomes, give_voice, limit_of, refusable, train_guard
+from moesaic.routing.guard import LEAST_PART, Guard, Opinion, Ruling, guarded, logit, odds, trust
+from moesaic.train.guards import (
+    REFUSED,
+    REFUSED_IN_OTHER_FORMS,
+    Outcomes,
+    give_voice,
+    limit_of,
+    refusable,
+    temperature_of,
+    train_guard,
+)
 
 EXPERTS, WIDTH = 3, 12
 
@@ -125,6 +134,19 @@ def test_a_guard_without_a_voice_keeps_the_logits_and_the_order_of_experts_where
     assert routing.probabilities[1].argsort().tolist() == [1, 0, 2]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_between_the_limit_and_even_odds_the_base_has_a_part_in_the_answer(dtype: torch.dtype):
+    own = torch.tensor([0.1, 0.2 - 1e-3, 0.2, 0.35, 0.5, 0.9], dtype=torch.float64).logit().to(dtype)
+    limit = own[2].clone()
+    expected = torch.tensor([0.0, 0.0, LEAST_PART, 0.5, 1.0, 1.0], dtype=dtype)
+    torch.testing.assert_close(trust(own, limit), expected, atol=0.02 if dtype == torch.bfloat16 else 1e-6, rtol=0)
+    for above in (0.0, 1.0):  # even odds or more are asked for: all or nothing
+        assert trust(own, torch.tensor(above, dtype=dtype)).tolist() == (own >= above).double().tolist()
+    logits, outcomes = torch.tensor([[2.0, 0.0]], dtype=dtype), torch.tensor([[0.0, -40.0, 0.6190392]], dtype=dtype)
+    routing = guarded(Selection(), logits, Opinion(outcomes, outcomes[:, :-1]), Ruling(limit))
+    assert routing.best.tolist() == [0] and 0.48 < routing.weights.sum().item() < 0.52
+
+
 def test_a_voice_adds_to_the_logits_and_an_expert_that_is_never_chosen_stays_so():
     logits, outcomes = torch.tensor([[2.0, 0.0], [-torch.inf, 0.0]]), torch.tensor([[9.0, 9.0, -9.0]]).repeat(2, 1)
     opinion = Opinion(outcomes, torch.tensor([[0.0, 5.0]]).repeat(2, 1))
@@ -137,6 +159,10 @@ def test_without_a_guard_the_base_has_no_share_except_where_the_router_is_silent
     routing = guarded(Selection(), torch.tensor([[1.0, 0.0], [-torch.inf, -torch.inf]]), None, None)
     assert routing.probabilities[:, -1].tolist() == [0.0, 1.0]
     assert Routing.cat([routing[:1], routing[1:]]).best.tolist() == [0, -1]
+
+
+def test_logits_of_one_expert_need_no_temperature():
+    assert temperature_of(torch.tensor([[2.0], [-3.0]]), torch.tensor([0, 0])) == 1.0
 
 
 def test_a_guard_is_built_again_from_its_shape():

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from moesaic.config import sized
 from moesaic.errors import DataError
+from moesaic.lab.documents import Logits, Unseen
 from moesaic.lab.paired import bits_per_byte
-from moesaic.lab.scoring import Logits, Unseen
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.tokenizer import Tokenizer
 
