@@ -77,9 +77,7 @@ def test_what_the_package_carries_is_sound_and_a_base(folder):
 
 @pytest.mark.parametrize("place", ["gemma", "no/such/folder/here", "./none", "/none", "a b", "", "org/base@"])
 def test_what_is_no_folder_and_no_id_is_refused_without_asking_the_hub(hub, place):
-    with pytest.raises(
-        WeightsError, match="no such folder; give a folder, a .gguf file, an id .*shipped:tiny"
-    ):
+    with pytest.raises(WeightsError, match="no such folder; give a folder, a .gguf file, an id .*shipped:tiny"):
         locate(place)
     assert not hub.asked
 
