@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from moesaic.config import DecoderConfig
-from moesaic.lab.sizes import at_flops, at_parameters, multiple
+from moesaic.lab.equal_cost import at_flops, at_parameters, multiple
 from moesaic.ops.counts import counts_of, training_flops
 
 EXPERTS, CHOSEN = 8, 2

@@ -7,7 +7,7 @@ import pytest
 from moesaic.config import DecoderConfig, sized
 from moesaic.errors import RecipeError
 from moesaic.lab.arms import ARMS
-from moesaic.lab.sizes import MULTIPLE, at_flops, at_parameters
+from moesaic.lab.equal_cost import MULTIPLE, at_flops, at_parameters
 from moesaic.ops.counts import counts_of, training_flops
 
 DENSE = replace(sized("small", 512), num_layers=5)
