@@ -29,6 +29,10 @@ Message = tuple[str, str, Any]
 """A method of Progress (or `done`), the name of a piece of work, and a step, a number or a text."""
 
 
+GRACE = 20.0
+"""Seconds that processes have, after an error of one of them, to end what they do or save their training."""
+
+
 class Cache:
     """The last result of each of some functions: a piece of work leaves it to the next one in the same process."""
 
@@ -61,11 +65,17 @@ class Jobs:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if self.pool:
-            if error:  # their results are of no use, and a folder is published whole or not at all
-                for process in self.children():
-                    process.kill()
-            self.pool.shutdown(cancel_futures=True)
+        if not self.pool:
+            return
+        processes = self.children() if error else []
+        # A process that is killed in the middle of a result leaves a part of it, and the pool waits for the rest for ever.
+        for process in processes:
+            process.terminate()
+        late = threading.Timer(GRACE, lambda: [process.kill() for process in processes])
+        late.daemon = True
+        late.start()
+        self.pool.shutdown(cancel_futures=True)
+        late.cancel()
 
     def run(self, work: Mapping[str, Callable[["Report"], Any]], task: str | None = None) -> dict[str, Any]:
         """Do all the work, in the order given, and return its results by name; the first error is raised.
@@ -160,15 +170,19 @@ class Report:
     """Reports the steps of a piece of work from any process. `cached`: calls a function, or takes its last result."""
 
     def __init__(self, name: str, send: Callable[[str, str, Any], None], cached: Cache):
-        self.name, self.send, self.cached = name, send, cached
+        self.name, self.send, self.cached, self.begun = name, send, cached, False
 
     def begin(self, steps: int) -> None:
+        self.begun = True
         self.send("begin", self.name, steps)
 
     def row(self, row: dict[str, Any]) -> None:
         self.send("row", self.name, row)
 
     def end(self, text: str) -> None:
+        if not self.begun:
+            raise RuntimeError(f"{self.name}: the end of what has not begun")
+        self.begun = False
         self.send("end", self.name, text)
 
     def watched(self, items: Collection[T]) -> Iterator[T]:

@@ -350,6 +350,7 @@ def score_isolated(address: Address, label: str, report: Report) -> Isolated:
     domains = [names.index(name) if name in names else -1 for name, some in rows.items() for _ in some]
     own, router = torch.tensor(domains), load_router(run.dir.router_at(label), run.task.foundation.fingerprint)
     weights = decided(run, run.dir.router_at(label), every, report)
+    report.begin(1)
     experts = run.task.read_experts(folders_of(run))
     mixture, batch = assemble(run.recipe.kind, run.models.fresh_base(), experts, router), run.recipe.evaluate.batch
     order = [names.index(name) for name in router.names]

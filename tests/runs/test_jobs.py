@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -48,6 +49,20 @@ def fails(report: Report) -> None:
 
 def dies(report: Report) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def answers_much(report: Report) -> bytes:
+    return bytes(1 << 29)
+
+
+def fails_after(seconds: float, report: Report) -> None:
+    time.sleep(seconds)
+    fails(report)
+
+
+def ends_twice(report: Report) -> None:
+    counts(report)
+    report.end("again")
 
 
 def sleeps(report: Report) -> None:
@@ -132,6 +147,20 @@ def test_an_error_ends_what_still_runs_and_so_does_the_death_of_the_parent():
             return
         time.sleep(0.05)
     raise AssertionError(f"process {child} outlived its parent")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hang_limit")
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6])
+def test_an_error_does_not_cut_a_result_that_is_being_sent(seconds):
+    with pytest.raises(DataError), Jobs(2, Silent()) as jobs:
+        jobs.run({"first": counts, "second": counts})  # both processes are there
+        jobs.run({"much": answers_much, "bad": partial(fails_after, seconds)})
+
+
+def test_the_end_of_what_has_not_begun_is_an_error():
+    with pytest.raises(RuntimeError, match="ends: the end of what has not begun"), Jobs(1, Silent()) as jobs:
+        jobs.run({"ends": ends_twice})
 
 
 def alive(pid: int) -> bool:
