@@ -68,7 +68,7 @@ class Jobs:
         if not self.pool:
             return
         processes = self.children() if error else []
-        # A process that is killed in the middle of a result leaves a part of it, and the pool waits for the rest for ever.
+        # Killed in the middle of a result, a process leaves a part of it, and the pool waits for the rest for ever.
         for process in processes:
             process.terminate()
         late = threading.Timer(GRACE, lambda: [process.kill() for process in processes])
