@@ -82,6 +82,7 @@ def write_toy(run: RunDir, at: Path, key: str, text: str, report: Report) -> Non
         write_manifest(folder, {"kind": "toy", "stage_key": key})
 
     run.publish(at, write, len(text))
+    report.begin(1)
     report.end("written")
 
 
