@@ -71,7 +71,7 @@ class Jobs:
         # Killed in the middle of a result, a process leaves a part of it, and the pool waits for the rest for ever.
         for process in processes:
             process.terminate()
-        late = threading.Timer(GRACE, lambda: [process.kill() for process in processes])
+        late = threading.Timer(GRACE, kill_all, [processes])
         late.daemon = True
         late.start()
         self.pool.shutdown(cancel_futures=True)
@@ -164,6 +164,11 @@ class Jobs:
                 self.done.add(name)
             else:
                 self.pass_on(kind, name, what)
+
+
+def kill_all(processes: Collection[BaseProcess]) -> None:
+    for process in processes:
+        process.kill()
 
 
 class Report:
