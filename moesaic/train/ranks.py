@@ -29,7 +29,10 @@ PATIENCE = timedelta(minutes=30)
 
 
 class Ranks(ABC):
-    """A group of processes that train one model, as one of them, the process number `rank` of `world`, sees it."""
+    """A group of processes that train one model, as one of them, the process number `rank` of `world`, sees it.
+
+    It holds whole tensors, unless a subclass says otherwise.
+    """
 
     rank: int
     world: int
@@ -48,9 +51,9 @@ class Ranks(ABC):
     def syncing(self, last: bool) -> AbstractContextManager[Any]:
         """The context of a backward pass; after the last one of a step, gradients are averaged over all processes."""
 
-    @abstractmethod
     def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
         """Scale gradients so that their norm over all processes is at most `most`; the norm before."""
+        return nn.utils.clip_grad_norm_(parameters, most).item()
 
     @abstractmethod
     def summed(self, *values: float) -> list[float]:
@@ -60,21 +63,21 @@ class Ranks(ABC):
     def agreed(self, find: Callable[[], T]) -> T:
         """What the main process finds, in all processes."""
 
-    @abstractmethod
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors as one process would hold them, in the main process; others may get none."""
+        return dict(tensors)
 
-    @abstractmethod
     def full(self, tensor: Tensor) -> Tensor:
         """The whole of a tensor that processes may hold in parts, in every process."""
+        return tensor
 
-    @abstractmethod
     def local(self, tensor: Tensor) -> Tensor:
         """The part of a tensor that this process holds."""
+        return tensor
 
-    @abstractmethod
     def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
         """The part of a whole tensor that this process holds, laid out as `like`."""
+        return tensor
 
     @abstractmethod
     def write(self, folder: Path | None, tensors: dict[str, Tensor]) -> None:
@@ -89,26 +92,11 @@ class Alone(Ranks):
     def syncing(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext()
 
-    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
-        return nn.utils.clip_grad_norm_(parameters, most).item()
-
     def summed(self, *values: float) -> list[float]:
         return [*values]
 
     def agreed(self, find: Callable[[], T]) -> T:
         return find()
-
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(tensors)
-
-    def full(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def local(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
-        return tensor
 
     def write(self, folder: Path | None, tensors: dict[str, Tensor]) -> None:
         assert folder
@@ -136,21 +124,6 @@ class Copies(Together):
 
     def syncing(self, last: bool) -> AbstractContextManager[Any]:
         return nullcontext() if last else self.model.no_sync()  # type: ignore[operator]  # of DistributedDataParallel
-
-    def clip(self, parameters: Iterable[nn.Parameter], most: float) -> float:
-        return nn.utils.clip_grad_norm_(parameters, most).item()
-
-    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(tensors)
-
-    def full(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def local(self, tensor: Tensor) -> Tensor:
-        return tensor
-
-    def placed(self, tensor: Tensor, like: Tensor) -> Tensor:
-        return tensor
 
     def write(self, folder: Path | None, tensors: dict[str, Tensor]) -> None:
         if folder:
