@@ -97,10 +97,10 @@ def page(name: str, options: Options) -> Page:
 
 
 def command(of: Compared, name: str, run: str) -> str:
-    """How one run is made by hand."""
-    shared = Options(Path(), Path("shared"))
+    """How one run is made by hand, with no folder of this machine."""
+    shared, own = Options(Path(), Path("shared")), os.environ.get("MOESAIC_SMOLLM2")
     words = ["moesaic run", f"recipes/{of.recipe}", f"name={name}-{run}", *of.overrides(run, shared)]
-    return f"`{' '.join(words)}`"
+    return f"`{' '.join('base.path=path/to/model' if word == f'base.path={own}' else word for word in words)}`"
 
 
 def report(runs: list[Path]) -> str:

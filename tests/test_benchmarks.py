@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks.faults import tabulated
-from benchmarks.mixtures import COMPARED
+from benchmarks.mixtures import COMPARED, command
 from benchmarks.page import RECIPES, RESULTS, Options, Page
 from benchmarks.pages import PAGES
 from moesaic.recipe import read as read_recipe
@@ -66,6 +66,13 @@ def test_a_page_is_stamped_once_where_all_its_runs_are_of_one_machine_and_by_run
     assert [line.partition(":")[0] for line in lines] == ["- seed 0", "- seed 1", "- seed 2"]
     assert here["processor"] in lines[0] and "another, instructions unknown" in lines[1]
     assert f"moesaic {here['version']}" in lines[1] and "does not record" in lines[2]
+
+
+def test_the_command_of_a_run_names_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOESAIC_SMOLLM2", "/somewhere/smollm2")
+    assert command(COMPARED["smollm2"], "smollm2", "seed-0") == (
+        "`moesaic run recipes/smollm2.yaml name=smollm2-seed-0 data_root=shared/data base.path=path/to/model`"
+    )
 
 
 def test_disasters_are_tabulated_by_test_with_what_they_print(tmp_path: Path) -> None:
