@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # Tests start processes by the dozen: what one has compiled the next need not.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-real test test-faults check wheel parity bench bench-pretrain clean
+.PHONY: demo demo-real test test-rooms test-faults check lint wheel parity bench bench-pretrain clean
 
 demo: $(VENV)/ready                ## four domains, no download: a routed mixture and whether it beats its parts
 	$(BIN)/moesaic run recipes/demo.yaml
@@ -24,9 +24,11 @@ QUICK := -q -rs -n 2 --dist loadfile -m "not compile and not parity and not gpu 
 # All other rooms are tested with shape checks here, and WHOLE with them in `make parity`.
 WHOLE := $(wildcard $(addprefix tests/,adoption cli generate golden journeys report serve stages tasks))
 
-test: $(VENV)/ready-to-test        ## what is quick and needs no other library to compare with
-	$(BIN)/pytest $(QUICK) $(WHOLE:%=--ignore=%)
+test: test-rooms                   ## what is quick and needs no other library to compare with
 	$(BIN)/pytest $(QUICK) $(WHOLE) -o addopts="--strict-markers"
+
+test-rooms: $(VENV)/ready-to-test
+	$(BIN)/pytest $(QUICK) $(WHOLE:%=--ignore=%)
 
 test-faults: $(VENV)/ready-to-test  ## hundreds of rehearsed disasters: kills, full and failing disks, damage, and code without its guards
 	$(BIN)/pytest -q -rsP -n 2 -m faults
@@ -37,13 +39,13 @@ parity: $(VENV)/ready-to-test      ## against transformers and peft, and what ta
 	$(BIN)/pytest -q -rs -m compile -o addopts="--strict-markers"
 	$(BIN)/pytest $(QUICK) $(WHOLE)
 
-check: $(VENV)/ready-to-test       ## what a change must pass
+check: lint test wheel             ## what a change must pass
+
+lint: $(VENV)/ready-to-test
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) test
-	$(MAKE) wheel
 
 WHEEL := build/wheel
 FROM_WHEEL = cd $(WHEEL)/elsewhere && PYTHONPATH=$(abspath $(WHEEL)/site) $(abspath $(BIN))/python
