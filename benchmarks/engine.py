@@ -1,16 +1,19 @@
-"""Sixteen requests of mixed experts: the scheduler against the same requests one by one, and against a loop of PEFT.
+"""Sixteen requests of mixed experts: the scheduler against the same requests one by one, a loop of PEFT, and llama.cpp.
 
-The loop is what a program writes with transformers and PEFT: for each request `set_adapter`, then `generate`. All three
-write the same number of tokens, greedily, with the same weights, and take turns in one process.
+The loop is what a program writes with transformers and PEFT: for each request `set_adapter`, then `generate`. llama.cpp
+gets all requests at once, in as many slots, each with its list of adapters. All four write the same number of tokens,
+greedily, with the same weights in float32, and take turns in one process.
 """
 
 import os
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import xllamacpp
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
@@ -21,6 +24,7 @@ from moesaic.adapters import LoRA, attach
 from moesaic.artefacts.adapter import save_expert
 from moesaic.artefacts.base import Base, load_base
 from moesaic.compose.alone import router_over
+from moesaic.compose.export import export
 from moesaic.generate import Engine, Request
 from moesaic.generate.scheduler import Scheduler
 from moesaic.model.mixture import AdapterMixture
@@ -61,8 +65,9 @@ def page(options: Options) -> Page:
         f"{REQUESTS} requests, {len(NAMES)} experts of rank {RANK} on all targets and the base, {new} greedy tokens "
         f"each, float32. Median of {rounds} rounds in turns. Rates of written tokens, the prompts' time included.",
         "",
-        "| base | PEFT loop | one by one | scheduler | / one by one | / loop | same texts as one by one, as the loop |",
-        "|---|---|---|---|---|---|---|",
+        "| base | PEFT loop | llama.cpp | one by one | scheduler | / one by one | / loop | / llama.cpp "
+        "| same texts as one by one, as the loop |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, folder in folders.items():
         with tempfile.TemporaryDirectory() as kept:
@@ -76,16 +81,48 @@ def row(folder: Path, kept: Path, new: int, rounds: int) -> str:
     experts = {name: expert(base, seed) for seed, name in enumerate(NAMES)}
     calls = contenders(base, experts, looped(base, experts, folder, kept), new)
     written = {name: call() for name, call in calls.items()}
-    times = alternate(calls, rounds, inner=1)
+    times = alternate({**calls, "llama": llama_cpp(folder, kept, new)}, rounds, inner=1)
     rate = {name: f"{REQUESTS * new / seconds:.0f} tok/s" for name, seconds in times.items()}
     same = {
         name: sum(one == two for one, two in zip(written["scheduler"], some, strict=True))
         for name, some in written.items()
     }
     return (
-        f"{rate['loop']} | {rate['alone']} | {rate['scheduler']} | {times['alone'] / times['scheduler']:.2f} "
-        f"| {times['loop'] / times['scheduler']:.2f} | {same['alone']}, {same['loop']} of {REQUESTS}"
+        f"{rate['loop']} | {rate['llama']} | {rate['alone']} | {rate['scheduler']} "
+        f"| {times['alone'] / times['scheduler']:.2f} | {times['loop'] / times['scheduler']:.2f} "
+        f"| {times['llama'] / times['scheduler']:.2f} | {same['alone']}, {same['loop']} of {REQUESTS}"
     )
+
+
+def asked() -> list[tuple[str, str]]:
+    """The prompt and the expert of every request."""
+    choices = [*NAMES, "base"]
+    return [(TEXTS[at % len(TEXTS)], choices[at % len(choices)]) for at in range(REQUESTS)]
+
+
+def llama_cpp(folder: Path, kept: Path, new: int) -> Callable[[], None]:
+    """A call that has llama.cpp answer all requests, with the experts that PEFT loads."""
+    settings = xllamacpp.CommonParams()
+    settings.model.path = str(export(folder, kept / "base.gguf", "gguf"))
+    adapters = [export(kept / name, kept / f"{name}.gguf", "gguf", base=folder) for name in NAMES]
+    settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(file), 0.0) for file in adapters]
+    settings.n_parallel, settings.n_ctx, settings.warmup = REQUESTS, 128 * REQUESTS, False
+    settings.cpuparams.n_threads = torch.get_num_threads()
+    server, common = xllamacpp.Server(settings), {"max_tokens": new, "temperature": 0, "ignore_eos": True}
+
+    def answer(request: tuple[str, str]) -> None:
+        prompt, expert = request
+        chosen = [{"id": at, "scale": float(name == expert)} for at, name in enumerate(NAMES)]
+        made = server.handle_completions({**common, "prompt": prompt, "cache_prompt": False, "lora": chosen})
+        if made["usage"]["completion_tokens"] != new:
+            raise RuntimeError(f"llama.cpp wrote {made['usage']['completion_tokens']} tokens of {new}")
+
+    def every() -> None:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(answer, asked()):
+                pass
+
+    return every
 
 
 def expert(base: Base, seed: int) -> LoRA:
@@ -119,11 +156,7 @@ def contenders(
     attach(base.decoder, [*experts.values()])
     mixture = AdapterMixture(base.decoder, router_over(NAMES).over(None), 0).eval()
     engine = Engine(mixture, Endless(base.tokenizer))
-    choices = [*NAMES, "base"]
-    requests = [
-        Request(prompt=TEXTS[at % len(TEXTS)], expert=choices[at % len(choices)], max_new_tokens=new)
-        for at in range(REQUESTS)
-    ]
+    requests = [Request(prompt=prompt, expert=expert, max_new_tokens=new) for prompt, expert in asked()]
 
     def scheduled() -> list[list[int]]:
         scheduler = Scheduler(engine, rows=REQUESTS)

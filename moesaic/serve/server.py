@@ -5,6 +5,7 @@ Knows nothing about routes.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -134,6 +135,7 @@ class Server:
 
     async def _serve(self) -> None:
         self.uvicorn.on_hangup = self.reload
+        spare_collections()
         self.worker.open()
         watching = asyncio.create_task(self._watch())
         try:
@@ -160,6 +162,7 @@ class Server:
             self.metrics.swaps.labels("failed").inc()
             print(f"warning: the new version is not served: {error}", file=sys.stderr, flush=True)
         else:
+            spare_collections()
             self.metrics.swaps.labels("done").inc()
             print(f"swapped to {model.identity}", file=sys.stderr, flush=True)
 
@@ -218,6 +221,16 @@ class Signalled(uvicorn.Server):
     def hear(self, number: int, frame: FrameType | None) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+def spare_collections() -> None:
+    """Collect garbage, and have later collections pass over all that is there now.
+
+    A full collection of a loaded model and its libraries would stop every answer for as long as it takes.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def bound(host: str, port: int) -> socket.socket:

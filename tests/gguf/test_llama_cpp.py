@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import xllamacpp
 from small_families import OWN, saved
 
 import moesaic
@@ -19,15 +20,14 @@ TOKENS = 32
 @pytest.fixture(scope="module")
 def llama_cpp():
     """Writes greedy text with a file, and an adapter on it, by the package xllamacpp."""
-    library = pytest.importorskip("xllamacpp", reason="llama.cpp: pip install --no-deps xllamacpp (100 MB)")
 
     def write(file: Path, prompt: str, adapter: Path | None = None) -> str:
-        settings = library.CommonParams()
+        settings = xllamacpp.CommonParams()
         settings.model.path, settings.n_ctx, settings.cpuparams.n_threads, settings.warmup = str(file), 64, 1, False
         if adapter:
-            settings.lora_adapters = [library.CommonAdapterLoraInfo(str(adapter), 1.0)]
+            settings.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(adapter), 1.0)]
         asked = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "samplers": ["temperature"]}
-        answer = library.Server(settings).handle_completions(asked)
+        answer = xllamacpp.Server(settings).handle_completions(asked)
         return (answer if isinstance(answer, dict) else json.loads(answer))["choices"][0]["text"]
 
     return write

@@ -1,5 +1,6 @@
 """Does the process start only where it may, drain on SIGTERM, and swap its model without a failed request?"""
 
+import gc
 import os
 import shutil
 import signal
@@ -133,6 +134,13 @@ def test_the_address_can_be_reached_before_the_server_runs():
     early = bound("127.0.0.1", 0)
     with early, socket.create_connection(early.getsockname(), timeout=10):
         pass
+
+
+def test_collections_pass_over_what_is_loaded(mixture):
+    gc.unfreeze()
+    with running(mixture) as served:
+        served.chat("the owl")
+        assert gc.get_freeze_count() > 100_000, "a full collection would stop every answer"
 
 
 # --- swaps ------------------------------------------------------------------------------------------------------------
