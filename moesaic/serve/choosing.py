@@ -74,7 +74,7 @@ def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Sel
 
     Raises RecipeError where the router gives none of them a probability.
     """
-    if BASE in allowed and all(name in allowed for name in names):
+    if BASE in allowed and allowed >= {*names}:
         return routing
     barred = torch.tensor([name not in allowed for name in names], device=routing.logits.device)
     logits = routing.logits.masked_fill(barred, -torch.inf)
