@@ -50,7 +50,7 @@ def graft(decoder: nn.Module, expert: FFN) -> None:
             what, expected, got = "the expert was made for another base", f"{own.shape[1]} columns", str(gate.shape[1])
             raise CompatibilityError(what, field=f"{path}.gate", expected=expected, got=got)
         for linear, weight in ((slot.gate_proj, gate), (slot.up_proj, up), (slot.down_proj, down.t())):
-            linear.weight = nn.Parameter(weight.to(own.dtype).clone(memory_format=torch.contiguous_format))
+            linear.weight = nn.Parameter(weight.to(own).clone(memory_format=torch.contiguous_format))
 
 
 def widened(expert: FFN, inner: int, generator: Generator) -> FFN:
@@ -60,8 +60,10 @@ def widened(expert: FFN, inner: int, generator: Generator) -> FFN:
     """
 
     def wider(part: Tensor, spread: float) -> Tensor:
-        added = part.new_empty(inner - len(part), part.shape[1]).normal_(0.0, spread, generator=generator)
-        return torch.cat([part, added])
+        added = torch.empty(inner - len(part), part.shape[1], dtype=part.dtype).normal_(
+            0.0, spread, generator=generator
+        )
+        return torch.cat([part, added.to(part.device)])
 
     def block(gate: Tensor, up: Tensor, down: Tensor) -> FFNBlock:
         if inner < len(gate):

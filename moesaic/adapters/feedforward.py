@@ -124,7 +124,7 @@ def added(
             part = base(x[rows], None)[0] * weights[:, None, None]
         else:
             part = glu.block(x[rows], *blocks[expert], base.act, weights)
-        y = y.index_add(0, rows, part)
+        y = y.index_add(0, rows, part.to(y.dtype))
     return y
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError
+from moesaic.hardware import exact
 from moesaic.nn import Linear, SparseFFN
 from moesaic.ops import low_rank
 from moesaic.routing import Gates, require
@@ -91,9 +92,9 @@ class LoRA:
         """Make an expert that changes nothing yet: A uniform as in the paper's code, B zero."""
         pairs = {}
         for path, linear in targeted(module, targets, layers).items():
-            bound = linear.in_features**-0.5
-            a = linear.weight.new_empty(rank, linear.in_features).uniform_(-bound, bound, generator=generator)
-            pairs[path] = a, linear.weight.new_zeros(rank, linear.out_features)
+            bound, like = linear.in_features**-0.5, exact_like(linear)
+            a = torch.empty(rank, linear.in_features, dtype=like.dtype).uniform_(-bound, bound, generator=generator)
+            pairs[path] = a.to(like.device), like.new_zeros(rank, linear.out_features)
         return LoRA(rank, alpha, pairs)
 
 
@@ -111,9 +112,13 @@ class LowRankLinear(nn.Module):
     def forward(self, x: Float[Tensor, "n t i"], gates: Gates | None) -> Float[Tensor, "n t o"]:
         gates = require(gates, x)
         y = self.base(x, gates)
-        pairs, (e, r, _) = len(gates.rows), self.a.shape
-        if not pairs:
+        if not len(gates.rows):
             return y
+        return self.added(y.to(self.a.dtype), x.to(self.a.dtype), gates).to(y.dtype)
+
+    def added(self, y: Float[Tensor, "n t o"], x: Float[Tensor, "n t i"], gates: Gates) -> Float[Tensor, "n t o"]:
+        """y with the products of the pairs, all in the type of the pairs."""
+        pairs, (e, r, _) = len(gates.rows), self.a.shape
         if gates.sizes is not None and len(gates.present) == 1:
             (expert,) = gates.present
             weights = gates.weights[:, expert] * self.scale[expert]
@@ -125,6 +130,11 @@ class LowRankLinear(nn.Module):
             return low_rank.each(y, x, self.a, self.b, experts, weights * self.scale.index_select(0, experts))
         values = gates.values * self.scale[gates.experts]
         return low_rank.gathered(y, x, self.a, self.b, gates.rows, gates.experts, values)
+
+
+def exact_like(linear: Linear) -> Tensor:
+    """No values, on the device of a matrix and in the type of the adapters beside it: float32 at least."""
+    return linear.weight.new_empty(0, dtype=exact(linear.weight.dtype))
 
 
 def linears(module: nn.Module) -> dict[str, Linear]:
@@ -151,13 +161,14 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
 
     def stacked(path: str, base: Linear) -> LowRankLinear:
         rank = max(expert.rank_of(path) for expert in experts if path in expert.pairs)
-        a = base.weight.new_zeros(len(experts), rank, base.in_features)
-        b = base.weight.new_zeros(len(experts), rank, base.out_features)
+        like = exact_like(base)
+        a = like.new_zeros(len(experts), rank, base.in_features)
+        b = like.new_zeros(len(experts), rank, base.out_features)
         for index, expert in enumerate(experts):
             if path in expert.pairs:
                 fill(a[index], expert.pairs[path][0], f"{path}.lora_A")
                 fill(b[index], expert.pairs[path][1], f"{path}.lora_B")
-        return LowRankLinear(base, a, b, base.weight.new_tensor([expert.scale_of(path) for expert in experts]))
+        return LowRankLinear(base, a, b, like.new_tensor([expert.scale_of(path) for expert in experts]))
 
     wrap(decoder, {path for expert in experts for path in expert.pairs}, stacked)
 
@@ -183,7 +194,8 @@ def merge(decoder: nn.Module, experts: list[LoRA], weights: list[float]) -> None
         for expert, weight in zip(experts, weights, strict=True):
             for path, (a, b) in expert.pairs.items():
                 base = decoder.get_parameter(f"{path}.weight")
-                base.add_((weight * expert.scale_of(path)) * (b.t() @ a).to(base.dtype))
+                whole = base.to(exact(base.dtype))
+                base.copy_(whole + (weight * expert.scale_of(path)) * (b.t() @ a).to(whole))
 
 
 def fill(stack: Float[Tensor, "r d"], values: Float[Tensor, "q c"], name: str) -> None:

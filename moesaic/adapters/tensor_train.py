@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moesaic.adapters.factors import Choice, Factors, factors_of
-from moesaic.adapters.lora import LoRA, layers_in, targeted, targets_in, wrap
+from moesaic.adapters.lora import LoRA, exact_like, layers_in, targeted, targets_in, wrap
 from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Linear
@@ -99,7 +100,7 @@ class TensorTrain:
         cores = {}
         for path, linear in targeted(module, targets, layers).items():
             found = factors_of(path, linear.in_features, linear.out_features, rank, factors)
-            inputs, outputs = ([noise(linear.weight, shape, generator) for shape in s] for s in found.shapes(rank))
+            inputs, outputs = ([noise(exact_like(linear), shape, generator) for shape in s] for s in found.shapes(rank))
             if init == "published":  # the norm cancels the bound of Kaiming's rule
                 inputs, outputs = ([core / core.norm() for core in side] for side in (inputs, outputs))
             else:
@@ -112,7 +113,7 @@ class TensorTrain:
 
 
 def noise(like: Tensor, shape: tuple[int, int, int], generator: Generator) -> Core:
-    return like.new_empty(shape).uniform_(-(3**0.5), 3**0.5, generator=generator)
+    return torch.empty(shape, dtype=like.dtype).uniform_(-(3**0.5), 3**0.5, generator=generator).to(like.device)
 
 
 class TensorTrainLinear(nn.Module):
@@ -121,7 +122,7 @@ class TensorTrainLinear(nn.Module):
     def __init__(self, base: Linear, cores: Cores, alpha: float):
         super().__init__()
         self.base, self.alpha = base, alpha
-        own = ([core.detach().to(base.weight, copy=True) for core in side] for side in cores)
+        own = ([core.detach().to(exact_like(base), copy=True) for core in side] for side in cores)
         self.inputs, self.outputs = map(nn.ParameterList, own)
 
     @staticmethod
@@ -139,7 +140,7 @@ class TensorTrainLinear(nn.Module):
         if not len(gates.rows):
             return y
         a, b = tensor_train.pair([*self.inputs], [*self.outputs])
-        return low_rank.single(y, x, a, b, gates.weights[:, 0] * self.alpha)
+        return low_rank.single(y.to(a.dtype), x.to(a.dtype), a, b, gates.weights[:, 0] * self.alpha).to(y.dtype)
 
     def cores(self) -> Cores:
         inputs, outputs = (tuple(core.detach().clone() for core in side) for side in (self.inputs, self.outputs))

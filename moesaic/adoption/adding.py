@@ -52,7 +52,7 @@ def add_expert(
     over = recipe.model_copy(update={"base": ExistingBase(path=place)})
     how: dict[str, Any] = {"strict": strict, "restart": restart}
     folders = train_expert(over, root / TRAINING / recipe.name, chosen, progress, **how)
-    return amend(root, folders, prompts=prompts, progress=progress)
+    return amend(root, folders, prompts=prompts, device=recipe.device, dtype=recipe.dtype, progress=progress)
 
 
 def require_new(name: str, recipe: Recipe, known: Sequence[str]) -> None:

@@ -28,6 +28,7 @@ from moesaic.errors import DataError, RecipeError, StorageError, WeightsError, m
 from moesaic.files import check_space, disk, lock, publish, read_manifest, write_json
 from moesaic.generate.request import BASE
 from moesaic.generate.trace import read_trace
+from moesaic.hardware import AUTO, HOST, Compute, chosen
 from moesaic.hub.locate import Located, Origins, locate, origins_in
 from moesaic.interop.folders import what_is
 from moesaic.interop.peft_config import CONFIG
@@ -84,11 +85,12 @@ class At:
 class Routed:
     """How a router that is trained abstains, and its groups of experts; None: it is flat.
 
-    `nobodys`: features of prompts that a correction leaves to the base.
+    `reader`: the base that reads prompts for it. `nobodys`: features of prompts that a correction leaves to the base.
     """
 
     abstain: str | float
     groups: dict[str, list[str]] | None
+    reader: Base
     nobodys: torch.Tensor | None = None
 
 
@@ -121,6 +123,8 @@ def adopt(
     embed: bool = False,
     abstain: str | float = "auto",
     groups: Mapping[str, Sequence[str]] | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
     progress: Progress | None = None,
 ) -> Adoption:
     """Make a mixture in `out` of experts of one base: adapters, or fine-tuned models as experts of `kind`.
@@ -134,10 +138,11 @@ def adopt(
     that is trained. `groups`: of experts, by name, each expert in one: the router is a tree, and needs prompts.
     `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
     then be moved to another machine; by default the mixture refers to it, by its commit of the hub or its folder, and
-    finds it again when it is loaded.
+    finds it again when it is loaded. `device`, `dtype`: where, and in which type, the base reads prompts for the
+    router; see `moesaic.load`.
     Raises RecipeError for names that do not go together, and the errors of reading the parts.
     """
-    root, report = Path(out).absolute(), progress or Silent()
+    root, report, compute = Path(out).absolute(), progress or Silent(), chosen(device, dtype)
     if abstain not in ("auto", "off") and not (type(abstain) is float and 0 < abstain < 1):
         expected = "auto, off, or a probability between 0 and 1"
         raise RecipeError("unknown value", field="abstain", expected=expected, got=abstain)
@@ -153,11 +158,12 @@ def adopt(
     with memory_for("this mixture", "use a smaller base"):
         base_at = locate(base)
         parts = load_base(base_at.folder, base_at.origin)
+        reader = reading(parts, base_at.folder, compute)
         for warning in of_other_bases(found, base_at):
             report.warn(warning)
-        members = {one: joined(own, parts, at, terms, given.get(one), report, one) for one, at in found.items()}
+        members = {one: joined(own, parts, reader, at, terms, given.get(one), report, one) for one, at in found.items()}
         with lock(root):
-            how = Routed(abstain, listed(groups))
+            how = Routed(abstain, listed(groups), reader)
             return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, how)
 
 
@@ -175,6 +181,8 @@ def amend(
     embed: bool = False,
     groups: Mapping[str, Sequence[str]] | None = None,
     corrections: Where | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
     progress: Progress | None = None,
 ) -> Adoption:
     """Change an adopted mixture in place: add `experts`, with `prompts` if the others have any, or `drop` some.
@@ -184,9 +192,9 @@ def amend(
     gets its answers. The name of a dropped expert is free for another one. `groups`: groups of the added experts, where
     the router is a tree; the others keep theirs, and an empty group is dropped. `base`: the new place of the same base,
     if it was moved; `embed`: copy it into the mixture. `corrections`: a routing trace with texts, whose corrected
-    prompts the router learns too, in place of those of an earlier trace.
+    prompts the router learns too, in place of those of an earlier trace. `device`, `dtype`: see `adopt`.
     """
-    root, report = Path(folder).absolute(), progress or Silent()
+    root, report, compute = Path(folder).absolute(), progress or Silent(), chosen(device, dtype)
     require_mixture(root)
     if not (experts or drop or disable or enable or base or embed or corrections):
         raise RecipeError("nothing to change", path=root, hint="name an expert to add, drop, disable or enable")
@@ -206,10 +214,13 @@ def amend(
         origins = origins_in(manifest, at)
         base_at = At(locate(base) if base else mixture_base(at, manifest), embed or not (base or "base" in manifest))
         parts = load_base(base_at.found.folder, origins.get("base"))
+        reader = reading(parts, base_at.found.folder, compute)
         require_base(at / "router", read_manifest(at / "router", router_room.KIND), parts.fingerprint)
         own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
         members = present(own, at, manifest, origins, stay, parts)
-        members |= {one: joined(own, parts, place, terms, given.get(one), report, one) for one, place in found.items()}
+        members |= {
+            one: joined(own, parts, reader, place, terms, given.get(one), report, one) for one, place in found.items()
+        }
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", facts) if not (found or drop or corrections) else None
@@ -218,10 +229,10 @@ def amend(
             if facts["kind"] == "arrow":
                 what = "the mixture's router was made from weights and learns no prompts"
                 raise RecipeError(what, field="corrections", hint="adopt all experts anew, with prompts for each")
-            rows = corrected_rows(Path(corrections), [*members], parts, report)
+            rows = corrected_rows(Path(corrections), [*members], reader, report)
             members = {one: replace(made, corrected=rows.get(one)) for one, made in members.items()}
             nobodys = rows.get(BASE)
-        how = Routed(facts.get("abstain", "off"), divided, nobodys)
+        how = Routed(facts.get("abstain", "off"), divided, reader, nobodys)
         return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, how)
 
 
@@ -361,10 +372,22 @@ def require_known(name: str, known: list[str], field: str) -> None:
         raise RecipeError("no such expert", field=field, expected=expected, got=name, hint=hint)
 
 
+def reading(base: Base, folder: Path, compute: Compute) -> Base:
+    """The base of a folder where it reads prompts for a router; `base`: the same on the host in float32."""
+    return base if compute == HOST else load_base(folder, base.origin, compute)
+
+
 def joined(
-    kind: AnyKind, base: Base, at: Located, terms: Terms, prompts: Prompted | None, progress: Progress, name: str
+    kind: AnyKind,
+    base: Base,
+    reader: Base,
+    at: Located,
+    terms: Terms,
+    prompts: Prompted | None,
+    progress: Progress,
+    name: str,
 ) -> Member:
-    features = None if prompts is None else features_of(base, prompts, name)
+    features = None if prompts is None else features_of(reader, prompts, name)
     return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, progress, name), at.origin, features)
 
 
@@ -414,12 +437,12 @@ def features_of_rows(base: Base, rows: Sequence[list[int]]) -> torch.Tensor:
     rows = [row[: base.decoder.config.context] for row in rows]
     order: list[int] = []
     found: list[torch.Tensor] = []
-    for chosen in by_length([len(row) for row in rows], BATCH):
-        order += chosen
-        batch = Prompts.pad([rows[index] for index in chosen], [""] * BATCH)
+    for some in by_length([len(row) for row in rows], BATCH):
+        order += some
+        batch = Prompts.pad([rows[index] for index in some], [""] * BATCH, base.decoder.norm.weight.device)
         states = read(Feature.parse(FEATURE), base.decoder, 1, batch)
         assert isinstance(states, torch.Tensor)
-        found.append(states)
+        found.append(states.cpu())
     return torch.cat(found)[torch.tensor(order).argsort()]
 
 
@@ -508,7 +531,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
         facts["abstain"] = abstain = how.abstain
         if abstain != "off":
             nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
-            theirs = features_of(base, nobodys, "neutral")
+            theirs = features_of(how.reader, nobodys, "neutral")
             theirs = theirs if how.nobodys is None else torch.cat([theirs, how.nobodys])
             guard, certainty = few_shot_guard([*features.values()], theirs, abstain)
             facts |= {key: certainty[key] for key in ("abstained_own", "abstained_neutral")}

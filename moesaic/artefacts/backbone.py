@@ -13,6 +13,7 @@ import torch
 from moesaic.artefacts.base import load_base
 from moesaic.artefacts.sentence_encoder import read_tokenizer
 from moesaic.files import digest
+from moesaic.hardware import HOST, Compute
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.encoders import ARCHITECTURES, identify, load_encoder
 from moesaic.interop.folders import require_model
@@ -40,17 +41,18 @@ class Backbone:
         return self.body.config.pad
 
 
-def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Backbone:
+def load_backbone(folder: Path, origin: Mapping[str, str] | None = None, compute: Compute = HOST) -> Backbone:
     """Read the body of a BERT, a RoBERTa or a decoder, without any head but BERT's pooler.
 
-    `origin`: see `base.load_base`.
+    `origin`, `compute`: see `base.load_base`.
     """
     model = require_model(folder)
     settings = read_settings(model / CONFIG) if (model / CONFIG).is_file() else {}
     if settings.get("model_type") not in ARCHITECTURES:
-        base = load_base(folder, origin)
+        base = load_base(folder, origin, compute)
         return Backbone(base.decoder, DecoderWriter(base.tokenizer), base.fingerprint, base.origin)
     encoder = load_encoder(model, torch.get_default_dtype(), body_only=True)
     inner = read_tokenizer(tokenizer_folder(model), encoder)
     writer = EncoderWriter(inner, typed=encoder.config.token_types > 1)
-    return Backbone(encoder, writer, digest([identify(encoder), inner.to_str()]), origin or {})
+    fingerprint = digest([identify(encoder), inner.to_str()])
+    return Backbone(compute.put(encoder), writer, fingerprint, origin or {})

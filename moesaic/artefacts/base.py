@@ -14,9 +14,10 @@ import torch
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError, MoesaicWarning, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_manifest
+from moesaic.hardware import HOST, Compute
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop import decoder_config as configs
-from moesaic.interop.decoders import by_default, named, read_decoder, write_config
+from moesaic.interop.decoders import as_stored, by_default, named, put, read_decoder, write_config
 from moesaic.interop.folders import require_model
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.file_names import INDEX, TENSORS
@@ -81,17 +82,21 @@ def write_description(folder: Path, config: DecoderConfig, dtype: torch.dtype, t
     write_config(folder, config, dtype, tokens)
 
 
-def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
-    """Read a base and check it against its manifest if it has one, else against its own config."""
+def load_base(folder: Path, origin: Mapping[str, str] | None = None, compute: Compute = HOST) -> Base:
+    """Read a base and check it against its manifest if it has one, else against its own config.
+
+    `compute`: where its weights lie, and in which type. The fingerprint is that of float32, whatever the type.
+    """
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
     model = require_model(folder)
     if (folder / MANIFEST).is_file():
         read_manifest(folder, KIND)
-    decoder, found = read_decoder(model, by_default)
+    decoder, found = read_decoder(model, as_stored if compute.lower else by_default)
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     require_rows(tokenizer, decoder.config.vocab_size, model)
-    return Base(decoder, tokenizer, identify(decoder, tokenizer), origin or {})
+    fingerprint = identify(decoder, tokenizer, torch.get_default_dtype())
+    return Base(put(decoder, compute), tokenizer, fingerprint, origin or {})
 
 
 def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:

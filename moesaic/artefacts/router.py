@@ -64,6 +64,12 @@ class StoredRouter:
     def decides(self) -> Router:
         return SentenceRouter(self.encoder.sentences, self.router) if self.encoder else self.router
 
+    def put(self, device: torch.device) -> None:
+        """Move all networks to a device; they stay float32, whatever the type of the base."""
+        for part in (self.router, self.guard, self.encoder.sentences if self.encoder else None):
+            if part is not None:
+                part.to(device)
+
     def over(self, body: Body | None, disabled: Collection[str] = ()) -> Decider:
         """Make the decider over a base, or None if the router reads no base; `disabled`: experts never chosen."""
         guard: Judge | None = self.guard

@@ -21,8 +21,8 @@ from moesaic.files import MANIFEST, disk, read_manifest, write_manifest
 from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop.decoders import (
     DecoderFiles,
+    as_in,
     as_stored,
-    by_default,
     held_in,
     named,
     read_decoder,
@@ -66,8 +66,9 @@ def load_whole(folder: Path, base: Base) -> StoredModel:
     base's and for an expert of another base. If no tensor differs from the base, the result is the base's decoder.
     """
     files, manifest = open_whole(folder, base)
+    device = base.decoder.norm.weight.device
     with files:
-        files.fill(files.tensors())
+        files.fill({name: tensor.to(device) for name, tensor in files.tensors().items()})
     return model_of(files, manifest, base)
 
 
@@ -79,7 +80,7 @@ def open_whole(folder: Path, base: Base) -> tuple[DecoderFiles, dict[str, Any]]:
         raise WeightsError("another kind", path=folder / MANIFEST, field="adapter", expected=ADAPTER, got=str(got))
     held = shared_with(base, manifest.get("shared", []), folder)
     at = model_folder(folder)
-    files = DecoderFiles(at, by_default, mapped=True, held=held)
+    files = DecoderFiles(at, as_in(base.decoder), mapped=True, held=held)
     decoder = files.decoder
     if decoder.config.vocab_size != base.decoder.config.vocab_size:
         expected, got = base.decoder.config.vocab_size, decoder.config.vocab_size

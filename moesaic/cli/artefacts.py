@@ -31,14 +31,9 @@ def show(
     text: str | None,
     as_json: bool,
     raw_text: bool = False,
-    base: str | None = None,
-    ram: str | None = None,
-    vram: str | None = None,
+    **how: Any,
 ) -> None:
-    """Print the facts about the artefact at `place`, and how it routes `text` within these memory limits.
-
-    `base`: of one expert at `place`.
-    """
+    """Print the facts about the artefact at `place`, and how it routes `text` when it is loaded as `how` says."""
     path = Path(place)
     if path.suffix == ".jsonl" and path.is_file():
         if text is not None:
@@ -49,7 +44,7 @@ def show(
     if text is not None:
         import moesaic
 
-        routing = moesaic.load(place, base=base, ram=ram, vram=vram).route(text, raw=raw_text)
+        routing = moesaic.load(place, **how).route(text, raw=raw_text)
     if as_json:
         shown = {"routing": {"chosen": routing.chosen, "weights": routing.weights}} if routing else {}
         print(json_text(raw(found) | shown, indent=2))

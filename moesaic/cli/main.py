@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
@@ -101,6 +101,21 @@ Ram = Annotated[
 Vram = Annotated[
     str | None, Option(metavar="SIZE", help="Memory limit of the accelerator, for example 17GB (default: no limit).")
 ]
+Device = Annotated[
+    str,
+    Option(metavar="NAME", help="Device: cpu, cuda, cuda:1, mps, xpu, dml, ...; auto: an accelerator, else the CPU."),
+]
+Dtype = Annotated[
+    str,
+    Option(metavar="TYPE", help="Type to compute in: float32, bfloat16, float16; auto: bfloat16 where it is fast."),
+]
+RecipeDevice = Annotated[
+    str | None, Option(metavar="NAME", help="Device: auto, cpu, cuda, cuda:1, mps, xpu, ... (default: the recipe's).")
+]
+RecipeDtype = Annotated[
+    str | None,
+    Option(metavar="TYPE", help="Type to compute in: float32, bfloat16, float16, auto (default: the recipe's)."),
+]
 Temperature = Annotated[float, Option(help="Sampling temperature; 0 takes the most probable token.")]
 TopP = Annotated[float, Option(help="Sample from the most probable tokens with this total probability.")]
 TopK = Annotated[int, Option(help="Sample from this number of most probable tokens; 0: from all.")]
@@ -162,13 +177,15 @@ def elsewhere(out: Path) -> Iterator[None]:
 
 @contextmanager
 def work_on(
-    recipe: str, overrides: list[str] | None, bad_rows: str | None, max_bad: str | None, out: Path, quiet: bool
+    recipe: str, overrides: list[str] | None, shorthands: Mapping[str, str | None], out: Path, quiet: bool
 ) -> Iterator[Work]:
-    """Read a recipe with the shared options of its verbs, and locate the errors of the work in it."""
+    """Read a recipe with the shared options of its verbs, and locate the errors of the work in it.
+
+    `shorthands`: values of keys of the recipe that have options of their own.
+    """
     from moesaic.sections.named_recipes import recipe_at
 
     path = recipe_at(recipe)  # before torch is imported
-    shorthands = {"bad_rows": bad_rows, "max_bad": max_bad}
     written = [f"{key}={value}" for key, value in shorthands.items() if value is not None]
     from moesaic.recipe import read_document
 
@@ -185,11 +202,14 @@ def recipe_verb(verb: Callable[..., None]) -> Callable[..., None]:
         overrides: Overrides = None,
         bad_rows: BadRows = None,
         max_bad: MaxBad = None,
+        device: RecipeDevice = None,
+        dtype: RecipeDtype = None,
         out: Out = RUNS,
         quiet: Quiet = False,
         **own: Any,
     ) -> None:
-        with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+        shorthands = {"bad_rows": bad_rows, "max_bad": max_bad, "device": device, "dtype": dtype}
+        with work_on(recipe, overrides, shorthands, out, quiet) as work:
             verb(work, **own)
 
     place, overrides, *shared, _ = signature(command).parameters.values()
@@ -344,6 +364,8 @@ def evaluate(
     as_json: AsJson = False,
     bad_rows: BadRows = None,
     max_bad: MaxBad = None,
+    device: RecipeDevice = None,
+    dtype: RecipeDtype = None,
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
@@ -352,26 +374,28 @@ def evaluate(
     With --unseen, score any model on files of rows: a mixture or an expert beside its base. With --lm-eval, evaluate
     any model on tasks of lm-evaluation-harness, separated by commas.
     """
-    tasks = {"include": lm_eval_include, "samples": lm_eval_samples}
-    for name, given in tasks.items():
-        if given is not None and lm_eval is None:
+    tasks: dict[str, Any] = {"include": lm_eval_include, "samples": lm_eval_samples}
+    for name, file in tasks.items():
+        if file is not None and lm_eval is None:
             raise typer.BadParameter("means nothing without --lm-eval", param_hint=f"--lm-eval-{name}")
     if unseen and lm_eval is not None:
         raise typer.BadParameter("give files or tasks, not both", param_hint="--lm-eval")
+    given = {"device": device, "dtype": dtype}
+    how: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if lm_eval is not None:
         place = existing(recipe)
         from moesaic.cli.scoring import show_tasks
         from moesaic.evaluate.harness import judge_tasks
 
         wanted = [name.strip() for name in lm_eval.split(",")]
-        show_tasks(judge_tasks(place, wanted, base=base, limit=limit, **tasks), as_json)
+        show_tasks(judge_tasks(place, wanted, base=base, limit=limit, **tasks, **how), as_json)
         return
     if unseen:
         place = existing(recipe)
         from moesaic.cli.scoring import show_unseen
         from moesaic.evaluate.unseen import judge_unseen
 
-        show_unseen(judge_unseen(place, unseen, base=base, limit=limit), as_json)
+        show_unseen(judge_unseen(place, unseen, base=base, limit=limit, **how), as_json)
         return
     for option, value in (("--limit", limit), ("--base", base), ("--json", as_json or None)):
         if value is not None:
@@ -379,7 +403,7 @@ def evaluate(
     from moesaic import stages
     from moesaic.cli.printing import show_evaluation
 
-    with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+    with work_on(recipe, overrides, {"bad_rows": bad_rows, "max_bad": max_bad, **how}, out, quiet) as work:
         show_evaluation(work.do(stages.evaluate))
 
 
@@ -404,9 +428,12 @@ def loaded(
     trace_texts: TraceTexts = False,
     ram: Ram = None,
     vram: Vram = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
 ) -> dict[str, Any]:
     """How a model that answers is loaded, as `moesaic.load` takes it."""
-    return {"base": base, "trace": trace, "trace_texts": trace_texts, "ram": ram, "vram": vram}
+    where = {"ram": ram, "vram": vram, "device": device, "dtype": dtype}
+    return {"base": base, "trace": trace, "trace_texts": trace_texts, **where}
 
 
 def with_options(*shared: Callable[..., dict[str, Any]]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -458,14 +485,21 @@ def generate(
 @app.command(cls=Prompted)
 @with_options(asked)
 def route(
-    path: RunOrMixture, asked: dict[str, Any], ram: Ram = None, vram: Vram = None, as_json: AsJson = False
+    path: RunOrMixture,
+    asked: dict[str, Any],
+    ram: Ram = None,
+    vram: Vram = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    as_json: AsJson = False,
 ) -> None:
     """Print the router's decision about prompts. Nothing is generated."""
     place = existing(path)
     from moesaic.cli.generating import decide, wanted
 
     given = wanted(asked["prompts"], asked["messages"])
-    decide(moesaic.load(place, ram=ram, vram=vram), given, asked["raw"], as_json)
+    model = moesaic.load(place, ram=ram, vram=vram, device=device, dtype=dtype)
+    decide(model, given, asked["raw"], as_json)
 
 
 @app.command()
@@ -500,13 +534,16 @@ def classify(
     text: Annotated[str, Argument(help="Text to classify.")],
     second: Annotated[str | None, Argument(help="Second text, for tasks about two texts (default: none).")] = None,
     expert: Answering = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Classify a text, or two. Prints which expert answered."""
     place, texts = existing(path), (text,) if second is None else (text, second)
     from moesaic.cli.classifying import show_label
 
-    show_label(moesaic.load(place).classify(texts, expert=expert), as_json)
+    model = moesaic.load(place, device=device, dtype=dtype)
+    show_label(model.classify(texts, expert=expert), as_json)
 
 
 @app.command()
@@ -519,6 +556,8 @@ def inspect(
     base: BaseOfExpert = None,
     ram: Ram = None,
     vram: Vram = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Describe a folder or a trace. Files are checked against their hashes."""
@@ -529,7 +568,7 @@ def inspect(
             raise typer.BadParameter("means nothing without --text", param_hint=option)
     from moesaic.cli.artefacts import show
 
-    show(path, text, as_json, raw, base, ram, vram)
+    show(path, text, as_json, raw, base=base, ram=ram, vram=vram, device=device, dtype=dtype)
 
 
 @app.command()
@@ -588,13 +627,15 @@ def replay(
     base: Annotated[
         str | None, Option(metavar="PATH", help="Base that the router reads (default: the base in a folder above).")
     ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     as_json: AsJson = False,
 ) -> None:
     """Compare another router's decisions with recorded ones."""
     from moesaic.cli.traces import show_replay
     from moesaic.evaluate.replay import replay
 
-    show_replay(replay(trace, router, base), as_json)
+    show_replay(replay(trace, router, base, device=device, dtype=dtype), as_json)
 
 
 @app.command()
@@ -649,6 +690,8 @@ def adopt(
             "0.9 (default: auto)."
         ),
     ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -662,7 +705,7 @@ def adopt(
         "rank": rank,
         "ignore_rest": ignore_rest,
     }
-    common |= {"base": base, "embed": embed}
+    common |= {"base": base, "embed": embed, "device": device, "dtype": dtype}
     new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
     changes: dict[str, Any] = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     changes |= {"corrections": corrections}
@@ -677,6 +720,8 @@ def add_expert(
     expert: ExpertNames = None,
     bad_rows: BadRows = None,
     max_bad: MaxBad = None,
+    device: RecipeDevice = None,
+    dtype: RecipeDtype = None,
     strict: Strict = False,
     restart: Restart = None,
     quiet: Quiet = False,
@@ -685,7 +730,8 @@ def add_expert(
     """Train experts over a mixture's base and add them.
 
     The experts are those of a recipe, whose base and router are not used. The other experts stay as they are."""
-    with work_on(recipe, overrides, bad_rows, max_bad, mixture / "training", quiet) as work:
+    shorthands = {"bad_rows": bad_rows, "max_bad": max_bad, "device": device, "dtype": dtype}
+    with work_on(recipe, overrides, shorthands, mixture / "training", quiet) as work:
         from moesaic.cli.adopting import show_adoption
         from moesaic.cli.progress import shown
 

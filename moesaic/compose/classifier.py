@@ -18,6 +18,7 @@ from moesaic.compose.mixture import KIND, disabled_in
 from moesaic.config import Pool
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, read_json, read_manifest
+from moesaic.hardware import HOST, Compute
 from moesaic.model.classifier import Classifier, ClassifierMixture
 
 
@@ -50,8 +51,11 @@ def assemble_classifier(
     return ClassifierMixture(classifier, router.over(base.body, disabled))
 
 
-def load_classifier(folder: Path) -> StoredClassifier:
-    """Read a mixture; checks all files against their hashes, and the parts against each other."""
+def load_classifier(folder: Path, compute: Compute = HOST) -> StoredClassifier:
+    """Read a mixture; checks all files against their hashes, and the parts against each other.
+
+    `compute`: its device, and the type of the base; adapters, heads and router are float32.
+    """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names, path = expert_names(folder, manifest), folder / MANIFEST
@@ -62,7 +66,7 @@ def load_classifier(folder: Path) -> StoredClassifier:
     if pool not in get_args(Pool):
         expected = " or ".join(get_args(Pool))
         raise WeightsError("unknown pool", path=path, field="pool", expected=expected, got=str(pool))
-    base = load_backbone(folder / "base")
+    base = load_backbone(folder / "base", compute=compute)
     if not isinstance(length, int) or not 0 < length <= base.body.config.context:
         expected = f"1 to {base.body.config.context}"
         raise WeightsError("wrong length of rows", path=path, field="length", expected=expected, got=str(length))
@@ -70,5 +74,6 @@ def load_classifier(folder: Path) -> StoredClassifier:
         name: load_expert(folder / "experts" / name, base.fingerprint, base.body, tuple(labels[name])) for name in names
     }
     router = load_router(folder / "router", base.fingerprint)
+    router.put(compute.device)
     model = assemble_classifier(base, experts, router, pool, disabled_in(folder, manifest))
-    return StoredClassifier(model.eval(), base, experts, length, manifest, folder)
+    return StoredClassifier(model.to(compute.device).eval(), base, experts, length, manifest, folder)

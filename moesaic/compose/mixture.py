@@ -18,6 +18,7 @@ from moesaic.artefacts.reference import Reference, base_at, require_base
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, disk, gather, is_published, read_manifest, write_manifest
+from moesaic.hardware import HOST, Compute
 from moesaic.kinds import AnyKind, at_site, sites
 from moesaic.kinds.kind import Mixing, Stored
 from moesaic.model.mixture import Routed
@@ -109,20 +110,22 @@ def room_for(base: Path | None, experts: Collection[Path], router: Path) -> int:
     return sum(path.stat().st_size for path in files if not is_published(path))
 
 
-def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
+def load_mixture(folder: Path, budget: Budget | None = None, compute: Compute = HOST) -> StoredMixture:
     """Read a mixture; checks all files against their hashes, and the parts against each other.
 
-    With a `budget`, experts other than adapters are fetched on demand, and their values are checked then.
+    `compute`: its device, and the type of base and experts; adapters and router are float32. With a `budget`, experts
+    other than adapters are fetched on demand, and their values are checked then.
     """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names = expert_names(folder, manifest)
     at = base_at(folder, manifest)
-    base = load_base(at.folder, at.origin)
+    base = load_base(at.folder, at.origin, compute)
     require_base(folder, manifest, base.fingerprint)
     kind = at_site(said(folder, manifest, "site", sites()))
     experts = {} if budget else {name: kind.read(folder / "experts" / name, base) for name in names}
     router = load_router(folder / "router", base.fingerprint)
+    router.put(compute.device)
     level, combine = said(folder, manifest, "level", kind.levels), said(folder, manifest, "combine", kind.combinations)
     source: ExpertSource = HELD
     if budget:
@@ -138,9 +141,7 @@ def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
 def fetched(
     folder: Path, kind: AnyKind, base: Base, router: StoredRouter, budget: Budget, level: str
 ) -> tuple[dict[str, Stored], FetchedExperts]:
-    """Open the experts of a mixture without their values, with a source that fetches these; moves base and router."""
-    for part in (base.decoder, router.router, *([router.encoder.sentences] if router.encoder else [])):
-        part.to(budget.device)
+    """Open the experts of a mixture without their values, with a source that fetches these."""
     experts, opened = dict[str, Stored](), list[Fetchable]()
     for index, name in enumerate(router.names):
         comes, experts[name] = kind.open(folder / "experts" / name, base, index)

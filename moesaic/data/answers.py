@@ -57,5 +57,5 @@ def encode_labelled(
     return rows
 
 
-def targets_of(rows: Sequence[LabelledTokens]) -> Int[Tensor, " n"]:
-    return torch.tensor([row.label for row in rows])
+def targets_of(rows: Sequence[LabelledTokens], device: torch.device | None = None) -> Int[Tensor, " n"]:
+    return torch.tensor([row.label for row in rows], device=device)

@@ -18,6 +18,7 @@ from torch import Tensor
 from moesaic.data.cuts import truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
+from moesaic.hardware import sent
 from moesaic.ops.losses import UNSCORED
 from moesaic.tokenizer import Exchange
 
@@ -83,6 +84,11 @@ class Batch:
     ids: Int[Tensor, "b t"]
     targets: Int[Tensor, "b t"]
     documents: Int[Tensor, "b t"] | None = None
+
+    def on(self, device: torch.device | None) -> "Batch":
+        """The same on a device."""
+        documents = None if self.documents is None else sent(self.documents, device)
+        return Batch(sent(self.ids, device), sent(self.targets, device), documents)
 
 
 def encode_all(

@@ -16,6 +16,7 @@ from moesaic.errors import DataError, RecipeError, nearest
 from moesaic.files import write_bytes
 from moesaic.generate.loaded import WritingModel, load
 from moesaic.generate.request import BASE
+from moesaic.hardware import AUTO
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -34,11 +35,13 @@ def judge_tasks(
     base: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     samples: str | os.PathLike[str] | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Evaluate a model by tasks of lm-evaluation-harness, ready for JSON.
 
     `include`: a folder with YAML files of more tasks. `limit`: the first rows of each task. `samples`: a file for every
-    row of every contender, with the expert that answered it, as JSON Lines.
+    row of every contender, with the expert that answered it, as JSON Lines. `device`, `dtype`: see `moesaic.load`.
 
     {model, contenders: {contender: {task: {metric: value}}}}; the metrics have the harness's own names, such as
     `acc,none` and `acc_stderr,none`.
@@ -50,7 +53,7 @@ def judge_tasks(
     from moesaic.evaluate.harness_model import HarnessModel
 
     manager = task_manager(tasks, include)
-    model = load(place, base=base).writer
+    model = load(place, base=base, device=device, dtype=dtype).writer
     found, rows = dict[str, Any](), list[dict[str, Any]]()
     for contender, expert in contenders(model).items():
         lm = HarnessModel(model, expert)

@@ -18,6 +18,7 @@ from moesaic.evaluate.unseen import BATCH, PROMPT_TOKENS, decided
 from moesaic.generate.loaded import WritingModel, load
 from moesaic.generate.request import BASE, Generation, Request
 from moesaic.generate.sample import GREEDY, Sampling
+from moesaic.hardware import AUTO
 from moesaic.ops.losses import token_nll
 from moesaic.routing import Routing
 from moesaic.tokenizer import Tokenizer
@@ -52,9 +53,12 @@ class HarnessModel(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "HarnessModel":
-        """Load a model from `path=PLACE,base=PLACE,expert=NAME`, as the harness's own command line passes them."""
+        """Load a model from `path=PLACE,base=PLACE,expert=NAME`, as the harness's own command line passes them.
+
+        `device` and `dtype` are those of `moesaic.load`.
+        """
         given = {**arg_dict, **{key: value for key, value in (additional_config or {}).items() if value is not None}}
-        known = ("path", "base", "expert", "batch_size")
+        known = ("path", "base", "expert", "batch_size", "device", "dtype")
         for name in given:
             if name not in known:
                 raise RecipeError("no such argument of a model", field=name, expected=", ".join(known))
@@ -64,7 +68,9 @@ class HarnessModel(TemplateLM):
         if size != "auto" and not (size.isdecimal() and int(size)):
             raise RecipeError("no size of a batch", field="batch_size", expected="auto, or a number from 1", got=size)
         batch = BATCH if size == "auto" else int(size)
-        return cls(load(given["path"], base=given.get("base")).writer, given.get("expert"), batch)
+        device, dtype = given.get("device", AUTO), given.get("dtype", "float32")
+        model = load(given["path"], base=given.get("base"), device=device, dtype=dtype)
+        return cls(model.writer, given.get("expert"), batch)
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "HarnessModel":
@@ -143,8 +149,10 @@ class HarnessModel(TemplateLM):
         self.note(texts, routing)
         changing = self.named is None and self.model.level == "token"
         weights, found = None if changing else routing.weights, list[tuple[float, bool]]([(0.0, True)] * len(rows))
-        for chosen, scored, logits, targets in passes(self.model.engine.mixture.score, rows, weights, self.batch_size):
-            nats, greedy = token_nll(logits[None], targets[None])[0].double(), logits.argmax(-1) == targets
+        engine = self.model.engine
+        given = engine.mixture.score, rows, weights, self.batch_size, engine.device
+        for chosen, scored, logits, targets in passes(*given):
+            nats, greedy = token_nll(logits[None], targets[None])[0].cpu().double(), logits.argmax(-1) == targets
             counts = scored.sum(1).tolist()
             parts = zip(chosen, nats.split(counts), greedy.split(counts), strict=True)
             for at, own, most in parts:

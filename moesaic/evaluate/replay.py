@@ -20,6 +20,7 @@ from moesaic.evaluate.statistics import Scores, paired
 from moesaic.files import MANIFEST
 from moesaic.generate.engine import BASE
 from moesaic.generate.trace import Decision, mean, numbered, utilisation
+from moesaic.hardware import AUTO, chosen
 from moesaic.hub.locate import locate
 from moesaic.model.features import Prompts
 
@@ -33,11 +34,13 @@ def replay(
     router: str | os.PathLike[str],
     base: str | os.PathLike[str] | None = None,
     seed: int = 0,
+    device: str = AUTO,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Score another router on the traffic of a trace, ready for JSON; `seed`: of the bootstrap.
 
     `router`: its folder, or that of a mixture or run. `base`: the base that the router reads; by default the one in
-    the folders around the router that has the right fingerprint.
+    the folders around the router that has the right fingerprint. `device`, `dtype`: see `moesaic.load`.
     The result is that of `compare`, with `trace`, `router`, `base` (folders), `rows` (all of the trace), and
     `left_out` (rows not replayed, by reason). Raises DataError where no row can be replayed, as in a trace without
     texts.
@@ -45,8 +48,10 @@ def replay(
     path, at = Path(trace), router_at(Path(router))
     decisions = list(numbered(path))
     found = (locate(base) if base is not None else base_of(at, router_room.KIND)).folder
-    reads = load_base(found)
+    compute = chosen(device, dtype)
+    reads = load_base(found, compute=compute)
     stored = load_router(at, reads.fingerprint)
+    stored.put(compute.device)
 
     asked = {line: one for line, one in decisions if one.asked and not one.forced}
     encoded = {line: reads.tokenizer.begin(one.asked, one.raw) for line, one in asked.items() if one.asked}
@@ -78,12 +83,12 @@ def reason_against(one: Decision, ids: list[int], context: int) -> str | None:
 @torch.inference_mode()
 def choose(base: Base, stored: StoredRouter, texts: list[str], encoded: list[list[int]]) -> list[Choice]:
     """Decide about each prompt as in a mixture. Rows of similar length share a batch, which only saves time."""
-    decider = stored.over(base.decoder)
+    decider, device = stored.over(base.decoder), base.decoder.norm.weight.device
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     choices: list[Choice] = [(BASE, None)] * len(texts)
     for start in range(0, len(order), BATCH):
         some = order[start : start + BATCH]
-        routing = decider.decide(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some]))
+        routing = decider.decide(Prompts.pad([encoded[i] for i in some], [texts[i] for i in some], device))
         for i, best, shares in zip(some, routing.best.tolist(), routing.probabilities.tolist(), strict=True):
             if best >= 0:
                 choices[i] = stored.names[best], shares[best]

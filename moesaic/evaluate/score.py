@@ -21,16 +21,24 @@ Logits = Callable[[Int[Tensor, "b t"], Gates | None, Bool[Tensor, "b t"] | None]
 
 
 @torch.inference_mode()
-def score(logits: Logits, rows: dict[str, list[Tokens]], weights: Float[Tensor, "n e"] | None, batch: int) -> Scores:
+def score(
+    logits: Logits,
+    rows: dict[str, list[Tokens]],
+    weights: Float[Tensor, "n e"] | None,
+    batch: int,
+    device: torch.device | None = None,
+) -> Scores:
     """Score what follows the prompt in the rows of all domains, in their order.
 
-    `weights`: of the experts; None without experts, or where the router decides anew before every token.
+    `weights`: of the experts; None without experts, or where the router decides anew before every token. `device`: that
+    of the model, None for the host.
     """
     every = [row for some in rows.values() for row in some]
     nats, tokens = np.zeros(len(every)), np.zeros(len(every))
-    for chosen, scored, found, targets in passes(logits, every, weights, batch):
+    for chosen, scored, found, targets in passes(logits, every, weights, batch, device):
+        scored = scored.cpu()
         loss = torch.zeros(scored.shape, dtype=torch.double)
-        loss[scored] = token_nll(found[None], targets[None])[0].double()
+        loss[scored] = token_nll(found[None], targets[None])[0].cpu().double()
         nats[chosen] = loss.sum(1).numpy()
         tokens[chosen] = scored.sum(1).numpy()
     domains = [domain for domain, some in rows.items() for _ in some]
@@ -46,13 +54,19 @@ class Pass(NamedTuple):
     targets: Int[Tensor, " p"]
 
 
-def passes(logits: Logits, rows: list[Tokens], weights: Float[Tensor, "n e"] | None, batch: int) -> Iterator[Pass]:
+def passes(
+    logits: Logits,
+    rows: list[Tokens],
+    weights: Float[Tensor, "n e"] | None,
+    batch: int,
+    device: torch.device | None = None,
+) -> Iterator[Pass]:
     """The logits of the scored tokens of rows, batch by batch.
 
     Rows of similar length share a batch, which saves time and changes no score. No other logits are computed.
     """
     for chosen in by_length([len(row.ids) for row in rows], batch):
-        padded = pad([rows[i] for i in chosen])
-        gates = None if weights is None else Gates.of(weights[chosen])
+        padded = pad([rows[i] for i in chosen]).on(device)
+        gates = None if weights is None else Gates.of(weights[chosen].to(padded.ids.device))
         scored = padded.targets != UNSCORED
         yield Pass(chosen, scored, logits(padded.ids, gates, scored), padded.targets[scored])

@@ -21,14 +21,14 @@ def layer_utilisation(decoder: Decoder, rows: Sequence[Tokens], batch: int) -> l
     Each entry: {layer, utilisation: share of the choices per expert, evenness: their entropy over ln e, 0 to 1,
     max_violation: the largest share over the mean share, less 1, least_load: the smallest over the mean}.
     """
-    chosen: dict[int, torch.Tensor] = {}
+    chosen, device = dict[int, torch.Tensor](), decoder.norm.weight.device
     for some in by_length([len(row.ids) for row in rows], batch):
         lengths = [len(rows[index].ids) - 1 for index in some]  # the decoder never reads the last token of a row
-        ids = pad([rows[index] for index in some]).ids
-        real = (torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]).flatten()
+        ids = pad([rows[index] for index in some]).on(device).ids
+        real = (torch.arange(ids.shape[1], device=device) < torch.tensor(lengths, device=device)[:, None]).flatten()
         for layer, routing in enumerate(decoder(ids, None, None).routings):
             if routing is not None:
-                counts = (routing.weights[real] > 0).sum(0)
+                counts = (routing.weights[real] > 0).sum(0).cpu()
                 chosen[layer] = chosen.get(layer, torch.zeros_like(counts)) + counts
     return [_entry(layer, counts.double()) for layer, counts in chosen.items()]
 

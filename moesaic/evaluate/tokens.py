@@ -19,12 +19,17 @@ Owner = tuple[str | None, float | None, float | None]
 
 
 @torch.inference_mode()
-def token_owners(logits: Logits, ids: list[int], names: tuple[str, ...]) -> list[Owner]:
-    """Find the owner of every id; `names`: the experts in order. Ties go to the base, then to the first expert."""
-    text, targets = torch.tensor([ids[:-1]]), torch.tensor([ids[1:]])
+def token_owners(
+    logits: Logits, ids: list[int], names: tuple[str, ...], device: torch.device | None = None
+) -> list[Owner]:
+    """Find the owner of every id; `names`: the experts in order. Ties go to the base, then to the first expert.
+
+    `device`: that of the model.
+    """
+    text, targets = torch.tensor([ids[:-1]], device=device), torch.tensor([ids[1:]], device=device)
 
     def nats(expert: int) -> Float[Tensor, "1 t"]:
-        gates = Gates.of(controls.fixed(expert, 1, len(names)))
+        gates = Gates.of(controls.fixed(expert, 1, len(names)).to(text.device))
         return token_nll(logits(text, gates, None), targets)
 
     table = torch.cat([nats(expert) for expert in (-1, *range(len(names)))])

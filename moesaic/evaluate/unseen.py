@@ -18,6 +18,7 @@ from moesaic.errors import DataError, MoesaicWarning, RecipeError
 from moesaic.evaluate.score import score
 from moesaic.evaluate.statistics import UNSEEN, Scores, paired
 from moesaic.generate.loaded import WritingModel, load
+from moesaic.hardware import AUTO
 from moesaic.model.features import Prompts
 from moesaic.routing import Routing
 from moesaic.tokenizer import Tokenizer
@@ -32,8 +33,12 @@ def judge_unseen(
     *,
     base: str | os.PathLike[str] | None = None,
     limit: int | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Score a model on files of rows, ready for JSON; `limit`: the first rows of each file.
+
+    `device`, `dtype`: see `moesaic.load`.
 
     {model, files: {file: {rows, tokens, nats (per token), chosen ({name: share of rows})}}}, and for a model with
     experts also base_nats and difference {mean, low, high}: its nats minus those of its base, with a paired 95%
@@ -41,7 +46,7 @@ def judge_unseen(
     """
     if not files:
         raise RecipeError("no files", field="unseen", hint="name a file of rows")
-    model = load(place, base=base).writer
+    model = load(place, base=base, device=device, dtype=dtype).writer
     return {"model": repr(model), "files": {os.fspath(file): judged(model, Path(file), limit) for file in files}}
 
 
@@ -77,9 +82,10 @@ def decided(model: WritingModel, prompts: Sequence[list[int]]) -> Routing:
     for at in range(0, len(prompts), BATCH):
         some = [*prompts[at : at + BATCH]]
         texts = [model.engine.tokenizer.decode(ids) for ids in some]
-        parts.append(model.engine.mixture.route(Prompts.pad(some, texts)))
+        parts.append(model.engine.mixture.route(Prompts.pad(some, texts, model.engine.device)))
     return Routing.cat(parts)
 
 
 def scored(model: WritingModel, rows: list[Tokens], routing: Routing | None) -> Scores:
-    return score(model.engine.mixture.score, {UNSEEN: rows}, None if routing is None else routing.weights, BATCH)
+    weights = None if routing is None else routing.weights
+    return score(model.engine.mixture.score, {UNSEEN: rows}, weights, BATCH, model.engine.device)

@@ -37,10 +37,10 @@ def classified(stored: StoredClassifier, rows: Sequence[Row], expert: str | None
     found = []
     for start in range(0, len(rows), ROWS):
         some = batched(stored, rows[start : start + ROWS])
-        forced = None if expert is None else only(stored.model.names, expert, len(some.texts))
+        forced = None if expert is None else only(stored.model.names, expert, len(some.texts), some.ids.device)
         answers = stored.model.classify(some, forced)
         reports = RoutingReport.each(stored.model.names, answers.routing)
-        for log_probabilities, routing in zip(answers.log_probabilities, reports, strict=True):
+        for log_probabilities, routing in zip(answers.log_probabilities.cpu(), reports, strict=True):
             shares = dict(zip(stored.model.classifier.labels, log_probabilities.double().exp().tolist(), strict=True))
             best = max(shares, key=shares.__getitem__)
             task, _, label = best.partition("/")
@@ -60,12 +60,12 @@ def batched(stored: StoredClassifier, rows: Sequence[Row]) -> Prompts:
             raise DataError("nothing to classify", expected="one or two texts that are not empty", got=repr(row))
     read = [stored.base.writer(row, stored.length) for row in rows]
     ids, types, texts = [one.ids for one in read], [one.types for one in read], ["\n".join(row) for row in rows]
-    return Prompts.pad(ids, texts, types=types, with_id=stored.base.pad)
+    return Prompts.pad(ids, texts, stored.model.classifier.device, types=types, with_id=stored.base.pad)
 
 
-def only(names: tuple[str, ...], expert: str, n: int) -> Routing:
+def only(names: tuple[str, ...], expert: str, n: int, device: torch.device) -> Routing:
     if expert not in names:
         hint = "the base has no labels" if expert == BASE else nearest(expert, [*names])
         raise RecipeError("no such expert", field="expert", expected=" or ".join(names), got=expert, hint=hint)
-    weights = fixed(names.index(expert), n, len(names))
+    weights = fixed(names.index(expert), n, len(names)).to(device)
     return Routing(weights, weights.log())

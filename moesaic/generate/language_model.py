@@ -17,6 +17,7 @@ from moesaic.files import disk
 from moesaic.generate.engine import Engine
 from moesaic.generate.loaded import Asked, Several, Words, WritingModel
 from moesaic.generate.request import Generation
+from moesaic.hardware import CPU, chosen
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.loaded_model import LoadedModel
 from moesaic.interop.pretrained import LoadedDecoder, read_model
@@ -65,12 +66,18 @@ class LanguageModel(LoadedDecoder):
 
 
 def load_model(
-    place: str | os.PathLike[str], dtype: torch.dtype | None = None, revision: str | None = None
+    place: str | os.PathLike[str],
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    device: str = CPU,
 ) -> LoadedModel:
     """Load a model, ready to be called, from a folder, `org/name@revision` of the hub, or `shipped:tiny`.
 
-    `dtype`: that of all tensors (default: the one of config.json, else the widest stored; but float32 instead of
-    float16, as a CPU computes in it). `revision`: that of the hub, unless the id names one. A decoder is a
-    `LanguageModel`, which also continues prompts.
+    `dtype`: that of all tensors, as a word or a type of torch; `auto`: bfloat16 where the device has units for it, else
+    float32 (default: the one of config.json, else the widest stored; but float32 instead of float16, as a CPU computes
+    in it). `device`: as of `moesaic.load`, but the CPU by default. `revision`: that of the hub, unless the id names
+    one. A decoder is a `LanguageModel`, which also continues prompts.
     """
-    return read_model(place, dtype, revision, LanguageModel)
+    compute = chosen(device, dtype if isinstance(dtype, str) else "float32")
+    own = compute.dtype if isinstance(dtype, str) else dtype
+    return read_model(place, own, revision, LanguageModel).to(compute.device)

@@ -30,6 +30,7 @@ from moesaic.generate.request import Generation, RoutingReport, Settings
 from moesaic.generate.sample import Sampling
 from moesaic.generate.sharing import push_mixture
 from moesaic.generate.trace import Trace
+from moesaic.hardware import AUTO, HOST, Compute
 from moesaic.hub.locate import Located, Place, locate
 from moesaic.interop.folders import Folder, What, what_is
 from moesaic.kinds import KINDS
@@ -314,14 +315,19 @@ class WritingMixture(WritingModel):
     routes = True
 
     def __init__(
-        self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
+        self,
+        folder: Path,
+        trace: Path | None = None,
+        trace_texts: bool = False,
+        budget: Budget | None = None,
+        compute: Compute = HOST,
     ):
-        self.budget, self.stored = budget, load_mixture(folder, budget)
+        self.budget, self.stored = budget, load_mixture(folder, budget, compute)
         self.level = str(self.stored.manifest.get("level", self.level))
         self.identity = digest(self.stored.manifest)[:12]
         self.trace = Trace(trace, self.stored.model.names, self.identity, trace_texts) if trace else None
-        device, listener = budget.device if budget else None, self.trace.record if self.trace else None
-        engine = Engine(self.stored.model, self.stored.tokenizer, device, listener, self.stored.source)
+        listener = self.trace.record if self.trace else None
+        engine = Engine(self.stored.model, self.stored.tokenizer, compute.device, listener, self.stored.source)
         super().__init__(folder, engine)
 
     def check(self, copy: Path) -> object:
@@ -339,8 +345,8 @@ class ClassifyingMixture(Loaded):
     traffic = Traffic()
     """No fetches: all experts are in memory."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.stored = folder, load_classifier(folder)
+    def __init__(self, folder: Path, compute: Compute = HOST):
+        self.folder, self.stored = folder, load_classifier(folder, compute)
         self.names = self.stored.model.names
 
     @overload
@@ -450,6 +456,8 @@ def load(
     trace_texts: bool = False,
     ram: str | int | None = None,
     vram: str | int | None = None,
+    device: str = AUTO,
+    dtype: str = "float32",
 ) -> WritingModel | ClassifyingMixture:
     """Load whatever answers prompts: a mixture, of language models or classifiers, from its own folder, its run
     directory, or `org/name@revision` of the hub; a base or a merge, also `shipped:tiny`; or one expert over its base.
@@ -463,6 +471,10 @@ def load(
     do not fit stay on disk, are fetched for their prompts, and unloaded again: `traffic` counts the fetches. `vram`:
     the limit of a device, which then computes, while `ram` limits the host. Raises MemoryLimitError before loading
     anything if the experts of a single row do not fit.
+
+    `device`: cpu, cuda, cuda:1, mps, xpu, dml, or another name that torch knows; `auto`: an accelerator, else the CPU.
+    `dtype`: the type of base and experts, float32, bfloat16 or float16; `auto`: bfloat16 where the device has units for
+    it, else float32. Adapters, router and heads are float32.
     """
     for field, value, expected in (("place", place, PLACE), ("base", base, PLACE), ("trace", trace, "a file")):
         if not isinstance(value, str | os.PathLike) and (value is not None or field == "place"):
@@ -471,8 +483,11 @@ def load(
     for field, size in (("ram", ram), ("vram", vram)):
         if size is not None and not isinstance(size, str):
             whole(size, field, "a size, such as '2GB', or a whole number of bytes")
+    from moesaic.compose.budget import computing
+
+    compute = computing(device, dtype, vram, ram)
     with float32():
-        return opened(place, base, trace, trace_texts, ram, vram)
+        return opened(place, base, trace, trace_texts, ram, vram, compute)
 
 
 @contextmanager
@@ -493,6 +508,7 @@ def opened(
     trace_texts: bool,
     ram: str | int | None,
     vram: str | int | None,
+    compute: Compute,
 ) -> WritingModel | ClassifyingMixture:
     """Load whatever answers prompts: see `load`."""
     if trace_texts and trace is None:
@@ -502,40 +518,41 @@ def opened(
     given = {"trace": trace, "ram": ram, "vram": vram}
     if what_is(mixture).what != "mixture":
         refuse(given, "only a mixture has decisions to trace, and experts to fetch")
-        return model_at(at, base)
+        return model_at(at, base, compute)
     refuse({"base": base}, "a mixture has a base: `moesaic adopt --into MIXTURE --base PATH` names its new place")
     if classifies(mixture):
         refuse(given, "a mixture that classifies has no trace, and must fit into memory as a whole")
-        return ClassifyingMixture(mixture)
+        return ClassifyingMixture(mixture, compute)
     from moesaic.compose.budget import budget
 
-    memory = budget(mixture, vram, ram) if ram is not None or vram is not None else None
-    return WritingMixture(mixture, None if trace is None else Path(trace), trace_texts, memory)
+    memory = budget(mixture, vram, ram, compute) if ram is not None or vram is not None else None
+    return WritingMixture(mixture, None if trace is None else Path(trace), trace_texts, memory, compute)
 
 
-def model_at(at: Located, base: Place | None) -> WritingModel:
+def model_at(at: Located, base: Place | None, compute: Compute) -> WritingModel:
     """Load a base, or one expert over its base; WeightsError for a folder of anything else."""
     found = what_is(at.folder)
     if found.what not in WRITERS:
         hint = unjoined(at.folder) or "give a run directory after `compose`, a mixture, a model or an expert"
         raise WeightsError(NO_WRITER.get(found.what, "nothing here answers prompts"), path=at.folder, hint=hint)
-    return WRITERS[found.what](found, at, base)
+    return WRITERS[found.what](found, at, base, compute)
 
 
-def base_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+def base_model(found: Folder, at: Located, base: Place | None, compute: Compute) -> WritingModel:
     refuse({"base": base}, "only an expert needs a base beside it")
-    own = load_base(at.folder, at.origin)
-    return WritingModel(found.at, Engine(base_alone(own.decoder), own.tokenizer))
+    own = load_base(at.folder, at.origin, compute)
+    return WritingModel(found.at, Engine(base_alone(own.decoder), own.tokenizer, compute.device))
 
 
-def expert_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+def expert_model(found: Folder, at: Located, base: Place | None, compute: Compute) -> WritingModel:
     base_at = base_for(found.at, base)
-    own, kind = load_base(base_at.folder, base_at.origin), KINDS[found.form]
+    own, kind = load_base(base_at.folder, base_at.origin, compute), KINDS[found.form]
     name = str(found.manifest.get("name") or name_at(at.place or found.at))
-    return WritingModel(found.at, Engine(expert_alone(kind, own, name, kind.read(found.at, own)), own.tokenizer))
+    model = expert_alone(kind, own, name, kind.read(found.at, own))
+    return WritingModel(found.at, Engine(model, own.tokenizer, compute.device))
 
 
-WRITERS: dict[What, Callable[[Folder, Located, Place | None], WritingModel]] = {
+WRITERS: dict[What, Callable[[Folder, Located, Place | None, Compute], WritingModel]] = {
     "model": base_model,
     "merge": base_model,
     "adapter": expert_model,

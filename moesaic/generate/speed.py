@@ -19,7 +19,7 @@ PROMPT, STEPS = 32, 24
 def tokens_per_second(decoder: Decoder, gates: Gates | None) -> float:
     """Greedy tokens per second of one row after a short prompt, without the prompt's own pass."""
     cache = Cache.empty(decoder.config, 1, PROMPT + STEPS, decoder.norm.weight)
-    chunk, laps = torch.zeros(1, PROMPT, dtype=torch.long), []
+    chunk, laps = torch.zeros(1, PROMPT, dtype=torch.long, device=decoder.norm.weight.device), []
     for _ in range(STEPS):
         started = time.perf_counter()
         logits = decoder(chunk, cache, gates).logits

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError, MoesaicWarning, WeightsError, memory_for
 from moesaic.files import write_json
+from moesaic.hardware import Compute
 from moesaic.interop.decoder_config import TOKENS, config_json, read_config
 from moesaic.interop.families import FAMILIES, SKIPPED, locations, packed, stored_name
 from moesaic.interop.foreign import EMPTY, IN_MODELS, hint_of, idle, shown
@@ -40,6 +41,12 @@ def by_default(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
 
 def as_stored(stored: torch.dtype, model: torch.dtype) -> torch.dtype:
     return stored
+
+
+def as_in(decoder: Decoder) -> Choice:
+    """The type of another decoder."""
+    dtype = decoder.norm.weight.dtype
+    return lambda stored, model: dtype
 
 
 def read_decoder(
@@ -225,6 +232,16 @@ def require_shape(tensor: Tensor, shape: list[int], name: str, folder: Path) -> 
     if (found := list(tensor.shape)) != shape:
         what = "a shared tensor of another shape"
         raise WeightsError(what, path=folder, field=name, expected=shape, got=str(found))
+
+
+def put(decoder: Decoder, compute: Compute) -> Decoder:
+    """Move a decoder to a device and, if its type is narrower than float32, into this type."""
+    kept = {name: tensor.data for name, tensor in decoder.named_parameters() if EXACT in name}
+    for name, tensor in compute.put(decoder).named_parameters():
+        if name in kept:
+            tensor.data = kept[name].to(compute.device)
+    decoder.tie()
+    return decoder
 
 
 def named(decoder: Decoder) -> dict[str, Tensor]:

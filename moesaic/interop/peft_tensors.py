@@ -228,8 +228,9 @@ def require_unchanged(path: Path, declared: Declared, whole: Mapping[str, Tensor
         if (parameter := parameters.get(ours)) is None:
             what = f"{name} was trained whole, and the base has no such tensor"
             raise CompatibilityError(what, path=path, field=field, hint=hint)
-        own = parameter.detach()
-        if own.shape != tensor.shape or not own.to(tensor.dtype).equal(tensor):
+        own = parameter.detach().cpu()
+        coarse = min(own.dtype, tensor.dtype, key=lambda dtype: dtype.itemsize)
+        if own.shape != tensor.shape or not own.to(coarse).equal(tensor.to(coarse)):
             what, got = f"{name} is stored whole and is not the base's", str([*tensor.shape])
             if own.shape == tensor.shape:
                 got = f"{(tensor.to(own.dtype) - own).norm() / own.norm():.1%} away from it"

@@ -23,7 +23,7 @@ from moesaic.artefacts.tokenizer_check import spoken_otherwise, tokenizer_beside
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.interop.outline import Outline, Shape
 from moesaic.kinds.difference import difference, farthest, require_variant
-from moesaic.kinds.gates import Weights, alone
+from moesaic.kinds.gates import Weights, alone, beside
 from moesaic.kinds.kind import Body, Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
 from moesaic.kinds.parameters import asleep, count_parameters, num_parameters
 from moesaic.model.classifier import Head
@@ -118,7 +118,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
         body.requires_grad_(False)
         fresh: Any = design.fresh(body, layer_range(layers, body.config.num_layers), generator)
         fresh.adapt(body)
-        return Started(alone, lambda: fresh.detach(body))
+        return Started(beside(body, alone), lambda: fresh.detach(body))
 
     def resume(self, body: Body, stored: StoredExpert, design: AnyDesign) -> None:
         body.requires_grad_(False)
@@ -130,7 +130,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
     def reload(self, folder: Path, base: Base, design: AnyDesign) -> Reloaded[StoredExpert]:
         stored = load_expert(folder, base.fingerprint)
         attach(base.decoder, [stored.lora])
-        return Reloaded(base.decoder, alone, stored)
+        return Reloaded(base.decoder, beside(base.decoder, alone), stored)
 
     def idle_part(self, expert: Reloaded[StoredExpert], base: Decoder) -> str | None:
         """The first matrix whose pair holds only zeros."""

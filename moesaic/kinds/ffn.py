@@ -24,7 +24,7 @@ from moesaic.files import MANIFEST
 from moesaic.interop.outline import Outline, part_of, shapes_in, weighed
 from moesaic.kinds.compatibility import Difference, block_differences
 from moesaic.kinds.extraction import extract
-from moesaic.kinds.gates import Weights, halves, plain
+from moesaic.kinds.gates import Weights, beside, halves, plain
 from moesaic.kinds.kind import Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
 from moesaic.kinds.parameters import count_blocks, num_parameters
 from moesaic.model.classifier import Head
@@ -64,6 +64,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
     site = "ffn"
     section = FFNSection
     changes = "has blocks of"
+    trains_weights = True
     files = FILES
 
     # --- trained here
@@ -85,7 +86,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
         body.requires_grad_(False)
         own = layer_range(layers, body.config.num_layers)
         design.plant(body, design.fresh(body, own, generator))
-        return Started(halves if design.anchor else plain, lambda: design.lifted(body, own))
+        return Started(beside(body, halves) if design.anchor else plain, lambda: design.lifted(body, own))
 
     def resume(self, body: Any, stored: StoredFFN, design: Blocks) -> None:
         body.requires_grad_(False)
@@ -103,7 +104,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
             feedforward.attach(base.decoder, [stored.ffn])
         else:
             graft(base.decoder, stored.ffn)
-        return Reloaded(base.decoder, halves if design.anchor else plain, stored)
+        return Reloaded(base.decoder, beside(base.decoder, halves) if design.anchor else plain, stored)
 
     def idle_part(self, expert: Reloaded[StoredFFN], base: Decoder) -> str | None:
         """The first block that equals the base's."""
@@ -125,6 +126,10 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
 
     def value(self, stored: StoredFFN) -> FFN:
         return stored.ffn
+
+    def fingerprint(self, stored: StoredFFN, folder: Path) -> str:
+        """That of the manifest, as the values of an expert that is read may have the base's type."""
+        return str(stored.manifest.get("fingerprint") or stored.fingerprint)
 
     # --- joined
 

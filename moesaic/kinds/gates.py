@@ -4,10 +4,11 @@ Knows nothing about routers.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from moesaic.routing import Gates
 
@@ -22,11 +23,16 @@ def plain(rows: int) -> None:
     return
 
 
-def alone(rows: int) -> Gates:
+def alone(rows: int, device: torch.device | None = None) -> Gates:
     """All rows on the only expert."""
-    return Gates.one(0, rows, 1, torch.zeros(1))
+    return Gates.one(0, rows, 1, torch.zeros(1, device=device))
 
 
-def halves(rows: int) -> Gates:
+def halves(rows: int, device: torch.device | None = None) -> Gates:
     """All rows on the only expert, with as much weight as the base."""
-    return Gates.of(torch.full((rows, 1), 0.5))
+    return Gates.of(torch.full((rows, 1), 0.5, device=device))
+
+
+def beside(module: nn.Module, gates: Callable[..., Gates]) -> Callable[[int], Gates]:
+    """Such gates on the device of a module."""
+    return partial(gates, device=next(module.parameters()).device)

@@ -144,6 +144,8 @@ class Kind(ABC, Generic[D, V, S]):
     """True where `adopt` knows the kind by its word."""
     routes_by_weights: ClassVar[bool] = False
     """True where a router can distinguish such experts by their weights alone."""
+    trains_weights: ClassVar[bool] = False
+    """True where a training changes weights of the base's own form: they stay float32, and only products are lower."""
     shares_trunk: ClassVar[bool] = True
     """True where such experts share the base's blocks, so that a router can read states inside them."""
     always_held: ClassVar[bool] = False

@@ -16,6 +16,7 @@ from moesaic.artefacts.base import Base, read_config
 from moesaic.artefacts.router import StoredRouter
 from moesaic.artefacts.whole_model import StoredModel, load_whole
 from moesaic.files import MANIFEST
+from moesaic.hardware import exact
 from moesaic.hub.locate import CONFIG, model_folder
 from moesaic.interop import decoder_config
 from moesaic.interop.decoders import named
@@ -59,6 +60,7 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     site = "model"
     section = ModelSection
     changes = "has"
+    trains_weights = True
     levels = LEVELS
     combinations = COMBINATIONS
     shares_trunk = False
@@ -118,9 +120,10 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     def average(self, decoder: Decoder, experts: Sequence[StoredModel]) -> Decoder:
         with torch.no_grad():
             for name, weight in decoder.named_parameters():  # a tied head is listed once
-                weight.zero_()
+                mean = torch.zeros_like(weight, dtype=exact(weight.dtype))
                 for expert in experts:
-                    weight.add_(expert.decoder.get_parameter(name), alpha=1 / len(experts))
+                    mean.add_(expert.decoder.get_parameter(name), alpha=1 / len(experts))
+                weight.copy_(mean)
         return decoder
 
     def not_averaged(self, base: Path, experts: Sequence[Path]) -> str | None:

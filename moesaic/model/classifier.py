@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from moesaic.config import Pool
+from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
@@ -93,15 +94,20 @@ class Classifier(nn.Module):
         counts = [len(head.shape.labels) for head in heads.values()]
         self.starts = [sum(counts[:place]) for place in range(len(counts))]
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.heads.parameters()).device
+
     def forward(self, rows: Prompts, gates: Gates) -> Float[Tensor, "b g"]:
         """Log-probabilities over all labels: finite, whatever the gates."""
         return self.mixed(self.state(rows, gates), gates)
 
     def state(self, rows: Prompts, gates: Gates) -> Float[Tensor, "b d"]:
-        """The pooled state of each row, which the heads read."""
+        """The pooled state of each row, in float32 at least, which the heads read."""
         real, body = rows.real, self.body
         x = body.top(body.blocks(body.embed(rows.ids, rows.types), range(len(body.layers)), gates, real))
-        return body.first(x, gates) if self.pool == "first" else pooled(x, rows.lengths, self.pool)
+        found = body.first(x, gates) if self.pool == "first" else pooled(x, rows.lengths, self.pool)
+        return found.to(exact(found.dtype))
 
     def mixed(self, states: Float[Tensor, "b d"], gates: Gates) -> Float[Tensor, "b g"]:
         """The formula above; a head without a row is not computed."""

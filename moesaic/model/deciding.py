@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError
+from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
 from moesaic.model.text_counts import characters, wording
@@ -46,7 +47,10 @@ class Reader:
             return prompts.texts
         if not self.feature.reads_base:
             counts = (wording if self.feature.source == "wording" else characters)(prompts.texts)
-            return counts if self.body is None else counts.to(next(self.body.layers.parameters()))
+            if self.body is None:
+                return counts
+            like = next(self.body.layers.parameters())
+            return counts.to(like.device, exact(like.dtype))
         assert self.body is not None
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
@@ -94,5 +98,5 @@ class Decider:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device)
         silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
-        judged = None if self.guard is None else self.guard(features, wording(texts)).to(device)
+        judged = None if self.guard is None else self.guard(features, wording(texts).to(device)).to(device)
         return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import Feature
+from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder, Hidden
 from moesaic.model.text_counts import characters, wording
 from moesaic.routing import Gates, States
@@ -91,16 +92,17 @@ def read_all(features: list[Feature], body: Body, num_experts: int, prompts: Pro
         if feature.source == "text":
             found[feature] = prompts.texts
         elif feature.source == "characters":
-            found[feature] = characters(prompts.texts).to(x)
+            found[feature] = characters(prompts.texts).to(x.device, exact(x.dtype))
         elif feature.source == "wording":
-            found[feature] = wording(prompts.texts).to(x)
+            found[feature] = wording(prompts.texts).to(x.device, exact(x.dtype))
         else:
             found[feature] = pool(top, prompts.lengths, feature)
     return [found[feature] for feature in features]
 
 
 def pool(x: Hidden, lengths: Int[Tensor, " b"], feature: Feature) -> Float[Tensor, "b d"] | States:
-    """States pooled as the feature says; all of them for routers that pool by themselves."""
+    """States pooled as the feature says, in float32 at least; all of them for routers that pool by themselves."""
+    x = x.to(exact(x.dtype))
     return States.of(x, lengths) if feature.pool == "none" else pooled(x, lengths, feature.pool)
 
 
@@ -143,7 +145,8 @@ class Projecting(nn.Module):
         self.base, self.prototypes, self.prompts, self.note = base, prototypes, prompts, note
 
     def forward(self, x: Float[Tensor, "b t i"], gates: Gates | None) -> Float[Tensor, "b t o"]:
-        sizes = (x @ self.prototypes.to(x.dtype).t()).abs() * self.prompts.real[..., None]
+        wide = x.to(exact(x.dtype))
+        sizes = (wide @ self.prototypes.to(wide.dtype).t()).abs() * self.prompts.real[..., None]
         self.note(sizes.sum(1) / self.prompts.lengths[:, None])
         return self.base(x, gates)
 

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.adapters.feedforward import groups
+from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, pool, pooled
@@ -150,7 +151,7 @@ class AdapterMixture(nn.Module):
             routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device, prompts.texts)
         else:
             depth, routing = 0, self.route(prompts) if forced is None else forced
-        gates = Gates.of(routing.weights.to(x.dtype)).ready(self.groups)
+        gates = Gates.of(routing.weights.to(exact(x.dtype))).ready(self.groups)
         with self.source.using(gates.present):
             x, _ = decoder.run(x, cache, range(depth, layers), gates)
             logits = decoder.head(pooled(x, prompts.lengths, "last")[:, None], gates)[:, 0]
@@ -170,7 +171,7 @@ class AdapterMixture(nn.Module):
 
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""
-        gates = Gates.of(routing.weights.to(self.decoder.norm.weight.dtype)).ready(self.groups)
+        gates = Gates.of(routing.weights.to(exact(self.decoder.norm.weight.dtype))).ready(self.groups)
         lengths = torch.tensor([known.shape[1]], device=known.device)
         return Session(routing, gates, Cache.of(room.shelf(0), (slot,), lengths))
 

@@ -85,7 +85,7 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Running:
-    """Running sum and last of the states of n rows: the feature of a router that decides at every token.
+    """Running sum, in float32 at least, and last of the states of n rows: what a router reads at every token.
 
     `anew`: whether a row is decided at every token; the states of other rows are 0.
     """
@@ -102,7 +102,7 @@ class Running:
         """Add the states of the next tokens of `rows`, `lengths` of them in each."""
         rows = torch.tensor(self.rows, device=x.device)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        total = self.total.index_add(0, rows, (x * real[..., None]).sum(1))
+        total = self.total.index_add(0, rows, (x * real[..., None]).sum(1, dtype=self.total.dtype))
         last = self.last.index_copy(0, rows, x[torch.arange(len(x), device=x.device), lengths - 1])
         return Running(self.anew, total, last)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moesaic.config import Feature
 from moesaic.errors import CompatibilityError, GatesError, RecipeError
+from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
@@ -160,7 +161,7 @@ class ModelMixture(nn.Module):
         running = None
         if self.level == "token":
             nothing = self.base.norm.weight.new_zeros(len(slots), len(self.base.norm.weight))
-            running = Running((not forced,) * len(slots), nothing, nothing)
+            running = Running((not forced,) * len(slots), nothing.to(exact(nothing.dtype)), nothing)
         return Readings(room, tuple(slots), (0,) * len(slots), running)
 
     def begin(
@@ -193,7 +194,7 @@ class ModelMixture(nn.Module):
         return self.answer(readings, gates), Session(routing, gates, readings)
 
     def gates(self, routing: Routing) -> Gates:
-        return Gates.of(routing.weights.to(self.base.norm.weight.dtype))
+        return Gates.of(routing.weights.to(exact(self.base.norm.weight.dtype)))
 
     def shares(self, gates: Gates) -> Gates:
         """The gates as shares of the models, the base among them."""
@@ -249,7 +250,7 @@ class ModelMixture(nn.Module):
         running = running.add(base.norm(x) if depth is None else x, lengths)
         anew = torch.tensor(rows, device=ids.device)
         if self.feature.pool == "last":
-            features = running.last[anew]
+            features = running.last[anew].to(running.total.dtype)
         else:
             counts = torch.tensor([readings.lengths[row] for row in rows], device=ids.device)
             features = running.total[anew] / counts[:, None]
@@ -263,7 +264,8 @@ class ModelMixture(nn.Module):
         x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
-        features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
+        wide = x.to(exact(x.dtype))
+        features = wide if self.feature.pool == "last" else wide.cumsum(1) / so_far
         shares = self.shares(self.gates(self.decider.weigh(features.flatten(0, 1), x.device, []))).weights
         return shares.unflatten(0, ids.shape), x if depth is None else None
 

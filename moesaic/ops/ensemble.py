@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from moesaic.hardware import exact
+
 Combine = Literal["mixture", "product"]
 COMBINATIONS: tuple[Combine, ...] = get_args(Combine)
 
@@ -26,10 +28,11 @@ class Answer(NamedTuple):
 
 
 def combined(answers: list[Answer], num_rows: int, how: Combine) -> Float[Tensor, "n t v"]:
-    """Combine the logits of all rows; at least one model answers each row."""
+    """Combine the logits of all rows, in float32 at least; at least one model answers each row."""
     if len(answers) == 1 and len(answers[0].rows) == num_rows:
         return answers[0].logits
-    return mixture(answers, num_rows) if how == "mixture" else product(answers, num_rows)
+    wide = [one._replace(logits=one.logits.to(exact(one.logits.dtype))) for one in answers]
+    return mixture(wide, num_rows) if how == "mixture" else product(wide, num_rows)
 
 
 def mixture(answers: list[Answer], num_rows: int) -> Float[Tensor, "n t v"]:

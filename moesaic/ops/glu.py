@@ -22,7 +22,8 @@ def block(
     weights: Float[Tensor, " n"],
 ) -> Float[Tensor, "n t d"]:
     """Apply one expert to all rows, each row with its own weight."""
-    return (act(F.linear(x, gate)) * F.linear(x, up) * weights[:, None, None]) @ down
+    inner = act(F.linear(x, gate)) * F.linear(x, up)
+    return (inner * weights[:, None, None].to(inner.dtype)) @ down
 
 
 def blended(
@@ -35,5 +36,5 @@ def blended(
 ) -> Float[Tensor, "n t d"]:
     """Apply all experts to all rows in one GEMM for each projection; the last one sums over the experts."""
     inner = act(F.linear(x, gate.flatten(0, 1))) * F.linear(x, up.flatten(0, 1))
-    shares = weights[:, None, :, None]
+    shares = weights[:, None, :, None].to(inner.dtype)
     return (inner.unflatten(-1, gate.shape[:2]) * shares).flatten(2) @ down.flatten(0, 1)

@@ -174,6 +174,12 @@ class Recipe(Section):
     """Seed of all randomness."""
     workers: Annotated[Count, Field(le=64)] = 2
     """Number of parallel trainings, each with one thread; also the number of threads of the pretraining."""
+    device: Text = "auto"
+    """Device to compute on: cpu, cuda, cuda:1, mps, xpu, dml, or another name that torch knows; `auto`: an accelerator,
+    else the CPU."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Type of frozen weights and of the products of models in training. `auto`: bfloat16 where the device has units for
+    it, else float32; results then depend on the machine."""
     checkpoint_seconds: Amount = 30.0
     """Seconds between checkpoints, more if saving is slow; 0: every step."""
     bad_rows: Literal["stop", "skip"] = "stop"

@@ -72,6 +72,7 @@ class Form:
     picked: Callable[[Any, Int[Tensor, " g"]], Any]
     means: Callable[[Any], Float[Tensor, "n d"] | None]
     vectors: Callable[[Any], Float[Tensor, "m d"]]
+    on_host: Callable[[Any], Any]
 
 
 def _without_vectors(texts: list[str]) -> Float[Tensor, "m d"]:
@@ -80,17 +81,28 @@ def _without_vectors(texts: list[str]) -> Float[Tensor, "m d"]:
 
 FORMS = {
     Tensor: Form(
-        joined=torch.cat, picked=lambda vectors, rows: vectors[rows], means=lambda own: own, vectors=lambda own: own
+        joined=torch.cat,
+        picked=lambda vectors, rows: vectors[rows],
+        means=lambda own: own,
+        vectors=lambda own: own,
+        on_host=Tensor.cpu,
     ),
-    States: Form(joined=States.cat, picked=States.__getitem__, means=States.mean, vectors=lambda states: states.values),
+    States: Form(
+        joined=States.cat,
+        picked=States.__getitem__,
+        means=States.mean,
+        vectors=lambda states: states.values,
+        on_host=lambda states: States(states.values.cpu(), states.lengths.cpu()),
+    ),
     list: Form(
         joined=lambda parts: list(chain.from_iterable(parts)),
         picked=lambda texts, rows: [texts[row] for row in rows.tolist()],
         means=lambda texts: None,
         vectors=_without_vectors,
+        on_host=lambda texts: texts,
     ),
 }
-"""Type of features -> what joins, picks, averages and flattens them."""
+"""Type of features -> what joins, picks, averages and flattens them, and takes them to the host."""
 
 
 def joined(parts: list[Features]) -> Features:
@@ -104,6 +116,11 @@ def picked(features: Features, rows: Int[Tensor, " g"]) -> Features:
 def means_of(features: Features) -> Float[Tensor, "n d"] | None:
     """One vector of each prompt: the prompt's own, or the mean of its states; None for texts."""
     return FORMS[type(features)].means(features)
+
+
+def on_host(features: Features) -> Features:
+    """The same on the CPU, where routers are trained."""
+    return FORMS[type(features)].on_host(features)
 
 
 def vectors_of(features: Features) -> Float[Tensor, "m d"]:

@@ -115,10 +115,6 @@ class Pretrain(Train):
     """Files to train on, `{shards: FOLDER}`, or `experts` for the training texts of all experts."""
     parallel: Parallel = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
     """Each process of `torchrun` holds a copy (DDP), a piece of every parameter (FSDP2), or also whole experts (EP)."""
-    dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        default="float32", exclude_if=lambda given: given == "float32"
-    )
-    """Type of products; weights stay float32. `auto`: bfloat16 where the processor has units for it, else float32."""
     recompute: bool = Field(default=False, exclude_if=lambda given: not given)
     """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
     compile: bool = Field(default=False, exclude_if=lambda given: not given)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -41,8 +42,8 @@ HEADER_BYTES, HEADER_SECONDS = 32 << 10, 30
 
 @dataclass(frozen=True)
 class Place:
-    """The model to serve, as `moesaic.load` finds it, with its limits of memory. `name`: what requests call it, by
-    default the place's name."""
+    """The model to serve, as `moesaic.load` finds it, with its limits of memory, its device and its type. `name`: what
+    requests call it, by default the place's name."""
 
     at: str
     base: str | None = None
@@ -51,11 +52,13 @@ class Place:
     name: str | None = None
     ram: str | None = None
     vram: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
 
     def load(self) -> WritingModel:
         """Load the model. Raises CompatibilityError for one that writes no text."""
-        memory = {"ram": self.ram, "vram": self.vram}
-        return load(self.at, base=self.base, trace=self.trace, trace_texts=self.trace_texts, **memory).writer
+        how: dict[str, Any] = {"ram": self.ram, "vram": self.vram, "device": self.device, "dtype": self.dtype}
+        return load(self.at, base=self.base, trace=self.trace, trace_texts=self.trace_texts, **how).writer
 
     @property
     def called(self) -> str:

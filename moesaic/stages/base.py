@@ -18,6 +18,7 @@ from moesaic.data.rows import Example, text_of
 from moesaic.data.splits import take
 from moesaic.data.token_shards import Shards
 from moesaic.errors import DataError, MoesaicError, RecipeError
+from moesaic.hardware import CPU
 from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder, initialise
 from moesaic.recipe import NewBase
@@ -28,7 +29,7 @@ from moesaic.runs.part import Part
 from moesaic.tasks import Run
 from moesaic.tasks.texts import TextTask
 from moesaic.tokenizer import Tokenizer
-from moesaic.train.execution import arrange, type_of
+from moesaic.train.execution import arrange
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
 from moesaic.train.ranks import agreed, spread, threads_each, world_size
@@ -52,7 +53,8 @@ class BasePart(Part):
         return corpus(self.source, self.spec)
 
     def inputs(self) -> dict[str, Any]:
-        return {"base": self.spec.model_dump(mode="json"), "data": self.corpus.key}
+        own = {"base": self.spec.model_dump(mode="json"), "data": self.corpus.key}
+        return {**own, **self.source.models.compute.key}
 
     def settings(self) -> dict[str, Any]:
         return {**self.inputs(), "workers": self.run.recipe.workers}  # the number of threads decides the order of sums
@@ -83,21 +85,27 @@ class BasePart(Part):
             what, field = "each process takes as many batches of a step as the others", "base.pretrain.accumulate"
             expected = f"a multiple of {world}, the number of processes"
             raise RecipeError(what, field=field, expected=expected, got=settings.accumulate)
+        compute = self.source.models.compute
+        if world > 1 and compute.device.type != CPU:
+            what, hint = "processes of torchrun train on the CPU", "pretrain on a card in one process"
+            raise RecipeError(what, field="device", expected=CPU, got=str(compute.device), hint=hint)
         read = self.corpus.read()
         packed = Packed(read.documents, settings.length, settings.batch, recipe.seed, settings.apart)
         micro_batches = settings.steps * settings.accumulate
         report.note(f"{packed.tokens:,} unique tokens to learn from, read {packed.epochs(micro_batches):.2f} times")
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
-        model, ranks = spread(arrange(decoder, settings), settings.parallel)
+        model, ranks = spread(arrange(decoder.to(compute.device), settings), settings.parallel)
         if ranks.main:
             drop_logs(self.run, self.at, [trial])
         each = threads_each(recipe.workers)
         with threads(each), training(self.run, self.at, trial, self.settings(), report) as (keeper, record):
-            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain, type_of(settings.dtype))
-            validate = partial(mean_nats, model, plain, read.held_out, settings.batch, score_prompt=True)
+            parameters, loss = dict(decoder.named_parameters()), loss_of(model, plain, compute.dtype)
+            held_out, batch = read.held_out, settings.batch
+            validate = partial(mean_nats, model, plain, held_out, batch, score_prompt=True, compute=compute)
             shared = settings, settings.lr, record, recipe.seed, keeper, packed.names, ranks
-            trained = fit(parameters, packed, loss, validate, *shared)
+            batches, scaled = lambda step: packed(step).on(compute.device), compute.dtype == torch.float16
+            trained = fit(parameters, batches, loss, validate, *shared, scaled=scaled)
         if not ranks.main:
             return
         decoder = Decoder(decoder.config)  # the trained one may hold pieces

@@ -266,6 +266,7 @@ def trained_on(shop: Shop, here: Run, state: State, name: str, trial: Trial, lr:
                     recipe.seed + number,
                     keeper,
                     lambda micro: objective.names(offset + micro),
+                    scaled=objective.scaled,
                 )
             except NonFiniteError as error:
                 report.end(f"diverged: {error}")

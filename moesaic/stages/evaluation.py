@@ -69,6 +69,7 @@ class EvaluationPart(Part):
             "settings": self.run.recipe.evaluate.model_dump(mode="json", exclude={*CONTROLS}),
             "texts": [[row.judged_by for row in some] for some in run.task.test_rows.values()],
             "rows": run.materials.judged_by,
+            **run.task.compute.key,
         }
 
     def made_from(self, progress: Progress) -> str | None:

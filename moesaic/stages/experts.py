@@ -71,6 +71,7 @@ class ExpertPart(Part):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": digests(self.source, self.name),
             "base": task.foundation.fingerprint,
+            **task.compute.key,
             **task.identity(domains_of(self.source, self.name)),
         }
 
@@ -107,7 +108,7 @@ class ExtractedPart(Part):
         return identified(self.model, manifest)[2]
 
     def inputs(self) -> dict[str, Any]:
-        base = self.source.models.base
+        base = self.source.models.stored_base
         return {"source": self.made_of, "base": base.fingerprint, "ignore_rest": self.terms.ignore_rest}
 
     def missing(self) -> MoesaicError:
@@ -115,7 +116,7 @@ class ExtractedPart(Part):
         return RecipeError(f"there is no expert '{self.name}' yet", path=self.at, hint=hint)
 
     def make(self, report: Report) -> None:
-        kind, base = KINDS[self.spec.kind], self.source.models.base
+        kind, base = KINDS[self.spec.kind], self.source.models.stored_base
         if self.made_of == base.fingerprint:
             value, facts = kind.of_base(base), dict[str, Any]({"from": "the base itself", "verified": True})
         else:
@@ -310,7 +311,8 @@ def train_at(
     objective = trainer.continued(plan, trainer.values(plan, start)) if start else trainer.objective(plan)
     with training(part.run, part.at, trial.name, part.inputs(), report, turn * settings.steps) as (keeper, record):
         inputs = objective.parameters, objective.batch, objective.loss, objective.validate, settings, trial.lr
-        return fit(*inputs, lambda row: record(trainer.logged(row)), part.run.recipe.seed, keeper, objective.names)
+        shared = part.run.recipe.seed, keeper, objective.names
+        return fit(*inputs, lambda row: record(trainer.logged(row)), *shared, scaled=objective.scaled)
 
 
 # --- verifying

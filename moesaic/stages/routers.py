@@ -26,7 +26,7 @@ from moesaic.data.splits import take
 from moesaic.errors import DataError, MoesaicError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_json
 from moesaic.model.features import read_all
-from moesaic.routing.states import Features, joined, means_of, picked
+from moesaic.routing.states import Features, joined, means_of, on_host, picked
 from moesaic.runs.checkpoints import drop_logs, training, trial_at
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs, Report
@@ -155,6 +155,7 @@ class RouterPart(Part):
             "train": {"length": recipe.train.length},
             "data": digest(texts),
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.compute.key,
         }
 
     def missing(self) -> MoesaicError:
@@ -540,7 +541,7 @@ def sentences_of(run: Run, rows: Sequence[Any], feature: EncoderFeature, reporte
     known: dict[str, torch.Tensor] = {}
     for start in range(0, len(once), BATCH):
         some = once[start : start + BATCH]
-        known |= zip(some, sentences(some), strict=True)
+        known |= zip(some, sentences(some).cpu(), strict=True)
         report.row({"step": reported + len(known)})
     return torch.stack([known[text] for text in texts])
 
@@ -552,7 +553,7 @@ def states_of(run: Run, rows: Sequence[Any], features: list[str], report: Report
     chunks: list[list[Features]] = []
     for chosen in by_length([row.prompt for row in rows], BATCH):
         batch = run.task.prompts([rows[i] for i in chosen])
-        chunks.append(read_all(parsed, run.task.body, len(run.recipe.experts), batch))
+        chunks.append([on_host(one) for one in read_all(parsed, run.task.body, len(run.recipe.experts), batch)])
         order += chosen
         report.row({"step": len(order)})
     back = torch.tensor(order).argsort()

@@ -131,6 +131,7 @@ class SequencePart(ExpertPart):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": [digest([row.told for row in rows])],
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.compute.key,
         }
 
     def missing(self) -> MoesaicError:
@@ -208,6 +209,7 @@ class ContinualPart(Part):
         evaluate = self.run.recipe.evaluate
         return {
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.compute.key,
             "parts": [self.run.identity(at) for at in self.needs()[1:]],
             "settings": {"limit": evaluate.limit, "length": self.run.recipe.train.length},
             "texts": [[row.judged_by for row in some] for some in self.source.task.test_rows.values()],
@@ -326,7 +328,8 @@ def score_base(address: Address, report: Report) -> Judged:
     """Score the base on the test rows of all tasks, and on text of none."""
     run = report.cached(open_run, address)
     report.begin(1)
-    found = score(run.models.base.decoder.score, run.task.test_rows, None, run.recipe.evaluate.batch)
+    batch, device = run.recipe.evaluate.batch, run.task.compute.device
+    found = score(run.models.base.decoder.score, run.task.test_rows, None, batch, device)
     report.end(run.task.shown(found))
     return found
 
@@ -352,9 +355,16 @@ def score_isolated(address: Address, label: str, report: Report) -> Isolated:
     weights = decided(run, run.dir.router_at(label), every, report)
     report.begin(1)
     experts = run.task.read_experts(folders_of(run))
-    mixture, batch = assemble(run.recipe.kind, run.models.fresh_base(), experts, router), run.recipe.evaluate.batch
+    router.put(run.task.compute.device)
+    mixture, batch = (
+        assemble(run.recipe.kind, run.models.fresh_base(run.task.compute), experts, router),
+        run.recipe.evaluate.batch,
+    )
     order = [names.index(name) for name in router.names]
-    routed, best = (score(mixture.score, rows, some[:, order], batch) for some in (weights, oracle(own, len(names))))
+    routed, best = (
+        score(mixture.score, rows, some[:, order], batch, run.task.compute.device)
+        for some in (weights, oracle(own, len(names)))
+    )
     chosen = torch.where(weights.sum(-1) > 0, weights.argmax(-1), -1)
     known = own >= 0
     report.end(run.task.shown(routed))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from moesaic.config import Feature
 from moesaic.data.batches import Tokens, pad
+from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder
 
 POINTS = 8
@@ -23,8 +24,10 @@ def token_features(feature: Feature, base: Decoder, rows: list[Tokens]) -> Float
     depth = len(base.layers) if feature.depth is None else feature.depth
     for start in range(0, len(rows), BATCH):
         some = rows[start : start + BATCH]
-        x, _ = base.run(base.embed_tokens(pad(some).ids), None, range(depth), None)
+        ids = pad(some).on(base.norm.weight.device).ids
+        x, _ = base.run(base.embed_tokens(ids), None, range(depth), None)
         x = base.norm(x) if feature.depth is None else x
+        x = x.to("cpu", exact(x.dtype))
         so_far = torch.arange(1, x.shape[1] + 1)[:, None]
         x = x if feature.pool == "last" else x.cumsum(1) / so_far
         found += [x[index, points_of(row)] for index, row in enumerate(some)]

@@ -21,6 +21,7 @@ from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
 from moesaic.files import read_sealed, write_bytes, write_json, write_sealed
+from moesaic.hardware import HOST
 from moesaic.recipe import Recipe, dump
 from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
@@ -284,6 +285,9 @@ def opened(
             run.dir.forget(trained_at(run, name))
         if reads:
             take_stock(run.dir, run.materials.rejects, lambda: run.materials.files, shown)
+        compute = run.models.compute
+        if compute != HOST:
+            shown.note(f"computes on {compute}")
         run.models.locate_all()
         encoding = run.task.watched(
             lambda domain, rows: watched(rows, len(rows), f"encoding {domain or 'rows'}", jobs.pass_on)

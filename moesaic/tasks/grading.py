@@ -54,9 +54,10 @@ class Sheet:
         nats, said = np.zeros(len(every)), np.zeros(len(every), dtype=np.int64)
         for chosen in by_length([len(row.ids) for row in every], batch):
             some = [every[i] for i in chosen]
-            logs = classifier(batched(some, pad), Gates.of(weights[chosen].float())).double()
+            gates = Gates.of(weights[chosen].float().to(classifier.device))
+            logs = classifier(batched(some, pad, classifier.device), gates).cpu().double()
             nats[chosen] = -logs.gather(1, targets_of(some)[:, None])[:, 0].numpy()
-            said[chosen] = torch.where(weights[chosen].sum(-1) > 0, logs.argmax(-1), ABSTAINED).numpy()
+            said[chosen] = torch.where(weights[chosen].sum(-1).cpu() > 0, logs.argmax(-1), ABSTAINED).numpy()
         return self.graded(nats, said)
 
     def graded(self, nats: np.ndarray, said: np.ndarray) -> Grades:

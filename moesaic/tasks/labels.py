@@ -24,7 +24,8 @@ from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.evaluate.grades import Grades
 from moesaic.evaluate.statistics import Judged
-from moesaic.kinds.gates import Weights, alone
+from moesaic.hardware import Compute
+from moesaic.kinds.gates import Weights, alone, beside
 from moesaic.kinds.kind import Facts, Started
 from moesaic.model.classifier import Classifier, Head, usual_shape
 from moesaic.model.features import Prompts
@@ -68,16 +69,25 @@ class LabelTrainer(Trainer):
 
     def started(self, plan: Plan) -> tuple[Classifier, Head, Started[Adapter]]:
         """Put a fresh adapter and a fresh head over a frozen base: the same at every call."""
-        body, seed = self.task.fresh().body, self.task.recipe.seed
+        body, seed, device = self.task.fresh().body, self.task.recipe.seed, self.task.compute.device
         started = plan.begin(body, seed)
         shape = usual_shape(body, self.task.pool, self.labels)
         head = Head.fresh(shape, body.config.hidden_size, Generator().manual_seed(seed))
-        head.requires_grad_(not plan.frozen)
+        head.to(device).requires_grad_(not plan.frozen)
         return Classifier(body, {ONLY: head}, self.task.pool), head, started
 
     def measured(self, classifier: Classifier, batch: int) -> Measured:
         pad, metrics = self.task.foundation.pad, {name: self.task.metrics_of(name) for name in self.names}
-        return measure(classifier, alone, self.held_out, batch, pad, metrics, self.task.counts, self.task.positive)
+        return measure(
+            classifier,
+            beside(classifier, alone),
+            self.held_out,
+            batch,
+            pad,
+            metrics,
+            self.task.counts,
+            self.task.positive,
+        )
 
     def objective(self, plan: Plan) -> Objective:
         settings, (classifier, _, _) = plan.settings, self.started(plan)
@@ -85,9 +95,10 @@ class LabelTrainer(Trainer):
         return Objective(
             trainable(classifier),
             schedule,
-            classification.loss_of(classifier, alone, self.task.foundation.pad),
+            classification.loss_of(classifier, beside(classifier, alone), self.task.foundation.pad),
             lambda: self.measured(classifier, settings.batch).loss,
             schedule.names,
+            self.task.compute.dtype == torch.float16,
         )
 
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
@@ -102,7 +113,8 @@ class LabelTrainer(Trainer):
         stored, body = load_expert(folder, self.task.foundation.fingerprint), self.task.fresh().body
         plan.kind.resume(body, stored, plan.design)
         assert stored.head is not None
-        return trainable(Classifier(body, {ONLY: stored.head.requires_grad_(not plan.frozen)}, self.task.pool))
+        head = stored.head.to(self.task.compute.device).requires_grad_(not plan.frozen)
+        return trainable(Classifier(body, {ONLY: head}, self.task.pool))
 
     def logged(self, row: dict[str, Any]) -> dict[str, Any]:
         """A line with the score in place of the loop's objective; its rate counts rows."""
@@ -131,8 +143,8 @@ class LabelTask(Task[LabelledTokens]):
     def foundation(self) -> Backbone:
         return self.models.backbone
 
-    def fresh(self) -> Backbone:
-        return self.models.fresh_backbone()
+    def fresh(self, compute: Compute | None = None) -> Backbone:
+        return self.models.fresh_backbone(compute or self.compute)
 
     # --- rows
 
@@ -150,7 +162,7 @@ class LabelTask(Task[LabelledTokens]):
         return encode_labelled(self.watch(domain, examples), self.foundation.writer, length, labels, start)
 
     def prompts(self, rows: Sequence[LabelledTokens]) -> Prompts:
-        return batched(rows, self.foundation.pad)
+        return batched(rows, self.foundation.pad, self.compute.device)
 
     def texts(self, rows: Sequence[LabelledTokens]) -> list[str]:
         return [row.text for row in rows]
@@ -208,7 +220,7 @@ class LabelTask(Task[LabelledTokens]):
         """A fresh base with the pairs of one expert."""
         body = self.fresh().body
         attach(body, [adapter.lora()])
-        return Classifier(body, {ONLY: head}, self.pool).requires_grad_(False)
+        return Classifier(body, {ONLY: head.to(self.compute.device)}, self.pool).requires_grad_(False)
 
     def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
         """Measure with one thread, as in training: with more, sums are added up in another order."""
@@ -236,12 +248,12 @@ class LabelTask(Task[LabelledTokens]):
 
     @cached_property
     def mixture(self) -> StoredClassifier:
-        return load_classifier(self.run.mixture_at)
+        return load_classifier(self.run.mixture_at, self.compute)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Classifier:
         experts, body = self.read_experts(folders), self.fresh().body
         attach(body, [expert.lora for expert in experts.values()])
-        heads = {name: expert.head for name, expert in experts.items() if expert.head}
+        heads = {name: expert.head.to(self.compute.device) for name, expert in experts.items() if expert.head}
         return Classifier(body, heads, self.pool).requires_grad_(False)
 
     def losses(self, experts: Classifier, rows: Sequence[LabelledTokens]) -> Weighed:

@@ -11,6 +11,7 @@ from moesaic.artefacts.backbone import Backbone, load_backbone
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences
 from moesaic.errors import RecipeError, WeightsError
+from moesaic.hardware import HOST, Compute, chosen
 from moesaic.hub.locate import Located, Origins, locate
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
@@ -24,6 +25,11 @@ class Models:
     def __init__(self, run: RunDir, found: Iterable[tuple[str, Located]] = ()):
         self.run, self.recipe, self.found = run, run.recipe, dict(found)
         self.encoders: dict[str, StoredEncoder] = {}
+
+    @cached_property
+    def compute(self) -> Compute:
+        """The device and the type that the recipe asks for; raises for a device that this machine does not have."""
+        return chosen(self.recipe.device, self.recipe.dtype)
 
     def located(self, place: str) -> Located:
         """Find the folder of a model that the recipe names."""
@@ -62,29 +68,36 @@ class Models:
 
     @cached_property
     def base(self) -> Base:
-        """The base, for reading only; `fresh_base` loads one that may be changed."""
+        """The base to compute with, for reading only; `fresh_base` loads one that may be changed."""
         if not self.base_at.is_dir() and not self.recipe.base.place:
             raise RecipeError("there is no base yet", path=self.base_at, hint="make it first: moesaic pretrain RECIPE")
-        base = self.fresh_base()
+        base = self.fresh_base(self.compute)
         self.require_room(base.decoder)
         return base
 
     @cached_property
+    def stored_base(self) -> Base:
+        """The base as it is stored, on the host, to compare models with."""
+        return self.base if self.compute == HOST else self.fresh_base(HOST)
+
+    @cached_property
     def backbone(self) -> Backbone:
         """The base of a run whose rows have labels, for reading only."""
-        backbone = self.fresh_backbone()
+        backbone = self.fresh_backbone(self.compute)
         self.require_room(backbone.body)
         return backbone
 
-    def fresh_base(self) -> Base:
-        return load_base(self.base_at, self.base_origin)
+    def fresh_base(self, compute: Compute) -> Base:
+        return load_base(self.base_at, self.base_origin, compute)
 
-    def fresh_backbone(self) -> Backbone:
-        return load_backbone(self.base_at, self.base_origin)
+    def fresh_backbone(self, compute: Compute) -> Backbone:
+        return load_backbone(self.base_at, self.base_origin, compute)
 
     def encoder(self, feature: EncoderFeature) -> StoredEncoder:
         if feature.model not in self.encoders:
-            self.encoders[feature.model] = load_sentences(self.located(feature.model).folder)
+            found = load_sentences(self.located(feature.model).folder)
+            found.sentences.to(self.compute.device)
+            self.encoders[feature.model] = found
         return self.encoders[feature.model]
 
     def require_room(self, body: Decoder | Encoder) -> None:

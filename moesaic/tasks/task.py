@@ -20,6 +20,7 @@ from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.statistics import Judged
+from moesaic.hardware import Compute
 from moesaic.kinds import AnyKind
 from moesaic.kinds.gates import Weights
 from moesaic.kinds.kind import Body, Facts, Started, Stored
@@ -63,6 +64,8 @@ class Objective:
     loss: Callable[[Any], tuple[Tensor, int]]
     validate: Callable[[], float]
     names: Callable[[int], list[str]]
+    scaled: bool = False
+    """Multiply the loss before the backward pass, as gradients of float16 vanish."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,21 @@ class Task(ABC, Generic[R]):
         """The base that the run is built on, for reading only."""
 
     @abstractmethod
-    def fresh(self) -> Base | Backbone:
-        """The base, loaded anew for a caller that changes it."""
+    def fresh(self, compute: Compute | None = None) -> Base | Backbone:
+        """The base, loaded anew for a caller that changes it; `compute`: its device and type (default: the run's)."""
+
+    @property
+    def compute(self) -> Compute:
+        """The device and the type of the run."""
+        return self.models.compute
+
+    def taught(self, kind: AnyKind) -> Compute:
+        """The type of a base that such experts are trained in: float32 where the training changes its weights."""
+        return self.compute.trained if kind.trains_weights else self.compute
+
+    def products(self, kind: AnyKind) -> Compute:
+        """The type that autocast lowers the products of such a training to: the run's where `taught` is float32."""
+        return self.compute if kind.trains_weights else self.compute.trained
 
     @property
     def body(self) -> Body:

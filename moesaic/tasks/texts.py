@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from moesaic.artefacts.base import Base
@@ -27,6 +28,7 @@ from moesaic.generate.engine import Engine
 from moesaic.generate.request import BASE
 from moesaic.generate.sample import Sampling
 from moesaic.generate.speed import tokens_per_second
+from moesaic.hardware import Compute
 from moesaic.kinds.gates import Weights, plain
 from moesaic.kinds.kind import Stored
 from moesaic.kinds.parameters import asleep, num_parameters
@@ -69,26 +71,28 @@ class TextTrainer(Trainer):
     def objective(self, plan: Plan) -> Objective:
         """Minimise the nats of the responses, the rows of small domains repeated."""
         settings, seed = plan.settings, self.task.recipe.seed
-        decoder = self.task.fresh().decoder
+        decoder, products = self.task.fresh(self.task.taught(plan.kind)).decoder, self.task.products(plan.kind)
         gates = plan.begin(decoder, seed).gates
         schedule = Schedule(even(self.train), settings.batch, seed)
         return Objective(
             trainable(decoder),
-            lambda step: pad(schedule(step)),
-            language.loss_of(decoder, gates),
-            lambda: language.mean_nats(decoder, gates, self.held_out, settings.batch),
+            lambda step: pad(schedule(step)).on(products.device),
+            language.loss_of(decoder, gates, products.dtype),
+            lambda: language.mean_nats(decoder, gates, self.held_out, settings.batch, compute=products),
             schedule.names,
+            self.task.compute.dtype == torch.float16,
         )
 
     def made(self, plan: Plan, state: Mapping[str, Tensor], best: float) -> Made:
-        decoder = self.task.fresh().decoder
+        decoder = self.task.fresh(self.task.taught(plan.kind)).decoder
         started = plan.begin(decoder, self.task.recipe.seed)
         decoder.load_state_dict(state, strict=False)
         return Made(started.take(), None, {"validation_nats": best}, f"validation {best:.3f} nats a token")
 
     def values(self, plan: Plan, folder: Path) -> Mapping[str, Tensor]:
-        decoder = self.task.fresh().decoder
-        plan.kind.resume(decoder, plan.kind.read(folder, self.task.foundation), plan.design)
+        base = self.task.fresh(self.task.taught(plan.kind))
+        decoder, stored = base.decoder, plan.kind.read(folder, base)
+        plan.kind.resume(decoder, stored, plan.design)
         return trainable(decoder)
 
 
@@ -103,8 +107,8 @@ class TextTask(Task[Tokens]):
     def foundation(self) -> Base:
         return self.models.base
 
-    def fresh(self) -> Base:
-        return self.models.fresh_base()
+    def fresh(self, compute: Compute | None = None) -> Base:
+        return self.models.fresh_base(compute or self.compute)
 
     # --- rows
 
@@ -126,7 +130,7 @@ class TextTask(Task[Tokens]):
         return rows
 
     def prompts(self, rows: Sequence[Tokens]) -> Prompts:
-        return Prompts.pad([row.ids[: row.prompt] for row in rows], self.texts(rows))
+        return Prompts.pad([row.ids[: row.prompt] for row in rows], self.texts(rows), self.compute.device)
 
     def texts(self, rows: Sequence[Tokens]) -> list[str]:
         return [self.foundation.tokenizer.decode(row.ids[: row.prompt]) for row in rows]
@@ -138,16 +142,15 @@ class TextTask(Task[Tokens]):
 
     def verified(self, plan: Plan, folder: Path, refuse: Callable[[str, str, str], None]) -> dict[str, Any]:
         """The validation nats of an expert, and of the base."""
-        expert, rows, batch = (
-            plan.kind.reload(folder, self.fresh(), plan.design),
-            self.held_out(plan),
-            plan.settings.batch,
-        )
-        found = language.mean_nats(expert.decoder, expert.gates, rows, batch)
-        off = language.mean_nats(self.foundation.decoder, plain, rows, batch)
+        rows, batch = self.held_out(plan), plan.settings.batch
+        taught, products = self.taught(plan.kind), self.products(plan.kind)
+        base = self.foundation if taught == self.compute else self.fresh(taught)
+        expert = plan.kind.reload(folder, self.fresh(taught), plan.design)
+        found = language.mean_nats(expert.decoder, expert.gates, rows, batch, compute=products)
+        off = language.mean_nats(base.decoder, plain, rows, batch, compute=products)
         require_types(folder / MANIFEST, expert.stored.manifest, {"metrics": {"validation_nats": float}})
         said = expert.stored.manifest["metrics"]["validation_nats"]
-        idle = plan.kind.idle_part(expert, self.foundation.decoder)
+        idle = plan.kind.idle_part(expert, base.decoder)
         if abs(found - said) > 1e-4 * said or idle:
             got = f"{found:.6f}" + (f", and {idle} changes nothing" if idle else "")
             refuse("metrics.validation_nats", f"{said:.6f}", got)
@@ -163,7 +166,7 @@ class TextTask(Task[Tokens]):
 
     @cached_property
     def mixture(self) -> StoredMixture:
-        return load_mixture(self.run.mixture_at)
+        return load_mixture(self.run.mixture_at, compute=self.compute)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Decoder:
         decoder = self.fresh().decoder
@@ -182,17 +185,19 @@ class TextTask(Task[Tokens]):
         if plan and folder:
             control = plan.kind.reload(folder, self.fresh(), plan.design)
             gates = control.gates(n)
-            return score(control.decoder.score, rows, None if gates is None else gates.weights, batch)
+            weights = None if gates is None else gates.weights
+            return score(control.decoder.score, rows, weights, batch, self.compute.device)
         if which == "average":
             average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
-            return score(average.score, rows, None, batch)
+            return score(average.score, rows, None, batch, self.compute.device)
         names = self.mixture.model.names
         if which == "uniform":
             return self.score_weights(controls.uniform(n, len(names)))
         return self.score_weights(controls.fixed(names.index(expert) if expert else -1, n, len(names)))
 
     def score_weights(self, weights: Weights | None) -> Judged:
-        return score(self.mixture.model.score, self.test_rows, weights, self.recipe.evaluate.batch)
+        batch, device = self.recipe.evaluate.batch, self.compute.device
+        return score(self.mixture.model.score, self.test_rows, weights, batch, device)
 
     def shown(self, scores: Judged) -> str:
         return f"{scores.mean():.3f} nats a token"
@@ -208,7 +213,7 @@ class TextTask(Task[Tokens]):
         every = [row for rows in self.test_rows.values() for row in rows]
         if sparse := layer_utilisation(base, every, self.recipe.evaluate.batch):
             facts["sparse_layers"] = sparse
-        engine = Engine(stored.model, stored.tokenizer)
+        engine = Engine(stored.model, stored.tokenizer, self.compute.device)
         facts |= written(self, engine)
         speeds = {
             "base": tokens_per_second(base, None),
@@ -226,7 +231,7 @@ class TextTask(Task[Tokens]):
 
     def samples(self, stored: StoredMixture) -> list[dict[str, Any]]:
         """A few prompts of each domain, with the mixture's routing, its texts, and those of the base."""
-        engine, shown = Engine(stored.model, stored.tokenizer), []
+        engine, shown = Engine(stored.model, stored.tokenizer, self.compute.device), []
         for domain, some in self.test_rows.items():
             for row in some[: self.recipe.evaluate.samples]:
                 room, given = stored.model.context - row.prompt, row.ids[: row.prompt]
@@ -246,7 +251,7 @@ class TextTask(Task[Tokens]):
                         "chosen": made.routing.chosen,
                         "weights": made.routing.weights,
                         "reference": stored.tokenizer.decode(row.ids[row.prompt :]),
-                        "tokens": owned(stored, row),
+                        "tokens": owned(stored, row, self.compute.device),
                     }
                 )
         return shown
@@ -257,13 +262,13 @@ def in_order(stored: StoredMixture) -> list[Stored]:
     return [stored.experts[name] for name in stored.model.names]
 
 
-def owned(stored: StoredMixture, row: Tokens) -> list[list[Any]]:
+def owned(stored: StoredMixture, row: Tokens, device: torch.device) -> list[list[Any]]:
     """For each token of a row its text, the part that predicts it best, and the nats of that part and of the base.
 
     Prompt and reference are decoded each by itself, and the texts of the tokens join to them.
     """
     texts = pieces(stored.tokenizer.decode, row.ids[: row.prompt])
     texts += pieces(stored.tokenizer.decode, row.ids[row.prompt :])
-    owners = token_owners(stored.model.score, row.ids, tuple(stored.model.names))
+    owners = token_owners(stored.model.score, row.ids, tuple(stored.model.names), device)
     rounded = ((who, *(nats and round(nats, 4) for nats in both)) for who, *both in owners)
     return [[text, *owner] for text, owner in zip(texts, rounded, strict=True)]

@@ -28,12 +28,16 @@ Parameters = Mapping[str, nn.Parameter]
 KIND = "checkpoint"
 PARAMETERS, OPTIMISER, KEPT = "parameters.", "optimiser.", "kept."
 SHARE = 0.05  # of the time that saving may take: a large state is saved less often
+GROWTH = 200  # steps without an overflow after which a scale is doubled
 COPIES = 4  # of the parameters in a state: themselves, two moments, the best
 
 
 @dataclass
 class State:
-    """A training between two steps. `kept`: the parameters at the best validation."""
+    """A training between two steps. `kept`: the parameters at the best validation.
+
+    `scale`: the factor of the loss in float16, 0 in other types; `fine`: steps without an overflow since it changed.
+    """
 
     step: int = 0
     best: float = math.inf
@@ -41,6 +45,16 @@ class State:
     misses: int = 0
     seconds: float = 0.0
     kept: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 0.0
+    fine: int = 0
+
+    def rescale(self, overflows: bool) -> None:
+        """Halve the scale after an overflow; double it after many steps without one."""
+        self.fine = 0 if overflows else self.fine + 1
+        if overflows:
+            self.scale /= 2
+        elif self.fine == GROWTH:
+            self.scale, self.fine = self.scale * 2, 0
 
 
 @dataclass
@@ -167,6 +181,7 @@ class Checkpoint:
             return
         numbers = {"step": state.step, "best": state.best if math.isfinite(state.best) else None}
         numbers |= {"best_step": state.best_step, "misses": state.misses}
+        numbers |= {"scale": state.scale, "fine": state.fine} if state.scale else {}
         self.log.sync()
         facts = {"kind": KIND, "inputs": {**self.inputs, **made_with()}, "state": numbers, "done": done}
         facts |= {"log_bytes": self.log_at.stat().st_size, "timing": {"seconds": round(state.seconds, 2)}}
@@ -199,7 +214,8 @@ class Checkpoint:
         if not manifest["done"]:
             restore(tensors, parameters, optimiser)
         seconds = manifest["timing"]["seconds"]
-        return State(numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept)
+        counted = numbers["step"], best, numbers["best_step"], numbers["misses"], seconds, kept
+        return State(*counted, numbers.get("scale", 0.0), numbers.get("fine", 0))
 
     def placed(self, name: str, tensor: Tensor, parameters: Parameters) -> Tensor:
         """The part of a whole tensor of a state that this process holds."""
@@ -214,7 +230,7 @@ def restore(tensors: Mapping[str, Tensor], parameters: Parameters, optimiser: Op
         prefix = f"{OPTIMISER}{name}."
         moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if moments:
-            optimiser.state[p] = {key: value.clone() for key, value in moments.items()}
+            optimiser.state[p] = {key: value.to(p.device, copy=True) for key, value in moments.items()}
 
 
 def parameter_at(name: str) -> str:

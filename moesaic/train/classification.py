@@ -55,17 +55,17 @@ class Measured:
         return ", ".join(f"{name} {value:.3f}" for name, value in figures.items()) + f", {self.nats:.3f} nats a row"
 
 
-def batched(rows: Sequence[LabelledTokens], pad: int) -> Prompts:
+def batched(rows: Sequence[LabelledTokens], pad: int, device: torch.device | None = None) -> Prompts:
     ids, types = [row.ids for row in rows], [row.types for row in rows]
-    return Prompts.pad(ids, [row.text for row in rows], types=types, with_id=pad)
+    return Prompts.pad(ids, [row.text for row in rows], device, types=types, with_id=pad)
 
 
 def loss_of(
     classifier: Classifier, gates: Callable[[int], Gates], pad: int
 ) -> Callable[[Sequence[LabelledTokens]], tuple[Tensor, int]]:
     def loss(rows: Sequence[LabelledTokens]) -> tuple[Tensor, int]:
-        found = classifier(batched(rows, pad), gates(len(rows)))
-        return F.nll_loss(found, targets_of(rows), reduction="sum"), len(rows)
+        found = classifier(batched(rows, pad, classifier.device), gates(len(rows)))
+        return F.nll_loss(found, targets_of(rows, classifier.device), reduction="sum"), len(rows)
 
     return loss
 
@@ -74,10 +74,11 @@ def labels(classifier: Classifier, rows: Sequence[LabelledTokens], pad: int) -> 
     """The nats of each row's label under a frozen classifier of all experts."""
 
     def nats_of(some: list[LabelledTokens], gates: Gates) -> Nats:
-        nats = F.nll_loss(classifier(batched(some, pad), gates), targets_of(some), reduction="none")
+        found = classifier(batched(some, pad, classifier.device), gates)
+        nats = F.nll_loss(found, targets_of(some, classifier.device), reduction="none")
         return nats, torch.ones(len(some), dtype=torch.long)
 
-    return frozen(rows, nats_of, next(classifier.heads.parameters()).dtype)
+    return frozen(rows, nats_of, next(classifier.heads.parameters()))
 
 
 @torch.no_grad()
@@ -101,9 +102,9 @@ def measure(
         predicted = np.zeros(len(rows), dtype=np.int64)
         for places in by_length([len(row.ids) for row in rows], batch):
             some = [rows[place] for place in places]
-            logs = classifier(batched(some, pad), gates(len(some)))
-            nats += F.nll_loss(logs, targets_of(some), reduction="sum").item()
-            predicted[places] = logs.argmax(-1).numpy()
+            logs = classifier(batched(some, pad, classifier.device), gates(len(some)))
+            nats += F.nll_loss(logs, targets_of(some, classifier.device), reduction="sum").item()
+            predicted[places] = logs.argmax(-1).cpu().numpy()
         truth = np.array([row.label - start for row in rows])
         sums = tallies(truth, own_of(predicted, start, counts[task]), counts[task]).sum(0)
         found[task] = {name: float(metric(name, sums, positive.get(task))) for name in metrics[task]}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moesaic.data.batches import Batch, Tokens, by_length, pad
+from moesaic.hardware import HOST, Compute
 from moesaic.kinds.gates import GatesFor
 from moesaic.model.decoder import Output
 from moesaic.ops.losses import UNSCORED, token_nll
@@ -32,10 +33,17 @@ def loss_of(
 
 
 @torch.no_grad()
-def mean_nats(decoder: Model, gates: GatesFor, rows: list[Tokens], batch: int, score_prompt: bool = False) -> float:
-    """Nats per scored token, the logarithm of the perplexity."""
-    loss, nats, count = loss_of(decoder, gates), 0.0, 0
+def mean_nats(
+    decoder: Model,
+    gates: GatesFor,
+    rows: list[Tokens],
+    batch: int,
+    score_prompt: bool = False,
+    compute: Compute = HOST,
+) -> float:
+    """Nats per scored token, the logarithm of the perplexity. `compute`: the decoder's device and products."""
+    loss, nats, count = loss_of(decoder, gates, compute.dtype), 0.0, 0
     for places in by_length([len(row.ids) for row in rows], batch):
-        summed, terms = loss(pad([rows[place] for place in places], score_prompt))
+        summed, terms = loss(pad([rows[place] for place in places], score_prompt).on(compute.device))
         nats, count = nats + summed.item(), count + terms
     return nats / count

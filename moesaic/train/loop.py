@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from moesaic.errors import NonFiniteError, memory_for
 from moesaic.files import faults
+from moesaic.hardware import FUSED, drawing
 from moesaic.sections.training import Train
 from moesaic.train.checkpoint import Checkpoint, State
 from moesaic.train.ranks import ALONE, Ranks
@@ -22,6 +24,8 @@ from moesaic.train.ranks import ALONE, Ranks
 B = TypeVar("B")
 Record = Callable[[dict[str, Any]], None]
 SHOWN = 8  # rows named in an error
+SCALE = 2.0**12
+"""The first factor of the loss of a training in float16; it adapts within a few steps."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def fit(
     names: Callable[[int], list[str]] = lambda micro: [],
     ranks: Ranks = ALONE,
     after: Callable[[Ranks], Mapping[str, Any]] = lambda ranks: {},
+    scaled: bool = False,
 ) -> Trained:
     """Train `parameters` for `settings.steps` steps and return their best state by validation (lower is better).
 
@@ -55,11 +60,17 @@ def fit(
     a batch and the number of summands, so that a step's mean weighs every token equally. The random numbers of `loss`
     depend on `seed` and the step alone, so a resumed training draws the same. `names(i)`: the rows of micro-batch i,
     for messages. `ranks`: the processes that share the micro-batches of a step and all call this; their `loss` must
-    draw nothing at random. `after`: called after every step, and gives what its row shows beside the loss. Raises
-    NonFiniteError for a loss, norm or validation that is not finite.
+    draw nothing at random. `after`: called after every step, and gives what its row shows beside the loss. `scaled`:
+    multiply the loss by a scale before the backward pass, as gradients of float16 vanish; a step whose gradients
+    overflow changes no parameter and halves the scale. Raises NonFiniteError for a loss, norm or validation that is not
+    finite.
     """
-    optimiser = torch.optim.AdamW(parameters.values(), lr, (0.9, 0.95), weight_decay=settings.weight_decay, fused=True)
+    device = next(iter(parameters.values())).device
+    adam = partial(torch.optim.AdamW, betas=(0.9, 0.95), weight_decay=settings.weight_decay, fused=device.type in FUSED)
+    optimiser = adam(parameters.values(), lr)
     state = checkpoint.begin(parameters, optimiser, settings.steps, ranks) if checkpoint else State()
+    if scaled and not state.scale:
+        state.scale = SCALE
     every = settings.evaluate_every or settings.steps
 
     def over() -> bool:
@@ -77,26 +88,32 @@ def fit(
         lap = time.perf_counter()
         for group in optimiser.param_groups:
             group["lr"] = lr * factor(state.step, settings)
-        with memory_for(f"step {state.step + 1}", knobs(settings)), torch.random.fork_rng(devices=[]):
+        scale = state.scale or 1.0
+        with memory_for(f"step {state.step + 1}", knobs(settings)), drawing(seed * 1_000_003 + state.step, device):
             faults.reach("step")
-            torch.manual_seed(seed * 1_000_003 + state.step)
             total, count = 0.0, 0.0
             micros = ranks.own(state.step * settings.accumulate, settings.accumulate)
             for micro in micros:
                 with ranks.syncing(last=micro == micros[-1]):
                     summed, terms = loss(batch(micro))
-                    summed.backward()
+                    (summed * scale if scaled else summed).backward()
                 total, count = total + summed.item(), count + terms
             total, count = ranks.summed(total, count)
             grads = [p.grad for p in parameters.values() if p.grad is not None]
-            torch._foreach_div_(grads, count / ranks.world)  # averaged over the processes already
+            torch._foreach_div_(grads, count / ranks.world * scale)  # averaged over the processes already
             norm = ranks.clip(parameters.values(), settings.clip)
         total = float(faults.reach("loss") or total)
-        if not math.isfinite(total) or not math.isfinite(norm):
+        overflows = scaled and not math.isfinite(norm) and scale > 1
+        if not math.isfinite(total) or not (math.isfinite(norm) or overflows):
             raise stopped(f"loss of step {state.step + 1} is {total / count}, the gradient's norm {norm}")
-        optimiser.step()
+        if not overflows:
+            optimiser.step()
         optimiser.zero_grad(set_to_none=True)
-        row = {"step": state.step + 1, "loss": total / count, "lr": lr * factor(state.step, settings), "norm": norm}
+        row = {"step": state.step + 1, "loss": total / count, "lr": lr * factor(state.step, settings)}
+        row |= {} if overflows else {"norm": norm}
+        if scaled:
+            row["scale"] = scale
+            state.rescale(overflows)
         row |= {"rate": count / (time.perf_counter() - lap), **after(ranks)}
         if (state.step + 1) % every == 0 or state.step + 1 == settings.steps:
             with memory_for("a validation", knobs(settings)):

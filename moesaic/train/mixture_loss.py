@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.data.batches import Tokens, by_length, pad
+from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import UNSCORED, token_nll
 from moesaic.routing import Gates
@@ -63,15 +64,18 @@ def language(decoder: Decoder, rows: list[Tokens]) -> Weighed:
     """
 
     def nats_of(some: list[Tokens], gates: Gates) -> Nats:
-        batch = pad(some)
+        batch = pad(some).on(decoder.norm.weight.device)
         nats = token_nll(decoder(batch.ids, None, gates).logits, batch.targets).sum(1)
         return nats, (batch.targets != UNSCORED).sum(1)
 
-    return frozen(rows, nats_of, decoder.norm.weight.dtype)
+    return frozen(rows, nats_of, decoder.norm.weight)
 
 
-def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: torch.dtype) -> Weighed:
-    """Losses by `nats_of` of a batch of rows under gates of `dtype`; rows of similar length share a batch."""
+def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], like: Tensor) -> Weighed:
+    """Losses by `nats_of` of a batch of rows under gates on the device of `like` and in its type, float32 at least.
+
+    Rows of similar length share a batch.
+    """
 
     def weighed(some: Int[Tensor, " n"], weights: Float[Tensor, "n e"], slopes: bool) -> Losses:
         sums, counts = weights.new_zeros(len(some)), torch.zeros(len(some), dtype=torch.long)
@@ -79,13 +83,13 @@ def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], dtype: 
         for batch in by_length([len(rows[row].ids) for row in some.tolist()], CHUNK):
             places = torch.tensor(batch)
             with torch.set_grad_enabled(slopes):
-                leaf = weights[places].detach().to(dtype).requires_grad_(slopes)
+                leaf = weights[places].detach().to(like.device, exact(like.dtype)).requires_grad_(slopes)
                 gates = Gates.dense(leaf) if slopes else Gates.of(leaf)
                 nats, scored = nats_of([rows[row] for row in some[places].tolist()], gates)
                 if steep is not None:
                     (slope,) = torch.autograd.grad(nats.sum(), leaf)
-                    steep[places] = slope.to(steep.dtype)
-            sums[places], counts[places] = nats.detach().to(sums.dtype), scored
+                    steep[places] = slope.to(steep)
+            sums[places], counts[places] = nats.detach().to(sums), scored.to(counts)
         return Losses(sums, counts, steep)
 
     return weighed
