@@ -16,6 +16,7 @@ from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
 from moesaic.model.text_counts import characters, wording
+from moesaic.ops.host import to_device
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Opinion, Ruling, guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
@@ -93,6 +94,6 @@ class Decider:
     def weigh(self, features: Features, device: torch.device, texts: list[str]) -> Routing:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device)
-        silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
+        silent = to_device(self.disabled, device)
         judged = None if self.guard is None else self.guard(features, wording(texts)).to(device)
         return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)
