@@ -80,6 +80,7 @@ class Gates:
     places: tuple[tuple[int, ...], ...] | None  # rows of each expert on the host; None: only the device knows them
     each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # experts and weights if every row has exactly one
     completed: Mapping[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)  # `ready`
+    every: bool = False  # made by `dense`: pairs of weight 0 too
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
@@ -104,7 +105,8 @@ class Gates:
         n, e = weights.shape
         rows = torch.arange(n, device=weights.device)
         experts = torch.arange(e, device=weights.device).repeat_interleave(n)
-        return Gates(weights, rows.repeat(e), experts, weights.t().flatten(), (tuple(range(n)),) * e, None)
+        places = (tuple(range(n)),) * e
+        return Gates(weights, rows.repeat(e), experts, weights.t().flatten(), places, None, every=True)
 
     @staticmethod
     def of_choices(experts: Int[Tensor, "n k"], values: Float[Tensor, "n k"], num_experts: int) -> "Gates":
@@ -163,7 +165,7 @@ class Gates:
         if experts in self.completed:
             return self.completed[experts]
         shares = with_rest(self.weights, experts)
-        every = len(self.rows) == self.weights.numel() and any(0 in row for row in to_host(self.weights))
+        every = self.every and any(0 in row for row in to_host(self.weights))
         return (Gates.dense if every else Gates.of)(shares)
 
     def ready(self, groups: Collection[tuple[int, ...]]) -> "Gates":
@@ -177,7 +179,7 @@ class Gates:
         held = [{*own} for own in self.places]
         places = [[place for place, row in enumerate(rows) if row in own] for own in held]
         completed = {experts: some.select(rows) for experts, some in self.completed.items()}
-        return replace(Gates.placed(weights, places), completed=completed)
+        return replace(Gates.placed(weights, places), completed=completed, every=self.every)
 
     @staticmethod
     def cat(parts: Sequence["Gates"]) -> "Gates":
@@ -189,7 +191,8 @@ class Gates:
         pairs = [*zip(starts, known, strict=False)]
         places = [[start + row for start, own in pairs for row in own[e]] for e in range(weights.shape[1])]
         joined = {experts: Gates.cat([part.with_base(experts) for part in parts]) for experts in completed}
-        return replace(Gates.placed(weights, places), completed=joined)
+        every = all(part.every for part in parts)
+        return replace(Gates.placed(weights, places), completed=joined, every=every)
 
 
 def places_of(weights: Sequence[Sequence[float]], num_experts: int) -> list[list[int]]:
