@@ -10,13 +10,14 @@ from typing import NamedTuple, Unpack
 
 import torch
 
-from moesaic.errors import DataError, RecipeError, nearest
+from moesaic.errors import DataError, NonFiniteError, RecipeError, nearest
 from moesaic.generate.flight import Flight
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import Room, Routed
 from moesaic.model.source import HELD, ExpertSource
+from moesaic.ops.host import to_device, to_host
 from moesaic.routing import Routing
 from moesaic.routing.controls import oracle
 from moesaic.tokenizer import Conversation
@@ -36,7 +37,7 @@ class Encoded(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens per row, prompt and answer together."""
-        lengths = self.prompts.lengths.tolist()
+        lengths = to_host(self.prompts.lengths)
         whole = (length + limit for length, limit in zip(lengths, self.limits, strict=True))
         return max(self.prompts.ids.shape[1], *whole)
 
@@ -56,8 +57,8 @@ class Encoded(NamedTuple):
 
     def begun(self, tokenizer: Tokenizing, decisions: Sequence[RoutingReport]) -> list[list[Row]]:
         """The rows of each request, still without tokens."""
-        lengths = self.prompts.lengths.tolist()
-        given = [ids[:length] for ids, length in zip(self.prompts.ids.tolist(), lengths, strict=True)]
+        lengths = to_host(self.prompts.lengths)
+        given = [ids[:length] for ids, length in zip(to_host(self.prompts.ids), lengths, strict=True)]
         return [
             [Row(tokenizer, request, ids, limit, one, decision) for one in request.sampling.generators(request.n)]
             for request, ids, limit, decision in zip(self.requests, given, self.limits, decisions, strict=True)
@@ -80,7 +81,8 @@ class Group(NamedTuple):
 
 def groups(routing: Routing | None, count: int, most: int) -> list[Group]:
     """All requests in groups of at most `most`, by their experts; without a routing, in their order."""
-    chosen = [()] * count if routing is None else [tuple(row.nonzero().flatten().tolist()) for row in routing.weights]
+    known = [[]] * count if routing is None else to_host(routing.weights)
+    chosen = [tuple(expert for expert, weight in enumerate(row) if weight) for row in known]
     places: dict[tuple[int, ...], list[int]] = {}
     for place, experts in enumerate(chosen):
         places.setdefault(experts, []).append(place)
@@ -173,7 +175,10 @@ class Engine:
         rows, first = self.admit(encoded, room, decided)
         flight: Flight | None = first
         while flight:
-            flight = flight.write(self.tokenizer.ends)
+            flight, lost = flight.write(self.tokenizer.ends)
+            if lost:
+                places = ", ".join(str(flight.rows.index(row)) for row in lost)
+                raise NonFiniteError("the model's logits are not finite", field=f"row {places}")
             yield rows
             flight = self.read_on(flight, room)
 
@@ -203,8 +208,8 @@ class Engine:
         logits, session = self.mixture.prefill(encoded.prompts, room, [some[0] for some in slots], decided)
         decision = session.routing
         if len(taken) > len(slots):
-            counts = torch.tensor([len(some) for some in slots], device=logits.device)
-            logits, session = logits.repeat_interleave(counts, 0), session.repeat(slots)
+            each = to_device([row for row, some in enumerate(slots) for _ in some], logits.device)
+            logits, session = logits.index_select(0, each), session.repeat(slots)
         rows = encoded.begun(self.tokenizer, RoutingReport.each(self.mixture.names, decision))
         return rows, Flight([row for some in rows for row in some], logits, session), decision
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from moesaic.generate.row import Row
 from moesaic.generate.sample import Logprob, choose, logprobs
 from moesaic.model.mixture import Routed, Session
+from moesaic.ops.host import to_device, to_host
 
 
 class Flight(NamedTuple):
@@ -22,23 +23,29 @@ class Flight(NamedTuple):
     session: Session[Any]
 
     @torch.inference_mode()
-    def write(self, ends: Sequence[int]) -> "Flight":
-        """Choose the next token of each row by its logits, and add it to the row; a text never begins with its end."""
+    def write(self, ends: Sequence[int]) -> tuple["Flight", list[Row]]:
+        """Choose the next token of each row by its logits, and add it to the row; a text never begins with its end.
+
+        Reading these tokens is where a step waits for the device. Rows whose logits are not finite write nothing; they
+        come second, and the caller takes them out.
+        """
         rows, logits, session = self
         allowed = logits
         if new := [place for place, row in enumerate(rows) if not row.ids]:
-            at, last = torch.tensor(new), torch.tensor(ends, dtype=torch.long)
             allowed = logits.clone()
-            allowed[at[:, None].to(logits.device), last.to(logits.device)] = float("-inf")
+            at, last = (to_device(some, logits.device) for some in (new, ends))
+            allowed[at[:, None], last] = float("-inf")
         ids = choose(allowed, [row.request.sampling for row in rows], [row.generator for row in rows])
-        tops = {place: top for place, row in enumerate(rows) if (top := row.request.logprobs) is not None}
+        chosen: list[int] = to_host(ids)
+        written = {place: id for place, id in enumerate(chosen) if id >= 0}
+        tops = {place: top for place in written if (top := rows[place].request.logprobs) is not None}
         scored = dict[int, Logprob]()
         if tops:
-            at = torch.tensor([*tops])
-            scored |= zip(tops, logprobs(logits[at.to(logits.device)], ids[at], [*tops.values()]), strict=True)
-        for place, (row, id) in enumerate(zip(rows, ids.tolist(), strict=True)):
-            row.add(id, scored.get(place))
-        return Flight(rows, ids.to(logits.device), session)
+            own = logits.index_select(0, to_device([*tops], logits.device))
+            scored |= zip(tops, logprobs(own, [written[place] for place in tops], [*tops.values()]), strict=True)
+        for place, id in written.items():
+            rows[place].add(id, scored.get(place))
+        return Flight(rows, ids, session), [row for place, row in enumerate(rows) if place not in written]
 
     @torch.inference_mode()
     def read(self, mixture: Routed) -> "Flight":
@@ -46,7 +53,7 @@ class Flight(NamedTuple):
         return Flight(self.rows, *mixture.decode(self.following, self.session))
 
     def select(self, places: Sequence[int]) -> "Flight":
-        kept = torch.tensor(places, dtype=torch.long, device=self.following.device)
+        kept = to_device(places, self.following.device)
         return Flight([self.rows[place] for place in places], self.following[kept], self.session.select(places))
 
     def without(self, rows: Collection[Row]) -> "Flight | None":

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from moesaic.errors import NonFiniteError, RecipeError, number, whole
+from moesaic.errors import RecipeError, number, whole
+from moesaic.ops.host import to_device, to_host
 
 COLDEST = 1e-6  # below it, a float32 logit divided by the temperature overflows
 
@@ -64,10 +65,10 @@ GREEDY = Sampling()
 def choose(
     logits: Float[Tensor, "n v"], samplings: Sequence[Sampling], generators: Sequence[torch.Generator]
 ) -> Int[Tensor, " n"]:
-    """The next token of each row, on the host; the only wait for the device in a step.
+    """The next token of each row, on the device; waits for nothing.
 
     Each row has its own settings and generator, so its token does not depend on other rows. A logit of -inf excludes a
-    token. Raises NonFiniteError for a row with NaN, +inf or nothing but -inf.
+    token; a row with NaN, +inf or nothing but -inf gets -1.
     """
     ids = logits.argmax(-1)
     alike: dict[Sampling, list[int]] = {}
@@ -76,14 +77,11 @@ def choose(
             alike.setdefault(replace(sampling, seed=None), []).append(row)
     for sampling, rows in alike.items():
         every = len(rows) == len(logits)
-        at = torch.tensor(rows, device=logits.device)
+        at = to_device(rows, logits.device)
         drawn = draw(probabilities(logits if every else logits[at], sampling), [generators[row] for row in rows])
         ids = drawn if every else ids.index_copy(0, at, drawn)
     # NaN and +inf win every maximum, and -inf only if the whole row is -inf.
-    ids = torch.where(logits.amax(-1).isfinite(), ids, -1).cpu()
-    if bad := [row for row, id in enumerate(ids.tolist()) if id < 0]:
-        raise NonFiniteError("the model's logits are not finite", field=f"row {', '.join(map(str, bad))}")
-    return ids
+    return torch.where(logits.amax(-1).isfinite(), ids, -1)
 
 
 @dataclass(frozen=True)
@@ -99,12 +97,12 @@ class Logprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def logprobs(logits: Float[Tensor, "n v"], ids: Int[Tensor, " n"], tops: Sequence[int]) -> list[Logprob]:
-    """The log-probability of the token of each row, with so many of the most probable ones."""
+def logprobs(logits: Float[Tensor, "n v"], ids: Sequence[int], tops: Sequence[int]) -> list[Logprob]:
+    """The log-probability of the token of each row, with so many of the most probable ones; waits for the device."""
     every = logits.float().log_softmax(-1)
-    own = every.gather(1, ids.to(every.device)[:, None])[:, 0].tolist()
-    values, places = (some.tolist() for some in every.topk(min(max(tops), every.shape[1])))
-    rows = zip(ids.tolist(), own, places, values, tops, strict=True)
+    own = to_host(every.gather(1, to_device(ids, every.device)[:, None])[:, 0])
+    values, places = map(to_host, every.topk(min(max(tops), every.shape[1])))
+    rows = zip(ids, own, places, values, tops, strict=True)
     return [Logprob(id, one, tuple(zip(some[:k], shares[:k], strict=True))) for id, one, some, shares, k in rows]
 
 
@@ -127,5 +125,5 @@ def draw(shares: Float[Tensor, "n v"], generators: Sequence[torch.Generator]) ->
     points = torch.stack([torch.rand((), generator=g, dtype=torch.float32, device=g.device) for g in generators])
     # A token without a share has a reach of 0, so it is never drawn, however the sum is rounded.
     reach = shares.cumsum(-1) * (shares > 0)
-    points = points.view(len(shares), 1).to(reach.device) * reach.amax(-1, keepdim=True)
+    points = points.view(len(shares), 1).to(reach.device, non_blocking=True) * reach.amax(-1, keepdim=True)
     return (reach > points).int().argmax(-1)

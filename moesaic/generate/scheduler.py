@@ -186,9 +186,11 @@ class Scheduler:
             flights.insert(0, self.flight.read(self.mixture))
             for row in self.flight.rows:
                 self.seats[row].read += 1
-        self.flight = self.sound(Flight.join(flights, self.pool.start)) if flights else None
+        self.flight = Flight.join(flights, self.pool.start) if flights else None
         if self.flight:
-            self.flight = self.flight.write(self.engine.tokenizer.ends)
+            self.flight, lost = self.flight.write(self.engine.tokenizer.ends)
+            self.fail_each(lost)
+        if self.flight:
             rows = self.flight.rows
             self.changed |= dict.fromkeys(self.seats[row].ticket for row in rows)
             self.leave([row for row in rows if row.finish])
@@ -235,16 +237,11 @@ class Scheduler:
         ticket.error = error
         self.drop(ticket)
 
-    def sound(self, flight: Flight) -> Flight | None:
-        """The rows whose logits are finite; the requests of the others fail."""
-        finite = flight.following.amax(-1).isfinite().tolist()
-        if all(finite):
-            return flight
-        self.flight = flight
-        for row, good in zip(flight.rows, finite, strict=True):
-            if not good and row in self.seats:
+    def fail_each(self, rows: Collection[Row]) -> None:
+        """The requests of these rows, whose logits are not finite, fail."""
+        for row in rows:
+            if row in self.seats:
                 self.fail(self.seats[row].ticket, NonFiniteError("the model's logits are not finite"))
-        return self.flight
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -383,9 +380,8 @@ class Scheduler:
         parts = sorted(parts, key=lambda part: self.pool.start(part[0].slot))
         width = max(len(chunk) for _, chunk in parts)
         ids = torch.tensor([chunk + [0] * (width - len(chunk)) for _, chunk in parts], device=self.engine.device)
-        lengths = torch.tensor([len(chunk) for _, chunk in parts], device=self.engine.device)
         joined = Session.join([seat.session for seat, _ in parts if seat.session])
-        logits, session = self.mixture.read(ids, lengths, joined)
+        logits, session = self.mixture.read(ids, [len(chunk) for _, chunk in parts], joined)
         done = []
         for place, (seat, chunk) in enumerate(parts):
             seat.read += len(chunk)

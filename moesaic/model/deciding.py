@@ -17,6 +17,7 @@ from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Body, Prompts, project, read
 from moesaic.model.text_counts import characters, wording
+from moesaic.ops.host import to_device
 from moesaic.routing import Routing, Selection
 from moesaic.routing.guard import Opinion, Ruling, guarded
 from moesaic.routing.routers import ArrowRouter, Features, Router
@@ -96,7 +97,7 @@ class Decider:
 
     def weigh(self, features: Features, device: torch.device, texts: list[str]) -> Routing:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
-        logits = self.router(features).to(device)
-        silent = torch.tensor(self.disabled, dtype=torch.long, device=device)
+        logits = self.router(features).to(device, non_blocking=True)
+        silent = to_device(self.disabled, device)
         judged = None if self.guard is None else self.guard(features, wording(texts).to(device)).to(device)
         return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)

@@ -105,7 +105,7 @@ class Decoder(nn.Module):
             raise CompatibilityError("a cache takes no mask", field="mask", hint=hint)
         if cache is not None:
             positions = cache.positions(t)
-            return rope.span(positions, cache.visible(positions, window))
+            return rope.span(positions, cache.mask(positions, window))
         if mask is None and not 0 < window < t:
             return rope.span(torch.arange(t, device=x.device)[None], None)
         return rope.span(*apart(torch.ones_like(x[:1, :, 0], dtype=torch.bool) if mask is None else mask, window))

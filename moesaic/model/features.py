@@ -3,7 +3,7 @@
 Knows nothing about routers. Padding never counts: a row has the same feature alone and in a batch.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from moesaic.config import Feature
 from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder, Hidden
 from moesaic.model.text_counts import characters, wording
+from moesaic.ops.host import to_device
 from moesaic.routing import Gates, States
 from moesaic.routing.states import Features
 
@@ -112,6 +113,15 @@ def pooled(x: Hidden, lengths: Int[Tensor, " b"], how: str) -> Float[Tensor, "b 
         return x[torch.arange(len(x), device=x.device), lengths - 1]
     real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
     return (x * real[..., None]).sum(1) / lengths[:, None]
+
+
+def last(x: Hidden, counts: Sequence[int]) -> Float[Tensor, "b d"]:
+    """The state of each row's last token, of which the host knows the number; waits for nothing."""
+    width = x.shape[1]
+    if all(count == width for count in counts):
+        return x[:, -1]
+    ends = [row * width + count - 1 for row, count in enumerate(counts)]
+    return x.flatten(0, 1).index_select(0, to_device(ends, x.device))
 
 
 def project(

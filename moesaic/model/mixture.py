@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -16,10 +15,11 @@ from moesaic.adapters.feedforward import groups
 from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, pool, pooled
+from moesaic.model.features import Prompts, last, pool
 from moesaic.model.readings import Readings
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Cache, Pool, Slots, Spare
+from moesaic.ops.host import to_device, to_host
 from moesaic.routing import Gates, Routing, require
 
 Memory = TypeVar("Memory", Cache, Readings)
@@ -42,14 +42,14 @@ class Session(Generic[Memory]):
         return self.cache.slots
 
     def select(self, rows: Sequence[int]) -> "Session[Memory]":
-        kept = torch.tensor(rows, dtype=torch.long, device=self.gates.rows.device)
-        return Session(self.routing[kept], self.gates.select(kept), self.cache.select(rows))
+        kept = to_device(rows, self.gates.rows.device)
+        return Session(self.routing[kept], self.gates.select(rows), self.cache.select(rows))
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Session[Memory]":
         """Each row once in each of its slots, the first of which is its current slot."""
-        counts = torch.tensor([len(some) for some in slots], device=self.gates.rows.device)
-        kept = torch.arange(len(slots), device=counts.device).repeat_interleave(counts)
-        return Session(self.routing[kept], self.gates.select(kept), self.cache.repeat(slots))
+        rows = [row for row, some in enumerate(slots) for _ in some]
+        kept = to_device(rows, self.gates.rows.device)
+        return Session(self.routing[kept], self.gates.select(rows), self.cache.repeat(slots))
 
     @staticmethod
     def join(parts: Sequence["Session[Memory]"]) -> "Session[Memory]":
@@ -102,7 +102,7 @@ class Chunked(Routed, Protocol):
         self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool
     ) -> Session[Any]: ...
     def read(
-        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Any]
+        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Any]
     ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
 
 
@@ -146,6 +146,7 @@ class AdapterMixture(nn.Module):
         decoder, layers, feature = self.decoder, len(self.decoder.layers), self.decider.reader.feature
         x, cache = decoder.embed_tokens(prompts.ids), Cache.of(room, slots)
         depth = feature.depth if forced is None and feature.source == "state" else None
+        counts = to_host(prompts.lengths)
         if depth is not None and depth <= self.trunk:
             x, _ = decoder.run(x, cache, range(depth), None)
             routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device, prompts.texts)
@@ -154,12 +155,12 @@ class AdapterMixture(nn.Module):
         gates = Gates.of(routing.weights.to(exact(x.dtype))).ready(self.groups)
         with self.source.using(gates.present):
             x, _ = decoder.run(x, cache, range(depth, layers), gates)
-            logits = decoder.head(pooled(x, prompts.lengths, "last")[:, None], gates)[:, 0]
-        return logits, Session(routing, gates, cache.advance(prompts.lengths))
+            logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
+        return logits, Session(routing, gates, cache.advance_each(counts))
 
     def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read one more token of each row, under the same decisions, and return the logits after it."""
-        return self.read(ids[:, None], torch.ones_like(ids), session)
+        return self.read(ids[:, None], [1] * len(ids), session)
 
     def pool(self, size: int | None) -> Pool:
         """Memory for rows of any length, of so many bytes together."""
@@ -172,15 +173,16 @@ class AdapterMixture(nn.Module):
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""
         gates = Gates.of(routing.weights.to(exact(self.decoder.norm.weight.dtype))).ready(self.groups)
-        lengths = torch.tensor([known.shape[1]], device=known.device)
-        return Session(routing, gates, Cache.of(room.shelf(0), (slot,), lengths))
+        return Session(routing, gates, Cache.of(room.shelf(0), (slot,), [known.shape[1]]))
 
     def read(
-        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Cache]
+        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read the next tokens of each row, right-padded, under the same decisions: the logits after the last."""
+        """Read the next tokens of each row, `counts` of them and padding, under the same decisions: the logits after
+        the last.
+        """
         decoder, gates = self.decoder, session.gates
         with self.source.using(gates.present):
             x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
-            logits = decoder.head(pooled(x, lengths, "last")[:, None], gates)[:, 0]
-        return logits, replace(session, cache=session.cache.advance(lengths))
+            logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
+        return logits, replace(session, cache=session.cache.advance_each(counts))

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.model.decoder import Decoder
+from moesaic.model.features import last
 from moesaic.nn import Cache, Pool, Slots, Spare
+from moesaic.ops.host import to_device
 
 
 class Shelf:
@@ -68,12 +70,12 @@ class Shelves:
 
     def note(self, slots: Sequence[int], ids: Int[Tensor, "n t"], starts: Sequence[int], counts: Sequence[int]) -> None:
         """Keep the next tokens of these rows; those beyond `counts` are padding, which later ones replace."""
-        at, first = (torch.tensor(some, device=ids.device)[:, None] for some in (slots, starts))
+        at, first = to_device([slots, starts], ids.device)[..., None]
         self.ids[at, first + torch.arange(ids.shape[1], device=ids.device)] = ids
 
     def noted(self, slots: Sequence[int], starts: Sequence[int], t: int) -> Int[Tensor, "n t"]:
         """t tokens of each row from its start."""
-        at, first = (torch.tensor(some, device=self.ids.device)[:, None] for some in (slots, starts))
+        at, first = to_device([slots, starts], self.ids.device)[..., None]
         return self.ids[at, first + torch.arange(t, device=self.ids.device)]
 
     def copy(self, source: int, target: int, tokens: int) -> None:
@@ -98,16 +100,15 @@ class Running:
     def rows(self) -> list[int]:
         return [row for row, anew in enumerate(self.anew) if anew]
 
-    def add(self, x: Float[Tensor, "g t d"], lengths: Int[Tensor, " g"]) -> "Running":
-        """Add the states of the next tokens of `rows`, `lengths` of them in each."""
-        rows = torch.tensor(self.rows, device=x.device)
+    def add(self, x: Float[Tensor, "g t d"], counts: Sequence[int]) -> "Running":
+        """Add the states of the next tokens of `rows`, `counts` of them in each."""
+        rows, lengths = to_device([self.rows, counts], x.device)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
         total = self.total.index_add(0, rows, (x * real[..., None]).sum(1, dtype=self.total.dtype))
-        last = self.last.index_copy(0, rows, x[torch.arange(len(x), device=x.device), lengths - 1])
-        return Running(self.anew, total, last)
+        return Running(self.anew, total, self.last.index_copy(0, rows, last(x, counts)))
 
     def select(self, rows: Sequence[int]) -> "Running":
-        kept = torch.tensor(rows, dtype=torch.long, device=self.total.device)
+        kept = to_device(rows, self.total.device)
         return Running(tuple(self.anew[row] for row in rows), self.total[kept], self.last[kept])
 
     @staticmethod
@@ -135,21 +136,21 @@ class Readings:
 
     def read(
         self, number: int, decoder: Decoder, rows: Sequence[int], layers: range
-    ) -> tuple[Float[Tensor, "g t d"], Int[Tensor, " g"]]:
-        """Let a decoder read all missed tokens of these rows: the states behind `layers`, and the last one's index.
+    ) -> tuple[Float[Tensor, "g t d"], list[int]]:
+        """Let a decoder read all missed tokens of these rows: the states behind `layers`, and how many each row has.
 
         t is the largest number of missed tokens, at least 1; rows that have missed fewer read some again, without
         effect.
         """
-        shelf, device = self.room.shelf(number), decoder.norm.weight.device
+        shelf = self.room.shelf(number)
         slots, lengths = [self.slots[row] for row in rows], [self.lengths[row] for row in rows]
         places = shelf.seat(slots)
         missed = max(1, *(length - shelf.read[slot] for slot, length in zip(slots, lengths, strict=True)))
         first = [max(length - missed, 0) for length in lengths]
-        chunk, starts = self.room.noted(slots, first, missed), torch.tensor(first, device=device)
-        x, _ = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, starts), layers, None)
+        chunk = self.room.noted(slots, first, missed)
+        x, _ = decoder.run(decoder.embed_tokens(chunk), Cache.of(shelf.memory, places, first), layers, None)
         shelf.read |= zip(slots, lengths, strict=True)
-        return x, torch.tensor(lengths, device=device) - starts - 1
+        return x, [length - start for length, start in zip(lengths, first, strict=True)]
 
     def select(self, rows: Sequence[int]) -> "Readings":
         running = self.running.select(rows) if self.running else None

@@ -18,13 +18,15 @@ from moesaic.errors import CompatibilityError, GatesError, RecipeError
 from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts
+from moesaic.model.features import Prompts, last
 from moesaic.model.mixture import Session
 from moesaic.model.readings import Readings, Running, Shelves
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.nn import Pool
 from moesaic.ops.ensemble import Answer, Combine, combined
+from moesaic.ops.host import to_device, to_host
 from moesaic.routing import Gates, Routing
+from moesaic.routing.gates import places_of, with_rest
 
 Level = Literal["sequence", "token"]
 LEVELS: tuple[Level, ...] = get_args(Level)
@@ -64,8 +66,8 @@ class ModelMixture(nn.Module):
         self.number_of_base, self.source = models.index(base), source
         # the base is always in memory, also as an expert
         self.places = [(experts.index(model),) if model is not base else () for model in models]
-        own = torch.eye(len(models))[[models.index(expert) for expert in every]]
-        self.register_buffer("own", own, persistent=False)
+        self.numbers = [models.index(expert) for expert in every]  # of the model of each expert, and of the base
+        self.register_buffer("own", torch.eye(len(models))[self.numbers], persistent=False)
 
     @property
     def feature(self) -> Feature:
@@ -98,7 +100,7 @@ class ModelMixture(nn.Module):
             return self.score(ids, gates, torch.ones_like(ids, dtype=torch.bool)).unflatten(0, ids.shape)
         top: Tensor | None = None
         if gates is not None:
-            shares = self.shares(gates).weights[:, None]
+            shares = self.portions(gates.weights)[0][:, None]
         elif self.level == "token":
             shares, top = self.shares_everywhere(ids)
         else:
@@ -137,7 +139,7 @@ class ModelMixture(nn.Module):
     def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
         """The decoders that may read rows of such decisions: their caches need memory."""
         if self.steady or forced:
-            return self.shares(self.gates(routing)).present
+            return self.shares(routing.weights).present
         return tuple(number for number in self.decoders if number != READER or self.feature.depth)
 
     def prefill(
@@ -146,14 +148,15 @@ class ModelMixture(nn.Module):
         """Read prompts into these slots and decide (unless `forced`, which also holds for all tokens that follow): the
         logits after each prompt's last token.
         """
-        readings = self.unread(room, slots, forced is not None).add(prompts.ids, prompts.lengths.tolist())
+        counts = to_host(prompts.lengths)
+        readings = self.unread(room, slots, forced is not None).add(prompts.ids, counts)
         if forced is not None:
             routing = forced
         elif self.level == "token":
-            readings, routing = self.read_on(readings, prompts.ids, prompts.lengths)
+            readings, routing = self.read_on(readings, prompts.ids, counts)
         else:
             routing = self.route(prompts)
-        gates = self.shares(self.gates(routing))
+        gates = self.shares(routing.weights)
         return self.answer(readings, gates), Session(routing, gates, readings)
 
     def unread(self, room: Shelves | Pool, slots: Sequence[int], forced: bool) -> Readings:
@@ -168,7 +171,7 @@ class ModelMixture(nn.Module):
         self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool
     ) -> Session[Readings]:
         """A row whose first tokens are in the slot already, by the models that it asks; `read` reads the others."""
-        gates, t = self.shares(self.gates(routing)), known.shape[1]
+        gates, t = self.shares(routing.weights), known.shape[1]
         readings = self.unread(room, (slot,), forced).add(known, [t])
         for number in self.asked(routing, forced):
             room.shelf(number).read[slot] = t
@@ -177,39 +180,49 @@ class ModelMixture(nn.Module):
     def decode(
         self, ids: Int[Tensor, " b"], session: Session[Readings]
     ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        return self.read(ids[:, None], torch.ones_like(ids), session)
+        return self.read(ids[:, None], [1] * len(ids), session)
 
     def read(
-        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Readings]
+        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Readings]
     ) -> tuple[Float[Tensor, "b v"], Session[Readings]]:
-        """Read the next tokens of each row, right-padded, and return the logits after the last, deciding anew only at
-        level `token` and for rows without a forced decision; such rows all have as many new tokens.
+        """Read the next tokens of each row, `counts` of them and padding, and return the logits after the last.
+
+        Decides anew only at level `token` and for rows without a forced decision; such rows all have as many new
+        tokens. A decision is where the host waits for the device: it says which models compute.
         """
-        routing, gates, readings = session.routing, session.gates, session.cache.add(ids, lengths.tolist())
+        routing, gates, readings = session.routing, session.gates, session.cache.add(ids, counts)
         if readings.running is not None and (rows := readings.running.rows):
-            anew = torch.tensor(rows, device=ids.device)
-            readings, decided = self.read_on(readings, ids[anew], lengths[anew])
+            anew = to_device(rows, ids.device)
+            readings, decided = self.read_on(readings, ids[anew], [counts[row] for row in rows])
             routing = routing.put(anew, decided)
-            gates = self.shares(self.gates(routing))
+            gates = self.shares(routing.weights)
         return self.answer(readings, gates), Session(routing, gates, readings)
 
-    def gates(self, routing: Routing) -> Gates:
-        return Gates.of(routing.weights.to(exact(self.base.norm.weight.dtype)))
+    def shares(self, weights: Float[Tensor, "n e"]) -> Gates:
+        """The weights of experts as shares of the models, the base among them."""
+        return Gates.placed(*self.portions(weights))
 
-    def shares(self, gates: Gates) -> Gates:
-        """The gates as shares of the models, the base among them."""
-        whole = gates.with_base(tuple(range(len(self.names))))
-        if (whole.weights < 0).any():
+    def portions(self, weights: Float[Tensor, "n e"]) -> tuple[Float[Tensor, "n m"], list[list[int]]]:
+        """The shares of the models, and the rows of each; waits for the device once."""
+        whole = with_rest(weights.to(exact(self.base.norm.weight.dtype)), range(len(self.names)))
+        known = to_host(whole)
+        if any(share < 0 for row in known for share in row):
             raise GatesError("weights of whole models are shares", expected="a sum of 1 at most", got="more")
-        merged = len(self.models) < len(self.own)
-        return Gates.of(whole.weights @ self.own.to(whole.weights)) if merged else whole
+        places = places_of(known, whole.shape[1])
+        if len(self.models) == len(self.numbers):
+            return whole, places
+        merged = [set[int]() for _ in self.models]
+        for number, rows in zip(self.numbers, places, strict=True):
+            merged[number].update(rows)
+        return whole @ self.own.to(whole), [*map(sorted, merged)]
 
     def answer(self, readings: Readings, shares: Gates) -> Float[Tensor, "n v"]:
         """The logits after the last token of each row; models without a share do not compute."""
         groups, parts = {number: (rows, weights) for number, rows, weights in shares.groups()}, {}
+        assert shares.places is not None
         for number, model in self.in_turn(groups):
             rows, weights = groups[number]
-            logits = self.ask(number, model, rows.tolist(), readings)
+            logits = self.ask(number, model, shares.places[number], readings)
             parts[number] = Answer(rows, logits[:, None], weights[:, None])
         return self.combined(parts, shares.num_rows)[:, 0]
 
@@ -226,18 +239,17 @@ class ModelMixture(nn.Module):
                     self.source.expect(self.places[next_one])
                 yield number, self.model(number)
 
-    def ask(self, number: int, model: Decoder, rows: list[int], readings: Readings) -> Float[Tensor, "g v"]:
+    def ask(self, number: int, model: Decoder, rows: Sequence[int], readings: Readings) -> Float[Tensor, "g v"]:
         """The logits of one model after the last token of some rows."""
         running = readings.running
         read = running is not None and self.feature.depth is None and model is self.base
         if running and read and all(running.anew[row] for row in rows):  # by the router, up to their last states
-            return model.lm_head(running.last[torch.tensor(rows, device=running.last.device)][:, None], None)[:, 0]
-        x, last = readings.read(number, model, rows, range(len(model.layers)))
-        return model.head(x[torch.arange(len(x), device=x.device), last][:, None], None)[:, 0]
+            states = running.last.index_select(0, to_device(rows, running.last.device))
+            return model.lm_head(states[:, None], None)[:, 0]
+        x, counts = readings.read(number, model, rows, range(len(model.layers)))
+        return model.head(last(x, counts)[:, None], None)[:, 0]
 
-    def read_on(
-        self, readings: Readings, ids: Int[Tensor, "g t"], lengths: Int[Tensor, " g"]
-    ) -> tuple[Readings, Routing]:
+    def read_on(self, readings: Readings, ids: Int[Tensor, "g t"], counts: Sequence[int]) -> tuple[Readings, Routing]:
         """Read new tokens of the rows that are decided at every token, and decide about these rows."""
         base, depth, running = self.base, self.feature.depth, readings.running
         assert running is not None
@@ -247,13 +259,12 @@ class ModelMixture(nn.Module):
         else:
             number = self.number_of_base if depth is None else READER
             x, _ = readings.read(number, base, rows, range(len(base.layers) if depth is None else depth))
-        running = running.add(base.norm(x) if depth is None else x, lengths)
-        anew = torch.tensor(rows, device=ids.device)
+        running = running.add(base.norm(x) if depth is None else x, counts)
+        anew = to_device(rows, ids.device)
         if self.feature.pool == "last":
             features = running.last[anew].to(running.total.dtype)
         else:
-            counts = torch.tensor([readings.lengths[row] for row in rows], device=ids.device)
-            features = running.total[anew] / counts[:, None]
+            features = running.total[anew] / to_device([readings.lengths[row] for row in rows], ids.device)[:, None]
         return replace(readings, running=running), self.decider.weigh(features, ids.device, [])
 
     def shares_everywhere(
@@ -266,7 +277,7 @@ class ModelMixture(nn.Module):
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
         wide = x.to(exact(x.dtype))
         features = wide if self.feature.pool == "last" else wide.cumsum(1) / so_far
-        shares = self.shares(self.gates(self.decider.weigh(features.flatten(0, 1), x.device, []))).weights
+        shares, _ = self.portions(self.decider.weigh(features.flatten(0, 1), x.device, []).weights)
         return shares.unflatten(0, ids.shape), x if depth is None else None
 
 

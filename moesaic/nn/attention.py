@@ -58,7 +58,8 @@ class Attention(nn.Module):
         if cache is None:
             y = self.attend(q, k, v, span.mask)
         else:
-            y = torch.cat([self.attend_run(q, k, v, span, cache, run) for run in cache.runs])
+            parts = [self.attend_run(q, k, v, span, cache, run) for run in cache.runs]
+            y = parts[0] if len(parts) == 1 else torch.cat(parts)
         y = y.transpose(1, 2)
         if self.between is not None:
             y = self.between(y, x, gates)
@@ -71,8 +72,10 @@ class Attention(nn.Module):
         v: Float[Tensor, "b g s hd"],
         mask: Bool[Tensor, "#b 1 t s"] | None,
     ) -> Float[Tensor, "b h t hd"]:
+        """Without a mask, the tokens of one chunk see those before them, and a single token sees all keys."""
+        causal = mask is None and q.shape[2] > 1
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.grouped, scale=self.scale
+            q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped, scale=self.scale
         )
 
     def attend_run(
@@ -85,10 +88,11 @@ class Attention(nn.Module):
         run: SlotRun,
     ) -> Float[Tensor, "r h t hd"]:
         """Write the chunk of a run's rows into their slots, and attend to all tokens in these slots without copying."""
-        own = run.rows
+        own, reach = run.rows, cache.reach(q.shape[2])
         keys, values = cache.write(self.layer, run, k[own], v[own], span.positions[own])
-        mask = None if span.mask is None else span.mask[own, ..., : run.capacity]
-        return self.attend(q[own], keys, values, mask)
+        seen = (k[own], v[own]) if cache.fresh else (keys[:, :, :reach], values[:, :, :reach])
+        mask = None if span.mask is None else span.mask[own, ..., : seen[0].shape[2]]
+        return self.attend(q[own], *seen, mask)
 
     def heads(self, x: Float[Tensor, "b t i"]) -> Float[Tensor, "b h t hd"]:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import MemoryLimitError
+from moesaic.ops.host import to_device
 
 
 class Spare:
@@ -125,26 +126,26 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Cache:
-    """The slots of b rows. Row i holds `lengths[i]` tokens in `slots[i]`; later positions are masked.
+    """The slots of b rows. Row i holds `counts[i]` tokens in `slots[i]`; later positions are masked.
 
     Chunks are right-padded: a pass writes all its tokens after each row's length, `advance` counts the real ones, and
-    the next pass overwrites the padding.
+    the next pass overwrites the padding. The host knows the counts, so that no pass waits for the device.
     """
 
     memory: Memory
     slots: tuple[int, ...]
-    lengths: Int[Tensor, " b"]
+    counts: tuple[int, ...]
+    lengths: Int[Tensor, " b"]  # the counts, on the device
     runs: tuple[SlotRun, ...]
     ends: Int[Tensor, " b"]  # the last position of each slot
 
     @staticmethod
-    def of(memory: Memory, slots: Sequence[int], lengths: Int[Tensor, " b"] | None = None) -> "Cache":
-        """The rows in these slots, with `lengths` tokens each (default: 0)."""
-        if lengths is None:
-            lengths = torch.zeros(len(slots), dtype=torch.long, device=memory.device)
-        found = memory.runs(slots)
+    def of(memory: Memory, slots: Sequence[int], counts: Sequence[int] | None = None) -> "Cache":
+        """The rows in these slots, with `counts` tokens each (default: 0)."""
+        held, found = tuple(counts or (0,) * len(slots)), memory.runs(slots)
         ends = [run.capacity - 1 for run in found for _ in range(run.start, run.stop)]
-        return Cache(memory, tuple(slots), lengths, found, torch.tensor(ends, device=memory.device))
+        lengths, last = to_device([held, ends], memory.device)
+        return Cache(memory, tuple(slots), held, lengths, found, last)
 
     @staticmethod
     def empty(config: DecoderConfig, rows: int, capacity: int, like: Tensor) -> "Cache":
@@ -156,14 +157,37 @@ class Cache:
         """Tokens of the largest slot."""
         return max(run.capacity for run in self.runs)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether no row holds a token, so that a chunk sees nothing but itself."""
+        return not any(self.counts)
+
+    def reach(self, t: int) -> int:
+        """The positions of a slot that rows see after a chunk of t tokens, at most."""
+        return t if self.fresh else min(max(self.counts) + t, self.capacity)
+
     def positions(self, t: int) -> Int[Tensor, "b t"]:
         """The positions of a chunk; in longer chunks, padding beyond a slot falls on the slot's last position."""
         at = self.lengths[:, None] + torch.arange(t, device=self.lengths.device)
         return at if t == 1 else at.minimum(self.ends[:, None])
 
-    def visible(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"]:
-        """The tokens of its slot that each token sees: up to its own position, or the last `window` of these."""
-        held = torch.arange(self.capacity, device=positions.device)
+    def mask(self, positions: Int[Tensor, "b t"], window: int = 0) -> Bool[Tensor, "b 1 t s"] | None:
+        """The tokens of its slot that each token of a chunk sees; None where all see what precedes them in one chunk,
+        or one token of each row sees the whole `reach`.
+        """
+        t = positions.shape[1]
+        reach = self.reach(t)
+        alike = self.fresh or (t == 1 and len({*self.counts}) == 1)
+        return None if alike and not 0 < window < reach else self.visible(positions, window, reach)
+
+    def visible(
+        self, positions: Int[Tensor, "b t"], window: int = 0, reach: int | None = None
+    ) -> Bool[Tensor, "b 1 t s"]:
+        """The tokens of its slot that each token sees: up to its own position, or the last `window` of these.
+
+        `reach`: the positions to judge (default: the capacity).
+        """
+        held = torch.arange(self.capacity if reach is None else reach, device=positions.device)
         own = positions[:, None, :, None]
         return (held <= own) & (held > own - window) if window else held <= own
 
@@ -181,24 +205,29 @@ class Cache:
         index = positions[:, None, :, None].expand(k.shape)
         return keys.scatter_(2, index, k), values.scatter_(2, index, v)
 
-    def advance(self, tokens: int | Int[Tensor, " b"]) -> "Cache":
-        """Count the tokens that all layers have just read: one number for all rows, or one for each."""
-        return replace(self, lengths=self.lengths + tokens)
+    def advance(self, tokens: int) -> "Cache":
+        """Count so many tokens of each row, which all layers have just read."""
+        return self.advance_each([tokens] * len(self.slots))
+
+    def advance_each(self, tokens: Sequence[int]) -> "Cache":
+        """Count the tokens of each row that all layers have just read."""
+        counts = tuple(count + own for count, own in zip(self.counts, tokens, strict=True))
+        more = tokens[0] if len({*tokens}) == 1 else to_device(tokens, self.lengths.device)
+        return replace(self, counts=counts, lengths=self.lengths + more)
 
     def select(self, rows: Sequence[int]) -> "Cache":
-        index = torch.tensor(rows, dtype=torch.long, device=self.lengths.device)
-        return Cache.of(self.memory, [self.slots[row] for row in rows], self.lengths[index])
+        return Cache.of(self.memory, [self.slots[row] for row in rows], [self.counts[row] for row in rows])
 
     def repeat(self, slots: Sequence[Sequence[int]]) -> "Cache":
         """Copy each row into further slots; `slots[i]` begins with the slot that row i has."""
-        tokens = int(self.lengths.max())
+        tokens = max(self.counts)
         for own, (_, *others) in zip(self.slots, slots, strict=True):
             for other in others:
                 self.memory.copy(own, other, tokens)
-        counts = torch.tensor([len(some) for some in slots], device=self.lengths.device)
-        return Cache.of(self.memory, [slot for some in slots for slot in some], self.lengths.repeat_interleave(counts))
+        counts = [count for count, some in zip(self.counts, slots, strict=True) for _ in some]
+        return Cache.of(self.memory, [slot for some in slots for slot in some], counts)
 
     @staticmethod
     def join(parts: Sequence["Cache"]) -> "Cache":
         slots = [slot for part in parts for slot in part.slots]
-        return Cache.of(parts[0].memory, slots, torch.cat([part.lengths for part in parts]))
+        return Cache.of(parts[0].memory, slots, [count for part in parts for count in part.counts])

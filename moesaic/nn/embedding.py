@@ -14,7 +14,7 @@ class ScaledEmbedding(nn.Embedding):
     """
 
     def forward(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
-        return super().forward(ids) * torch.tensor(self.embedding_dim**0.5, dtype=self.weight.dtype)
+        return super().forward(ids) * torch.tensor(self.embedding_dim**0.5, dtype=self.weight.dtype, device="cpu")
 
 
 def embedding(config: DecoderConfig) -> nn.Embedding:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from moesaic.config import DecoderConfig
 from moesaic.errors import MemoryLimitError
@@ -154,7 +155,7 @@ class Pool:
         usual = sum(pieces.bytes(max(USUAL, pieces.config.context)) for pieces in every)
         self.arena = Arena(usual if size is None else size, device)
         self.pieces = {number: Pieces(self.arena, *given) for number, given in decoders.items()}
-        self.ids: dict[int, list[int]] = {}  # tokens of rows whose decoders may fall behind
+        self.ids: dict[int, Int[Tensor, " t"]] = {}  # tokens of rows whose decoders may fall behind
         self.next = 0
 
     @property
@@ -211,10 +212,10 @@ class Pool:
 
     def note(self, slots: Sequence[int], ids: Int[Tensor, "n t"], starts: Sequence[int], counts: Sequence[int]) -> None:
         """Keep the next tokens of these rows: from each start so many as are counted."""
-        for slot, row, start, count in zip(slots, ids.tolist(), starts, counts, strict=True):
-            self.ids.setdefault(slot, [])[start:] = row[:count]
+        for slot, row, start, count in zip(slots, ids, starts, counts, strict=True):
+            self.ids[slot] = torch.cat([self.ids[slot][:start], row[:count]]) if start else row[:count]
 
     def noted(self, slots: Sequence[int], starts: Sequence[int], t: int) -> Int[Tensor, "n t"]:
         """t tokens of each row from its start, padded on the right."""
         rows = [self.ids[slot][start : start + t] for slot, start in zip(slots, starts, strict=True)]
-        return torch.tensor([row + [0] * (t - len(row)) for row in rows], device=self.arena.bytes.device)
+        return torch.stack([F.pad(row, (0, t - len(row))) for row in rows])

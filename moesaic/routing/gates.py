@@ -6,12 +6,15 @@ n rows, e experts, m (row, expert) pairs with a weight.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from moesaic.errors import GatesError
+from moesaic.ops.host import to_device, to_host
 
 ROUNDING = 1e-6  # tolerance of a sum of weights that should be 1, in float32
 
@@ -33,7 +36,7 @@ class Routing:
         """The probability of every expert and, last, of the base, which is certain where all logits are -inf."""
         both = torch.cat([self.logits, self.of_base[:, None]], -1)
         silent = torch.isneginf(both).all(-1, keepdim=True)
-        sure = torch.zeros_like(both).index_fill(-1, torch.tensor([both.shape[-1] - 1], device=both.device), 1.0)
+        sure = torch.zeros_like(both).index_fill(-1, to_device([both.shape[-1] - 1], both.device), 1.0)
         return torch.where(silent, sure, both.masked_fill(silent, 0.0).softmax(-1))
 
     @property
@@ -74,18 +77,27 @@ class Gates:
     rows: Int[Tensor, " m"]
     experts: Int[Tensor, " m"]
     values: Float[Tensor, " m"]
-    sizes: tuple[int, ...] | None  # pairs of each expert on the host; None: only the device knows them
+    places: tuple[tuple[int, ...], ...] | None  # rows of each expert on the host; None: only the device knows them
     each: tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None  # experts and weights if every row has exactly one
     completed: Mapping[tuple[int, ...], "Gates"] = field(default_factory=dict, repr=False, compare=False)  # `ready`
+    every: bool = False  # made by `dense`: pairs of weight 0 too
 
     @staticmethod
     def of(weights: Float[Tensor, "n e"]) -> "Gates":
-        """Group the rows by expert. Copies the weights to the host, so call it once a request, not in every layer."""
-        experts, rows = weights.detach().t().nonzero(as_tuple=True)
-        sizes = tuple(torch.bincount(experts, minlength=weights.shape[1]).tolist())
-        alone = len(rows) == len(weights) == len(rows.unique())
-        values, order = weights[rows, experts], rows.argsort()
-        return Gates(weights, rows, experts, values, sizes, (experts[order], values[order]) if alone else None)
+        """Group the rows by expert. Waits for the device, so call it once a request, not in every layer."""
+        return Gates.placed(weights, places_of(to_host(weights), weights.shape[1]))
+
+    @staticmethod
+    def placed(weights: Float[Tensor, "n e"], places: Sequence[Sequence[int]]) -> "Gates":
+        """Group the rows by expert where the host knows the rows of each; waits for nothing."""
+        pairs = [(expert, row) for expert, own in enumerate(places) for row in own]
+        order = sorted(range(len(pairs)), key=lambda pair: pairs[pair][1])
+        alone = [pairs[pair][1] for pair in order] == [*range(len(weights))]
+        known = [[expert for expert, _ in pairs], [row for _, row in pairs], order]
+        experts, rows, by_row = to_device(known, weights.device)
+        values = weights[rows, experts]
+        each = (experts[by_row], values[by_row]) if alone else None
+        return Gates(weights, rows, experts, values, tuple(map(tuple, places)), each)
 
     @staticmethod
     def dense(weights: Float[Tensor, "n e"]) -> "Gates":
@@ -93,7 +105,8 @@ class Gates:
         n, e = weights.shape
         rows = torch.arange(n, device=weights.device)
         experts = torch.arange(e, device=weights.device).repeat_interleave(n)
-        return Gates(weights, rows.repeat(e), experts, weights.t().flatten(), (n,) * e, None)
+        places = (tuple(range(n)),) * e
+        return Gates(weights, rows.repeat(e), experts, weights.t().flatten(), places, None, every=True)
 
     @staticmethod
     def of_choices(experts: Int[Tensor, "n k"], values: Float[Tensor, "n k"], num_experts: int) -> "Gates":
@@ -109,7 +122,7 @@ class Gates:
         weights = like.new_zeros(num_rows, num_experts)
         if expert >= 0:
             weights[:, expert] = 1.0
-        return Gates.of(weights)
+        return Gates.placed(weights, [range(num_rows) if one == expert else () for one in range(num_experts)])
 
     @property
     def num_rows(self) -> int:
@@ -124,12 +137,17 @@ class Gates:
         """Pairs of each expert, on the device; their cumulative sum gives the boundaries of the groups."""
         return torch.bincount(self.experts, minlength=self.num_experts)
 
-    @property
+    @cached_property
+    def sizes(self) -> tuple[int, ...] | None:
+        """Pairs of each expert on the host; None: only the device knows them."""
+        return None if self.places is None else tuple(map(len, self.places))
+
+    @cached_property
     def present(self) -> tuple[int, ...]:
         return tuple(e for e, size in enumerate(self.host_sizes()) if size)
 
     def host_sizes(self) -> tuple[int, ...]:
-        return self.sizes if self.sizes is not None else tuple(self.counts.tolist())
+        return self.sizes if self.sizes is not None else tuple(to_host(self.counts))
 
     def groups(self) -> Iterator[tuple[int, Int[Tensor, " g"], Float[Tensor, " g"]]]:
         start = 0
@@ -146,23 +164,48 @@ class Gates:
         """
         if experts in self.completed:
             return self.completed[experts]
-        chosen = self.weights[:, list(experts)]
-        left = 1 - chosen.sum(-1, keepdim=True)
-        rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
-        left = left.masked_fill(left.abs() <= rounding, 0.0)
-        every = len(self.rows) == self.weights.numel() and bool((self.values == 0).any())
-        return (Gates.dense if every else Gates.of)(torch.cat([chosen, left], -1))
+        shares = with_rest(self.weights, experts)
+        every = self.every and any(0 in row for row in to_host(self.weights))
+        return (Gates.dense if every else Gates.of)(shares)
 
     def ready(self, groups: Collection[tuple[int, ...]]) -> "Gates":
         """Cache `with_base` of these groups of experts, for all layers and steps."""
         return replace(self, completed={experts: self.with_base(experts) for experts in groups}) if groups else self
 
-    def select(self, rows: Int[Tensor, " g"]) -> "Gates":
-        return Gates.of(self.weights[rows]).ready(self.completed)
+    def select(self, rows: Sequence[int]) -> "Gates":
+        weights = self.weights.index_select(0, to_device(rows, self.weights.device))
+        if self.places is None:
+            return Gates.of(weights).ready(self.completed)
+        held = [{*own} for own in self.places]
+        places = [[place for place, row in enumerate(rows) if row in own] for own in held]
+        completed = {experts: some.select(rows) for experts, some in self.completed.items()}
+        return replace(Gates.placed(weights, places), completed=completed, every=self.every)
 
     @staticmethod
     def cat(parts: Sequence["Gates"]) -> "Gates":
-        return Gates.of(torch.cat([part.weights for part in parts])).ready(parts[0].completed)
+        weights, completed = torch.cat([part.weights for part in parts]), parts[0].completed
+        known = [part.places for part in parts if part.places is not None]
+        if len(known) < len(parts):
+            return Gates.of(weights).ready(completed)
+        starts = [0, *accumulate(part.num_rows for part in parts)]
+        pairs = [*zip(starts, known, strict=False)]
+        places = [[start + row for start, own in pairs for row in own[e]] for e in range(weights.shape[1])]
+        joined = {experts: Gates.cat([part.with_base(experts) for part in parts]) for experts in completed}
+        every = all(part.every for part in parts)
+        return replace(Gates.placed(weights, places), completed=joined, every=every)
+
+
+def places_of(weights: Sequence[Sequence[float]], num_experts: int) -> list[list[int]]:
+    """The rows of each expert: those in which its weight is not 0."""
+    return [[row for row, own in enumerate(weights) if own[expert]] for expert in range(num_experts)]
+
+
+def with_rest(weights: Float[Tensor, "n e"], experts: Sequence[int]) -> Float[Tensor, "n s"]:
+    """The weights of these experts and, in the last column, 1 minus their sum; remainders within rounding are 0."""
+    chosen = weights.index_select(-1, to_device(experts, weights.device))
+    left = 1 - chosen.sum(-1, keepdim=True)
+    rounding = max(ROUNDING, len(experts) * torch.finfo(left.dtype).eps)
+    return torch.cat([chosen, left.masked_fill(left.abs() <= rounding, 0.0)], -1)
 
 
 def require(gates: Gates | None, x: Tensor) -> Gates:

@@ -45,7 +45,7 @@ class Opinion(NamedTuple):
     voice: Float[Tensor, "n e"]
 
     def to(self, device: torch.device) -> "Opinion":
-        return Opinion(self.outcomes.to(device), self.voice.to(device))
+        return Opinion(*(own.to(device, non_blocking=True) for own in self))
 
 
 class Guard(nn.Module):

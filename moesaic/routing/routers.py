@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moesaic.errors import RecipeError
+from moesaic.ops.host import to_device
 from moesaic.routing.states import Features, States
 
 
@@ -271,7 +272,8 @@ class TreeRouter(TrainedRouter):
             group + next(inside)(features).log_softmax(-1) if len(members) > 1 else group
             for group, members in zip(of_groups, self.groups, strict=True)
         ]
-        return torch.cat(parts, -1)[:, self.columns]
+        every = torch.cat(parts, -1)
+        return every.index_select(-1, to_device(self.columns, every.device))
 
 
 class ArrowRouter(TrainedRouter):

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from moesaic.errors import RecipeError
+from moesaic.ops.host import to_host
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class States:
     @staticmethod
     def of(x: Float[Tensor, "n t d"], lengths: Int[Tensor, " n"]) -> "States":
         """Take the states of a right-padded batch, without the padding."""
-        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        return States(x[real], lengths)
+        starts = torch.arange(len(x), device=x.device) * x.shape[1]
+        return States(x.flatten(0, 1).index_select(0, spots(starts, lengths)), lengths)
 
     @staticmethod
     def cat(parts: list["States"]) -> "States":
@@ -38,13 +39,12 @@ class States:
     def __getitem__(self, rows: slice | Int[Tensor, " g"] | Bool[Tensor, " n"]) -> "States":
         """The states of these prompts, in the order given."""
         lengths = self.lengths[rows]
-        starts, new_starts = (self.lengths.cumsum(0) - self.lengths)[rows], lengths.cumsum(0) - lengths
-        tokens = torch.arange(int(lengths.sum()), device=lengths.device)
-        return States(self.values[tokens + (starts - new_starts).repeat_interleave(lengths)], lengths)
+        return States(self.values[spots((self.lengths.cumsum(0) - self.lengths)[rows], lengths)], lengths)
 
     @property
     def owners(self) -> Int[Tensor, " m"]:
-        return torch.arange(len(self), device=self.lengths.device).repeat_interleave(self.lengths)
+        rows = torch.arange(len(self), device=self.lengths.device)
+        return rows.repeat_interleave(self.lengths, output_size=len(self.values))
 
     def mean(self) -> Float[Tensor, "n d"]:
         return self.added(self.values) / self.lengths[:, None]
@@ -58,6 +58,13 @@ class States:
         highest = highest.scatter_reduce(0, owners[:, None].expand_as(scores), scores.detach(), "amax")
         sizes = (scores - highest[owners]).exp()
         return sizes / self.added(sizes)[owners]
+
+
+def spots(starts: Int[Tensor, " n"], lengths: Int[Tensor, " n"]) -> Int[Tensor, " m"]:
+    """The positions of the tokens of n prompts, each from its start; waits for the device, for their number."""
+    m = to_host(lengths.sum())
+    shifts = starts - (lengths.cumsum(0) - lengths)
+    return torch.arange(m, device=lengths.device) + shifts.repeat_interleave(lengths, output_size=m)
 
 
 Features = Float[Tensor, "_ _"] | States | list[str]

@@ -45,7 +45,7 @@ def test_when_rows_leave_no_key_and_no_value_is_moved(kind, monkeypatch):
     encoded = engine.read([replace(one, n=1) for one in REQUESTS[:5]])
     room = engine.mixture.room(encoded.rows, encoded.tokens)
     rows, flight = engine.admit(encoded, room, None)
-    flight = flight.write(())
+    flight, _ = flight.write(())
     before = memory(room)
     where, held = [tensor.data_ptr() for tensor in before], [tensor.clone() for tensor in before]
     flight = flight.without([rows[1][0], rows[3][0]])

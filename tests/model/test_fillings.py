@@ -313,7 +313,7 @@ def test_hidden_at_k_shares_the_prefill_with_the_cache(feature, monkeypatch):
     model.route(batch)
     close(seen[0], seen[1])
     for row, length in enumerate((4, 7)):
-        alone = model.score(batch.ids[row : row + 1, :length], session.gates.select(torch.tensor([row])))
+        alone = model.score(batch.ids[row : row + 1, :length], session.gates.select([row]))
         close(logits[row], alone[0, -1])
 
 
@@ -373,19 +373,23 @@ class WholeModels:
         routing = self.route(batch) if forced is None else forced
         gates, one = Gates.of(routing.weights), self.models[0]
         caches = {e: Cache.empty(one.config, len(r), room.capacity, one.norm.weight) for e, r, _ in gates.groups()}
-        logits, caches = self.mix(batch.ids, gates, caches, {e: batch.lengths[r] for e, r, _ in gates.groups()})
+        logits, caches = self.mix(
+            batch.ids, gates, caches, {e: batch.lengths[r].tolist() for e, r, _ in gates.groups()}
+        )
         return logits[torch.arange(len(logits)), batch.lengths - 1], (gates, caches)
 
     def decode(self, tokens, session):
         gates, caches = session
-        logits, caches = self.mix(tokens[:, None], gates, caches, dict.fromkeys(caches, 1))
+        logits, caches = self.mix(
+            tokens[:, None], gates, caches, {e: [1] * len(cache.slots) for e, cache in caches.items()}
+        )
         return logits[:, 0], (gates, caches)
 
     def mix(self, tokens, gates, caches, advance):
         total = 0.0
         for expert, rows, values in gates.groups():
             logits = self.models[expert](tokens[rows], caches[expert]).logits
-            caches = {**caches, expert: caches[expert].advance(advance[expert])}
+            caches = {**caches, expert: caches[expert].advance_each(advance[expert])}
             mixed = torch.zeros(*tokens.shape, logits.shape[-1])
             total = total + mixed.index_add(0, rows, logits.softmax(-1) * values[:, None, None])
         return total.log(), caches

@@ -80,7 +80,7 @@ def test_a_slot_that_is_widened_or_copied_keeps_what_was_read():
     second = memory.open([0], 21)
     memory.copy(first, second, 10)
     for slot, read in ((first, 15), (second, 10)):
-        cache = Cache.of(memory.shelf(0), [slot], torch.tensor([read]))
+        cache = Cache.of(memory.shelf(0), [slot], [read])
         logits = decoder(text[:, read:], cache).logits
         torch.testing.assert_close(logits, decoder(text).logits[:, read:], rtol=1e-9, atol=1e-9)
 

@@ -1,5 +1,7 @@
 """Property: a model that reads in chunks, in batches and from caches equals itself on whole rows read alone."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,9 +29,9 @@ def empty(decoder: Decoder, rows: int, capacity: int) -> Cache:
     return Cache.empty(decoder.config, rows, capacity, like=decoder.norm.weight)
 
 
-def read(decoder: Decoder, cache: Cache, chunk: torch.Tensor, lengths: int | torch.Tensor | None = None):
+def read(decoder: Decoder, cache: Cache, chunk: torch.Tensor, counts: Sequence[int] | None = None):
     logits = decoder(chunk, cache).logits
-    return logits, cache.advance(chunk.shape[1] if lengths is None else lengths)
+    return logits, cache.advance(chunk.shape[1]) if counts is None else cache.advance_each(counts)
 
 
 @pytest.mark.slow
@@ -60,7 +62,7 @@ def test_rows_that_read_at_their_own_pace_equal_each_alone(paces):
         chunk = ids(3, max(pace), seed=100 + step)
         for row, size in enumerate(pace):
             chunk[row, :size] = texts[row][at[row] : at[row] + size]
-        logits, cache = read(decoder, cache, chunk, torch.tensor(pace))
+        logits, cache = read(decoder, cache, chunk, pace)
         for row, size in enumerate(pace):
             close(logits[row, :size], whole[row][at[row] : at[row] + size])
             at[row] += size
@@ -84,7 +86,7 @@ def test_rows_of_one_memory_come_at_different_times_and_read_on_together():
 def test_rows_leave_change_places_and_multiply():
     decoder, text = tiny_decoder(), ids(3, 5)
     memory = Slots(decoder.config, 7, 9, decoder.norm.weight)
-    _, cache = read(decoder, Cache.of(memory, (0, 2, 5)), text, torch.tensor([5, 3, 4]))
+    _, cache = read(decoder, Cache.of(memory, (0, 2, 5)), text, [5, 3, 4])
     selected, repeated, following = cache.select([2, 0]), cache.repeat([(0, 1), (2, 3), (5, 6)]), ids(6, 1, seed=5)
     assert selected.lengths.tolist() == [4, 5] and repeated.lengths.tolist() == [5, 5, 3, 3, 4, 4]
     assert len(selected.runs) == 2 and [run.rows for run in repeated.runs] == [slice(0, 4), slice(4, 6)]
@@ -142,7 +144,7 @@ def test_a_row_alone_and_in_a_padded_batch_agree(dtype, relative):
     decoder, lengths = tiny_decoder(dtype=dtype), [3, 17, 9, 1]
     padded = ids(4, 17, seed=3)
     together = decoder(padded).logits
-    cached, _ = read(decoder, empty(decoder, 4, 40), padded, torch.tensor(lengths))
+    cached, _ = read(decoder, empty(decoder, 4, 40), padded, lengths)
     for row, length in enumerate(lengths):
         alone = decoder(padded[row : row + 1, :length]).logits[0]
         assert alone.dtype == dtype

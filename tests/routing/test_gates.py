@@ -78,7 +78,7 @@ def test_an_expert_chosen_twice_by_a_row_weighs_twice():
 @quick
 @given(matrices(fewest=1), st.data())
 def test_selected_rows_are_those_rows_in_the_order_given(weights, data):
-    rows = torch.tensor(data.draw(st.lists(st.integers(0, len(weights) - 1), max_size=8)), dtype=torch.long)
+    rows = data.draw(st.lists(st.integers(0, len(weights) - 1), max_size=8))
     gates = Gates.of(weights).select(rows)
     assert gates.weights.equal(weights[rows]) and rebuilt(gates).equal(weights[rows])
     assert sum(gates.sizes) == len(gates.rows) == int((weights[rows] != 0).sum())
@@ -87,7 +87,7 @@ def test_selected_rows_are_those_rows_in_the_order_given(weights, data):
 @quick
 @given(matrices(), st.integers(1, 3))
 def test_repeated_rows_stand_side_by_side(weights, n):
-    gates = Gates.of(weights).select(torch.arange(len(weights)).repeat_interleave(n))
+    gates = Gates.of(weights).select([row for row in range(len(weights)) for _ in range(n)])
     expected = torch.zeros(len(weights) * n, weights.shape[1], dtype=torch.float64)
     for row in range(len(expected)):
         expected[row] = weights[row // n]
@@ -148,7 +148,7 @@ def test_ready_gates_hold_the_bases_share_for_all_layers_also_after_rows_leave_o
     gates = Gates.of(weights).ready([(2, 0), (1,)])
     some = gates.with_base((2, 0))
     assert some is gates.with_base((2, 0)) and some.weights.equal(Gates.of(weights).with_base((2, 0)).weights)
-    left, more = gates.select(torch.tensor([2, 0])), Gates.cat([gates, gates])
+    left, more = gates.select([2, 0]), Gates.cat([gates, gates])
     monkeypatch.setattr(Gates, "of", None)
     assert left.with_base((1,)).weights.tolist() == [[0, 1], [0.5, 0.5]]
     assert more.with_base((1,)).weights.tolist() == [[0.5, 0.5], [0, 1], [0, 1]] * 2
