@@ -112,7 +112,7 @@ class AdapterMixture(nn.Module):
     prompt's own pass. `source` loads experts while they compute.
     """
 
-    steady = True
+    steady, level = True, "sequence"
 
     def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
         super().__init__()
