@@ -32,7 +32,7 @@ REQUESTS = [
 
 
 def mixture(kind: str) -> AdapterMixture | ModelMixture | TokenMixture:
-    """Two experts over one base: adapters, blocks, models, by the prompt or by every token, and blocks by every token."""
+    """Two experts over one base: adapters, blocks, models of the prompt or every token, and blocks of every token."""
     base = tiny_decoder(vocab_size=257)
     if kind == "gates":
         return gated(base, [toy_ffn(base, seed) for seed in (1, 2)])

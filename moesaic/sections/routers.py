@@ -10,8 +10,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from moesaic.config import COUNTS, FEATURES, Feature, SelectionKind
 from moesaic.errors import RecipeError, nearest
-from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 from moesaic.sections.gates import TokenGates
+from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
 
 class RouterLoss(Section):

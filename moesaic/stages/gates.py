@@ -31,18 +31,18 @@ from moesaic.runs.checkpoints import drop_logs, training, trial_at
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Part, Work
+from moesaic.sections.gates import TokenGates
 from moesaic.sections.routers import GATES as GATED
 from moesaic.sections.routers import RouterSpec
-from moesaic.sections.gates import TokenGates
 from moesaic.sections.training import Train
 from moesaic.stages.experts import folders_of
 from moesaic.stages.routers import RouterPart, owners, prompts_of, rows_of, specs, versions
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import even
+from moesaic.train.gate_training import RULES, GateTraining, gates_in, unbiased
 from moesaic.train.language import mean_nats
 from moesaic.train.loop import fit
 from moesaic.train.routers import scored
-from moesaic.train.gate_training import RULES, GateTraining, gates_in, unbiased
 
 TEXTS = 100
 """The most rows of an expert that gates are made from before their training."""
