@@ -274,16 +274,17 @@ class Feature:
     pooled states of the prompt after `depth` blocks.
 
     `depth` 0 is the embedding, None the state after all blocks and the final norm; `pool` "none" keeps every token's.
-    `PROJECTIONS` has no name in recipes: routers made from the experts' weights read it.
+    `PROJECTIONS` and `SHARES` have no names in recipes: routers made from the experts' weights read the first, and the
+    shares of a prompt's tokens that the layers of a mixture give each expert are the second.
     """
 
-    source: Literal["text", "characters", "wording", "state", "projection"]
+    source: Literal["text", "characters", "wording", "state", "projection", "shares"]
     depth: int | None
     pool: Literal["mean", "last", "none"]
 
     @property
     def reads_base(self) -> bool:
-        return self.source in ("state", "projection")
+        return self.source in ("state", "projection", "shares")
 
     @staticmethod
     def parse(kind: str) -> "Feature":
@@ -300,6 +301,7 @@ class Feature:
 
 
 PROJECTIONS = Feature("projection", None, "mean")
+SHARES = Feature("shares", None, "mean")
 
 SelectionKind = Literal["soft", "top_k", "top_1"]
 """Which experts answer: all, weighted by probability; the k most probable; or the most probable."""

@@ -2,18 +2,23 @@
 
 from dataclasses import replace
 
-from moesaic.adapters import attach, feedforward
-from moesaic.config import Feature
+import torch
+
+from moesaic.adapters import attach, feedforward, token_ffn
+from moesaic.adapters.feedforward import FFN
+from moesaic.config import SHARES, Feature
 from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.model.deciding import Decider
+from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
+from moesaic.model.token import TokenMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.routing import Selection
-from moesaic.routing.routers import KeywordRouter
+from moesaic.routing.routers import GatesRouter, KeywordRouter
 from moesaic.testing import FunctionRouter, tiny_decoder, toy_expert, toy_ffn
 
 NAMES = ("maths", "code")
-KINDS = ["linear", "ffn", "model", "token"]
+KINDS = ["linear", "ffn", "model", "token", "gates"]
 TEXT, WORDS = Feature.parse("text"), KeywordRouter([["sum"], ["def", "code"]])
 WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
 REQUESTS = [
@@ -26,9 +31,11 @@ REQUESTS = [
 ]
 
 
-def mixture(kind: str) -> AdapterMixture | ModelMixture:
-    """Two experts over one base: adapters, blocks, models of the prompt, models of every token."""
+def mixture(kind: str) -> AdapterMixture | ModelMixture | TokenMixture:
+    """Two experts over one base: adapters, blocks, models of the prompt or every token, and blocks of every token."""
     base = tiny_decoder(vocab_size=257)
+    if kind == "gates":
+        return gated(base, [toy_ffn(base, seed) for seed in (1, 2)])
     if kind == "linear":
         attach(base, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
     elif kind == "ffn":
@@ -41,6 +48,15 @@ def mixture(kind: str) -> AdapterMixture | ModelMixture:
             return ModelMixture(base, experts, decider, "token")
         return ModelMixture(base, experts, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")))
     return AdapterMixture(base, Decider.over(base, NAMES, WORDS, TEXT, Selection(kind="soft")), 0)
+
+
+def gated(base: Decoder, experts: list[FFN], k: int = 2, seed: int = 0) -> TokenMixture:
+    """A mixture with random gates in all layers."""
+    generator, layers = torch.Generator().manual_seed(seed), len(base.layers)
+    rows = {f"layers.{layer}.mlp": torch.randn(len(experts), 32, generator=generator) for layer in range(layers)}
+    token_ffn.attach(base, base.config, experts, rows, k)
+    router = GatesRouter.of(rows, k)
+    return TokenMixture(base, Decider.over(base, NAMES[: len(experts)], router, SHARES, Selection(kind="soft")))
 
 
 def near(made: Generation) -> Generation:

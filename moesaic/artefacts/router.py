@@ -15,7 +15,7 @@ from moesaic.artefacts import sentence_encoder as sentences_room
 from moesaic.artefacts.expert_names import expert_names
 from moesaic.artefacts.manifest_words import ENCODER
 from moesaic.artefacts.sentence_encoder import StoredEncoder, load_sentences, save_sentences
-from moesaic.config import PROJECTIONS, Feature
+from moesaic.config import PROJECTIONS, SHARES, Feature
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError, clipped
 from moesaic.files import MANIFEST, disk, gather, read_manifest, write_manifest
 from moesaic.model.deciding import Decider, Judge
@@ -35,6 +35,9 @@ GUARD = "guard.safetensors"
 
 FILES = (TENSORS, INFO, FEATURES, GUARD, *(f"{ENCODER}/{file}" for file in (*sentences_room.FILES, MANIFEST)))
 # FEATURES belongs to routers that experts may join later: see `adoption`
+
+UNNAMED = {"projections": PROJECTIONS, "shares": SHARES}
+"""Features that no recipe names, by their words in manifests."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class StoredRouter:
         """The feature that a mixture gives to `decides`: the text, if the router has its own encoder."""
         if self.encoder:
             return Feature.parse("text")
-        return PROJECTIONS if self.feature == "projections" else Feature.parse(self.feature)
+        return UNNAMED.get(self.feature) or Feature.parse(self.feature)
 
     @property
     def decides(self) -> Router:
@@ -127,7 +130,7 @@ def load_router(folder: Path, base_fingerprint: str | None = None) -> StoredRout
     path = folder / MANIFEST
     router = routed_by(kind, manifest["shape"], len(names), read_tensors(folder / TENSORS), folder)
     selection = declared(path, "selection", lambda: Selection(**manifest["selection"]))
-    if manifest["feature"] != "projections" and "encoder_fingerprint" not in manifest:
+    if manifest["feature"] not in UNNAMED and "encoder_fingerprint" not in manifest:
         declared(path, "feature", lambda: Feature.parse(manifest["feature"]))
     encoder = None
     if "encoder_fingerprint" in manifest:

@@ -41,7 +41,7 @@ def budget(folder: Path, vram: str | int | None, ram: str | int | None, compute:
     found = described((folder,), None, None)
     width = computed(found, *types_of(found, dtype)).itemsize
     sizes = sorted((part.bytes for part in planned.parts if part.role == "expert"), reverse=True)
-    held = sum(sizes) if found.kind and found.kind.always_held else 0
+    held = sum(sizes) if found.kind and found.kind.holds_all(found.level) else 0
     host = 0 if ram is None else bytes_of(ram, "ram")
     first = host - LIBRARIES if vram is None else devices_of(vram, 1)[0]
 

@@ -15,6 +15,9 @@ from moesaic.artefacts.adapter import FORMATS as ADAPTERS
 from moesaic.artefacts.adapter import StoredExpert, best_in, export_peft, load_expert
 from moesaic.artefacts.base import end_of, load_base, require_rows, write_description
 from moesaic.artefacts.base_search import base_for
+from moesaic.artefacts.reference import base_at
+from moesaic.artefacts.router import load_router
+from moesaic.compose.mixture import disabled_in, load_mixture
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import write_new
 from moesaic.gguf import packing
@@ -23,8 +26,9 @@ from moesaic.interop import layouts, peft_tensors
 from moesaic.interop.decoder_config import config_json, read_config
 from moesaic.interop.decoders import as_stored, named, read_decoder
 from moesaic.interop.folders import Folder, require_model, what_is
-from moesaic.interop.sparse_models import Weights, dense
+from moesaic.interop.sparse_models import Weights, blocks_of, dense, sparse
 from moesaic.kinds import KINDS, AnyKind
+from moesaic.kinds.kind import gates_in
 from moesaic.sections.places import name_at
 from moesaic.tensors.shards import write_shards
 from moesaic.tensors.tensors import Made
@@ -58,9 +62,17 @@ class Source:
     def found(self) -> Folder:
         return what_is(best_in(self.at.folder))
 
+    @cached_property
+    def mixture(self) -> Path | None:
+        """The folder of the mixture in a folder or run; None without one."""
+        places = (self.at.folder, self.at.folder / "mixture")
+        return next((place for place in places if what_is(place).what == "mixture"), None)
+
     @property
     def kind(self) -> AnyKind | None:
-        """The kind of an expert; None for a model."""
+        """The kind of an expert; None for a model or a mixture."""
+        if self.mixture:
+            return None
         return KINDS[self.found.form] if self.found.what in ("adapter", "expert") else None
 
     @property
@@ -78,14 +90,39 @@ class Source:
 
     @cached_property
     def whole(self) -> Whole:
-        """The model, or the dense model that the expert makes of its base."""
-        if self.kind is None:
+        """The model, the dense model that the expert makes of its base, or the sparse model that a mixture is."""
+        if self.mixture:
+            whole = sparse_of(self.mixture)
+        elif self.kind is None:
             whole = read_whole(require_model(self.at.folder))
         else:
             base = load_base(self.base_at.folder, self.base_at.origin)
             decoder = self.kind.average(base.decoder, [self.kind.read(self.found.at, base)])
             whole = Whole(Weights(decoder.config, named(decoder)), base.tokenizer)
         return whole if self.taken is None else replace(whole, weights=dense(whole.weights, self.taken))
+
+
+def sparse_of(folder: Path) -> Whole:
+    """The sparse model of a mixture whose layers route every token between blocks; disabled experts are left out."""
+    stored = load_mixture(folder)
+    if stored.model.level != "token" or stored.kind.site != "ffn":
+        what, got = "the mixture is no sparse model", f"site {stored.kind.site}, level {stored.model.level}"
+        raise CompatibilityError(what, path=folder, expected="site ffn, level token", got=got)
+    router, at = load_router(folder / "router"), base_at(folder, stored.manifest)
+    gates, silent = gates_in(router), disabled_in(folder, stored.manifest)
+    if not gates.renormalise:
+        what, hint = "the weights of the chosen experts do not sum to 1", "train it with renormalise: true"
+        raise CompatibilityError(what, path=folder, field="renormalise", expected=True, got=False, hint=hint)
+    kept = [index for index, name in enumerate(router.names) if name not in silent]
+    experts = []
+    for index in kept:
+        base = load_base(at.folder, at.origin)
+        expert = stored.kind.average(base.decoder, [stored.experts[router.names[index]]])
+        experts.append(blocks_of(Weights(expert.config, named(expert))))
+    base = load_base(at.folder, at.origin)
+    rows = [gates.by_path[f"layers.{layer}.mlp"].detach()[kept] for layer in range(base.decoder.config.num_layers)]
+    chosen = min(gates.k, len(kept))
+    return Whole(sparse(Weights(base.decoder.config, named(base.decoder)), experts, rows, chosen), base.tokenizer)
 
 
 def read_whole(folder: Path) -> Whole:

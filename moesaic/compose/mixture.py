@@ -23,7 +23,7 @@ from moesaic.kinds import AnyKind, at_site, sites
 from moesaic.kinds.kind import Mixing, Stored
 from moesaic.model.mixture import Routed
 from moesaic.model.source import HELD, ExpertSource
-from moesaic.residency.fetching import Budget, Fetchable, FetchedExperts
+from moesaic.residency.fetching import Budget, Fetchable, FetchedExperts, Whole
 from moesaic.tokenizer import Tokenizer
 
 KIND = "mixture"
@@ -133,7 +133,7 @@ def load_mixture(folder: Path, budget: Budget | None = None, compute: Compute = 
         experts, source = fetched(folder, kind, base, router, budget, level)
     mixing = Mixing(level, combine, disabled_in(folder, manifest), source)
     mixture = assemble(kind, base, experts, router, mixing)
-    if source is HELD or kind.always_held:
+    if source is HELD or kind.holds_all(level):
         experts = {name: kind.held(base.decoder, one, mixture.names.index(name)) for name, one in experts.items()}
     return StoredMixture(kind, mixture, base.tokenizer, experts, manifest, folder, source)
 
@@ -144,7 +144,9 @@ def fetched(
     """Open the experts of a mixture without their values, with a source that fetches these."""
     experts, opened = dict[str, Stored](), list[Fetchable]()
     for index, name in enumerate(router.names):
-        comes, experts[name] = kind.open(folder / "experts" / name, base, index)
+        at = folder / "experts" / name
+        read = kind.holds_all(level)
+        comes, experts[name] = (Whole(), kind.read(at, base)) if read else kind.open(at, base, index)
         opened.append(comes)
     return experts, FetchedExperts(opened, budget, level == "sequence")
 

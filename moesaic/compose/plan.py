@@ -228,7 +228,7 @@ def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardwar
         core=made.bytes_of("shared", "router"),
         working=made.working,
         experts={part.name: part.bytes for part in made.parts if part.role == "expert"},
-        active=len(found.experts) if found.kind and found.kind.always_held else asked,
+        active=len(found.experts) if found.kind and found.kind.holds_all(found.level) else asked,
         everywhere=found.kind is not None and not found.kind.shares_trunk,
     )
     return replace(made, placement=hardware.placed(demand))

@@ -18,7 +18,7 @@ from moesaic.tokenizer import Conversation, Tokenizer
 Prompt = str | Conversation
 Layers = list[Tensor]
 """For each layer, a row (d) for each expert or a state (d) for each token."""
-Gate = Callable[["Reader", Sequence["Prompted"]], Layers]
+Ids = Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Reader:
         """Ids of a prompt as the model reads it: a text as it is, a conversation in the chat template."""
         return self.tokenizer.begin(prompt, raw=isinstance(prompt, str))
 
-    def states(self, ids: Sequence[int], place: Callable[[nn.Module], nn.Module]) -> Layers:
+    def states(self, ids: Ids, place: Callable[[nn.Module], nn.Module]) -> Layers:
         """The states (t, d) that enter a module of every layer."""
         found: Layers = []
 
@@ -63,6 +63,28 @@ class Prompted:
     negative: Sequence[Prompt] = ()
 
 
+@dataclass(frozen=True)
+class Texts:
+    """The same as token ids."""
+
+    positive: Sequence[Ids]
+    negative: Sequence[Ids] = ()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A way to make rows: `rows` of every layer, from the texts of each expert; `encode` makes a text of a prompt."""
+
+    rows: Callable[[Reader, Sequence[Texts]], Layers]
+    encode: Callable[[Reader, Prompt], list[int]] = Reader.begun
+
+    def __call__(self, reader: Reader, experts: Sequence[Prompted]) -> Layers:
+        def read(prompts: Sequence[Prompt]) -> list[list[int]]:
+            return [self.encode(reader, prompt) for prompt in prompts]
+
+        return self.rows(reader, [Texts(read(one.positive), read(one.negative)) for one in experts])
+
+
 def require_text(prompt: Prompt) -> str:
     if not isinstance(prompt, str):
         raise RecipeError("a conversation, which this gate does not read", expected="a text")
@@ -82,28 +104,28 @@ def routed(layer: nn.Module) -> nn.Module:
 # --- mergekit's -------------------------------------------------------------------------------------------------------
 
 
-def hidden(reader: Reader, experts: Sequence[Prompted]) -> Layers:
-    """The last state of each prompt before every layer, its mean over the prompts less that of the negative ones."""
+def hidden(reader: Reader, experts: Sequence[Texts]) -> Layers:
+    """The last state of each text before every layer, its mean over the texts less that of the negative ones."""
 
-    def mean(prompts: Sequence[Prompt]) -> Tensor:
-        last = [torch.stack([one[-1] for one in reader.states(reader.marked(prompt), residual)]) for prompt in prompts]
+    def mean(texts: Sequence[Ids]) -> Tensor:
+        last = [torch.stack([one[-1] for one in reader.states(ids, residual)]) for ids in texts]
         return torch.stack(last).mean(0)
 
     return layered([unit(less(mean, one)) for one in experts])
 
 
-def cheap_embed(reader: Reader, experts: Sequence[Prompted]) -> Layers:
-    """The sum of the embeddings of all tokens of the prompts, the same in every layer."""
+def cheap_embed(reader: Reader, experts: Sequence[Texts]) -> Layers:
+    """The sum of the embeddings of all tokens of the texts, the same in every layer."""
     layers, table = len(reader.decoder.layers), reader.decoder.embed_tokens.weight.detach()
 
-    def total(prompts: Sequence[Prompt]) -> Tensor:
-        whole = torch.stack([table[reader.marked(prompt)].float().sum(0) for prompt in prompts]).sum(0)
+    def total(texts: Sequence[Ids]) -> Tensor:
+        whole = torch.stack([table[[*ids]].float().sum(0) for ids in texts]).sum(0)
         return unit(whole).expand(layers, -1)
 
     return layered([unit(less(total, one)) for one in experts])
 
 
-def less(of: Callable[[Sequence[Prompt]], Tensor], expert: Prompted) -> Tensor:
+def less(of: Callable[[Sequence[Ids]], Tensor], expert: Texts) -> Tensor:
     own = of(expert.positive)
     return own - of(expert.negative) if expert.negative else own
 
@@ -122,13 +144,13 @@ RANDOM: dict[str, Callable[[int, int, torch.Generator], Tensor]] = {"random": no
 
 
 def drawn(rows: Callable[[int, int, torch.Generator], Tensor]) -> Gate:
-    """Gates without prompts."""
+    """Gates without texts."""
 
-    def gates(reader: Reader, experts: Sequence[Prompted]) -> Layers:
+    def gates(reader: Reader, experts: Sequence[Texts]) -> Layers:
         width = reader.decoder.config.hidden_size
         return [rows(len(experts), width, reader.generator) for _ in reader.decoder.layers]
 
-    return gates
+    return Gate(gates)
 
 
 def layered(experts: Sequence[Tensor]) -> Layers:
@@ -140,30 +162,30 @@ def layered(experts: Sequence[Tensor]) -> Layers:
 
 
 def fitted(fit: Callable[[Sequence[Tensor]], Tensor]) -> Gate:
-    """Gates that `fit` makes of the states of all tokens of each expert's prompts where a router reads them."""
+    """Gates that `fit` makes of the states of all tokens of each expert's texts where a router reads them."""
 
-    def gates(reader: Reader, experts: Sequence[Prompted]) -> Layers:
+    def gates(reader: Reader, experts: Sequence[Texts]) -> Layers:
         if any(one.negative for one in experts):
             what, hint = "this gate learns no negative prompts", "use them with the gate 'hidden' or 'cheap_embed'"
             raise RecipeError(what, field="negative_prompts", hint=hint)
-        read = [[reader.states(reader.begun(prompt), routed) for prompt in one.positive] for one in experts]
+        read = [[reader.states(ids, routed) for ids in one.positive] for one in experts]
         rows: Layers = []
         for layer in range(len(reader.decoder.layers)):
-            states = [torch.cat([prompt[layer] for prompt in prompts]) for prompts in read]
+            states = [torch.cat([text[layer] for text in texts]) for texts in read]
             rows.append(sharpened(fit(states), states).float())
         return rows
 
-    return gates
+    return Gate(gates)
 
 
 GATES: dict[str, Gate] = {
     "ridge": fitted(ridge),
     "means": fitted(means),
-    "hidden": hidden,
-    "cheap_embed": cheap_embed,
+    "hidden": Gate(hidden, Reader.marked),
+    "cheap_embed": Gate(cheap_embed, Reader.marked),
     **{word: drawn(rows) for word, rows in RANDOM.items()},
 }
-"""Word -> the function that makes the rows of every layer."""
+"""Word -> the way to make the rows of every layer."""
 
 ALIKE = 5.0
 """Condition number of a layer's rows from which mergekit calls them degenerate."""

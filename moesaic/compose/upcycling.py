@@ -20,13 +20,11 @@ from moesaic.errors import CompatibilityError, MoesaicWarning, RecipeError
 from moesaic.hub.locate import Place, locate
 from moesaic.interop.decoders import by_default, read_decoder
 from moesaic.interop.folders import require_model
-from moesaic.interop.sparse_models import MATRICES, Weights, require_sparse, sparse
+from moesaic.interop.sparse_models import MATRICES, Blocks, Weights, blocks_of, require_sparse, sparse
 from moesaic.kinds.difference import farthest, require_shape
 from moesaic.migrate.mergekit import read_moe
 from moesaic.sections.places import name_at
 
-Blocks = dict[tuple[int, str], Tensor]
-"""The matrices of a model's feed-forward blocks by layer and kind."""
 MOST = 100
 """The most prompts of one expert that are read."""
 RECIPES = (".yaml", ".yml")
@@ -178,11 +176,6 @@ def composed(base: Whole, plan: Plan, generator: torch.Generator) -> Weights:
 
 def dtype_of(weights: Weights) -> torch.dtype:
     return next(iter(weights.tensors.values())).dtype
-
-
-def blocks_of(weights: Weights) -> Blocks:
-    layers = range(weights.config.num_layers)
-    return {(layer, kind): weights.matrix(layer, kind) for layer in layers for kind in MATRICES}
 
 
 def noisy(blocks: Blocks, part: Part, generator: torch.Generator) -> Blocks:

@@ -18,6 +18,8 @@ from moesaic.interop.layouts import plain
 SPARSE = {"llama": "mixtral", "mistral": "mixtral", "qwen3": "qwen3_moe"}
 """Dense family -> the sparse one with the same attention."""
 MATRICES = ("gate", "up", "down")
+Blocks = dict[tuple[int, str], Tensor]
+"""The matrices of a model's feed-forward blocks by layer and kind."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,12 @@ class Weights:
         for name, tensor in self.tensors.items():
             if ".mlp." not in (own := plain(self.config.family, name)):
                 yield own, tensor
+
+
+def blocks_of(weights: Weights) -> Blocks:
+    """The matrices of a dense model's feed-forward blocks."""
+    layers = range(weights.config.num_layers)
+    return {(layer, kind): weights.matrix(layer, kind) for layer in layers for kind in MATRICES}
 
 
 def require_sparse(config: DecoderConfig) -> str:

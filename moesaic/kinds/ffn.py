@@ -4,14 +4,14 @@ Knows nothing about rows or routers.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Generator
 
-from moesaic.adapters import feedforward
+from moesaic.adapters import feedforward, token_ffn
 from moesaic.adapters.blocks import Blocks, graft, mean_of
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.lora import layer_of
@@ -26,15 +26,21 @@ from moesaic.kinds.compatibility import Difference, block_differences
 from moesaic.kinds.extraction import extract
 from moesaic.kinds.gates import Weights, beside, halves, plain
 from moesaic.kinds.kind import Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
-from moesaic.kinds.parameters import count_blocks, num_parameters
+from moesaic.kinds.parameters import count_blocks, count_token_blocks, num_parameters
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.source import HELD
+from moesaic.model.token import TokenMixture
+from moesaic.model.whole import LEVELS
 from moesaic.residency.fetching import Fetchable
+from moesaic.routing import Gates
+from moesaic.routing.routers import GatesRouter
 from moesaic.sections.expert import TRAINED, Expert
 from moesaic.sections.layers import layer_range
 from moesaic.sections.section import Text
+
+Joint = AdapterMixture | TokenMixture
 
 
 class FFNSection(Expert):
@@ -62,6 +68,7 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
 
     word = "ffn"
     site = "ffn"
+    levels = LEVELS
     section = FFNSection
     changes = "has blocks of"
     trains_weights = True
@@ -136,15 +143,29 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
     def attach(self, base: Decoder, experts: Sequence[StoredFFN]) -> None:
         feedforward.attach(base, [one.ffn for one in experts])
 
-    def join(self, base: Base, experts: Sequence[StoredFFN], router: StoredRouter, mixing: Mixing) -> AdapterMixture:
-        """With a source that fetches experts, the slots of blocks are empty so far."""
+    def route_inside(
+        self,
+        base: Decoder,
+        experts: Sequence[StoredFFN],
+        gates: GatesRouter,
+        disabled: Collection[int] = (),
+        balanced: bool = False,
+    ) -> None:
+        blocks, how = [one.ffn for one in experts], (gates.by_path, gates.k, gates.renormalise)
+        token_ffn.attach(base, base.config, blocks, *how, disabled, balanced)
+
+    def join(self, base: Base, experts: Sequence[StoredFFN], router: StoredRouter, mixing: Mixing) -> Joint:
+        """With a source that fetches experts, the slots of blocks are empty so far. At level `token` all are held."""
         blocks = [one.ffn for one in experts]
+        if mixing.level == "token":
+            return self.join_inside(base, experts, router, mixing.disabled)
         lowest = min(layer for one in blocks for layer in one.layers)
         (feedforward.attach if mixing.source is HELD else feedforward.reserve)(base.decoder, blocks)
         return AdapterMixture(base.decoder, router.over(base.decoder, mixing.disabled), lowest, mixing.source)
 
     def held(self, base: Decoder, stored: StoredFFN, index: int) -> StoredFFN:
-        return StoredFFN(feedforward.attached(base, index), stored.manifest)
+        attached = token_ffn.attached(base, stored.ffn, index) or feedforward.attached(base, index)
+        return StoredFFN(attached, stored.manifest)
 
     def average(self, decoder: Decoder, experts: Sequence[StoredFFN]) -> Decoder:
         """The mean of the blocks, with the base's own for an expert that has none; not the function of uniform weights,
@@ -155,10 +176,14 @@ class FFNKind(Kind[Blocks, FFN, StoredFFN]):
 
     # --- counted
 
-    def counts(
-        self, base: Decoder, mixture: AdapterMixture, experts: Sequence[StoredFFN], weights: Weights
-    ) -> dict[str, int]:
-        return count_blocks(base, mixture.router, [one.ffn for one in experts], weights)
+    def counts(self, base: Decoder, mixture: Joint, experts: Sequence[StoredFFN], weights: Weights) -> dict[str, int]:
+        blocks = [one.ffn for one in experts]
+        if mixture.level == "token":
+            return count_token_blocks(base, cast(GatesRouter, mixture.router), blocks)
+        return count_blocks(base, mixture.router, blocks, weights)
+
+    def first(self, mixture: Any, experts: Sequence[StoredFFN]) -> tuple[Decoder, Gates | None]:
+        return (mixture.decoder, None) if mixture.level == "token" else super().first(mixture, experts)
 
     def cost(self, base: Decoder, stored: StoredFFN) -> int:
         slots = feedforward.ffns(base)

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Generator
@@ -17,7 +17,7 @@ from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
 from moesaic.artefacts.router import StoredRouter
 from moesaic.artefacts.stored import Stored
-from moesaic.errors import RecipeError
+from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.files import MANIFEST, gather
 from moesaic.interop.outline import Config, Outline, Shape
 from moesaic.kinds.compatibility import Difference
@@ -27,10 +27,13 @@ from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.model.mixture import Routed
 from moesaic.model.source import HELD, ExpertSource
+from moesaic.model.token import TokenMixture
 from moesaic.ops.ensemble import Combine
 from moesaic.residency.fetching import Fetchable, Whole
 from moesaic.routing import Gates
+from moesaic.routing.routers import GatesRouter
 from moesaic.sections.expert import Expert
+from moesaic.sections.routers import GATES
 from moesaic.tokenizer import Tokenizer
 
 D = TypeVar("D")
@@ -157,6 +160,15 @@ class Kind(ABC, Generic[D, V, S]):
     plan_note: ClassVar[str | None] = None
     """An assumption of a plan in which models become such experts."""
 
+    @property
+    def routes_inside(self) -> bool:
+        """Whether gates in the layers can route tokens to such experts."""
+        return self.shares_trunk and "token" in self.levels
+
+    def holds_all(self, level: str) -> bool:
+        """Tell whether all experts are always in memory: also where tokens choose between them inside the layers."""
+        return self.always_held or (level == "token" and self.shares_trunk)
+
     # --- trained here
 
     @abstractmethod
@@ -240,6 +252,28 @@ class Kind(ABC, Generic[D, V, S]):
         """Put experts, in this order, into the slots of a base."""
         raise NotImplementedError(f"{self.word} experts fill no slot")
 
+    def route_inside(
+        self,
+        base: Decoder,
+        experts: Sequence[S],
+        gates: GatesRouter,
+        disabled: Collection[int] = (),
+        balanced: bool = False,
+    ) -> None:
+        """Put experts into the slots of a base, with gates that route every token; those `disabled` get none.
+
+        `balanced`: the choice has a bias, of 0, for a training to move.
+        """
+        raise NotImplementedError(f"tokens are not routed to {self.word} experts inside the layers")
+
+    def join_inside(
+        self, base: Base, experts: Sequence[S], router: StoredRouter, disabled: Collection[str] = ()
+    ) -> TokenMixture:
+        """Make a mixture whose layers route every token. The base's decoder becomes the mixture's."""
+        silent = [index for index, name in enumerate(router.names) if name in disabled]
+        self.route_inside(base.decoder, experts, gates_in(router), silent)
+        return TokenMixture(base.decoder, router.over(base.decoder, disabled))
+
     @abstractmethod
     def join(self, base: Base, experts: Sequence[S], router: StoredRouter, mixing: Mixing) -> Routed:
         """Make a mixture of experts, in the order of the router's names. The base's decoder becomes the mixture's."""
@@ -312,3 +346,11 @@ class Kind(ABC, Generic[D, V, S]):
     def extract(self, base: Base, folder: Path, terms: Terms, progress: Listener, name: str) -> tuple[V, Facts]:
         """Take an expert out of a fine-tuned model, with facts for its manifest."""
         raise NotImplementedError(f"{self.word} experts are not extracted")
+
+
+def gates_in(router: StoredRouter) -> GatesRouter:
+    """A router as gates of layers; CompatibilityError for one that decides about prompts."""
+    if router.kind != GATES:
+        what, hint = "the router does not route tokens inside the layers", "train the router again"
+        raise CompatibilityError(what, field="router", expected=GATES, got=router.kind, hint=hint)
+    return cast(GatesRouter, router.router)

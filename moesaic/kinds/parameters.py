@@ -18,7 +18,7 @@ from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import SparseFFN
 from moesaic.routing.gates import ROUNDING
-from moesaic.routing.routers import Router
+from moesaic.routing.routers import GatesRouter, Router
 
 
 def count_parameters(mixture: AdapterMixture, experts: Sequence[Adapter], weights: Weights) -> dict[str, int]:
@@ -52,6 +52,21 @@ def count_blocks(base: Decoder, router: Router, experts: Sequence[FFN], weights:
         met = sum(FFN({path: experts[e].blocks[path]}).num_parameters * share(weights[:, e] > 0) for e in holders)
         active += met + own * share(left) - own
     return counted(shared, sum(expert.num_parameters for expert in experts), router, round(active))
+
+
+def count_token_blocks(base: Decoder, router: GatesRouter, experts: Sequence[FFN]) -> dict[str, int]:
+    """Count a mixture whose layers route every token, as `count_parameters` does.
+
+    `active`: in each layer with experts the chosen ones instead of the base's block, which replaces a missing one.
+    """
+    shared = num_parameters(base)
+    held = sum(expert.num_parameters for expert in experts)
+    active = shared
+    for path in {path for expert in experts for path in expert.blocks}:
+        own = num_parameters(base.get_submodule(path))
+        sizes = sorted(FFN({path: one.blocks[path]}).num_parameters if path in one.blocks else own for one in experts)
+        active += sum(sizes[-router.k :]) - own
+    return counted(shared, held, router, active)
 
 
 def count_models(mixture: ModelMixture, weights: Weights) -> dict[str, int]:

@@ -56,6 +56,9 @@ class Reader:
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
             return project(decoder, self.num_experts, prompts, self.prototypes)
+        if self.feature.source == "shares":
+            hint = "load the mixture, which decides as it reads"
+            raise CompatibilityError("no router reads prompts: the mixture's layers route tokens", hint=hint)
         return read(self.feature, self.body, self.num_experts, prompts)
 
 

@@ -75,6 +75,8 @@ class Routed(Protocol):
     names: tuple[str, ...]
 
     @property
+    def level(self) -> str: ...
+    @property
     def context(self) -> int: ...
     def route(self, prompts: Prompts) -> Routing: ...
     def score(
@@ -113,7 +115,7 @@ class AdapterMixture(nn.Module):
     prompt's own pass. `source` loads experts while they compute.
     """
 
-    steady = True
+    steady, level = True, "sequence"
 
     def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
         super().__init__()

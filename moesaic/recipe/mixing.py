@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from moesaic.config import Feature
 from moesaic.errors import RecipeError, nearest
 from moesaic.kinds import KINDS, Kind, sites
-from moesaic.sections.routers import Router
+from moesaic.sections.routers import GATES, Router
 from moesaic.sections.section import Section, either, refusal
 
 
@@ -47,8 +47,8 @@ class Mixture(Section):
     """Site of the experts: linear, adapters beside matrices of the base; ffn, blocks beside the base's feed-forward
     blocks; model, whole models behind the router (default: the site of their kind)."""
     level: Level = "sequence"
-    """Frequency of decisions: once per sequence, from the prompt; or, for whole models, before each token, from the
-    text so far."""
+    """Frequency of decisions: once per sequence, from the prompt; or each token: for blocks in every layer, by a router
+    of kind gates; for whole models before the token, from the text so far."""
     combine: Literal["mixture", "product"] = "mixture"
     """Combination of the next-token distributions of whole models: weighted mean, or weighted product."""
 
@@ -83,7 +83,18 @@ def require_legal(kinds: Mapping[str, Kind], mixture: Mixture) -> None:
 
 
 def require_routable(router: Router, kinds: Mapping[str, Kind], level: Level) -> None:
-    """Refuse a router that cannot choose between whole models, or cannot choose for each token."""
+    """Refuse a router that cannot choose between such experts, or cannot choose for each token."""
+    inside = all(kind.routes_inside for kind in kinds.values())
+    for index, spec in enumerate([router, *router.compare]):
+        at = ("compare", index - 1) if index else ()
+        if spec.kind == GATES and not inside:
+            able = either(kind.word for kind in KINDS.values() if kind.routes_inside)
+            what = "gates choose between experts that share the base's blocks"
+            raise refusal(RecipeError(what, expected=f"experts of kind {able}"), "router", *at, "kind")
+    if inside and (router.kind == GATES) != (level == "token"):
+        what = f"a {router.kind} router does not decide at level {level}"
+        expected = f"kind: {GATES}" if level == "token" else "mixture.level: token"
+        raise refusal(RecipeError(what, expected=expected), "router", "kind")
     if all(kind.shares_trunk for kind in kinds.values()):
         return
     if router.depth is not None:

@@ -319,6 +319,43 @@ class ArrowRouter(TrainedRouter):
         return (scores * self.adapts).sum(1) / self.adapts.sum(0)
 
 
+class GatesRouter(TrainedRouter):
+    """A matrix in each slot of a decoder, which routes every token there: the k largest of softmax(rows x).
+
+    About a whole prompt the slots have decided already: the features are the shares of each expert in its tokens.
+    `widths`: the size of the states in each slot, by its path.
+    """
+
+    def __init__(self, widths: dict[str, int], num_experts: int, k: int, renormalise: bool = True):
+        super().__init__()
+        if not 1 <= k <= num_experts:
+            expected = f"1 to {num_experts} experts"
+            raise RecipeError("a token cannot choose so many", field="k", expected=expected, got=k)
+        self.widths, self.num_experts, self.k, self.renormalise = widths, num_experts, k, renormalise
+        self.rows = nn.ParameterList(torch.zeros(num_experts, width) for width in widths.values())
+
+    @staticmethod
+    def of(rows: Mapping[str, Float[Tensor, "e _"]], k: int, renormalise: bool = True) -> "GatesRouter":
+        """The router with these rows, by the paths of their slots."""
+        experts = len(next(iter(rows.values())))
+        router = GatesRouter({path: some.shape[1] for path, some in rows.items()}, experts, k, renormalise)
+        with torch.no_grad():
+            for own, some in zip(router.rows, rows.values(), strict=True):
+                own.copy_(some)
+        return router
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        return {"widths": self.widths, "num_experts": self.num_experts, "k": self.k, "renormalise": self.renormalise}
+
+    @property
+    def by_path(self) -> dict[str, Float[Tensor, "e _"]]:
+        return dict(zip(self.widths, self.rows, strict=True))
+
+    def forward(self, features: Float[Tensor, "n e"]) -> Float[Tensor, "n e"]:
+        return features.log()
+
+
 ROUTERS: dict[str, type[TrainedRouter]] = {
     "keyword": KeywordRouter,
     "centroid": CentroidRouter,
@@ -327,4 +364,5 @@ ROUTERS: dict[str, type[TrainedRouter]] = {
     "attention": AttentionRouter,
     "tree": TreeRouter,
     "arrow": ArrowRouter,
+    "gates": GatesRouter,
 }

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from moesaic.config import COUNTS, FEATURES, Feature, SelectionKind
 from moesaic.errors import RecipeError, nearest
+from moesaic.sections.gates import TokenGates
 from moesaic.sections.section import CASE, Amount, Count, Distinct, Positive, Section, Text, Whole, refusal
 
 
@@ -73,11 +74,19 @@ def _usual_feature(section: dict[str, Any]) -> str:
     return {"keyword": "text", "attention": "hidden_tokens"}.get(section.get("kind", ""), "hidden_mean")
 
 
+def _inside(section: dict[str, Any]) -> bool:
+    return section.get("kind") == GATES
+
+
+GATES = "gates"
+"""The kind of routers that route tokens inside the layers."""
+
+
 class RouterSpec(Section):
     """A router: its feature, its training, and the selection of experts."""
 
-    kind: Literal["keyword", "centroid", "linear", "mlp", "attention", "tree"]
-    """Way to compute logits from a feature."""
+    kind: Literal["keyword", "centroid", "linear", "mlp", "attention", "tree", "gates"]
+    """Way to compute logits from a feature; gates: a matrix in each layer routes every token there."""
     feature: FeatureSpec = Field(default_factory=_usual_feature)
     """Feature to read: text, characters (counts of character sequences), wording (these and the last words),
     embedding_mean, hidden_mean, hidden_last, hidden@K or hidden@K_last (after K blocks); embedding_tokens,
@@ -98,10 +107,12 @@ class RouterSpec(Section):
     """Whether a linear router has a bias."""
     init: Literal["centroids"] | None = None
     """Initial weights of a linear router or an mlp: those that decide as a centroid router does (default: random)."""
-    selection: SelectionKind = "top_1"
-    """Way to select experts and compute weights from logits."""
-    k: Count | None = None
-    """Number of experts that top_k selects."""
+    selection: SelectionKind = Field(default_factory=lambda section: "top_k" if _inside(section) else "top_1")
+    """Way to select experts and compute weights from logits (default: top_k for gates, otherwise top_1)."""
+    k: Count | None = Field(
+        default_factory=lambda section: 2 if _inside(section) and section.get("selection") == "top_k" else None
+    )
+    """Number of experts that top_k selects (default: 2 for gates)."""
     renormalise: bool = True
     """Whether the weights of the selected experts are scaled to sum to 1; otherwise they are probabilities."""
     loss: RouterLoss = RouterLoss()
@@ -130,6 +141,9 @@ class RouterSpec(Section):
     probability of belonging to an expert; off never abstains. Between a limit below 0.5 and 0.5, the expert's weight
     rises from 0 to 1, and the base has the rest."""
 
+    gates: TokenGates | None = Field(default_factory=lambda section: TokenGates() if _inside(section) else None)
+    """Values and training of gates."""
+
     @property
     def title(self) -> str:
         """The kind, with the rule of a keyword router that does not count."""
@@ -141,7 +155,9 @@ class RouterSpec(Section):
 
     def idle(self) -> dict[str, str]:
         """Keys of other kinds of routers, of trained routers and of top_k."""
-        idle: dict[str, str] = {}
+        if self.kind == GATES:
+            return dict.fromkeys(OF_PROMPTS, "gates route tokens in the layers: see router.gates")
+        idle: dict[str, str] = {"gates": f"a {self.kind} router decides about prompts"}
         if self.kind not in ("mlp", "attention", "tree"):
             idle |= dict.fromkeys(("hidden", "dropout"), f"a {self.kind} router has no hidden layers")
         if self.kind != "attention":
@@ -162,6 +178,10 @@ class RouterSpec(Section):
         if self.selection != "top_k":
             idle["k"] = f"selection {self.selection} has no k"
         return idle
+
+    def chosen(self, num_experts: int) -> int:
+        """Number of experts that get a weight."""
+        return {"soft": num_experts, "top_1": 1}.get(self.selection, self.k or 1)
 
     @property
     def depth(self) -> int | None:
@@ -224,6 +244,14 @@ class RouterSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _learns(self) -> "RouterSpec":
+        if self.gates and self.gates.steps != 0 and self.certain:
+            what, hint = "a single expert of weight 1 gives gates no gradient", "or set gates.steps: 0"
+            expected = "k of 2 or more, or renormalise: false"
+            raise refusal(RecipeError(what, expected=expected, hint=hint), "selection")
+        return self
+
+    @model_validator(mode="after")
     def _grouped(self) -> "RouterSpec":
         if self.kind != "tree":
             return self
@@ -260,6 +288,13 @@ class RouterSpec(Section):
         if error:
             raise refusal(error, "exploration", "kind")
         return self
+
+
+OF_PROMPTS = (
+    *("feature", "groups", "match", "hidden", "heads", "bias", "init", "loss", "exploration", "mix", "examples"),
+    *("epochs", "batch", "lr", "weight_decay", "patience", "dropout", "abstain"),
+)
+"""Keys of routers that decide about prompts."""
 
 
 class Router(RouterSpec):

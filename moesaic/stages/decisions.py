@@ -22,6 +22,8 @@ from moesaic.evaluate.statistics import UNSEEN
 from moesaic.routing.states import means_of
 from moesaic.runs.jobs import Report
 from moesaic.runs.part import Work
+from moesaic.sections.routers import GATES
+from moesaic.stages.gates import mixture_with, route
 from moesaic.stages.matched_prompts import matched_report, matched_rows
 from moesaic.stages.prompt_forms import in_forms
 from moesaic.stages.routers import WORDING, features_of, prompts_of, specs
@@ -147,17 +149,22 @@ def outside_of(run: Run, decisions: Decisions, name: str, kinds: dict[str, Doubt
 
 def decisions_on(run: Run, rows: Sequence[Any], report: Report) -> Decisions:
     """The decisions of all routers, whose features are read once."""
-    wanted = specs(run)
+    inside = {name for name, spec in specs(run).items() if spec.kind == GATES}
+    wanted = {name: spec for name, spec in specs(run).items() if name not in inside}
     routers = {name: stored_router(run, name) for name in wanted}
     features = list(dict.fromkeys([WORDING, *(spec.feature for spec in wanted.values())]))
     read = dict(zip(features, features_of(run, rows, features, report), strict=True))
     counts, decisions = means_of(read[WORDING]), Decisions()
     assert counts is not None
-    for name, router in routers.items():
-        routing = router.weigh(read[wanted[name].feature], counts)
-        order = [router.names.index(expert) for expert in run.recipe.experts]
+    for name in specs(run):
+        if name in inside:
+            mixture = mixture_with(run, name)
+            names, routing = mixture.names, route(run, mixture, rows)
+        else:
+            names, routing = routers[name].names, routers[name].weigh(read[wanted[name].feature], counts)
+        order = [names.index(expert) for expert in run.recipe.experts]
         decisions[name] = routing.weights[:, order].float(), routing.probabilities[:, [*order, -1]]
-    report.end(f"{len(routers)} routers")
+    report.end(f"{len(decisions)} routers")
     return decisions
 
 

@@ -28,8 +28,10 @@ from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.machine import machine
 from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
+from moesaic.sections.routers import GATES
 from moesaic.stages.decisions import Decisions, chosen, jobs_of, outside_of, stored_router
 from moesaic.stages.experts import CONTROLS, plan_of
+from moesaic.stages.gates import mixture_with
 from moesaic.stages.routers import specs, terms_of
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import Findings
@@ -132,9 +134,9 @@ def scored(run: Run, jobs: Jobs) -> tuple[Decisions, dict[str, dict[str, Any]], 
     decisions, *others = (found.pop(name) for name in deciding)
     beside = dict(zip([*deciding][1:], others, strict=True))
     second: dict[str, Work] = {
-        name: partial(score_weights, run.address, None if decides_on(run, name) else weights)
+        name: partial(score_router, run.address, name, None if decides_on(run, name) else weights)
         for name, (weights, _) in decisions.items()
-        if name == "router" or not picks_one(weights)
+        if name == "router" or decides_on(run, name) or not picks_one(weights)
     }
     routed, unanswered, names = (
         jobs.run(second, "evaluation of the mixture"),
@@ -241,18 +243,21 @@ def score_contender(address: Address, name: str, report: Report) -> Judged:
     return scores
 
 
-def score_weights(address: Address, weights: Weights | None, report: Report) -> Judged:
-    """Score the mixture under given decisions; None: it decides before every token."""
-    task = report.cached(open_run, address).task
+def score_router(address: Address, name: str, weights: Weights | None, report: Report) -> Judged:
+    """Score the mixture under the decisions of a router; None: it decides before every token."""
+    run = report.cached(open_run, address)
     report.begin(1)
-    scores = task.score_weights(weights)
-    report.end(task.shown(scores))
+    if name != "router" and weights is None:
+        scores = run.task.score_model(mixture_with(run, name))
+    else:
+        scores = run.task.score_weights(weights)
+    report.end(run.task.shown(scores))
     return scores
 
 
 def decides_on(run: Run, name: str) -> bool:
     """Tell whether a router decides before every token, and not only on prompts."""
-    return name == "router" and run.recipe.mixture.level == "token"
+    return specs(run)[name].kind == GATES or (name == "router" and run.recipe.mixture.level == "token")
 
 
 # --- conclusions from the scores
@@ -293,7 +298,7 @@ def report_on(
     require_types(run.dir.router_at(name) / MANIFEST, validation, {"metrics": {"validation_macro_f1": float}})
     own = {
         "kind": spec.title,
-        "feature": str(spec.feature),
+        "feature": spec.gates.start if spec.gates else str(spec.feature),
         "selection": spec.selection,
         "level": "token" if decides_on(run, name) else "sequence",
         "examples": str(spec.examples or "all"),

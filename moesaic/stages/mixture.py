@@ -59,7 +59,8 @@ class MixturePart(Part):
     def how(self) -> dict[str, Any]:
         """The level and the combination of distributions, where the kind leaves a choice."""
         mixture, choice = self.run.recipe.mixture, len(self.run.recipe.kind.combinations) > 1
-        return {"level": mixture.level, "combine": mixture.combine} if choice else {}
+        inside = {"level": mixture.level} if mixture.level == "token" else {}
+        return {"level": mixture.level, "combine": mixture.combine} if choice else inside
 
     def inputs(self) -> dict[str, Any]:
         recipe, _ = self.run.recipe, self.router

@@ -36,9 +36,10 @@ from moesaic.stages.base import BasePart, help_to_make
 from moesaic.stages.continuous import train_continuously
 from moesaic.stages.evaluation import EvaluationPart
 from moesaic.stages.experts import ExpertPart, ExtractedPart
+from moesaic.stages.gates import router_part
 from moesaic.stages.mixture import MixturePart
 from moesaic.stages.report import ReportPart
-from moesaic.stages.routers import RouterPart, specs
+from moesaic.stages.routers import specs
 from moesaic.stages.sequences import ContinualPart, require_sequence, sequences, trainings
 from moesaic.stages.standing import ROOM, State, expert_part, read_state
 from moesaic.tasks import Address, Run, open_run
@@ -217,7 +218,7 @@ class Bench:
         return {
             "base": [BasePart(run, base)] if base else [],
             "experts": [*self.extracted, *(self.expert(name) for name in self.contenders)],
-            "router": [RouterPart(run, name, spec) for name, spec in specs(run).items()],
+            "router": [router_part(run, name, spec) for name, spec in specs(run).items()],
             "mixture": [MixturePart(run, self.progress)],
             "evaluation": [EvaluationPart(run)],
             "report": [ReportPart(run.dir)],

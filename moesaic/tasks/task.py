@@ -26,6 +26,7 @@ from moesaic.kinds.gates import Weights
 from moesaic.kinds.kind import Body, Facts, Started, Stored
 from moesaic.model.classifier import Head, Pool, usual_pool
 from moesaic.model.features import Prompts
+from moesaic.model.mixture import Routed
 from moesaic.runs.directory import RunDir
 from moesaic.sections.training import Train
 from moesaic.tasks.materials import Materials
@@ -279,6 +280,10 @@ class Task(ABC, Generic[R]):
     @abstractmethod
     def score_weights(self, weights: Weights | None) -> Judged:
         """Score the mixture under given decisions on the test rows; None: it decides before every token."""
+
+    def score_model(self, mixture: Routed) -> Judged:
+        """Score a mixture that decides before every token on the test rows."""
+        raise NotImplementedError("no such mixture answers rows with labels")
 
     @abstractmethod
     def shown(self, scores: Judged) -> str:

@@ -34,6 +34,7 @@ from moesaic.kinds.kind import Stored
 from moesaic.kinds.parameters import asleep, num_parameters
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts
+from moesaic.model.mixture import Routed
 from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import latencies, written
@@ -199,6 +200,9 @@ class TextTask(Task[Tokens]):
         batch, device = self.recipe.evaluate.batch, self.compute.device
         return score(self.mixture.model.score, self.test_rows, weights, batch, device)
 
+    def score_model(self, mixture: Routed) -> Judged:
+        return score(mixture.score, self.test_rows, None, self.recipe.evaluate.batch)
+
     def shown(self, scores: Judged) -> str:
         return f"{scores.mean():.3f} nats a token"
 
@@ -211,7 +215,9 @@ class TextTask(Task[Tokens]):
         counts = self.kind.counts(base, stored.model, in_order(stored), weights)
         facts: dict[str, Any] = {"parameters": counts, "samples": self.samples(stored)}
         every = [row for rows in self.test_rows.values() for row in rows]
-        if sparse := layer_utilisation(base, every, self.recipe.evaluate.batch):
+        inside = stored.kind.shares_trunk and self.recipe.mixture.level == "token"
+        routing = self.kind.first(stored.model, in_order(stored))[0] if inside else base
+        if sparse := layer_utilisation(routing, every, self.recipe.evaluate.batch):
             facts["sparse_layers"] = sparse
         engine = Engine(stored.model, stored.tokenizer, self.compute.device)
         facts |= written(self, engine)

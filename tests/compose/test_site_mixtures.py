@@ -17,7 +17,7 @@ from moesaic.artefacts.ffn import save_ffn
 from moesaic.artefacts.router import load_router, save_router
 from moesaic.artefacts.whole_model import save_whole
 from moesaic.compose.mixture import load_mixture, save_mixture
-from moesaic.errors import WeightsError
+from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, digest
 from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
@@ -132,7 +132,7 @@ def rewritten(folder, **changes) -> None:
         ("model", {"site": "heads"}, "site: unknown; expected linear or ffn or model; got heads"),
         ("model", {"level": "layer"}, "level: unknown; expected sequence or token; got layer"),
         ("model", {"combine": "sum"}, "combine: unknown; expected mixture or product; got sum"),
-        ("ffn", {"level": "token"}, "level: unknown; expected sequence; got token"),
+        ("ffn", {"level": "layer"}, "level: unknown; expected sequence or token; got layer"),
         ("ffn", {"site": "model"}, "another kind; expected model; got ffn"),
         ("ffn", {"site": "linear"}, "adapter_config.json"),
         ("model", {"site": "ffn"}, "ffn_config.json"),
@@ -142,6 +142,13 @@ def test_a_manifest_that_says_what_cannot_be_is_refused(made, tmp_path, site, ch
     folder = shutil.copytree(made[0] / site, tmp_path / "mixture")
     rewritten(folder, **changes)
     with pytest.raises(WeightsError, match=said):
+        load_mixture(folder)
+
+
+def test_blocks_at_level_token_need_gates(made, tmp_path):
+    folder = shutil.copytree(made[0] / "ffn", tmp_path / "mixture")
+    rewritten(folder, level="token")
+    with pytest.raises(CompatibilityError, match="does not route tokens inside the layers; expected gates; got mlp"):
         load_mixture(folder)
 
 

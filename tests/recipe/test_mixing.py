@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import yaml
 
 from moesaic.errors import RecipeError
 from moesaic.kinds import KINDS
@@ -70,7 +71,7 @@ def test_adapters_of_both_kinds_meet_and_no_other_kinds_do() -> None:
 def test_what_cannot_be_mixed_is_named() -> None:
     with pytest.raises(RecipeError, match=r"mixture.site: ffn experts \('one'\) .* at site linear; expected site ffn"):
         made("ffn", mixture={"site": "linear"})
-    for kind in ("lora", "tt_lora", "ffn"):
+    for kind in ("lora", "tt_lora"):
         with pytest.raises(RecipeError, match=r"mixture.level: .* at level token; expected level sequence"):
             made(kind, mixture={"level": "token"})
     assert made("model", mixture={"level": "token"}).mixture.level == "token"
@@ -159,3 +160,63 @@ def test_whole_models_have_no_loss_of_the_task_and_no_wide_control() -> None:
         made("model", evaluate={"joint_wide": {"steps": 2}})
     with pytest.raises(RecipeError, match=r"evaluate.controls\[1\]: cannot be computed; no whole model is as large"):
         made("model", evaluate={"controls": ["base", "joint_wide"]})
+
+
+GATED: dict[str, Any] = {"kind": "gates"}
+
+
+def test_blocks_are_routed_token_by_token_by_gates_alone() -> None:
+    recipe = made("ffn", "ffn", router=GATED, mixture={"level": "token"})
+    assert (recipe.router.selection, recipe.router.k, recipe.router.gates.start) == ("top_k", 2, "ridge")
+    assert "feature" not in dump(recipe) and parse(yaml.safe_load(dump(recipe))) == recipe
+    beside = made("ffn", "ffn", router={"kind": "linear", "compare": [GATED]})
+    assert beside.router.gates is None and beside.router.compare[0].k == 2
+
+
+@pytest.mark.parametrize(
+    ("router", "level", "said"),
+    [
+        (
+            GATED,
+            "sequence",
+            "router.kind: a gates router does not decide at level sequence; expected mixture.level: token",
+        ),
+        (
+            {"kind": "linear"},
+            "token",
+            "router.kind: a linear router does not decide at level token; expected kind: gates",
+        ),
+        ({**GATED, "lr": 0.1}, "token", "router.lr: has no effect here; gates route tokens"),
+        ({**GATED, "loss": {"balance": 0.1}}, "token", "router.loss: has no effect here; gates route tokens"),
+        ({**GATED, "k": 3}, "token", "router.k: more than the number of experts; expected at most 2; got 3"),
+        ({**GATED, "selection": "top_1"}, "token", "router.selection: a single expert of weight 1 gives gates no grad"),
+        ({**GATED, "k": 1}, "token", "router.selection: a single expert of weight 1 gives gates no gradient"),
+        ({**GATED, "gates": {"start": "hiden"}}, "token", "router.gates.start: wrong value.*did you mean 'hidden'"),
+        ({**GATED, "gates": {"steps": 0, "lr": 0.1}}, "token", "router.gates.lr: has no effect here; steps: 0 trains"),
+        ({**GATED, "gates": {"balance": "none", "strength": 1.0}}, "token", "gates.strength: has no effect here; noth"),
+        (
+            {"kind": "linear", "gates": {}},
+            "sequence",
+            "router.gates: has no effect here; a linear router decides about",
+        ),
+    ],
+)
+def test_keys_of_gates_have_their_place(router: dict[str, Any], level: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        made("ffn", "ffn", router=router, mixture={"level": level})
+
+
+def test_a_gate_may_choose_one_expert_where_it_is_not_trained_or_its_weight_tells() -> None:
+    for router in (
+        {**GATED, "selection": "top_1", "gates": {"steps": 0}},
+        {**GATED, "selection": "top_1", "renormalise": False},
+    ):
+        assert made("ffn", "ffn", router=router, mixture={"level": "token"}).router.chosen(2) == 1
+
+
+def test_adapters_and_whole_models_have_no_gates_in_layers() -> None:
+    for kind in ("lora", "model"):
+        with pytest.raises(
+            RecipeError, match=r"router.compare\[0\].kind: gates choose .* expected experts of kind ffn"
+        ):
+            made(kind, router={"kind": "linear", "compare": [GATED]})
