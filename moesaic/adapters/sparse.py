@@ -100,7 +100,7 @@ class LowRankExperts(nn.Module):
         self, name: str, y: Float[Tensor, "m o"], x: Float[Tensor, "m i"], choices: "Choices"
     ) -> Float[Tensor, "m o"]:
         """Add to the products with a matrix what the adapters change in them."""
-        return choices.added(y, x, self.stacks[name]) if name in self.stacks else y
+        return choices.added(y, x, self.stacks[name]) if name in self.stacks else y  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -103,16 +103,17 @@ class TensorTrain:
         """
         cores = {}
         for path, weight in targeted(module, targets, layers, of_linears).items():
-            found = factors_of(path, *weight.shape[::-1], rank, factors)
-            inputs, outputs = ([noise(weight, shape, generator) for shape in s] for s in found.shapes(rank))
+            outputs, inputs = weight.shape
+            found = factors_of(path, inputs, outputs, rank, factors)
+            before, after = ([noise(weight, shape, generator) for shape in s] for s in found.shapes(rank))
             if init == "published":  # the norm cancels the bound of Kaiming's rule
-                inputs, outputs = ([core / core.norm() for core in side] for side in (inputs, outputs))
+                before, after = ([core / core.norm() for core in side] for side in (before, after))
             else:
-                paths = rank ** (len(inputs) - 1)  # products that an entry of A sums
-                spread = (3 * weight.shape[1] * paths) ** (-0.5 / len(inputs))
-                inputs, outputs = [core * spread for core in inputs], [core * rank**-0.5 for core in outputs]
-                outputs[-1].zero_()
-            cores[path] = Cores(tuple(inputs), tuple(outputs))
+                paths = rank ** (len(before) - 1)  # products that an entry of A sums
+                spread = (3 * inputs * paths) ** (-0.5 / len(before))
+                before, after = [core * spread for core in before], [core * rank**-0.5 for core in after]
+                after[-1].zero_()
+            cores[path] = Cores(tuple(before), tuple(after))
         return TensorTrain(rank, alpha, cores)
 
 

@@ -135,7 +135,8 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
 
     def idle_part(self, expert: Reloaded[StoredExpert], base: Decoder) -> str | None:
         """The first matrix whose pair holds only zeros."""
-        slots = {**slots_of(expert.decoder, LowRankLinear), **slots_of(expert.decoder, Stack)}
+        linears, stacks = slots_of(expert.decoder, LowRankLinear), slots_of(expert.decoder, Stack)
+        slots: dict[str, LowRankLinear | Stack] = {**linears, **stacks}
         return next((path for path, slot in slots.items() if not slot.b.any()), None)
 
     # --- read

@@ -108,7 +108,7 @@ def asleep(decoder: Decoder) -> int:
 
 
 def awake(decoder: Decoder, adapter: Adapter) -> int:
-    """Parameters of an adapter that a token uses: beside a sparse base's experts, the pairs of those that are chosen."""
+    """Parameters of an adapter that a token uses: beside sparse experts, the pairs of those that it chose."""
     layers, total = slots_of(decoder, SparseFFN), adapter.num_parameters
     for path, size in adapter.in_experts.items():
         part = layers[path.removesuffix(".experts")]
