@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from moesaic.adapters.lora import LoRA
-from moesaic.adapters.sparse import HALVES, WHOLE, placed
+from moesaic.adapters.sparse_experts import HALVES, WHOLE, placed
 
 Pair = tuple[Tensor, Tensor]
 

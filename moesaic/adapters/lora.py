@@ -12,9 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from moesaic.adapters import sparse
 from moesaic.adapters.slots import slots_of
-from moesaic.adapters.sparse import HALVES, WHOLE, LowRankExperts, Stack
+from moesaic.adapters.sparse_experts import HALVES, WHOLE, LowRankExperts, Stack, matrices, place, placed
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Linear
 from moesaic.nn.sparse import Experts
@@ -70,7 +69,7 @@ class LoRA:
         sizes = {path: a.numel() + b.numel() for path, (a, b) in self.pairs.items()}
         return {
             experts: sum(sizes[path] for paths in names.values() for path in paths.values())
-            for experts, names in sparse.placed(sizes).items()
+            for experts, names in placed(sizes).items()
         }
 
     def lora(self) -> "LoRA":
@@ -94,7 +93,7 @@ class LoRA:
         linears, experts = slots_of(module, LowRankLinear), slots_of(module, LowRankExperts)
 
         def pair(path: str) -> tuple[Tensor, Tensor]:
-            if at := sparse.place(path):
+            if at := place(path):
                 stack: Stack = experts[at.experts].stacks[at.name]  # type: ignore[assignment]  # torch types it as Module
                 a, b = stack.a[index, at.number], stack.b[index, at.number]
             else:
@@ -158,7 +157,7 @@ def of_linears(module: nn.Module) -> Weights:
 
 def adaptable(module: nn.Module) -> Weights:
     """The matrices that LoRA can adapt, by path: those of linears and of sparse experts."""
-    return of_linears(module) | sparse.matrices(module)
+    return of_linears(module) | matrices(module)
 
 
 def targeted(
@@ -171,14 +170,14 @@ def targeted(
     every, wanted = among(module), {*targets}
     in_experts = wanted - {*HALVES} | {WHOLE} if wanted.issuperset(HALVES) else wanted
     inside = {path: weight for path, weight in every.items() if layer_of(path) in layers}
-    asked = {path: in_experts if sparse.place(path) else wanted for path in inside}
+    asked = {path: in_experts if place(path) else wanted for path in inside}
     found = {path: weight for path, weight in inside.items() if name_of(path) in asked[path]}
     if not found:
         raise CompatibilityError("no linear of the base matches", field="targets", got=f"{targets} in layers {layers}")
     names = {*targets_in(found)}
     if missing := sorted(wanted - names - ({*HALVES} if WHOLE in names else set())):
         what, expected = "the base has no such linear to adapt", f"some of {', '.join(targets_in(every))}"
-        hint = OF_LORA if {*missing} <= {*targets_in(sparse.matrices(module))} else None
+        hint = OF_LORA if {*missing} <= {*targets_in(matrices(module))} else None
         raise CompatibilityError(what, field="targets", expected=expected, got=", ".join(missing), hint=hint)
     return found
 
@@ -195,7 +194,7 @@ def attach(decoder: nn.Module, experts: list[LoRA]) -> None:
         return LowRankLinear(base, a, b, base.weight.new_tensor([expert.scale_of(path) for expert in experts]))
 
     paths = {path for expert in experts for path in expert.pairs}
-    inside = {path for path in paths if sparse.place(path)}
+    inside = {path for path in paths if place(path)}
     wrap(decoder, paths - inside, filling)
     wrap_experts(decoder, inside, experts)
 
@@ -211,10 +210,10 @@ def wrap(module: nn.Module, paths: Iterable[str], filling: Callable[[str, Linear
 
 def wrap_experts(module: nn.Module, paths: Iterable[str], experts: list[LoRA]) -> None:
     """Put the pairs of all experts beside the matrices of sparse experts at these paths."""
-    weights, plain = sparse.matrices(module), slots_of(module, Experts)
+    weights, plain = matrices(module), slots_of(module, Experts)
     for path in sorted({*paths} - weights.keys()):
         refuse(module, path)
-    for path, names in sparse.placed(sorted(paths)).items():
+    for path, names in placed(sorted(paths)).items():
         base = plain[path]
         stacks = {name: stacked(weights, len(base.down_proj), own, experts) for name, own in names.items()}
         replace_at(module, path, LowRankExperts(base, stacks))
@@ -240,7 +239,7 @@ def replace_at(module: nn.Module, path: str, filling: nn.Module) -> None:
 
 def refuse(module: nn.Module, path: str) -> NoReturn:
     """Raise CompatibilityError for a path without a matrix that can be adapted."""
-    at = sparse.place(path)
+    at = place(path)
     try:
         module.get_submodule(at.experts if at else path)
     except AttributeError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from moesaic.adapters.sparse import place
+from moesaic.adapters.sparse_experts import place
 from moesaic.artefacts.adapter import FORMATS as ADAPTERS
 from moesaic.artefacts.adapter import StoredExpert, best_in, export_peft, load_expert
 from moesaic.artefacts.base import end_of, load_base, require_rows, write_description

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from moesaic.adapters import LoRA
-from moesaic.adapters.sparse import DOWN, WHOLE, placed
+from moesaic.adapters.sparse_experts import DOWN, WHOLE, placed
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.interop.peft_config import Declared
 
 MODULE = re.compile(r"(layers\.\d+\.mlp\.experts)(\.base_layer)?")
-"""The modules by which PEFT names such pairs: where both tensors of a layer are adapted, gate and up are the inner one."""
+"""The modules by which PEFT names such pairs. Where both tensors of a layer are adapted, gate and up are the inner one.
+"""
 FIRST = (0, 19)  # the version of PEFT from which on the outputs of a packed matrix come first
 
 Shape = Sequence[int]

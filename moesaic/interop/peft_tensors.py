@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moesaic.adapters import LoRA
 from moesaic.adapters.lora import Weights, adaptable, layer_of, layers_in, linears, targets_in
 from moesaic.adapters.slots import slots_of
-from moesaic.adapters.sparse import placed
+from moesaic.adapters.sparse_experts import placed
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.interop import peft_experts
 from moesaic.interop.foreign import COMPILED, EMPTY, HEADS, IN_ADAPTERS, hint_of, shown
@@ -232,11 +232,14 @@ def agrees(declared: Declared, pairs: Pairs, decoder: nn.Module, before: str) ->
     """Raise WeightsError if the configuration targets a matrix of the base that the file has no pair for."""
     # Some versions of transformers have linears in a sparse ffn, others packed parameters: names are not compared.
     sparse = tuple(f"{path}." for path in slots_of(decoder, SparseFFN))
+    parameters = {f"{before}{stored(module)}.weight": [module] for module in linears(decoder)}
     for experts, names in placed(adaptable(decoder)).items():
-        for name, paths in names.items():
-            if declared.parameter(peft_experts.parameter(experts, name)) and not pairs.keys() >= {*paths.values()}:
-                what = "the configuration targets packed experts that the file holds no pair for"
-                raise WeightsError(what, path=declared.path, field="target_parameters", got=f"{experts}.{name}")
+        parameters |= {peft_experts.parameter(experts, name): [*paths.values()] for name, paths in names.items()}
+    for one in declared.parameters:
+        asked = [name for name in parameters if name == one or name.endswith(f".{one}")]
+        for name in [name for name in asked if not pairs.keys() >= {*parameters[name]}] if asked else [one]:
+            what = "the configuration targets a parameter that the file holds no pair for"
+            raise WeightsError(what, path=declared.path, field="target_parameters", got=name)
     for module in linears(decoder):
         if module.startswith(sparse):
             continue

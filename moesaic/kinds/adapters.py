@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from moesaic.adapters import Adapter, Design, LoRA, LowRankLinear, attach, merge
 from moesaic.adapters.lora import adaptable, name_of, targeted
 from moesaic.adapters.slots import slots_of
-from moesaic.adapters.sparse import WHOLE, Stack
+from moesaic.adapters.sparse_experts import WHOLE, Stack
 from moesaic.artefacts.adapter import FILES, StoredExpert, load_expert, save_expert
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base, load_base

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moesaic.adapters import Adapter, LowRankLinear
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.slots import slots_of
-from moesaic.adapters.sparse import Stack
+from moesaic.adapters.sparse_experts import Stack
 from moesaic.kinds.gates import Weights
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture

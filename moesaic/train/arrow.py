@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.adapters import LoRA
-from moesaic.adapters.sparse import place
+from moesaic.adapters.sparse_experts import place
 from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, project
