@@ -108,10 +108,19 @@ def export_peft(expert: Path, target: Path) -> Path:
         write_tensors(folder / peft_tensors.TENSORS, pairs)
         write_json(folder / peft_config.CONFIG, config)
         again = load_expert(folder, labels=head.shape.labels if head else None)
-        if again.fingerprint != StoredExpert(lora, {}, head).fingerprint:
+        if not same(again.lora, lora) or again.fingerprint != StoredExpert(lora, {}, head).fingerprint:
             raise WeightsError("the adapter differs from the expert after reading it back", path=folder)
 
     return write_new(target, write, size, "the adapter")
+
+
+def same(one: LoRA, other: LoRA) -> bool:
+    """Whether two experts have the same bits and scales."""
+    keys = one.pairs.keys() == other.pairs.keys()
+    return keys and all(
+        one.scale_of(path) == other.scale_of(path) and a.equal(other.pairs[path][0]) and b.equal(other.pairs[path][1])
+        for path, (a, b) in one.pairs.items()
+    )
 
 
 def best_in(folder: Path) -> Path:

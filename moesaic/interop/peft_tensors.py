@@ -214,8 +214,8 @@ def check_half(path: Path, name: str, half: str, tensor: Tensor, rank: int | Non
 def fits(path: Path, pairs: Pairs, weights: Weights, before: str) -> None:
     """Raise CompatibilityError for a pair without a matrix of the base, or of another shape."""
     for module, (a, b) in pairs.items():
-        field, hint = ROOT + before + stored(module), hint_of({module: a.shape}, IN_ADAPTERS)
-        hint = hint or "was it trained on this base?"
+        field = ROOT + before + stored(module)
+        hint = hint_of({field: a.shape}, IN_ADAPTERS) or "was it trained on this base?"
         if (weight := weights.get(module)) is None:
             raise CompatibilityError("the base has no such linear", path=path, field=field, hint=hint)
         r, (outputs, inputs) = len(a), weight.shape
