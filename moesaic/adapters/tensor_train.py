@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from moesaic.adapters.factors import Choice, Factors, factors_of
-from moesaic.adapters.lora import LoRA, exact_like, layers_in, targeted, targets_in, wrap
+from moesaic.adapters.lora import LoRA, exact_like, layers_in, of_linears, targeted, targets_in, wrap
 from moesaic.adapters.slots import slots_of
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Linear
@@ -59,6 +59,11 @@ class TensorTrain:
     def num_parameters(self) -> int:
         return sum(core.numel() for train in self.cores.values() for side in train for core in side)
 
+    @property
+    def in_experts(self) -> dict[str, int]:
+        """Return nothing: tensor trains adapt linears alone."""
+        return {}
+
     def lora(self) -> LoRA:
         """The same expert as LoRA pairs of this rank, with alpha * rank, as LoRA divides by it; differentiable."""
         pairs = {path: tensor_train.pair(*train) for path, train in self.cores.items()}
@@ -98,17 +103,18 @@ class TensorTrain:
         norm, a small change from the start.
         """
         cores = {}
-        for path, linear in targeted(module, targets, layers).items():
-            found = factors_of(path, linear.in_features, linear.out_features, rank, factors)
-            inputs, outputs = ([noise(exact_like(linear), shape, generator) for shape in s] for s in found.shapes(rank))
+        for path, weight in targeted(module, targets, layers, of_linears).items():
+            outputs, inputs = weight.shape
+            found = factors_of(path, inputs, outputs, rank, factors)
+            before, after = ([noise(exact_like(weight), shape, generator) for shape in s] for s in found.shapes(rank))
             if init == "published":  # the norm cancels the bound of Kaiming's rule
-                inputs, outputs = ([core / core.norm() for core in side] for side in (inputs, outputs))
+                before, after = ([core / core.norm() for core in side] for side in (before, after))
             else:
-                paths = rank ** (len(inputs) - 1)  # products that an entry of A sums
-                spread = (3 * linear.in_features * paths) ** (-0.5 / len(inputs))
-                inputs, outputs = [core * spread for core in inputs], [core * rank**-0.5 for core in outputs]
-                outputs[-1].zero_()
-            cores[path] = Cores(tuple(inputs), tuple(outputs))
+                paths = rank ** (len(before) - 1)  # products that an entry of A sums
+                spread = (3 * inputs * paths) ** (-0.5 / len(before))
+                before, after = [core * spread for core in before], [core * rank**-0.5 for core in after]
+                after[-1].zero_()
+            cores[path] = Cores(tuple(before), tuple(after))
         return TensorTrain(rank, alpha, cores)
 
 
@@ -122,7 +128,7 @@ class TensorTrainLinear(nn.Module):
     def __init__(self, base: Linear, cores: Cores, alpha: float):
         super().__init__()
         self.base, self.alpha = base, alpha
-        own = ([core.detach().to(exact_like(base), copy=True) for core in side] for side in cores)
+        own = ([core.detach().to(exact_like(base.weight), copy=True) for core in side] for side in cores)
         self.inputs, self.outputs = map(nn.ParameterList, own)
 
     @staticmethod

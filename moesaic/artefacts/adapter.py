@@ -12,12 +12,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from moesaic.adapters import Adapter, LoRA, TensorTrain
+from moesaic.adapters.fused import fused
 from moesaic.artefacts import heads
 from moesaic.artefacts import tt_lora as trains
 from moesaic.artefacts.stored import Stored
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.files import MANIFEST, digest, read_manifest, write_json, write_manifest, write_new
-from moesaic.interop import peft_config, peft_tensors
+from moesaic.interop import peft_config, peft_experts, peft_tensors
 from moesaic.model.classifier import Head
 from moesaic.tensors.tensors import fingerprint, write_tensors
 
@@ -88,13 +89,15 @@ def save_expert(
 def export_peft(expert: Path, target: Path) -> Path:
     """Write an expert as an adapter of PEFT into a new folder, read it back, and return `target`.
 
-    A tensor train of rank r becomes LoRA of that rank with alpha * r, the same function. An expert that classifies
-    becomes an adapter of transformers' sequence classifier of the base, with its head.
+    A tensor train of rank r becomes LoRA of that rank with alpha * r, the same function; pairs of gate and of up of a
+    sparse base's experts become pairs of both together. An expert that classifies becomes an adapter of transformers'
+    sequence classifier of the base, with its head.
     `expert`: its folder, or the folder in a run directory that holds its `best`.
     """
     expert = best_in(expert)
     stored = load_expert(expert)
-    lora, head = stored.lora, stored.head
+    lora, head = fused(stored.lora), stored.head
+    peft_experts.require_packable(lora, expert)
     before, tensors = theirs(expert, stored) if head else (None, {})
     config, pairs = peft_tensors.written(lora, before, tensors)
     if origin := stored.manifest.get("base_origin"):
@@ -105,10 +108,19 @@ def export_peft(expert: Path, target: Path) -> Path:
         write_tensors(folder / peft_tensors.TENSORS, pairs)
         write_json(folder / peft_config.CONFIG, config)
         again = load_expert(folder, labels=head.shape.labels if head else None)
-        if again.fingerprint != StoredExpert(lora, {}, head).fingerprint:
+        if not same(again.lora, lora) or again.fingerprint != StoredExpert(lora, {}, head).fingerprint:
             raise WeightsError("the adapter differs from the expert after reading it back", path=folder)
 
     return write_new(target, write, size, "the adapter")
+
+
+def same(one: LoRA, other: LoRA) -> bool:
+    """Whether two experts have the same bits and scales."""
+    keys = one.pairs.keys() == other.pairs.keys()
+    return keys and all(
+        one.scale_of(path) == other.scale_of(path) and a.equal(other.pairs[path][0]) and b.equal(other.pairs[path][1])
+        for path, (a, b) in one.pairs.items()
+    )
 
 
 def best_in(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from moesaic.adapters.sparse_experts import place
 from moesaic.artefacts.adapter import FORMATS as ADAPTERS
 from moesaic.artefacts.adapter import StoredExpert, best_in, export_peft, load_expert
 from moesaic.artefacts.base import end_of, load_base, require_rows, write_description
@@ -222,6 +223,9 @@ def lora_to_gguf(source: Source, out: Path) -> Path:
     stored: StoredExpert = load_expert(source.found.at)
     if stored.head:
         raise CompatibilityError("llama.cpp has no heads that classify", path=source.at.source, field="head")
+    if inside := [path for path in stored.lora.pairs if place(path)]:
+        what, hint = "an adapter of a sparse base's experts is not written for llama.cpp", "merge it: --format mixtral"
+        raise CompatibilityError(what, path=source.at.source, field=inside[0], hint=hint)
     config, tensors = peft_tensors.written(stored.lora)
     own, _ = read_config(require_model(source.base_at.folder) / "config.json")
     return packing.pack_adapter(config, tensors, config_json(own, {}, "float32"), out, source.name)

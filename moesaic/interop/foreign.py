@@ -60,7 +60,6 @@ IN_ADAPTERS = (
     Sign(r"(^|\.)module\.", PARALLEL),
     Sign(r"_fsdp_wrapped_module\.", SHARDED),
     Sign(r"^base_model\.model\.layers\.", "it adapts the model without its head: train it on AutoModelForCausalLM"),
-    Sign(r"\.block_sparse_moe\.|\.experts\.", f"it adapts packed experts: {MERGE}"),
     Sign(r"\.base_layer\.", f"it holds layers of a quantised base: {SAVE_AGAIN}"),
     Sign(r"\.bias$", f"it has trained biases: {MERGE}"),
     Sign(r"norm", f"norms that were trained are not adopted: {MERGE}"),

@@ -17,7 +17,7 @@ from torch import nn
 from moesaic.config import ENCODERS, PUBLISHED, DecoderConfig, EncoderConfig, published, published_encoder
 from moesaic.errors import WeightsError, nearest
 from moesaic.hub.locate import locate
-from moesaic.interop import decoder_config, peft_config, peft_tensors
+from moesaic.interop import decoder_config, peft_config, peft_experts, peft_tensors
 from moesaic.interop import encoders as encoder_room
 from moesaic.interop.decoders import CONFIG, DTYPES, HEAD
 from moesaic.interop.families import SKIPPED, locations, packed
@@ -168,17 +168,19 @@ def adapter_outline(folder: str | os.PathLike[str]) -> AdapterOutline:
     """Outline the pairs of a PEFT folder; WeightsError if it is not plain LoRA, as when it is loaded."""
     folder = Path(folder)
     declared = peft_config.read_declared(folder)
-    halves: dict[str, dict[str, Shape]] = {}
     path = folder / peft_tensors.TENSORS
     with opened(path) as file:
-        named, _, prefix = peft_tensors.sorted_out(file.shapes, declared, path)
-        for name, (module, half) in named.items():
-            halves.setdefault(module, {})[half] = file.shapes[name]
-    pairs = {}
-    for module, both in sorted(halves.items()):
-        if both.keys() != {"lora_A", "lora_B"} or both["lora_A"][0] != both["lora_B"][1]:
+        halves, _, prefix = peft_tensors.sorted_out(file.shapes, declared, path)
+        named = peft_tensors.paired(halves, path)
+        shapes = {module: (file.shapes[a], file.shapes[b]) for module, (a, b) in named.items()}
+    packed, pairs = peft_experts.packed(shapes, declared, path, None), dict[str, Shape]()
+    for module, (a, b) in shapes.items():
+        if one := packed.get(module):
+            pairs |= dict.fromkeys(one.paths, (one.rank, *one.sizes))
+        elif a[0] == b[1]:
+            pairs[module] = (*a, b[0])
+        else:
             raise WeightsError("half of a pair is missing or of another rank", path=path, field=module)
-        pairs[module] = (*both["lora_A"], both["lora_B"][0])
     return AdapterOutline(Path(os.path.abspath(folder)).name, folder, declared, pairs, prefix)
 
 

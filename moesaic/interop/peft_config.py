@@ -5,7 +5,7 @@ Refuses every setting beyond plain LoRA by its name. Knows nothing about tensors
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,8 +15,16 @@ from moesaic.tensors.json_config import read_settings
 
 CONFIG = "adapter_config.json"
 PATTERN_LIMIT = 1000  # characters of a regular expression
+CARD_LIMIT = 4000  # characters of a card that are searched
+BY_UNSLOTH = re.compile(r"(?m)^(\s*- |library_name: *)['\"]?unsloth['\"]?\s*$")
 # Repeated groups make matching exponential, many repeats polynomial; names of modules need neither.
 REPEATED_GROUP, REPEAT, REPEATS = re.compile(r"\)[*+{]"), re.compile(r"(?<!\\)[*+{]"), 5
+
+ORDER = "expert_order"
+ORDERS = ("fastest", "slowest")
+"""Where the experts lie among the columns of a B beside packed experts: next to each other for each rank, as PEFT has
+them, or each in a block of its own, as unsloth had them until September 2026. Shapes do not tell.
+"""
 
 RESIDUAL = "save it again with peft's save_pretrained(..., path_initial_model_for_weight_conversion=...), as plain LoRA"
 AGAIN = "train it again without"
@@ -42,7 +50,6 @@ PLAIN: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "arrow_config": ((None,), "PEFT's Arrow, which is a router", "adopt the adapters that it routes to"),
     "layer_replication": ((None,), "replicated layers", MERGE),
     "trainable_token_indices": ((None,), "trained tokens of the embedding", AGAIN),
-    "target_parameters": ((None, []), "adapted parameters that are no linears", AGAIN),
     "task_type": (
         ("CAUSAL_LM", "FEATURE_EXTRACTION", None),
         "an adapter for another task, with a head of its own",
@@ -59,14 +66,18 @@ HARMLESS = {
 }
 READ = {
     *("peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules"),
-    *("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"),
+    *("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save", "target_parameters", ORDER),
 }
 INSTEAD = {"XLORA": "adopt the adapters in its folder one by one"}
 
 
 @dataclass(frozen=True)
 class Declared:
-    """The settings of an adapter's configuration that change what it computes."""
+    """The settings of an adapter's configuration that change what it computes.
+
+    `parameters`: names or ends of names of adapted parameters that are no linears. `version`: of PEFT. `slowest`: see
+    `ORDERS`.
+    """
 
     path: Path
     rank: int
@@ -80,6 +91,9 @@ class Declared:
     layers_pattern: list[str]
     saved: list[str]
     task: str | None = None
+    parameters: tuple[str, ...] = ()
+    version: str = ""
+    slowest: bool = False
 
     def rank_of(self, module: str) -> int:
         return int(self.of(self.ranks, "rank_pattern", module, self.rank))
@@ -94,8 +108,18 @@ class Declared:
         found = (value for key, value in table.items() if self.match(rf"(.*\.)?({key})$", module, field))
         return next(found, default)
 
+    def parameter(self, name: str) -> bool:
+        """Whether the adapter adapts the parameter of this name by itself."""
+        return any(name == one or name.endswith(f".{one}") for one in self.parameters)
+
+    def key(self, module: str) -> str:
+        """The name that patterns of ranks and alphas match: of a module, or of its weight if that is adapted."""
+        return f"{module}.weight" if self.parameter(f"{module}.weight") else module
+
     def covers(self, module: str) -> bool:
         """Whether the adapter adapts a linear of this name, as PEFT's `check_target_module_exists` decides."""
+        if self.parameter(f"{module}.weight"):
+            return True
         if self.named(self.excluded, "exclude_modules", module):
             return False
         if self.everything:
@@ -161,8 +185,11 @@ def read_declared(folder: Path, task: str | None = None) -> Declared:
     for field, table, fits in (("rank_pattern", ranks, is_rank), ("alpha_pattern", alphas, is_number)):
         if not all(map(fits, table.values())):
             raise refuse(field, "wrong value", f"{{module: {field.removesuffix('_pattern')}}}")
-    targets, layers = config.get("target_modules"), config.get("layers_to_transform")
-    if not targets or not is_names(targets):
+    targets, layers = config.get("target_modules") or [], config.get("layers_to_transform")
+    parameters = config.get("target_parameters") or []
+    if not isinstance(parameters, list) or not is_names(parameters):
+        raise refuse("target_parameters", "wrong value", "names")
+    if not (targets or parameters) or not is_names(targets):
         raise refuse("target_modules", "missing or wrong", "names, a regular expression or all-linear")
     names = {field: config.get(field) or [] for field in ("exclude_modules", "layers_pattern", "modules_to_save")}
     for field, value in names.items():
@@ -173,8 +200,23 @@ def read_declared(folder: Path, task: str | None = None) -> Declared:
         raise refuse("layers_to_transform", "wrong value", "indices of layers")
     excluded, *others = names.values()
     pattern, saved = ([one] if isinstance(one, str) else one for one in others)
+    order = config.get(ORDER)
+    if order not in (None, *ORDERS):
+        raise refuse(ORDER, "unknown", " or ".join(ORDERS))
+    if parameters and order is None and by_unsloth(folder, config):
+        what, hint = "made by unsloth, which changed the order of experts in B", f"write {ORDER} into this file"
+        raise refuse(ORDER, what, f"{ORDERS[0]} (PEFT's order) or {ORDERS[1]} (before September 2026)", hint)
     stabilised, task = bool(config.get("use_rslora")), config.get("task_type")
-    return Declared(path, rank, alpha, stabilised, ranks, alphas, targets, excluded, layers, pattern, saved, task)
+    declared = Declared(path, rank, alpha, stabilised, ranks, alphas, targets, excluded, layers, pattern, saved, task)
+    version, slowest = str(config.get("peft_version") or ""), order == "slowest"
+    return replace(declared, parameters=tuple(parameters), version=version, slowest=slowest)
+
+
+def by_unsloth(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether an adapter's configuration or its card says that unsloth made it."""
+    mapping, card = config.get("auto_mapping"), folder / "README.md"
+    told = isinstance(mapping, dict) and any("unsloth" in str(key) for key in mapping)
+    return told or (card.is_file() and BY_UNSLOTH.search(card.read_text("utf-8", "replace")[:CARD_LIMIT]) is not None)
 
 
 def is_rank(value: Any) -> TypeGuard[int]:

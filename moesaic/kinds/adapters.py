@@ -4,17 +4,18 @@ Knows nothing about how an adapter multiplies its numbers out.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
-from torch import Generator
+from torch import Generator, Tensor
 
 from moesaic.adapters import Adapter, Design, LoRA, LowRankLinear, attach, merge
-from moesaic.adapters.lora import linears, targeted, targets_in
+from moesaic.adapters.lora import adaptable, name_of, targeted
 from moesaic.adapters.slots import slots_of
+from moesaic.adapters.sparse_experts import WHOLE, Stack
 from moesaic.artefacts.adapter import FILES, StoredExpert, load_expert, save_expert
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base, load_base
@@ -25,7 +26,7 @@ from moesaic.interop.outline import Outline, Shape
 from moesaic.kinds.difference import difference, farthest, require_variant
 from moesaic.kinds.gates import Weights, alone, beside
 from moesaic.kinds.kind import Body, Facts, Footprint, Joined, Kind, Listener, Mixing, Reloaded, Started, Terms
-from moesaic.kinds.parameters import asleep, count_parameters, num_parameters
+from moesaic.kinds.parameters import asleep, awake, count_parameters, num_parameters
 from moesaic.model.classifier import Head
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
@@ -134,7 +135,9 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
 
     def idle_part(self, expert: Reloaded[StoredExpert], base: Decoder) -> str | None:
         """The first matrix whose pair holds only zeros."""
-        return next((path for path, slot in slots_of(expert.decoder, LowRankLinear).items() if not slot.b.any()), None)
+        linears, stacks = slots_of(expert.decoder, LowRankLinear), slots_of(expert.decoder, Stack)
+        slots: dict[str, LowRankLinear | Stack] = {**linears, **stacks}
+        return next((path for path, slot in slots.items() if not slot.b.any()), None)
 
     # --- read
 
@@ -176,7 +179,7 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
         return count_parameters(mixture, [one.adapter for one in experts], weights)
 
     def cost(self, base: Decoder, stored: StoredExpert) -> int:
-        return num_parameters(base) - asleep(base) + stored.adapter.num_parameters
+        return num_parameters(base) - asleep(base) + awake(base, stored.adapter)
 
     # --- planned
 
@@ -185,8 +188,9 @@ class AdapterKind(Kind[AnyDesign, Own, StoredExpert]):
 
     def of_model(self, model: Outline, base: Outline, held: bool = False) -> Footprint:
         """The memory of the LoRA beside every linear that `adopt` makes of a fine-tuned model."""
-        everywhere = targets_in(path for path in linears(base.module) if path != "lm_head")
-        return Footprint(pairs=_pairs(base, RANK, everywhere, None))
+        every = adaptable(base.module)
+        left_out = {path for path in every if path == "lm_head" or name_of(path) == WHOLE}
+        return Footprint(pairs=_shapes(RANK, {path: every[path] for path in every if path not in left_out}))
 
     # --- adopted
 
@@ -211,8 +215,11 @@ def numbers_of(designs: Sequence[Design], layers: Sequence[str | None], body: Bo
 
 
 def _pairs(base: Outline, rank: int, targets: list[str], layers: str | None) -> dict[str, Shape]:
-    found = targeted(base.module, targets, layer_range(layers, base.config.num_layers))
-    return {path: (rank, linear.in_features, linear.out_features) for path, linear in found.items()}
+    return _shapes(rank, targeted(base.module, targets, layer_range(layers, base.config.num_layers)))
+
+
+def _shapes(rank: int, weights: Mapping[str, Tensor]) -> dict[str, Shape]:
+    return {path: (rank, *weight.shape[::-1]) for path, weight in weights.items()}
 
 
 def _difference(base: Base, path: Path, rank: int, progress: Listener, name: str) -> tuple[LoRA, Facts]:

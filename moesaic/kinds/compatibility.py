@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from moesaic.adapters.lora import linears
+from moesaic.adapters.lora import adaptable, linears
+from moesaic.adapters.slots import slots_of
 from moesaic.artefacts.base import end_of
 from moesaic.config import EncoderConfig
 from moesaic.errors import WeightsError, clipped
@@ -18,6 +19,7 @@ from moesaic.interop.decoder_config import ALIASES
 from moesaic.interop.decoders import CONFIG
 from moesaic.interop.families import ABSENT, FAMILIES, KEYS
 from moesaic.interop.outline import AdapterOutline, Outline, Shape
+from moesaic.nn import SparseFFN
 from moesaic.tensors.json_config import read_settings
 from moesaic.tokenizer import Tokenizer, compare
 
@@ -159,14 +161,16 @@ def _tokenizer(folder: Path, found: Mapping[str, Any]) -> Tokenizer | str:
 
 
 def adapter_differences(base: Outline, adapter: AdapterOutline) -> list[Difference]:
-    """Linears that the base lacks or has in other shapes, and linears that are targeted without a pair."""
-    shapes = {path: (linear.in_features, linear.out_features) for path, linear in linears(base.module).items()}
+    """Matrices that the base lacks or has in other shapes, and linears that are targeted without a pair."""
+    shapes = {path: tuple(weight.shape[::-1]) for path, weight in adaptable(base.module).items()}
     found = []
     for path, (_, *shape) in adapter.pairs.items():
         if shapes.get(path) != tuple(shape):
             mine = str(list(shapes[path])) if path in shapes else "no such linear"
             found.append(Difference(adapter.name, path, mine, str(shape)))
-    bare = [path for path in shapes if path not in adapter.pairs and path != "lm_head" and adapter.covers(path)]
+    sparse = ("lm_head", *(f"{path}." for path in slots_of(base.module, SparseFFN)))  # names in these differ
+    plain = [path for path in linears(base.module) if not path.startswith(sparse)]
+    bare = [path for path in plain if path not in adapter.pairs and adapter.covers(path)]
     return found + [Difference(adapter.name, path, "targeted by adapter_config.json", "no pair") for path in bare]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from moesaic.adapters import LoRA
-from moesaic.adapters.lora import linears
+from moesaic.adapters.lora import adaptable
 from moesaic.artefacts.base import Base
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
@@ -50,14 +50,14 @@ def difference(base: Decoder, tuned: Decoder, rank: int) -> Difference:
     pairs: dict[str, tuple[Tensor, Tensor]] = {}
     inside = kept = outside = 0.0
     changed: dict[str, float] = {}
-    adaptable = {f"{path}.weight" for path in linears(base) if path != "lm_head"}
+    inner = {f"{path}.weight" for path in adaptable(base) if path != "lm_head"}
     theirs = separate(dict(tuned.named_parameters()))
     for name, before in separate(dict(base.named_parameters())).items():  # a tied head is listed once, as the embedding
         change = theirs[name].float() - before.float()
         energy = change.double().square().sum().item()
         if not energy:
             continue
-        if name in adaptable:
+        if name in inner:
             pair, held = truncated(change, rank)
             pairs[name.removesuffix(".weight")] = pair
             inside, kept = inside + energy, kept + held

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from moesaic.adapters import Adapter, LowRankLinear
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.slots import slots_of
+from moesaic.adapters.sparse_experts import Stack
 from moesaic.kinds.gates import Weights
 from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import SparseFFN
+from moesaic.nn.sparse import Experts
 from moesaic.routing.gates import ROUNDING
 from moesaic.routing.routers import GatesRouter, Router
 
@@ -26,15 +28,16 @@ def count_parameters(mixture: AdapterMixture, experts: Sequence[Adapter], weight
     encoder that the router reads is counted as `encoder`.
 
     `active`: the base without what is `asleep` in it, the router with its encoder, and the experts that a request
-    chose, on average over the decisions `weights`. An expert counts as it was trained and is stored: a tensor train by
-    its cores.
+    chose, on average over the decisions `weights`, without what sleeps in them. An expert counts as it was trained and
+    is stored: a tensor train by its cores.
     """
-    slots = slots_of(mixture.decoder, LowRankLinear).values()
+    decoder = mixture.decoder
+    slots = [*slots_of(decoder, LowRankLinear).values(), *slots_of(decoder, Stack).values()]
     adapted = {id(weight) for slot in slots for weight in (slot.a, slot.b)}
-    base = sum(weight.numel() for weight in mixture.decoder.parameters() if id(weight) not in adapted)
-    sizes = [expert.num_parameters for expert in experts]
-    chosen = sum(size * share for size, share in zip(sizes, (weights > 0).double().mean(0).tolist(), strict=True))
-    return counted(base, sum(sizes), mixture.router, base - asleep(mixture.decoder) + round(chosen))
+    base = sum(weight.numel() for weight in decoder.parameters() if id(weight) not in adapted)
+    total, used = sum(expert.num_parameters for expert in experts), [awake(decoder, expert) for expert in experts]
+    chosen = sum(size * share for size, share in zip(used, (weights > 0).double().mean(0).tolist(), strict=True))
+    return counted(base, total, mixture.router, base - asleep(decoder) + round(chosen))
 
 
 def count_blocks(base: Decoder, router: Router, experts: Sequence[FFN], weights: Weights) -> dict[str, int]:
@@ -112,5 +115,17 @@ def share(rows: Bool[Tensor, " n"]) -> float:
 
 def asleep(decoder: Decoder) -> int:
     """Parameters of a base that a token does not use: in a sparse base, the experts that are not chosen."""
-    sparse = slots_of(decoder, SparseFFN).values()
-    return sum(num_parameters(part.experts) * (part.num_experts - part.chosen) // part.num_experts for part in sparse)
+    return sum(
+        num_parameters(experts) * (part.num_experts - part.chosen) // part.num_experts
+        for part in slots_of(decoder, SparseFFN).values()
+        for experts in slots_of(part, Experts).values()
+    )
+
+
+def awake(decoder: Decoder, adapter: Adapter) -> int:
+    """Parameters of an adapter that a token uses: beside sparse experts, the pairs of those that it chose."""
+    layers, total = slots_of(decoder, SparseFFN), adapter.num_parameters
+    for path, size in adapter.in_experts.items():
+        part = layers[path.removesuffix(".experts")]
+        total -= size * (part.num_experts - part.chosen) // part.num_experts
+    return total

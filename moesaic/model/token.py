@@ -11,11 +11,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.adapters.token_ffn import columns
+from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, pooled
+from moesaic.model.features import Prompts, last, pooled
 from moesaic.model.mixture import Session
 from moesaic.nn import Cache, Pool, Slots
+from moesaic.ops.host import to_host
 from moesaic.routing import Gates, Routing
 
 
@@ -73,17 +75,17 @@ class TokenMixture(nn.Module):
         self, prompts: Prompts, room: Slots, slots: Sequence[int], forced: Routing | None = None
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read prompts into these slots: the logits after each prompt's last token. `forced`: rows of whole experts."""
-        decoder, cache = self.decoder, Cache.of(room, slots)
+        decoder, cache, counts = self.decoder, Cache.of(room, slots), to_host(prompts.lengths)
         x = decoder.embed_tokens(prompts.ids)
-        gates = self.free(len(x)) if forced is None else self.given(forced.weights.to(x.dtype))
+        gates = self.free(len(x)) if forced is None else self.given(forced.weights.to(exact(x.dtype)))
         x, routings = decoder.run(x, cache, range(len(decoder.layers)), gates)
-        logits = decoder.head(pooled(x, prompts.lengths, "last")[:, None], gates)[:, 0]
+        logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
         routing = self.decided(routings, prompts) if forced is None else forced
-        return logits, Session(routing, gates, cache.advance(prompts.lengths))
+        return logits, Session(routing, gates, cache.advance_each(counts))
 
     def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read one more token of each row, and return the logits after it."""
-        return self.read(ids[:, None], torch.ones_like(ids), session)
+        return self.read(ids[:, None], [1] * len(ids), session)
 
     def pool(self, size: int | None) -> Pool:
         """Memory for rows of any length, of so many bytes together."""
@@ -95,15 +97,17 @@ class TokenMixture(nn.Module):
 
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""
-        gates = self.given(routing.weights.to(self.decoder.norm.weight.dtype)) if forced else self.free(1)
-        lengths = torch.tensor([known.shape[1]], device=known.device)
-        return Session(routing, gates, Cache.of(room.shelf(0), (slot,), lengths))
+        weights = routing.weights.to(exact(self.decoder.norm.weight.dtype))
+        gates = self.given(weights) if forced else self.free(1)
+        return Session(routing, gates, Cache.of(room.shelf(0), (slot,), [known.shape[1]]))
 
     def read(
-        self, ids: Int[Tensor, "b t"], lengths: Int[Tensor, " b"], session: Session[Cache]
+        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read the next tokens of each row, right-padded: the logits after the last. Routing stays the prompt's."""
+        """Read the next tokens of each row, `counts` of them and padding: the logits after the last. Routing stays the
+        prompt's.
+        """
         decoder, gates = self.decoder, session.gates
         x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
-        logits = decoder.head(pooled(x, lengths, "last")[:, None], gates)[:, 0]
-        return logits, replace(session, cache=session.cache.advance(lengths))
+        logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
+        return logits, replace(session, cache=session.cache.advance_each(counts))

@@ -5,6 +5,7 @@ Knows nothing about the mixture's router or its experts.
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Int32
@@ -31,7 +32,7 @@ class SparseFFN(nn.Module):
     """sum_e p_e expert_e(x) over the k experts of largest p = softmax(gate(x)). arXiv 2401.04088, section 2.
 
     With `balance_bias` the experts of largest p + bias are chosen; it changes no weight (arXiv 2408.15664), and no
-    gradient reaches it. Only `gate` uses the `gates` of the sequences. No token is dropped, and an expert without a
+    gradient reaches it. Only adapters use the `gates` of the sequences. No token is dropped, and an expert without a
     token is not computed.
     """
 
@@ -50,7 +51,8 @@ class SparseFFN(nn.Module):
         experts, order = chosen.flatten().sort(stable=True)
         every = torch.arange(self.num_experts, device=x.device)
         ends = torch.searchsorted(experts, every, right=True, out_int32=True)
-        out = self.experts(x.flatten(0, 1).index_select(0, order // self.chosen), ends)
+        asked = Asked(experts, ends, order, x.shape[1] * self.chosen)
+        out = self.experts(x.flatten(0, 1).index_select(0, order // self.chosen), asked, gates)
         back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
         of_token = out.index_select(0, back).unflatten(0, chosen.shape)
         y = torch.bmm(values[:, None], of_token.to(values.dtype))[:, 0].to(x.dtype)
@@ -62,7 +64,7 @@ class SparseFFN(nn.Module):
         if not torch.is_autocast_enabled(x.device.type):
             return self.gate(x, gates)
         with torch.autocast(x.device.type, enabled=False):
-            return self.gate(x.to(self.experts.down_proj.dtype), gates)
+            return self.gate(x.to(self.experts.dtype), gates)
 
     def choose(self, logits: Float[Tensor, "n e"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
         """The experts of each token and their weights, in float32 at least."""
@@ -71,6 +73,20 @@ class SparseFFN(nn.Module):
         chosen = ranked.topk(self.chosen, -1).indices
         values = scores.gather(-1, chosen)
         return chosen, values / (values.sum(-1, keepdim=True) + LEAST) if self.renormalise else values
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows that are sorted by expert: each is a token that asks one of its experts.
+
+    `ends`: where the rows of each expert end. `order`: the position of each row among those of the batch, sequence by
+    sequence, token by token. `rows`: the number of rows of each sequence.
+    """
+
+    experts: Int[Tensor, " m"]
+    ends: Int32[Tensor, " e"]
+    order: Int[Tensor, " m"]
+    rows: int
 
 
 class Experts(nn.Module):
@@ -83,9 +99,13 @@ class Experts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(count, 2 * inner, config.hidden_size))
         self.down_proj = nn.Parameter(torch.empty(count, config.hidden_size, inner))
 
-    def forward(self, x: Float[Tensor, "m d"], ends: Int32[Tensor, " e"]) -> Float[Tensor, "m d"]:
-        """The outputs of rows that are sorted by expert; see `grouped`."""
-        return self.product(x, ends, self.gate_up_proj, self.down_proj)
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.down_proj.dtype
+
+    def forward(self, x: Float[Tensor, "m d"], asked: Asked, gates: Gates | None) -> Float[Tensor, "m d"]:
+        """The outputs of rows that are sorted by expert; see `grouped`. It ignores `gates`, which adapters use."""
+        return self.product(x, asked.ends, self.gate_up_proj, self.down_proj)
 
     def product(
         self,

@@ -125,7 +125,7 @@ def make_gates(address: Address, name: str, report: Report) -> None:
     report.begin(part.steps)
     rows = {expert: rows_of(run, expert, "train", sys.maxsize) for expert in names}
     held_out = [row for expert in names for row in rows_of(run, expert, "validation", task.chosen_by)]
-    decoder, read = run.models.fresh_base().decoder, task.read_experts(folders_of(run))
+    decoder, read = run.models.fresh_base(run.task.compute).decoder, task.read_experts(folders_of(run))
     experts = [read[expert] for expert in names]
     router = GatesRouter.of(rows_before(run, gates, decoder, rows), spec.chosen(len(names)), spec.renormalise)
     facts: dict[str, Any] = {"training_tokens": 0}
@@ -138,7 +138,7 @@ def make_gates(address: Address, name: str, report: Report) -> None:
         if trained.best < before:
             router = GatesRouter.of(router.by_path | trained.rows, router.k, router.renormalise)
     stored = StoredRouter(router.eval(), spec.kind, names, "shares", Selection(kind="soft"), {})
-    mixture = task.kind.join_inside(run.models.fresh_base(), experts, stored)
+    mixture = task.kind.join_inside(run.models.fresh_base(run.task.compute), experts, stored)
     layers = layer_utilisation(mixture.decoder, held_out, run.recipe.evaluate.batch)
     judged = [rows_of(run, expert, "validation", JUDGED) for expert in names]
     routing = route(run, mixture, [row for some in judged for row in some])
@@ -221,7 +221,9 @@ def mixture_with(run: Run, name: str) -> TokenMixture:
     """The mixture of a run's experts whose layers have the gates with this name."""
     stored = load_router(run.dir.router_at(name), run.task.foundation.fingerprint)
     experts = run.task.read_experts(folders_of(run))
-    return run.task.kind.join_inside(run.models.fresh_base(), [experts[one] for one in stored.names], stored)
+    return run.task.kind.join_inside(
+        run.models.fresh_base(run.task.compute), [experts[one] for one in stored.names], stored
+    )
 
 
 @torch.inference_mode()

@@ -12,7 +12,7 @@ from importlib import import_module
 from signal import Signals
 
 _CHILD = "from moesaic.tokenizer.guard import _serve; _serve()"
-_PATIENCE = 15  # wall-clock seconds for one of CPU: the machine may be busy
+_PATIENCE = 60  # wall-clock seconds for one of CPU: the machine may be busy
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesaic.adapters import LoRA
+from moesaic.adapters.sparse_experts import place
+from moesaic.errors import CompatibilityError
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, project
 from moesaic.nn import Cache
@@ -22,16 +24,21 @@ def fit_arrow(decoder: Decoder, experts: list[LoRA], start: tuple[int, ...], eos
     """The router of these experts, in their order, over the plain decoder of their base.
 
     `start`: ids that every text of the base begins with; where empty, a text begins after `eos`, the end of another.
+    It reads linears alone: tokens choose the matrices of sparse experts by themselves. CompatibilityError where none is
+    adapted.
     """
-    paths = sorted({path for expert in experts for path in expert.pairs})
+    paths = sorted({path for expert in experts for path in expert.pairs if place(path) is None})
+    if not paths:
+        what, hint = "an Arrow router reads adapted linears, and no expert has one", "choose another router"
+        raise CompatibilityError(what, field="targets", hint=hint)
     widths = {path: next(x.pairs[path][0].shape[1] for x in experts if path in x.pairs) for path in paths}
     router = ArrowRouter(widths, len(experts))
-    for place, path in enumerate(paths):
+    for number, path in enumerate(paths):
         for index, expert in enumerate(experts):
             if path in expert.pairs:
                 router.prototypes[path][index] = direction(*expert.pairs[path])
             else:
-                router.adapts[place, index] = 0.0
+                router.adapts[number, index] = 0.0
     usual = project(decoder, 1, written(decoder, start, eos, seed), router.prototypes)
     scores = usual.unflatten(-1, router.mean.shape)
     router.mean.copy_(scores.mean(0))

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
@@ -16,7 +16,8 @@ from moesaic.adapters.slots import slots_of
 from moesaic.errors import RecipeError
 from moesaic.model.decoder import Decoder
 from moesaic.nn import SparseFFN
-from moesaic.nn.sparse import Experts
+from moesaic.nn.sparse import Asked, Experts
+from moesaic.routing import Gates
 
 
 def scatter_experts(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Parameter]:
@@ -38,18 +39,18 @@ def scatter_experts(decoder: Decoder, mesh: DeviceMesh) -> set[nn.Parameter]:
     return found
 
 
-def exchanged(experts: Experts, x: Float[Tensor, "m d"], ends: Int32[Tensor, " e"]) -> Float[Tensor, "m d"]:
+def exchanged(experts: Experts, x: Float[Tensor, "m d"], rows: Asked, gates: Gates | None) -> Float[Tensor, "m d"]:
     """The outputs of rows that are sorted by expert, each computed by the process that has its expert."""
-    world = distributed.get_world_size()
+    world, ends = distributed.get_world_size(), rows.ends
     asked = ends.long().diff(prepend=ends.new_zeros(1).long()).view(world, -1)  # rows of each expert, by process
     given = torch.empty_like(asked)
     distributed.all_to_all_single(given, asked)
     sent, received = asked.sum(1).tolist(), given.sum(1).tolist()
-    rows = Moved.apply(x, sent, received)
+    moving = Moved.apply(x, sent, received)
     own = torch.arange(asked.shape[1], device=x.device).repeat(world).repeat_interleave(given.flatten())
     order = own.argsort(stable=True)
     own_ends = given.sum(0).cumsum(0).int()
-    out = experts.product(rows[order], own_ends, piece(experts.gate_up_proj), piece(experts.down_proj))
+    out = experts.product(moving[order], own_ends, piece(experts.gate_up_proj), piece(experts.down_proj))
     back = torch.empty_like(out).index_copy(0, order, out)
     return Moved.apply(back, received, sent)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moesaic.adapters import LoRA, attach, merge
+from moesaic.adapters import LoRA, TensorTrain, attach, merge
 from moesaic.adapters.lora import linears
 from moesaic.config import TRAITS, DecoderConfig
 from moesaic.errors import CompatibilityError
@@ -31,9 +31,10 @@ def decoder(family: str, **changes) -> Decoder:
 @pytest.mark.parametrize("family", TRAITS)
 def test_a_family_is_adapted_by_the_names_of_its_linears_and_merged_says_the_same(family):
     base = decoder(family)
-    targets = [*ATTENTION, "gate"] if base.config.num_experts else ALL_TARGETS
-    expert = toy_expert(base, 1, targets=targets)
-    assert expert.targets == sorted(targets) and len(expert.pairs) == 2 * len(targets)
+    sparse = base.config.num_experts
+    expert = toy_expert(base, 1, targets=[*ALL_TARGETS, "gate"] if sparse else ALL_TARGETS)
+    assert expert.targets == sorted([*ATTENTION, "gate", "gate_up_proj", "down_proj"] if sparse else ALL_TARGETS)
+    assert len(expert.pairs) == 2 * (5 + 2 * sparse if sparse else 7)
     plain = base(IDS).logits
     attach(base, [expert])
     off, on = Gates.one(-1, 2, 1, plain), Gates.one(0, 2, 1, plain)
@@ -51,19 +52,31 @@ def test_a_target_that_a_base_does_not_have_is_refused_by_name():
         LoRA.fresh(decoder("llama"), 2, 4.0, ["q_proj", "w1", "c_attn"], range(9), generator)
 
 
-def test_the_matrices_of_sparse_experts_are_refused_by_name():
+def test_a_matrix_of_an_expert_that_the_base_does_not_have_is_refused_by_name():
+    def of(expert: int) -> LoRA:
+        path = f"layers.0.mlp.experts.{expert}.up_proj"
+        return LoRA(2, 4.0, {path: (torch.zeros(2, 32), torch.zeros(2, 48))})
+
+    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp\.experts\.1\.up_proj: the base has no such module"):
+        attach(decoder("llama"), [of(1)])
+    with pytest.raises(CompatibilityError, match=r"layers\.0\.mlp\.experts\.3\.up_proj: the base has no such expert"):
+        attach(decoder("mixtral"), [of(3)])
+    base = decoder("mixtral")
+    attach(base, [of(1)])
+    with pytest.raises(CompatibilityError, match="already carries experts"):
+        attach(base, [of(2)])
+
+
+def test_tensor_trains_adapt_linears_alone():
     base, generator = decoder("mixtral"), torch.Generator().manual_seed(0)
     assert {path.rsplit(".", 1)[-1] for path in linears(base)} == {*ATTENTION, "gate", "lm_head"}
-    with pytest.raises(
-        CompatibilityError, match=r"got up_proj; the matrices of a sparse ffn's experts cannot be adapt"
-    ):
-        LoRA.fresh(base, 2, 4.0, ["q_proj", "up_proj"], range(9), generator)
-    path = "layers.0.mlp.experts.1.up_proj"
-    foreign = LoRA(2, 4.0, {path: (torch.zeros(2, 32), torch.zeros(2, 48))})
-    with pytest.raises(CompatibilityError, match=rf"{path}: the base has no such module; .*sparse"):
-        attach(base, [foreign])
+    with pytest.raises(CompatibilityError, match="got up_proj; only experts of kind lora adapt the matrices of sparse"):
+        TensorTrain.fresh(base, 2, 4.0, ["q_proj", "up_proj"], range(9), generator)
 
 
-def test_dense_layers_among_sparse_ones_are_adapted():
+def test_dense_layers_and_sparse_ones_are_adapted_by_the_same_names():
     base = decoder("qwen3_moe", dense_layers=(1,))
-    assert list(toy_expert(base, 1, targets=["down_proj"]).pairs) == ["layers.1.mlp.down_proj"]
+    assert list(toy_expert(base, 1, targets=["down_proj", "up_proj"]).pairs) == [
+        *("layers.1.mlp.up_proj", "layers.1.mlp.down_proj"),
+        *(f"layers.0.mlp.experts.{e}.{name}" for e in range(3) for name in ("up_proj", "down_proj")),
+    ]

@@ -12,7 +12,7 @@ import torch
 from moesaic.adapters import LoRA
 from moesaic.artefacts.adapter import StoredExpert, load_expert, save_expert
 from moesaic.artefacts.base import load_base, save_base
-from moesaic.errors import CompatibilityError, MoesaicError
+from moesaic.errors import MoesaicError
 from moesaic.files import MANIFEST
 from moesaic.interop.peft_config import PLAIN
 from moesaic.interop.peft_tensors import ROOT
@@ -153,7 +153,7 @@ BROKEN = {  # what was done to it: (how, exit code, file, field, what is said)
     "IA3": (named(peft_type="IA3"), WEIGHTS, CONFIG, "peft_type", "not plain LoRA"),
     "PiSSA": (named(init_lora_weights="pissa_niter_4"), WEIGHTS, CONFIG, "init_lora_weights", "PiSSA"),
     "LoftQ": (named(loftq_config={"loftq_bits": 4}), WEIGHTS, CONFIG, "loftq_config", "LoftQ"),
-    "packed experts": (named(target_parameters=["gate_up"]), WEIGHTS, CONFIG, "target_parameters", "no linears"),
+    "packed experts": (named(target_parameters=["gate_up"]), WEIGHTS, CONFIG, "target_parameters", "no pair for"),
     "aLoRA": (named(alora_invocation_tokens=[1]), WEIGHTS, CONFIG, "alora_invocation_tokens", "aLoRA"),
     "Arrow": (named(arrow_config={"top_k": 1}), WEIGHTS, CONFIG, "arrow_config", "adopt the adapters"),
     "another task": (named(task_type="SEQ_CLS"), WEIGHTS, CONFIG, "task_type", "another task"),
@@ -274,16 +274,19 @@ def test_over_a_sparse_base_an_adapter_of_the_attention_alone_is_read(targets, s
 
 
 @pytest.mark.parametrize(
-    "module", ["block_sparse_moe.experts.0.w1", "mlp.experts.2.down_proj", "block_sparse_moe.gate"]
+    ("theirs", "ours"),
+    [
+        ("block_sparse_moe.experts.0.w1", "mlp.experts.0.gate_proj"),
+        ("mlp.experts.2.up_proj", "mlp.experts.2.up_proj"),
+        ("block_sparse_moe.gate", "mlp.gate"),
+    ],
 )
-def test_an_adapter_of_the_experts_of_a_sparse_base_is_refused_as_such(module, sparse):
+def test_the_names_of_both_versions_of_transformers_are_read(theirs, ours, sparse):
     decoder, folder = sparse
-    name = f"{ROOT}model.layers.0.{module}"
-    tensors(folder, **{f"{name}.lora_A.weight": torch.zeros(3, 32), f"{name}.lora_B.weight": torch.zeros(48, 3)})
-    config(folder, target_modules="all-linear", layers_to_transform=None)
-    with pytest.raises(CompatibilityError, match="a sparse ffn's experts cannot be adapted yet") as refused:
-        load_expert(folder, decoder=decoder)
-    assert (refused.value.path, refused.value.field) == (folder / ADAPTER, name)
+    name, rows = f"{ROOT}model.layers.0.{theirs}", 3 if theirs.endswith("gate") else 48
+    tensors(folder, **{f"{name}.lora_A.weight": torch.ones(3, 32), f"{name}.lora_B.weight": torch.ones(rows, 3)})
+    config(folder, target_modules="all-linear", layers_to_transform=None, exclude_modules=["k_proj", "o_proj"])
+    assert load_expert(folder, decoder=decoder).lora.pairs[f"layers.0.{ours}"][1].shape == (3, rows)
 
 
 def mixed(decoder) -> LoRA:

@@ -7,6 +7,7 @@ from moesaic.adapters import attach, merge
 from moesaic.errors import CompatibilityError
 from moesaic.kinds import difference as room
 from moesaic.kinds.difference import difference, truncated
+from moesaic.routing import Gates
 from moesaic.testing import tiny_decoder, toy_expert
 
 IDS = torch.randint(61, (2, 6), generator=torch.Generator().manual_seed(0))
@@ -77,11 +78,15 @@ def test_a_model_in_which_no_linear_changed_is_no_expert():
 
 
 @torch.no_grad()
-def test_what_changed_in_the_experts_of_a_sparse_base_lies_outside():
+def test_what_changed_in_the_experts_of_a_sparse_base_is_held_too():
     base, changed = (tiny_decoder(num_experts=3, experts_per_token=2) for _ in range(2))
-    merge(changed, [toy_expert(base, 1, targets=["q_proj", "gate"])], [1.0])
+    merge(changed, [toy_expert(base, 1, targets=["q_proj", "gate", "down_proj"])], [1.0])
     changed.layers[1].mlp.experts.gate_up_proj[2].chunk(2)[1].mul_(1.1)
-    found = difference(base, changed, 4)
-    assert found.lora.targets == ["gate", "q_proj"] and 0 < found.outside < 1
-    assert found.changed == {"layers.1.mlp.experts.2.up_proj.weight": pytest.approx(0.1)}
+    changed.layers[0].input_layernorm.weight.mul_(1.1)
+    found = difference(base, changed, 32)
+    assert found.lora.targets == ["down_proj", "gate", "q_proj", "up_proj"] and 0 < found.outside < 1
+    assert found.changed == {"layers.0.input_layernorm.weight": pytest.approx(0.1)} and found.kept > 0.999
+    base.layers[0].input_layernorm.weight.mul_(1.1)
+    expected = changed(IDS).logits
     attach(base, [found.lora])
+    torch.testing.assert_close(base(IDS, None, Gates.one(0, 2, 1, expected)).logits, expected, rtol=1e-5, atol=1e-5)
