@@ -3,7 +3,8 @@
 Knows nothing about splits, tokens or the formats of files. Refuses or skips unusable rows, with file, line and field.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -58,7 +59,14 @@ def read_examples(path: Path) -> list[Example]:
 def read_rows(
     path: Path, rejects: Rejects | None = None, limit: int | None = None, every: int = 1
 ) -> list[list[Example]]:
-    """Rows of a file, each as its examples (at least one); unusable rows go to `rejects`.
+    """All rows of a file; see `streamed_rows`."""
+    return [*streamed_rows(path, rejects, limit, every)]
+
+
+def streamed_rows(
+    path: Path, rejects: Rejects | None = None, limit: int | None = None, every: int = 1
+) -> Iterator[list[Example]]:
+    """Rows of a file, each as its examples (at least one), while it is read; unusable rows go to `rejects`.
 
     `limit`: read until so many different usable rows are found, and nothing behind them. `every`: only one row in so
     many, from the first one on.
@@ -79,12 +87,12 @@ def usable(
     expected: str,
     limit: int | None = None,
     every: int = 1,
-) -> list[list[Example]]:
+) -> Iterator[list[Example]]:
     """Read one in `every` given row by `read` until `limit` different ones are found; unusable rows go to `rejects`.
 
     Raises DataError, with `expected`, if no row is usable.
     """
-    rows, groups, ignored = [], set[str](), list[str]()
+    rows, groups, ignored = 0, set[str](), Counter[str]()
     for one in rejects.watch(path, islice(given, 0, None, every)):
         try:
             if one.defect:
@@ -94,17 +102,18 @@ def usable(
         except DataError as error:
             rejects.add(error.at(path=path, line=one.number), path, one.number, one.text)
             continue
-        rows.append(row)
-        groups.add(row[0].group)
-        ignored += ignored_keys(one.row)
-        if len(groups) == limit:
-            break
+        rows += 1
+        ignored.update(ignored_keys(one.row))
+        yield row
+        if limit:
+            groups.add(row[0].group)
+            if len(groups) == limit:
+                break
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
         raise DataError("no usable rows" if left_out else "no rows", path=path, expected=expected, got=got)
-    rejects.used(path, len(rows), ignored)
-    return rows
+    rejects.used(path, rows, ignored)
 
 
 def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: int | None = None) -> list[Example]:
