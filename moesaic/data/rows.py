@@ -4,14 +4,14 @@ Knows nothing about splits, tokens or the formats of files. Refuses or skips unu
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import islice
 from os.path import basename
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from moesaic.data.containers import TO_LINES, Given, converting, rows_of
 from moesaic.data.rejects import Rejects
@@ -50,6 +50,27 @@ def text_of(example: Example) -> str:
     if example.texts:
         return example.prompt
     return f"{example.prompt}\n{example.response}" if example.prompt else example.response
+
+
+class Texts(Sequence[str]):
+    """The texts of examples, made when they are asked for."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        found = self.examples[at]
+        return text_of(found) if isinstance(found, Example) else [*map(text_of, found)]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(text_of, self.examples)
 
 
 def read_examples(path: Path) -> list[Example]:

@@ -69,14 +69,16 @@ class Domain:
 
     def without(self, judged: set[str]) -> "Domain":
         """Drop training rows whose group is in `judged`, which are test rows of another domain."""
-        lost = judged.intersection(groups_of(self.train))
+        if isinstance(self.train, StoredRows):
+            left = self.train.without(judged)
+            kept: Sequence[Example] = left
+            lost = len(self.train.table) - len(left.table)
+        else:
+            kept = [row for row in self.train if row.group not in judged]
+            lost = len({row.group for row in self.train}) - len({row.group for row in kept})
         if not lost:
             return self
-        if isinstance(self.train, StoredRows):
-            kept: Sequence[Example] = self.train.without(lost)
-        else:
-            kept = [row for row in self.train if row.group not in lost]
-        dropped = {**self.dropped, "train: in another domain's test": len(lost)}
+        dropped = {**self.dropped, "train: in another domain's test": lost}
         return replace(self, train=kept, dropped=dropped, known=None)
 
 

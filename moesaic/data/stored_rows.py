@@ -211,8 +211,4 @@ def unpacked(data: bytes, group: str) -> list[Example]:
             Example(prompt, response, group, source, (), tuple(texts), **beside) for prompt, response, texts in body[0]
         ]
     turns = tuple(Message(role, content) for role, content in body[0])
-    return [
-        Example(plain(turns[:at]), turns[at].content, group, source, turns[:at], **beside) for at in body[1]
-    ]
-
-
+    return [Example(plain(turns[:at]), turns[at].content, group, source, turns[:at], **beside) for at in body[1]]

@@ -20,7 +20,12 @@ NAME = "rows"
 TOGETHER = 2000
 """Examples that are encoded together."""
 TOKENS_PER_FILE = 1 << 22
-COLUMNS: dict[str, np.dtype[Any]] = {"hashes": HASH, "prompts": np.dtype("<i4"), "lost": np.dtype("<i4"), "cut": np.dtype("u1")}
+COLUMNS: dict[str, np.dtype[Any]] = {
+    "hashes": HASH,
+    "prompts": np.dtype("<i4"),
+    "lost": np.dtype("<i4"),
+    "cut": np.dtype("u1"),
+}
 """Numbers of each row -> their type in their files."""
 
 
@@ -34,7 +39,9 @@ class StoredTokens(Sequence[Tokens]):
             return [mapped(folder / file_name(NAME, file, column), kind) for file in files]
 
         self._stream = Stream(NAME, of("tokens", kind), of("ends", END), of("hashes", HASH))
-        self.prompts, self.lost, self.cut = (np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "lost", "cut"))
+        self.prompts, self.lost, self.cut = (
+            np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "lost", "cut")
+        )
         self.lengths, self._examples = self._stream.lengths, examples
 
     def __len__(self) -> int:

@@ -66,14 +66,13 @@ class Prepared:
             self._remember("files", str(path), [*about, found])
         return found
 
-    def digest_of(self, names: Any, compute: Callable[[], str]) -> str:
-        """A digest of what has these names; computed once."""
+    def value(self, names: Any, compute: Callable[[], Any]) -> Any:
+        """Plain data that depends on what has these names, and on nothing else; computed once."""
         key = digest(names)
-        found = self._known("digests").get(key)
-        if found is None:
-            found = compute()
-            self._remember("digests", key, found)
-        return found
+        if key not in (known := self._known("values")):
+            self._remember("values", key, found := compute())
+            return found
+        return known[key]
 
     def _known(self, what: str) -> Mapping[str, Any]:
         return self._index().get(what, {})

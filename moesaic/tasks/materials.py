@@ -57,10 +57,16 @@ class Materials:
 
     def _known(self, domain: Domain) -> Domain:
         """The same domain with its digest, where that is known by name."""
-        names = [some.name for some in (domain.train, domain.validation) if isinstance(some, StoredRows)]
-        if not names:
+        if not isinstance(domain.train, StoredRows):
             return domain
-        return replace(domain, known=self.prepared.digest_of(["domain", names], lambda: domain.digest))
+        names = ["domain", self.name_of(domain.train), self.name_of(domain.validation)]
+        return replace(domain, known=self.prepared.value(names, lambda: domain.digest))
+
+    def name_of(self, examples: Sequence[Example]) -> str:
+        """A name that tells the content and the order of examples."""
+        if isinstance(examples, StoredRows):
+            return examples.name
+        return digest_of_list(example.told for example in examples)
 
     def _domain(self, name: str, data: Data) -> Domain:
         """Read a domain, or find its rows where they are kept; those of demos and of the hub stay in memory."""
@@ -146,8 +152,9 @@ class Materials:
         def compute() -> str:
             return digest_of_list(example.told for some in lists for example in some)
 
-        names = [some.name for some in lists if isinstance(some, StoredRows)]
-        return self.prepared.digest_of(["examples", names], compute) if len(names) == len(lists) else compute()
+        if not all(isinstance(some, StoredRows) for some in lists):
+            return compute()
+        return self.prepared.value(["examples", *map(self.name_of, lists)], compute)
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:

@@ -118,7 +118,11 @@ class TextTask(Task[Tokens]):
         """The rows of all examples of a domain: where these are kept on disk, encoded once and kept beside them."""
         if not isinstance(examples, StoredRows):
             return self.encoded(examples, length, domain)
-        tokenizer, given, watch = self.foundation.tokenizer, self.recipe.router.prompt_tokens, partial(self.watch, domain)
+        tokenizer, given, watch = (
+            self.foundation.tokenizer,
+            self.recipe.router.prompt_tokens,
+            partial(self.watch, domain),
+        )
         key = digest(["tokens", examples.name, tokenizer.identity, length, given])
         folder, facts = self.materials.prepared.folder(
             key, lambda at: encode_into(at, examples, tokenizer, length, given, watch), examples.path.parent
