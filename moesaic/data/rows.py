@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, overload
 from moesaic.data.containers import TO_LINES, Given, converting, rows_of
 from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
-from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain
+from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain_at
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,12 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so different rows differ
     source = f"{basename(path)}:{line}" if path else ""
+    asked = [prompt for prompt, _ in pairs if not isinstance(prompt, str)]  # the messages before each answer
+    written = iter(plain_at(asked[-1], map(len, asked)) if asked else ())
     return [
         Example(prompt, response, group, source, correct=correct, incorrect=incorrect)
         if isinstance(prompt, str)
-        else Example(plain(prompt), response, group, source, prompt, correct=correct, incorrect=incorrect)
+        else Example(next(written), response, group, source, prompt, correct=correct, incorrect=incorrect)
         for prompt, response in pairs
     ]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from moesaic.data.rows import Example
 from moesaic.files import digest, disk
-from moesaic.tokenizer.conversation import Message, plain
+from moesaic.tokenizer.conversation import Message, plain_at
 
 ROWS = "rows.bin"
 INDEX_OF = "index.bin"
@@ -211,4 +211,5 @@ def unpacked(data: bytes, group: str) -> list[Example]:
             Example(prompt, response, group, source, (), tuple(texts), **beside) for prompt, response, texts in body[0]
         ]
     turns = tuple(Message(role, content) for role, content in body[0])
-    return [Example(plain(turns[:at]), turns[at].content, group, source, turns[:at], **beside) for at in body[1]]
+    prompts = zip(body[1], plain_at(turns, body[1]), strict=True)
+    return [Example(text, turns[at].content, group, source, turns[:at], **beside) for at, text in prompts]

@@ -65,7 +65,7 @@ class Models:
         """The base, for reading only; `fresh_base` loads one that may be changed."""
         if not self.base_at.is_dir() and not self.recipe.base.place:
             raise RecipeError("there is no base yet", path=self.base_at, hint="make it first: moesaic pretrain RECIPE")
-        base = self.fresh_base()
+        base = load_base(self.base_at, self.base_origin, mapped=True)
         self.require_room(base.decoder)
         return base
 
@@ -77,7 +77,7 @@ class Models:
         return backbone
 
     def fresh_base(self) -> Base:
-        return load_base(self.base_at, self.base_origin)
+        return load_base(self.base_at, self.base_origin, mapped=True, known=self.base)
 
     def fresh_backbone(self) -> Backbone:
         return load_backbone(self.base_at, self.base_origin)
