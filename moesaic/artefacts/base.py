@@ -5,7 +5,7 @@ A folder without a manifest loads too, unverified. Knows nothing about experts.
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +82,27 @@ def write_description(folder: Path, config: DecoderConfig, dtype: torch.dtype, t
     write_config(folder, config, dtype, tokens)
 
 
-def load_base(folder: Path, origin: Mapping[str, str] | None = None, compute: Compute = HOST) -> Base:
+def load_base(
+    folder: Path,
+    origin: Mapping[str, str] | None = None,
+    compute: Compute = HOST,
+    mapped: bool = False,
+    known: Base | None = None,
+) -> Base:
     """Read a base and check it against its manifest if it has one, else against its own config.
 
     `compute`: where its weights lie, and in which type. The fingerprint is that of float32, whatever the type.
+    `mapped`: tensors of the type that is computed in are views of the files, whose memory all processes share; writing
+    into one changes a private copy. `known`: the same base, read before: its files are not hashed again.
     """
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
     model = require_model(folder)
-    if (folder / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file() and not known:
         read_manifest(folder, KIND)
-    decoder, found = read_decoder(model, as_stored if compute.lower else by_default)
+    decoder, found = read_decoder(model, as_stored if compute.lower else by_default, mapped)
+    if known:
+        return replace(known, decoder=put(decoder, compute))
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     require_rows(tokenizer, decoder.config.vocab_size, model)
     fingerprint = identify(decoder, tokenizer, torch.get_default_dtype())

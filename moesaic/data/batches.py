@@ -5,8 +5,8 @@ Knows nothing about files, splits or models, and only a small interface of token
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from functools import cached_property, lru_cache
+from typing import Any, Generic, Protocol, TypeVar, overload, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from numpy.random import Philox, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moesaic.data.cuts import truncated
+from moesaic.data.cuts import lengths_of, lost_of, truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.hardware import sent
@@ -169,33 +169,72 @@ class RowLike(Protocol):
 R = TypeVar("R", bound=RowLike)
 
 
+class Joined(Sequence[R]):
+    """The rows of several sequences as one. `evenly`: those of shorter ones repeated until all are as long."""
+
+    def __init__(self, parts: Sequence[Sequence[R]], evenly: bool = False):
+        self.parts = parts
+        self.sizes = [max(map(len, parts))] * len(parts) if evenly else [*map(len, parts)]
+        self._ends = np.cumsum(self.sizes)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of every row."""
+        return self._all(lengths_of)
+
+    @property
+    def lost(self) -> NDArray[np.int64]:
+        """The number of tokens that were cut off every row."""
+        return self._all(lost_of)
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    @overload
+    def __getitem__(self, at: int) -> R: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[R]: ...
+    def __getitem__(self, at: int | slice) -> R | list[R]:
+        if isinstance(at, slice):
+            return [self[one] for one in range(*at.indices(len(self)))]
+        at = range(len(self))[at]
+        number = int(np.searchsorted(self._ends, at, side="right"))
+        part = self.parts[number]
+        return part[(at - int(self._ends[number]) + self.sizes[number]) % len(part)]
+
+    def _all(self, of: Callable[[Sequence[R]], NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate([np.resize(of(part), size) for part, size in zip(self.parts, self.sizes, strict=True)])
+
+
 class Schedule(Generic[R]):
     """The rows of every training step: each row once per epoch, in batches of similar length.
 
     One batch of an epoch is smaller if the batch size does not divide the number of rows.
     """
 
-    def __init__(self, rows: list[R], batch: int, seed: int):
+    def __init__(self, rows: Sequence[R], batch: int, seed: int):
         if not rows:
             raise DataError("no rows to train on")
         self.rows, self.batch, self.seed = rows, batch, seed
         self.steps = -(-len(rows) // batch)  # of an epoch
+        self._lengths = lengths_of(rows)
         self._epoch = lru_cache(maxsize=1)(self._draw)
 
     def __call__(self, step: int) -> list[R]:
         epoch, at = divmod(step, self.steps)
-        return [self.rows[i] for i in self._epoch(epoch)[at]]
+        order, batches = self._epoch(epoch)
+        start = int(batches[at]) * self.batch
+        return [self.rows[i] for i in order[start : start + self.batch].tolist()]
 
     def names(self, step: int) -> list[str]:
         return [row.source for row in self(step)]
 
-    def _draw(self, epoch: int) -> list[list[int]]:
-        draw, size = _stream(self.seed, epoch), self.batch * WINDOW
-        order = _shuffled(draw, len(self.rows))
-        for i in range(0, len(order), size):
-            order[i : i + size] = sorted(order[i : i + size], key=lambda row: len(self.rows[row].ids))
-        batches = [order[i : i + self.batch] for i in range(0, len(order), self.batch)]
-        return [batches[i] for i in _shuffled(draw, len(batches))]
+    def _draw(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The order of the rows in an epoch, and that of the batches cut from it."""
+        draw = _stream(self.seed, epoch)
+        order = _drawn(draw, len(self.rows))
+        window = np.arange(len(order)) // (self.batch * WINDOW)
+        return order[np.lexsort((self._lengths[order], window))], _drawn(draw, self.steps)
 
 
 @runtime_checkable
@@ -282,10 +321,6 @@ class Packed:
         """The order of the texts in an epoch, and the number of tokens up to the end of each."""
         order = _drawn(_stream(self.seed, epoch), len(self.documents.lengths))
         return order, np.cumsum(self.documents.lengths[order])
-
-
-def _shuffled(draw: Philox, n: int) -> list[int]:
-    return _drawn(draw, n).tolist()
 
 
 def _drawn(draw: Philox, n: int) -> NDArray[np.int64]:

@@ -4,28 +4,57 @@ Knows nothing about how rows are cut.
 """
 
 from collections.abc import Collection
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @runtime_checkable
-class Cuttable(Protocol):
-    """A row as ids; `lost`: the number of ids that were cut off."""
+class Sized(Protocol):
+    """A row as ids."""
 
     @property
     def ids(self) -> list[int]: ...
+
+
+@runtime_checkable
+class Cuttable(Sized, Protocol):
+    """A row as ids; `lost`: the number of ids that were cut off."""
+
     @property
     def lost(self) -> int: ...
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """Rows whose tokens are counted already, by row."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]: ...
+    @property
+    def lost(self) -> NDArray[np.int64]: ...
+
+
+def lengths_of(rows: Collection[Sized]) -> NDArray[np.int64]:
+    """The number of ids of every row."""
+    return rows.lengths if isinstance(rows, Counted) else np.array([len(row.ids) for row in rows], np.int64)
+
+
+def lost_of(rows: Collection[Any]) -> NDArray[np.int64]:
+    """The number of ids that were cut off every row."""
+    return rows.lost if isinstance(rows, Counted) else np.array([row.lost for row in rows], np.int64)
+
+
 def truncated(rows: Collection[Cuttable]) -> int:
     """Count the rows that were cut."""
-    return sum(row.lost > 0 for row in rows)
+    return int(np.count_nonzero(lost_of(rows)))
 
 
 def cut_of(rows: Collection[Cuttable]) -> dict[str, float]:
     """The share of the tokens of all rows that was cut off, as `cut`; empty where no row was cut."""
-    lost = sum(row.lost for row in rows)
-    return {"cut": lost / (lost + sum(len(row.ids) for row in rows))} if lost else {}
+    lost = int(lost_of(rows).sum())
+    return {"cut": lost / (lost + int(lengths_of(rows).sum()))} if lost else {}
 
 
 def told(split: str, rows: Collection[Cuttable], length: int) -> str | None:

@@ -4,21 +4,16 @@ Knows nothing about sources of texts, and ignores duplicates within a split.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Literal
 
 import numpy as np
 
+from moesaic.data.shortlist import MIX, WIDTH, Key, Place, Watch, shortlist
 from moesaic.data.words import folded, words
 from moesaic.errors import DataError
-
-Key = tuple[str, str]  # (domain, split)
-Place = tuple[str, str, int]  # (domain, split, index)
-
-WIDTH = 5  # words in a shingle
-MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd multiplier with well-spread bits, which hashes the words of a shingle
 
 
 @dataclass(frozen=True)
@@ -31,26 +26,24 @@ class Duplicate:
     similarity: float
 
 
-Watch = Callable[[Collection[str]], Iterable[str]]
-"""Passes texts on, and may report how many are read."""
-
-
-def find_duplicates(texts: dict[Key, list[str]], near: float = 0.8, watch: Watch = iter) -> list[Duplicate]:
+def find_duplicates(texts: Mapping[Key, Sequence[str]], near: float = 0.8, watch: Watch = iter) -> list[Duplicate]:
     """All pairs with different keys whose texts are equal, or whose shingles overlap by `near`.
 
     Equal texts may differ in case, space and Unicode composition. The overlap is the Jaccard index of shingles of five
     words. The search is exact; a text of fewer than five words has
-    only exact duplicates. The pairs, and `a` and `b` in each, follow the order of `texts`.
+    only exact duplicates. The pairs, and `a` and `b` in each, follow the order of `texts`. Only texts that may be in a
+    pair are in memory together.
     """
     if not 0 < near <= 1:
         raise DataError("the threshold of near duplicates is out of range", expected="0 < near <= 1", got=near)
-    rank = {(*key, index): number for number, (key, index) in enumerate(indices(texts))}
+    places = shortlist(texts, near, watch)
+    rank = {place: number for number, place in enumerate(places)}
     equal: dict[str, list[Place]] = {}
-    for key, index in indices(texts):
-        equal.setdefault(folded(texts[key][index]), []).append((*key, index))
+    for domain, split, index in places:
+        equal.setdefault(folded(texts[domain, split][index]), []).append((domain, split, index))
     groups = list(equal.values())
     pairs = [Duplicate("exact", a, b, 1.0) for group in groups for a, b in combinations(group, 2)]
-    for i, j, similarity in similar(shingled(watch(equal)), homes(groups), near):
+    for i, j, similarity in similar(shingled(equal), homes(groups), near):
         for a, b in product(groups[i], groups[j]):
             first, second = sorted((a, b), key=rank.__getitem__)
             pairs.append(Duplicate("near", first, second, similarity))
@@ -62,10 +55,6 @@ def summary(duplicates: list[Duplicate]) -> dict[str, dict[str, int]]:
     """Number of pairs of each kind that two keys share: `{"code/train ~ code/test": {"exact": 0, "near": 2}}`."""
     counts = Counter(("/".join(pair.a[:2]) + " ~ " + "/".join(pair.b[:2]), pair.kind) for pair in duplicates)
     return {keys: {kind: counts[keys, kind] for kind in ("exact", "near")} for keys, _ in counts}
-
-
-def indices(texts: dict[Key, list[str]]) -> Iterator[tuple[Key, int]]:
-    return ((key, index) for key, rows in texts.items() for index in range(len(rows)))
 
 
 def homes(groups: list[list[Place]]) -> np.ndarray:

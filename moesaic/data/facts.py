@@ -5,6 +5,8 @@ Knows nothing about ids, nor where facts are shown.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from itertools import groupby
 from typing import Any
 
 from moesaic.data.rows import Example
@@ -20,7 +22,8 @@ def facts_of(domain: Domain) -> dict[str, Any]:
         found["labels"] = {split: dict(Counter(row.response for row in some)) for split, some in rows.items()}
         found["labels_alike"] = alike(domain.labels)
         found["texts_with_two_labels"] = contradicted(row for some in rows.values() for row in some)
-    found["prompts_in_train_and_test"] = len(prompts(rows["train"]) & prompts(rows["test"]))
+    tested = {*prompts(rows["test"])}
+    found["prompts_in_train_and_test"] = len({mark for mark in prompts(rows["train"]) if mark in tested})
     return {fact: value for fact, value in found.items() if value}
 
 
@@ -34,26 +37,40 @@ def alike(labels: Iterable[str]) -> list[list[str]]:
 
 def contradicted(rows: Iterable[Example]) -> int:
     """Count the texts that have more than one label."""
-    labels: dict[str, set[str]] = defaultdict(set)
+    labels: dict[bytes, str] = {}
+    found = set[bytes]()
     for row in rows:
-        labels["\0".join(map(folded, row.texts))].add(row.response)
-    return sum(len(some) > 1 for some in labels.values())
+        text = mark_of("\0".join(map(folded, row.texts)))
+        if labels.setdefault(text, row.response) != row.response:
+            found.add(text)
+    return len(found)
 
 
-def prompts(rows: Iterable[Example]) -> set[str]:
-    return {folded(row.prompt) for row in rows if row.prompt}
+def prompts(rows: Iterable[Example]) -> Iterator[bytes]:
+    """The marks of prompts; equal prompts may differ in case and white space."""
+    return (mark_of(folded(row.prompt)) for row in rows if row.prompt)
+
+
+def mark_of(text: str) -> bytes:
+    """Few bytes in place of a text; no two texts have the same."""
+    return blake2b(text.encode(), digest_size=16).digest()
 
 
 def spelling(examples: Iterable[Example], spelled: Callable[[str], str | None]) -> str | None:
     """A warning about rows that spell special tokens, as rows do that were written with a chat template already.
 
-    `spelled`: the special token that a text spells. None where no row spells one.
+    The examples of a row follow each other. `spelled`: the special token that a text spells. None where no row spells
+    one.
     """
-    rows = {one.group: one for one in examples}.values()  # the last example of a row has the texts of all
-    found = [token for one in rows if (token := spelled(f"{one.prompt}\n{one.response}"))]
+    seen, found, first = set[str](), 0, ""
+    for group, some in groupby(examples, lambda one: one.group):
+        *_, last = some  # has the texts of all
+        if group not in seen and (token := spelled(f"{last.prompt}\n{last.response}")):
+            found, first = found + 1, first or token
+        seen.add(group)
     if not found:
         return None
-    what = f"{len(found)} of {len(rows)} rows spell special tokens, such as {found[0]}, which are read as text"
+    what = f"{found} of {len(seen)} rows spell special tokens, such as {first}, which are read as text"
     return f"{what}: give messages, which the chat template writes"
 
 

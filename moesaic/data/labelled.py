@@ -61,15 +61,18 @@ def labels_of(data: LabelledData, resolve: Callable[[str], Path], rejects: Rejec
 
 def read_labelled(
     source: Source, data: LabelledData, labels: Labels | None, resolve: Callable[[str], Path], rejects: Rejects
-) -> list[list[Example]]:
-    """Rows of a source, each as a single example; without `labels`, a response is the label as written."""
+) -> Iterator[list[Example]]:
+    """Rows of a source, each as a single example, while it is read.
+
+    Without `labels`, a response is the label as written.
+    """
     path = place_of(source, data, resolve)
     known = {column for columns in data.spellings for column in columns}
     columns = Columns(known, data.known.headerless if data.known else ())
     given = numbered(hub_rows(path)) if source.path.startswith(HUB) else rows_of(path, columns)
     wanted = " and ".join((*data.spellings[0], data.label_columns[0]))
     read = partial(example_of, data, labels, path)
-    return usable(path, given, read, rejects, f"rows with {wanted}", source.limit, source.every)
+    yield from usable(path, given, read, rejects, f"rows with {wanted}", source.limit, source.every)
 
 
 def example_of(data: LabelledData, labels: Labels | None, path: Path, line: int, row: Row) -> list[Example]:

@@ -5,7 +5,7 @@ Knows nothing about the reasons themselves, nor about files that list these rows
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +69,12 @@ class Rejects:
             raise error
         why = DataError(error.what, expected=error.expected, got=error.got, hint=error.hint)
         text = raw[: 4 * TEXT_LIMIT].decode("utf-8", "replace")[:TEXT_LIMIT].rstrip("\r\n")
-        self._found[str(path), line] = Reject(str(path), line, error.field, str(why), text)
-        if len(self._found) > self.most:
+        self._add(Reject(str(path), line, error.field, str(why), text))
+
+    def _add(self, reject: Reject) -> None:
+        self._found[reject.path, reject.line] = reject
+        if self.most is not None and len(self._found) > self.most:
+            path, line = reject.path, reject.line
             first = "; ".join(map(str, list(self._found.values())[:SHOWN]))
             where = f"; see {self.listed_at}" if self.listed_at else ""
             what, got = "too many unusable rows", len(self._found)
@@ -80,6 +84,25 @@ class Rejects:
     def used(self, path: Path, rows: int, ignored: Iterable[str] = ()) -> None:
         """Count the usable rows of a file, and the rows with each key that other programs read and this one ignores."""
         self._used[str(path)], self._ignored[str(path)] = rows, Counter(ignored)
+
+    def told(self, paths: Iterable[Path]) -> dict[str, Any]:
+        """Everything about some files, as plain data."""
+        return {
+            str(path): {
+                "used": self._used[str(path)],
+                "ignored": dict(self._ignored[str(path)]),
+                "rejects": [asdict(reject) for reject in self.of(path)],
+            }
+            for path in paths
+            if str(path) in self._used
+        }
+
+    def recall(self, told: Mapping[str, Any]) -> None:
+        """Add what `told` has said about files that are not read again; raises if too many rows are skipped."""
+        for path, facts in told.items():
+            self.used(Path(path), facts["used"], facts["ignored"])
+            for reject in facts["rejects"]:
+                self._add(Reject(**reject))
 
     def of(self, path: Path) -> list[Reject]:
         return [reject for reject in self._found.values() if reject.path == str(path)]

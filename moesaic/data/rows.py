@@ -3,19 +3,20 @@
 Knows nothing about splits, tokens or the formats of files. Refuses or skips unusable rows, with file, line and field.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import islice
 from os.path import basename
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from moesaic.data.containers import TO_LINES, Given, converting, rows_of
 from moesaic.data.rejects import Rejects
 from moesaic.errors import DataError
-from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain
+from moesaic.tokenizer.conversation import ROLES, Conversation, Message, plain_at
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,27 @@ def text_of(example: Example) -> str:
     return f"{example.prompt}\n{example.response}" if example.prompt else example.response
 
 
+class Texts(Sequence[str]):
+    """The texts of examples, made when they are asked for."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @overload
+    def __getitem__(self, at: int) -> str: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[str]: ...
+    def __getitem__(self, at: int | slice) -> str | list[str]:
+        found = self.examples[at]
+        return text_of(found) if isinstance(found, Example) else [*map(text_of, found)]
+
+    def __iter__(self) -> Iterator[str]:
+        return map(text_of, self.examples)
+
+
 def read_examples(path: Path) -> list[Example]:
     return [example for row in read_rows(path) for example in row]
 
@@ -58,7 +80,14 @@ def read_examples(path: Path) -> list[Example]:
 def read_rows(
     path: Path, rejects: Rejects | None = None, limit: int | None = None, every: int = 1
 ) -> list[list[Example]]:
-    """Rows of a file, each as its examples (at least one); unusable rows go to `rejects`.
+    """All rows of a file; see `streamed_rows`."""
+    return [*streamed_rows(path, rejects, limit, every)]
+
+
+def streamed_rows(
+    path: Path, rejects: Rejects | None = None, limit: int | None = None, every: int = 1
+) -> Iterator[list[Example]]:
+    """Rows of a file, each as its examples (at least one), while it is read; unusable rows go to `rejects`.
 
     `limit`: read until so many different usable rows are found, and nothing behind them. `every`: only one row in so
     many, from the first one on.
@@ -79,12 +108,12 @@ def usable(
     expected: str,
     limit: int | None = None,
     every: int = 1,
-) -> list[list[Example]]:
+) -> Iterator[list[Example]]:
     """Read one in `every` given row by `read` until `limit` different ones are found; unusable rows go to `rejects`.
 
     Raises DataError, with `expected`, if no row is usable.
     """
-    rows, groups, ignored = [], set[str](), list[str]()
+    rows, groups, ignored = 0, set[str](), Counter[str]()
     for one in rejects.watch(path, islice(given, 0, None, every)):
         try:
             if one.defect:
@@ -94,17 +123,18 @@ def usable(
         except DataError as error:
             rejects.add(error.at(path=path, line=one.number), path, one.number, one.text)
             continue
-        rows.append(row)
-        groups.add(row[0].group)
-        ignored += ignored_keys(one.row)
-        if len(groups) == limit:
-            break
+        rows += 1
+        ignored.update(ignored_keys(one.row))
+        yield row
+        if limit:
+            groups.add(row[0].group)
+            if len(groups) == limit:
+                break
     if not rows:
         left_out = rejects.of(path)
         got = f"{len(left_out)} rows, all bad, {left_out[0]}" if left_out else None
         raise DataError("no usable rows" if left_out else "no rows", path=path, expected=expected, got=got)
-    rejects.used(path, len(rows), ignored)
-    return rows
+    rejects.used(path, rows, ignored)
 
 
 def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: int | None = None) -> list[Example]:
@@ -117,10 +147,12 @@ def examples_of(row: Mapping[str, Any], path: Path | str | None = None, line: in
         raise
     group = sha256("\0".join(texts).encode()).hexdigest()[:16]  # no text has a NUL, so different rows differ
     source = f"{basename(path)}:{line}" if path else ""
+    asked = [prompt for prompt, _ in pairs if not isinstance(prompt, str)]  # the messages before each answer
+    written = iter(plain_at(asked[-1], map(len, asked)) if asked else ())
     return [
         Example(prompt, response, group, source, correct=correct, incorrect=incorrect)
         if isinstance(prompt, str)
-        else Example(plain(prompt), response, group, source, prompt, correct=correct, incorrect=incorrect)
+        else Example(next(written), response, group, source, prompt, correct=correct, incorrect=incorrect)
         for prompt, response in pairs
     ]
 

@@ -5,29 +5,29 @@ a `limit` reads the first rows of a file.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import count
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from moesaic.data import demo
 from moesaic.data.labelled import labels_of, place_of, read_labelled
 from moesaic.data.rejects import Rejects
-from moesaic.data.rows import Example, examples_of, read_rows
+from moesaic.data.rows import Example, examples_of, streamed_rows
+from moesaic.data.stored_rows import InMemory, Shelf, StoredRows, groups_of
 from moesaic.errors import DataError, nearest
-from moesaic.files import digest
+from moesaic.files.plain import digest_of_lists
 from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source, Sources
 
 SPLITS = ("train", "validation", "test")
 
-Groups = dict[str, list[Example]]
-"""Hash of a row -> its examples."""
+Groups = dict[str, Any]
+"""Hash of a row -> what its shelf finds it by."""
 
-Reader = Callable[[Source], list[list[Example]]]
+Reader = Callable[[Source], Iterable[list[Example]]]
 Resolve = Callable[[str], Path]
 
 
@@ -50,36 +50,47 @@ class Domain:
     """A domain's examples, sorted by the hash of their row; `dropped` counts dropped rows by reason.
 
     `labels`: all labels in their order, for rows with labels. `read`: the number of different rows in each file, by the
-    key that names the files: a `limit` of that number reads the same rows again.
+    key that names the files: a `limit` of that number reads the same rows again. `known`: the digest, if it is known.
     """
 
     name: str
-    train: list[Example]
-    validation: list[Example]
-    test: list[Example]
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
     dropped: dict[str, int]
     labels: tuple[str, ...] = ()
     read: dict[str, list[int]] = field(default_factory=dict, compare=False)
+    known: str | None = field(default=None, compare=False)
 
     @cached_property
     def digest(self) -> str:
         """Hash of the content of train and validation, independent of names of the domain and its files."""
-        return digest([[row.told for row in some] for some in (self.train, self.validation)])
+        return self.known or digest_of_lists((row.told for row in some) for some in (self.train, self.validation))
 
     def without(self, judged: set[str]) -> "Domain":
         """Drop training rows whose group is in `judged`, which are test rows of another domain."""
-        kept = [row for row in self.train if row.group not in judged]
-        lost = {row.group for row in self.train} - {row.group for row in kept}
-        dropped = {**self.dropped, "train: in another domain's test": len(lost)} if lost else self.dropped
-        return replace(self, train=kept, dropped=dropped)
+        if isinstance(self.train, StoredRows):
+            left = self.train.without(judged)
+            kept: Sequence[Example] = left
+            lost = len(self.train.table) - len(left.table)
+        else:
+            kept = [row for row in self.train if row.group not in judged]
+            lost = len({row.group for row in self.train}) - len({row.group for row in kept})
+        if not lost:
+            return self
+        dropped = {**self.dropped, "train: in another domain's test": lost}
+        return replace(self, train=kept, dropped=dropped, known=None)
 
 
-def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None = None) -> Domain:
+def load_domain(
+    name: str, data: Data, resolve: Resolve, rejects: Rejects | None = None, shelf: Shelf[Any] | None = None
+) -> Domain:
     """Read a domain's rows and make its splits disjoint: shared rows stay in test, otherwise in validation.
 
-    `resolve` finds the file of a source; unusable rows go to `rejects`.
+    `resolve` finds the file of a source; unusable rows go to `rejects`, the others to `shelf` (default: in memory).
     """
-    given = READERS[type(data)](data, resolve, rejects)
+    shelf = shelf or InMemory()
+    given = READERS[type(data)](data, resolve, rejects, shelf)
     read, dropped = dict(given.rows), dict(given.dropped)
     for split, other in (("validation", "test"), ("train", "test"), ("train", "validation")):
         dropped[f"{split}: also in {other}"] = len(read[split].keys() & read[other].keys())
@@ -91,75 +102,93 @@ def load_domain(name: str, data: Data, resolve: Resolve, rejects: Rejects | None
             hint = "add other rows, or name a file for validation"
             got = ", ".join(f"{why}: {rows} rows" for why, rows in dropped.items()) or None
             raise DataError(what, path=given.files[split], field=split, got=got, hint=hint)
-    train, validation, test = (_flat(read[split]) for split in SPLITS)
+    train, validation, test = (shelf.sorted(read[split]) for split in SPLITS)
     return Domain(name, train, validation, test, dropped, given.labels, given.read)
 
 
-def load_source(sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
+def load_source(
+    sources: Iterable[Source], resolve: Resolve, rejects: Rejects | None = None, shelf: Shelf[Any] | None = None
+) -> Sequence[Example]:
     """Read text outside of domains, each row once."""
-    return _flat(_read(sources, lambda source: read_rows(resolve(source.path), rejects, source.limit, source.every))[0])
+    shelf = shelf or InMemory()
+
+    def rows(source: Source) -> Iterator[list[Example]]:
+        return streamed_rows(resolve(source.path), rejects, source.limit, source.every)
+
+    return shelf.sorted(_read(sources, rows, shelf)[0])
 
 
-def load_unseen(given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None) -> list[Example]:
+def load_unseen(
+    given: DemoData | Sources, resolve: Resolve, rejects: Rejects | None = None, shelf: Shelf[Any] | None = None
+) -> Sequence[Example]:
     """Read text that no expert is trained for: files, or the test rows of a built-in domain."""
-    return UNSEEN_READERS[type(given)](given, resolve, rejects)
+    return UNSEEN_READERS[type(given)](given, resolve, rejects, shelf or InMemory())
 
 
-def take(examples: Iterable[Example], n: int) -> list[Example]:
+def take(examples: Sequence[Example], n: int) -> list[Example]:
     """Pick n examples by hash: independent of the order of rows, and a subset of every larger pick."""
+    chosen = chosen_of(examples, n)
+    return [*examples.at(chosen)] if isinstance(examples, StoredRows) else [examples[at] for at in chosen]
+
+
+def chosen_of(examples: Sequence[Example], n: int) -> list[int]:
+    """The positions of the examples that `take` picks, in its order."""
     seen: dict[str, Iterator[int]] = defaultdict(count)
-    keyed = [(_hash(f"{example.group} {next(seen[example.group])}"), example) for example in examples]
-    return [example for _, example in sorted(keyed, key=itemgetter(0))[:n]]
+    drawn = [_hash(f"{group} {next(seen[group])}") for group in groups_of(examples)]
+    return sorted(range(len(drawn)), key=drawn.__getitem__)[:n]
 
 
-def _demo(data: DemoData, resolve: Resolve, rejects: Rejects | None) -> Given:
+def _demo(data: DemoData, resolve: Resolve, rejects: Rejects | None, shelf: Shelf[Any]) -> Given:
     read, dropped = {}, {}
     for split in SPLITS:
         rows = enumerate(demo.rows(data.demo, split), 1)
         given = (examples_of(row, f"demo {data.demo} {split}", number) for number, row in rows)
-        read[split], dropped[f"{split}: repeated"] = _grouped(given)
+        read[split], dropped[f"{split}: repeated"] = _grouped(given, shelf)
     return Given(read, dropped, dict.fromkeys(SPLITS, f"demo {data.demo}"))
 
 
-def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None) -> Given:
+def _texts(data: FileData, resolve: Resolve, rejects: Rejects | None, shelf: Shelf[Any]) -> Given:
     def path_of(source: Source) -> Path:
         return resolve(source.path)
 
-    rows, dropped, read = _split(data, lambda source: read_rows(path_of(source), rejects, source.limit, source.every))
+    def rows_of(source: Source) -> Iterator[list[Example]]:
+        return streamed_rows(path_of(source), rejects, source.limit, source.every)
+
+    rows, dropped, read = _split(data, rows_of, shelf)
     return Given(rows, dropped, _files(data, path_of), read=read)
 
 
-def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None) -> Given:
+def _labelled(data: LabelledData, resolve: Resolve, rejects: Rejects | None, shelf: Shelf[Any]) -> Given:
     labels, collected = labels_of(data, resolve, rejects), rejects or Rejects()
     if data.positive and data.positive not in labels.names:
         hint, at = nearest(data.positive, [*labels.names]), resolve(data.train[0].path)
         expected = f"one of {', '.join(labels.names)}"
         raise DataError("unknown label", path=at, field="positive", expected=expected, got=data.positive, hint=hint)
-    rows, dropped, read = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected))
+    rows, dropped, read = _split(data, lambda source: read_labelled(source, data, labels, resolve, collected), shelf)
     return Given(rows, dropped, _files(data, lambda source: place_of(source, data, resolve)), labels.names, read)
 
 
-READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None], Given]] = {
+READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None, Shelf[Any]], Given]] = {
     DemoData: _demo,
     FileData: _texts,
     LabelledData: _labelled,
 }
 """Section of a domain's data -> its reader."""
 
-UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None], list[Example]]] = {
-    DemoData: lambda data, resolve, rejects: _flat(_demo(data, resolve, rejects).rows["test"]),
+UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None, Shelf[Any]], Sequence[Example]]] = {
+    DemoData: lambda data, resolve, rejects, shelf: shelf.sorted(_demo(data, resolve, rejects, shelf).rows["test"]),
     list: load_source,
 }
 """What names text outside the domains -> its reader."""
 
 
 def _split(
-    data: FileData | LabelledData, reader: Reader
+    data: FileData | LabelledData, reader: Reader, shelf: Shelf[Any]
 ) -> tuple[dict[str, Groups], dict[str, int], dict[str, list[int]]]:
     read, dropped, sizes, share = {}, {}, {}, data.validation
     given = {"train": data.train, "test": data.test} | ({} if isinstance(share, float) else {"validation": share})
     for split, sources in given.items():
-        read[split], dropped[f"{split}: repeated"], sizes[split] = _read(sources, reader)
+        read[split], dropped[f"{split}: repeated"], sizes[split] = _read(sources, reader, shelf)
     if isinstance(share, float):
         chosen = carved(_without(read["train"], read["test"]), share)
         read["validation"] = {group: row for group, row in read["train"].items() if group in chosen}
@@ -178,32 +207,28 @@ def carved(groups: Iterable[str], share: float) -> set[str]:
     return {group for _, group in drawn[:count]}
 
 
-def _read(sources: Iterable[Source], reader: Reader) -> tuple[Groups, int, list[int]]:
+def _read(sources: Iterable[Source], reader: Reader, shelf: Shelf[Any]) -> tuple[Groups, int, list[int]]:
     groups: Groups = {}
     repeated, sizes = 0, list[int]()
     for source in sources:
-        own, again = _grouped(reader(source))
+        own, again = _grouped(reader(source), shelf)
         sizes.append(len(own))
         repeated += again + len(own.keys() & groups.keys())
         groups |= own
     return groups, repeated, sizes
 
 
-def _grouped(rows: Iterable[list[Example]]) -> tuple[Groups, int]:
+def _grouped(rows: Iterable[list[Example]], shelf: Shelf[Any]) -> tuple[Groups, int]:
     groups: Groups = {}
     repeated = 0
     for row in rows:
         repeated += row[0].group in groups
-        groups[row[0].group] = row
+        groups[row[0].group] = shelf.add(row)
     return groups, repeated
 
 
-def _without(groups: Groups, others: Groups) -> Groups:
+def _without(groups: Groups, others: Mapping[str, Any]) -> Groups:
     return {group: row for group, row in groups.items() if group not in others}
-
-
-def _flat(groups: Groups) -> list[Example]:
-    return [example for group in sorted(groups) for example in groups[group]]
 
 
 def _files(data: FileData | LabelledData, path_of: Callable[[Source], Path]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Knows nothing about models or batches.
 """
 
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -129,7 +129,7 @@ def write_shards(
     `unseen`: the share of the texts to keep apart. A file ends with the text that reaches `tokens_per_file`.
     DataError without any text to train on.
     """
-    kind = np.dtype("<u2" if tokenizer.vocab_size <= NARROW else "<u4")
+    kind = kind_of(tokenizer)
     sides = {name: Side(folder, name, kind, tokens_per_file) for name in ("train", "unseen")}
     seen, repeated = set[int](), 0
     for example, ids in encoded(examples, tokenizer):
@@ -138,7 +138,7 @@ def write_shards(
             repeated += 1
             continue
         seen.add(number)
-        sides["unseen" if is_unseen(example, unseen) else "train"].add(ids, number)
+        sides["unseen" if is_unseen(example, unseen) else "train"].add(ids, hashes=number)
     counts = {name: side.finish() for name, side in sides.items()}
     if not counts["train"]["texts"]:
         raise DataError("no text to train on", expected="at least one text that is not kept apart as unseen")
@@ -148,6 +148,11 @@ def write_shards(
     facts = {"dtype": kind.str, "vocab_size": tokenizer.vocab_size, "unseen_share": unseen, "repeated": repeated}
     write_manifest(folder, {"kind": KIND, **facts, **counts})
     return {**facts, **counts}
+
+
+def kind_of(tokenizer: Tokenizer) -> np.dtype[Any]:
+    """The type of a token in its file."""
+    return np.dtype("<u2" if tokenizer.vocab_size <= NARROW else "<u4")
 
 
 def is_unseen(example: Example, share: float) -> bool:
@@ -164,17 +169,25 @@ def encoded(examples: Iterable[Example], tokenizer: Tokenizer) -> Iterator[tuple
 
 
 class Side:
-    """The files of one stream while they are written: at most one is in memory."""
+    """The files of one stream while they are written: at most one is in memory. `columns`: numbers of every text."""
 
-    def __init__(self, folder: Path, name: str, kind: np.dtype[Any], tokens_per_file: int):
-        self.folder, self.name, self.kind, self.most = folder, name, kind, tokens_per_file
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        kind: np.dtype[Any],
+        tokens_per_file: int,
+        columns: Mapping[str, np.dtype[Any]] = {"hashes": HASH},
+    ):
+        self.folder, self.name, self.kind, self.most, self.columns = folder, name, kind, tokens_per_file, columns
         self.texts = self.tokens = self.files = self.size = 0
         self.held: list[NDArray[Any]] = []
-        self.hashes: list[int] = []
+        self.values: dict[str, list[int]] = {column: [] for column in columns}
 
-    def add(self, ids: list[int], number: int) -> None:
-        self.held.append(np.asarray(ids, self.kind))
-        self.hashes.append(number)
+    def add(self, ids: list[int], **values: int) -> None:
+        self.held.append(np.array(ids, self.kind))
+        for column, value in values.items():
+            self.values[column].append(value)
         self.size += len(ids)
         if self.size >= self.most:
             self.flush()
@@ -182,11 +195,12 @@ class Side:
     def flush(self) -> None:
         """Write the texts in memory as one file."""
         ends = np.cumsum([len(ids) for ids in self.held]).astype(END)
-        parts = {"tokens": np.concatenate(self.held), "ends": ends, "hashes": np.array(self.hashes, HASH)}
+        parts = {"tokens": np.concatenate(self.held), "ends": ends}
+        parts |= {column: np.array(self.values[column], kind) for column, kind in self.columns.items()}
         for of, values in parts.items():
             disk.create(self.folder / file_name(self.name, self.files, of), values.tobytes())
         self.texts, self.tokens, self.files = self.texts + len(self.held), self.tokens + self.size, self.files + 1
-        self.held, self.hashes, self.size = [], [], 0
+        self.held, self.values, self.size = [], {column: [] for column in self.columns}, 0
 
     def finish(self) -> dict[str, int]:
         if self.held:

@@ -61,6 +61,8 @@ THOUSANDS = re.compile(r"(?<![\d.,])([-]?[1-9]\d{0,2})((?:,\d{3})+)(?![\d,:])")
 
 def folded(text: str) -> str:
     """The text without differences of case, white space, composition and invisible characters."""
+    if text.isascii():  # has neither of the last two
+        return " ".join(text.lower().split())
     cased = unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
     return " ".join("".join(c for c in cased if unicodedata.category(c) != "Cf").split())
 
@@ -73,7 +75,8 @@ def words(text: str) -> list[str]:
     Other punctuation only separates words, except that an apostrophe joins its word.
     """
     plain = folded(text)
-    found = [_spelled(plain[match.start() : match.end()]) for match in TOKEN.finditer(plain.translate(KINDS))]
+    tokens = [plain[match.start() : match.end()] for match in TOKEN.finditer(plain.translate(KINDS))]
+    found = [token if token.isalnum() else _spelled(token) for token in tokens]
     return found or [character for character in plain if character != " "]
 
 

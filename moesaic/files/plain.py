@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -71,6 +71,38 @@ def digest(value: Any) -> str:
     """The SHA-256 in hex of the canonical JSON of plain data, independent of the order of keys."""
     plain = _parse(json.dumps(value, allow_nan=False))  # keys turn into text first: numbers and text sort differently
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_of_list(items: Iterable[Any]) -> str:
+    """The digest of a list, without all of it in memory."""
+    return _digest_of(_pieces(items))
+
+
+def digest_of_lists(lists: Iterable[Iterable[Any]]) -> str:
+    """The digest of a list of lists, without any of them in memory."""
+    return _digest_of(_joined(_pieces(some) for some in lists))
+
+
+def _digest_of(pieces: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
+def _pieces(items: Iterable[Any]) -> Iterator[bytes]:
+    """The canonical JSON of a list whose items hold no tables."""
+    return _joined([json.dumps(item, allow_nan=False, separators=(",", ":")).encode()] for item in items)
+
+
+def _joined(values: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
+    """A list in JSON, of values in JSON."""
+    yield b"["
+    for number, value in enumerate(values):
+        if number:
+            yield b","
+        yield from value
+    yield b"]"
 
 
 def encoded(value: Any, indent: int | None = None) -> bytes:

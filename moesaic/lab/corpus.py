@@ -3,6 +3,7 @@
 Knows nothing about arms.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,7 @@ class CorpusPart(Part):
         super().__init__(run, run.corpus_at)
 
     @cached_property
-    def examples(self) -> list[Example]:
+    def examples(self) -> Sequence[Example]:
         return load_source(self.run.study.data, lambda path: file_of(self.run.study, path))
 
     def inputs(self) -> dict[str, Any]:

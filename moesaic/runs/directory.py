@@ -131,6 +131,11 @@ class RunDir(PartsDir):
     def rejects_at(self) -> Path:
         return self.root / "rejects.jsonl"
 
+    @property
+    def rows_at(self) -> Path:
+        """The folder of the rows of files, and of their tokens, as they were read."""
+        return self.root / "rows"
+
     def from_data(self, path: str) -> str:
         """The path of a file of rows from the folder of the data, as files that people share name it."""
         return os.path.relpath(path, self.recipe.data_root or "")

@@ -4,7 +4,7 @@ Knows nothing about experts but their texts, which the base may be trained on.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -204,7 +204,7 @@ def of_shards(run: Run, spec: NewBase, place: str, judged: set[str]) -> Corpus:
     return Corpus(key, lambda: Encoded(shards.tokenizer, train, held_out, cut))
 
 
-def longest(examples: list[Example]) -> list[Example]:
+def longest(examples: Iterable[Example]) -> list[Example]:
     """One example of each group: the last turn of a conversation, whose prompt holds all earlier turns."""
     found: dict[str, Example] = {}
     for example in examples:

@@ -245,7 +245,7 @@ def train_trials(part: ExpertPart, trials: Sequence[Trial], report: Report, star
     with run.task.watched(lambda domain, rows: report.watched(rows)):
         trainer = run.task.trainer(trials[0].plan)
     if part.name in run.recipe.experts:
-        report_rows(trials[0].plan, trainer, report)
+        report_rows(run, trials[0].plan, trainer, report)
     report.begin(part.steps)
     outcomes: dict[str, float | None] = {}
     winner: tuple[Trained, Trial] | None = None  # the best alone: a state may be a whole model
@@ -273,11 +273,13 @@ def train_trials(part: ExpertPart, trials: Sequence[Trial], report: Report, star
     report.end(f"{made.summary} at lr {best.label}")
 
 
-def report_rows(plan: Plan, trainer: Trainer, report: Report) -> None:
+def report_rows(run: Run, plan: Plan, trainer: Trainer, report: Report) -> None:
     """Report training rows that are cut, and warn of rows that spell special tokens."""
     if cuts := trainer.cuts():
         report.note(cuts)
-    if spelled := spelling((row for rows in plan.train.values() for row in rows), trainer.spelled):
+    names = ["spelled", run.task.foundation.fingerprint, *map(run.materials.name_of, plan.train.values())]
+    rows = (row for rows in plan.train.values() for row in rows)
+    if spelled := run.materials.prepared.value(names, lambda: spelling(rows, trainer.spelled)):
         report.warn(spelled)
 
 

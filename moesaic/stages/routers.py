@@ -142,7 +142,7 @@ class RouterPart(Part):
         """Everything that the training of the router depends on."""
         recipe, spec, models = self.run.recipe, self.spec, self.source.models
         rows = ((n, split) for n in recipe.experts for split in SPLITS)
-        texts = [e.told for n, split in rows for e in prompts_of(self.source, n, split)]
+        texts = [prompts_of(self.source, n, split) for n, split in rows]
         encoder = {"encoder": models.encoder(spec.encoder).fingerprint} if spec.encoder else None
         facts = {"feature": encoder or spec.feature, "prompt_tokens": recipe.router.prompt_tokens}
         return {
@@ -153,7 +153,7 @@ class RouterPart(Part):
             "router": {**spec.model_dump(mode="json"), **facts},
             "experts": {name: {"keywords": expert.keywords} for name, expert in recipe.experts.items()},
             "train": {"length": recipe.train.length},
-            "data": digest(texts),
+            "data": self.source.materials.digest_of(texts),
             "base": self.source.task.foundation.fingerprint,
             **self.source.task.compute.key,
         }
@@ -396,7 +396,7 @@ def published_encoder(run: Run, wanted: StoredEncoder) -> Path | None:
 # --- prompts and rows
 
 
-def prompts_of(run: Run, expert: str, split: str) -> list[Example]:
+def prompts_of(run: Run, expert: str, split: str) -> Sequence[Example]:
     """The texts whose prompts a router learns to give an expert: its data, or the examples of one trained elsewhere.
 
     One in five examples is held out.

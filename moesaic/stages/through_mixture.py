@@ -15,7 +15,7 @@ from torch import Tensor
 
 from moesaic.artefacts.router import load_router
 from moesaic.data.rows import Example
-from moesaic.data.splits import take
+from moesaic.data.splits import chosen_of
 from moesaic.evaluate.statistics import NEGLIGIBLE, Difference, Scores, paired
 from moesaic.routing.states import means_of
 from moesaic.runs.jobs import Report
@@ -60,9 +60,10 @@ def held_out(run: Run, start: Start) -> HeldOut:
     """The validation rows that experts are chosen by, and all rows that a start was measured on."""
     rows, domains, groups, keys = list[Any](), list[str](), list[str](), list[str]()
     for name, domain in run.materials.domains.items():
-        chosen = {id(example) for example in take(domain.validation, run.task.chosen_by)}
+        chosen = {*chosen_of(domain.validation, run.task.chosen_by)}
         known = start.get(name, {})
-        some = [(key, one) for key, one in keyed(domain.validation) if id(one) in chosen or key in known]
+        numbered = enumerate(keyed(domain.validation))
+        some = [(key, one) for at, (key, one) in numbered if at in chosen or key in known]
         rows += run.task.encoded([one for _, one in some], run.recipe.train.length, name)
         domains += [name] * len(some)
         groups += [one.group for _, one in some]

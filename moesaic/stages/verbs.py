@@ -4,7 +4,7 @@ These functions are the Python twins of the verbs. Knows nothing about terminals
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,7 +16,9 @@ from moesaic.data.containers import Given
 from moesaic.data.demo import provenance
 from moesaic.data.duplicates import find_duplicates, summary
 from moesaic.data.facts import facts_of, told
-from moesaic.data.rows import text_of
+from moesaic.data.rows import Example, Texts
+from moesaic.data.shortlist import Key
+from moesaic.data.splits import SPLITS, Domain
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
@@ -27,7 +29,7 @@ from moesaic.report import write_continual
 from moesaic.runs.directory import RunDir
 from moesaic.runs.jobs import Jobs
 from moesaic.runs.part import Part, ensure, graph_of
-from moesaic.runs.progress import Progress, Silent, watched
+from moesaic.runs.progress import Progress, Silent, Tell, watched
 from moesaic.runs.rejected_rows import take_stock
 from moesaic.runs.signals import listening
 from moesaic.runs.working import working
@@ -315,35 +317,48 @@ def trained_at(run: Run, name: str) -> Path:
     return parts[name]
 
 
+def about_rows(domains: Mapping[str, Domain], splits: Mapping[Key, Sequence[Example]], tell: Tell) -> dict[str, Any]:
+    """Facts about the rows of each domain, and the number of texts of more than one split or domain."""
+    texts = {key: Texts(some) for key, some in splits.items()}
+    pairs = find_duplicates(texts, watch=lambda some: watched(some, len(some), "duplicates", tell))
+    return {
+        "duplicates": summary(pairs),
+        "facts": {name: facts_of(domain) for name, domain in domains.items()},
+    }
+
+
 def report_data(bench: Bench) -> None:
     """Write and report facts about the rows, and texts of more than one split or domain.
 
     A split's own duplicates are dropped when it is read.
     """
-    run, progress, tell = bench.run, bench.progress, bench.jobs.pass_on
+    run, progress = bench.run, bench.progress
     domains, unseen = run.materials.domains, run.materials.unseen
-    splits = [(domain, split) for domain in domains.values() for split in ("train", "validation", "test")]
-    texts = {(domain.name, split): [text_of(row) for row in getattr(domain, split)] for domain, split in splits}
-    if unseen:
-        texts["unseen", "test"] = [text_of(example) for example in unseen]
-    found = find_duplicates(texts, watch=lambda some: watched(some, len(some), "duplicates", tell))
+    splits = {(domain.name, split): getattr(domain, split) for domain in domains.values() for split in SPLITS}
+    splits |= {("unseen", "test"): unseen} if unseen else {}
     counts = {domain.name: domain.dropped for domain in domains.values() if any(domain.dropped.values())}
-    rows = {f"{domain}/{split}": len(some) for (domain, split), some in texts.items()}
+    rows = {f"{domain}/{split}": len(some) for (domain, split), some in splits.items()}
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
     demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
     files = {run.dir.from_data(path): counts for path, counts in run.materials.files.items()}
-    facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": summary(found)}
-    about = {domain.name: facts_of(domain) for domain in domains.values()}
+    names = {"/".join(key): run.materials.name_of(some) for key, some in splits.items()}
+    labels = {name: domain.labels for name, domain in domains.items()}
+    found = run.materials.prepared.value(
+        ["about", names, labels], partial(about_rows, domains, splits, bench.jobs.pass_on)
+    )
+    about = found["facts"]
+    facts = {"files": files, "rows": rows, "dropped": counts, "duplicates": found["duplicates"]}
     facts |= {"facts": {name: some for name, some in about.items() if some}}
     facts |= {"provenance": {name: provenance(domain) for name, domain in demos.items()}} if demos else {}
     write_json(run.dir.root / "data.json", facts)
     for domain in domains.values():
-        sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in ("train", "validation", "test"))
+        sizes = ", ".join(f"{len(getattr(domain, split))} {split}" for split in SPLITS)
         progress.note(f"{domain.name}: {sizes}")
         for line in told(domain.name, about[domain.name]):
             progress.note(line)
     for path, counts in run.materials.files.items():
         for key, count in counts.get("ignored", {}).items():
             progress.note(f"{Path(path).name}: '{key}' is ignored in {count} rows")
-    if found:
-        progress.note(f"{len(found)} texts are, exactly or nearly, in two splits or domains: see data.json")
+    run.materials.prepared.tidy()
+    if pairs := sum(kinds[kind] for kinds in found["duplicates"].values() for kind in kinds):
+        progress.note(f"{pairs} texts are, exactly or nearly, in two splits or domains: see data.json")

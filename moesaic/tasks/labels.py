@@ -53,7 +53,7 @@ class LabelTrainer(Trainer):
         self.train = self.encoded(plan.train, self.length)
         self.held_out = self.encoded(plan.validation, self.length)
 
-    def encoded(self, examples: Mapping[str, list[Example]], length: int) -> dict[str, list[LabelledTokens]]:
+    def encoded(self, examples: Mapping[str, Sequence[Example]], length: int) -> dict[str, list[LabelledTokens]]:
         return {name: self.task.encoded(some, length, name, self.names) for name, some in examples.items()}
 
     def rows(self) -> dict[str, Any]:

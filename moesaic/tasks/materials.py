@@ -1,30 +1,42 @@
 """The texts of a run: every domain in its splits, text that no expert is trained for, and the rows that were left out.
 
-Knows nothing about tokens or models.
+Rows of files are read once and kept in the run directory, under the hash of their content and of all that decides how
+they are read. Knows nothing about tokens or models.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
-from moesaic.data.splits import Domain, load_domain, load_source, load_unseen
+from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, load_unseen
+from moesaic.data.stored_rows import ROWS, RowFile, StoredRows, groups_of, store
 from moesaic.errors import DataError
 from moesaic.files import digest, disk
+from moesaic.files.plain import digest_of_list
 from moesaic.runs.directory import RunDir
-from moesaic.sections.sources import Source
+from moesaic.runs.prepared import Facts, Prepared, unchanged
+from moesaic.sections.sources import HUB, Data, DemoData, Source
+
+ALL = "all"
+"""The name of rows that have no splits."""
 
 
 class Materials:
-    """The texts that a recipe names, each file read once. `refuse` raises DataError for a row that cannot be used."""
+    """The texts that a recipe names, each file read once.
 
-    def __init__(self, run: RunDir, refuse: Callable[[list[Example]], None]):
-        self.recipe = run.recipe
+    `refuse` raises DataError for a row that cannot be used; `refusing`: everything that its decisions depend on.
+    """
+
+    def __init__(self, run: RunDir, refuse: Callable[[list[Example]], None], refusing: Callable[[], Any]):
+        self.recipe, self.refusing = run.recipe, refusing
         most = run.recipe.max_bad if run.recipe.bad_rows == "skip" else None
         self.rejects = Rejects(most, run.rejects_at, refuse)
+        self.prepared = Prepared(run.rows_at)
 
     def resolve(self, path: str) -> Path:
         """The file of a source; raises DataError with the source's key if there is no such file."""
@@ -39,18 +51,70 @@ class Materials:
     @cached_property
     def domains(self) -> dict[str, Domain]:
         """The texts of every expert that has data, without training texts that another domain is judged on."""
-        read = {
-            name: load_domain(name, expert.data, self.resolve, self.rejects)
-            for name, expert in self.recipe.experts.items()
-            if expert.data
-        }
-        judged = {example.group for domain in read.values() for example in domain.test}
-        return {name: domain.without(judged) for name, domain in read.items()}
+        read = {name: self._domain(name, expert.data) for name, expert in self.recipe.experts.items() if expert.data}
+        judged = {group for domain in read.values() for group in groups_of(domain.test)}
+        return {name: self._known(domain.without(judged)) for name, domain in read.items()}
+
+    def _known(self, domain: Domain) -> Domain:
+        """The same domain with its digest, where that is known by name."""
+        if not isinstance(domain.train, StoredRows):
+            return domain
+        names = ["domain", self.name_of(domain.train), self.name_of(domain.validation)]
+        return replace(domain, known=self.prepared.value(names, lambda: domain.digest))
+
+    def name_of(self, examples: Sequence[Example]) -> str:
+        """A name that tells the content and the order of examples."""
+        if isinstance(examples, StoredRows):
+            return examples.name
+        return digest_of_list(example.told for example in examples)
+
+    def _domain(self, name: str, data: Data) -> Domain:
+        """Read a domain, or find its rows where they are kept; those of demos and of the hub stay in memory."""
+
+        def write(folder: Path) -> Facts:
+            with RowFile(folder / ROWS) as shelf:
+                read = load_domain(name, data, self.resolve, self.rejects, shelf)
+                shelf.close()
+            store(folder, {split: getattr(read, split) for split in SPLITS})
+            return {"dropped": read.dropped, "labels": read.labels, "read": read.read}
+
+        given = () if isinstance(data, DemoData) else (data.train, data.validation, data.test)
+        sources = [source for some in given if isinstance(some, list) for source in some]
+        kept = self._kept(sources, data.model_dump(mode="json"), write)
+        if kept is None:
+            return load_domain(name, data, self.resolve, self.rejects)
+        folder, facts = kept
+        train, validation, test = (StoredRows.open(folder, split) for split in SPLITS)
+        return Domain(name, train, validation, test, facts["dropped"], tuple(facts["labels"]), facts["read"])
+
+    def _kept(
+        self, sources: Sequence[Source], settings: Any, write: Callable[[Path], Facts]
+    ) -> tuple[Path, Facts] | None:
+        """The folder in which the rows of sources are kept, and its facts; None where not all of them are files."""
+        paths = [self.resolve(source.path) for source in sources if not source.path.startswith(HUB)]
+        if not sources or len(paths) < len(sources) or not all(path.is_file() for path in paths):
+            return None
+        hashes = {path: self.prepared.hash_of(path) for path in paths}
+
+        def read(folder: Path) -> Facts:
+            found = write(folder)
+            unchanged(hashes, self.prepared.hash_of)
+            return {**found, "files": self.rejects.told(paths)}
+
+        named = {str(path): found for path, found in hashes.items()}
+        folder, facts = self.prepared.folder(
+            digest(["rows", settings, named, self.recipe.bad_rows, self.refusing()]), read
+        )
+        self.rejects.recall(facts["files"])
+        return folder, facts
 
     @cached_property
-    def unseen(self) -> list[Example]:
+    def unseen(self) -> Sequence[Example]:
         """Text of domains that no expert is trained for."""
-        return load_unseen(self.recipe.evaluate.unseen, self.resolve, self.rejects)
+        given = self.recipe.evaluate.unseen
+        if isinstance(given, DemoData):
+            return load_unseen(given, self.resolve, self.rejects)
+        return self.texts(given)
 
     @property
     def judged_by(self) -> dict[str, str]:
@@ -68,9 +132,29 @@ class Materials:
         found |= {f"{name}/positive": data.positive for name, data in given.items() if data and data.positive}
         return {**found, "unseen": digest([row.told for row in self.unseen])}
 
-    def texts(self, sources: Iterable[Source]) -> list[Example]:
+    def texts(self, sources: Iterable[Source]) -> Sequence[Example]:
         """Text that belongs to no domain."""
-        return load_source(sources, self.resolve, self.rejects)
+        some = [*sources]
+
+        def write(folder: Path) -> Facts:
+            with RowFile(folder / ROWS) as shelf:
+                read = load_source(some, self.resolve, self.rejects, shelf)
+                shelf.close()
+            store(folder, {ALL: read})
+            return {}
+
+        kept = self._kept(some, [source.model_dump(mode="json") for source in some], write)
+        return StoredRows.open(kept[0], ALL) if kept else load_source(some, self.resolve, self.rejects)
+
+    def digest_of(self, lists: Sequence[Sequence[Example]]) -> str:
+        """The digest of all that anything made from some lists of examples depends on, as one list."""
+
+        def compute() -> str:
+            return digest_of_list(example.told for some in lists for example in some)
+
+        if not all(isinstance(some, StoredRows) for some in lists):
+            return compute()
+        return self.prepared.value(["examples", *map(self.name_of, lists)], compute)
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:

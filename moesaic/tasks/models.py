@@ -71,7 +71,7 @@ class Models:
         """The base to compute with, for reading only; `fresh_base` loads one that may be changed."""
         if not self.base_at.is_dir() and not self.recipe.base.place:
             raise RecipeError("there is no base yet", path=self.base_at, hint="make it first: moesaic pretrain RECIPE")
-        base = self.fresh_base(self.compute)
+        base = load_base(self.base_at, self.base_origin, self.compute, mapped=True)
         self.require_room(base.decoder)
         return base
 
@@ -88,7 +88,7 @@ class Models:
         return backbone
 
     def fresh_base(self, compute: Compute) -> Base:
-        return load_base(self.base_at, self.base_origin, compute)
+        return load_base(self.base_at, self.base_origin, compute, mapped=True, known=self.base)
 
     def fresh_backbone(self, compute: Compute) -> Backbone:
         return load_backbone(self.base_at, self.base_origin, compute)

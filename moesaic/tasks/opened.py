@@ -58,13 +58,17 @@ def open_run(address: Address, models: Models | None = None) -> Run:
     """Open the run at an address; nothing is read yet. `models`: those of the same recipe, where they are loaded."""
     models = models or Models(address.dir, address.found)
     recipe = address.dir.recipe
+    refuses = bool(recipe.base.place) and not recipe.classifying
 
     def refuse(row: list[Example]) -> None:
         """Raise DataError for a row that the chat template of an existing base refuses."""
-        if recipe.base.place and not recipe.classifying:
+        if refuses:
             models.base.tokenizer.check(exchange_of(one) for one in row if one.prompt)
 
-    materials, dir = Materials(address.dir, refuse), address.dir
+    def refusing() -> Any:
+        return models.base.tokenizer.identity if refuses else None
+
+    materials, dir = Materials(address.dir, refuse, refusing), address.dir
     if address.first is not None:
         known = dict(islice(recipe.experts.items(), address.first))
         dir = replace(dir, recipe=recipe.model_copy(update={"experts": known}))

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from moesaic.artefacts.backbone import Backbone
 from moesaic.artefacts.base import Base
+from moesaic.data.batches import Joined
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.ruling import Cost
@@ -46,8 +47,8 @@ class Plan:
     kind: AnyKind
     design: Any
     layers: str | None
-    train: dict[str, list[Example]]
-    validation: dict[str, list[Example]]
+    train: Mapping[str, Sequence[Example]]
+    validation: Mapping[str, list[Example]]
     settings: Train
     frozen: bool = False
 
@@ -305,10 +306,9 @@ class Task(ABC, Generic[R]):
         """Findings beside the verdict. `weights`: the router's decisions; `trained`: controls that were trained."""
 
 
-def even(domains: Sequence[Sequence[Any]]) -> list[Any]:
+def even(domains: Sequence[Sequence[Any]]) -> Joined[Any]:
     """Repeat the rows of small domains, so that a joint training sees as many rows of every domain."""
-    most = max(len(rows) for rows in domains)
-    return [rows[i % len(rows)] for rows in domains for i in range(most)]
+    return Joined(domains, evenly=True)
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:

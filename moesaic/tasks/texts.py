@@ -13,16 +13,18 @@ from torch import Tensor
 
 from moesaic.artefacts.base import Base
 from moesaic.compose.mixture import StoredMixture, load_mixture
-from moesaic.data.batches import Schedule, Tokens, encode_all, pad
+from moesaic.data.batches import Joined, Schedule, Tokens, encode_all, pad
 from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
+from moesaic.data.stored_rows import StoredRows
+from moesaic.data.stored_tokens import StoredTokens, encode_into
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.score import score
 from moesaic.evaluate.sparse_layers import layer_utilisation
 from moesaic.evaluate.statistics import UNSEEN, Judged
 from moesaic.evaluate.tokens import pieces, token_owners
-from moesaic.files import MANIFEST
+from moesaic.files import MANIFEST, digest
 from moesaic.files.manifest import require_types
 from moesaic.generate.engine import Engine
 from moesaic.generate.request import BASE
@@ -51,17 +53,17 @@ class TextTrainer(Trainer):
     def __init__(self, task: "TextTask", plan: Plan):
         self.task = task
         self.length = plan.settings.length
-        self.train = task.encoded_all(plan.train, self.length)
+        self.train = [task.stored(examples, self.length, name) for name, examples in plan.train.items()]
         self.held_out = task.held_out(plan)
 
     def rows(self) -> dict[str, Any]:
         counts = {"train": len(self.every), "validation": len(self.held_out)}
-        return {**counts, "truncated": truncated([*self.every, *self.held_out]), **cut_of(self.every)}
+        return {**counts, "truncated": truncated(self.every) + truncated(self.held_out), **cut_of(self.every)}
 
     @property
-    def every(self) -> list[Tokens]:
+    def every(self) -> Joined[Tokens]:
         """The training rows of all domains."""
-        return [row for rows in self.train for row in rows]
+        return Joined(self.train)
 
     def cuts(self) -> str | None:
         return told("training", self.every, self.length)
@@ -117,11 +119,24 @@ class TextTask(Task[Tokens]):
         tokenizer, given = self.foundation.tokenizer, self.recipe.router.prompt_tokens
         return encode_all(examples, tokenizer, length, given, partial(self.watch, domain))[0]
 
-    def encoded_all(self, domains: Mapping[str, Sequence[Example]], length: int) -> list[list[Tokens]]:
-        return [self.encoded(examples, length, name) for name, examples in domains.items()]
+    def stored(self, examples: Sequence[Example], length: int, domain: str) -> Sequence[Tokens]:
+        """The rows of all examples of a domain: where these are kept on disk, encoded once and kept beside them."""
+        if not isinstance(examples, StoredRows):
+            return self.encoded(examples, length, domain)
+        tokenizer, given, watch = (
+            self.foundation.tokenizer,
+            self.recipe.router.prompt_tokens,
+            partial(self.watch, domain),
+        )
+        key = digest(["tokens", examples.name, tokenizer.identity, length, given])
+        folder, facts = self.materials.prepared.folder(
+            key, lambda at: encode_into(at, examples, tokenizer, length, given, watch), examples.path.parent
+        )
+        return StoredTokens(folder, facts, examples)
 
     def held_out(self, plan: Plan) -> list[Tokens]:
-        return [row for rows in self.encoded_all(plan.validation, plan.settings.length) for row in rows]
+        some = plan.validation.items()
+        return [row for name, rows in some for row in self.encoded(rows, plan.settings.length, name)]
 
     @cached_property
     def test_rows(self) -> dict[str, list[Tokens]]:

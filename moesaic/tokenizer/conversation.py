@@ -45,10 +45,17 @@ def plain(conversation: Conversation) -> str:
         And one more?
         Assistant:
     """
-    if [message.role for message in conversation] == ["user"]:
-        return conversation[0].content
-    turns = [f"{message.role.capitalize()}:\n{message.content}" for message in conversation]
-    return "\n".join([*turns, "Assistant:"])
+    return plain_at(conversation, [len(conversation)])[0]
+
+
+def plain_at(conversation: Conversation, ends: Iterable[int]) -> list[str]:
+    """The prompts of the first so many messages of a conversation, for each of `ends`; see `plain`."""
+    lengths, whole = [0], ""
+    for role, content in conversation:
+        whole += f"{role.capitalize()}:\n{content}\n"
+        lengths.append(len(whole))
+    single = conversation[0].content if conversation and conversation[0].role == "user" else None
+    return [single if end == 1 and single is not None else f"{whole[: lengths[end]]}Assistant:" for end in ends]
 
 
 def talks(exchanges: Iterable[Exchange]) -> Iterator[list[Exchange]]:
