@@ -1,14 +1,19 @@
-"""Losses of language models and routers, as pure functions of logits.
+"""Losses of language models and routers, as functions of logits, or of the states and the head that make them.
 
 Knows nothing about models, batches on disk or training.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 UNSCORED = -100
+
+CHUNK = 2**23
+"""Logits that exist at once while a loss is computed."""
 
 
 def token_nll(logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]) -> Float[Tensor, "b t"]:
@@ -19,6 +24,56 @@ def token_nll(logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]) -> Fl
     flat = logits.flatten(0, 1).to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(flat, targets.flatten(), ignore_index=UNSCORED, reduction="none")
     return loss.view_as(targets)
+
+
+def summed_nll(
+    head: nn.Module, width: int, states: Float[Tensor, "b t d"], targets: Int[Tensor, "b t"]
+) -> tuple[Float[Tensor, ""], Float[Tensor, " b"]]:
+    """`token_nll` of a head's logits, summed; and that of each row, which carries no gradient.
+
+    `head`: states -> `width` logits, in the linear slot. Logits exist at scored positions only, and at most `CHUNK` of
+    them at once: while gradients are needed, those of a chunk are computed beside its loss.
+    """
+    scored = targets != UNSCORED
+    own, wanted, size = states[scored], targets[scored], max(1, CHUNK // width)
+    learned = [weight for weight in head.parameters() if weight.requires_grad]
+    if torch.is_grad_enabled() and (states.requires_grad or learned):
+        total, each = ChunkedNLL.apply(head, size, own, wanted, *learned)
+    else:
+        chunks = zip(own.split(size), wanted.split(size), strict=True)
+        each = torch.cat([token_nll(head(some[None], None), targets[None])[0] for some, targets in chunks])
+        total = each.sum()
+    return total, each.new_zeros(len(targets)).index_add(0, scored.nonzero()[:, 0], each)
+
+
+class ChunkedNLL(torch.autograd.Function):
+    """The loss of p states under a head with some trained weights: its sum, and that of each state without gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, head: nn.Module, size: int, states: Float[Tensor, "p d"], targets: Int[Tensor, " p"], *learned: Tensor
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " p"]]:
+        each = states.new_empty(len(states), dtype=torch.promote_types(states.dtype, torch.float32))
+        slopes = [torch.empty_like(states), *map(torch.zeros_like, learned)]
+        for first in range(0, len(states), size):
+            at = slice(first, first + size)
+            with torch.enable_grad():
+                some = states[at].detach().requires_grad_()
+                logits = head(some[None], None)[0]
+            own, chances = targets[at, None], logits.detach().to(each.dtype).log_softmax(-1)
+            each[at] = -chances.gather(-1, own)[:, 0]
+            slope = chances.exp_().scatter_add_(-1, own, chances.new_full(own.shape, -1.0)).to(logits.dtype)
+            slopes[0][at], *more = torch.autograd.grad(logits, (some, *learned), slope)
+            for total, one in zip(slopes[1:], more, strict=True):
+                total += one
+        ctx.save_for_backward(*slopes)
+        ctx.mark_non_differentiable(each)
+        return each.sum(), each
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        of_states, *of_learned = (one * slope.to(one.dtype) for one in ctx.saved_tensors)
+        return None, None, of_states, None, *of_learned
 
 
 def load_balancing(logits: Float[Tensor, "n e"]) -> Float[Tensor, ""]:

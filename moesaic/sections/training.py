@@ -47,6 +47,8 @@ class Train(Section):
     """Maximum norm of the gradient."""
     accumulate: Count = 1
     """Batches per step."""
+    recompute: bool = Field(default=False, exclude_if=lambda given: not given)  # keys stay
+    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
     evaluate_every: Whole = 50
     """Steps between validations; 0: validate only at the end."""
     patience: Whole = 0
@@ -119,8 +121,6 @@ class Pretrain(Train):
         default="float32", exclude_if=lambda given: given == "float32"
     )
     """Type of products; weights stay float32. `auto`: bfloat16 where the processor has units for it, else float32."""
-    recompute: bool = Field(default=False, exclude_if=lambda given: not given)
-    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
     compile: bool = Field(default=False, exclude_if=lambda given: not given)
     """Compile each layer by `torch.compile`, which needs a C++ compiler."""
     apart: bool = Field(default=False, exclude_if=lambda given: not given)

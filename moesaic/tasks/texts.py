@@ -36,6 +36,7 @@ from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import latencies, written
 from moesaic.train import language
+from moesaic.train.execution import arrange
 from moesaic.train.mixture_loss import Weighed
 from moesaic.train.mixture_loss import language as text_losses
 
@@ -71,6 +72,7 @@ class TextTrainer(Trainer):
         settings, seed = plan.settings, self.task.recipe.seed
         decoder = self.task.fresh().decoder
         gates = plan.begin(decoder, seed).gates
+        arrange(decoder, settings)
         schedule = Schedule(even(self.train), settings.batch, seed)
         return Objective(
             trainable(decoder),

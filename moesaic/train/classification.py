@@ -75,7 +75,7 @@ def labels(classifier: Classifier, rows: Sequence[LabelledTokens], pad: int) -> 
 
     def nats_of(some: list[LabelledTokens], gates: Gates) -> Nats:
         nats = F.nll_loss(classifier(batched(some, pad), gates), targets_of(some), reduction="none")
-        return nats, torch.ones(len(some), dtype=torch.long)
+        return nats.sum(), nats, torch.ones(len(some), dtype=torch.long)
 
     return frozen(rows, nats_of, next(classifier.heads.parameters()).dtype)
 

@@ -1,15 +1,19 @@
-"""How a decoder computes while it is trained: which type its products have, what it keeps for the backward pass.
+"""How a model computes while it is trained: which type its products have, what it keeps for the backward pass.
 
 Knows nothing about losses or optimisers; the weights keep their names, their type and their values.
 """
 
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
 from moesaic.model.decoder import Decoder
-from moesaic.sections.training import Pretrain
+from moesaic.model.encoder import Encoder
+from moesaic.sections.training import Pretrain, Train
+
+B = TypeVar("B", Decoder, Encoder)
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UNITS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -24,11 +28,17 @@ def type_of(word: str) -> torch.dtype:
     return torch.bfloat16 if any(found.get(unit) for unit in UNITS) else torch.float32
 
 
-def arrange(decoder: Decoder, settings: Pretrain) -> Decoder:
-    """Make each layer compute as the settings say; call this before the decoder is spread over processes."""
-    for layer in decoder.layers:
-        if settings.recompute:
+def arrange(body: B, settings: Train) -> B:
+    """Let each layer recompute its activations if the settings say so; call this once an expert is in its place."""
+    if settings.recompute:
+        for layer in body.layers:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-        if settings.compile:
+    return body
+
+
+def compiled(decoder: Decoder, settings: Pretrain) -> Decoder:
+    """Compile each layer if the settings say so; call this after `arrange`, before processes share the decoder."""
+    if settings.compile:
+        for layer in decoder.layers:
             layer.compile()
     return decoder

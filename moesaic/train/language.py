@@ -10,10 +10,10 @@ from torch import Tensor
 
 from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.kinds.gates import GatesFor
-from moesaic.model.decoder import Output
-from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.model.decoder import Scored
+from moesaic.ops.losses import UNSCORED
 
-Model = Callable[..., Output]
+Model = Callable[..., Scored]
 """A decoder, alone or as several processes share it."""
 
 
@@ -25,8 +25,8 @@ def loss_of(
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
         with torch.autocast(batch.ids.device.type, dtype if lower else None, enabled=lower):
-            logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
-        return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
+            scored = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents, batch.targets)
+        return scored.nats, int((batch.targets != UNSCORED).sum())
 
     return loss
 
