@@ -18,7 +18,7 @@ from torch import Tensor
 from moesaic.data.cuts import truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
-from moesaic.ops.losses import UNSCORED
+from moesaic.ops.losses import UNSCORED, Targets
 from moesaic.tokenizer import Exchange
 
 WINDOW = 16
@@ -83,6 +83,11 @@ class Batch:
     ids: Int[Tensor, "b t"]
     targets: Int[Tensor, "b t"]
     documents: Int[Tensor, "b t"] | None = None
+
+    @property
+    def scored(self) -> Targets:
+        """The targets that are scored."""
+        return Targets.of(self.targets)
 
 
 def encode_all(

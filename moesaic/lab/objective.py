@@ -13,7 +13,7 @@ from torch import Tensor
 from moesaic.data.batches import Batch
 from moesaic.lab.arms import Balance
 from moesaic.model.decoder import Decoder
-from moesaic.ops.losses import UNSCORED
+from moesaic.ops.losses import Targets
 from moesaic.routing import Routing
 from moesaic.train.balance import Balancer, Quantiles, Rule, SignBias, counts_of, loss_of_balance, with_counts
 from moesaic.train.ranks import Ranks
@@ -42,8 +42,9 @@ class Objective:
 
     def __call__(self, given: Counted) -> tuple[Tensor, int]:
         batch, counts = given
-        output = self.decoder(batch.ids, None, None, batch.documents, batch.targets)
-        loss, terms = output.nats, int((batch.targets != UNSCORED).sum())
+        targets = batch.scored
+        output = self.decoder(batch.ids, None, None, batch.documents, targets)
+        loss, terms = output.nats, len(targets.at)
         self.nats, self.scored = self.nats + loss.item(), self.scored + terms
         if any(routing is not None for routing in output.routings):
             self.counts.append(counts_of(output.routings))
@@ -68,8 +69,8 @@ class Objective:
 
     def decided(self, batch: Batch) -> list[Routing | None]:
         """The decisions of the layers in a micro-batch."""
-        return self.decoder(batch.ids, None, None, batch.documents, batch.targets).routings
+        return self.decoder(batch.ids, None, None, batch.documents, batch.scored).routings
 
     def rows(self, ids: Int[Tensor, "b t"], targets: Int[Tensor, "b t"]) -> Float[Tensor, " b"]:
         """Nats of texts that are only scored."""
-        return self.decoder(ids, targets=targets).rows
+        return self.decoder(ids, targets=Targets.of(targets)).rows

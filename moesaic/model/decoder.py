@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Attention, Cache, Linear, Mask, Rope, Span, apart, embedding, ffn, norm
-from moesaic.ops.losses import summed_nll
+from moesaic.ops.losses import Targets, summed_nll
 from moesaic.routing import Gates, Routing
 
 Hidden = Float[Tensor, "b t d"]
@@ -63,13 +63,12 @@ class Decoder(nn.Module):
         cache: Cache | None = None,
         gates: Gates | None = None,
         mask: Mask | None = None,
-        targets: Int[Tensor, "b t"] | None = None,
+        targets: Targets | None = None,
     ) -> Output | Scored:
         """Logits after every token. With a cache the tokens follow the cached ones; the caller advances the cache.
 
         `mask`: 0 at padding, on either side, else the number of the token's text in its row, which sees no other.
-        `targets`: the token after each one, or UNSCORED; `Scored` takes the place of logits, and no expert changes the
-        head.
+        `targets`: to be scored in place of logits; no expert changes the head.
         """
         x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
         hidden = self.norm(x)

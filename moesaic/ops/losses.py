@@ -3,7 +3,7 @@
 Knows nothing about models, batches on disk or training.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,24 +26,37 @@ def token_nll(logits: Float[Tensor, "b t v"], targets: Int[Tensor, "b t"]) -> Fl
     return loss.view_as(targets)
 
 
+class Targets(NamedTuple):
+    """The scored positions of a batch, counted row by row, and the token that each has to predict."""
+
+    at: Int[Tensor, " p"]
+    ids: Int[Tensor, " p"]
+
+    @staticmethod
+    def of(targets: Int[Tensor, "b t"]) -> "Targets":
+        """All targets but `UNSCORED`. Best called on the host: a device would be waited for."""
+        at = (targets != UNSCORED).flatten().nonzero()[:, 0]
+        return Targets(at, targets.flatten()[at])
+
+
 def summed_nll(
-    head: nn.Module, width: int, states: Float[Tensor, "b t d"], targets: Int[Tensor, "b t"]
+    head: nn.Module, width: int, states: Float[Tensor, "b t d"], targets: Targets
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " b"]]:
     """`token_nll` of a head's logits, summed; and that of each row, which carries no gradient.
 
     `head`: states -> `width` logits, in the linear slot. Logits exist at scored positions only, and at most `CHUNK` of
     them at once: while gradients are needed, those of a chunk are computed beside its loss.
     """
-    scored = targets != UNSCORED
-    own, wanted, size = states[scored], targets[scored], max(1, CHUNK // width)
+    at, wanted = (one.to(states.device, non_blocking=True) for one in targets)
+    own, size = states.flatten(0, 1).index_select(0, at), max(1, CHUNK // width)
     learned = [weight for weight in head.parameters() if weight.requires_grad]
     if torch.is_grad_enabled() and (states.requires_grad or learned):
         total, each = ChunkedNLL.apply(head, size, own, wanted, *learned)
     else:
         chunks = zip(own.split(size), wanted.split(size), strict=True)
-        each = torch.cat([token_nll(head(some[None], None), targets[None])[0] for some, targets in chunks])
+        each = torch.cat([token_nll(head(some[None], None), ids[None])[0] for some, ids in chunks])
         total = each.sum()
-    return total, each.new_zeros(len(targets)).index_add(0, scored.nonzero()[:, 0], each)
+    return total, each.new_zeros(len(states)).index_add(0, at // states.shape[1], each)
 
 
 class ChunkedNLL(torch.autograd.Function):

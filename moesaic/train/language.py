@@ -11,7 +11,6 @@ from torch import Tensor
 from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.kinds.gates import GatesFor
 from moesaic.model.decoder import Scored
-from moesaic.ops.losses import UNSCORED
 
 Model = Callable[..., Scored]
 """A decoder, alone or as several processes share it."""
@@ -24,9 +23,10 @@ def loss_of(
     lower = dtype != torch.float32
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
+        targets = batch.scored
         with torch.autocast(batch.ids.device.type, dtype if lower else None, enabled=lower):
-            scored = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents, batch.targets)
-        return scored.nats, int((batch.targets != UNSCORED).sum())
+            scored = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents, targets)
+        return scored.nats, len(targets.at)
 
     return loss
 

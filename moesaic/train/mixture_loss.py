@@ -64,7 +64,7 @@ def language(decoder: Decoder, rows: list[Tokens]) -> Weighed:
 
     def nats_of(some: list[Tokens], gates: Gates) -> Nats:
         batch = pad(some)
-        scored = decoder(batch.ids, None, gates, None, batch.targets)
+        scored = decoder(batch.ids, None, gates, None, batch.scored)
         return scored.nats, scored.rows, (batch.targets != UNSCORED).sum(1)
 
     return frozen(rows, nats_of, decoder.norm.weight.dtype)

@@ -13,7 +13,7 @@ from moesaic.errors import DataError
 from moesaic.lab.documents import RowNats, Unseen
 from moesaic.lab.paired import bits_per_byte
 from moesaic.model.decoder import Decoder, initialise
-from moesaic.ops.losses import token_nll
+from moesaic.ops.losses import Targets, token_nll
 from moesaic.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog and a cat", "naïve café", "her mat"]
@@ -91,7 +91,7 @@ def test_neither_padding_nor_the_batch_nor_the_end_token_changes_a_score(tokeniz
     decoder = initialise(Decoder(sized("nano", 270)), torch.Generator().manual_seed(1))
 
     def rows(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return decoder(ids, targets=targets).rows
+        return decoder(ids, targets=Targets.of(targets)).rows
 
     texts = documents(tokenizer)
     alone, together = (Unseen.of(texts, tokenizer, 64).scored(rows, batch)[0] for batch in (1, 4))

@@ -8,7 +8,7 @@ from torch import nn
 
 from moesaic.nn import Linear
 from moesaic.ops import losses
-from moesaic.ops.losses import UNSCORED, load_balancing, router_z, summed_nll, token_nll
+from moesaic.ops.losses import UNSCORED, Targets, load_balancing, router_z, summed_nll, token_nll
 from moesaic.testing import tiny_decoder
 
 
@@ -85,7 +85,7 @@ def test_chunks_give_the_loss_and_the_gradients_of_all_logits_at_once(name, froz
     for chunked in (False, True):
         x = states.clone().requires_grad_()
         if chunked:
-            total, rows = summed_nll(head, 37, x, targets)
+            total, rows = summed_nll(head, 37, x, Targets.of(targets))
             assert not rows.requires_grad
         else:
             rows = token_nll(head(x, None), targets).sum(1)
@@ -105,7 +105,7 @@ def test_a_tied_head_adds_its_gradient_to_that_of_the_embedding():
     both = []
     for chunked in (False, True):
         decoder = tiny_decoder(tie_embeddings=True)
-        given = {"targets": ids[:, 1:]} if chunked else {}
+        given = {"targets": Targets.of(ids[:, 1:])} if chunked else {}
         out = decoder(ids[:, :-1], **given)
         (out.nats if chunked else token_nll(out.logits, ids[:, 1:]).sum()).backward()
         both.append({name: weight.grad for name, weight in decoder.named_parameters()})
@@ -121,13 +121,13 @@ def test_logits_exist_at_scored_positions_only_and_one_chunk_of_them_at_a_time(l
     seen = []
     head.register_forward_hook(lambda module, args, out: seen.append(out.shape[-2]))
     with torch.set_grad_enabled(learning):
-        summed_nll(head, 37, states.requires_grad_(learning), targets)
+        summed_nll(head, 37, states.requires_grad_(learning), Targets.of(targets))
     assert max(seen) <= 5 and sum(seen) == (targets != UNSCORED).sum()
 
 
 def test_a_batch_without_a_scored_target_costs_nothing():
     head, states, targets = made("plain")
-    total, rows = summed_nll(head, 37, states.requires_grad_(), torch.full_like(targets, UNSCORED))
+    total, rows = summed_nll(head, 37, states.requires_grad_(), Targets.of(torch.full_like(targets, UNSCORED)))
     total.backward()
     assert (total.item(), rows.tolist()) == (0.0, [0.0] * 4) and not states.grad.any()
 
