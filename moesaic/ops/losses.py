@@ -3,6 +3,7 @@
 Knows nothing about models, batches on disk or training.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,13 +71,7 @@ class ChunkedNLL(torch.autograd.Function):
         slopes = [torch.empty_like(states), *map(torch.zeros_like, learned)]
         for first in range(0, len(states), size):
             at = slice(first, first + size)
-            with torch.enable_grad():
-                some = states[at].detach().requires_grad_()
-                logits = head(some[None], None)[0]
-            own, chances = targets[at, None], logits.detach().to(each.dtype).log_softmax(-1)
-            each[at] = -chances.gather(-1, own)[:, 0]
-            slope = chances.exp_().scatter_add_(-1, own, chances.new_full(own.shape, -1.0)).to(logits.dtype)
-            slopes[0][at], *more = torch.autograd.grad(logits, (some, *learned), slope)
+            each[at], slopes[0][at], *more = nll_and_slopes(head, states[at], targets[at], learned)
             for total, one in zip(slopes[1:], more, strict=True):
                 total += one
         ctx.save_for_backward(*slopes)
@@ -84,9 +79,23 @@ class ChunkedNLL(torch.autograd.Function):
         return each.sum(), each
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         of_states, *of_learned = (one * slope.to(one.dtype) for one in ctx.saved_tensors)
         return None, None, of_states, None, *of_learned
+
+
+def nll_and_slopes(
+    head: nn.Module, states: Float[Tensor, "c d"], targets: Int[Tensor, " c"], learned: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """The loss of each state of a chunk, and the gradients of their sum: in the states, and in the trained weights."""
+    with torch.enable_grad():
+        inputs = states.detach().requires_grad_()
+        logits = head(inputs[None], None)
+    own, exact = targets[None, :, None], torch.promote_types(logits.dtype, torch.float32)
+    chances = logits.detach().to(exact).log_softmax(-1)
+    loss = -chances.gather(-1, own)[0, :, 0]
+    slope = chances.exp_().scatter_add_(-1, own, chances.new_full(own.shape, -1.0)).to(logits.dtype)
+    return loss, *torch.autograd.grad(logits, (inputs, *learned), slope)
 
 
 def load_balancing(logits: Float[Tensor, "n e"]) -> Float[Tensor, ""]:

@@ -3,17 +3,12 @@
 Knows nothing about losses or optimisers; the weights keep their names, their type and their values.
 """
 
-from functools import partial
-from typing import TypeVar
-
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
+from moesaic.model.recomputing import recompute
 from moesaic.sections.training import Pretrain, Train
-
-B = TypeVar("B", Decoder, Encoder)
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UNITS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -28,17 +23,14 @@ def type_of(word: str) -> torch.dtype:
     return torch.bfloat16 if any(found.get(unit) for unit in UNITS) else torch.float32
 
 
-def arrange(body: B, settings: Train) -> B:
-    """Let each layer recompute its activations if the settings say so; call this once an expert is in its place."""
+def arrange(body: Decoder | Encoder, settings: Train) -> None:
+    """Let each layer recompute its activations if the settings say so."""
     if settings.recompute:
-        for layer in body.layers:
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-    return body
+        recompute(body)
 
 
-def compiled(decoder: Decoder, settings: Pretrain) -> Decoder:
+def compile_layers(decoder: Decoder, settings: Pretrain) -> None:
     """Compile each layer if the settings say so; call this after `arrange`, before processes share the decoder."""
     if settings.compile:
         for layer in decoder.layers:
             layer.compile()
-    return decoder

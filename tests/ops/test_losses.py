@@ -50,6 +50,7 @@ def test_half_precision_logits_are_scored_in_float32_and_doubles_stay_doubles():
     third = torch.tensor([[[1 / 3, 0.0]]], dtype=torch.float64)
     assert token_nll(third, torch.tensor([[1]])).item() == pytest.approx(math.log1p(math.exp(1 / 3)), rel=1e-14)
 
+
 class Capped(nn.Module):
     """A head with a bias and a soft cap, by other operations than a product."""
 

@@ -12,7 +12,7 @@ from moesaic.kinds.gates import plain
 from moesaic.sections.training import Pretrain, Train
 from moesaic.testing import tiny_decoder, tiny_encoder
 from moesaic.train import execution
-from moesaic.train.execution import arrange, compiled, type_of
+from moesaic.train.execution import arrange, compile_layers, type_of
 from moesaic.train.language import loss_of
 
 T = TypeVar("T")
@@ -23,7 +23,9 @@ BATCH = Batch(IDS[:, :-1], IDS[:, 1:])
 def learned(dtype: torch.dtype = torch.float32, **settings) -> tuple[float, dict[str, torch.Tensor], int]:
     """A loss, its gradients, and the bytes that were kept for them."""
     how = Pretrain(**settings)
-    decoder = compiled(arrange(tiny_decoder(dtype=torch.float32), how), how)
+    decoder = tiny_decoder(dtype=torch.float32)
+    arrange(decoder, how)
+    compile_layers(decoder, how)
     (loss, count), kept = kept_by(lambda: loss_of(decoder, plain, dtype)(BATCH))
     (loss / count).backward()
     return loss.item() / count, {name: p.grad for name, p in decoder.named_parameters()}, kept
@@ -47,6 +49,7 @@ def test_recomputed_layers_give_the_same_bits_and_keep_less():
     again, same, less = learned(recompute=True)
     assert again == loss and all(torch.equal(same[name], grads[name]) for name in grads)
     assert less < 0.6 * kept
+
 
 DATA = {"train": "train.jsonl", "test": "test.jsonl"}
 SECTIONS = {"lora": {"rank": 4}, "tt_lora": {"rank": 2}, "ffn": {}, "model": {}}
@@ -80,7 +83,8 @@ def test_an_expert_of_every_kind_learns_the_same_bits_from_recomputed_layers(wor
 def test_an_encoder_learns_the_same_bits_from_recomputed_layers():
     both = []
     for recompute in (False, True):
-        encoder = arrange(tiny_encoder(dtype=torch.float32), Train(recompute=recompute))
+        encoder = tiny_encoder(dtype=torch.float32)
+        arrange(encoder, Train(recompute=recompute))
         states, kept = kept_by(lambda encoder=encoder: encoder(IDS[:, :16]).hidden.square().sum())
         states.backward()
         grads = {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
