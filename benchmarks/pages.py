@@ -48,6 +48,7 @@ PAGES = {
     "continuous": measured("continuous"),
     "engine": made_by("engine"),
     "serving": made_by("serving"),
+    "training_memory": made_by("training_memory", texts=True),
     "encoding": made_by("encoding", texts=True),
     "abstention": made_by("abstention", texts=True),
     "routing": made_by("routing", texts=True),

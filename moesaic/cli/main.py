@@ -858,6 +858,10 @@ def plan(
     ] = None,
     batch: Annotated[int, Option(help="Rows in a batch.")] = 1,
     training: Annotated[bool, Option("--training", help="Add the memory that training an expert needs.")] = False,
+    recompute: Annotated[
+        bool, Option("--recompute", help="With --training, plan layers that recompute their activations.")
+    ] = False,
+    rank: Annotated[int | None, Option(metavar="N", help="Add a LoRA expert of this rank on all targets.")] = None,
     dtype: Annotated[
         str | None, Option(metavar="TYPE", help="Type to compute in: float32, bfloat16, ... (default: as loaded).")
     ] = None,
@@ -879,6 +883,8 @@ def plan(
         "active": active,
         "context": context,
         "batch": batch,
+        "rank": rank,
+        "recompute": recompute,
     }
     room: dict[str, Any] = {"vram": vram, "ram": ram, "devices": devices, "hosts": hosts, **rates(bandwidth)}
     show_plan(moesaic.plan(*models, training=training, **sizes, **room), as_json)

@@ -46,7 +46,7 @@ def budget(folder: Path, vram: str | int | None, ram: str | int | None, compute:
     first = host - LIBRARIES if vram is None else devices_of(vram, 1)[0]
 
     def answering(rows: int, tokens: int) -> int:
-        return sum(part.bytes for part in working(found, rows, tokens, planned.active, width, training=False))
+        return sum(part.bytes for part in working(found, rows, tokens, planned.active, width))
 
     return Budget(
         room=first - planned.bytes_of("shared", "router") - held,

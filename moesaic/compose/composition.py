@@ -124,6 +124,18 @@ def of_folders(
     return Composition(shared, kind, tuple(distinct(experts)), router, 1, tuple(findings), tuple(notes))
 
 
+def with_lora(found: Composition, rank: int) -> Composition:
+    """The same composition with one more expert, a LoRA of this rank on all targets."""
+    kind = KINDS["lora"]
+    if found.kind is not None and found.kind.site != kind.site:
+        raise RecipeError(f"no LoRA is mixed at site {found.kind.site}", field="rank", hint="plan the base alone")
+    kind.require_composable(found.base)
+    everywhere = kind.of_model(found.base, found.base).pairs or {}
+    sizes = {path: (rank, inner, outer) for path, (_, inner, outer) in everywhere.items()}
+    lora = Planned(f"lora of rank {rank}", Footprint(pairs=sizes))
+    return replace(found, kind=found.kind or kind, experts=(*found.experts, lora))
+
+
 def beside(
     base: Outline, place: str | os.PathLike[str], kind: AnyKind, itself: bool = False
 ) -> tuple[Planned, list[Difference]]:

@@ -11,8 +11,8 @@ import torch
 from moesaic.interop.outline import PARTS, Config, Outline, Shape, part_of
 from moesaic.nn.rope import FIRST
 
-MOMENTS = 3
-"""Values that AdamW stores for each trained weight: its gradient and two moments."""
+BESIDE = 3
+"""Values beside each trained weight between two steps: two moments of AdamW, and the best value so far."""
 
 LIBRARIES = 32_000_000
 """Bytes that libraries add on a host once they compute: pages of code and heap. Measured: 18 MB."""
@@ -50,21 +50,6 @@ def activations(config: Config, rows: int, tokens: int, width: int) -> int:
     """
     attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
     return rows * tokens * (3 * config.hidden_size + max(attention, ffn)) * width + rows * config.vocab_size * width
-
-
-def saved_activations(config: Config, rows: int, tokens: int, width: int) -> int:
-    """Bytes that a training step saves for its backward pass, which needs the input of every linear; an estimate.
-
-    In every block: x and its norm, twice each; queries, keys and values, rotated queries and keys, and the output of
-    attention; gate, up, its activation and their product. Then the logits, their softmax and its gradient.
-    """
-    attention, ffn = 3 * config.query_width + 3 * config.key_width, config.ffn_states * config.ffn_width
-    block = 4 * config.hidden_size + attention + ffn
-    return rows * tokens * (config.num_layers * block + 3 * config.vocab_size) * width
-
-
-def optimiser(trained: int, width: int) -> int:
-    return MOMENTS * trained * width
 
 
 def pairs(shapes: Mapping[str, Shape]) -> int:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 
 from moesaic.compose import memory
-from moesaic.compose.composition import Composition, described
+from moesaic.compose.composition import Composition, described, with_lora
 from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
+from moesaic.compose.rehearsal import rehearsed
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
 from moesaic.interop.decoders import type_of
 from moesaic.kinds import sites
@@ -42,8 +43,9 @@ class Plan:
     """The result of `moesaic.plan`. Bytes are those of memory, not of files.
 
     `dtype`: the type of computation. `resident`: bytes of a loaded composition between two requests; `working`: bytes
-    on top while it answers `batch` rows of `context` tokens or, with `training`, learns from them. `by_dtype`: resident
-    bytes in other types. `differences`: all, allowed ones included. `placement`: None without a budget.
+    on top while it answers `batch` rows of `context` tokens or, with `training`, learns from them. `recompute`: as in a
+    recipe's `train`. `by_dtype`: resident bytes in other types. `differences`: all, allowed ones included. `placement`:
+    None without a budget.
     """
 
     base: str
@@ -53,6 +55,7 @@ class Plan:
     batch: int
     active: int
     training: bool
+    recompute: bool
     parts: tuple[Part, ...]
     by_dtype: dict[str, int]
     differences: tuple[Difference, ...]
@@ -118,15 +121,18 @@ class Load:
     """Rows that are answered, or with `training` learned from, at once.
 
     `context`: tokens of each; by default `CONTEXT`, or that of a base with less. `active`: experts that answer a row;
-    by default as the router selects.
+    by default as the router selects. `recompute`: as in a recipe's `train`.
     """
 
     batch: int
     context: int | None
     active: int | None
     training: bool
+    recompute: bool = False
 
     def __post_init__(self) -> None:
+        if self.recompute and not self.training:
+            raise RecipeError("has no effect here", field="recompute", hint="it goes with training")
         require_counts(batch=self.batch, context=self.context, active=self.active)
 
     def tokens(self, most: int) -> int:
@@ -184,6 +190,8 @@ def plan(
     active: int | None = None,
     bandwidth: tuple[float, float] = BANDWIDTH,
     hosts: int = 1,
+    rank: int | None = None,
+    recompute: bool = False,
 ) -> Plan:
     """Compute the memory of a composition, and whether its models fit each other and a budget; nothing is loaded.
 
@@ -192,13 +200,16 @@ def plan(
     adapters or blocks, else model). `vram`: of all devices together ("17GB"), shared evenly, or of each ("9GB,8GB").
     `dtype`: by default that of `load` and `load_model`, bfloat16 for published sizes. `active`: experts that answer a
     row (default: as the router selects, or 1). `bandwidth`: bytes per second from memory to a device, and from disk.
-    `hosts`: machines that share the experts; `vram`, `ram` and `devices` are those of each.
+    `hosts`: machines that share the experts; `vram`, `ram` and `devices` are those of each. `rank`: of one more expert,
+    a LoRA on all targets. `recompute`: with `training`, layers recompute their activations.
     """
     for field, value, known in (("site", site, sites()), ("dtype", dtype, [*TYPES])):
         if value is not None and value not in known:
             raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
-    load, hardware = Load(batch, context, active, training), Hardware(vram, ram, devices, hosts, bandwidth)
-    return planned(described(models, base, site), dtype, load, hardware)
+    require_counts(rank=rank)
+    load, hardware = Load(batch, context, active, training, recompute), Hardware(vram, ram, devices, hosts, bandwidth)
+    found = described(models, base, site)
+    return planned(with_lora(found, rank) if rank else found, dtype, load, hardware)
 
 
 def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardware) -> Plan:
@@ -207,7 +218,8 @@ def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardwar
     computes = computed(found, types, unstored)
     tokens = load.tokens(found.base.config.context)
     asked = min(load.active or found.active, max(1, len(found.experts)))
-    needs = working(found, load.batch, tokens, asked, computes.itemsize, load.training)
+    answers = working(found, load.batch, tokens, asked, computes.itemsize)
+    needs = learning(found, load, tokens, computes) if load.training else answers
     made = Plan(
         base=found.base.name,
         site=found.kind.site if found.kind else None,
@@ -216,6 +228,7 @@ def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardwar
         batch=load.batch,
         active=asked,
         training=load.training,
+        recompute=load.recompute,
         parts=(*weights(found, types, unstored), *needs),
         by_dtype={name: resident(found, TYPES[name]) for name in ("float32", "bfloat16")},
         differences=found.findings,
@@ -275,23 +288,26 @@ def weights(found: Composition, types: memory.Types, unstored: torch.dtype) -> l
     return parts
 
 
-def working(found: Composition, rows: int, tokens: int, active: int, width: int, training: bool) -> list[Part]:
-    """Parts in memory while rows are answered, or while one expert (or a single model) is trained."""
+def working(found: Composition, rows: int, tokens: int, active: int, width: int) -> list[Part]:
+    """Parts in memory while rows are answered."""
     config = found.base.config
-    if training:
-        trained = max(
-            (expert.parameters for expert in found.experts),
-            default=sum(math.prod(shape) for shape in found.base.shapes.values()),
-        )
-        return [
-            Part("activations", "working", 0, memory.saved_activations(config, rows, tokens, width)),
-            Part("gradients and AdamW", "working", 0, memory.optimiser(trained, width)),
-        ]
     own = [config, *(expert.footprint.config for expert in found.experts if expert.footprint.config is not None)]
     readers = len(own) if found.level == "token" else active if own[1:] else 1
     cached = sum(sorted((memory.cache(one, rows, tokens, width) for one in own), reverse=True)[:readers])
     most = max(memory.activations(one, rows, tokens, width) for one in own)
     return [Part("key/value cache", "working", 0, cached), Part("activations", "working", 0, most)]
+
+
+def learning(found: Composition, load: Load, tokens: int, dtype: torch.dtype) -> list[Part]:
+    """Parts in memory while the largest expert, or a single model, is trained."""
+    largest = max(found.experts, key=lambda expert: expert.parameters, default=None)
+    expert = None if largest is None else largest.footprint
+    step = rehearsed(found.base.config, expert, load.batch, tokens, dtype, load.recompute)
+    return [
+        Part("activations", "working", 0, step.kept),
+        Part("logits, gradients, a layer at work", "working", 0, step.more),
+        Part("AdamW and the best values", "working", 0, memory.BESIDE * step.trained),
+    ]
 
 
 def resident(found: Composition, dtype: torch.dtype) -> int:

@@ -19,7 +19,7 @@ from moesaic.data.cuts import lengths_of, lost_of, truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.hardware import sent
-from moesaic.ops.losses import UNSCORED
+from moesaic.ops.losses import UNSCORED, Targets
 from moesaic.tokenizer import Exchange
 
 WINDOW = 16
@@ -86,9 +86,14 @@ class Batch:
     documents: Int[Tensor, "b t"] | None = None
 
     def on(self, device: torch.device | None) -> "Batch":
-        """The same on a device."""
+        """The same on a device; the targets stay on the host, where those that are scored are found."""
         documents = None if self.documents is None else sent(self.documents, device)
-        return Batch(sent(self.ids, device), sent(self.targets, device), documents)
+        return Batch(sent(self.ids, device), self.targets, documents)
+
+    @property
+    def scored(self) -> Targets:
+        """The targets that are scored."""
+        return Targets.of(self.targets)
 
 
 def encode_all(

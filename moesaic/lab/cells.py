@@ -158,7 +158,7 @@ def trained(
     decays, nats, done = list[dict[str, Any]](), list[np.ndarray](), 0
 
     def validation() -> float:
-        found, counts = corpus.choosing.scored(objective.logits, settings.batch)
+        found, counts = corpus.choosing.scored(objective.rows, settings.batch)
         return float(found.sum() / counts.sum())
 
     for piece in segments(settings):
@@ -172,7 +172,7 @@ def trained(
         done += piece.last - piece.first
         if piece.decays:
             decoder.load_state_dict(found.state, strict=False)
-            own, counts = corpus.judging.scored(objective.logits, settings.batch)
+            own, counts = corpus.judging.scored(objective.rows, settings.batch)
             tokens = piece.last * settings.accumulate * packed.batch * settings.length
             facts = {"steps": piece.last, "tokens": tokens, "epochs": packed.epochs(piece.last * settings.accumulate)}
             decays.append({**facts, "validation": found.best, "nats": float(own.sum()), "scored": int(counts.sum())})

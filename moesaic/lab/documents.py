@@ -14,10 +14,11 @@ from torch import Tensor
 
 from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.errors import DataError
-from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.ops.losses import UNSCORED
 from moesaic.tokenizer import Tokenizer
 
-Logits = Callable[[Int[Tensor, "b t"]], Float[Tensor, "b t v"]]
+RowNats = Callable[[Int[Tensor, "b t"], Int[Tensor, "b t"]], Float[Tensor, " b"]]
+"""(token ids, the token after each) -> the summed nats of each row's scored tokens."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Unseen:
 
     @torch.no_grad()
     def scored(
-        self, logits: Logits, batch: int
+        self, nats_of: RowNats, batch: int
     ) -> tuple[Float[np.ndarray, " documents"], Int[np.ndarray, " documents"]]:
         """Summed nats and number of scored tokens of every document."""
         nats, counts = np.zeros(len(self.bytes)), np.zeros(len(self.bytes), dtype=np.int64)
@@ -61,6 +62,6 @@ class Unseen:
             given = pad([self.rows[place] for place in places], score_prompt=True)
             targets = given.targets.masked_fill(torch.isin(given.targets, special), UNSCORED)
             owners = [self.owners[place] for place in places]
-            np.add.at(nats, owners, token_nll(logits(given.ids), targets).double().sum(1).numpy())
+            np.add.at(nats, owners, nats_of(given.ids, targets).double().numpy())
             np.add.at(counts, owners, (targets != UNSCORED).sum(1).numpy())
         return nats, counts

@@ -13,7 +13,8 @@ from torch import Tensor
 from moesaic.data.batches import Batch
 from moesaic.lab.arms import Balance
 from moesaic.model.decoder import Decoder
-from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.ops.losses import Targets
+from moesaic.routing import Routing
 from moesaic.train.balance import Balancer, Quantiles, Rule, SignBias, counts_of, loss_of_balance, with_counts
 from moesaic.train.ranks import Ranks
 
@@ -37,12 +38,13 @@ class Objective:
         """The micro-batches as `__call__` takes them."""
         if not self.by_loss:
             return lambda number: (batch(number), None)
-        return with_counts(batch, lambda one: self.decoder(one.ids, None, None, one.documents).routings, accumulate)
+        return with_counts(batch, self.decided, accumulate)
 
     def __call__(self, given: Counted) -> tuple[Tensor, int]:
         batch, counts = given
-        output = self.decoder(batch.ids, None, None, batch.documents)
-        loss, terms = token_nll(output.logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
+        targets = batch.scored
+        output = self.decoder(batch.ids, None, None, batch.documents, targets)
+        loss, terms = output.nats, len(targets.at)
         self.nats, self.scored = self.nats + loss.item(), self.scored + terms
         if any(routing is not None for routing in output.routings):
             self.counts.append(counts_of(output.routings))
@@ -65,6 +67,10 @@ class Objective:
         self.nats, self.scored, self.counts = 0.0, 0, []
         return row
 
-    def logits(self, ids: Int[Tensor, "b t"]) -> Float[Tensor, "b t v"]:
-        """Next-token logits of texts that are only scored."""
-        return self.decoder(ids).logits
+    def decided(self, batch: Batch) -> list[Routing | None]:
+        """The decisions of the layers in a micro-batch."""
+        return self.decoder(batch.ids, None, None, batch.documents, batch.scored).routings
+
+    def rows(self, ids: Int[Tensor, "b t"], targets: Int[Tensor, "b t"]) -> Float[Tensor, " b"]:
+        """Nats of texts that are only scored."""
+        return self.decoder(ids, targets=Targets.of(targets)).rows

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moesaic.config import DecoderConfig
 from moesaic.errors import CompatibilityError
 from moesaic.nn import Attention, Cache, Linear, Mask, Rope, Span, apart, embedding, ffn, norm
+from moesaic.ops.losses import Targets, summed_nll
 from moesaic.routing import Gates, Routing
 
 Hidden = Float[Tensor, "b t d"]
@@ -24,6 +25,14 @@ class Output(NamedTuple):
     logits: Float[Tensor, "b t v"]
     routings: list[Routing | None]
     hidden: Hidden
+
+
+class Scored(NamedTuple):
+    """The summed nats of targets, with a gradient; those of each row, without one; and each layer's own decisions."""
+
+    nats: Float[Tensor, ""]
+    rows: Float[Tensor, " b"]
+    routings: list[Routing | None]
 
 
 class Decoder(nn.Module):
@@ -49,14 +58,22 @@ class Decoder(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight  # type: ignore[assignment]  # torch types it as Tensor
 
     def forward(
-        self, ids: Int[Tensor, "b t"], cache: Cache | None = None, gates: Gates | None = None, mask: Mask | None = None
-    ) -> Output:
+        self,
+        ids: Int[Tensor, "b t"],
+        cache: Cache | None = None,
+        gates: Gates | None = None,
+        mask: Mask | None = None,
+        targets: Targets | None = None,
+    ) -> Output | Scored:
         """Logits after every token. With a cache the tokens follow the cached ones; the caller advances the cache.
 
         `mask`: 0 at padding, on either side, else the number of the token's text in its row, which sees no other.
+        `targets`: to be scored in place of logits; no expert changes the head.
         """
         x, routings = self.run(self.embed_tokens(ids), cache, range(len(self.layers)), gates, mask)
         hidden = self.norm(x)
+        if targets is not None:
+            return Scored(*summed_nll(self.lm_head, self.config.vocab_size, hidden, targets), routings)
         return Output(self.lm_head(hidden, gates), routings, hidden)
 
     def score(

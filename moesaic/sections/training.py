@@ -47,6 +47,8 @@ class Train(Section):
     """Maximum norm of the gradient."""
     accumulate: Count = 1
     """Batches per step."""
+    recompute: bool = Field(default=False, exclude_if=lambda given: not given)  # keys stay
+    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
     evaluate_every: Whole = 50
     """Steps between validations; 0: validate only at the end."""
     patience: Whole = 0
@@ -115,8 +117,6 @@ class Pretrain(Train):
     """Files to train on, `{shards: FOLDER}`, or `experts` for the training texts of all experts."""
     parallel: Parallel = Field(default="ddp", exclude_if=lambda given: given == "ddp")  # keys stay
     """Each process of `torchrun` holds a copy (DDP), a piece of every parameter (FSDP2), or also whole experts (EP)."""
-    recompute: bool = Field(default=False, exclude_if=lambda given: not given)
-    """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
     compile: bool = Field(default=False, exclude_if=lambda given: not given)
     """Compile each layer by `torch.compile`, which needs a C++ compiler."""
     apart: bool = Field(default=False, exclude_if=lambda given: not given)

@@ -29,7 +29,7 @@ from moesaic.runs.part import Part
 from moesaic.tasks import Run
 from moesaic.tasks.texts import TextTask
 from moesaic.tokenizer import Tokenizer
-from moesaic.train.execution import arrange
+from moesaic.train.execution import arrange, compile_layers
 from moesaic.train.language import loss_of, mean_nats
 from moesaic.train.loop import fit
 from moesaic.train.ranks import agreed, spread, threads_each, world_size
@@ -95,7 +95,10 @@ class BasePart(Part):
         report.note(f"{packed.tokens:,} unique tokens to learn from, read {packed.epochs(micro_batches):.2f} times")
         report.begin(settings.steps)
         trial = trial_at(settings.lr)
-        model, ranks = spread(arrange(decoder.to(compute.device), settings), settings.parallel)
+        decoder.to(compute.device)
+        arrange(decoder, settings)
+        compile_layers(decoder, settings)
+        model, ranks = spread(decoder, settings.parallel)
         if ranks.main:
             drop_logs(self.run, self.at, [trial])
         each = threads_each(recipe.workers)

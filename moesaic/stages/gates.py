@@ -161,7 +161,7 @@ def rows_before(
     return dict(zip(ffns(decoder), made, strict=True))
 
 
-def validated(decoder: Decoder, rows: list[Tokens], batch: int) -> float:
+def validated(decoder: Decoder, rows: Sequence[Tokens], batch: int) -> float:
     with unbiased(decoder):
         return mean_nats(decoder, plain, rows, batch)
 
@@ -175,7 +175,12 @@ class Trained:
 
 
 def train(
-    part: GatesPart, decoder: Decoder, rows: list[Tokens], held_out: list[Tokens], settings: Train, report: Report
+    part: GatesPart,
+    decoder: Decoder,
+    rows: Sequence[Tokens],
+    held_out: Sequence[Tokens],
+    settings: Train,
+    report: Report,
 ) -> Trained:
     """Train the gates of a decoder, whose slots carry the experts."""
     gates, seed, trial = part.gates, part.run.recipe.seed, trial_at(part.gates.lr)
@@ -190,7 +195,7 @@ def train(
 
 def tokens_of(rows: Sequence[Tokens], settings: Train, seed: int) -> int:
     """The number of tokens that a training reads."""
-    schedule = Schedule([*rows], settings.batch, seed)
+    schedule = Schedule(rows, settings.batch, seed)
     return sum(len(row.ids) - 1 for step in range(settings.steps * settings.accumulate) for row in schedule(step))
 
 

@@ -37,6 +37,7 @@ from moesaic.tasks.grading import Sheet
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.train import classification
 from moesaic.train.classification import Measured, batched, measure
+from moesaic.train.execution import arrange
 from moesaic.train.mixture_loss import Weighed
 
 ONLY = "it"
@@ -91,6 +92,7 @@ class LabelTrainer(Trainer):
 
     def objective(self, plan: Plan) -> Objective:
         settings, (classifier, _, _) = plan.settings, self.started(plan)
+        arrange(classifier.body, settings)
         schedule = Schedule(even([*self.train.values()]), settings.batch, self.task.recipe.seed)
         return Objective(
             trainable(classifier),

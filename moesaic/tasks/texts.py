@@ -41,6 +41,7 @@ from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import latencies, written
 from moesaic.train import language
+from moesaic.train.execution import arrange
 from moesaic.train.mixture_loss import Weighed
 from moesaic.train.mixture_loss import language as text_losses
 
@@ -76,6 +77,7 @@ class TextTrainer(Trainer):
         settings, seed = plan.settings, self.task.recipe.seed
         decoder, products = self.task.fresh(self.task.taught(plan.kind)).decoder, self.task.products(plan.kind)
         gates = plan.begin(decoder, seed).gates
+        arrange(decoder, settings)
         schedule = Schedule(even(self.train), settings.batch, seed)
         return Objective(
             trainable(decoder),

@@ -76,7 +76,7 @@ def labels(classifier: Classifier, rows: Sequence[LabelledTokens], pad: int) -> 
     def nats_of(some: list[LabelledTokens], gates: Gates) -> Nats:
         found = classifier(batched(some, pad, classifier.device), gates)
         nats = F.nll_loss(found, targets_of(some, classifier.device), reduction="none")
-        return nats, torch.ones(len(some), dtype=torch.long)
+        return nats.sum(), nats, torch.ones(len(some), dtype=torch.long)
 
     return frozen(rows, nats_of, next(classifier.heads.parameters()))
 

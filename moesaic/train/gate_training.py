@@ -16,7 +16,6 @@ from moesaic.data.batches import Batch, Schedule, Tokens, pad
 from moesaic.kinds.gates import plain
 from moesaic.model.decoder import Decoder
 from moesaic.nn import SparseFFN
-from moesaic.ops.losses import UNSCORED, token_nll
 from moesaic.train.balance import Balancer, Quantiles, Rule, SignBias, loss_of_balance, with_counts
 from moesaic.train.language import mean_nats
 from moesaic.train.ranks import Ranks
@@ -41,8 +40,8 @@ class GateTraining:
     def __init__(
         self,
         decoder: Decoder,
-        rows: list[Tokens],
-        held_out: list[Tokens],
+        rows: Sequence[Tokens],
+        held_out: Sequence[Tokens],
         batch: int,
         balance: str,
         strength: float,
@@ -69,15 +68,16 @@ class GateTraining:
 
     def read(self, step: int) -> Read:
         rows = self.schedule(step)
-        batch = pad(rows)
+        device, batch = self.decoder.norm.weight.device, pad(rows)
         lengths = torch.tensor([len(row.ids) - 1 for row in rows])
-        return Read(batch, (torch.arange(batch.ids.shape[1]) < lengths[:, None]).flatten())
+        real = (torch.arange(batch.ids.shape[1]) < lengths[:, None]).flatten()
+        return Read(batch.on(device), real.to(device))
 
     def loss(self, given: tuple[Read, Float[Tensor, "l e"] | None]) -> tuple[Tensor, int]:
         (batch, real), counts = given
-        out = self.decoder(batch.ids)
-        scored = int((batch.targets != UNSCORED).sum())
-        total = token_nll(out.logits, batch.targets).sum()
+        targets = batch.scored
+        out = self.decoder(batch.ids, targets=targets)
+        total, scored = out.nats, len(targets.at)
         if self.balance == "loss":
             total = total + scored * loss_of_balance(self.decoder, out.routings, counts, real, self.strength, 0.0)
         if self.balancer:

@@ -11,10 +11,9 @@ from torch import Tensor
 from moesaic.data.batches import Batch, Tokens, by_length, pad
 from moesaic.hardware import HOST, Compute
 from moesaic.kinds.gates import GatesFor
-from moesaic.model.decoder import Output
-from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.model.decoder import Scored
 
-Model = Callable[..., Output]
+Model = Callable[..., Scored]
 """A decoder, alone or as several processes share it."""
 
 
@@ -25,9 +24,10 @@ def loss_of(
     lower = dtype != torch.float32
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
+        targets = batch.scored
         with torch.autocast(batch.ids.device.type, dtype if lower else None, enabled=lower):
-            logits = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents).logits
-        return token_nll(logits, batch.targets).sum(), int((batch.targets != UNSCORED).sum())
+            scored = decoder(batch.ids, None, gates(len(batch.ids)), batch.documents, targets)
+        return scored.nats, len(targets.at)
 
     return loss
 

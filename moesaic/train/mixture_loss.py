@@ -15,7 +15,7 @@ from torch import Tensor
 from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.hardware import exact
 from moesaic.model.decoder import Decoder
-from moesaic.ops.losses import UNSCORED, token_nll
+from moesaic.ops.losses import UNSCORED
 from moesaic.routing import Gates
 
 WeightedLoss = Callable[[Int[Tensor, " n"], Float[Tensor, "n e"]], tuple[Float[Tensor, " n"], Int[Tensor, " n"]]]
@@ -41,8 +41,8 @@ class Losses:
 Weighed = Callable[[Int[Tensor, " n"], Float[Tensor, "n e"], bool], Losses]
 """(indices of rows, their weights, whether to compute slopes) -> their losses."""
 
-Nats = tuple[Float[Tensor, " n"], Int[Tensor, " n"]]
-"""The summed loss of each row of a batch, and the number of summands."""
+Nats = tuple[Float[Tensor, ""], Float[Tensor, " n"], Int[Tensor, " n"]]
+"""The summed loss of a batch, with a gradient; that of each row; and the number of summands of each."""
 
 
 @runtime_checkable
@@ -65,8 +65,8 @@ def language(decoder: Decoder, rows: list[Tokens]) -> Weighed:
 
     def nats_of(some: list[Tokens], gates: Gates) -> Nats:
         batch = pad(some).on(decoder.norm.weight.device)
-        nats = token_nll(decoder(batch.ids, None, gates).logits, batch.targets).sum(1)
-        return nats, (batch.targets != UNSCORED).sum(1)
+        scored = decoder(batch.ids, None, gates, None, batch.scored)
+        return scored.nats, scored.rows, (batch.targets != UNSCORED).sum(1)
 
     return frozen(rows, nats_of, decoder.norm.weight)
 
@@ -85,9 +85,9 @@ def frozen(rows: Sequence[R], nats_of: Callable[[list[R], Gates], Nats], like: T
             with torch.set_grad_enabled(slopes):
                 leaf = weights[places].detach().to(like.device, exact(like.dtype)).requires_grad_(slopes)
                 gates = Gates.dense(leaf) if slopes else Gates.of(leaf)
-                nats, scored = nats_of([rows[row] for row in some[places].tolist()], gates)
+                total, nats, scored = nats_of([rows[row] for row in some[places].tolist()], gates)
                 if steep is not None:
-                    (slope,) = torch.autograd.grad(nats.sum(), leaf)
+                    (slope,) = torch.autograd.grad(total, leaf)
                     steep[places] = slope.to(steep)
             sums[places], counts[places] = nats.detach().to(sums), scored.to(counts)
         return Losses(sums, counts, steep)

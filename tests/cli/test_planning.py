@@ -73,4 +73,4 @@ def test_what_is_mistyped_ends_in_2(moesaic, arguments, what):
 
 def test_training_is_said_to_be_training(moesaic):
     out = moesaic("plan", "gemma-3-270m", "--training", "--dtype", "float32", "--context", 512)[1]
-    assert "gradients and AdamW" in out and "training" in out and "computed in  float32" in out
+    assert "AdamW and the best values" in out and "training" in out and "computed in  float32" in out

@@ -1,6 +1,7 @@
 """Tests of scores on unseen documents: nothing wins that does not predict text."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from torch.nn import functional as F
 
 from moesaic.config import sized
 from moesaic.errors import DataError
-from moesaic.lab.documents import Logits, Unseen
+from moesaic.lab.documents import RowNats, Unseen
 from moesaic.lab.paired import bits_per_byte
 from moesaic.model.decoder import Decoder, initialise
+from moesaic.ops.losses import Targets, token_nll
 from moesaic.tokenizer import Tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog and a cat", "naïve café", "her mat"]
 SURE = 30.0
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +61,12 @@ def perfect(texts: list[list[int]]) -> Logits:
     return logits
 
 
+def of(logits: Logits) -> RowNats:
+    return lambda ids, targets: token_nll(logits(ids), targets).sum(1)
+
+
 def bits(unseen: Unseen, logits: Logits, batch: int = 2) -> float:
-    return bits_per_byte(unseen.scored(logits, batch)[0], unseen.bytes)
+    return bits_per_byte(unseen.scored(of(logits), batch)[0], unseen.bytes)
 
 
 @pytest.mark.parametrize("cheat", [copier, late, ending])
@@ -72,7 +80,7 @@ def test_who_does_not_predict_the_next_token_is_worse_than_who_knows_nothing(
 def test_the_score_of_who_knows_nothing_is_that_of_the_vocabulary(tokenizer: Tokenizer) -> None:
     texts = documents(tokenizer)
     unseen = Unseen.of(texts, tokenizer, 64)
-    nats, counts = unseen.scored(uniform, 3)
+    nats, counts = unseen.scored(of(uniform), 3)
     assert counts.tolist() == [len(ids) - 2 for ids in texts], "neither the first token nor the end is scored"
     assert nats == pytest.approx(counts * math.log(270))
     first = [len(tokenizer.decode(ids[:1]).encode()) for ids in texts]
@@ -82,14 +90,14 @@ def test_the_score_of_who_knows_nothing_is_that_of_the_vocabulary(tokenizer: Tok
 def test_neither_padding_nor_the_batch_nor_the_end_token_changes_a_score(tokenizer: Tokenizer) -> None:
     decoder = initialise(Decoder(sized("nano", 270)), torch.Generator().manual_seed(1))
 
-    def logits(ids: torch.Tensor) -> torch.Tensor:
-        return decoder(ids).logits
+    def rows(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return decoder(ids, targets=Targets.of(targets)).rows
 
     texts = documents(tokenizer)
-    alone, together = (Unseen.of(texts, tokenizer, 64).scored(logits, batch)[0] for batch in (1, 4))
+    alone, together = (Unseen.of(texts, tokenizer, 64).scored(rows, batch)[0] for batch in (1, 4))
     assert alone == pytest.approx(together, rel=1e-5)
     without_end = Unseen.of([ids[:-1] for ids in texts], tokenizer, 64)
-    assert without_end.scored(logits, 1)[0] == pytest.approx(alone, rel=1e-5)
+    assert without_end.scored(rows, 1)[0] == pytest.approx(alone, rel=1e-5)
 
 
 def test_long_documents_are_scored_in_pieces_and_every_token_once(tokenizer: Tokenizer) -> None:
@@ -97,7 +105,7 @@ def test_long_documents_are_scored_in_pieces_and_every_token_once(tokenizer: Tok
     whole, pieces = Unseen.of(texts, tokenizer, 64), Unseen.of(texts, tokenizer, 3)
     assert len(pieces.rows) > len(whole.rows) == len(texts)
     for one in (whole, pieces):
-        assert one.scored(uniform, 2)[1].tolist() == [len(ids) - 2 for ids in texts]
+        assert one.scored(of(uniform), 2)[1].tolist() == [len(ids) - 2 for ids in texts]
     assert np.array_equal(whole.bytes, pieces.bytes)
 
 

@@ -127,7 +127,7 @@ def test_a_decay_is_what_a_training_of_its_own_would_be(made: Any) -> None:
             rate,
             lambda row: None,
         )
-        nats, counts = corpus.judging.scored(objective.logits, 2)
+        nats, counts = corpus.judging.scored(objective.rows, 2)
         assert float(nats.sum()) == pytest.approx(decay["nats"], rel=1e-6)
         assert (int(counts.sum()), end * 32) == (decay["scored"], decay["tokens"])
 

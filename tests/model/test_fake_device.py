@@ -3,7 +3,6 @@
 The device is fake, so no accelerator is needed: see `fake_device`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,31 +10,18 @@ import pytest
 import torch
 from fake_device import DEVICE, card, there
 from small_mixtures import NAMES
-from torch import nn
 
 from moesaic.adapters import attach, feedforward
 from moesaic.adapters.tensor_train import TensorTrain
-from moesaic.config import PROJECTIONS, Feature
-from moesaic.generate import Request, Sampling
-from moesaic.generate.engine import Engine
-from moesaic.generate.flight import Flight
-from moesaic.generate.row import Row
-from moesaic.generate.request import RoutingReport
-from moesaic.model.classifier import Classifier, ClassifierMixture, Head, Shape
+from moesaic.config import Feature
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
-from moesaic.model.features import Prompts, last, read
+from moesaic.model.features import Prompts
 from moesaic.model.mixture import AdapterMixture
-from moesaic.model.text_counts import characters, wording
 from moesaic.model.whole import ModelMixture
-from moesaic.nn import Cache
-from moesaic.ops.losses import load_balancing, router_z, token_nll
-from moesaic.routing import Gates, Routing, Selection, States
-from moesaic.routing.controls import fixed, oracle, uniform
-from moesaic.routing.exploration import gumbel_choice, noisy
-from moesaic.routing.guard import Guard, guarded
-from moesaic.routing.routers import ArrowRouter, AttentionRouter, CentroidRouter, KeywordRouter, MLPRouter, TreeRouter
-from moesaic.testing import ByteTokenizer, FunctionRouter, tiny_decoder, tiny_encoder, toy_expert, toy_ffn
+from moesaic.routing import Selection
+from moesaic.routing.routers import KeywordRouter
+from moesaic.testing import FunctionRouter, tiny_decoder, toy_expert, toy_ffn
 
 F32, BF16 = torch.float32, torch.bfloat16
 LENGTHS = [5, 3, 4]

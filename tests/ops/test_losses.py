@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
-from moesaic.ops.losses import UNSCORED, load_balancing, router_z, token_nll
+from moesaic.nn import Linear
+from moesaic.ops import losses
+from moesaic.ops.losses import UNSCORED, Targets, load_balancing, router_z, summed_nll, token_nll
+from moesaic.testing import tiny_decoder
 
 
 def test_token_nll_of_known_probabilities():
@@ -45,6 +49,88 @@ def test_half_precision_logits_are_scored_in_float32_and_doubles_stay_doubles():
     assert found.item() == pytest.approx(10 + math.log1p(math.exp(-10) + math.exp(-17)), rel=1e-6)
     third = torch.tensor([[[1 / 3, 0.0]]], dtype=torch.float64)
     assert token_nll(third, torch.tensor([[1]])).item() == pytest.approx(math.log1p(math.exp(1 / 3)), rel=1e-14)
+
+
+class Capped(nn.Module):
+    """A head with a bias and a soft cap, by other operations than a product."""
+
+    def __init__(self, vocab: int, width: int):
+        super().__init__()
+        self.inner = nn.Linear(width, vocab, bias=True)
+
+    def forward(self, x: torch.Tensor, gates: None) -> torch.Tensor:
+        return 3.0 * torch.tanh(self.inner(x) / 3.0)
+
+
+HEADS = {"plain": lambda: Linear(8, 37), "biased": lambda: Linear(8, 37, bias=True), "capped": lambda: Capped(37, 8)}
+
+
+def made(name: str) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    head = HEADS[name]().double()
+    for weight in head.parameters():
+        nn.init.normal_(weight, generator=generator)
+    states = torch.randn(4, 9, 8, generator=generator, dtype=torch.float64)
+    targets = torch.randint(37, (4, 9), generator=generator)
+    return head, states, targets.masked_fill(torch.rand(4, 9, generator=generator) < 0.4, UNSCORED)
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("name", HEADS)
+def test_chunks_give_the_loss_and_the_gradients_of_all_logits_at_once(name, frozen, size, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", size * 37)
+    head, states, targets = made(name)
+    head.requires_grad_(not frozen)
+    both = []
+    for chunked in (False, True):
+        x = states.clone().requires_grad_()
+        if chunked:
+            total, rows = summed_nll(head, 37, x, Targets.of(targets))
+            assert not rows.requires_grad
+        else:
+            rows = token_nll(head(x, None), targets).sum(1)
+            total = rows.sum()
+        (0.25 * total).backward()
+        both.append([total.detach(), rows.detach(), x.grad, *(weight.grad for weight in head.parameters())])
+        head.zero_grad(set_to_none=True)
+    for plain, own in zip(*both, strict=True):
+        assert (own is None) == (plain is None)
+        if plain is not None:
+            torch.testing.assert_close(own, plain, rtol=1e-12, atol=1e-12)
+    assert (both[1][3] is None) == frozen, "no gradient is made of frozen weights"
+
+
+def test_a_tied_head_adds_its_gradient_to_that_of_the_embedding():
+    ids = torch.randint(61, (2, 12), generator=torch.Generator().manual_seed(1))
+    both = []
+    for chunked in (False, True):
+        decoder = tiny_decoder(tie_embeddings=True)
+        given = {"targets": Targets.of(ids[:, 1:])} if chunked else {}
+        out = decoder(ids[:, :-1], **given)
+        (out.nats if chunked else token_nll(out.logits, ids[:, 1:]).sum()).backward()
+        both.append({name: weight.grad for name, weight in decoder.named_parameters()})
+    assert "lm_head.weight" not in both[0]
+    for name, grad in both[0].items():
+        torch.testing.assert_close(both[1][name], grad, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("learning", [False, True])
+def test_logits_exist_at_scored_positions_only_and_one_chunk_of_them_at_a_time(learning, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", 5 * 37)
+    head, states, targets = made("plain")
+    seen = []
+    head.register_forward_hook(lambda module, args, out: seen.append(out.shape[-2]))
+    with torch.set_grad_enabled(learning):
+        summed_nll(head, 37, states.requires_grad_(learning), Targets.of(targets))
+    assert max(seen) <= 5 and sum(seen) == (targets != UNSCORED).sum()
+
+
+def test_a_batch_without_a_scored_target_costs_nothing():
+    head, states, targets = made("plain")
+    total, rows = summed_nll(head, 37, states.requires_grad_(), Targets.of(torch.full_like(targets, UNSCORED)))
+    total.backward()
+    assert (total.item(), rows.tolist()) == (0.0, [0.0] * 4) and not states.grad.any()
 
 
 @pytest.mark.parametrize("experts", [2, 3, 5])

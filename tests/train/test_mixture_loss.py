@@ -64,7 +64,9 @@ def test_a_rows_loss_is_of_its_response_alone_and_so_are_its_slopes(decoder, chu
 
 def test_without_a_gradient_nobody_who_was_not_chosen_is_computed(decoder, monkeypatch):
     seen, forward = [], Decoder.forward
-    monkeypatch.setattr(Decoder, "forward", lambda s, i, c, g: seen.append(g.present) or forward(s, i, c, g))
+    monkeypatch.setattr(
+        Decoder, "forward", lambda s, i, c, g, *rest: seen.append(g.present) or forward(s, i, c, g, *rest)
+    )
     weights = torch.eye(E)[[1, 1, 2, 1]].requires_grad_()
     loss = computed(language(decoder, ROWS))
     with torch.no_grad():
