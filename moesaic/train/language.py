@@ -3,7 +3,7 @@
 Knows nothing about optimisers or where rows come from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def loss_of(
 def mean_nats(
     decoder: Model,
     gates: GatesFor,
-    rows: list[Tokens],
+    rows: Sequence[Tokens],
     batch: int,
     score_prompt: bool = False,
     compute: Compute = HOST,
