@@ -47,7 +47,7 @@ class Reader:
             return prompts.texts
         if not self.feature.reads_base:
             counts = (wording if self.feature.source == "wording" else characters)(prompts.texts)
-            return counts if self.body is None else counts.to(next(self.body.layers.parameters()))
+            return counts if self.body is None else counts.to(next(self.body.layers.parameters()), non_blocking=True)
         assert self.body is not None
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes
