@@ -87,7 +87,7 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Running:
-    """Running sum and last of the states of n rows: the feature of a router that decides at every token.
+    """Running sum (in float32 at least) and last of the states of n rows, which a router reads at every token.
 
     `anew`: whether a row is decided at every token; the states of other rows are 0.
     """
@@ -104,7 +104,7 @@ class Running:
         """Add the states of the next tokens of `rows`, `counts` of them in each."""
         rows, lengths = to_device([self.rows, counts], x.device)
         real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        total = self.total.index_add(0, rows, (x * real[..., None]).sum(1))
+        total = self.total.index_add(0, rows, (x * real[..., None]).sum(1, dtype=self.total.dtype))
         return Running(self.anew, total, self.last.index_copy(0, rows, last(x, counts)))
 
     def select(self, rows: Sequence[int]) -> "Running":

@@ -163,7 +163,8 @@ class ModelMixture(nn.Module):
         running = None
         if self.level == "token":
             nothing = self.base.norm.weight.new_zeros(len(slots), len(self.base.norm.weight))
-            running = Running((not forced,) * len(slots), nothing, nothing)
+            exact = torch.promote_types(nothing.dtype, torch.float32)
+            running = Running((not forced,) * len(slots), nothing.to(exact), nothing)
         return Readings(room, tuple(slots), (0,) * len(slots), running)
 
     def begin(
@@ -274,7 +275,8 @@ class ModelMixture(nn.Module):
         x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
-        features = x if self.feature.pool == "last" else x.cumsum(1) / so_far
+        exact = torch.promote_types(x.dtype, torch.float32)
+        features = x if self.feature.pool == "last" else x.cumsum(1, dtype=exact) / so_far
         shares, _ = self.portions(self.decider.weigh(features.flatten(0, 1), x.device, []).weights)
         return shares.unflatten(0, ids.shape), x if depth is None else None
 

@@ -26,10 +26,17 @@ class Answer(NamedTuple):
 
 
 def combined(answers: list[Answer], num_rows: int, how: Combine) -> Float[Tensor, "n t v"]:
-    """Combine the logits of all rows; at least one model answers each row."""
+    """Combine the logits of all rows, in float32 at least; at least one model answers each row."""
+    answers = [exactly(answer) for answer in answers]
     if len(answers) == 1 and len(answers[0].rows) == num_rows:
         return answers[0].logits
     return mixture(answers, num_rows) if how == "mixture" else product(answers, num_rows)
+
+
+def exactly(answer: Answer) -> Answer:
+    """The same in float32 at least, in which sums of exponentials keep their digits."""
+    dtype = torch.promote_types(answer.logits.dtype, torch.float32)
+    return Answer(answer.rows, answer.logits.to(dtype), answer.weights.to(dtype))
 
 
 def mixture(answers: list[Answer], num_rows: int) -> Float[Tensor, "n t v"]:

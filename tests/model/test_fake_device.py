@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from every_mixture import MIXTURES, adapters, base, in_type, words
 from fake_device import DEVICE, card, there
 from small_mixtures import NAMES
 from torch import nn
@@ -35,12 +36,11 @@ from moesaic.routing.routers import (
     ArrowRouter,
     AttentionRouter,
     CentroidRouter,
-    KeywordRouter,
     MLPRouter,
     Router,
     TreeRouter,
 )
-from moesaic.testing import ByteTokenizer, FunctionRouter, tiny_decoder, tiny_encoder, toy_expert, toy_ffn
+from moesaic.testing import ByteTokenizer, tiny_encoder, toy_expert
 
 F32, BF16 = torch.float32, torch.bfloat16
 LENGTHS = [5, 3, 4]
@@ -50,72 +50,16 @@ WEIGHTS = {
     "soft": [[0.25, 0.75], [0.5, 0.5], [0.75, 0.25]],
     "base too": [[0.0, 0.0], [1.0, 0.0], [0.25, 0.25]],
 }
-TEXT = Feature.parse("text")
-
-
-def base(seed: int = 0, dtype: torch.dtype = F32, **changes: Any) -> Decoder:
-    return tiny_decoder(seed, dtype, num_layers=2, vocab_size=257, **changes)
-
-
-def decided(body: Decoder, router: Any, feature: Feature) -> Decider:
-    return Decider.over(body, NAMES, router, feature, Selection(kind="soft"))
-
-
-def words() -> KeywordRouter:
-    return KeywordRouter([["sum"], ["def"]])
-
-
-def adapters(targets: Sequence[str] = ("q_proj", "o_proj", "down_proj"), **changes: Any) -> AdapterMixture:
-    decoder = base(**changes)
-    attach(decoder, [toy_expert(decoder, seed, targets=[*targets]) for seed in (1, 2)])
-    return AdapterMixture(decoder, decided(decoder, words(), TEXT), 0)
-
-
-def sparse() -> AdapterMixture:
-    """In bfloat16: on a card torch multiplies no other type in groups without waiting."""
-    return adapters(["q_proj", "o_proj"], dtype=BF16, num_experts=4, experts_per_token=2)
-
-
-def trains() -> AdapterMixture:
-    decoder, generator = base(), torch.Generator().manual_seed(0)
-    made = [TensorTrain.fresh(decoder, 2, 1.0, ["q_proj"], range(9), generator) for _ in range(2)]
-    attach(decoder, [one.lora() for one in made])
-    return AdapterMixture(decoder, decided(decoder, words(), TEXT), 0)
-
-
-def blocks() -> AdapterMixture:
-    """The first expert has a block in every layer, the second in one."""
-    decoder = base()
-    feedforward.attach(decoder, [toy_ffn(decoder, 1), toy_ffn(decoder, 2, range(1, 2))])
-    return AdapterMixture(decoder, decided(decoder, words(), TEXT), 0)
-
-
-def models(combine: Any = "mixture", level: Any = "sequence", feature: str = "text", own: bool = False) -> ModelMixture:
-    """Two experts, of which the base is one where it is `own`."""
-    decoder = base()
-    experts = [base(1), decoder if own else base(2)]
-    router = words() if feature == "text" else FunctionRouter(lambda states: states[:, :2])
-    return ModelMixture(decoder, experts, decided(decoder, router, Feature.parse(feature)), level, combine)
-
-
-MIXTURES: dict[str, Callable[[], Any]] = {
-    "linear": adapters,
-    "linear, windows": lambda: adapters(window=3, local_layers=(0,), local_rope_theta=100.0),
-    "tt_lora": trains,
-    "ffn": blocks,
-    "sparse base": sparse,
-    "models, mixture": models,
-    "models, product": lambda: models("product"),
-    "models, base as expert": lambda: models(own=True),
-    "token, all blocks": lambda: models(level="token", feature="hidden_mean"),
-    "token, some blocks": lambda: models(level="token", feature="hidden@1_last"),
-    "token, embedding": lambda: models("product", level="token", feature="embedding_mean"),
-}
 CASES = [
     *(("linear", given) for given in WEIGHTS),
     *(("ffn", given) for given in WEIGHTS),
     *((kind, "base too") for kind in MIXTURES if kind not in ("linear", "ffn")),
 ]
+
+
+def made(kind: str) -> Any:
+    """A mixture; a sparse one in bfloat16, as torch multiplies no other type in groups on a card without waiting."""
+    return in_type(MIXTURES[kind](), BF16) if kind == "sparse base" else MIXTURES[kind]()
 
 
 def prompts() -> Prompts:
@@ -139,7 +83,7 @@ def rested(weights: list[list[float]], experts: Sequence[int]) -> list[list[floa
 @pytest.mark.parametrize(("kind", "given"), CASES)
 @torch.no_grad()
 def test_prompts_are_read_and_rows_decode_on_one_device_without_waiting(kind, given):
-    real, token = MIXTURES[kind](), kind.startswith("token")
+    real, token = made(kind), kind.startswith("token")
     with card() as device:
         mixture = there(real)
         room = mixture.room(3, 9)
@@ -181,7 +125,7 @@ def test_a_step_of_a_flight_waits_once_for_the_tokens_that_were_drawn(sampling):
 @pytest.mark.parametrize("kind", ["linear", "ffn", "sparse base"])
 @torch.no_grad()
 def test_texts_are_scored_on_one_device(kind):
-    real = MIXTURES[kind]()
+    real = made(kind)
     with card() as device:
         mixture = there(real)
         weights = torch.zeros(3, 2, device=DEVICE, dtype=mixture.decoder.norm.weight.dtype)
@@ -313,7 +257,7 @@ def test_a_step_of_training_stays_on_one_device(kind):
 
 @pytest.mark.parametrize("kind", ["linear", "ffn"])
 def test_the_loss_of_a_mixture_reaches_its_weights_on_one_device(kind):
-    real = MIXTURES[kind]().decoder.requires_grad_(False)
+    real = made(kind).decoder.requires_grad_(False)
     with card() as device:
         decoder, ids = there(real), prompts().ids
         weights = torch.zeros(3, 2, device=DEVICE, requires_grad=True)
