@@ -41,6 +41,7 @@ PAGES = {
     "mixed_rows": measured("mixed_rows"),
     "sparse": measured("sparse"),
     "decoding": measured("decoding"),
+    "gpu": measured("gpu"),
     "loading": measured("loading"),
     "tt_lora": measured("tt_lora"),
     "sites": measured("sites"),

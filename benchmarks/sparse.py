@@ -65,9 +65,16 @@ def line(shape: tuple[int, int, int, int], tokens: int, step: bool, quick: bool)
     return f"| {what} | {' | '.join(shown)} | {found} |"
 
 
-def contenders(shape: tuple[int, int, int, int], tokens: int, step: bool) -> dict[str, Callable[[], object]]:
-    """Calls of each implementation with equal weights, after a check that they agree."""
+def contenders(
+    shape: tuple[int, int, int, int], tokens: int, step: bool, like: Tensor | None = None
+) -> dict[str, Callable[[], object]]:
+    """Calls of each implementation with equal weights, after a check that they agree.
+
+    `like`: of the type and on the device to compute in (default: float32 on the CPU).
+    """
     experts, chosen, width, inner = shape
+    like = torch.zeros(()) if like is None else like
+    near = 1e-4 if like.dtype == torch.float32 else 5e-2
     sizes = {"vocab_size": 8, "hidden_size": width, "num_heads": 4, "num_kv_heads": 4, "context": 8}
     ours = SparseFFN(
         DecoderConfig(**sizes, num_layers=1, intermediate_size=inner, num_experts=experts, experts_per_token=chosen)
@@ -75,16 +82,17 @@ def contenders(shape: tuple[int, int, int, int], tokens: int, step: bool) -> dic
     generator = torch.Generator().manual_seed(0)
     for weight in ours.parameters():
         nn.init.normal_(weight, 0, width**-0.5, generator)
-    x = torch.randn(1, tokens, width, generator=generator, requires_grad=step)
+    ours = ours.to(like.device, like.dtype)
+    x = torch.randn(1, tokens, width, generator=generator).to(like).requires_grad_(step)
     found: dict[str, Callable[[], object]] = {}
     for name in [name for name, most in PEERS.items() if tokens <= most]:
         config = MixtralConfig(
             hidden_size=width, intermediate_size=inner, num_local_experts=experts, num_experts_per_tok=chosen
         )
         config._experts_implementation = name
-        peer = MixtralSparseMoeBlock(config).eval()
+        peer = MixtralSparseMoeBlock(config).to(like.device, like.dtype).eval()
         peer.load_state_dict(ours.state_dict())
-        torch.testing.assert_close(peer(x), ours(x, None)[0], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(peer(x), ours(x, None)[0], rtol=near, atol=near)
         found[name] = called(peer, lambda model: model(x), step)
     return {**found, "ours": called(ours, lambda model: model(x, None)[0], step)}
 

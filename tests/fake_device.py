@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from moesaic.model.deciding import Decider
+from moesaic.routing.states import FORMS
 
 DEVICE = torch.device("cuda:0" if torch.backends.cuda.is_built() else "lazy:0")
 """A build without CUDA can neither index tensors of `cuda` nor derive by them; `lazy` is a device of every build."""
@@ -63,6 +64,7 @@ def card() -> Iterator[Card]:
         stack.enter_context(FakeTensorMode())
         found = stack.enter_context(Card())
         patch.setattr(FakeTensor, "tolist", lambda tensor: found.read(tensor))
+        patch.setitem(FORMS, FakeTensor, FORMS[torch.Tensor])
         if DEVICE.type == "lazy":
             patch.setattr(torch, "is_autocast_enabled", lambda device: False)  # which knows no such device
         yield found

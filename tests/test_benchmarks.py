@@ -93,7 +93,7 @@ expert: 5 kills
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "pages", [("starting", "mixed_rows"), ("demo",), pytest.param(("serving",), marks=pytest.mark.faults)]
+    "pages", [("starting", "mixed_rows"), ("demo",), ("gpu",), pytest.param(("serving",), marks=pytest.mark.faults)]
 )
 def test_pages_are_made_in_small(pages: tuple[str, ...], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", *pages, "--quick", "--runs", str(tmp_path / "runs")]

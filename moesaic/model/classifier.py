@@ -46,6 +46,7 @@ class Head(nn.Module):
         self.out = nn.Linear(width, len(shape.labels), bias=shape.bias)
 
     def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
+        x = x.to(self.out.weight.dtype)
         return self.out(x if self.dense is None else self.dense(x).tanh())
 
     @staticmethod
@@ -122,7 +123,7 @@ class Classifier(nn.Module):
         # Dividing by the largest term of positive weight keeps tiny sums and the slope at a weight of 0 finite.
         largest = logs.detach().masked_fill(shares == 0, -math.inf).amax(0)
         ratios = (logs - largest).clamp_max(STEEPEST).exp()
-        return ((shares * ratios).sum(0).log() + largest).to(states)
+        return ((shares * ratios).sum(0).log() + largest).to(torch.promote_types(states.dtype, torch.float32))
 
     def smoothed(self, expert: int, logits: Float[Tensor, "n c"]) -> Float[Tensor, "n g"]:
         (n, c), g = logits.shape, len(self.labels)

@@ -51,7 +51,7 @@ class Reader:
             if self.body is None:
                 return counts
             like = next(self.body.layers.parameters())
-            return counts.to(like.device, exact(like.dtype))
+            return counts.to(like.device, exact(like.dtype), non_blocking=True)
         assert self.body is not None
         if self.feature.source == "projection":
             decoder = cast(Decoder, self.body)  # adapters of a decoder gave the prototypes

@@ -93,9 +93,9 @@ def read_all(features: list[Feature], body: Body, num_experts: int, prompts: Pro
         if feature.source == "text":
             found[feature] = prompts.texts
         elif feature.source == "characters":
-            found[feature] = characters(prompts.texts).to(x.device, exact(x.dtype))
+            found[feature] = characters(prompts.texts).to(x.device, exact(x.dtype), non_blocking=True)
         elif feature.source == "wording":
-            found[feature] = wording(prompts.texts).to(x.device, exact(x.dtype))
+            found[feature] = wording(prompts.texts).to(x.device, exact(x.dtype), non_blocking=True)
         else:
             found[feature] = pool(top, prompts.lengths, feature)
     return [found[feature] for feature in features]

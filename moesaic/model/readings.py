@@ -87,7 +87,7 @@ class Shelves:
 
 @dataclass(frozen=True)
 class Running:
-    """Running sum, in float32 at least, and last of the states of n rows: what a router reads at every token.
+    """Running sum (in float32 at least) and last of the states of n rows, which a router reads at every token.
 
     `anew`: whether a row is decided at every token; the states of other rows are 0.
     """

@@ -29,10 +29,16 @@ class Answer(NamedTuple):
 
 def combined(answers: list[Answer], num_rows: int, how: Combine) -> Float[Tensor, "n t v"]:
     """Combine the logits of all rows, in float32 at least; at least one model answers each row."""
+    answers = [exactly(answer) for answer in answers]
     if len(answers) == 1 and len(answers[0].rows) == num_rows:
         return answers[0].logits
-    wide = [one._replace(logits=one.logits.to(exact(one.logits.dtype))) for one in answers]
-    return mixture(wide, num_rows) if how == "mixture" else product(wide, num_rows)
+    return mixture(answers, num_rows) if how == "mixture" else product(answers, num_rows)
+
+
+def exactly(answer: Answer) -> Answer:
+    """The same in float32 at least, in which sums of exponentials keep their digits."""
+    dtype = exact(answer.logits.dtype)
+    return Answer(answer.rows, answer.logits.to(dtype), answer.weights.to(dtype))
 
 
 def mixture(answers: list[Answer], num_rows: int) -> Float[Tensor, "n t v"]:

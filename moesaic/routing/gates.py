@@ -6,7 +6,6 @@ n rows, e experts, m (row, expert) pairs with a weight.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import accumulate
 
 import torch
@@ -137,12 +136,12 @@ class Gates:
         """Pairs of each expert, on the device; their cumulative sum gives the boundaries of the groups."""
         return torch.bincount(self.experts, minlength=self.num_experts)
 
-    @cached_property
+    @property
     def sizes(self) -> tuple[int, ...] | None:
         """Pairs of each expert on the host; None: only the device knows them."""
         return None if self.places is None else tuple(map(len, self.places))
 
-    @cached_property
+    @property
     def present(self) -> tuple[int, ...]:
         return tuple(e for e, size in enumerate(self.host_sizes()) if size)
 

@@ -95,7 +95,7 @@ class Guard(nn.Module):
         voice = torch.zeros_like(logits)
         if self.letters is not None and self.words is not None:
             assert wording is not None
-            letters, words = wording.to(logits).chunk(2, -1)
+            letters, words = wording.to(logits, non_blocking=True).chunk(2, -1)
             voice = self.letters(letters) + self.words(words)
         return Opinion((logits + voice) / self.temperature, voice[:, :-1] / self.temperature)
 

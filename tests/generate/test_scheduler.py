@@ -86,7 +86,7 @@ def counted(monkeypatch, kind: type = AdapterMixture) -> list[int]:
     passes, read = [], kind.read
 
     def counting(self, ids, lengths, session):
-        passes.append(int(lengths.sum()))
+        passes.append(sum(lengths))
         return read(self, ids, lengths, session)
 
     monkeypatch.setattr(kind, "read", counting)
