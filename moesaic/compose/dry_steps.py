@@ -1,7 +1,7 @@
-"""The memory of one training step, found by a rehearsal: the step runs on tensors that have sizes and no values.
+"""The memory of one training step, counted in a dry step: one on tensors that have sizes and no values.
 
-Every allocation of the real step is made and counted, so that families, kinds of experts and attention need no
-formulas. Knows nothing about files.
+A dry step makes every allocation of a real one, so that families, kinds of experts and attention need no formulas.
+Knows nothing about files.
 """
 
 import weakref
@@ -27,7 +27,7 @@ from moesaic.model.recomputing import recompute
 from moesaic.ops.losses import Targets, summed_nll
 
 SHALLOW = 2, 3
-"""Numbers of layers that are rehearsed where all layers are alike: the rest follows in a line."""
+"""Numbers of layers of two dry steps where all layers are alike; more layers follow in a line."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,10 @@ class Step:
         return Step(*(last + layers * (last - first) for first, last in pairs))
 
 
-def rehearsed(
-    config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool
-) -> Step:
-    """Rehearse a step of training an expert, or without one the whole model, on so many rows and scored tokens of each.
+def dry_step(config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool) -> Step:
+    """Count a step of training an expert, or without one the whole model, on so many rows and scored tokens of each.
 
-    `again`: layers recompute their activations. Of a sparse model only the experts that answer one token are rehearsed.
+    `again`: layers recompute their activations. Of a sparse model only the experts that answer one token are counted.
     """
     pairs = None if expert is None or expert.config else expert.pairs
     config, rest = dense(config), (expert, rows, tokens, dtype, again)
@@ -78,7 +76,7 @@ def shallow(config: Config, layers: int) -> Config:
 
 
 def dense(config: Config) -> Config:
-    """The model with dense blocks of the width that one token passes: a rehearsal cannot route."""
+    """The model with dense blocks of the width that one token passes: a dry step cannot route."""
     if not (isinstance(config, DecoderConfig) and config.num_experts):
         return config
     return replace(
@@ -94,7 +92,7 @@ def dense(config: Config) -> Config:
 
 
 def step(config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool) -> Step:
-    """Rehearse one step of a dense model."""
+    """Count a step of a dense model."""
     with default(dtype):
         ids, real = torch.zeros(rows, tokens, dtype=torch.long), torch.ones(rows, tokens, dtype=torch.bool)
         targets, layers, gates = Targets.of(ids), range(config.num_layers), alone(rows).ready([(0,)])
