@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from moesaic.adapters import LoRA, attach, feedforward
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.lora import layer_of, linears
-from moesaic.config import DecoderConfig
 from moesaic.interop.outline import MODELS, Config, Shape
 from moesaic.kinds.gates import alone
 from moesaic.kinds.kind import Body, Footprint
@@ -67,17 +66,17 @@ def alike(pairs: Mapping[str, Shape] | None, layers: int) -> bool:
     return all(one == found[0] for one in found)
 
 
-def shallow(config: Config, layers: int) -> Config:
+def shallow(config: Any, layers: int) -> Config:
     """The same model with fewer layers."""
-    if isinstance(config, DecoderConfig) and config.local_layers:
+    if config.decodes and config.local_layers:
         near = tuple(layer for layer in config.local_layers if layer < layers)
         config = replace(config, local_layers=near, window=config.window if near else 0)
     return replace(config, num_layers=layers)
 
 
-def dense(config: Config) -> Config:
+def dense(config: Any) -> Config:
     """The model with dense blocks of the width that one token passes: a dry step cannot route."""
-    if not (isinstance(config, DecoderConfig) and config.num_experts):
+    if not (config.decodes and config.num_experts):
         return config
     return replace(
         config,
