@@ -14,8 +14,8 @@ import torch
 
 from moesaic.compose import memory
 from moesaic.compose.composition import Composition, described, with_lora
+from moesaic.compose.dry_steps import dry_step
 from moesaic.compose.placement import BANDWIDTH, Demand, Host, Placement, bytes_of, devices_of, placed, spread
-from moesaic.compose.rehearsal import rehearsed
 from moesaic.errors import CompatibilityError, MemoryLimitError, RecipeError
 from moesaic.interop.decoders import type_of
 from moesaic.kinds import sites
@@ -302,7 +302,7 @@ def learning(found: Composition, load: Load, tokens: int, dtype: torch.dtype) ->
     """Parts in memory while the largest expert, or a single model, is trained."""
     largest = max(found.experts, key=lambda expert: expert.parameters, default=None)
     expert = None if largest is None else largest.footprint
-    step = rehearsed(found.base.config, expert, load.batch, tokens, dtype, load.recompute)
+    step = dry_step(found.base.config, expert, load.batch, tokens, dtype, load.recompute)
     return [
         Part("activations", "working", 0, step.kept),
         Part("logits, gradients, a layer at work", "working", 0, step.more),

@@ -48,6 +48,10 @@ MISSING = {
 """Key -> hint where it is missing."""
 
 
+WORDS = {"checkpoint": "recompute", "gradient_checkpointing": "recompute"}
+"""Keys of other programs -> ours."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """A section that is possible at a place. `kinds`: the kinds it requires, if the recipe writes another kind."""
@@ -119,7 +123,9 @@ def unknown_key(key: str, shapes: Sequence[Shape], beside: Any) -> RecipeError:
         others = ", ".join(f"'{other}'" for other in beside if other != key)
         return RecipeError(f"does not go with {others}")
     kinds = dict.fromkeys(kind for shape in shapes if key in shape.keys for kind in shape.kinds)
-    hint = f"it goes with kind: {either(kinds)}" if kinds else nearest(key, known)
+    ours = WORDS.get(key)
+    own = f"the key is '{ours}'" if ours in known else nearest(key, known)
+    hint = f"it goes with kind: {either(kinds)}" if kinds else own
     return RecipeError("unknown key", expected=None if hint else f"one of {', '.join(known)}", hint=hint)
 
 

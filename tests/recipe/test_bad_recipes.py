@@ -105,6 +105,7 @@ BAD = [
     ("  size: nano", "  size: nano\n  path: a/b", 4, "base.path", "does not go with 'size', 'pretrain'"),
     ("  size: nano", "  szie: nano", 3, "base.szie", "did you mean 'size'?"),
     ("{steps: 20}", "{stesp: 20}", 4, "base.pretrain.stesp", "did you mean 'steps'?"),
+    ("{steps: 20}", "{checkpoint: true}", 4, "base.pretrain.checkpoint", "unknown key; the key is 'recompute'"),
     ("{steps: 20}", "{data: [3]}", 4, "base.pretrain.data[0]", "expected a path"),
     ("  steps: 50", "  steps: 1.5", 6, "train.steps", "expected a whole number; got 1.5"),
     ("  steps: 50", "  steps: '50'", 6, "train.steps", "expected a whole number; got '50'"),

@@ -1,7 +1,7 @@
-"""The memory of one training step, found by a rehearsal: the step runs on tensors that have sizes and no values.
+"""The memory of one training step, counted in a dry step: one on tensors that have sizes and no values.
 
-Every allocation of the real step is made and counted, so that families, kinds of experts and attention need no
-formulas. Knows nothing about files.
+A dry step makes every allocation of a real one, so that families, kinds of experts and attention need no formulas.
+Knows nothing about files.
 """
 
 import weakref
@@ -19,7 +19,6 @@ from torch.utils._pytree import tree_leaves
 from moesaic.adapters import LoRA, attach, feedforward
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.lora import layer_of, linears
-from moesaic.config import DecoderConfig
 from moesaic.interop.outline import MODELS, Config, Shape
 from moesaic.kinds.gates import alone
 from moesaic.kinds.kind import Body, Footprint
@@ -27,7 +26,7 @@ from moesaic.model.recomputing import recompute
 from moesaic.ops.losses import Targets, summed_nll
 
 SHALLOW = 2, 3
-"""Numbers of layers that are rehearsed where all layers are alike: the rest follows in a line."""
+"""Numbers of layers of two dry steps where all layers are alike; more layers follow in a line."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +45,10 @@ class Step:
         return Step(*(last + layers * (last - first) for first, last in pairs))
 
 
-def rehearsed(
-    config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool
-) -> Step:
-    """Rehearse a step of training an expert, or without one the whole model, on so many rows and scored tokens of each.
+def dry_step(config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool) -> Step:
+    """Count a step of training an expert, or without one the whole model, on so many rows and scored tokens of each.
 
-    `again`: layers recompute their activations. Of a sparse model only the experts that answer one token are rehearsed.
+    `again`: layers recompute their activations. Of a sparse model only the experts that answer one token are counted.
     """
     pairs = None if expert is None or expert.config else expert.pairs
     config, rest = dense(config), (expert, rows, tokens, dtype, again)
@@ -69,17 +66,17 @@ def alike(pairs: Mapping[str, Shape] | None, layers: int) -> bool:
     return all(one == found[0] for one in found)
 
 
-def shallow(config: Config, layers: int) -> Config:
+def shallow(config: Any, layers: int) -> Config:
     """The same model with fewer layers."""
-    if isinstance(config, DecoderConfig) and config.local_layers:
+    if config.decodes and config.local_layers:
         near = tuple(layer for layer in config.local_layers if layer < layers)
         config = replace(config, local_layers=near, window=config.window if near else 0)
     return replace(config, num_layers=layers)
 
 
-def dense(config: Config) -> Config:
-    """The model with dense blocks of the width that one token passes: a rehearsal cannot route."""
-    if not (isinstance(config, DecoderConfig) and config.num_experts):
+def dense(config: Any) -> Config:
+    """The model with dense blocks of the width that one token passes: a dry step cannot route."""
+    if not (config.decodes and config.num_experts):
         return config
     return replace(
         config,
@@ -94,7 +91,7 @@ def dense(config: Config) -> Config:
 
 
 def step(config: Config, expert: Footprint | None, rows: int, tokens: int, dtype: torch.dtype, again: bool) -> Step:
-    """Rehearse one step of a dense model."""
+    """Count a step of a dense model."""
     with default(dtype):
         ids, real = torch.zeros(rows, tokens, dtype=torch.long), torch.ones(rows, tokens, dtype=torch.bool)
         targets, layers, gates = Targets.of(ids), range(config.num_layers), alone(rows).ready([(0,)])

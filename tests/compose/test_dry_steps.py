@@ -1,4 +1,4 @@
-"""Does a rehearsed training step have the sizes of a real one?"""
+"""Does a dry step count what a real training step allocates?"""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from moesaic.adapters import LoRA, attach
 from moesaic.adapters.feedforward import FFN
 from moesaic.adapters.feedforward import attach as attach_ffn
-from moesaic.compose.rehearsal import Live, Step, dense, rehearsed
+from moesaic.compose.dry_steps import Live, Step, dense, dry_step
 from moesaic.config import published
 from moesaic.kinds.gates import alone, plain
 from moesaic.kinds.kind import Footprint
@@ -52,8 +52,8 @@ def footprint(kind: str) -> Footprint | None:
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("kind", ["lora", "ffn", "model"])
-def test_a_step_of_every_kind_allocates_what_the_rehearsal_counts(kind: str, again: bool) -> None:
-    found, own = rehearsed(CONFIG, footprint(kind), ROWS, TOKENS, torch.float32, again), real(kind, again)
+def test_a_step_of_every_kind_allocates_what_a_dry_step_counts(kind: str, again: bool) -> None:
+    found, own = dry_step(CONFIG, footprint(kind), ROWS, TOKENS, torch.float32, again), real(kind, again)
     assert found.kept == pytest.approx(own.kept, rel=0.02)
     assert found.kept + found.more == pytest.approx(own.kept + own.more, rel=0.02)
     assert found.trained == own.trained
@@ -64,23 +64,23 @@ def test_layers_in_a_line_are_the_layers_one_by_one() -> None:
     every = footprint("lora")
     assert every is not None and every.pairs is not None
     some = Footprint(pairs={path: shape for path, shape in every.pairs.items() if ".4." in path})
-    step = rehearsed(CONFIG, some, ROWS, TOKENS, torch.float32, False)
+    step = dry_step(CONFIG, some, ROWS, TOKENS, torch.float32, False)
     assert step.trained == sum(4 * r * (i + o) for r, i, o in some.pairs.values())
-    line = rehearsed(CONFIG, every, ROWS, TOKENS, torch.float32, False)
+    line = dry_step(CONFIG, every, ROWS, TOKENS, torch.float32, False)
     assert line.trained == 6 * step.trained and step.kept < line.kept
 
 
 def test_logits_of_one_chunk_are_all_that_a_large_vocabulary_adds() -> None:
     small, large = (
-        rehearsed(tiny_config(vocab_size=size), footprint("lora"), 4, 2048, torch.float32, True)
+        dry_step(tiny_config(vocab_size=size), footprint("lora"), 4, 2048, torch.float32, True)
         for size in (1000, 100_000)
     )
     assert small.kept == large.kept
     assert large.more < 2.1 * 4 * 2**23 < 4 * 2048 * 100_000 * 4
 
 
-def test_published_sizes_are_rehearsed_without_memory_also_sparse_and_with_a_window() -> None:
+def test_a_dry_step_of_published_sizes_takes_no_memory_also_sparse_and_with_a_window() -> None:
     for name in ("gemma-3-270m", "mixtral-8x7b"):
-        step = rehearsed(published(name), None, 1, 64, torch.bfloat16, True)
+        step = dry_step(published(name), None, 1, 64, torch.bfloat16, True)
         assert isinstance(step, Step) and step.kept > 0
     assert dense(published("mixtral-8x7b")).intermediate_size == 2 * 14336
