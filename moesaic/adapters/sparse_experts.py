@@ -25,7 +25,7 @@ WHOLE, HALVES, DOWN = "gate_up_proj", ("gate_proj", "up_proj"), "down_proj"
 NAMES = (WHOLE, *HALVES, DOWN)
 INSIDE = re.compile(rf"(.*\.experts)\.(\d+)\.({'|'.join(NAMES)})")
 
-FEW = 32
+FEW = 64
 """Up to this many rows, products of gathered pairs beat products of groups."""
 
 
