@@ -27,8 +27,6 @@ INSIDE = re.compile(rf"(.*\.experts)\.(\d+)\.({'|'.join(NAMES)})")
 
 FEW = 64
 """Up to this many rows, products of gathered pairs beat products of groups."""
-COLUMNS = 128
-"""Up to this many inner columns, two dense products with a mask beat gathering."""
 
 
 class Place(NamedTuple):
@@ -115,41 +113,38 @@ class Choices:
 
     def added(self, y: Float[Tensor, "m o"], x: Float[Tensor, "m i"], stack: Stack) -> Float[Tensor, "m o"]:
         """y + sum_a w_a (x A_a^T) B_a, where A_a and B_a are the pair of adapter a for the expert of the row."""
-        first, last = (0, len(stack.a)) if self.only is None else (self.only, self.only + 1)
-        a, b, scale = (part[first:last].flatten(0, 1) for part in (stack.a, stack.b, stack.scale))
-        if len(x) <= FEW and len(a) * a.shape[1] <= COLUMNS:
-            return low_rank.masked(y[:, None], x[:, None], a, b, self.weights * scale)[:, 0]
-        if self.only is not None and len(x) > FEW:
-            values = self.values * scale.index_select(0, self.asked.experts)
-            return y + low_rank.of_groups(x, a, b, self.asked.ends, values)
-        a, b, scale = (part.flatten(0, 1) for part in (stack.a, stack.b, stack.scale))
-        rows, pairs, values, ends = self.pairs
-        values = values * scale.index_select(0, pairs)
-        if len(x) <= FEW:
-            return low_rank.gathered(y[:, None], x[:, None], a, b, rows, pairs, values)[:, 0]
+        few, single = len(x) <= FEW, self.single
+        a, b, scale = stack.a.flatten(0, 1), stack.b.flatten(0, 1), stack.scale.flatten()
+        if single and few:
+            index, values = single
+            return low_rank.each(y[:, None], x[:, None], a, b, index, values * scale.index_select(0, index))[:, 0]
+        if single and self.only is not None:
+            index, values = single
+            values = values * scale.index_select(0, index)
+            return y + low_rank.of_groups(x, stack.a[self.only], stack.b[self.only], self.asked.ends, values)
+        rows, index, values, ends = self.pairs
+        values = values * scale.index_select(0, index)
+        if few:
+            return low_rank.gathered(y[:, None], x[:, None], a, b, rows, index, values)[:, 0]
         return y.index_add(0, rows, low_rank.of_groups(x.index_select(0, rows), a, b, ends, values).to(y.dtype))
 
     @property
     def only(self) -> int | None:
         """The one adapter that rows chose, if the host knows that there is one."""
-        return self.gates.present[0] if self.gates.sizes is not None and len(self.gates.present) == 1 else None
+        present = self.gates.present if self.gates.sizes is not None else ()
+        return present[0] if len(present) == 1 else None
 
     @cached_property
-    def sequences(self) -> Int[Tensor, " m"]:
-        return self.asked.order // self.asked.rows
-
-    @cached_property
-    def values(self) -> Float[Tensor, " m"]:
-        """The weight of each row for the one adapter."""
-        return self.gates.weights[:, self.only].index_select(0, self.sequences)
-
-    @cached_property
-    def weights(self) -> Float[Tensor, "m ae"]:
-        """The weights of each row for all adapters, or for the one, at its own expert, and 0 at the other experts."""
-        own = self.gates.weights if self.only is None else self.gates.weights[:, self.only, None]
-        every = torch.arange(len(self.asked.ends), device=own.device)
-        here = self.asked.experts[:, None] == every
-        return (own.index_select(0, self.sequences)[:, :, None] * here[:, None]).flatten(1)
+    def single(self) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]] | None:
+        """Where each row has one adapter: the index of the row's pair in a flat stack, and its weight."""
+        sequences, count = self.asked.order // self.asked.rows, len(self.asked.ends)
+        if self.only is not None:
+            weights = self.gates.weights[:, self.only]
+            return self.asked.experts + self.only * count, weights.index_select(0, sequences)
+        if self.gates.each is None:
+            return None
+        adapters, weights = (part.index_select(0, sequences) for part in self.gates.each)
+        return adapters * count + self.asked.experts, weights
 
     @cached_property
     def pairs(
