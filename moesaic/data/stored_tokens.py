@@ -39,9 +39,8 @@ class StoredTokens(Sequence[Tokens]):
             return [mapped(folder / file_name(NAME, file, column), kind) for file in files]
 
         self._stream = Stream(NAME, of("tokens", kind), of("ends", END), of("hashes", HASH))
-        self.prompts, self.lost, self.cut = (
-            np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "lost", "cut")
-        )
+        self.prompts, self.cut = (np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "cut"))
+        self.lost = np.concatenate(of("lost", COLUMNS["lost"])).astype(np.int64)
         self.lengths, self._examples = self._stream.lengths, examples
 
     def __len__(self) -> int:
