@@ -290,8 +290,6 @@ def test_the_documents_name_tests_files_and_links_that_are_there() -> None:
 # --- questions of type: what a thing is, is asked where it is decided, and nowhere else
 
 QUESTIONS = {  # file of the package -> how often it asks, and why it may
-    "data/cuts.py": (2, "rows on disk are counted already"),
-    "data/stored_rows.py": (1, "many examples are rows of a file, few are in memory"),
     "generate/loaded.py": (1, "users give messages as mappings or as values"),
     "generate/request.py": (1, "users give a sampling of another type"),
     "kinds/adapters.py": (1, "a head has no effect beside rows without labels"),

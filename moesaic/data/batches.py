@@ -15,7 +15,7 @@ from numpy.random import Philox, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moesaic.data.cuts import lengths_of, lost_of, truncated
+from moesaic.data.cuts import Counted, lengths_of, lost_of, truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.ops.losses import UNSCORED
@@ -163,7 +163,7 @@ class RowLike(Protocol):
 R = TypeVar("R", bound=RowLike)
 
 
-class Joined(Sequence[R]):
+class Joined(Counted, Sequence[R]):
     """The rows of several sequences as one. `evenly`: those of shorter ones repeated until all are as long."""
 
     def __init__(self, parts: Sequence[Sequence[R]], evenly: bool = False):

@@ -8,7 +8,7 @@ import json
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -197,9 +197,15 @@ def name_of(examples: Sequence[Example]) -> str:
     return digest_of_list(one.told for one in examples) if rows is None else rows.name
 
 
+@singledispatch
 def on_disk(examples: Iterable[Example]) -> StoredRows | None:
     """Examples that are rows of a file; None for those in memory."""
-    return examples if isinstance(examples, StoredRows) else None
+    return None
+
+
+@on_disk.register
+def _(examples: StoredRows) -> StoredRows:
+    return examples
 
 
 def _blocks(table: NDArray[Any]) -> Iterator[list[Any]]:
