@@ -49,6 +49,7 @@ PAGES = {
     "engine": made_by("engine"),
     "serving": made_by("serving"),
     "encoding": made_by("encoding", texts=True),
+    "data_sizes": made_by("data_sizes", texts=True),
     "abstention": made_by("abstention", texts=True),
     "routing": made_by("routing", texts=True),
     "demo": compared("demo", texts=False),
