@@ -24,7 +24,7 @@ from benchmarks.page import Bar, Options, Page, Section, measured_here
 from benchmarks.timing import alternate
 from moesaic.artefacts.base import save_base
 from moesaic.config import sized
-from moesaic.data.rows import Example, read_examples
+from moesaic.data.rows import Example, read_examples, streamed_rows
 from moesaic.data.stored_rows import RowFile, StoredRows
 from moesaic.data.stored_tokens import encode_into
 from moesaic.model.decoder import Decoder, initialise
@@ -160,7 +160,7 @@ def encoding(folder: Path, model: Path, sample: int, rounds: int) -> Section:
     """Rates of encoding into files, against the library's batch call on rendered texts."""
     library = Library.from_file(str(model / "tokenizer.json"))
     theirs, ours = AutoTokenizer.from_pretrained(model), Tokenizer.load(model, eos=2)
-    talks = list(islice(read_examples(folder / "train.jsonl"), sample))
+    talks = [one for row in islice(streamed_rows(folder / "train.jsonl"), sample // 8) for one in row]
     pairs = folder / "pairs.jsonl"
     pairs.write_text(
         "".join(json.dumps({"prompt": one.messages[-1].content, "response": one.response}) + "\n" for one in talks)
@@ -223,8 +223,8 @@ def beside(folder: Path, workers: list[dict[str, Any]]) -> Section:
     )
     size = sum(path.stat().st_size for path in (folder / "run" / "rows").rglob("*.bin")) // MEGA
     text = (
-        f"{len(workers)} processes at once, each with the base, all rows and {BATCHES} batches, without a step. Base and "
-        f"tokenizer take {base} MB of each process's own memory, whatever the number of rows."
+        f"{len(workers)} processes at once, each with the base, all rows and {BATCHES} batches, without a step. "
+        f"Base and tokenizer take {base} MB of each process's own memory, whatever the number of rows."
     )
     found = f"{rows} of {size} MB: {rows / size:.1%}"
     return Section("Workers", text, [Bar("own memory for the rows", "less than 5%", found, rows < size / 20)])

@@ -249,8 +249,9 @@ class Documents(Protocol):
 class Held:
     """Texts in memory."""
 
-    def __init__(self, rows: Sequence[Tokens]):
-        self._ids, self._sources = [np.asarray(row.ids, dtype=np.int32) for row in rows], [row.source for row in rows]
+    def __init__(self, rows: Iterable[Tokens]):
+        kept = [(np.asarray(row.ids, dtype=np.int32), row.source) for row in rows]
+        self._ids, self._sources = [ids for ids, _ in kept], [source for _, source in kept]
         self.lengths = np.array([len(ids) for ids in self._ids], dtype=np.int64)
 
     def ids(self, index: int) -> NDArray[Any]:
