@@ -51,6 +51,7 @@ PAGES = {
     "serving": made_by("serving"),
     "training_memory": made_by("training_memory", texts=True),
     "encoding": made_by("encoding", texts=True),
+    "data_sizes": made_by("data_sizes", texts=True),
     "abstention": made_by("abstention", texts=True),
     "routing": made_by("routing", texts=True),
     "demo": compared("demo", texts=False),

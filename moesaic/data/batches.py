@@ -15,7 +15,7 @@ from numpy.random import Philox, SeedSequence
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moesaic.data.cuts import lengths_of, lost_of, truncated
+from moesaic.data.cuts import Counted, lengths_of, lost_of, truncated
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
 from moesaic.hardware import sent
@@ -174,7 +174,7 @@ class RowLike(Protocol):
 R = TypeVar("R", bound=RowLike)
 
 
-class Joined(Sequence[R]):
+class Joined(Counted, Sequence[R]):
     """The rows of several sequences as one. `evenly`: those of shorter ones repeated until all are as long."""
 
     def __init__(self, parts: Sequence[Sequence[R]], evenly: bool = False):
@@ -260,8 +260,9 @@ class Documents(Protocol):
 class Held:
     """Texts in memory."""
 
-    def __init__(self, rows: Sequence[Tokens]):
-        self._ids, self._sources = [np.asarray(row.ids, dtype=np.int32) for row in rows], [row.source for row in rows]
+    def __init__(self, rows: Iterable[Tokens]):
+        kept = [(np.asarray(row.ids, dtype=np.int32), row.source) for row in rows]
+        self._ids, self._sources = [ids for ids, _ in kept], [source for _, source in kept]
         self.lengths = np.array([len(ids) for ids in self._ids], dtype=np.int64)
 
     def ids(self, index: int) -> NDArray[Any]:

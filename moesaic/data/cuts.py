@@ -3,7 +3,9 @@
 Knows nothing about how rows are cut.
 """
 
+from abc import abstractmethod
 from collections.abc import Collection
+from functools import singledispatch
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -26,24 +28,40 @@ class Cuttable(Sized, Protocol):
     def lost(self) -> int: ...
 
 
-@runtime_checkable
-class Counted(Protocol):
+class Counted(Collection[Any]):
     """Rows whose tokens are counted already, by row."""
 
     @property
-    def lengths(self) -> NDArray[np.int64]: ...
+    @abstractmethod
+    def lengths(self) -> NDArray[np.int64]:
+        """The number of tokens of every row."""
+
     @property
-    def lost(self) -> NDArray[np.int64]: ...
+    @abstractmethod
+    def lost(self) -> NDArray[np.int64]:
+        """The number of tokens that were cut off every row."""
 
 
+@singledispatch
 def lengths_of(rows: Collection[Sized]) -> NDArray[np.int64]:
     """The number of ids of every row."""
-    return rows.lengths if isinstance(rows, Counted) else np.array([len(row.ids) for row in rows], np.int64)
+    return np.array([len(row.ids) for row in rows], np.int64)
 
 
-def lost_of(rows: Collection[Any]) -> NDArray[np.int64]:
+@singledispatch
+def lost_of(rows: Collection[Cuttable]) -> NDArray[np.int64]:
     """The number of ids that were cut off every row."""
-    return rows.lost if isinstance(rows, Counted) else np.array([row.lost for row in rows], np.int64)
+    return np.array([row.lost for row in rows], np.int64)
+
+
+@lengths_of.register
+def _(rows: Counted) -> NDArray[np.int64]:
+    return rows.lengths
+
+
+@lost_of.register
+def _(rows: Counted) -> NDArray[np.int64]:
+    return rows.lost
 
 
 def truncated(rows: Collection[Cuttable]) -> int:

@@ -66,8 +66,7 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, at: slice) -> list[str]: ...
     def __getitem__(self, at: int | slice) -> str | list[str]:
-        found = self.examples[at]
-        return text_of(found) if isinstance(found, Example) else [*map(text_of, found)]
+        return [*map(text_of, self.examples[at])] if isinstance(at, slice) else text_of(self.examples[at])
 
     def __iter__(self) -> Iterator[str]:
         return map(text_of, self.examples)

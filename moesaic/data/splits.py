@@ -17,7 +17,7 @@ from moesaic.data import demo
 from moesaic.data.labelled import labels_of, place_of, read_labelled
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example, examples_of, streamed_rows
-from moesaic.data.stored_rows import InMemory, Shelf, StoredRows, groups_of
+from moesaic.data.stored_rows import InMemory, Shelf, groups_of, on_disk, without
 from moesaic.errors import DataError, nearest
 from moesaic.files.plain import digest_of_lists
 from moesaic.sections.sources import Data, DemoData, FileData, LabelledData, Source, Sources
@@ -69,13 +69,8 @@ class Domain:
 
     def without(self, judged: set[str]) -> "Domain":
         """Drop training rows whose group is in `judged`, which are test rows of another domain."""
-        if isinstance(self.train, StoredRows):
-            left = self.train.without(judged)
-            kept: Sequence[Example] = left
-            lost = len(self.train.table) - len(left.table)
-        else:
-            kept = [row for row in self.train if row.group not in judged]
-            lost = len({row.group for row in self.train}) - len({row.group for row in kept})
+        kept = without(self.train, judged)
+        lost = len({*groups_of(self.train)}) - len({*groups_of(kept)}) if len(kept) < len(self.train) else 0
         if not lost:
             return self
         dropped = {**self.dropped, "train: in another domain's test": lost}
@@ -128,7 +123,8 @@ def load_unseen(
 def take(examples: Sequence[Example], n: int) -> list[Example]:
     """Pick n examples by hash: independent of the order of rows, and a subset of every larger pick."""
     chosen = chosen_of(examples, n)
-    return [*examples.at(chosen)] if isinstance(examples, StoredRows) else [examples[at] for at in chosen]
+    rows = on_disk(examples)
+    return [examples[at] for at in chosen] if rows is None else [*rows.at(chosen)]
 
 
 def chosen_of(examples: Sequence[Example], n: int) -> list[int]:
@@ -174,6 +170,14 @@ READERS: dict[type[Data], Callable[[Any, Resolve, Rejects | None, Shelf[Any]], G
     LabelledData: _labelled,
 }
 """Section of a domain's data -> its reader."""
+
+SOURCES: dict[type, Callable[[Any], list[Source]]] = {
+    DemoData: lambda data: [],
+    FileData: lambda data: _sources(data),
+    LabelledData: lambda data: _sources(data),
+    list: lambda sources: sources,
+}
+"""What names rows -> its files and splits of the hub."""
 
 UNSEEN_READERS: dict[type, Callable[[Any, Resolve, Rejects | None, Shelf[Any]], Sequence[Example]]] = {
     DemoData: lambda data, resolve, rejects, shelf: shelf.sorted(_demo(data, resolve, rejects, shelf).rows["test"]),
@@ -229,6 +233,10 @@ def _grouped(rows: Iterable[list[Example]], shelf: Shelf[Any]) -> tuple[Groups, 
 
 def _without(groups: Groups, others: Mapping[str, Any]) -> Groups:
     return {group: row for group, row in groups.items() if group not in others}
+
+
+def _sources(data: FileData | LabelledData) -> list[Source]:
+    return [*data.train, *([] if isinstance(data.validation, float) else data.validation), *data.test]
 
 
 def _files(data: FileData | LabelledData, path_of: Callable[[Source], Path]) -> dict[str, str]:

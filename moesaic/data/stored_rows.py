@@ -8,7 +8,7 @@ import json
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload, runtime_checkable
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesaic.data.rows import Example
 from moesaic.files import digest, disk
+from moesaic.files.plain import digest_of_list
 from moesaic.tokenizer.conversation import Message, plain_at
 
 ROWS = "rows.bin"
@@ -53,10 +54,10 @@ class InMemory:
 
 
 class RowFile:
-    """A new file of rows. `close` it before rows are read from it."""
+    """A new file of rows."""
 
     def __init__(self, path: Path):
-        self.path, self._file = path, path.open("xb", buffering=0)
+        self.path, self._file = path, disk.begin(path)
         self._waiting, self._end = bytearray(), 0
         self._groups, self._begins, self._sizes, self._examples = array("Q"), array("q"), array("i"), array("i")
 
@@ -80,17 +81,13 @@ class RowFile:
 
     def sorted(self, groups: Mapping[str, int]) -> "StoredRows":
         """The rows at these positions, in the order of their hashes."""
+        self._flush()
         chosen = np.array([groups[group] for group in sorted(groups)], np.int64)
         table = np.empty(len(chosen), INDEX)
         columns = {"group": self._groups, "begin": self._begins, "size": self._sizes, "examples": self._examples}
         for name, values in columns.items():
             table[name] = np.frombuffer(values, values.typecode)[chosen] if len(chosen) else 0
         return StoredRows(self.path, table)
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._flush()
-        self._file.close()
 
     def _flush(self) -> None:
         disk.write(self._file, bytes(self._waiting))
@@ -143,7 +140,7 @@ class StoredRows(Sequence[Example]):
             yield from row
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and [*self] == [*other]
+        return isinstance(other, Iterable) and [*self] == [*other]
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -176,14 +173,39 @@ class StoredRows(Sequence[Example]):
 
 def store(folder: Path, named: Mapping[str, Sequence[Example]]) -> None:
     """Write the index of rows of one file, by their name, beside the file."""
-    for name, rows in named.items():
-        assert isinstance(rows, StoredRows)
+    for name, examples in named.items():
+        rows = on_disk(examples)
+        assert rows is not None
         disk.create(folder / f"{name}.{INDEX_OF}", rows.table.tobytes())
 
 
 def groups_of(examples: Iterable[Example]) -> Iterator[str]:
     """The hash of the row of every example; those of stored rows are in their index."""
-    return examples.groups if isinstance(examples, StoredRows) else (example.group for example in examples)
+    rows = on_disk(examples)
+    return (example.group for example in examples) if rows is None else rows.groups
+
+
+def without(examples: Sequence[Example], groups: Collection[str]) -> Sequence[Example]:
+    """The same examples but for those of these groups."""
+    rows = on_disk(examples)
+    return [one for one in examples if one.group not in groups] if rows is None else rows.without(groups)
+
+
+def name_of(examples: Sequence[Example]) -> str:
+    """A name that tells the content and the order of examples from others'."""
+    rows = on_disk(examples)
+    return digest_of_list(one.told for one in examples) if rows is None else rows.name
+
+
+@singledispatch
+def on_disk(examples: Iterable[Example]) -> StoredRows | None:
+    """Examples that are rows of a file; None for those in memory."""
+    return None
+
+
+@on_disk.register
+def _(examples: StoredRows) -> StoredRows:
+    return examples
 
 
 def _blocks(table: NDArray[Any]) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesaic.data.batches import Tokens, encode_all
+from moesaic.data.cuts import Counted
 from moesaic.data.rows import Example
 from moesaic.data.stored_rows import StoredRows
 from moesaic.data.token_shards import END, HASH, Side, Stream, file_name, kind_of, mapped
@@ -29,7 +30,7 @@ COLUMNS: dict[str, np.dtype[Any]] = {
 """Numbers of each row -> their type in their files."""
 
 
-class StoredTokens(Sequence[Tokens]):
+class StoredTokens(Counted, Sequence[Tokens]):
     """The rows of a folder that `encode_into` filled with the given examples."""
 
     def __init__(self, folder: Path, facts: dict[str, Any], examples: StoredRows):
@@ -39,10 +40,17 @@ class StoredTokens(Sequence[Tokens]):
             return [mapped(folder / file_name(NAME, file, column), kind) for file in files]
 
         self._stream = Stream(NAME, of("tokens", kind), of("ends", END), of("hashes", HASH))
-        self.prompts, self.lost, self.cut = (
-            np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "lost", "cut")
-        )
-        self.lengths, self._examples = self._stream.lengths, examples
+        self.prompts, self.cut = (np.concatenate(of(one, COLUMNS[one])) for one in ("prompts", "cut"))
+        self._lost = np.concatenate(of("lost", COLUMNS["lost"])).astype(np.int64)
+        self._examples = examples
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return self._stream.lengths
+
+    @property
+    def lost(self) -> NDArray[np.int64]:
+        return self._lost
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -64,6 +64,11 @@ def create_from(path: Path, pieces: Iterable[bytes]) -> None:
             write(file, piece)
 
 
+def begin(path: Path) -> IO[bytes]:
+    """Open a new file for `write`, without syncing it."""
+    return path.open("xb", buffering=0)
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file piece by piece, without syncing it."""
     with source.open("rb") as given, target.open("wb", buffering=0) as file:

@@ -4,9 +4,10 @@ Knows nothing about experts but their texts, which the base may be trained on.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from moesaic.config import sized
 from moesaic.data.batches import Documents, Held, Packed, Tokens, encode_all
 from moesaic.data.rows import Example, text_of
 from moesaic.data.splits import take
+from moesaic.data.stored_rows import without
+from moesaic.data.stored_tokens import together
 from moesaic.data.token_shards import Shards
 from moesaic.errors import DataError, MoesaicError, RecipeError
 from moesaic.hardware import CPU
@@ -167,26 +170,25 @@ def corpus(run: Run, spec: NewBase) -> Corpus:
     """The text of a base: that of the experts, of files, or of shards. Nothing that is judged on is learned from."""
     domains = run.materials.domains.values()
     if spec.pretrain.data == "experts":
-        train = [example for domain in domains for example in longest(domain.train)]
+        train: Iterable[Example] = Longest([domain.train for domain in domains])
         validation = [example for domain in domains for example in take(domain.validation, ROWS)]
         key = run.dir.key("corpus", domains=[domain.digest for domain in domains])
         return Corpus(key, partial(encoded, run, spec, train, validation))
     judged = {e.group for domain in domains for e in domain.test} | {e.group for e in run.materials.unseen}
     if spec.pretrain.shards:
         return of_shards(run, spec, spec.pretrain.shards, judged)
-    texts = [e for e in run.materials.texts(spec.pretrain.sources) if e.group not in judged]
+    texts = without(run.materials.texts(spec.pretrain.sources), judged)
     held_out = take(texts, max(1, min(ROWS, len(texts) // 10)))
-    groups = {example.group for example in held_out}
-    train = [example for example in texts if example.group not in groups]
+    train = without(texts, {example.group for example in held_out})
     key = run.dir.key("corpus", texts=[example.told for example in texts])
     return Corpus(key, partial(encoded, run, spec, train, held_out))
 
 
-def encoded(run: Run, spec: NewBase, train: list[Example], validation: list[Example]) -> Encoded:
-    """Train a tokenizer on the training text, and encode all."""
+def encoded(run: Run, spec: NewBase, train: Iterable[Example], validation: list[Example]) -> Encoded:
+    """Train a tokenizer on the training text, and encode all; only some examples are in memory at a time."""
     tokenizer = Tokenizer.train((text_of(example) for example in train), spec.vocab_size)
     given = run.recipe.router.prompt_tokens
-    rows, _ = encode_all(train, tokenizer, 1 << 30, given)
+    rows = (row for some in together(train) for row in encode_all(some, tokenizer, 1 << 30, given)[0])
     held_out, cut = encode_all(take(validation, ROWS), tokenizer, spec.pretrain.length, given)
     return Encoded(tokenizer, Held(rows), held_out, cut)
 
@@ -207,11 +209,13 @@ def of_shards(run: Run, spec: NewBase, place: str, judged: set[str]) -> Corpus:
     return Corpus(key, lambda: Encoded(shards.tokenizer, train, held_out, cut))
 
 
-def longest(examples: Iterable[Example]) -> list[Example]:
-    """One example of each group: the last turn of a conversation, whose prompt holds all earlier turns."""
-    found: dict[str, Example] = {}
-    for example in examples:
-        kept = found.setdefault(example.group, example)
-        if len(text_of(example)) > len(text_of(kept)):
-            found[example.group] = example
-    return list(found.values())
+@dataclass(frozen=True)
+class Longest:
+    """One example of each row: the last turn of a conversation, whose prompt holds all earlier turns."""
+
+    parts: Sequence[Sequence[Example]]
+
+    def __iter__(self) -> Iterator[Example]:
+        for part in self.parts:
+            for _, row in groupby(part, lambda example: example.group):
+                yield max(row, key=lambda example: len(text_of(example)))

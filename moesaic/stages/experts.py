@@ -15,6 +15,7 @@ from torch import Tensor
 from moesaic.artefacts.whole_model import identified
 from moesaic.data.facts import spelling
 from moesaic.data.splits import take
+from moesaic.data.stored_rows import name_of
 from moesaic.errors import CompatibilityError, MoesaicError, NonFiniteError, RecipeError
 from moesaic.files import MANIFEST, digest, read_manifest
 from moesaic.kinds import KINDS
@@ -277,7 +278,7 @@ def report_rows(run: Run, plan: Plan, trainer: Trainer, report: Report) -> None:
     """Report training rows that are cut, and warn of rows that spell special tokens."""
     if cuts := trainer.cuts():
         report.note(cuts)
-    names = ["spelled", run.task.foundation.fingerprint, *map(run.materials.name_of, plan.train.values())]
+    names = ["spelled", run.task.foundation.fingerprint, *map(name_of, plan.train.values())]
     rows = (row for rows in plan.train.values() for row in rows)
     if spelled := run.materials.prepared.value(names, lambda: spelling(rows, trainer.spelled)):
         report.warn(spelled)

@@ -19,6 +19,7 @@ from moesaic.data.facts import facts_of, told
 from moesaic.data.rows import Example, Texts
 from moesaic.data.shortlist import Key
 from moesaic.data.splits import SPLITS, Domain
+from moesaic.data.stored_rows import name_of
 from moesaic.errors import RecipeError, memory_for, nearest
 from moesaic.evaluate.texts import require_packages
 from moesaic.evaluate.units import read_evaluation
@@ -341,7 +342,7 @@ def report_data(bench: Bench) -> None:
     demos = {name: demo for name, e in run.recipe.experts.items() if (demo := getattr(e.data, "demo", None))}
     demos |= {"unseen": demo} if (demo := getattr(run.recipe.evaluate.unseen, "demo", None)) else {}
     files = {run.dir.from_data(path): counts for path, counts in run.materials.files.items()}
-    names = {"/".join(key): run.materials.name_of(some) for key, some in splits.items()}
+    names = {"/".join(key): name_of(some) for key, some in splits.items()}
     labels = {name: domain.labels for name, domain in domains.items()}
     found = run.materials.prepared.value(
         ["about", names, labels], partial(about_rows, domains, splits, bench.jobs.pass_on)

@@ -13,14 +13,14 @@ from typing import Any
 
 from moesaic.data.rejects import Rejects
 from moesaic.data.rows import Example
-from moesaic.data.splits import SPLITS, Domain, load_domain, load_source, load_unseen
-from moesaic.data.stored_rows import ROWS, RowFile, StoredRows, groups_of, store
+from moesaic.data.splits import SOURCES, SPLITS, Domain, load_domain, load_source, load_unseen
+from moesaic.data.stored_rows import ROWS, RowFile, StoredRows, groups_of, name_of, on_disk, store
 from moesaic.errors import DataError
 from moesaic.files import digest, disk
 from moesaic.files.plain import digest_of_list
 from moesaic.runs.directory import RunDir
 from moesaic.runs.prepared import Facts, Prepared, unchanged
-from moesaic.sections.sources import HUB, Data, DemoData, Source
+from moesaic.sections.sources import HUB, Data, Source
 
 ALL = "all"
 """The name of rows that have no splits."""
@@ -57,16 +57,10 @@ class Materials:
 
     def _known(self, domain: Domain) -> Domain:
         """The same domain with its digest, where that is known by name."""
-        if not isinstance(domain.train, StoredRows):
+        if on_disk(domain.train) is None:
             return domain
-        names = ["domain", self.name_of(domain.train), self.name_of(domain.validation)]
+        names = ["domain", name_of(domain.train), name_of(domain.validation)]
         return replace(domain, known=self.prepared.value(names, lambda: domain.digest))
-
-    def name_of(self, examples: Sequence[Example]) -> str:
-        """A name that tells the content and the order of examples."""
-        if isinstance(examples, StoredRows):
-            return examples.name
-        return digest_of_list(example.told for example in examples)
 
     def _domain(self, name: str, data: Data) -> Domain:
         """Read a domain, or find its rows where they are kept; those of demos and of the hub stay in memory."""
@@ -74,13 +68,10 @@ class Materials:
         def write(folder: Path) -> Facts:
             with RowFile(folder / ROWS) as shelf:
                 read = load_domain(name, data, self.resolve, self.rejects, shelf)
-                shelf.close()
             store(folder, {split: getattr(read, split) for split in SPLITS})
             return {"dropped": read.dropped, "labels": read.labels, "read": read.read}
 
-        given = () if isinstance(data, DemoData) else (data.train, data.validation, data.test)
-        sources = [source for some in given if isinstance(some, list) for source in some]
-        kept = self._kept(sources, data.model_dump(mode="json"), write)
+        kept = self._kept(SOURCES[type(data)](data), data.model_dump(mode="json"), write)
         if kept is None:
             return load_domain(name, data, self.resolve, self.rejects)
         folder, facts = kept
@@ -112,9 +103,8 @@ class Materials:
     def unseen(self) -> Sequence[Example]:
         """Text of domains that no expert is trained for."""
         given = self.recipe.evaluate.unseen
-        if isinstance(given, DemoData):
-            return load_unseen(given, self.resolve, self.rejects)
-        return self.texts(given)
+        sources = SOURCES[type(given)](given)
+        return self.texts(sources) if sources else load_unseen(given, self.resolve, self.rejects)
 
     @property
     def judged_by(self) -> dict[str, str]:
@@ -139,7 +129,6 @@ class Materials:
         def write(folder: Path) -> Facts:
             with RowFile(folder / ROWS) as shelf:
                 read = load_source(some, self.resolve, self.rejects, shelf)
-                shelf.close()
             store(folder, {ALL: read})
             return {}
 
@@ -152,9 +141,9 @@ class Materials:
         def compute() -> str:
             return digest_of_list(example.told for some in lists for example in some)
 
-        if not all(isinstance(some, StoredRows) for some in lists):
+        if any(on_disk(some) is None for some in lists):
             return compute()
-        return self.prepared.value(["examples", *map(self.name_of, lists)], compute)
+        return self.prepared.value(["examples", *map(name_of, lists)], compute)
 
     @cached_property
     def files(self) -> dict[str, dict[str, Any]]:

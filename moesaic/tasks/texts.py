@@ -17,7 +17,7 @@ from moesaic.data.batches import Joined, Schedule, Tokens, encode_all, pad
 from moesaic.data.cuts import cut_of, told, truncated
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
-from moesaic.data.stored_rows import StoredRows
+from moesaic.data.stored_rows import on_disk
 from moesaic.data.stored_tokens import StoredTokens, encode_into
 from moesaic.evaluate.ruling import Cost
 from moesaic.evaluate.score import score
@@ -123,18 +123,18 @@ class TextTask(Task[Tokens]):
 
     def stored(self, examples: Sequence[Example], length: int, domain: str) -> Sequence[Tokens]:
         """The rows of all examples of a domain: where these are kept on disk, encoded once and kept beside them."""
-        if not isinstance(examples, StoredRows):
+        if (rows := on_disk(examples)) is None:
             return self.encoded(examples, length, domain)
         tokenizer, given, watch = (
             self.foundation.tokenizer,
             self.recipe.router.prompt_tokens,
             partial(self.watch, domain),
         )
-        key = digest(["tokens", examples.name, tokenizer.identity, length, given])
+        key = digest(["tokens", rows.name, tokenizer.identity, length, given])
         folder, facts = self.materials.prepared.folder(
-            key, lambda at: encode_into(at, examples, tokenizer, length, given, watch), examples.path.parent
+            key, lambda at: encode_into(at, rows, tokenizer, length, given, watch), rows.path.parent
         )
-        return StoredTokens(folder, facts, examples)
+        return StoredTokens(folder, facts, rows)
 
     def held_out(self, plan: Plan) -> list[Tokens]:
         some = plan.validation.items()

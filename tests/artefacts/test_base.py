@@ -76,6 +76,20 @@ def test_the_fingerprint_is_of_values_wiring_and_tokenizer(change, tmp_path, tok
     assert load_base(tmp_path).fingerprint != before
 
 
+def test_a_base_that_is_mapped_again_is_not_hashed_again_and_shares_no_change(parts, monkeypatch):
+    first = load_base(parts.folder / "base", mapped=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("moesaic.artefacts.base.read_manifest", None)
+        patch.setattr("moesaic.artefacts.base.identify", None)
+        again = load_base(parts.folder / "base", mapped=True, known=first)
+    assert (again.fingerprint, again.tokenizer) == (first.fingerprint, first.tokenizer)
+    with torch.no_grad():
+        before = first.decoder.norm.weight.clone()
+        again.decoder.norm.weight.add_(1)
+    assert torch.equal(first.decoder.norm.weight, before) and not torch.equal(again.decoder.norm.weight, before)
+    assert load_base(parts.folder / "base").fingerprint == first.fingerprint
+
+
 def test_the_manifest_says_what_the_folder_holds(parts):
     manifest = read_manifest(parts.folder / "base", "base")
     assert manifest["fingerprint"] == parts.fingerprint and manifest["seed"] == 3

@@ -29,7 +29,7 @@ from moesaic.files import read_manifest, read_sealed, write_manifest, write_seal
 from moesaic.recipe import Recipe, parse
 from moesaic.runs.directory import RunDir
 from moesaic.stages import experts
-from moesaic.stages.base import longest
+from moesaic.stages.base import Longest
 from moesaic.stages.decisions import decide
 from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_weights
 from moesaic.stages.experts import plan_of, verify_expert
@@ -593,7 +593,7 @@ def test_small_domains_are_repeated_for_joint_training():
 
 def test_pretraining_reads_a_conversation_once():
     turns = [Example("hi", "hello", "g"), Example("hi\nhello\nhow are you", "fine", "g"), Example("", "text", "h")]
-    assert longest(turns) == [turns[1], turns[2]]
+    assert [*Longest([turns])] == [turns[1], turns[2]]
 
 
 def test_compared_routers_have_names_of_their_own(texts):
