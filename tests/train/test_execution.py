@@ -7,8 +7,7 @@ from moesaic.data.batches import Batch
 from moesaic.kinds.gates import plain
 from moesaic.sections.training import Pretrain
 from moesaic.testing import tiny_decoder
-from moesaic.train import execution
-from moesaic.train.execution import arrange, type_of
+from moesaic.train.execution import arrange
 from moesaic.train.language import loss_of
 
 IDS = torch.randint(61, (3, 25), generator=torch.Generator().manual_seed(4))
@@ -55,10 +54,3 @@ def test_products_in_bfloat16_change_a_loss_by_less_than_a_hundredth():
     for name, grad in grads.items():
         assert close[name].dtype == torch.float32
         assert (close[name] - grad).norm() < 0.1 * grad.norm(), name
-
-
-@pytest.mark.parametrize("unit", [*execution.UNITS, None])
-def test_auto_is_bfloat16_where_the_processor_has_units_for_it(unit, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, **({unit: True} if unit else {})})
-    assert type_of("auto") == (torch.bfloat16 if unit else torch.float32)
-    assert (type_of("float32"), type_of("bfloat16")) == (torch.float32, torch.bfloat16)
