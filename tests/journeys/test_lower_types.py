@@ -1,7 +1,7 @@
 """Journey: runs of every kind in bfloat16 beside the same in float32, from the first step to what is loaded and asked.
 
-Tolerances: nats within 3 of a thousand, logits within a quarter of a nat. bfloat16 has 8 bits of mantissa; the models
-are two layers deep.
+Tolerances: nats within 3 of a thousand, log-probabilities within a twentieth of a nat. bfloat16 has 8 bits of mantissa;
+the models are two layers deep.
 """
 
 from collections.abc import Iterator
@@ -27,11 +27,11 @@ from moesaic.routing import Gates
 
 pytestmark = pytest.mark.slow  # whole runs
 
-NATS, LOGITS = 3e-3, 0.25
+NATS, LOGITS = 3e-3, 0.05
 LOWER = Compute(torch.device("cpu"), torch.bfloat16)
 FIRST: dict[str, dict[str, Any]] = {"lora": {"rank": 2}, "ffn": {"anchor": True}, "model": {}}
 PROMPTS = ["add 3 to 4", "the wren of day 3", "add 9 to 2", "the swan of day 71"]
-OVERRIDES = ("evaluate.controls=[joint, uniform, average]", "train.steps=4")
+OVERRIDES = ("evaluate.controls=[joint, uniform, average]", "train.steps=3")
 
 
 class Ran(NamedTuple):
@@ -60,7 +60,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(request: pytest.FixtureRequest, place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Ran]:
     """A kind's run in float32 and in bfloat16; routers learn from the loss of adapters and blocks, too."""
     kind, found = request.param, list[Ran]()
-    compare = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 2}]"
+    compare = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 1}]"
     own = [compare] if kind != "model" else []
     for dtype in ("float32", "bfloat16"):
         recipe, told = recipe_in(place, kind, f"dtype={dtype}", *OVERRIDES, *own, **FIRST[kind]), Told()
@@ -110,20 +110,17 @@ def test_the_type_is_a_part_of_keys_and_the_device_is_none(both):
     assert {"sums", "birds", "joint", "router"} <= everything == stale(opened(lower.recipe, exact.root))
     for ran in both:
         assert not stale(opened(ran.recipe.model_copy(update={"device": "cpu"}), ran.root))
-    told = Told()
-    moesaic.run(lower.recipe, lower.root, told)
-    assert "sums: finished, skipped" in told.notes and not any("made anew" in note for note in told.notes)
 
 
 def test_an_expert_read_back_gives_its_figures(both):
-    for ran in both:
-        assert {found["name"] for found in stages.verify_expert(ran.recipe, ran.root, [])} == {"sums", "birds"}
+    found = stages.verify_expert(both[1].recipe, both[1].root, [])
+    assert {one["name"] for one in found} == {"sums", "birds"}
 
 
 def test_one_hot_is_the_expert_alone_and_abstaining_is_the_base_in_every_bit(both):
     lower = both[1]
     stored, kind = load_mixture(lower.root / "mixture", compute=LOWER), lower.recipe.kind
-    ids = torch.tensor([stored.tokenizer.begin("add 3 to 4")[:6], stored.tokenizer.begin("the wren of day")[:6]])
+    ids = torch.tensor([stored.tokenizer.begin("add 3 to 4")[:5], stored.tokenizer.begin("the wren of day")[:5]])
 
     def base() -> Any:
         return load_base(lower.base, None, LOWER)
@@ -159,10 +156,9 @@ def test_greedy_tokens_are_those_of_float32_where_the_two_best_are_apart(both):
 
 
 def test_a_mixture_of_either_type_is_loaded_in_either(both):
-    for ran in both:
-        for dtype in ("float32", "bfloat16", "auto"):
-            with moesaic.load(ran.root, device="cpu", dtype=dtype) as model:
-                assert len(model.generate(PROMPTS[0], max_new_tokens=3).ids) <= 3
+    for ran, dtype in zip(both, ("auto", "float32"), strict=True):
+        with moesaic.load(ran.root, device="cpu", dtype=dtype) as model:
+            assert len(model.generate(PROMPTS[0], max_new_tokens=3).ids) <= 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
