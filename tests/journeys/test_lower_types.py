@@ -31,7 +31,12 @@ NATS, LOGITS = 3e-3, 0.05
 LOWER = Compute(torch.device("cpu"), torch.bfloat16)
 FIRST: dict[str, dict[str, Any]] = {"lora": {"rank": 2}, "ffn": {"anchor": True}, "model": {}}
 PROMPTS = ["add 3 to 4", "the wren of day 3", "add 9 to 2", "the swan of day 71"]
-OVERRIDES = ("evaluate.controls=[joint, uniform, average]", "train.steps=3")
+TASK = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 1}]"
+OVERRIDES = {
+    "lora": ("evaluate.controls=[uniform, average]", TASK),
+    "ffn": ("evaluate.controls=[uniform, average]", "router.abstain=off", TASK),
+    "model": ("evaluate.controls=[joint, uniform, average]", "router.abstain=off"),
+}
 
 
 class Ran(NamedTuple):
@@ -60,10 +65,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def both(request: pytest.FixtureRequest, place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ran, Ran]:
     """A kind's run in float32 and in bfloat16; routers learn from the loss of adapters and blocks, too."""
     kind, found = request.param, list[Ran]()
-    compare = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 1}]"
-    own = [compare] if kind != "model" else []
     for dtype in ("float32", "bfloat16"):
-        recipe, told = recipe_in(place, kind, f"dtype={dtype}", *OVERRIDES, *own, **FIRST[kind]), Told()
+        recipe, told = recipe_in(place, kind, f"dtype={dtype}", *OVERRIDES[kind], **FIRST[kind]), Told()
         root = tmp_path_factory.mktemp("runs") / kind
         found.append(Ran(recipe, root, moesaic.run(recipe, root, told), told.notes))
     return found[0], found[1]
@@ -98,7 +101,7 @@ def test_it_is_said_what_was_chosen(both):
 def test_what_was_trained_is_float32_and_knows_its_base_by_the_same_fingerprint(both):
     exact, lower = both
     for ran in both:
-        for part in ("experts", "controls", "router"):
+        for part in ("experts", "router"):
             assert {tensor.dtype for tensor in tensors(ran.root / part)} == {torch.float32}
     prints = [read_manifest(ran.root / "experts/sums/best")["base_fingerprint"] for ran in both]
     assert prints[0] == prints[1] == load_base(exact.base).fingerprint == load_base(lower.base, None, LOWER).fingerprint
@@ -107,7 +110,7 @@ def test_what_was_trained_is_float32_and_knows_its_base_by_the_same_fingerprint(
 def test_the_type_is_a_part_of_keys_and_the_device_is_none(both):
     exact, lower = both
     everything = stale(opened(exact.recipe, lower.root))
-    assert {"sums", "birds", "joint", "router"} <= everything == stale(opened(lower.recipe, exact.root))
+    assert {"sums", "birds", "router"} <= everything == stale(opened(lower.recipe, exact.root))
     for ran in both:
         assert not stale(opened(ran.recipe.model_copy(update={"device": "cpu"}), ran.root))
 
