@@ -909,7 +909,7 @@ def push(
 
     The upload includes a model card. Log in first: hf auth login.
     """
-    model = moesaic.load(existing(path))
+    model = moesaic.load(existing(path), device="cpu")
     at = model.push_to_hub(repository, private=private, revision=revision, license=license, embed=embed)
     typer.echo(at)
 

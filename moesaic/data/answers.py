@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moesaic.data.rows import Example
 from moesaic.errors import DataError
+from moesaic.hardware import sent
 from moesaic.tokenizer.pairs import Writer
 
 
@@ -58,4 +59,4 @@ def encode_labelled(
 
 
 def targets_of(rows: Sequence[LabelledTokens], device: torch.device | None = None) -> Int[Tensor, " n"]:
-    return torch.tensor([row.label for row in rows], device=device)
+    return sent(torch.tensor([row.label for row in rows]), device)

@@ -45,10 +45,9 @@ def replay(
     `left_out` (rows not replayed, by reason). Raises DataError where no row can be replayed, as in a trace without
     texts.
     """
-    path, at = Path(trace), router_at(Path(router))
+    path, at, compute = Path(trace), router_at(Path(router)), chosen(device, dtype)
     decisions = list(numbered(path))
     found = (locate(base) if base is not None else base_of(at, router_room.KIND)).folder
-    compute = chosen(device, dtype)
     reads = load_base(found, compute=compute)
     stored = load_router(at, reads.fingerprint)
     stored.put(compute.device)

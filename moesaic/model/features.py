@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from moesaic.config import Feature
-from moesaic.hardware import exact
+from moesaic.hardware import exact, sent
 from moesaic.model.decoder import Decoder, Hidden
 from moesaic.model.text_counts import characters, wording
 from moesaic.ops.host import to_device
@@ -46,9 +46,9 @@ class Prompts:
         width = max(map(len, rows))
 
         def filled(some: list[list[int]], id: int) -> Int[Tensor, "b t"]:
-            return torch.tensor([row + [id] * (width - len(row)) for row in some], device=device)
+            return sent(torch.tensor([row + [id] * (width - len(row)) for row in some]), device)
 
-        lengths = torch.tensor([len(row) for row in rows], device=device)
+        lengths = sent(torch.tensor([len(row) for row in rows]), device)
         return Prompts(filled(rows, with_id), lengths, texts, None if types is None else filled(types, 0))
 
     @staticmethod

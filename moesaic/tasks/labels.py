@@ -78,6 +78,7 @@ class LabelTrainer(Trainer):
         return Classifier(body, {ONLY: head}, self.task.pool), head, started
 
     def measured(self, classifier: Classifier, batch: int) -> Measured:
+        """Measure a classifier on the validation rows."""
         pad, metrics = self.task.foundation.pad, {name: self.task.metrics_of(name) for name in self.names}
         return measure(
             classifier,

@@ -300,3 +300,36 @@ def test_a_decoder_computes_nothing_for_experts_when_all_rows_abstain(calls):
     decoder = adapted(experts())
     found = decoder(ids(2, 4), None, Gates.one(-1, 2, 3, torch.zeros(1))).logits
     assert calls == [] and found.equal(tiny_decoder()(ids(2, 4)).logits)
+
+
+@pytest.mark.parametrize("weights", [[[1.0, 0, 0]] * 2, [[0.5, 0.5, 0], [0, 0, 1]], [[0.2, 0.3, 0.5]] * 2])
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_beside_a_narrow_matrix_pairs_stay_float32_and_their_product_is_rounded_once(weights, tokens):
+    generator = torch.Generator().manual_seed(0)
+    base = Linear(8, 6).requires_grad_(False)
+    base.weight.normal_(generator=generator)
+    base.to(torch.bfloat16)
+    exact = {"dtype": torch.float32, "generator": generator}
+    a, b = torch.randn(3, 2, 8, **exact), torch.randn(3, 2, 6, **exact)
+    layer = LowRankLinear(base, a, b, torch.tensor([1.0, 0.5, 2.0], dtype=torch.float32))
+    x = torch.randn(2, tokens, 8, **exact).bfloat16()
+    gates = Gates.of(torch.tensor(weights, dtype=torch.float32))
+    change = torch.einsum("nti,eri,ero,ne->nto", x.float(), a, b, gates.weights * layer.scale)
+    y = layer(x, gates)
+    assert y.dtype == torch.bfloat16
+    assert y.equal((base(x, None).float() + change).bfloat16())
+    y.float().sum().backward()
+    assert layer.a.grad is not None and layer.a.grad.dtype == torch.float32
+    nothing = layer(x, Gates.of(torch.zeros(2, 3)))
+    assert nothing.equal(base(x, None)) and not nothing.equal(y)
+
+
+def test_beside_a_narrow_base_an_expert_is_drawn_as_beside_a_wide_one():
+    wide, narrow = tiny_decoder(dtype=torch.float32), tiny_decoder(dtype=torch.float32).bfloat16()
+    for path, (a, b) in toy_expert(wide, 1).pairs.items():
+        own = toy_expert(narrow, 1).pairs[path]
+        assert own[0].equal(a) and own[1].equal(b)
+    attach(narrow, [toy_expert(wide, 1)])
+    slot = narrow.get_submodule("layers.0.self_attn.q_proj")
+    assert slot.a.dtype == slot.b.dtype == slot.scale.dtype == torch.float32
+    assert slot.base.weight.dtype == torch.bfloat16

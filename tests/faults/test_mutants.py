@@ -72,11 +72,12 @@ DISK = {
     "the draft written in place": Mutant("publish", "scratch / version.name,", "version,", "files/test_publishing.py"),
     "without the lock": Mutant("_take", "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass", "files"),
     "without hashes": Mutant("_check", "hashed=verify)", "hashed=False)", "faults/test_resuming.py"),
-    "without the state of randomness": Mutant(
-        "fit", "torch.manual_seed(seed * 1_000_003 + state.step)", "pass", "faults/test_resuming.py"
-    ),
+    "without the state of randomness": Mutant("drawing", "torch.manual_seed(seed)", "pass", "faults/test_resuming.py"),
     "without the finite check": Mutant(
-        "fit", "if not math.isfinite(total) or not math.isfinite(norm):", "if False:", "faults/test_resuming.py"
+        "fit",
+        "if not math.isfinite(total) or not (math.isfinite(norm) or overflows):",
+        "if False:",
+        "faults/test_resuming.py",
     ),
     "without the optimiser's moments": Mutant("restore", "if moments:", "if False:", "faults/test_kills.py"),
     "without cutting the log": Mutant(

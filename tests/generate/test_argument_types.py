@@ -52,6 +52,8 @@ UNOPENED = {
     "trace": ["3", "['a']"],
     "ram": ["2e9", "True", "['2GB']", "b'2GB'"],
     "vram": ["2e9", "True", "['2GB']", "b'2GB'"],
+    "device": ["3", "None", "b'cpu'"],
+    "dtype": ["3", "None", "['float32']"],
 }
 WRONG = [(field, value) for field, values in REFUSED.items() for value in values]
 WRONG_AT_ONCE = [(field, value) for field, values in UNOPENED.items() for value in values]

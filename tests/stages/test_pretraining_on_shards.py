@@ -80,5 +80,5 @@ def test_shards_without_unseen_text_are_refused(folder):
 @pytest.mark.parametrize("key", ["recompute", "compile"])
 def test_later_keys_are_no_part_of_the_keys_of_earlier_runs(key, folder):
     plain = recipe(folder).base.new.pretrain
-    assert not {"schedule", "decay", "parallel", "dtype", "recompute", "compile", "apart"} & plain.model_dump().keys()
+    assert not {"schedule", "decay", "parallel", "recompute", "compile", "apart"} & plain.model_dump().keys()
     assert recipe(folder, **{key: True}).base.new.pretrain.model_dump()[key] is True

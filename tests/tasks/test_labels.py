@@ -15,7 +15,7 @@ from moesaic.artefacts.adapter import load_expert
 from moesaic.cli.printing import show_run
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.evaluate.table import plain
-from moesaic.files import read_manifest
+from moesaic.files import read_jsonl, read_manifest
 from moesaic.interop.encoders import save_encoder
 from moesaic.recipe import Recipe, parse
 from moesaic.report import compare_reports, write_report
@@ -109,6 +109,27 @@ def test_every_expert_says_its_adapter_its_head_and_all_that_was_tried(ran):
     assert same["adapter"] == "tt_lora" and same["grid"][f"0.01, rank {same['rank']}"] == max(same["grid"].values())
     assert {"validation_score", "validation_accuracy", "validation_f1", "validation_nats"} <= set(same["metrics"])
     assert len(list((root / "metrics/experts/same").glob("lr-0.01_rank-*.jsonl"))) == 2
+
+
+def losses(log: Path) -> list[float]:
+    return [row["loss"] for _, row in read_jsonl(log)]
+
+
+def test_in_bfloat16_experts_learn_and_answer_as_in_float32_within_a_fiftieth(ran, texts, tmp_path):
+    """Adapters, tensor trains and heads are float32 beside an encoder in bfloat16."""
+    _, exact, _ = ran
+    recipe = recipe_in(texts, dtype="bfloat16")
+    for name, folder in stages.train_expert(recipe, tmp_path / "lower", []).items():
+        made, wide = read_manifest(folder), read_manifest(exact / folder.relative_to(tmp_path / "lower"))
+        for log in (exact / "metrics/experts" / name).glob("*.jsonl"):
+            mine, theirs = losses(tmp_path / "lower/metrics/experts" / name / log.name), losses(log)
+            assert mine != theirs and mine[:4] == pytest.approx(theirs[:4], rel=0.02)
+        assert {one.dtype for one in load_expert(folder).lora.pairs["layers.0.attention.self.query"]} == {torch.float32}
+        assert folder.name == "best" and made["base_fingerprint"] == wide["base_fingerprint"]
+    assert len(stages.verify_expert(recipe, tmp_path / "lower", ["bird"])) == 1
+    answers = [moesaic.load(exact, dtype=dtype).classify("the red owl sings loud") for dtype in ("float32", "bfloat16")]
+    assert answers[1].label == answers[0].label and answers[1].routing.chosen == answers[0].routing.chosen
+    assert answers[1].probabilities == pytest.approx(answers[0].probabilities, abs=0.02)
 
 
 def test_a_step_is_logged_by_its_score_and_in_rows(ran):

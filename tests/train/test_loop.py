@@ -9,7 +9,8 @@ from torch import nn
 
 from moesaic.errors import NonFiniteError
 from moesaic.sections.training import Train
-from moesaic.train.loop import Trained, factor, fit
+from moesaic.train.checkpoint import GROWTH, State
+from moesaic.train.loop import SCALE, Trained, factor, fit
 
 F64 = torch.float64
 
@@ -221,3 +222,59 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_stops_training_too():
 def test_a_validation_that_is_not_finite_stops_training_before_it_is_logged():
     with pytest.raises(NonFiniteError, match="the validation of step 1 is nan"):
         Regression().fit(train(steps=2), four, validations=[math.nan, math.inf])
+
+
+def halved(overflowing: set[float]) -> tuple[list[dict], dict[str, nn.Parameter]]:
+    """Six steps whose gradients overflow while the scale is one of these."""
+    task, rows = Regression(), list[dict]()
+
+    def loss(batch: slice) -> tuple[torch.Tensor, int]:
+        summed, count = task.loss(batch)
+        summed.register_hook(lambda grad: grad * math.inf if grad.item() in overflowing else grad)
+        return summed, count
+
+    arguments = task.parameters, lambda i: slice(0, 64), loss, lambda: 1.0, train(), 0.1, rows.append
+    fit(*arguments, scaled=True)
+    return rows, task.parameters
+
+
+def test_a_scaled_loss_gives_the_steps_of_one_that_is_not():
+    """A scale is a power of 2, so nothing is rounded."""
+    rows, parameters = halved(set())
+    plain = Regression()
+    plain.fit(train(), lambda i: slice(0, 64), record=(told := []))
+    assert all(parameters[name].equal(one) for name, one in plain.parameters.items())
+    assert [row["scale"] for row in rows] == [SCALE] * 6 and "scale" not in told[0]
+    assert [row["norm"] for row in rows] == [row["norm"] for row in told]
+
+
+def test_a_step_that_overflows_changes_nothing_and_halves_the_scale():
+    rows, parameters = halved({SCALE, SCALE / 2})
+    assert [row["scale"] for row in rows] == [SCALE, SCALE / 2, *[SCALE / 4] * 4]
+    assert ["norm" in row for row in rows] == [False, False, *[True] * 4]
+    assert rows[0]["loss"] == rows[1]["loss"] == rows[2]["loss"] > rows[3]["loss"]
+    assert all(one.isfinite().all() for one in parameters.values())
+
+
+def test_a_gradient_that_overflows_at_any_scale_stops_the_training():
+    with pytest.raises(NonFiniteError, match="the gradient's norm"):
+        task = Regression()
+
+        def loss(batch: slice) -> tuple[torch.Tensor, int]:
+            summed, count = task.loss(batch)
+            summed.register_hook(lambda grad: grad * math.inf)
+            return summed, count
+
+        settings = train(steps=60)
+        arguments = task.parameters, lambda i: slice(0, 64), loss, lambda: 1.0, settings, 0.1, lambda row: None
+        fit(*arguments, scaled=True)
+
+
+def test_after_many_steps_without_an_overflow_the_scale_is_doubled():
+    state = State(scale=8.0)
+    for _ in range(GROWTH):
+        assert state.scale == 8.0
+        state.rescale(False)
+    assert (state.scale, state.fine) == (16.0, 0)
+    state.rescale(True)
+    assert (state.scale, state.fine) == (8.0, 0)
