@@ -54,6 +54,7 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("router.feature.", "EncoderFeature"),
     ("router.loss.", "RouterLoss"),
     ("router.exploration.", "Exploration"),
+    ("router.gates.", "TokenGates"),
     ("mixture.", "Mixture"),
     ("evaluate.", "Evaluate"),
     ("evaluate.generate.", "Texts"),
