@@ -121,6 +121,14 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
 
 
+def show_routing(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print the comparison of routers: as JSON, or as a table of Markdown and a sentence."""
+    from moesaic.evaluate.routing_table import sentence, table
+
+    text = json_text(found, 1) if as_json else f"{table(found)}\n{sentence(found)}"
+    stdout().print(text)
+
+
 def show_continual(found: Mapping[str, Any], root: Path) -> None:
     """Print the figures of every strategy of continual learning, with their intervals, and the verdict."""
     console, names = stdout(), [*found["strategies"]["oracle"]["figures"]]
