@@ -239,7 +239,8 @@ def names() -> str:
 
 def stage_names() -> str:
     """The verbs of a recipe, as functions."""
-    return "\n\n".join(described(f"moesaic.stages.{name}", "moesaic.stages.verbs", name) for name in stages.__all__)
+    homes = ((name, getattr(stages, name).__module__) for name in stages.__all__)
+    return "\n\n".join(described(f"moesaic.stages.{name}", module, name) for name, module in homes)
 
 
 def results() -> str:
