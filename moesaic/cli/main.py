@@ -661,6 +661,10 @@ def adopt(
     ignore_rest: Annotated[
         bool, Option("--ignore-rest", help="With --kind ffn: ignore differences outside the feed-forward blocks.")
     ] = False,
+    level: Annotated[
+        str | None,
+        Option(metavar="sequence|token", help="With --kind ffn: one decision a prompt, or one a token in every layer."),
+    ] = None,
     name: Annotated[str | None, Option(help="Name of the mixture (default: the name of the folder).")] = None,
     abstain: Annotated[
         str | None,
@@ -683,7 +687,7 @@ def adopt(
         "ignore_rest": ignore_rest,
     }
     common |= {"base": base, "embed": embed}
-    new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
+    new = {"kind": kind, "level": level, "name": name, "abstain": abstention(abstain)}
     changes: dict[str, Any] = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     changes |= {"corrections": corrections}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)

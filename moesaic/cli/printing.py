@@ -16,7 +16,10 @@ from moesaic.errors import clipped
 
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
-UNTRAINED = {"arrow": "made from the weights of the experts alone (arrow)"}
+UNTRAINED = {
+    "arrow": "made from the weights of the experts alone (arrow)",
+    "gates": "gates in every layer route every token, by least squares on prompts",
+}
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys: controls, C1 among them, and changes of the direction of writing."""
 
