@@ -60,9 +60,10 @@ def gated(base: Decoder, experts: list[FFN], k: int = 2, seed: int = 0) -> Token
 
 
 def near(made: Generation) -> Generation:
-    """A continuation with probabilities in as many digits as do not depend on the rows beside it."""
-    shares = {name: round(share, 5) for name, share in made.routing.probabilities.items()}
-    return replace(made, routing=replace(made.routing, probabilities=shares))
+    """A continuation with probabilities and weights in as many digits as do not depend on the rows beside it."""
+    told = (made.routing.probabilities, made.routing.weights)
+    shares, weights = ({name: round(share, 5) for name, share in some.items()} for some in told)
+    return replace(made, routing=replace(made.routing, probabilities=shares, weights=weights))
 
 
 def alone(engine: Engine, request: Request) -> list[Generation]:

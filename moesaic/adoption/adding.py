@@ -45,7 +45,7 @@ def add_expert(
         hint = "train experts of a kind that the mixture's experts can be mixed with"
         expected, got = f"site {manifest['site']}", f"site {recipe.site}"
         raise RecipeError("another kind of experts", field="experts", expected=expected, got=got, hint=hint)
-    prompts = prompts_of(recipe, chosen) if manifest["adopted"]["router"]["kind"] == "linear" else {}
+    prompts = prompts_of(recipe, chosen) if manifest["adopted"]["router"]["kind"] != "arrow" else {}
     found = base_at(at, manifest)
     # Every version of an embedded base has the same path through the link; a version's own goes with the next one.
     place = str(root / "mixture" / "base") if found.folder.is_relative_to(at) else found.place or str(found.folder)

@@ -5,13 +5,14 @@ The functions behind `moesaic adopt`. Knows nothing about terminals, nor about t
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from moesaic.adoption import gating
 from moesaic.artefacts import router as router_room
 from moesaic.artefacts.base import Base, load_base
 from moesaic.artefacts.expert_names import expert_names
@@ -41,6 +42,7 @@ from moesaic.routing.routers import TrainedRouter
 from moesaic.runs.progress import Progress, Silent
 from moesaic.sections.names import validate_expert, validate_name
 from moesaic.sections.places import name_at
+from moesaic.sections.routers import GATES
 from moesaic.tensors.json_config import read_settings
 from moesaic.tensors.tensors import read_tensors, write_tensors
 from moesaic.tokenizer import Conversation
@@ -86,12 +88,14 @@ class Routed:
     """How a router that is trained abstains, and its groups of experts; None: it is flat.
 
     `reader`: the base that reads prompts for it. `nobodys`: features of prompts that a correction leaves to the base.
+    `level`: sequence, or token: gates in the layers route every token.
     """
 
     abstain: str | float
     groups: dict[str, list[str]] | None
     reader: Base
     nobodys: torch.Tensor | None = None
+    level: str = "sequence"
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,7 @@ class Adoption:
     `router`: its kind and feature, and its `accuracy`, with `right` of `of` prompts of each expert, measured on prompts
     left out of its training; or, made from weights and untested, the two experts most `alike` and their `overlap`.
     `experts`: the source of each; of a fine-tuned model also the share `kept` and the change `outside` the linears.
+    `nats`: at level token, nats a token of the prompts of each expert, before (None: no mixture was there) and after.
     """
 
     folder: Path
@@ -108,6 +113,7 @@ class Adoption:
     disabled: tuple[str, ...]
     router: dict[str, Any]
     experts: dict[str, dict[str, Any]]
+    nats: dict[str, tuple[float | None, float]] = field(default_factory=dict)
 
 
 def adopt(
@@ -123,6 +129,7 @@ def adopt(
     embed: bool = False,
     abstain: str | float = "auto",
     groups: Mapping[str, Sequence[str]] | None = None,
+    level: str = "sequence",
     device: str = AUTO,
     dtype: str = "float32",
     progress: Progress | None = None,
@@ -136,6 +143,8 @@ def adopt(
     `prompts`: for every expert a file of prompts, from which a router on `hidden_mean` is trained; without any, the
     router is made from the weights alone, never abstains and cannot be tested. `abstain`: as in a recipe, for a router
     that is trained. `groups`: of experts, by name, each expert in one: the router is a tree, and needs prompts.
+    `level`: `token`, for experts of kind `ffn` with prompts: gates in every layer, made of the prompts in closed form,
+    route every token.
     `name`: of the mixture (default: that of `out`). `embed`: copy the base into the mixture, which can
     then be moved to another machine; by default the mixture refers to it, by its commit of the hub or its folder, and
     finds it again when it is loaded. `device`, `dtype`: where, and in which type, the base reads prompts for the
@@ -153,6 +162,7 @@ def adopt(
     found, given = named(experts, {}), prompts_of(prompts or {})
     terms, own = Terms(rank, ignore_rest), named_kind(kind)
     require_prompts(given, [*found], needed=bool(given) or bool(groups) or not own.routes_by_weights)
+    require_level(level, own, groups, abstain)
     if groups:
         require_groups(groups, [*found])
     with memory_for("this mixture", "use a smaller base"):
@@ -161,9 +171,11 @@ def adopt(
         reader = reading(parts, base_at.folder, compute)
         for warning in of_other_bases(found, base_at):
             report.warn(warning)
-        members = {one: joined(own, parts, reader, at, terms, given.get(one), report, one) for one, at in found.items()}
+        how = Routed("off" if level == "token" else abstain, listed(groups), reader, level=level)
+        members = {
+            one: joined(own, parts, reader, at, terms, given.get(one), report, one, level) for one, at in found.items()
+        }
         with lock(root):
-            how = Routed(abstain, listed(groups), reader)
             return finish(root, At(base_at, embed), parts, members, own, (), own_name, None, how)
 
 
@@ -218,22 +230,35 @@ def amend(
         require_base(at / "router", read_manifest(at / "router", router_room.KIND), parts.fingerprint)
         own, terms = at_site(manifest["site"]), Terms(rank, ignore_rest)
         members = present(own, at, manifest, origins, stay, parts)
+        level = str(manifest.get("level", "sequence"))
         members |= {
-            one: joined(own, parts, reader, place, terms, given.get(one), report, one) for one, place in found.items()
+            one: joined(own, parts, reader, place, terms, given.get(one), report, one, level)
+            for one, place in found.items()
         }
         off = ({*disabled_in(at, manifest)} - {*drop} - {*enable}) | {*disable}
         silent = tuple(one for one in members if one in off)
         ready = (at / "router", facts) if not (found or drop or corrections) else None
         nobodys = features_in(at).get(f"{CORRECTED}{BASE}")
         if corrections:
-            if facts["kind"] == "arrow":
-                what = "the mixture's router was made from weights and learns no prompts"
+            if facts["kind"] in ("arrow", GATES):
+                what = "the mixture's router learns no single prompts"
                 raise RecipeError(what, field="corrections", hint="adopt all experts anew, with prompts for each")
             rows = corrected_rows(Path(corrections), [*members], reader, report)
             members = {one: replace(made, corrected=rows.get(one)) for one, made in members.items()}
             nobodys = rows.get(BASE)
-        how = Routed(facts.get("abstain", "off"), divided, reader, nobodys)
+        how = Routed(facts.get("abstain", "off"), divided, reader, nobodys, level)
         return finish(root, base_at, parts, members, own, silent, manifest["name"], ready, how)
+
+
+def require_level(level: str, kind: AnyKind, groups: Any, abstain: str | float) -> None:
+    """Refuse a level that experts of a kind do not have, and options of routers that decide about prompts."""
+    levels = ("sequence", "token") if kind.routes_inside else ("sequence",)
+    if level not in levels:
+        what, hint = f"{kind.word} experts are not adopted at this level", "give kind ffn, or write a recipe"
+        raise RecipeError(what, field="level", expected=" or ".join(levels), got=level, hint=hint)
+    if level == "token" and (groups or isinstance(abstain, float)):
+        what = "gates in the layers route tokens, and have no groups and no doubts about prompts"
+        raise RecipeError(what, field="groups" if groups else "abstain")
 
 
 def require_mixture(root: Path) -> None:
@@ -386,8 +411,10 @@ def joined(
     prompts: Prompted | None,
     progress: Progress,
     name: str,
+    level: str = "sequence",
 ) -> Member:
-    features = None if prompts is None else features_of(reader, prompts, name)
+    read = texts_of if level == "token" else features_of
+    features = None if prompts is None else read(reader, prompts, name)
     return Member(kind.adopt(base, at.folder, is_model(at.folder), terms, progress, name), at.origin, features)
 
 
@@ -424,6 +451,13 @@ def corrected_rows(trace: Path, names: list[str], base: Base, progress: Progress
         hint = "record texts too (--trace-texts), and correct decisions, as by /wrong in `moesaic chat`"
         raise DataError("no corrections to learn", path=trace, got=got, hint=hint)
     return {expert: features_of_rows(base, some[-MOST:]) for expert, some in found.items()}
+
+
+def texts_of(base: Base, prompts: Prompted, name: str) -> torch.Tensor:
+    """The ids of the prompts of one expert, for gates."""
+    most = base.decoder.config.context
+    rows = [ids_of(base, prompt, f"prompts.{name}[{index}]")[:most] for index, prompt in enumerate(prompts)]
+    return gating.joined(rows)
 
 
 def features_of(base: Base, prompts: Prompted, name: str) -> torch.Tensor:
@@ -479,13 +513,15 @@ def finish(
     if len(disabled) == len(members):
         raise RecipeError("no expert would be left to choose", field="disable", got=", ".join(disabled))
     with disk.scratch(root, root / "parts") as scratch:
+        texts = judged_on(root, members) if how.level == "token" else {}
+        before = nats_of(root, texts)
         router_at, facts_of_router = router or made_router(scratch / "router", base, members, how)
         folders = {
             one: made.expert.folder or saved(kind, scratch / one, one, made.expert, base)
             for one, made in members.items()
         }
         experts = {one: made.expert.facts for one, made in members.items()}
-        facts: dict[str, Any] = {"name": name, "site": kind.site, "level": "sequence", "disabled": list(disabled)}
+        facts: dict[str, Any] = {"name": name, "site": kind.site, "level": how.level, "disabled": list(disabled)}
         facts["adopted"] = {"router": facts_of_router, "experts": experts}
         origins = {"base": dict(base.origin), **{one: made.origin for one, made in members.items()}}
         facts["origins"] = {one: origin for one, origin in origins.items() if origin}
@@ -501,7 +537,21 @@ def finish(
         room = room_for(of_base if base_at.embedded else None, folders.values(), router_at)
         check_space(root / "mixture", room, "the mixture")
         publish(root / "mixture", write)
-    return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts)
+    nats = {one: (before.get(one), value) for one, value in nats_of(root, texts).items()}
+    return Adoption(root / "mixture", tuple(members), disabled, facts_of_router, experts, nats)
+
+
+def judged_on(root: Path, members: Mapping[str, Member]) -> dict[str, torch.Tensor]:
+    """The prompts of all experts, also of those that leave a mixture."""
+    old = features_in(root / "mixture") if (root / "mixture").exists() else {}
+    return old | {one: made.features for one, made in members.items() if made.features is not None}
+
+
+def nats_of(root: Path, texts: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    """Nats a token of prompts under the mixture that is there; nothing without one."""
+    if not texts or not (root / "mixture").exists():
+        return {}
+    return gating.nats_on(load_mixture(root / "mixture").model, texts)
 
 
 def made_router(folder: Path, base: Base, members: dict[str, Member], how: Routed) -> tuple[Path, dict[str, Any]]:
@@ -512,12 +562,20 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
     corrected |= {BASE: how.nobodys} if how.nobodys is not None else {}
     disk.make_all(folder)
     guard: Guard | None = None
-    if features:
+    selection = Selection()
+    facts: dict[str, Any]
+    made: TrainedRouter
+    if how.level == "token":
+        write_tensors(folder / router_room.FEATURES, features)
+        gates, judged_by = gating.gates_from(base, features)
+        facts = {"kind": GATES, "feature": "shares", "start": gating.START, "k": gates.k, **judged_by}
+        metrics, made = {"accuracy_held_out": judged_by["accuracy"]}, gates
+        selection = Selection(kind="soft")
+    elif features:
         apart = {f"{CORRECTED}{name}": some for name, some in corrected.items()}
         write_tensors(folder / router_room.FEATURES, {**features, **apart})
         features = {name: torch.cat([some, corrected.get(name, some[:0])]) for name, some in features.items()}
-        facts: dict[str, Any] = {"kind": "linear", "feature": FEATURE}
-        made: TrainedRouter
+        facts = {"kind": "linear", "feature": FEATURE}
         if how.groups:
             indices = [[names.index(name) for name in some] for some in how.groups.values()]
             made, judged = few_shot_tree([*features.values()], indices)
@@ -545,7 +603,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
         facts["overlap"] = alike[one, other].item()
         metrics, made = {"overlap": facts["overlap"]}, arrow
     write_json(folder / router_room.INFO, {"adopted": facts})
-    stored = StoredRouter(made, facts["kind"], names, facts["feature"], Selection(), {}, guard=guard)
+    stored = StoredRouter(made, facts["kind"], names, facts["feature"], selection, {}, guard=guard)
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, facts
 

@@ -162,8 +162,16 @@ def summary(made: "Adoption", at: Path) -> Iterator[str]:
         one, other = router["alike"]
         yield "  made from weights alone and not tested: ten prompts for each expert (--prompts) make a better router"
         yield f"  the most similar experts are {one} and {other}: {router['overlap']:.2f} (0: unrelated, 1: equal)"
+    if made.nats:
+        yield "nats a token of the prompts of each expert, before and after:"
+        yield from aligned(((name, changed(*both)) for name, both in made.nats.items()), "  ")
     yield f"mixture: {made.folder}"
     yield f'Next: moesaic generate {at} "..."'
+
+
+def changed(before: float | None, after: float) -> str:
+    """Two figures and their difference; without a first one the second alone."""
+    return f"{after:.3f}" if before is None else f"{before:.3f} {after:.3f} ({after - before:+.3f})"
 
 
 def described(facts: dict[str, Any], disabled: bool) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature, signature
 from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from typer import Argument, Option
@@ -135,6 +135,7 @@ Prompts = Annotated[
 Messages = Annotated[
     str | None, Option("--messages", metavar="FILE", help="Read the conversation in a JSON list of {role, content}.")
 ]
+Benched = Literal["routing"]
 AsJson = Annotated[bool, Option("--json", help="Print JSON instead of text.")]
 
 
@@ -330,6 +331,25 @@ def continual(work: Work, strict: Strict = False, restart: Restart = None) -> No
     from moesaic.cli.printing import show_continual
 
     show_continual(work.do(stages.continual, strict=strict, restart=restart or ()), work.root)
+
+
+@app.command()
+def bench(
+    what: Annotated[Benched, Argument(metavar="routing", help="What to compare: routers over the same experts.")],
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    bad_rows: BadRows = None,
+    max_bad: MaxBad = None,
+    out: Out = RUNS,
+    quiet: Quiet = False,
+) -> None:
+    """Compare routers of every level over the experts of a recipe, with merges and oracles."""
+    from moesaic import stages
+    from moesaic.cli.printing import show_routing
+
+    with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+        show_routing(work.do(stages.bench_routing), as_json)
 
 
 @app.command()
@@ -682,6 +702,10 @@ def adopt(
     ignore_rest: Annotated[
         bool, Option("--ignore-rest", help="With --kind ffn: ignore differences outside the feed-forward blocks.")
     ] = False,
+    level: Annotated[
+        str | None,
+        Option(metavar="sequence|token", help="With --kind ffn: one decision a prompt, or one a token in every layer."),
+    ] = None,
     name: Annotated[str | None, Option(help="Name of the mixture (default: the name of the folder).")] = None,
     abstain: Annotated[
         str | None,
@@ -706,7 +730,7 @@ def adopt(
         "ignore_rest": ignore_rest,
     }
     common |= {"base": base, "embed": embed, "device": device, "dtype": dtype}
-    new = {"kind": kind, "name": name, "abstain": abstention(abstain)}
+    new = {"kind": kind, "level": level, "name": name, "abstain": abstention(abstain)}
     changes: dict[str, Any] = {"drop": drop or [], "disable": disable or [], "enable": enable or []}
     changes |= {"corrections": corrections}
     show_adoption(adopted(out, into, common, new, changes, quiet), into or out, as_json)

@@ -16,7 +16,10 @@ from moesaic.errors import clipped
 
 PLAIN_WIDTH = 100
 SAMPLE_LINES = 3
-UNTRAINED = {"arrow": "made from the weights of the experts alone (arrow)"}
+UNTRAINED = {
+    "arrow": "made from the weights of the experts alone (arrow)",
+    "gates": "gates in every layer route every token, by least squares on prompts",
+}
 OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal obeys: controls, C1 among them, and changes of the direction of writing."""
 
@@ -119,6 +122,14 @@ def show_run(evaluation: Mapping[str, Any], root: Path) -> None:
     console.print("\nFiles", style="bold")
     console.print("\n".join(aligned((name, str(path)) for name, path in files.items())))
     console.print(f'\nNext: moesaic {"generate" if writes else "classify"} {shlex.quote(str(root))} "..."')
+
+
+def show_routing(found: Mapping[str, Any], as_json: bool) -> None:
+    """Print the comparison of routers: as JSON, or as a table of Markdown and a sentence."""
+    from moesaic.evaluate.routing_table import sentence, table
+
+    text = json_text(found, 1) if as_json else f"{table(found)}\n{sentence(found)}"
+    stdout().print(text)
 
 
 def show_continual(found: Mapping[str, Any], root: Path) -> None:

@@ -22,7 +22,7 @@ from moesaic.compose.memory import pairs
 from moesaic.config import sized
 from moesaic.errors import CompatibilityError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
-from moesaic.interop.outline import Outline, is_adapter, outline, weighed
+from moesaic.interop.outline import Config, Outline, is_adapter, outline, weighed
 from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in, sites
 from moesaic.kinds.compatibility import Difference
 from moesaic.kinds.kind import Footprint
@@ -186,8 +186,9 @@ def of_recipe(recipe: Recipe) -> Composition:
             findings += [replace(difference, model=name) for difference in differences]
         else:
             experts.append(Planned(name, kind.planned(shared, spec)))
-    router, active = of_router(recipe.router, shared.config.hidden_size, len(experts))
-    return Composition(shared, at_site(recipe.site), tuple(experts), router, active, tuple(findings))
+    router, active = of_router(recipe.router, shared.config, len(experts))
+    parts, level = tuple(experts), recipe.mixture.level
+    return Composition(shared, at_site(recipe.site), parts, router, active, tuple(findings), level=level)
 
 
 def of_size(base: NewBase) -> Outline:
@@ -196,9 +197,9 @@ def of_size(base: NewBase) -> Outline:
     return replace(model, stored=dict.fromkeys(model.shapes, torch.float32))
 
 
-def of_router(spec: RouterSpec, width: int, experts: int) -> tuple[int, int]:
-    """Values of a recipe's router over states of `width`, its encoder included, and the experts that it chooses."""
-    own = 0
+def of_router(spec: RouterSpec, config: Config, experts: int) -> tuple[int, int]:
+    """Values of a recipe's router over states of a base, its encoder included, and the experts that it chooses."""
+    own, width = 0, config.hidden_size
     if not isinstance(spec.feature, str):
         encoder = outline(spec.feature.model)
         own, width = sum(math.prod(shape) for shape in encoder.shapes.values()), encoder.config.hidden_size
@@ -206,9 +207,10 @@ def of_router(spec: RouterSpec, width: int, experts: int) -> tuple[int, int]:
         [experts] if spec.groups is None else [len(spec.groups), *(n for n in map(len, spec.groups.values()) if n > 1)]
     )
     values = {"keyword": 0, "centroid": width * (experts + 1) + 1, "linear": perceptron(width, (), experts)}
+    values["gates"] = config.num_layers * width * experts
     values["tree"] = sum(perceptron(width, spec.hidden, outcomes) for outcomes in nodes)
     own += values.get(spec.kind, perceptron(width, spec.hidden, experts))
-    return own, {"soft": experts, "top_1": 1}.get(spec.selection, spec.k or 1)
+    return own, spec.chosen(experts)
 
 
 def perceptron(width: int, hidden: Sequence[int], experts: int) -> int:

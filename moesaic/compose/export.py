@@ -106,9 +106,9 @@ class Source:
 def sparse_of(folder: Path) -> Whole:
     """The sparse model of a mixture whose layers route every token between blocks; disabled experts are left out."""
     stored = load_mixture(folder)
-    if stored.model.level != "token" or stored.kind.site != "ffn":
-        what, got = "the mixture is no sparse model", f"site {stored.kind.site}, level {stored.model.level}"
-        raise CompatibilityError(what, path=folder, expected="site ffn, level token", got=got)
+    if stored.model.level != "token":
+        what, expected = "the mixture is no sparse model", "blocks at level token"
+        raise CompatibilityError(what, path=folder, field="level", expected=expected, got=stored.model.level)
     router, at = load_router(folder / "router"), base_at(folder, stored.manifest)
     gates, silent = gates_in(router), disabled_in(folder, stored.manifest)
     if not gates.renormalise:

@@ -14,7 +14,7 @@ from torch import Tensor
 from moesaic.data.batches import Tokens, by_length, pad
 from moesaic.evaluate.statistics import Scores
 from moesaic.ops.losses import UNSCORED, token_nll
-from moesaic.routing import Gates
+from moesaic.routing import Gates, controls
 
 Logits = Callable[[Int[Tensor, "b t"], Gates | None, Bool[Tensor, "b t"] | None], Float[Tensor, "*p v"]]
 """Whole sequences, the gates of their rows, and positions -> next-token logits, as `score` of a model gives them."""
@@ -43,6 +43,21 @@ def score(
         tokens[chosen] = scored.sum(1).numpy()
     domains = [domain for domain, some in rows.items() for _ in some]
     return Scores(nats, tokens, domains, [row.group for row in every])
+
+
+@torch.inference_mode()
+def score_best_of_tokens(logits: Logits, rows: dict[str, list[Tokens]], num_experts: int, batch: int) -> Scores:
+    """Score every token by the base or the expert that predicts it best: no choice before every token is better."""
+    every = [row for some in rows.values() for row in some]
+    nats, tokens = np.zeros(len(every)), np.zeros(len(every))
+    alone = [controls.fixed(expert, len(every), num_experts) for expert in range(-1, num_experts)]
+    for parts in zip(*(passes(logits, every, weights, batch) for weights in alone), strict=True):
+        chosen, scored, _, targets = parts[0]
+        best = torch.stack([token_nll(part.logits[None], targets[None])[0] for part in parts]).amin(0)
+        loss = torch.zeros(scored.shape, dtype=torch.double)
+        loss[scored] = best.double()
+        nats[chosen], tokens[chosen] = loss.sum(1).numpy(), scored.sum(1).numpy()
+    return Scores(nats, tokens, [name for name, some in rows.items() for _ in some], [row.group for row in every])
 
 
 class Pass(NamedTuple):

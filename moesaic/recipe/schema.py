@@ -364,6 +364,9 @@ class Recipe(Section):
             if spec.k is not None and spec.k > count:
                 error = RecipeError("more than the number of experts", expected=f"at most {count}", got=spec.k)
                 raise refusal(error, *at, "k")
+            if spec.gates and spec.gates.balance == "quantiles" and spec.chosen(count) >= count:
+                what, expected = "every token gets every expert, which leaves nothing to balance", f"k below {count}"
+                raise refusal(RecipeError(what, expected=expected), *at, "gates", "balance")
             if spec.init and spec.kind == "mlp" and min(spec.hidden) < 2 * count:
                 expected = f"at least {2 * count} in every layer, two for each expert"
                 error = RecipeError("too narrow to start from centroids", expected=expected, got=spec.hidden)

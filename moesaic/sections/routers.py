@@ -78,7 +78,7 @@ def _inside(section: dict[str, Any]) -> bool:
     return section.get("kind") == GATES
 
 
-GATES = "gates"
+GATES: Literal["gates"] = "gates"
 """The kind of routers that route tokens inside the layers."""
 
 

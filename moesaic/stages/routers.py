@@ -58,6 +58,11 @@ UNTAUGHT = (
 
 def label_of(spec: RouterSpec) -> str:
     """The name of a compared router, for folders and tables."""
+    if spec.gates:
+        shares = "" if spec.renormalise else "-probabilities"
+        count = str(spec.k) if spec.k else {"top_1": "1"}.get(spec.selection, "all")
+        how = "untrained" if spec.gates.steps == 0 else spec.gates.balance
+        return f"{spec.kind}-{spec.gates.start}-k{count}{shares}-{how}"
     usual, words = dict(RouterLoss()), [spec.kind, str(spec.feature).replace("@", "_at_")]
     words += [str(spec.examples)] if spec.examples else []
     words += [spec.selection] if spec.selection != "top_1" else []
@@ -69,6 +74,9 @@ def label_of(spec: RouterSpec) -> str:
 
 def terms_of(spec: RouterSpec) -> str | None:
     """The terms of a router's loss, as in `task + 0.01 balance, gumbel`; None: it is not trained by gradient."""
+    if spec.gates:
+        how = "" if spec.gates.balance == "none" else f", balanced by {spec.gates.balance}"
+        return None if spec.gates.steps == 0 else f"task{how}"
     if "loss" in spec.idle():
         return None
     terms = [term if weight == 1 else f"{weight:g} {term}" for term, weight in spec.loss if weight]

@@ -245,6 +245,15 @@ def test_blocks_and_whole_models_that_a_recipe_trains_are_planned(models: Path, 
         assert {part.name: part.parameters for part in found.parts if part.role != "shared"}["a"] == size
 
 
+def test_gates_of_a_recipe_are_planned(models: Path, tmp_path: Path) -> None:
+    path, data = tmp_path / "recipe.yaml", "data: {train: x.jsonl, test: y.jsonl}"
+    experts = f"{{a: {{kind: ffn, {data}}}, b: {{kind: ffn, {data}}}}}"
+    text = f"name: small\nbase: {{path: {models / 'one'}}}\nexperts: {experts}\nrouter: {{kind: gates}}\n"
+    disk.create(path, f"{text}mixture: {{level: token}}\n".encode())
+    found = plan(path)
+    assert {part.role: part.parameters for part in found.parts}["router"] == 3 * 2 * 32 and found.active == 2
+
+
 def test_nothing_but_headers_is_read(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read, described = [], Opened.stored
 

@@ -54,6 +54,7 @@ SECTIONS = [  # where a section stands in a recipe, and its name in the schema
     ("router.feature.", "EncoderFeature"),
     ("router.loss.", "RouterLoss"),
     ("router.exploration.", "Exploration"),
+    ("router.gates.", "TokenGates"),
     ("mixture.", "Mixture"),
     ("evaluate.", "Evaluate"),
     ("evaluate.generate.", "Texts"),
@@ -238,7 +239,8 @@ def names() -> str:
 
 def stage_names() -> str:
     """The verbs of a recipe, as functions."""
-    return "\n\n".join(described(f"moesaic.stages.{name}", "moesaic.stages.verbs", name) for name in stages.__all__)
+    homes = ((name, getattr(stages, name).__module__) for name in stages.__all__)
+    return "\n\n".join(described(f"moesaic.stages.{name}", module, name) for name, module in homes)
 
 
 def results() -> str:

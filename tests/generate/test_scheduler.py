@@ -121,7 +121,7 @@ def answers(kind: str, place: int):
 )
 def test_whatever_comes_when_gets_what_it_gets_alone(kind, order, tight, rows, prefill, seed):
     """In memory for a single long row, too: the others wait, or lose their slots and begin again."""
-    pace, asked = random.Random(seed), {"linear": 1, "ffn": 1, "model": 3, "token": 4}[kind]
+    pace, asked = random.Random(seed), {"model": 3, "token": 4}.get(kind, 1)
     scheduler = Scheduler(engine(kind), asked * 64 * TOKEN if tight else None, rows, prefill)
     tickets, finished = [], []
     for place in order:
