@@ -341,6 +341,8 @@ def bench(
     as_json: AsJson = False,
     bad_rows: BadRows = None,
     max_bad: MaxBad = None,
+    device: RecipeDevice = None,
+    dtype: RecipeDtype = None,
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
@@ -348,7 +350,8 @@ def bench(
     from moesaic import stages
     from moesaic.cli.printing import show_routing
 
-    with work_on(recipe, overrides, bad_rows, max_bad, out, quiet) as work:
+    shorthands = {"bad_rows": bad_rows, "max_bad": max_bad, "device": device, "dtype": dtype}
+    with work_on(recipe, overrides, shorthands, out, quiet) as work:
         show_routing(work.do(stages.bench_routing), as_json)
 
 

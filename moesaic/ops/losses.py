@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 UNSCORED = -100
 
@@ -96,6 +97,27 @@ def nll_and_slopes(
     loss = -chances.gather(-1, own)[0, :, 0]
     slope = chances.exp_().scatter_add_(-1, own, chances.new_full(own.shape, -1.0)).to(logits.dtype)
     return loss, *torch.autograd.grad(logits, (inputs, *learned), slope)
+
+
+def divergence(
+    base: nn.Module, known: Float[Tensor, "p d"], head: nn.Module, states: Float[Tensor, "p d"]
+) -> Float[Tensor, ""]:
+    """Mean KL(base || other) of two models' next tokens in nats, of p states under the head of each model.
+
+    No gradient reaches `base` and `known`. At most `CHUNK` logits of each exist at once.
+    """
+
+    def summed(known: Float[Tensor, "c d"], states: Float[Tensor, "c d"]) -> Float[Tensor, ""]:
+        with torch.no_grad():
+            wanted = base(known[None], None)[0]
+        found = head(states[None], None)[0]
+        exact = torch.promote_types(found.dtype, torch.float32)
+        target, own = wanted.to(exact).log_softmax(-1), found.to(exact).log_softmax(-1)
+        return F.kl_div(own, target, reduction="sum", log_target=True)
+
+    size = max(1, CHUNK // head(states[:1, None], None).shape[-1])
+    chunks = zip(known.split(size), states.split(size), strict=True)
+    return torch.stack([checkpoint(summed, *some, use_reentrant=False) for some in chunks]).sum() / len(states)
 
 
 def load_balancing(logits: Float[Tensor, "n e"]) -> Float[Tensor, ""]:

@@ -338,6 +338,11 @@ class Recipe(Section):
                 what = f"'{classifying[0]}' classifies rows with labels, and '{name}' has none"
                 hint = "give all experts data with task, or with columns and label, or none of them"
                 raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
+        for name in classifying:
+            if self.train_of(name).anchor:
+                at = ("train",) if self.experts[name].train.anchor is None else ("experts", name, "train")
+                error = RecipeError("has no effect here", hint="an anchor applies only to rows without labels")
+                raise refusal(error, *at, "anchor")
         if self.base.pretrain:
             hint = "give a trained encoder or decoder: base: {path: ...}"
             raise refusal(RecipeError("a new base cannot classify", hint=hint), "base", "size")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moesaic.artefacts.whole_model import identified
 from moesaic.data.facts import spelling
+from moesaic.data.neutral import identity
 from moesaic.data.splits import take
 from moesaic.data.stored_rows import name_of
 from moesaic.errors import CompatibilityError, MoesaicError, NonFiniteError, RecipeError
@@ -72,6 +73,7 @@ class ExpertPart(Part):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": digests(self.source, self.name),
             "base": task.foundation.fingerprint,
+            **({"neutral": identity()} if recipe.train_of(self.name).anchor else {}),
             **task.compute.key,
             **task.identity(domains_of(self.source, self.name)),
         }

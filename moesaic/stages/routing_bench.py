@@ -129,9 +129,9 @@ def score_ties(address: Address, report: Report) -> Judged:
 @torch.no_grad()
 def ties_of(run: Run) -> Decoder:
     """The base with the TIES merge of the changes that the experts make to it, each as a dense model."""
-    kind, base = run.task.kind, run.models.fresh_base().decoder
+    kind, base = run.task.kind, run.models.fresh_base(run.task.compute).decoder
     experts = run.task.read_experts(folders_of(run)).values()
-    dense = [kind.average(run.models.fresh_base().decoder, [one]) for one in experts]
+    dense = [kind.average(run.models.fresh_base(run.task.compute).decoder, [one]) for one in experts]
     for name, weight in base.named_parameters():
         weight.add_(ties([one.get_parameter(name) - weight for one in dense]))
     return base

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from moesaic.artefacts.base import Base
 from moesaic.compose.mixture import StoredMixture, load_mixture
-from moesaic.data.batches import Joined, Schedule, Tokens, encode_all, pad
+from moesaic.data.batches import Batch, Joined, Schedule, Tokens, encode_all, pad
 from moesaic.data.cuts import cut_of, told, truncated
+from moesaic.data.neutral import neutral
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.data.stored_rows import on_disk
@@ -41,11 +42,15 @@ from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import latencies, written
 from moesaic.train import language
+from moesaic.train.anchor import LENGTH, Anchor
 from moesaic.train.execution import arrange
 from moesaic.train.mixture_loss import Weighed
 from moesaic.train.mixture_loss import language as text_losses
 
 SAMPLE_TOKENS = 48
+
+Learning = tuple[Callable[[int], Any], Callable[[Any], tuple[Tensor, int]]]
+"""The batches of a training, and its loss."""
 
 
 class TextTrainer(Trainer):
@@ -79,10 +84,18 @@ class TextTrainer(Trainer):
         gates = plan.begin(decoder, seed).gates
         arrange(decoder, settings)
         schedule = Schedule(even(self.train), settings.batch, seed)
+
+        def batch(number: int) -> Batch:
+            return pad(schedule(number)).on(products.device)
+
+        learning: Learning = batch, language.loss_of(decoder, gates, products.dtype)
+        if settings.anchor:
+            rows = Schedule(self.task.neutral_rows, settings.batch, seed)
+            anchor = Anchor(decoder, gates, self.task.foundation.decoder, rows, settings.anchor, products)
+            learning = anchor.beside(*learning)
         return Objective(
             trainable(decoder),
-            lambda step: pad(schedule(step)).on(products.device),
-            language.loss_of(decoder, gates, products.dtype),
+            *learning,
             lambda: language.mean_nats(decoder, gates, self.held_out, settings.batch, compute=products),
             schedule.names,
             self.task.compute.dtype == torch.float16,
@@ -139,6 +152,14 @@ class TextTask(Task[Tokens]):
     def held_out(self, plan: Plan) -> list[Tokens]:
         some = plan.validation.items()
         return [row for name, rows in some for row in self.encoded(rows, plan.settings.length, name)]
+
+    @cached_property
+    def neutral_rows(self) -> list[Tokens]:
+        """The beginnings of neutral training text, of which all but the first token is scored."""
+        tokenizer = self.foundation.tokenizer
+        every = [example for some in neutral("train").values() for example in some]
+        begun = ((one, tokenizer.begin(one.messages or one.prompt)[: LENGTH + 1]) for one in every)
+        return [Tokens(ids, 1, one.group, source=one.source) for one, ids in begun if len(ids) > 1]
 
     @cached_property
     def test_rows(self) -> dict[str, list[Tokens]]:

@@ -1,0 +1,87 @@
+"""Does an anchor add exactly the divergence from the base, and keep an expert near it?"""
+
+import pytest
+import torch
+
+from moesaic.adapters import attach
+from moesaic.data.batches import Schedule, Tokens, pad
+from moesaic.hardware import HOST
+from moesaic.kinds.gates import alone
+from moesaic.ops import losses
+from moesaic.ops.losses import divergence
+from moesaic.testing import tiny_decoder, toy_expert
+from moesaic.train.anchor import EVERY, Anchor
+from moesaic.train.language import loss_of
+
+ROWS = [Tokens([1 + (3 * row + step) % 59 for step in range(4 + row % 5)], 1, "g") for row in range(12)]
+BATCH = pad(ROWS[:3], score_prompt=True)
+
+
+def anchor(weight: float = 0.5):
+    """An anchor of an expert with random weights."""
+    base, decoder = tiny_decoder(), tiny_decoder()
+    decoder.load_state_dict(base.state_dict())
+    expert = toy_expert(decoder, 3)
+    attach(decoder.requires_grad_(False), [expert])
+    for name, parameter in decoder.named_parameters():
+        parameter.requires_grad_(name.endswith((".a", ".b")))
+    return Anchor(decoder, alone, base, Schedule(ROWS, 2, 0), weight, HOST)
+
+
+def naive(one: Anchor, batch) -> torch.Tensor:
+    """The mean over tokens of sum_v p log(p / q)."""
+    real = batch.targets != losses.UNSCORED
+    with torch.no_grad():
+        known = one.base(batch.ids).logits[real].log_softmax(-1)
+    found = one.decoder(batch.ids, None, one.gates(len(batch.ids))).logits[real].log_softmax(-1)
+    return (known.exp() * (known - found)).sum(-1).mean()
+
+
+def slopes(one: Anchor, loss: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(loss, [p for p in one.decoder.parameters() if p.requires_grad]))
+
+
+@pytest.mark.parametrize("chunk", [1, 200, losses.CHUNK])
+def test_it_is_the_divergence_and_so_are_its_slopes(chunk, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    one = anchor()
+    found, wanted = one.divergence(BATCH), naive(one, BATCH)
+    torch.testing.assert_close(found, wanted)
+    assert found > 1e-3
+    for ours, theirs in zip(slopes(one, found), slopes(one, wanted), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_model_does_not_diverge_from_itself():
+    decoder = tiny_decoder()
+    states = torch.randn(5, decoder.config.hidden_size, dtype=decoder.norm.weight.dtype)
+    assert divergence(decoder.lm_head, states, decoder.lm_head, states).abs() < 1e-12
+
+
+def test_every_fourth_batch_comes_with_neutral_text_that_counts_four_times():
+    one = anchor()
+    draw, loss = one.beside(lambda number: BATCH, loss_of(one.decoder, one.gates))
+    own, count = loss_of(one.decoder, one.gates)(BATCH)
+    for number in range(2 * EVERY):
+        given = draw(number)
+        found, counted = loss(given)
+        assert counted == count and (given.neutral is None) == (number % EVERY > 0)
+        more = EVERY * one.weight * count * naive(one, given.neutral) if given.neutral else 0.0
+        torch.testing.assert_close(found, own + more)
+    assert not torch.equal(draw(0).neutral.ids, draw(EVERY).neutral.ids), "each turn has other rows"
+    assert torch.equal(draw(EVERY).neutral.ids, draw(EVERY).neutral.ids)
+
+
+def test_a_trained_expert_stays_nearer_to_its_base():
+    far = {}
+    for weight in (0.0, 2.0):
+        one = anchor(weight)
+        draw, loss = one.beside(lambda number: BATCH, loss_of(one.decoder, one.gates))
+        optimiser = torch.optim.Adam([p for p in one.decoder.parameters() if p.requires_grad], 3e-2)
+        for number in range(60):
+            total, count = loss(draw(number))
+            optimiser.zero_grad()
+            (total / count).backward()
+            optimiser.step()
+        far[weight] = one.divergence(pad(ROWS[3:], score_prompt=True)).item()
+    assert far[2.0] < 0.5 * far[0.0], "on neutral text, of which its own rows are no part"
