@@ -340,7 +340,8 @@ class Recipe(Section):
                 raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
         for name in classifying:
             if self.train_of(name).anchor:
-                at = ("train",) if self.experts[name].train.anchor is None else ("experts", name, "train")
+                own = "anchor" in self.experts[name].train.model_fields_set
+                at = ("experts", name, "train") if own else ("train",)
                 error = RecipeError("has no effect here", hint="an anchor applies only to rows without labels")
                 raise refusal(error, *at, "anchor")
         if self.base.pretrain:
