@@ -33,7 +33,7 @@ FIRST: dict[str, dict[str, Any]] = {"lora": {"rank": 2}, "ffn": {"anchor": True}
 PROMPTS = ["add 3 to 4", "the wren of day 3", "add 9 to 2", "the swan of day 71"]
 TASK = "router.compare=[{kind: linear, selection: soft, loss: {task: 1.0}, epochs: 1}]"
 OVERRIDES = {
-    "lora": ("evaluate.controls=[uniform, average]", TASK),
+    "lora": ("evaluate.controls=[uniform, average]", "router.abstain=off", TASK),
     "ffn": ("evaluate.controls=[uniform, average]", "router.abstain=off", TASK),
     "model": ("evaluate.controls=[joint, uniform, average]", "router.abstain=off"),
 }
