@@ -134,7 +134,7 @@ class AdapterMixture(nn.Module):
         self, ids: Int[Tensor, "b t"], gates: Gates | None, at: Bool[Tensor, "b t"] | None = None
     ) -> Float[Tensor, "*p v"]:
         """Next-token logits (b, t, v) of whole sequences; `at`: (k, v), after the tokens at these positions alone."""
-        gates = require(gates, ids)
+        gates = require(gates, ids).to(self.decoder.norm.weight)
         with self.source.using(gates.present):
             return self.decoder.score(ids, gates.ready(self.groups), at)
 

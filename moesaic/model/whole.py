@@ -6,7 +6,7 @@ the base also gets the rest of a row's weights up to 1, and answers rows that ab
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Literal, cast, get_args
 
 import torch
@@ -96,26 +96,38 @@ class ModelMixture(nn.Module):
 
         Without gates, at level `token`, each token is under the router's decision from all tokens before it.
         """
-        if at is None:
-            return self.score(ids, gates, torch.ones_like(ids, dtype=torch.bool)).unflatten(0, ids.shape)
-        top: Tensor | None = None
+        t, top = ids.shape[1], None
         if gates is not None:
-            shares = self.portions(gates.weights)[0][:, None]
+            (shares, places), each = self.portions(gates.weights), t
         elif self.level == "token":
-            shares, top = self.shares_everywhere(ids)
+            shares, places, top = self.shares_everywhere(ids)
+            each = 1
         else:
             raise GatesError("scoring at level sequence needs gates", hint="route first and pass the gates")
-        parts, own = {}, shares.expand(-1, ids.shape[1], -1)[at]
-        for number, model in self.in_turn([n for n in range(len(self.models)) if (own[:, n] != 0).any()]):
-            places = (own[:, number] != 0).nonzero().flatten()
-            asked = at & (shares[..., number] != 0)
-            rows = asked.any(1)
-            if top is not None and model is self.base:
-                logits = model.lm_head(top[asked][None], None)[0]
-            else:
-                logits = model.score(ids[rows], None, asked[rows])
-            parts[number] = Answer(places, logits[:, None], own[places, number][:, None])
-        return self.combined(parts, len(own))[:, 0]
+        wanted = [*range(ids.numel())] if at is None else wanted_of(to_host(at))
+        parts, held = {}, [{*own} for own in places]
+        asked = [[index for index, spot in enumerate(wanted) if spot // each in own] for own in held]
+        for number, model in self.in_turn([number for number, own in enumerate(asked) if own]):
+            spots = [wanted[index] for index in asked[number]]
+            known = top if top is not None and model is self.base else None
+            logits = self.logits_at(model, ids, spots, known)
+            weights = shares[:, number].index_select(0, to_device([spot // each for spot in spots], ids.device))
+            parts[number] = Answer(to_device(asked[number], ids.device), logits[:, None], weights[:, None])
+        found = self.combined(parts, len(wanted))[:, 0]
+        return found.unflatten(0, ids.shape) if at is None else found
+
+    def logits_at(
+        self, model: Decoder, ids: Int[Tensor, "b t"], spots: list[int], known: Float[Tensor, "b t d"] | None
+    ) -> Float[Tensor, "p v"]:
+        """One model's logits after the tokens at some positions of the flattened ids; `known`: its last states."""
+        t = ids.shape[1]
+        if known is not None:
+            return model.lm_head(known.flatten(0, 1).index_select(0, to_device(spots, ids.device))[None], None)[0]
+        number = {row: place for place, row in enumerate(sorted({spot // t for spot in spots}))}
+        chosen = ids.index_select(0, to_device([*number], ids.device))
+        x, _ = model.run(model.embed_tokens(chosen), None, range(len(model.layers)), None)
+        own = [number[spot // t] * t + spot % t for spot in spots]
+        return model.head(x.flatten(0, 1).index_select(0, to_device(own, ids.device))[None], None)[0]
 
     def room(self, rows: int, tokens: int) -> Shelves:
         """Memory for so many rows of so many tokens; each model's cache grows when rows choose it."""
@@ -204,7 +216,8 @@ class ModelMixture(nn.Module):
 
     def portions(self, weights: Float[Tensor, "n e"]) -> tuple[Float[Tensor, "n m"], list[list[int]]]:
         """The shares of the models, and the rows of each; waits for the device once."""
-        whole = with_rest(weights.to(exact(self.base.norm.weight.dtype)), range(len(self.names)))
+        like = self.base.norm.weight
+        whole = with_rest(weights.to(like.device, exact(like.dtype), non_blocking=True), range(len(self.names)))
         known = to_host(whole)
         if any(share < 0 for row in known for share in row):
             raise GatesError("weights of whole models are shares", expected="a sum of 1 at most", got="more")
@@ -269,16 +282,23 @@ class ModelMixture(nn.Module):
 
     def shares_everywhere(
         self, ids: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b t m"], Float[Tensor, "b t d"] | None]:
-        """The share of every model in the token after each position, and the base's last states if computed."""
+    ) -> tuple[Float[Tensor, "p m"], list[list[int]], Float[Tensor, "b t d"] | None]:
+        """The share of every model in the token after each position of the flattened ids, the positions of each model,
+        and the base's last states if computed.
+        """
         base, depth = self.base, self.feature.depth
         x, _ = base.run(base.embed_tokens(ids), None, range(len(base.layers) if depth is None else depth), None)
         x = base.norm(x) if depth is None else x
         so_far = torch.arange(1, ids.shape[1] + 1, device=ids.device)[:, None]
         wide = x.to(exact(x.dtype))
         features = wide if self.feature.pool == "last" else wide.cumsum(1) / so_far
-        shares, _ = self.portions(self.decider.weigh(features.flatten(0, 1), x.device, []).weights)
-        return shares.unflatten(0, ids.shape), x if depth is None else None
+        shares, places = self.portions(self.decider.weigh(features.flatten(0, 1), x.device, []).weights)
+        return shares, places, x if depth is None else None
+
+
+def wanted_of(at: list[list[bool]]) -> list[int]:
+    """The positions in the flattened mask that are true."""
+    return [spot for spot, one in enumerate(chain.from_iterable(at)) if one]
 
 
 def require_readable(feature: Feature, level: Level) -> None:

@@ -171,6 +171,15 @@ class Gates:
         """Cache `with_base` of these groups of experts, for all layers and steps."""
         return replace(self, completed={experts: self.with_base(experts) for experts in groups}) if groups else self
 
+    def to(self, like: Tensor) -> "Gates":
+        """The same gates in the type and on the device of `like`."""
+        if (self.weights.dtype, self.weights.device) == (like.dtype, like.device):
+            return self
+        weights = self.weights.to(like, non_blocking=True)
+        made = Gates.of(weights) if self.places is None else Gates.placed(weights, self.places)
+        completed = {experts: some.to(like) for experts, some in self.completed.items()}
+        return replace(made, completed=completed, every=self.every)
+
     def select(self, rows: Sequence[int]) -> "Gates":
         weights = self.weights.index_select(0, to_device(rows, self.weights.device))
         if self.places is None:

@@ -171,3 +171,22 @@ def test_a_later_token_changes_nothing_before_it():
     one, two = decoder(text).logits, decoder(other).logits
     close(one[:, :4], two[:, :4])
     assert (one[:, 4:] - two[:, 4:]).abs().amax(-1).min() > 1e-3
+
+
+@torch.no_grad()
+def test_a_mask_is_built_only_where_rows_differ_or_a_chunk_follows_another(monkeypatch):
+    attend, masks = torch.nn.functional.scaled_dot_product_attention, list[tuple[int, ...] | None]()
+
+    def noted(q, k, v, attn_mask=None, **options):
+        masks.append(None if attn_mask is None else tuple(attn_mask.shape))
+        return attend(q, k, v, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    decoder, text = tiny_decoder(num_layers=1), ids(2, 5)
+    _, alike = read(decoder, empty(decoder, 2, 20), text)
+    _, alike = read(decoder, alike, text[:, :1])
+    assert masks == [None, None], "prompts, then one token of rows of equal length"
+    _, uneven = read(decoder, empty(decoder, 2, 20), text, [5, 3])
+    read(decoder, uneven, text[:, :1])
+    read(decoder, alike, text[:, :2])
+    assert masks[2:] == [None, (2, 1, 1, 6), (2, 1, 2, 8)], "up to what is held, not to the capacity of 20"

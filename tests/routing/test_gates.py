@@ -173,3 +173,15 @@ def test_dense_gates_hold_every_pair_those_of_weight_0_too():
         (2, [0, 1], [0.0, 0.0]),
     ]
     assert gates.experts.tolist() == [0, 0, 1, 1, 2, 2] and gates.counts.tolist() == [2, 2, 2]
+
+
+def test_gates_of_another_type_hold_the_same_pairs():
+    weights = torch.tensor([[0.5, 0.5, 0], [0, 0, 0], [0.25, 0, 0.5]])
+    gates = Gates.of(weights).ready([(0, 1)])
+    double = gates.to(torch.zeros((), dtype=torch.float64))
+    assert gates.to(torch.zeros(())) is gates
+    assert double.weights.dtype == double.values.dtype == double.with_base((0, 1)).weights.dtype == torch.float64
+    assert listed(double) == listed(gates) and double.with_base((0, 1)) is double.completed[0, 1]
+    chosen = Gates.of_choices(torch.tensor([[1], [0]]), torch.ones(2, 1), 2)
+    assert listed(chosen.to(torch.zeros((), dtype=torch.float64))) == listed(chosen)
+    assert Gates.dense(weights).to(torch.zeros((), dtype=torch.float64)).every
