@@ -16,7 +16,7 @@ from moesaic.files import MANIFEST
 from moesaic.tensors.tensors import read_tensors, write_tensors
 
 IDS = torch.arange(24).reshape(2, 12)
-DENSE = ("llama", "mistral", "qwen3")
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
 PROMPTS = {"one": ["the sum of two", "two is four"], "two": ["def add(a, b):", "return a"], "three": ["and", "(b"]}
 
 
@@ -57,7 +57,7 @@ def family(tokenizer, tmp_path):
 def test_experts_are_the_blocks_of_their_models_and_the_rest_is_the_bases(name, family, tmp_path):
     base, experts, prompts = family(name)
     made = moesaic.load_model(str(upcycle(experts, tmp_path / "out", base=base, prompts=prompts)))
-    assert made.config.family == {"qwen3": "qwen3_moe"}.get(name, "mixtral")
+    assert made.config.family == {"qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}.get(name, "mixtral")
     assert (made.config.num_experts, made.config.experts_per_token, made.config.renormalise) == (3, 2, True)
     for index, one in enumerate(experts):
         alone = moesaic.export(made.folder, tmp_path / f"{one}-again", "dense", expert=index)
