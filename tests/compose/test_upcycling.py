@@ -121,11 +121,16 @@ def test_what_of_a_model_is_left_out_is_told(family, tmp_path):
 def test_what_makes_no_sparse_model_is_refused_on_one_line(family, tokenizer, tmp_path, capsys):
     base, experts, prompts = family("llama")
     gemma = saved(tmp_path / "gemma", "gemma3_text", tokenizer)
-    qwen2 = saved(tmp_path / "qwen2", "qwen2", tokenizer)
+    biased = saved(tmp_path / "biased", "llama", tokenizer, attention_bias=True)
     small = saved(tmp_path / "small", "llama", tokenizer, intermediate_size=32)
     refused = [
-        ([gemma], {"copies": 2}, CompatibilityError, "no sparse family .*expected a model of llama, mistral, qwen3"),
-        ([qwen2], {"copies": 2}, CompatibilityError, "no sparse family"),
+        (
+            [gemma],
+            {"copies": 2},
+            CompatibilityError,
+            "no sparse family .*expected a model of llama, mistral, qwen2, qwen3",
+        ),
+        ([biased], {"copies": 2}, CompatibilityError, "attention_bias: mixtral has no such biases"),
         ([base, small], {}, CompatibilityError, "intermediate_size: .* differs; expected 48; got 32"),
         ([base], {}, RecipeError, "one model makes no experts by itself"),
         ([base], {"copies": 2, "slices": 5}, RecipeError, "slices: blocks cannot be cut evenly"),
