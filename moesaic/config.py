@@ -107,6 +107,7 @@ class DecoderConfig:
     head_filling: HeadFilling = ""
     router_scores: RouterScores = "softmax"
     balance_bias: bool = False  # a bias of each expert that changes which are chosen, and no weight
+    shared_size: int = 0  # inner size of an expert that every token passes beside those that it chooses; 0: none
 
     def __post_init__(self) -> None:
         _require_positive(self, "vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads")
@@ -136,6 +137,8 @@ class DecoderConfig:
         routed = self.router_scores != "softmax" or self.balance_bias
         _require(experts > 0 or not routed, "a dense model has no router", "num_experts", experts, ">= 1")
         _require(not (experts and self.mlp_bias), "experts have no biases", "mlp_bias", self.mlp_bias, "False")
+        good, what = self.shared_size == 0 or self.shared_size > 0 < experts, "only sparse layers share an expert"
+        _require(good, what, "shared_size", self.shared_size, "0")
 
     @property
     def query_width(self) -> int:
@@ -161,7 +164,7 @@ class DecoderConfig:
     def ffn_width(self) -> int:
         """Inner width of the feed-forward layers that one token passes in a block."""
         dense = self.intermediate_size
-        return self.experts_per_token * (self.expert_size or dense) if self.num_experts else dense
+        return self.experts_per_token * (self.expert_size or dense) + self.shared_size if self.num_experts else dense
 
     @property
     def wiring(self) -> dict[str, Any]:
@@ -188,6 +191,7 @@ TRAITS: dict[str, dict[str, Any]] = {
         **{"sandwich_norms": True, "scaled_embedding": True},
     },
     "mixtral": {},
+    "qwen2_moe": {"qkv_bias": True},
     "qwen3_moe": {"qk_norm": True},
     "moesaic": {},  # what no other family can say
 }

@@ -18,6 +18,7 @@ OWN: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 12},
     "gemma3_text": {"head_dim": 12, "local_rope_theta": 1e4, "rope_theta": 1e6, "window": 8, "local_layers": (0, 1, 2)},
     "mixtral": SPARSE,
+    "qwen2_moe": {**SPARSE, "expert_size": 20, "shared_size": 28},
     "qwen3_moe": {**SPARSE, "head_dim": 12, "expert_size": 20},
 }
 """Family -> the fields of a model that shows what it has of its own."""

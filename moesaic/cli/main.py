@@ -602,7 +602,11 @@ def export(
     ],
     out: Annotated[Path, Argument(metavar="OUT", help="New folder to write; for gguf a new file, NAME.gguf.")],
     format: Annotated[
-        str, Option(metavar="peft|dense|gguf|...", help="One of peft, dense, gguf, mixtral, mixtral-packed, qwen3-moe.")
+        str,
+        Option(
+            metavar="peft|dense|gguf|...",
+            help="One of peft, dense, gguf, mixtral, mixtral-packed, qwen2-moe, qwen3-moe.",
+        ),
     ] = "peft",
     base: BaseOfExpert = None,
     expert: Annotated[
@@ -844,7 +848,9 @@ def upcycle(
     drop: Annotated[float, Option(metavar="SHARE", help="Draw this share of each copy's inner columns anew.")] = 0.0,
     format: Annotated[
         str | None,
-        Option(metavar="mixtral|...", help="One of mixtral, mixtral-packed, qwen3-moe (default: by the models)."),
+        Option(
+            metavar="mixtral|...", help="One of mixtral, mixtral-packed, qwen2-moe, qwen3-moe (default: by the models)."
+        ),
     ] = None,
     seed: Annotated[int, Option(help="Seed of what is drawn.")] = 0,
 ) -> None:

@@ -147,8 +147,8 @@ def export(
 
     `peft`: an expert as a LoRA adapter. `dense`: a model that transformers opens, with an expert merged into its base;
     of a sparse model, its `expert` number so many as a dense model. `gguf`: a file of llama.cpp, of a model or of a
-    LoRA adapter, with matrices of `type`. `mixtral`, `qwen3-moe`: a sparse model with a tensor for each matrix;
-    `mixtral-packed`: with the experts of a layer in two tensors.
+    LoRA adapter, with matrices of `type`. `mixtral`, `qwen2-moe`, `qwen3-moe`: a sparse model with a tensor for each
+    matrix; `mixtral-packed`: with the experts of a layer in two tensors.
     `base`: of an expert (default: the base around it or named in it). The files are read back and compared.
     RecipeError, CompatibilityError for what a format cannot hold.
     """
@@ -201,6 +201,7 @@ def packed(family: str, tensors: Tensors) -> Tensors:
 LAYOUTS: dict[str, tuple[str, Callable[[str, Tensors], Tensors]]] = {
     "mixtral": ("mixtral", unpacked),
     "mixtral-packed": ("mixtral", packed),
+    "qwen2-moe": ("qwen2_moe", unpacked),
     "qwen3-moe": ("qwen3_moe", unpacked),
 }
 """Format of sparse models -> family, and layout of its tensors."""

@@ -75,7 +75,8 @@ def upcycle(
     with the function of the dense one (arXiv 2212.05055).
     `gate`: the router's rows. From `prompts`, for every model a file of them: `ridge` (the default with prompts) and
     `means`, at the router's own input, and mergekit's `hidden` and `cheap_embed`; or `random` (the default without) and
-    `uniform_random`. `format`: mixtral, mixtral-packed or qwen3-moe (default: by the models). The folder is read back.
+    `uniform_random`. `format`: mixtral, mixtral-packed, qwen2-moe or qwen3-moe (default: by the models). The folder is
+    read back.
     Raises CompatibilityError for models of different shapes, or of a family without a sparse one.
     """
     places = [*models.values()] if isinstance(models, Mapping) else [*models]

@@ -123,7 +123,9 @@ def named_type(type: str | None) -> str:
 def require_architecture(family: str) -> None:
     if family not in names.ARCHITECTURES:
         expected = ", ".join(names.ARCHITECTURES)
-        raise CompatibilityError("llama.cpp has no such family", field="model_type", expected=expected, got=family)
+        raise CompatibilityError(
+            "no file of llama.cpp is written of this family", field="model_type", expected=expected, got=family
+        )
 
 
 def written(

@@ -51,6 +51,11 @@ def above_if_used(found: Found, layers: range) -> list[int]:
     return [layer for layer in everywhere_if_used(found, layers) if layer >= found["max_window_layers"]]
 
 
+def every_second_below_if_used(found: Found, layers: range) -> list[int]:
+    below = everywhere_if_used(found, layers)
+    return [layer for layer in below if layer < found["max_window_layers"] and not layer % 2]
+
+
 def all_but_each(found: Found, layers: range) -> list[int]:
     pattern = found.get("sliding_window_pattern") or found.get("_sliding_window_pattern")
     if not pattern:
@@ -80,7 +85,8 @@ class Family:
     pieces: tuple[tuple[str, str], ...] = ()
 
 
-WINDOWED = {rule.__name__: rule for rule in (nowhere, everywhere, everywhere_if_used, above_if_used, all_but_each)}
+RULES = (nowhere, everywhere, everywhere_if_used, above_if_used, every_second_below_if_used, all_but_each)
+WINDOWED = {rule.__name__: rule for rule in RULES}
 """Name of a rule in families.json -> the layers that see a window."""
 
 

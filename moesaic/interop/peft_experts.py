@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from moesaic.adapters import LoRA
-from moesaic.adapters.sparse_experts import DOWN, WHOLE, placed
+from moesaic.adapters.sparse_experts import DOWN, HALVES, WHOLE, place, placed
 from moesaic.errors import CompatibilityError, WeightsError
 from moesaic.interop.peft_config import Declared
 
@@ -138,6 +138,13 @@ def packable(lora: LoRA) -> dict[tuple[str, str], list[str]]:
         if whole and even and own.keys() <= {WHOLE, DOWN}:
             found |= {(experts, name): paths for name, paths in own.items()}
     return found
+
+
+def renamed(path: str, packed: Collection[tuple[str, str]]) -> bool:
+    """Whether PEFT would take the name of a linear for that of packed experts: it is then adapted as a parameter."""
+    module, _, name = path.rpartition(".")
+    beside = module.endswith(".shared_expert") or (packed and place(path) is None)
+    return bool(beside) and name in ("gate", *HALVES, DOWN)
 
 
 def require_packable(lora: LoRA, folder: Path) -> None:

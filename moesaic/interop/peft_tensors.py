@@ -287,11 +287,11 @@ def written(
     `head`: that of a sequence classifier, under the names of transformers; `before`: the prefix of its modules.
     """
     packed = peft_experts.packable(lora)
-    inside = {path: peft_experts.parameter(*at) for at, paths in packed.items() for path in paths}
-    outside = {
-        path: before + stored(path) if before else written_name(path) for path in lora.pairs if path not in inside
-    }
-    named, layers = inside | outside, layers_in(outside)
+    own = {path: before + stored(path) if before else written_name(path) for path in lora.pairs}
+    parameters = {path: peft_experts.parameter(*at) for at, paths in packed.items() for path in paths}
+    parameters |= {path: f"{name}.weight" for path, name in own.items() if peft_experts.renamed(path, packed)}
+    outside = [path for path in sorted(own) if path not in parameters]
+    named, layers = own | parameters, layers_in(outside)
     tails = {path.partition(f"layers.{layer_of(path)}.")[2] for path in outside}
     regular = len(outside) == len(tails) * len(layers)  # all adapted layers have the same targets
     of_encoder = any(stored(path) != path for path in lora.pairs)
@@ -302,7 +302,7 @@ def written(
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": 0.0,
-        "target_modules": targets_in(outside) if regular else [outside[path] for path in sorted(outside)],
+        "target_modules": targets_in(outside) if regular else [own[path] for path in outside],
         "layers_to_transform": layers if regular and outside else None,
         "bias": "none",
         "inference_mode": True,
@@ -311,11 +311,11 @@ def written(
         "rank_pattern": {named[path]: lora.rank_of(path) for path in lora.pairs if lora.rank_of(path) != lora.rank},
         "alpha_pattern": {named[path]: alpha for path, alpha in lora.alphas.items()},
     }
-    if packed:
-        config["target_parameters"] = sorted({*inside.values()})
+    if parameters:
+        config["target_parameters"] = sorted({*parameters.values()})
     if head:
         config["modules_to_save"] = sorted({name.partition(".")[0] for name in head})
-    return config, tensors_of(lora, named) | {ROOT + name: tensor for name, tensor in (head or {}).items()}
+    return config, tensors_of(lora, own) | {ROOT + name: tensor for name, tensor in (head or {}).items()}
 
 
 def tensors_of(lora: LoRA, named: Mapping[str, str] | None = None) -> dict[str, Tensor]:

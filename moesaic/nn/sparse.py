@@ -31,6 +31,7 @@ PACKED = re.compile(r"(.*\.experts)\.(gate_up|down)_proj")
 class SparseFFN(nn.Module):
     """sum_e p_e expert_e(x) over the k experts of largest p = softmax(gate(x)). arXiv 2401.04088, section 2.
 
+    With `shared_size` every token passes one more expert, its output times the sigmoid of a gate of its own.
     With `balance_bias` the experts of largest p + bias are chosen; it changes no weight (arXiv 2408.15664), and no
     gradient reaches it. Only adapters use the `gates` of the sequences. No token is dropped, and an expert without a
     token is not computed.
@@ -44,6 +45,8 @@ class SparseFFN(nn.Module):
         bias = nn.Parameter(torch.zeros(config.num_experts, dtype=torch.float32), requires_grad=False)
         self.balance_bias = bias if config.balance_bias else None
         self.experts = Experts(config)
+        self.shared_expert = GLU(config, config.shared_size) if config.shared_size else None
+        self.shared_expert_gate = Linear(config.hidden_size, 1) if config.shared_size else None
 
     def forward(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> tuple[Float[Tensor, "b t d"], Routing | None]:
         logits = self.decide(x, gates).flatten(0, 1)
@@ -55,9 +58,11 @@ class SparseFFN(nn.Module):
         out = self.experts(x.flatten(0, 1).index_select(0, order // self.chosen), asked, gates)
         back = torch.empty_like(order).scatter(0, order, torch.arange(len(order), device=x.device))
         of_token = out.index_select(0, back).unflatten(0, chosen.shape)
-        y = torch.bmm(values[:, None], of_token.to(values.dtype))[:, 0].to(x.dtype)
+        y = torch.bmm(values[:, None], of_token.to(values.dtype))[:, 0].to(x.dtype).view_as(x)
+        if self.shared_expert is not None and self.shared_expert_gate is not None:
+            y = y + self.shared_expert_gate(x, gates).sigmoid() * self.shared_expert(x, gates)[0]
         weights = torch.zeros_like(logits, dtype=values.dtype).scatter(1, chosen, values)
-        return y.view_as(x), Routing(weights, logits.clone())  # fully_shard warns of views that a layer returns
+        return y, Routing(weights, logits.clone())  # fully_shard warns of views that a layer returns
 
     def decide(self, x: Float[Tensor, "b t d"], gates: Gates | None) -> Float[Tensor, "b t e"]:
         """The router's logits, in the type of its weights also under autocast."""

@@ -33,6 +33,7 @@ def counts_of(config: DecoderConfig) -> Counts:
     expert = 3 * d * (config.expert_size or config.intermediate_size)
     matrices = config.num_layers * attention_of(config) + dense * 3 * d * config.intermediate_size + table
     matrices += sparse * d * config.num_experts
+    matrices += sparse * (3 * d * config.shared_size + d) if config.shared_size else 0
     beside = config.num_layers * vectors_of(config) + d + (0 if config.tie_embeddings else table)
     beside += sparse * config.num_experts * config.balance_bias
     beside += dense * (2 * config.intermediate_size + d) * config.mlp_bias

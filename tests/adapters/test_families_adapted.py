@@ -13,12 +13,13 @@ from moesaic.testing import ALL_TARGETS, toy_expert
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "context": 32}
 SPARSE = {"num_experts": 3, "experts_per_token": 2}
+SPARSE_FAMILIES = {"mixtral": SPARSE, "qwen2_moe": {**SPARSE, "shared_size": 12}, "qwen3_moe": SPARSE}
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 IDS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
 
 
 def decoder(family: str, **changes) -> Decoder:
-    own = {**TRAITS[family], **(SPARSE if family in ("mixtral", "qwen3_moe") else {}), **changes}
+    own = {**TRAITS[family], **SPARSE_FAMILIES.get(family, {}), **changes}
     config = DecoderConfig(**SIZES, intermediate_size=48, family=family, **own)
     made = initialise(Decoder(config), torch.Generator().manual_seed(0)).double().eval()
     with torch.no_grad():
@@ -33,8 +34,10 @@ def test_a_family_is_adapted_by_the_names_of_its_linears_and_merged_says_the_sam
     base = decoder(family)
     sparse = base.config.num_experts
     expert = toy_expert(base, 1, targets=[*ALL_TARGETS, "gate"] if sparse else ALL_TARGETS)
-    assert expert.targets == sorted([*ATTENTION, "gate", "gate_up_proj", "down_proj"] if sparse else ALL_TARGETS)
-    assert len(expert.pairs) == 2 * (5 + 2 * sparse if sparse else 7)
+    shared = ["gate_proj", "up_proj"] if base.config.shared_size else []
+    wanted = [*ATTENTION, "gate", "gate_up_proj", "down_proj", *shared] if sparse else ALL_TARGETS
+    assert expert.targets == sorted(wanted)
+    assert len(expert.pairs) == 2 * (5 + 2 * sparse + 3 * bool(shared) if sparse else 7)
     plain = base(IDS).logits
     attach(base, [expert])
     off, on = Gates.one(-1, 2, 1, plain), Gates.one(0, 2, 1, plain)

@@ -16,7 +16,7 @@ from moesaic.files import MANIFEST
 from moesaic.tensors.tensors import read_tensors, write_tensors
 
 IDS = torch.arange(24).reshape(2, 12)
-DENSE = ("llama", "mistral", "qwen3")
+DENSE = ("llama", "mistral", "qwen2", "qwen3")
 PROMPTS = {"one": ["the sum of two", "two is four"], "two": ["def add(a, b):", "return a"], "three": ["and", "(b"]}
 
 
@@ -57,7 +57,7 @@ def family(tokenizer, tmp_path):
 def test_experts_are_the_blocks_of_their_models_and_the_rest_is_the_bases(name, family, tmp_path):
     base, experts, prompts = family(name)
     made = moesaic.load_model(str(upcycle(experts, tmp_path / "out", base=base, prompts=prompts)))
-    assert made.config.family == {"qwen3": "qwen3_moe"}.get(name, "mixtral")
+    assert made.config.family == {"qwen2": "qwen2_moe", "qwen3": "qwen3_moe"}.get(name, "mixtral")
     assert (made.config.num_experts, made.config.experts_per_token, made.config.renormalise) == (3, 2, True)
     for index, one in enumerate(experts):
         alone = moesaic.export(made.folder, tmp_path / f"{one}-again", "dense", expert=index)
@@ -121,11 +121,16 @@ def test_what_of_a_model_is_left_out_is_told(family, tmp_path):
 def test_what_makes_no_sparse_model_is_refused_on_one_line(family, tokenizer, tmp_path, capsys):
     base, experts, prompts = family("llama")
     gemma = saved(tmp_path / "gemma", "gemma3_text", tokenizer)
-    qwen2 = saved(tmp_path / "qwen2", "qwen2", tokenizer)
+    biased = saved(tmp_path / "biased", "llama", tokenizer, attention_bias=True)
     small = saved(tmp_path / "small", "llama", tokenizer, intermediate_size=32)
     refused = [
-        ([gemma], {"copies": 2}, CompatibilityError, "no sparse family .*expected a model of llama, mistral, qwen3"),
-        ([qwen2], {"copies": 2}, CompatibilityError, "no sparse family"),
+        (
+            [gemma],
+            {"copies": 2},
+            CompatibilityError,
+            "no sparse family .*expected a model of llama, mistral, qwen2, qwen3",
+        ),
+        ([biased], {"copies": 2}, CompatibilityError, "attention_bias: mixtral has no such biases"),
         ([base, small], {}, CompatibilityError, "intermediate_size: .* differs; expected 48; got 32"),
         ([base], {}, RecipeError, "one model makes no experts by itself"),
         ([base], {"copies": 2, "slices": 5}, RecipeError, "slices: blocks cannot be cut evenly"),

@@ -155,7 +155,7 @@ def test_what_this_decoder_would_compute_otherwise_is_refused_by_its_key(family,
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "gemma3", "phi3", "lama", None])
 def test_an_unknown_family_is_refused_with_those_that_are_known(family, read):
-    known = "llama, mistral, qwen2, qwen3, gemma3_text, mixtral, qwen3_moe"
+    known = "llama, mistral, qwen2, qwen3, gemma3_text, mixtral, qwen2_moe, qwen3_moe"
     with pytest.raises(WeightsError, match=rf"config\.json: model_type: .*one of {known}"):
         read(family)
 

@@ -29,6 +29,8 @@ LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "origi
 ROPE = {"rope_type": "default", "rope_theta": 500.0}
 SPARSE = {"num_experts_per_tok": 2, "num_local_experts": 5, "rope_parameters": ROPE}
 QWEN_MOE = {"num_experts_per_tok": 3, "num_experts": 5, "moe_intermediate_size": 20, "head_dim": 16}
+QWEN2_MOE = {"num_experts_per_tok": 3, "num_experts": 5, "moe_intermediate_size": 20}
+QWEN2_MOE |= {"shared_expert_intermediate_size": 28}
 
 # What is tried -> model of transformers, what its config has beside SIZES.
 MODELS = {
@@ -62,6 +64,11 @@ MODELS = {
     ),
     "mixtral": ("Mixtral", SPARSE),
     "mixtral-window": ("Mixtral", {**SPARSE, "sliding_window": 6}),
+    "qwen2-moe": ("Qwen2Moe", {**QWEN2_MOE, "norm_topk_prob": True}),
+    "qwen2-moe-raw": (
+        "Qwen2Moe",
+        {**QWEN2_MOE, "use_sliding_window": True, "sliding_window": 5, "mlp_only_layers": [1]},
+    ),
     "qwen3-moe": ("Qwen3Moe", {**QWEN_MOE, "norm_topk_prob": True}),
     "qwen3-moe-raw": ("Qwen3Moe", {**QWEN_MOE, "norm_topk_prob": False, "mlp_only_layers": [1]}),
 }

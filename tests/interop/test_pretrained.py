@@ -92,6 +92,8 @@ OWN = {
     "qwen2": {"window": 3, "local_layers": (1,)},
     "gemma3_text": {"window": 3, "local_layers": (0,), "local_rope_theta": 30.0, "query_scalar": 16},
     "mixtral": {"num_experts": 3, "experts_per_token": 2},
+    "qwen2_moe": {"num_experts": 3, "experts_per_token": 2, "expert_size": 8, "shared_size": 12, "window": 3}
+    | {"local_layers": (0,)},
     "qwen3_moe": {"num_experts": 3, "experts_per_token": 1, "expert_size": 8, "dense_layers": (1,)},
 }
 

@@ -25,7 +25,7 @@ def parameters(config: DecoderConfig) -> int:
         *({"family": family, **TRAITS[family]} for family in TRAITS),
         *({"tie_embeddings": False, "head_filling": filling} for filling in ("mixer", "residual_mixer", "gate")),
         {"attention_bias": True, "mlp_bias": True, "head_dim": 12},
-        {**SPARSE, "dense_layers": (1,)},
+        {**SPARSE, "dense_layers": (1,), "shared_size": 20},
         {**SPARSE, "expert_size": 0, "router_scores": "sigmoid", "balance_bias": True},
     ],
     ids=str,
