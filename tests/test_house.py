@@ -48,7 +48,10 @@ PUBLIC = [
     "run",
     "upcycle",
 ]
-VERBS = ["compose", "continual", "evaluate", "pretrain", "run", "train_expert", "train_router", "verify_expert"]
+VERBS = [
+    *("bench_routing", "compose", "continual", "evaluate", "pretrain", "run", "train_expert", "train_router"),
+    "verify_expert",
+]
 
 MEANINGLESS = {"utils", "util", "helpers", "helper", "common", "misc", "lib", "stuff"}
 UNSAFE = re.compile(

@@ -65,9 +65,11 @@ class Source:
 
     @cached_property
     def mixture(self) -> Path | None:
-        """The folder of the mixture in a folder or run; None without one."""
+        """The folder of a mixture, in a folder or run, that decides about tokens; None without one."""
         places = (self.at.folder, self.at.folder / "mixture")
-        return next((place for place in places if what_is(place).what == "mixture"), None)
+        found = ((place, what_is(place)) for place in places)
+        inside = (place for place, one in found if one.what == "mixture" and one.manifest.get("level") == "token")
+        return next(inside, None)
 
     @property
     def kind(self) -> AnyKind | None:
@@ -106,9 +108,6 @@ class Source:
 def sparse_of(folder: Path) -> Whole:
     """The sparse model of a mixture whose layers route every token between blocks; disabled experts are left out."""
     stored = load_mixture(folder)
-    if stored.model.level != "token":
-        what, expected = "the mixture is no sparse model", "blocks at level token"
-        raise CompatibilityError(what, path=folder, field="level", expected=expected, got=stored.model.level)
     router, at = load_router(folder / "router"), base_at(folder, stored.manifest)
     gates, silent = gates_in(router), disabled_in(folder, stored.manifest)
     if not gates.renormalise:

@@ -122,6 +122,7 @@ STORED = {
     "five-domains-smollm2.yaml": "5a19cf566fba9845",
     "franken-stories.yaml": "268a727bd035c91f",
     "gated-pair.yaml": "ff15705c59370f32",
+    "routing.yaml": "b288a28a13109c37",
     "stories.yaml": "56c7bc1692057292",
     "ttlora-eight.yaml": "030a11079e0812dc",
     "ttlora-glue.yaml": "7985f195b1d41c7f",

@@ -13,6 +13,7 @@ from moesaic.routing.routers import (
     ArrowRouter,
     AttentionRouter,
     CentroidRouter,
+    GatesRouter,
     KeywordRouter,
     MLPRouter,
     Router,
@@ -40,6 +41,7 @@ def routers() -> dict[str, TrainedRouter]:
         "mlp": filled(MLPRouter(5, 2, [7, 3], dropout=0.5)),
         "attention": filled(AttentionRouter(5, 2, 8, 4, dropout=0.5, noise=True)),
         "tree": filled(TreeRouter(5, 2, [[1], [0]], [3], dropout=0.5)),
+        "gates": filled(GatesRouter({"layers.0.mlp": 4, "layers.1.mlp": 6}, 2, 1, renormalise=False)),
         "arrow": filled(ArrowRouter({"layers.0.self_attn.q_proj": 4, "layers.0.mlp.down_proj": 6}, 2)),
     }
 
@@ -47,6 +49,7 @@ def routers() -> dict[str, TrainedRouter]:
 FEATURES = {
     "keyword": ["the sum", "def f", "none"],
     "attention": States(torch.randn(7, 5, generator=torch.Generator().manual_seed(1)), torch.tensor([4, 1, 2])),
+    "gates": torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]),
     "arrow": torch.randn(3, 2 * 2, generator=torch.Generator().manual_seed(1)),
 }
 
