@@ -92,6 +92,7 @@ class LabelTrainer(Trainer):
         )
 
     def objective(self, plan: Plan) -> Objective:
+        """Minimise the nats of the labels, the rows of small tasks repeated."""
         settings, (classifier, _, _) = plan.settings, self.started(plan)
         arrange(classifier.body, settings)
         schedule = Schedule(even([*self.train.values()]), settings.batch, self.task.recipe.seed)
