@@ -109,7 +109,7 @@ def called(model: nn.Module, forward: Callable[[nn.Module], Tensor], step: bool)
 def adapted_head() -> list[str]:
     return [
         f"CPU time of a step of decoding in microseconds, {LAYERS} layers, without adapters and with LoRA of rank "
-        f"{RANK} beside all matrices of the experts: no row chose one, all chose the same, each chose one of {ADAPTERS}. "
+        f"{RANK} beside all matrices of the experts: no row chose one, all the same, each one of {ADAPTERS}. "
         "In brackets: the time over that without, in the same round, its median.",
         "",
         "| experts, chosen, inner, rows | without | chosen by none | one for all | one for each |",
