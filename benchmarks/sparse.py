@@ -1,4 +1,5 @@
-"""A sparse ffn layer against the one of transformers' Mixtral, in each of its implementations that a CPU has.
+"""A sparse ffn layer against the one of transformers' Mixtral, in each of its implementations that a CPU has; and
+decoding with adapters beside its experts against decoding without.
 
 Same weights, same tokens, CPU time of one thread: what else the machine does disturbs it little.
 """
@@ -13,8 +14,12 @@ from transformers import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
 from benchmarks.timing import laps
+from moesaic.adapters import attach
 from moesaic.config import DecoderConfig
-from moesaic.nn import SparseFFN
+from moesaic.model.decoder import Decoder, initialise
+from moesaic.nn import Cache, SparseFFN
+from moesaic.routing import Gates
+from moesaic.testing import toy_expert
 
 PEERS = {"eager": 512, "batched_mm": 8, "grouped_mm": 512}
 """Implementation of transformers -> the most tokens that it gets: `batched_mm` copies the experts of every token."""
@@ -22,6 +27,8 @@ PEERS = {"eager": 512, "batched_mm": 8, "grouped_mm": 512}
 SHAPES = [(8, 2, 384, 512), (64, 8, 384, 128)]  # experts, chosen, width, inner width of an expert
 TOKENS = (1, 8, 64, 512)
 ROUNDS, LAP = 12, 32  # tokens of a lap at least
+ADAPTERS, RANK, LAYERS, KNOWN = 4, 8, 4, 32  # of the decoder that decodes; tokens that its rows have read
+OF_EXPERTS = ["gate_proj", "up_proj", "down_proj"]
 WITHIN = (2, 9)  # of 12 ordered rounds: an interval that holds the median in 96 of 100 cases
 
 
@@ -29,7 +36,9 @@ def report(quick: bool) -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return "\n".join([*head(), *(line(shape, tokens, step, quick) for shape, tokens, step in cells())]) + "\n"
+        layers = [line(shape, tokens, step, quick) for shape, tokens, step in cells()]
+        steps = [step(shape, rows, quick) for shape in SHAPES for rows in (1, 8)]
+        return "\n".join([*head(), *layers, "", *adapted_head(), *steps]) + "\n"
     finally:
         torch.set_num_threads(threads)
 
@@ -103,3 +112,53 @@ def called(model: nn.Module, forward: Callable[[nn.Module], Tensor], step: bool)
         forward(model).sum().backward()
 
     return both if step else lambda: forward(model)
+
+
+def adapted_head() -> list[str]:
+    return [
+        f"CPU time of a step of decoding in microseconds, {LAYERS} layers, without adapters and with LoRA of rank "
+        f"{RANK} beside all matrices of the experts: no row chose one, all the same, each one of {ADAPTERS}. "
+        "In brackets: the time over that without, in the same round, its median.",
+        "",
+        "| experts, chosen, inner, rows | without | chosen by none | one for all | one for each |",
+        "|---|---|---|---|---|",
+    ]
+
+
+def step(shape: tuple[int, int, int, int], rows: int, quick: bool) -> str:
+    calls = steps(shape, rows)
+    with torch.no_grad():
+        times = laps(calls, 3 if quick else 5 * ROUNDS, 1 if quick else 4, time.process_time)
+    shown = []
+    for own in times.values():
+        ratio = statistics.median(one / plain for one, plain in zip(own, times["without"], strict=True))
+        shown.append(f"{statistics.median(own) * 1e6:.0f} ({ratio:.2f})")
+    experts, chosen, _, inner = shape
+    return f"| {experts}, {chosen}, {inner}, {rows} | {' | '.join(shown)} |".replace(" (1.00)", "", 1)
+
+
+@torch.no_grad()
+def steps(shape: tuple[int, int, int, int], rows: int) -> dict[str, Callable[[], object]]:
+    """Steps of decoding of one decoder, without adapters and with them."""
+    experts, chosen, width, inner = shape
+    sizes = {"vocab_size": 2048, "hidden_size": width, "num_heads": 6, "num_kv_heads": 2, "context": 64}
+    config = DecoderConfig(
+        **sizes, num_layers=LAYERS, intermediate_size=inner, num_experts=experts, experts_per_token=chosen
+    )
+    plain, adapted = (initialise(Decoder(config), torch.Generator().manual_seed(0)).eval() for _ in range(2))
+    attach(adapted, [toy_expert(adapted, seed, RANK, OF_EXPERTS) for seed in range(ADAPTERS)])
+    each = torch.eye(ADAPTERS)[torch.arange(rows) % ADAPTERS]
+    like = plain.norm.weight
+    return {
+        "without": stepping(plain, None, rows),
+        "none": stepping(adapted, Gates.one(-1, rows, ADAPTERS, like), rows),
+        "all": stepping(adapted, Gates.one(0, rows, ADAPTERS, like), rows),
+        "each": stepping(adapted, Gates.of(each), rows),
+    }
+
+
+def stepping(decoder: Decoder, gates: Gates | None, rows: int) -> Callable[[], object]:
+    cache = Cache.empty(decoder.config, rows, KNOWN + 1, like=decoder.norm.weight)
+    decoder(torch.ones(rows, KNOWN, dtype=torch.long), cache, gates)
+    cache, token = cache.advance(KNOWN), torch.ones(rows, 1, dtype=torch.long)
+    return lambda: decoder(token, cache, gates)

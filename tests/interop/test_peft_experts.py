@@ -284,7 +284,7 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A random Mixtral and a random Qwen3-MoE of transformers, as folders."""
+    """A random Mixtral, Qwen3-MoE and Qwen2-MoE of transformers, as folders."""
     import transformers
 
     sizes = {
@@ -298,6 +298,8 @@ def bases(tmp_path_factory):
             **sizes, num_experts=E, moe_intermediate_size=F, norm_topk_prob=True, head_dim=8
         ),
     }
+    shared = {"shared_expert_intermediate_size": 28, "moe_intermediate_size": F, "num_experts": E}
+    configs["qwen2"] = transformers.Qwen2MoeConfig(**sizes, **shared)
     found = {}
     for name, config in configs.items():
         torch.manual_seed(0)
@@ -396,7 +398,7 @@ def test_adapters_of_peft_as_before_0_19_give_its_logits(bases, tmp_path):
 @pytest.mark.parametrize(
     "targets", [["gate_proj", "up_proj", "down_proj", "q_proj", "gate"], ["up_proj"], ["gate_proj", "down_proj"]]
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "qwen2"])
 def test_experts_of_ours_give_their_logits_in_peft(name, targets, bases, tmp_path):
     import peft
 
