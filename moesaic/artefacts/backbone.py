@@ -16,6 +16,7 @@ from moesaic.files import digest
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.encoders import ARCHITECTURES, identify, load_encoder
 from moesaic.interop.folders import require_model
+from moesaic.interop.quantised import pack_layers
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.tensors.json_config import read_settings
@@ -24,33 +25,41 @@ from moesaic.tokenizer.pairs import DecoderWriter, EncoderWriter, Writer
 
 @dataclass(frozen=True)
 class Backbone:
-    """A base without a head; fingerprint and origin as in `base.Base`."""
+    """A base without a head; fingerprint, origin and bits as in `base.Base`."""
 
     body: Encoder | Decoder
     writer: Writer
     fingerprint: str
     origin: Mapping[str, str] = field(default_factory=dict)
+    bits: int | None = None
 
     @property
     def told(self) -> dict[str, Any]:
-        return {"base_origin": dict(self.origin)} if self.origin else {}
+        return ({"base_origin": dict(self.origin)} if self.origin else {}) | self.precision
+
+    @property
+    def precision(self) -> dict[str, int]:
+        return {"base_bits": self.bits} if self.bits else {}
 
     @property
     def pad(self) -> int:
         return self.body.config.pad
 
 
-def load_backbone(folder: Path, origin: Mapping[str, str] | None = None) -> Backbone:
+def load_backbone(folder: Path, origin: Mapping[str, str] | None = None, bits: int | None = None) -> Backbone:
     """Read the body of a BERT, a RoBERTa or a decoder, without any head but BERT's pooler.
 
-    `origin`: see `base.load_base`.
+    `origin` and `bits`: see `base.load_base`.
     """
     model = require_model(folder)
     settings = read_settings(model / CONFIG) if (model / CONFIG).is_file() else {}
     if settings.get("model_type") not in ARCHITECTURES:
-        base = load_base(folder, origin)
-        return Backbone(base.decoder, DecoderWriter(base.tokenizer), base.fingerprint, base.origin)
+        base = load_base(folder, origin, bits)
+        return Backbone(base.decoder, DecoderWriter(base.tokenizer), base.fingerprint, base.origin, bits)
     encoder = load_encoder(model, torch.get_default_dtype(), body_only=True)
     inner = read_tokenizer(tokenizer_folder(model), encoder)
     writer = EncoderWriter(inner, typed=encoder.config.token_types > 1)
-    return Backbone(encoder, writer, digest([identify(encoder), inner.to_str()]), origin or {})
+    fingerprint = digest([identify(encoder), inner.to_str()])
+    if bits:
+        pack_layers(encoder, bits)
+    return Backbone(encoder, writer, fingerprint, origin or {}, bits)

@@ -18,6 +18,7 @@ from moesaic.hub.locate import model_folder, tokenizer_folder
 from moesaic.interop import decoder_config as configs
 from moesaic.interop.decoders import by_default, named, read_decoder, write_config
 from moesaic.interop.folders import require_model
+from moesaic.interop.quantised import pack_layers
 from moesaic.model.decoder import Decoder
 from moesaic.tensors.file_names import INDEX, TENSORS
 from moesaic.tensors.shards import read_index
@@ -33,13 +34,15 @@ class Base:
     """A decoder with its tokenizer and the fingerprint by which experts and routers know them.
 
     The fingerprint covers the values of all tensors, the wiring and the tokenizer: a change of any of these would
-    change the meaning of an expert or a router. `origin`: place and commit of a base that is not from a local folder.
+    change the meaning of an expert or a router. It is that of the files, also where values have fewer `bits`. `origin`:
+    place and commit of a base that is not from a local folder.
     """
 
     decoder: Decoder
     tokenizer: Tokenizer
     fingerprint: str
     origin: Mapping[str, str] = field(default_factory=dict)
+    bits: int | None = None
 
     @property
     def body(self) -> Decoder:
@@ -48,7 +51,12 @@ class Base:
 
     @property
     def told(self) -> dict[str, Any]:
-        return {"base_origin": dict(self.origin)} if self.origin else {}
+        return ({"base_origin": dict(self.origin)} if self.origin else {}) | self.precision
+
+    @property
+    def precision(self) -> dict[str, int]:
+        """The bits of a value in the layers' matrices as a fact for manifests and keys; nothing where all are there."""
+        return {"base_bits": self.bits} if self.bits else {}
 
 
 def identify(decoder: Decoder, tokenizer: Tokenizer, dtype: torch.dtype | None = None) -> str:
@@ -81,8 +89,11 @@ def write_description(folder: Path, config: DecoderConfig, dtype: torch.dtype, t
     write_config(folder, config, dtype, tokens)
 
 
-def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
-    """Read a base and check it against its manifest if it has one, else against its own config."""
+def load_base(folder: Path, origin: Mapping[str, str] | None = None, bits: int | None = None) -> Base:
+    """Read a base and check it against its manifest if it has one, else against its own config.
+
+    `bits`: 8 or 4, to pack the matrices of its layers.
+    """
     if not folder.is_dir():
         raise WeightsError("no such base folder", path=folder, hint="give a folder with config.json and its weights")
     model = require_model(folder)
@@ -91,7 +102,10 @@ def load_base(folder: Path, origin: Mapping[str, str] | None = None) -> Base:
     decoder, found = read_decoder(model, by_default)
     tokenizer = Tokenizer.load(tokenizer_folder(model), end_of(found, model / "config.json"))
     require_rows(tokenizer, decoder.config.vocab_size, model)
-    return Base(decoder, tokenizer, identify(decoder, tokenizer), origin or {})
+    fingerprint = identify(decoder, tokenizer)
+    if bits:
+        pack_layers(decoder, bits)
+    return Base(decoder, tokenizer, fingerprint, origin or {}, bits)
 
 
 def require_rows(tokenizer: Tokenizer, rows: int, folder: Path) -> None:

@@ -50,8 +50,11 @@ def assemble_classifier(
     return ClassifierMixture(classifier, router.over(base.body, disabled))
 
 
-def load_classifier(folder: Path) -> StoredClassifier:
-    """Read a mixture; checks all files against their hashes, and the parts against each other."""
+def load_classifier(folder: Path, bits: int | None = None) -> StoredClassifier:
+    """Read a mixture; checks all files against their hashes, and the parts against each other.
+
+    `bits`: of the base, see `load_base`.
+    """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names, path = expert_names(folder, manifest), folder / MANIFEST
@@ -62,7 +65,7 @@ def load_classifier(folder: Path) -> StoredClassifier:
     if pool not in get_args(Pool):
         expected = " or ".join(get_args(Pool))
         raise WeightsError("unknown pool", path=path, field="pool", expected=expected, got=str(pool))
-    base = load_backbone(folder / "base")
+    base = load_backbone(folder / "base", bits=bits)
     if not isinstance(length, int) or not 0 < length <= base.body.config.context:
         expected = f"1 to {base.body.config.context}"
         raise WeightsError("wrong length of rows", path=path, field="length", expected=expected, got=str(length))

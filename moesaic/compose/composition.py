@@ -51,7 +51,7 @@ class Composition:
     """Base, experts and router; a single model has no kind of experts.
 
     `router`: number of its values, those of its encoder included. `active`: experts that answer a row; at `level` token
-    all of them do sooner or later. `findings`: differences between the models.
+    all of them do sooner or later. `findings`: differences between the models. `bits`: of the base, see `load_base`.
     """
 
     base: Outline
@@ -62,6 +62,7 @@ class Composition:
     findings: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     level: str = "sequence"
+    bits: int | None = None
 
 
 def described(
@@ -187,7 +188,8 @@ def of_recipe(recipe: Recipe) -> Composition:
         else:
             experts.append(Planned(name, kind.planned(shared, spec)))
     router, active = of_router(recipe.router, shared.config.hidden_size, len(experts))
-    return Composition(shared, at_site(recipe.site), tuple(experts), router, active, tuple(findings))
+    kind, bits = at_site(recipe.site), recipe.base.bits
+    return Composition(shared, kind, tuple(experts), router, active, tuple(findings), bits=bits)
 
 
 def of_size(base: NewBase) -> Outline:

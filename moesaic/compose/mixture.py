@@ -109,16 +109,17 @@ def room_for(base: Path | None, experts: Collection[Path], router: Path) -> int:
     return sum(path.stat().st_size for path in files if not is_published(path))
 
 
-def load_mixture(folder: Path, budget: Budget | None = None) -> StoredMixture:
+def load_mixture(folder: Path, budget: Budget | None = None, bits: int | None = None) -> StoredMixture:
     """Read a mixture; checks all files against their hashes, and the parts against each other.
 
+    `bits`: of the base, see `load_base`.
     With a `budget`, experts other than adapters are fetched on demand, and their values are checked then.
     """
     folder = Path(os.path.realpath(folder))
     manifest = read_manifest(folder, KIND)
     names = expert_names(folder, manifest)
     at = base_at(folder, manifest)
-    base = load_base(at.folder, at.origin)
+    base = load_base(at.folder, at.origin, bits)
     require_base(folder, manifest, base.fingerprint)
     kind = at_site(said(folder, manifest, "site", sites()))
     experts = {} if budget else {name: kind.read(folder / "experts" / name, base) for name in names}

@@ -314,9 +314,14 @@ class WritingMixture(WritingModel):
     routes = True
 
     def __init__(
-        self, folder: Path, trace: Path | None = None, trace_texts: bool = False, budget: Budget | None = None
+        self,
+        folder: Path,
+        trace: Path | None = None,
+        trace_texts: bool = False,
+        budget: Budget | None = None,
+        bits: int | None = None,
     ):
-        self.budget, self.stored = budget, load_mixture(folder, budget)
+        self.budget, self.stored = budget, load_mixture(folder, budget, bits)
         self.level = str(self.stored.manifest.get("level", self.level))
         self.identity = digest(self.stored.manifest)[:12]
         self.trace = Trace(trace, self.stored.model.names, self.identity, trace_texts) if trace else None
@@ -339,8 +344,8 @@ class ClassifyingMixture(Loaded):
     traffic = Traffic()
     """No fetches: all experts are in memory."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.stored = folder, load_classifier(folder)
+    def __init__(self, folder: Path, bits: int | None = None):
+        self.folder, self.stored = folder, load_classifier(folder, bits)
         self.names = self.stored.model.names
 
     @overload
@@ -450,6 +455,7 @@ def load(
     trace_texts: bool = False,
     ram: str | int | None = None,
     vram: str | int | None = None,
+    bits: int | None = None,
 ) -> WritingModel | ClassifyingMixture:
     """Load whatever answers prompts: a mixture, of language models or classifiers, from its own folder, its run
     directory, or `org/name@revision` of the hub; a base or a merge, also `shipped:tiny`; or one expert over its base.
@@ -463,6 +469,8 @@ def load(
     do not fit stay on disk, are fetched for their prompts, and unloaded again: `traffic` counts the fetches. `vram`:
     the limit of a device, which then computes, while `ram` limits the host. Raises MemoryLimitError before loading
     anything if the experts of a single row do not fit.
+
+    `bits`: 8 or 4, for a base that has so many bits of each value in its layers' matrices; takes torchao.
     """
     for field, value, expected in (("place", place, PLACE), ("base", base, PLACE), ("trace", trace, "a file")):
         if not isinstance(value, str | os.PathLike) and (value is not None or field == "place"):
@@ -471,8 +479,10 @@ def load(
     for field, size in (("ram", ram), ("vram", vram)):
         if size is not None and not isinstance(size, str):
             whole(size, field, "a size, such as '2GB', or a whole number of bytes")
+    if bits not in (None, 8, 4):
+        raise RecipeError("unknown number", field="bits", expected="8 or 4", got=repr(bits))
     with float32():
-        return opened(place, base, trace, trace_texts, ram, vram)
+        return opened(place, base, trace, trace_texts, ram, vram, bits)
 
 
 @contextmanager
@@ -493,6 +503,7 @@ def opened(
     trace_texts: bool,
     ram: str | int | None,
     vram: str | int | None,
+    bits: int | None,
 ) -> WritingModel | ClassifyingMixture:
     """Load whatever answers prompts: see `load`."""
     if trace_texts and trace is None:
@@ -502,40 +513,42 @@ def opened(
     given = {"trace": trace, "ram": ram, "vram": vram}
     if what_is(mixture).what != "mixture":
         refuse(given, "only a mixture has decisions to trace, and experts to fetch")
-        return model_at(at, base)
+        return model_at(at, base, bits)
     refuse({"base": base}, "a mixture has a base: `moesaic adopt --into MIXTURE --base PATH` names its new place")
     if classifies(mixture):
         refuse(given, "a mixture that classifies has no trace, and must fit into memory as a whole")
-        return ClassifyingMixture(mixture)
+        return ClassifyingMixture(mixture, bits)
+    if ram is not None or vram is not None:
+        refuse({"bits": bits}, "under ram or vram a base has all its bits")
     from moesaic.compose.budget import budget
 
     memory = budget(mixture, vram, ram) if ram is not None or vram is not None else None
-    return WritingMixture(mixture, None if trace is None else Path(trace), trace_texts, memory)
+    return WritingMixture(mixture, None if trace is None else Path(trace), trace_texts, memory, bits)
 
 
-def model_at(at: Located, base: Place | None) -> WritingModel:
+def model_at(at: Located, base: Place | None, bits: int | None = None) -> WritingModel:
     """Load a base, or one expert over its base; WeightsError for a folder of anything else."""
     found = what_is(at.folder)
     if found.what not in WRITERS:
         hint = unjoined(at.folder) or "give a run directory after `compose`, a mixture, a model or an expert"
         raise WeightsError(NO_WRITER.get(found.what, "nothing here answers prompts"), path=at.folder, hint=hint)
-    return WRITERS[found.what](found, at, base)
+    return WRITERS[found.what](found, at, base, bits)
 
 
-def base_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+def base_model(found: Folder, at: Located, base: Place | None, bits: int | None) -> WritingModel:
     refuse({"base": base}, "only an expert needs a base beside it")
-    own = load_base(at.folder, at.origin)
+    own = load_base(at.folder, at.origin, bits)
     return WritingModel(found.at, Engine(base_alone(own.decoder), own.tokenizer))
 
 
-def expert_model(found: Folder, at: Located, base: Place | None) -> WritingModel:
+def expert_model(found: Folder, at: Located, base: Place | None, bits: int | None) -> WritingModel:
     base_at = base_for(found.at, base)
-    own, kind = load_base(base_at.folder, base_at.origin), KINDS[found.form]
+    own, kind = load_base(base_at.folder, base_at.origin, bits), KINDS[found.form]
     name = str(found.manifest.get("name") or name_at(at.place or found.at))
     return WritingModel(found.at, Engine(expert_alone(kind, own, name, kind.read(found.at, own)), own.tokenizer))
 
 
-WRITERS: dict[What, Callable[[Folder, Located, Place | None], WritingModel]] = {
+WRITERS: dict[What, Callable[[Folder, Located, Place | None, int | None], WritingModel]] = {
     "model": base_model,
     "merge": base_model,
     "adapter": expert_model,

@@ -144,6 +144,8 @@ class Kind(ABC, Generic[D, V, S]):
     """True where `adopt` knows the kind by its word."""
     routes_by_weights: ClassVar[bool] = False
     """True where a router can distinguish such experts by their weights alone."""
+    trains_base: ClassVar[bool] = False
+    """True where such an expert begins as the base, all of which is trained."""
     shares_trunk: ClassVar[bool] = True
     """True where such experts share the base's blocks, so that a router can read states inside them."""
     always_held: ClassVar[bool] = False

@@ -61,6 +61,7 @@ class ModelKind(Kind[Whole, Decoder, StoredModel]):
     changes = "has"
     levels = LEVELS
     combinations = COMBINATIONS
+    trains_base = True
     shares_trunk = False
     no_wider = "no whole model is as large as several of them and of the same kind"
     plan_note = "every model counts whole: tensors shared with the base are found when they are composed"

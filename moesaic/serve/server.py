@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -53,7 +54,7 @@ class Place:
 
     def load(self) -> WritingModel:
         """Load the model. Raises CompatibilityError for one that writes no text."""
-        memory = {"ram": self.ram, "vram": self.vram}
+        memory: dict[str, Any] = {"ram": self.ram, "vram": self.vram}
         return load(self.at, base=self.base, trace=self.trace, trace_texts=self.trace_texts, **memory).writer
 
     @property

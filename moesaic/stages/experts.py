@@ -71,6 +71,7 @@ class ExpertPart(Part):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": digests(self.source, self.name),
             "base": task.foundation.fingerprint,
+            **task.foundation.precision,
             **task.identity(domains_of(self.source, self.name)),
         }
 

@@ -155,6 +155,7 @@ class RouterPart(Part):
             "train": {"length": recipe.train.length},
             "data": digest(texts),
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.foundation.precision,
         }
 
     def missing(self) -> MoesaicError:

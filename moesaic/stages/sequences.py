@@ -131,6 +131,7 @@ class SequencePart(ExpertPart):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": [digest([row.told for row in rows])],
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.foundation.precision,
         }
 
     def missing(self) -> MoesaicError:
@@ -208,6 +209,7 @@ class ContinualPart(Part):
         evaluate = self.run.recipe.evaluate
         return {
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.foundation.precision,
             "parts": [self.run.identity(at) for at in self.needs()[1:]],
             "settings": {"limit": evaluate.limit, "length": self.run.recipe.train.length},
             "texts": [[row.judged_by for row in some] for some in self.source.task.test_rows.values()],

@@ -238,7 +238,7 @@ class LabelTask(Task[LabelledTokens]):
 
     @cached_property
     def mixture(self) -> StoredClassifier:
-        return load_classifier(self.run.mixture_at)
+        return load_classifier(self.run.mixture_at, self.recipe.base.bits)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Classifier:
         experts, body = self.read_experts(folders), self.fresh().body
@@ -277,7 +277,9 @@ class LabelTask(Task[LabelledTokens]):
         """The base with the mean of all adapters merged into its weights, and every head."""
         found = {name: self.mixture.experts[name] for name in self.mixture.model.names}
         heads = {name: one.head for name, one in found.items() if one.head}
-        return Classifier(self.kind.average(cast(Any, self.fresh().body), [*found.values()]), heads, self.pool)
+        return Classifier(
+            self.kind.average(cast(Any, self.models.whole_backbone().body), [*found.values()]), heads, self.pool
+        )
 
     def score_weights(self, weights: Weights | None) -> Judged:
         assert weights is not None, "labels are never decided token by token"

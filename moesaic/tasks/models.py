@@ -77,9 +77,16 @@ class Models:
         return backbone
 
     def fresh_base(self) -> Base:
-        return load_base(self.base_at, self.base_origin)
+        return load_base(self.base_at, self.base_origin, self.recipe.base.bits)
 
     def fresh_backbone(self) -> Backbone:
+        return load_backbone(self.base_at, self.base_origin, self.recipe.base.bits)
+
+    def whole_base(self) -> Base:
+        """The base with all bits of its values, for a caller that changes its matrices."""
+        return load_base(self.base_at, self.base_origin)
+
+    def whole_backbone(self) -> Backbone:
         return load_backbone(self.base_at, self.base_origin)
 
     def encoder(self, feature: EncoderFeature) -> StoredEncoder:

@@ -165,7 +165,7 @@ class TextTask(Task[Tokens]):
 
     @cached_property
     def mixture(self) -> StoredMixture:
-        return load_mixture(self.run.mixture_at)
+        return load_mixture(self.run.mixture_at, bits=self.recipe.base.bits)
 
     def frozen_experts(self, folders: Mapping[str, Path]) -> Decoder:
         decoder = self.fresh().decoder
@@ -186,7 +186,7 @@ class TextTask(Task[Tokens]):
             gates = control.gates(n)
             return score(control.decoder.score, rows, None if gates is None else gates.weights, batch)
         if which == "average":
-            average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
+            average = self.kind.average(self.models.whole_base().decoder, in_order(self.mixture))
             return score(average.score, rows, None, batch)
         names = self.mixture.model.names
         if which == "uniform":

@@ -3,6 +3,10 @@
 Knows nothing about losses or optimisers; the weights keep their names, their type and their values.
 """
 
+import ctypes
+import sys
+from collections.abc import Callable
+
 import torch
 
 from moesaic.model.decoder import Decoder
@@ -14,6 +18,10 @@ TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 UNITS = ("avx512_bf16", "amx_bf16", "bf16")
 """Capabilities of processors that multiply in bfloat16, as torch names them."""
 
+RETURNED = 8
+"""Layers after which freed pages are returned. Small blocks in the holes of large ones keep glibc from filling these
+again: half of a training's memory would be holes."""
+
 
 def type_of(word: str) -> torch.dtype:
     """The type of a recipe's `dtype`; `auto` is bfloat16 on a processor that has units for it."""
@@ -24,9 +32,17 @@ def type_of(word: str) -> torch.dtype:
 
 
 def arrange(body: Decoder | Encoder, settings: Train) -> None:
-    """Let each layer recompute its activations if the settings say so."""
+    """Let each layer recompute its activations if the settings say so, and return freed pages while layers compute."""
     if settings.recompute:
         recompute(body)
+    if trim := freeing():
+        for layer in body.layers[RETURNED - 1 :: RETURNED]:
+            layer.register_forward_hook(lambda *_: trim(0) and None)
+
+
+def freeing() -> Callable[[int], int] | None:
+    """The function of glibc that returns free pages to the system, where this is Linux with glibc."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def compile_layers(decoder: Decoder, settings: Pretrain) -> None:
