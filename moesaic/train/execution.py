@@ -5,7 +5,7 @@ Knows nothing about losses or optimisers; the weights keep their names, their ty
 
 import ctypes
 import sys
-from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -35,14 +35,14 @@ def arrange(body: Decoder | Encoder, settings: Train) -> None:
     """Let each layer recompute its activations if the settings say so, and return freed pages while layers compute."""
     if settings.recompute:
         recompute(body)
-    if trim := freeing():
-        for layer in body.layers[RETURNED - 1 :: RETURNED]:
-            layer.register_forward_hook(lambda *_: trim(0) and None)
+    for layer in body.layers[RETURNED - 1 :: RETURNED]:
+        layer.register_forward_hook(return_pages)
 
 
-def freeing() -> Callable[[int], int] | None:
-    """The function of glibc that returns free pages to the system, where this is Linux with glibc."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def return_pages(*_: Any) -> None:
+    """Let glibc return its free pages to the system; does nothing elsewhere."""
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None:
+        trim(0)
 
 
 def compile_layers(decoder: Decoder, settings: Pretrain) -> None:
