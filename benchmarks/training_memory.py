@@ -34,7 +34,7 @@ from moesaic.train.language import loss_of
 from moesaic.train.loop import fit
 
 ROWS, TOKENS, RANK, RATE = 4, 512, 8, 1e-3
-STEPS = 4
+STEPS = 3
 """Steps of each contender; the first is a warm-up."""
 
 

@@ -41,13 +41,15 @@ class Compute:
 
     `dtype` is that of a frozen base, of experts that only answer, and of the products of models that are trained.
     Adapters in training, routers, heads, weights of models that are trained, and losses are float32 whatever it is.
+    `bits`: 8 or 4, of each value in the matrices of a frozen base's layers; None: all.
     """
 
     device: torch.device
     dtype: torch.dtype = torch.float32
+    bits: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.device} in {word_of(self.dtype)}"
+        return f"{self.device} in {word_of(self.dtype)}" + (f", layers in {self.bits} bits" if self.bits else "")
 
     @property
     def lower(self) -> bool:
@@ -56,13 +58,18 @@ class Compute:
 
     @property
     def trained(self) -> "Compute":
-        """The same device in float32, for weights that are trained."""
-        return replace(self, dtype=torch.float32)
+        """The same device in float32 with all bits, for weights that are trained."""
+        return replace(self, dtype=torch.float32, bits=None)
 
     @property
-    def key(self) -> dict[str, str]:
-        """What a result depends on: a type narrower than float32, but never the device."""
-        return {"dtype": word_of(self.dtype)} if self.lower else {}
+    def whole(self) -> "Compute":
+        """The same with all bits, for a caller that changes matrices."""
+        return replace(self, bits=None)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What a result depends on: a type narrower than float32, and fewer bits, but never the device."""
+        return ({"dtype": word_of(self.dtype)} if self.lower else {}) | ({"bits": self.bits} if self.bits else {})
 
     def put(self, module: M) -> M:
         """Move a module to the device and, if the type is narrower than float32, into the type."""
@@ -82,10 +89,10 @@ def exact(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def chosen(device: str = AUTO, dtype: str = "float32") -> Compute:
+def chosen(device: str = AUTO, dtype: str = "float32", bits: int | None = None) -> Compute:
     """The device and the type that these words mean on this machine; logs the choice.
 
-    Raises RecipeError for an unknown word, and for a device that this machine does not have.
+    Raises RecipeError for an unknown word or number, and for a device that this machine does not have.
     """
     for field, value in (("device", device), ("dtype", dtype)):
         if not isinstance(value, str):
@@ -94,8 +101,10 @@ def chosen(device: str = AUTO, dtype: str = "float32") -> Compute:
     if dtype not in (AUTO, *TYPES):
         expected, hint = " or ".join((AUTO, *TYPES)), nearest(dtype, [*TYPES])
         raise RecipeError("unknown type", field="dtype", expected=expected, got=dtype, hint=hint)
+    if bits not in (None, 8, 4):
+        raise RecipeError("unknown number", field="bits", expected="8 or 4", got=repr(bits))
     on = named(device)
-    found = Compute(on, usual(on) if dtype == AUTO else TYPES[dtype])
+    found = Compute(on, usual(on) if dtype == AUTO else TYPES[dtype], bits)
     if found.dtype == torch.float16 and on.type == CPU:
         text = "float16 on a CPU: its products are up to 100 times slower than those in float32"
         warnings.warn(f"{text}; write dtype: float32", MoesaicWarning, stacklevel=2)

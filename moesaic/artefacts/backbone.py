@@ -17,6 +17,7 @@ from moesaic.hardware import HOST, Compute
 from moesaic.hub.locate import CONFIG, tokenizer_folder
 from moesaic.interop.encoders import ARCHITECTURES, identify, load_encoder
 from moesaic.interop.folders import require_model
+from moesaic.interop.quantised import pack_layers
 from moesaic.model.decoder import Decoder
 from moesaic.model.encoder import Encoder
 from moesaic.tensors.json_config import read_settings
@@ -55,4 +56,7 @@ def load_backbone(folder: Path, origin: Mapping[str, str] | None = None, compute
     inner = read_tokenizer(tokenizer_folder(model), encoder)
     writer = EncoderWriter(inner, typed=encoder.config.token_types > 1)
     fingerprint = digest([identify(encoder), inner.to_str()])
-    return Backbone(compute.put(encoder), writer, fingerprint, origin or {})
+    body = compute.put(encoder)
+    if compute.bits:
+        pack_layers(body, compute.bits)
+    return Backbone(body, writer, fingerprint, origin or {})

@@ -34,7 +34,8 @@ class Base:
     """A decoder with its tokenizer and the fingerprint by which experts and routers know them.
 
     The fingerprint covers the values of all tensors, the wiring and the tokenizer: a change of any of these would
-    change the meaning of an expert or a router. `origin`: place and commit of a base that is not from a local folder.
+    change the meaning of an expert or a router. It is that of the files, also where values are rounded. `origin`: place
+    and commit of a base that is not from a local folder.
     """
 
     decoder: Decoder
@@ -91,7 +92,7 @@ def load_base(
 ) -> Base:
     """Read a base and check it against its manifest if it has one, else against its own config.
 
-    `compute`: where its weights lie, and in which type. The fingerprint is that of float32, whatever the type.
+    `compute`: where its weights lie, in which type, and with how many bits. The fingerprint is that of float32.
     `mapped`: tensors of the type that is computed in are views of the files, whose memory all processes share; writing
     into one changes a private copy. `known`: the same base, read before: its files are not hashed again.
     """

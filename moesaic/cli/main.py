@@ -895,6 +895,9 @@ def plan(
         bool, Option("--recompute", help="With --training, plan layers that recompute their activations.")
     ] = False,
     rank: Annotated[int | None, Option(metavar="N", help="Add a LoRA expert of this rank on all targets.")] = None,
+    bits: Annotated[
+        int | None, Option(metavar="8|4", help="Bits of each value in the layers of the base (default: all).")
+    ] = None,
     dtype: Annotated[
         str | None, Option(metavar="TYPE", help="Type to compute in: float32, bfloat16, ... (default: as loaded).")
     ] = None,
@@ -918,6 +921,7 @@ def plan(
         "batch": batch,
         "rank": rank,
         "recompute": recompute,
+        "bits": bits,
     }
     room: dict[str, Any] = {"vram": vram, "ram": ram, "devices": devices, "hosts": hosts, **rates(bandwidth)}
     show_plan(moesaic.plan(*models, training=training, **sizes, **room), as_json)

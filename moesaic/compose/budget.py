@@ -14,12 +14,14 @@ from moesaic.hardware import AUTO, CPU, HOST, Compute, chosen
 from moesaic.residency.fetching import Budget
 
 
-def computing(device: str, dtype: str, vram: str | int | None, ram: str | int | None) -> Compute:
+def computing(
+    device: str, dtype: str, vram: str | int | None, ram: str | int | None, bits: int | None = None
+) -> Compute:
     """Where a mixture computes, and in which type: on the host where `ram` alone is limited."""
     if vram is not None:
         require_one(vram)
     host = ram is not None and vram is None
-    found = chosen(CPU if host and device == AUTO else device, dtype)
+    found = chosen(CPU if host and device == AUTO else device, dtype, bits)
     if host and found.device.type != CPU:
         hint = "add the memory of the device, as in vram='17GB'"
         raise RecipeError("ram alone limits the CPU", field="ram", got=f"device {device}", hint=hint)

@@ -51,7 +51,7 @@ class Composition:
     """Base, experts and router; a single model has no kind of experts.
 
     `router`: number of its values, those of its encoder included. `active`: experts that answer a row; at `level` token
-    all of them do sooner or later. `findings`: differences between the models.
+    all of them do sooner or later. `findings`: differences between the models. `bits`: of the base, see `load_base`.
     """
 
     base: Outline
@@ -62,6 +62,7 @@ class Composition:
     findings: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
     level: str = "sequence"
+    bits: int | None = None
 
 
 def described(
@@ -187,8 +188,9 @@ def of_recipe(recipe: Recipe) -> Composition:
         else:
             experts.append(Planned(name, kind.planned(shared, spec)))
     router, active = of_router(recipe.router, shared.config, len(experts))
-    parts, level = tuple(experts), recipe.mixture.level
-    return Composition(shared, at_site(recipe.site), parts, router, active, tuple(findings), level=level)
+    parts, level, bits = tuple(experts), recipe.mixture.level, recipe.base.bits
+    kind, found = at_site(recipe.site), tuple(findings)
+    return Composition(shared, kind, parts, router, active, found, level=level, bits=bits)
 
 
 def of_size(base: NewBase) -> Outline:

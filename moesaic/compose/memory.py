@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from moesaic.adapters.slots import slots_of
 from moesaic.interop.outline import PARTS, Config, Outline, Shape, part_of
+from moesaic.interop.quantised import packed_bytes, unpacking_bytes
+from moesaic.nn import Linear
 from moesaic.nn.rope import FIRST
 
 BESIDE = 3
@@ -21,14 +24,26 @@ Types = Callable[[torch.dtype], torch.dtype]
 """Stored type of a tensor -> the type in which it is computed."""
 
 
-def by_part(model: Outline, types: Types, unstored: torch.dtype) -> dict[str, tuple[int, int]]:
-    """Parameters and bytes of each part; tensors of a published size count as `unstored`."""
-    found = dict.fromkeys(PARTS, (0, 0))
+def by_part(model: Outline, types: Types, unstored: torch.dtype, bits: int | None = None) -> dict[str, tuple[int, int]]:
+    """Parameters and bytes of each part; tensors of a published size count as `unstored`. `bits`: see `load_base`."""
+    found, packed = dict.fromkeys(PARTS, (0, 0)), matrices(model) if bits else {}
     for name, shape in model.shapes.items():
         count, width = math.prod(shape), types(model.stored.get(name, unstored)).itemsize
         parameters, size = found[part_of(name)]
-        found[part_of(name)] = parameters + count, size + count * width
+        own = packed_bytes(shape, bits, width) if bits and name in packed else count * width
+        found[part_of(name)] = parameters + count, size + own
     return {part: both for part, both in found.items() if both[0]}
+
+
+def matrices(model: Outline) -> dict[str, int]:
+    """Values of each matrix that can be packed, by its name."""
+    found = {f"{path}.weight" for path in slots_of(model.module, Linear) if path.startswith("layers.")}
+    return {name: math.prod(shape) for name, shape in model.shapes.items() if name in found}
+
+
+def unpacking(model: Outline, bits: int | None, width: int) -> int:
+    """Bytes of the largest matrix while it is unpacked; 0 where none is packed."""
+    return unpacking_bytes(max(matrices(model).values()), bits, width) if bits else 0
 
 
 def rotations(config: Config, width: int) -> int:

@@ -192,6 +192,7 @@ def plan(
     hosts: int = 1,
     rank: int | None = None,
     recompute: bool = False,
+    bits: int | None = None,
 ) -> Plan:
     """Compute the memory of a composition, and whether its models fit each other and a budget; nothing is loaded.
 
@@ -201,15 +202,20 @@ def plan(
     `dtype`: by default that of `load` and `load_model`, bfloat16 for published sizes. `active`: experts that answer a
     row (default: as the router selects, or 1). `bandwidth`: bytes per second from memory to a device, and from disk.
     `hosts`: machines that share the experts; `vram`, `ram` and `devices` are those of each. `rank`: of one more expert,
-    a LoRA on all targets. `recompute`: with `training`, layers recompute their activations.
+    a LoRA on all targets. `recompute`: with `training`, layers recompute their activations. `bits`: of each value in
+    the matrices of the base's layers (default: all, or those of the recipe).
     """
-    for field, value, known in (("site", site, sites()), ("dtype", dtype, [*TYPES])):
+    for field, value, known in (("site", site, sites()), ("dtype", dtype, [*TYPES]), ("bits", bits, (8, 4))):
         if value is not None and value not in known:
-            raise RecipeError("unknown", field=field, expected=" or ".join(known), got=repr(value))
+            raise RecipeError("unknown", field=field, expected=" or ".join(map(str, known)), got=repr(value))
     require_counts(rank=rank)
     load, hardware = Load(batch, context, active, training, recompute), Hardware(vram, ram, devices, hosts, bandwidth)
     found = described(models, base, site)
-    return planned(with_lora(found, rank) if rank else found, dtype, load, hardware)
+    found = replace(with_lora(found, rank) if rank else found, bits=bits or found.bits)
+    if found.bits and training and (found.kind is None or found.kind.trains_weights):
+        hint = "leave bits out, or plan an adapter with rank"
+        raise RecipeError("a whole model is trained in all its bits", field="bits", got=found.bits, hint=hint)
+    return planned(found, dtype, load, hardware)
 
 
 def planned(found: Composition, dtype: str | None, load: Load, hardware: Hardware) -> Plan:
@@ -273,7 +279,7 @@ def computed(found: Composition, types: memory.Types, unstored: torch.dtype) -> 
 def weights(found: Composition, types: memory.Types, unstored: torch.dtype) -> list[Part]:
     """Parts that stay in memory: base, experts and router."""
     width = computed(found, types, unstored).itemsize
-    shared = memory.by_part(found.base, types, unstored)
+    shared = memory.by_part(found.base, types, unstored, found.bits)
     parts = [Part(name, "shared", *both) for name, both in shared.items()]
     if turned := memory.rotations(found.base.config, width):
         parts.append(Part("rotary positions", "shared", 0, turned))
@@ -302,10 +308,11 @@ def learning(found: Composition, load: Load, tokens: int, dtype: torch.dtype) ->
     """Parts in memory while the largest expert, or a single model, is trained."""
     largest = max(found.experts, key=lambda expert: expert.parameters, default=None)
     expert = None if largest is None else largest.footprint
+    unpacked = memory.unpacking(found.base, found.bits, dtype.itemsize)
     step = dry_step(found.base.config, expert, load.batch, tokens, dtype, load.recompute)
     return [
         Part("activations", "working", 0, step.kept),
-        Part("logits, gradients, a layer at work", "working", 0, step.more),
+        Part("logits, gradients, a layer at work", "working", 0, step.more + unpacked),
         Part("AdamW and the best values", "working", 0, memory.BESIDE * step.trained),
     ]
 

@@ -458,6 +458,7 @@ def load(
     vram: str | int | None = None,
     device: str = AUTO,
     dtype: str = "float32",
+    bits: int | None = None,
 ) -> WritingModel | ClassifyingMixture:
     """Load whatever answers prompts: a mixture, of language models or classifiers, from its own folder, its run
     directory, or `org/name@revision` of the hub; a base or a merge, also `shipped:tiny`; or one expert over its base.
@@ -475,6 +476,7 @@ def load(
     `device`: cpu, cuda, cuda:1, mps, xpu, dml, or another name that torch knows; `auto`: an accelerator, else the CPU.
     `dtype`: the type of base and experts, float32, bfloat16 or float16; `auto`: bfloat16 where the device has units for
     it, else float32. Adapters, router and heads are float32.
+    `bits`: 8 or 4, for a base that has so many bits of each value in its layers' matrices; takes torchao.
     """
     for field, value, expected in (("place", place, PLACE), ("base", base, PLACE), ("trace", trace, "a file")):
         if not isinstance(value, str | os.PathLike) and (value is not None or field == "place"):
@@ -485,7 +487,7 @@ def load(
             whole(size, field, "a size, such as '2GB', or a whole number of bytes")
     from moesaic.compose.budget import computing
 
-    compute = computing(device, dtype, vram, ram)
+    compute = computing(device, dtype, vram, ram, bits)
     with float32():
         return opened(place, base, trace, trace_texts, ram, vram, compute)
 
@@ -523,6 +525,8 @@ def opened(
     if classifies(mixture):
         refuse(given, "a mixture that classifies has no trace, and must fit into memory as a whole")
         return ClassifyingMixture(mixture, compute)
+    if ram is not None or vram is not None:
+        refuse({"bits": compute.bits}, "under ram or vram a base has all its bits")
     from moesaic.compose.budget import budget
 
     memory = budget(mixture, vram, ram, compute) if ram is not None or vram is not None else None

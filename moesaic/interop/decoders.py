@@ -19,6 +19,7 @@ from moesaic.hardware import Compute
 from moesaic.interop.decoder_config import TOKENS, config_json, read_config
 from moesaic.interop.families import FAMILIES, SKIPPED, locations, packed, stored_name
 from moesaic.interop.foreign import EMPTY, IN_MODELS, hint_of, idle, shown
+from moesaic.interop.quantised import pack_layers
 from moesaic.model.decoder import Decoder
 from moesaic.nn.rope import FIRST
 from moesaic.nn.sparse import separated
@@ -237,12 +238,14 @@ def require_shape(tensor: Tensor, shape: list[int], name: str, folder: Path) -> 
 
 
 def put(decoder: Decoder, compute: Compute) -> Decoder:
-    """Move a decoder to a device and, if its type is narrower than float32, into this type."""
+    """Move a decoder to a device and, if its type is narrower than float32, into this type; pack it into fewer bits."""
     kept = {name: tensor.data for name, tensor in decoder.named_parameters() if EXACT in name}
     for name, tensor in compute.put(decoder).named_parameters():
         if name in kept:
             tensor.data = kept[name].to(compute.device)
     decoder.tie()
+    if compute.bits:
+        pack_layers(decoder, compute.bits)
     return decoder
 
 

@@ -39,6 +39,8 @@ class ExistingBase(Section):
 
     path: Text
     """Folder with config.json, safetensors and a tokenizer, `org/name@revision` of the hub, or `shipped:tiny`."""
+    bits: Literal[8, 4] | None = Field(default=None, exclude_if=lambda given: given is None)  # keys stay
+    """Bits of the values of the layers' matrices while they are frozen, which takes torchao (default: all)."""
     pool: Literal["first", "mean", "last"] | None = None
     """State that a label is read from: of the first token, through the pooler of a BERT with one; of the last token; or
     the mean over all tokens (default: first for encoders, last for decoders)."""
@@ -77,6 +79,10 @@ class NewBase(Section):
 
     @property
     def pool(self) -> None:
+        return None
+
+    @property
+    def bits(self) -> None:
         return None
 
     @property
@@ -308,6 +314,12 @@ class Recipe(Section):
         if "combine" in self.mixture.model_fields_set and (why := self.mixture.idle().get("combine")):
             raise refusal(RecipeError("has no effect here", hint=why), "mixture", "combine")
         require_routable(self.router, self.kinds, self.mixture.level)
+        if self.base.bits and (whole := [name for name in self.trained if self.kinds[name].trains_weights]):
+            what, hint = (
+                f"'{whole[0]}' trains weights of the base, in all their bits",
+                "leave bits out, or train adapters",
+            )
+            raise refusal(RecipeError(what, got=self.base.bits, hint=hint), "base", "bits")
         if why := self._no_wider:
             if any(value is not None for _, value in self.evaluate.joint_wide):
                 raise refusal(RecipeError("has no effect here", hint=why), "evaluate", "joint_wide")

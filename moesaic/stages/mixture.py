@@ -68,6 +68,7 @@ class MixturePart(Part):
         return {
             **self.how,
             "base": self.source.task.foundation.fingerprint,
+            **self.source.task.compute.key,
             "experts": {n: kinds[n].fingerprint(one, self.folders[n]) for n, one in self.experts.items()},
             "router": self.run.identity(self.run.router_at("router")),
         }

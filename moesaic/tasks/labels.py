@@ -291,7 +291,9 @@ class LabelTask(Task[LabelledTokens]):
         """The base with the mean of all adapters merged into its weights, and every head."""
         found = {name: self.mixture.experts[name] for name in self.mixture.model.names}
         heads = {name: one.head for name, one in found.items() if one.head}
-        return Classifier(self.kind.average(cast(Any, self.fresh().body), [*found.values()]), heads, self.pool)
+        return Classifier(
+            self.kind.average(cast(Any, self.fresh(self.compute.whole).body), [*found.values()]), heads, self.pool
+        )
 
     def score_weights(self, weights: Weights | None) -> Judged:
         assert weights is not None, "labels are never decided token by token"

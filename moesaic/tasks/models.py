@@ -29,7 +29,7 @@ class Models:
     @cached_property
     def compute(self) -> Compute:
         """The device and the type that the recipe asks for; raises for a device that this machine does not have."""
-        return chosen(self.recipe.device, self.recipe.dtype)
+        return chosen(self.recipe.device, self.recipe.dtype, self.recipe.base.bits)
 
     def located(self, place: str) -> Located:
         """Find the folder of a model that the recipe names."""

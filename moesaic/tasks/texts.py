@@ -227,7 +227,7 @@ class TextTask(Task[Tokens]):
             weights = None if gates is None else gates.weights
             return score(control.decoder.score, rows, weights, batch, self.compute.device)
         if which == "average":
-            average = self.kind.average(self.fresh().decoder, in_order(self.mixture))
+            average = self.kind.average(self.fresh(self.compute.whole).decoder, in_order(self.mixture))
             return score(average.score, rows, None, batch, self.compute.device)
         names = self.mixture.model.names
         if which == "uniform":

@@ -211,6 +211,25 @@ def test_training_counts_moments_and_best_values_of_one_expert(models: Path) -> 
     assert alone.bytes == 3 * sum(p.numel() * 4 for p in small(0).parameters())
 
 
+def test_a_lora_of_a_rank_is_planned_over_layers_in_few_bits() -> None:
+    """The layers of an 8B model in 4 bits, and activations of inputs alone, leave room for training in 17 GB."""
+    shared = {"training": True, "rank": 8, "batch": 1, "context": 512}
+    whole, small = plan("llama-3-8b", **shared), plan("llama-3-8b", **shared, bits=4, recompute=True, vram="17GB")
+    lora = next(part for part in small.parts if part.role == "expert")
+    assert (lora.name, lora.parameters, small.recompute) == ("lora of rank 8", 20_971_520, True)
+    assert small.parameters == whole.parameters
+    assert small.fits and small.resident < 6e9 < 16e9 < whole.resident and small.working < whole.working
+
+
+def test_whole_models_are_not_trained_in_few_bits_and_recompute_belongs_to_training() -> None:
+    with pytest.raises(RecipeError, match="bits: a whole model is trained in all its bits"):
+        plan("llama-3-8b", training=True, bits=4)
+    with pytest.raises(RecipeError, match="recompute: has no effect here"):
+        plan("llama-3-8b", recompute=True)
+    with pytest.raises(RecipeError, match="bits: unknown; expected 8 or 4"):
+        plan("llama-3-8b", bits=3)
+
+
 def test_a_recipe_is_planned_as_it_would_be_made(models: Path, tmp_path: Path) -> None:
     data = "data: {train: x.jsonl, test: y.jsonl}"
     experts = f"{{a: {{kind: lora, rank: 5, targets: [q_proj], {data}}}, b: {{kind: lora, rank: 2, {data}}}}}"

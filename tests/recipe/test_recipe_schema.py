@@ -137,3 +137,16 @@ def test_not_names(name: str) -> None:
 def test_reserved(name: str) -> None:
     with pytest.raises(RecipeError, match=re.escape(f"experts.{name}: a reserved name")):
         made(experts={name: {"kind": "lora", "data": {"demo": "code"}}})
+
+
+def test_a_whole_model_is_not_trained_from_a_base_in_few_bits():
+    data = {"train": "x.jsonl", "test": "y.jsonl"}
+
+    def recipe(kind: str) -> dict:
+        experts = {"one": {"kind": kind, "data": data}, "two": {"kind": kind, "data": data}}
+        router = {"kind": "mlp", "feature": "embedding_mean"}
+        return {"name": "small", "base": {"path": "shipped:tiny", "bits": 8}, "experts": experts, "router": router}
+
+    assert parse(recipe("lora")).base.bits == 8
+    with pytest.raises(RecipeError, match=r"base\.bits: 'one' trains weights of the base, in all their bits"):
+        parse(recipe("model"))

@@ -79,6 +79,19 @@ def test_an_expert_of_every_kind_learns_the_same_bits_from_recomputed_layers(wor
     assert less < 0.6 * kept
 
 
+def test_after_every_eighth_layer_freed_pages_are_returned_and_nothing_else_changes(monkeypatch):
+    returned = []
+    monkeypatch.setattr(execution, "return_pages", lambda *_: returned.append(1) and None)
+    decoder = tiny_decoder(dtype=torch.float32, num_layers=17)
+    arrange(decoder, Train())
+    loss, _ = loss_of(decoder, plain)(BATCH)
+    assert len(returned) == 2
+    monkeypatch.undo()
+    arrange(decoder, Train())
+    again, _ = loss_of(decoder, plain)(BATCH)
+    assert again.item() == loss.item()
+
+
 def test_an_encoder_learns_the_same_bits_from_recomputed_layers():
     both = []
     for recompute in (False, True):
