@@ -21,7 +21,7 @@ def ties(changes: Sequence[Float[Tensor, "*n"]], kept: float = KEPT) -> Float[Te
     """
     trimmed = torch.stack([largest(change, kept) for change in changes])
     elected = torch.sign(trimmed.sum(0))
-    agreeing = (torch.sign(trimmed) == elected) & (trimmed != 0)
+    agreeing = torch.sign(trimmed) == elected
     return (trimmed * agreeing).sum(0) / agreeing.sum(0).clamp_min(1)
 
 
