@@ -212,8 +212,8 @@ def starts(answers: int, first: dict[str, Any], second: dict[str, Any]) -> Secti
         Bar("second start, without the base", "less than 2 s", f"{again:.1f} s", again < 2),
     ]
     text = (
-        f"{answers:,} answers of conversations for training; imports are not counted, and other work of the machine is.\n\n"
-        + "\n".join(lines)
+        f"{answers:,} answers of conversations for training; imports are not counted, and other work of the machine is."
+        "\n\n" + "\n".join(lines)
     )
     return Section("Two starts of one run", text, bars)
 
