@@ -74,7 +74,7 @@ class Rejects:
     def _add(self, reject: Reject) -> None:
         self._found[reject.path, reject.line] = reject
         if self.most is not None and len(self._found) > self.most:
-            path, line = reject.path, reject.line
+            path, line = Path(reject.path), reject.line
             first = "; ".join(map(str, list(self._found.values())[:SHOWN]))
             where = f"; see {self.listed_at}" if self.listed_at else ""
             what, got = "too many unusable rows", len(self._found)

@@ -6,6 +6,7 @@ are sorted in pieces on disk, as there are many more of them than fit. Knows not
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,10 @@ def shortlist(texts: Mapping[Key, Sequence[str]], near: float, watch: Watch = it
     keys = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     with ExitStack() as stack:
         found = Shingles(len(keys), stack)
-        for rows in texts.values():
-            found.read(watch(rows))
+        every = iter(watch(Every(texts.values())))
+        for size in sizes:
+            found.read(islice(every, size))
+        next(every, None)  # the report of the last text
         found.sort()
         chosen = shared(found.equal, keys) | found.crossing(keys, near)
     first = np.cumsum([0, *sizes])
@@ -49,6 +52,22 @@ def shortlist(texts: Mapping[Key, Sequence[str]], near: float, watch: Watch = it
         for key, start, size in zip(texts, first, sizes, strict=False)
         for at in numbers_of(chosen[start : start + size])
     ]
+
+
+class Every(Collection[str]):
+    """All texts of some sequences, one after another."""
+
+    def __init__(self, parts: Iterable[Sequence[str]]):
+        self.parts = [*parts]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[str]:
+        return chain.from_iterable(self.parts)
+
+    def __contains__(self, text: object) -> bool:
+        return any(text in part for part in self.parts)
 
 
 def numbers_of(chosen: NDArray[np.bool_]) -> list[int]:

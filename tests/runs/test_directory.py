@@ -55,4 +55,5 @@ def test_a_directory_and_an_address_are_the_same_in_another_process_and_open_an_
     assert found["dir"] == strict and found["dir"] != run.dir
     assert found["address"] == run.address
     assert found["run"] == facts_of(run)
-    assert not (tmp_path / "run").exists(), "opening a run writes nothing"
+    written = [path.name for path in (tmp_path / "run").iterdir()]
+    assert written == ["rows"], "opening a run and asking for its rows writes nothing else"

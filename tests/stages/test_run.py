@@ -588,7 +588,7 @@ def test_what_does_not_fit_the_base_is_refused_before_any_training(first, texts,
 
 def test_small_domains_are_repeated_for_joint_training():
     a, b, c, d = (Tokens([n, n], 1, "g") for n in range(4))
-    assert even([[a, b, c], [d]]) == [a, b, c, d, d, d]
+    assert [*even([[a, b, c], [d]])] == [a, b, c, d, d, d]
 
 
 def test_pretraining_reads_a_conversation_once():
