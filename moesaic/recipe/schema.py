@@ -351,11 +351,11 @@ class Recipe(Section):
                 hint = "give all experts data with task, or with columns and label, or none of them"
                 raise refusal(RecipeError(what, hint=hint), "experts", name, "data" if expert.data else "examples")
         for name in classifying:
-            if self.train_of(name).anchor:
-                own = "anchor" in self.experts[name].train.model_fields_set
+            if self.train_of(name).tether:
+                own = "tether" in self.experts[name].train.model_fields_set
                 at = ("experts", name, "train") if own else ("train",)
-                error = RecipeError("has no effect here", hint="an anchor applies only to rows without labels")
-                raise refusal(error, *at, "anchor")
+                error = RecipeError("has no effect here", hint="a tether applies only to rows without labels")
+                raise refusal(error, *at, "tether")
         if self.base.pretrain:
             hint = "give a trained encoder or decoder: base: {path: ...}"
             raise refusal(RecipeError("a new base cannot classify", hint=hint), "base", "size")

@@ -49,7 +49,7 @@ class Train(Section):
     """Batches per step."""
     recompute: bool = Field(default=False, exclude_if=lambda given: not given)  # keys stay
     """Recompute each layer in the backward pass instead of keeping its activations: less memory, more time."""
-    anchor: Amount = Field(default=0.0, exclude_if=lambda given: not given)
+    tether: Amount = Field(default=0.0, exclude_if=lambda given: not given)
     """Weight of the divergence from the base on neutral text, which keeps an expert from changing text that is not its
     own; 0: none."""
     evaluate_every: Whole = 50
@@ -126,8 +126,8 @@ class Pretrain(Train):
     """Let tokens see only their own text, and not the texts before it in the same row."""
 
     def idle(self) -> dict[str, str]:
-        """Also the anchor."""
-        return super().idle() | {"anchor": "a new base has no base to stay near"}
+        """Also the tether."""
+        return super().idle() | {"tether": "a new base has no base to stay near"}
 
     @property
     def sources(self) -> list[Source]:

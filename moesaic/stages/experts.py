@@ -73,7 +73,7 @@ class ExpertPart(Part):
             "router": {"prompt_tokens": recipe.router.prompt_tokens},
             "data": digests(self.source, self.name),
             "base": task.foundation.fingerprint,
-            **({"neutral": identity()} if recipe.train_of(self.name).anchor else {}),
+            **({"neutral": identity()} if recipe.train_of(self.name).tether else {}),
             **task.compute.key,
             **task.identity(domains_of(self.source, self.name)),
         }

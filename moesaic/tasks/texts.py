@@ -42,10 +42,10 @@ from moesaic.routing import controls
 from moesaic.tasks.task import Findings, Made, Objective, Plan, Task, Trainer, even, trainable
 from moesaic.tasks.written import latencies, written
 from moesaic.train import language
-from moesaic.train.anchor import LENGTH, Anchor
 from moesaic.train.execution import arrange
 from moesaic.train.mixture_loss import Weighed
 from moesaic.train.mixture_loss import language as text_losses
+from moesaic.train.tether import LENGTH, Tether
 
 SAMPLE_TOKENS = 48
 
@@ -89,10 +89,10 @@ class TextTrainer(Trainer):
             return pad(schedule(number)).on(products.device)
 
         learning: Learning = batch, language.loss_of(decoder, gates, products.dtype)
-        if settings.anchor:
+        if settings.tether:
             rows = Schedule(self.task.neutral_rows, settings.batch, seed)
-            anchor = Anchor(decoder, gates, self.task.foundation.decoder, rows, settings.anchor, products)
-            learning = anchor.beside(*learning)
+            tether = Tether(decoder, gates, self.task.foundation.decoder, rows, settings.tether, products)
+            learning = tether.beside(*learning)
         return Objective(
             trainable(decoder),
             *learning,

@@ -1,4 +1,4 @@
-"""Does an anchor add exactly the divergence from the base, and keep an expert near it?"""
+"""Does a tether add exactly the divergence from the base, and keep an expert near it?"""
 
 import pytest
 import torch
@@ -10,15 +10,15 @@ from moesaic.kinds.gates import alone
 from moesaic.ops import losses
 from moesaic.ops.losses import divergence
 from moesaic.testing import tiny_decoder, toy_expert
-from moesaic.train.anchor import EVERY, Anchor
 from moesaic.train.language import loss_of
+from moesaic.train.tether import EVERY, Tether
 
 ROWS = [Tokens([1 + (7 * row + 11 * step) % 59 for step in range(4 + row % 5)], 1, "g") for row in range(12)]
 BATCH = pad([Tokens([2 + row + step for step in range(6)], 1, "g") for row in range(3)], score_prompt=True)
 
 
-def anchor(weight: float = 0.5, fresh: bool = False):
-    """An anchor of an expert with random weights, or of one that changes nothing yet."""
+def tether(weight: float = 0.5, fresh: bool = False):
+    """A tether of an expert with random weights, or of one that changes nothing yet."""
     base, decoder = tiny_decoder(), tiny_decoder()
     decoder.load_state_dict(base.state_dict())
     expert = toy_expert(decoder, 3)
@@ -28,10 +28,10 @@ def anchor(weight: float = 0.5, fresh: bool = False):
     attach(decoder.requires_grad_(False), [expert])
     for name, parameter in decoder.named_parameters():
         parameter.requires_grad_(name.endswith((".a", ".b")))
-    return Anchor(decoder, alone, base, Schedule(ROWS, 2, 0), weight, HOST)
+    return Tether(decoder, alone, base, Schedule(ROWS, 2, 0), weight, HOST)
 
 
-def naive(one: Anchor, batch) -> torch.Tensor:
+def naive(one: Tether, batch) -> torch.Tensor:
     """The mean over tokens of sum_v p log(p / q)."""
     real = batch.targets != losses.UNSCORED
     with torch.no_grad():
@@ -40,14 +40,14 @@ def naive(one: Anchor, batch) -> torch.Tensor:
     return (known.exp() * (known - found)).sum(-1).mean()
 
 
-def slopes(one: Anchor, loss: torch.Tensor) -> list[torch.Tensor]:
+def slopes(one: Tether, loss: torch.Tensor) -> list[torch.Tensor]:
     return list(torch.autograd.grad(loss, [p for p in one.decoder.parameters() if p.requires_grad]))
 
 
 @pytest.mark.parametrize("chunk", [1, 200, losses.CHUNK])
 def test_it_is_the_divergence_and_so_are_its_slopes(chunk, monkeypatch):
     monkeypatch.setattr(losses, "CHUNK", chunk)
-    one = anchor()
+    one = tether()
     found, wanted = one.divergence(BATCH), naive(one, BATCH)
     torch.testing.assert_close(found, wanted)
     assert found > 1e-3
@@ -62,7 +62,7 @@ def test_a_model_does_not_diverge_from_itself():
 
 
 def test_every_fourth_batch_comes_with_neutral_text_that_counts_four_times():
-    one = anchor()
+    one = tether()
     draw, loss = one.beside(lambda number: BATCH, loss_of(one.decoder, one.gates))
     own, count = loss_of(one.decoder, one.gates)(BATCH)
     for number in range(2 * EVERY):
@@ -78,7 +78,7 @@ def test_every_fourth_batch_comes_with_neutral_text_that_counts_four_times():
 def test_a_trained_expert_stays_nearer_to_its_base():
     far = {}
     for weight in (0.0, 20.0):
-        one = anchor(weight, fresh=True)
+        one = tether(weight, fresh=True)
         draw, loss = one.beside(lambda number: BATCH, loss_of(one.decoder, one.gates))
         optimiser = torch.optim.Adam([p for p in one.decoder.parameters() if p.requires_grad], 3e-2)
         for number in range(60):

@@ -1,4 +1,4 @@
-"""An anchor: it keeps an expert near its base on neutral text, while the expert learns from its own rows.
+"""A tether: it keeps an expert near its base on neutral text, while the expert learns from its own rows.
 
 Knows nothing about recipes, or where neutral text comes from.
 """
@@ -25,7 +25,7 @@ LENGTH = 64
 Loss = Callable[[Batch], tuple[Tensor, int]]
 
 
-class Anchored(NamedTuple):
+class Tethered(NamedTuple):
     """A batch of an expert's own rows, and of neutral text, if it comes with some."""
 
     own: Batch
@@ -33,7 +33,7 @@ class Anchored(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Anchor:
+class Tether:
     """Adds to a loss `weight` times the mean divergence KL(base || expert) of the next tokens of neutral text.
 
     `decoder`, `gates`: the expert in training; `base` is read only. Distillation from the model before the training, as
@@ -49,21 +49,21 @@ class Anchor:
 
     def beside(
         self, batch: Callable[[int], Batch], loss: Loss
-    ) -> tuple[Callable[[int], Anchored], Callable[[Anchored], tuple[Tensor, int]]]:
+    ) -> tuple[Callable[[int], Tethered], Callable[[Tethered], tuple[Tensor, int]]]:
         """Own batches, every `EVERY`th with neutral text, and their loss with the divergence."""
 
-        def drawn(number: int) -> Anchored:
+        def drawn(number: int) -> Tethered:
             turn, rest = divmod(number, EVERY)
             neutral = None if rest else pad(self.rows(turn), score_prompt=True).on(self.products.device)
-            return Anchored(batch(number), neutral)
+            return Tethered(batch(number), neutral)
 
-        def anchored(given: Anchored) -> tuple[Tensor, int]:
+        def tethered(given: Tethered) -> tuple[Tensor, int]:
             total, count = loss(given.own)
             if given.neutral is not None:
                 total = total + EVERY * self.weight * count * self.divergence(given.neutral)
             return total, count
 
-        return drawn, anchored
+        return drawn, tethered
 
     def divergence(self, batch: Batch) -> Float[Tensor, ""]:
         """The mean over all tokens of a batch."""
