@@ -105,5 +105,11 @@ def test_what_goes_with_labels_only_is_refused_beside_texts_and_the_other_way_ro
         recipe({"data": FILES}, base={"path": "x", "pool": "mean"})
     with pytest.raises(RecipeError, match="base.size: a new base cannot classify"):
         recipe(base={"size": "nano", "pretrain": {}})
+    with pytest.raises(
+        RecipeError, match="train.tether: has no effect here; a tether applies only to rows without labels"
+    ):
+        recipe(train={"tether": 0.1})
+    with pytest.raises(RecipeError, match="experts.mrpc.train.tether: has no effect here"):
+        recipe({"train": {"tether": 0.1}})
     with pytest.raises(RecipeError, match="evaluate.unseen: text without labels cannot be evaluated"):
         recipe(evaluate={"unseen": "c.jsonl"})
