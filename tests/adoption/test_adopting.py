@@ -241,7 +241,7 @@ def test_corrections_that_teach_nothing_are_refused(parts, tmp_path):
     ):
         moesaic.amend(tmp_path / "all", corrections=hashed)
     adopt(parts, tmp_path / "arrow", prompts=False)
-    with pytest.raises(RecipeError, match="corrections: the mixture's router was made from weights"):
+    with pytest.raises(RecipeError, match="corrections: the mixture's router learns no single prompts"):
         moesaic.amend(tmp_path / "arrow", corrections=traffic(tmp_path / "some.jsonl", ("x", "sums")))
 
 

@@ -29,6 +29,7 @@ CALLS = {
     "train-router": ("demo",),
     "verify-expert": ("demo",),
     "continual": ("demo",),
+    "bench": ("routing", "demo"),
 }
 
 

@@ -31,7 +31,7 @@ from moesaic.runs.directory import RunDir
 from moesaic.stages import experts
 from moesaic.stages.base import Longest
 from moesaic.stages.decisions import decide
-from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_weights
+from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_router
 from moesaic.stages.experts import plan_of, verify_expert
 from moesaic.stages.routers import label_of, specs
 from moesaic.tasks.task import even
@@ -153,7 +153,7 @@ def test_a_router_that_picks_one_expert_scores_what_the_experts_score(first):
     contenders = ("base", *(f"expert:{name}" for name in names))
     scores = {name: score_contender(run.address, name, silent()) for name in contenders}
     found = looked_up(scores, names, decided)
-    ran = score_weights(run.address, decided, silent())
+    ran = score_router(run.address, "router", decided, silent())
     np.testing.assert_allclose(found.nats, ran.nats, rtol=1e-5)
     assert len(ran.nats) == sum(map(len, rows.values()))
     assert evaluation["controls"]["router"]["nats"]["all"] == pytest.approx(

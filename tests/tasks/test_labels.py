@@ -19,7 +19,7 @@ from moesaic.files import read_jsonl, read_manifest
 from moesaic.interop.encoders import save_encoder
 from moesaic.recipe import Recipe, parse
 from moesaic.report import compare_reports, write_report
-from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_weights
+from moesaic.stages.evaluation import EvaluationPart, looked_up, score_contender, score_router
 from moesaic.stages.experts import ExpertPart
 from moesaic.testing import tiny_encoder
 
@@ -197,7 +197,7 @@ def test_a_decision_that_takes_one_expert_a_row_is_looked_up_as_it_is_computed(r
     contenders = ("base", "expert:bird", "expert:same")
     alone = {name: score_contender(run.address, name, silent()) for name in contenders}
     found = looked_up(alone, ("bird", "same"), weights, run.task.unanswered())
-    computed = score_weights(run.address, weights, silent())
+    computed = score_router(run.address, "router", weights, silent())
     np.testing.assert_allclose(found.nats, computed.nats, rtol=1e-5)
     assert found.mean() == computed.mean() and (found.right() == computed.right()).all()
 
