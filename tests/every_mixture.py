@@ -7,6 +7,7 @@ import torch
 from small_mixtures import NAMES
 
 from moesaic.adapters import attach, feedforward
+from moesaic.adapters.lora import LowRankLinear
 from moesaic.adapters.tensor_train import TensorTrain
 from moesaic.config import Feature
 from moesaic.model.deciding import Decider
@@ -85,8 +86,11 @@ MIXTURES: dict[str, Callable[[], AdapterMixture | ModelMixture]] = {
 
 
 def in_type(mixture: AdapterMixture | ModelMixture, dtype: torch.dtype) -> AdapterMixture | ModelMixture:
-    """The mixture with its models, not its router, in another type."""
+    """The mixture with its models in another type, but not its router and adapters."""
     models = [mixture.decoder] if isinstance(mixture, AdapterMixture) else mixture.models
     for model in models:
         model.to(dtype)
+        for module in model.modules():
+            if isinstance(module, LowRankLinear):
+                module.a.data, module.b.data, module.scale = (one.float() for one in (module.a, module.b, module.scale))
     return mixture

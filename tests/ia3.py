@@ -79,7 +79,7 @@ class IA3Kind(Kind[list[str], Mapping[str, Tensor], StoredIA3]):
 
     def begin(self, body, design, layers: str | None, generator: Generator):
         found = targeted(body.requires_grad_(False), design, layer_range(layers, body.config.num_layers))
-        put(body, [{path: linear.weight.new_ones(linear.out_features) for path, linear in found.items()}])
+        put(body, [{path: weight.new_ones(len(weight)) for path, weight in found.items()}])
         return Started(alone, lambda: {path: body.get_submodule(path).vectors[0].clone() for path in found})
 
     def save(self, folder: Path, value, base, facts: dict[str, Any], head=None) -> None:

@@ -16,7 +16,7 @@ from moesaic.evaluate.units import NATS, Unit
 
 ALL, UNSEEN = "all", "unseen"
 DRAWS_AT_ONCE = 1 << 19
-NEGLIGIBLE = 1e-9  # nats per token: what rounding alone may leave between two equal contenders
+NEGLIGIBLE = 1e-6  # nats per token: what rounding alone may leave between two equal contenders
 
 
 @dataclass(frozen=True, eq=False)

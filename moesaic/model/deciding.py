@@ -102,5 +102,5 @@ class Decider:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device, non_blocking=True)
         silent = to_device(self.disabled, device)
-        judged = None if self.guard is None else self.guard(features, wording(texts).to(device)).to(device)
+        judged = None if self.guard is None else self.guard(features, wording(texts)).to(device)
         return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)

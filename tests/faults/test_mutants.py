@@ -95,18 +95,18 @@ DISK = {
 }
 DATA = {
     "training on rows of another domain's test": Mutant(
-        "Domain.without", "if row.group not in judged", "if row.group", "data/test_splits.py"
+        "Domain.without", "without(self.train, judged)", "without(self.train, set())", "data/test_splits.py"
     ),
     "train and test share rows": Mutant("load_domain", '("train", "test"), ', "", "data/test_splits.py"),
     "the first rows instead of those of smallest hash": Mutant(
-        "take", "sorted(keyed, key=itemgetter(0))[:n]", "keyed[:n]", "data/test_splits.py"
+        "chosen_of", "sorted(range(len(drawn)), key=drawn.__getitem__)[:n]", "[*range(n)]", "data/test_splits.py"
     ),
 }
 ROWS = {
-    "pretraining on test rows": Mutant("corpus", "longest(domain.train)", "longest(domain.train + domain.test)", TEXTS),
+    "pretraining on test rows": Mutant("corpus", "Longest([domain.train for", "Longest([domain.test for", TEXTS),
     "settings chosen on test rows": Mutant("plan_of", "take(domain.validation,", "take(domain.test,", TEXTS),
     "an expert that writes chosen on training rows": Mutant(
-        "TextTask.held_out", "self.encoded_all(plan.validation,", "self.encoded_all(plan.train,", TEXTS
+        "TextTask.held_out", "plan.validation.items()", "plan.train.items()", TEXTS
     ),
     "an expert that classifies chosen on training rows": Mutant(
         "LabelTrainer.__init__",

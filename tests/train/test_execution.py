@@ -11,6 +11,7 @@ from moesaic.kinds import KINDS
 from moesaic.kinds.gates import plain
 from moesaic.sections.training import Pretrain, Train
 from moesaic.testing import tiny_decoder, tiny_encoder
+from moesaic.train import execution
 from moesaic.train.execution import arrange, compile_layers
 from moesaic.train.language import loss_of
 
