@@ -1,4 +1,4 @@
-"""Property: does the training of a LoRA expert take the memory that was planned, as the operating system measures it?"""
+"""Property: does the training of a LoRA expert take the memory that was planned, as the system measures it?"""
 
 import os
 import subprocess
