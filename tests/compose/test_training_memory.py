@@ -14,7 +14,7 @@ from moesaic.compose.plan import plan
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")]
 
 TOLERANCE = 0.05
-RANK, ROWS = 8, 4
+RANK, TOKENS = 8, 256
 
 MEASURE = (
     HELD_BYTES
@@ -64,9 +64,9 @@ print(peak[0] - before)
 )
 
 
-def measured(folder: Path, tokens: int, recompute: bool) -> int:
+def measured(folder: Path, rows: int, recompute: bool) -> int:
     """The peak of a process whose C library returns every freed block at once: what is held, and no holes."""
-    arguments = [str(folder), str(ROWS), str(tokens), str(RANK), str(int(recompute))]
+    arguments = [str(folder), str(rows), str(TOKENS), str(RANK), str(int(recompute))]
     tuned = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, timeout=1800, env=tuned
@@ -75,13 +75,15 @@ def measured(folder: Path, tokens: int, recompute: bool) -> int:
     return int(done.stdout.split()[-1])
 
 
+def planned(folder: str | Path, rows: int, recompute: bool) -> int:
+    found = plan(folder, rank=RANK, training=True, batch=rows, context=TOKENS, recompute=recompute)
+    return found.resident + found.working - found.bytes_of("router")
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_training_over_the_shipped_base_takes_what_was_planned(recompute: bool) -> None:
     folder = Path(moesaic.__file__).parent / "shipped" / "tiny"
-    tokens = 256
-    found = plan(folder, rank=RANK, training=True, batch=ROWS, context=tokens, recompute=recompute)
-    taken = found.resident + found.working - found.bytes_of("router")
-    assert measured(folder, tokens, recompute) == pytest.approx(taken, rel=TOLERANCE)
+    assert measured(folder, 24, recompute) == pytest.approx(planned(folder, 24, recompute), rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -89,6 +91,4 @@ def test_training_over_smollm2_takes_what_was_planned(recompute: bool) -> None:
     named = os.environ.get("MOESAIC_SMOLLM2")
     if named is None:
         pytest.skip("MOESAIC_SMOLLM2 names no folder with SmolLM2")
-    found = plan(named, rank=RANK, training=True, batch=ROWS, context=256, recompute=recompute)
-    taken = found.resident + found.working - found.bytes_of("router")
-    assert measured(Path(named), 256, recompute) == pytest.approx(taken, rel=TOLERANCE)
+    assert measured(Path(named), 4, recompute) == pytest.approx(planned(named, 4, recompute), rel=TOLERANCE)

@@ -41,7 +41,7 @@ def tokenizer(request, ours) -> Tokenizer:
 class Parrot:
     """A mixture that says what it was told to, then ends; it notes the ids that it was given."""
 
-    names, context = ("parrot",), 10_000
+    names, level, context = ("parrot",), "sequence", 10_000
 
     def __init__(self, says: list[int], size: int):
         self.says, self.size = says, size

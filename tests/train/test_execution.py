@@ -1,5 +1,6 @@
 """Does a decoder compute the same whatever it keeps, compiles or rounds?"""
 
+import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -78,6 +79,14 @@ def test_an_expert_of_every_kind_learns_the_same_bits_from_recomputed_layers(wor
     for name, grad in grads.items():
         assert grad is not None and torch.equal(same[name], grad), name
     assert less < 0.6 * kept
+
+
+def test_a_model_whose_layers_recompute_is_freed_with_its_last_name():
+    decoder = tiny_decoder(dtype=torch.float32)
+    arrange(decoder, Train(recompute=True))
+    layer = weakref.ref(decoder.layers[0])
+    del decoder
+    assert layer() is None
 
 
 def test_after_every_eighth_layer_freed_pages_are_returned_and_nothing_else_changes(monkeypatch):
