@@ -346,7 +346,10 @@ def bench(
     out: Out = RUNS,
     quiet: Quiet = False,
 ) -> None:
-    """Compare routers of every level over the experts of a recipe, with merges and oracles."""
+    """Compare routers over the same experts.
+
+    With routers of every level, merges and oracles; the experts are those of a recipe.
+    """
     from moesaic import stages
     from moesaic.cli.printing import show_routing
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from moesaic.artefacts.router import INFO
 from moesaic.evaluate.routing_table import Arm, compared
@@ -193,7 +192,7 @@ def of_gates(run: Run, name: str, spec: RouterSpec) -> Arm:
     """The arm of gates in every layer."""
     assert spec.gates is not None
     mixture, experts = mixture_with(run, name), [*run.task.read_experts(folders_of(run)).values()]
-    nothing = Tensor()  # no decision about rows counts here
+    nothing = torch.empty(0, len(experts))  # no decision about rows counts here
     counts = run.task.kind.counts(run.models.base.decoder, mixture, experts, nothing)
     info = json.loads((run.dir.router_at(name) / INFO).read_text())
     return Arm(

@@ -51,6 +51,7 @@ class Script:
     texts: dict[str, bytes]
     computed: list[int] = field(default_factory=list)
     names: tuple[str, ...] = ("scribe",)
+    level: str = "sequence"
     context: int = 10_000
     scripts: dict[int, bytes] = field(default_factory=dict)  # by slot
 

@@ -110,7 +110,8 @@ def test_a_whole_model_is_what_the_naive_loop_makes_of_all_tensors(place, tmp_pa
     base = read_tensors(place / "base/model.safetensors")
     assert set(found) == set(base)
     for path, tensor in found.items():
-        torch.testing.assert_close(tensor, expected[path], atol=2e-6, rtol=1e-4)
+        # The loss sums in another order, and Adam divides by the size of a gradient, however small.
+        torch.testing.assert_close(tensor, expected[path], atol=1e-5, rtol=1e-4)
         assert not torch.equal(tensor, base[path]), "everything learns, the embedding too"
     assert (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file(), "a model by itself"
 
@@ -134,13 +135,13 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
     whole = trained(opened(recipe_in(place, kind, **more), tmp_path / "whole"), "sums")
     run, honest = opened(recipe_in(place, kind, **more), tmp_path / "cut"), experts.fit
 
-    def killed(parameters, batch, loss, validate, settings, lr, record, *rest):
+    def killed(parameters, batch, loss, validate, settings, lr, record, *rest, **more):
         def last_words(row):
             record(row)
             if row["step"] == 2:
                 raise KeyboardInterrupt
 
-        return honest(parameters, batch, loss, validate, settings, lr, last_words, *rest)
+        return honest(parameters, batch, loss, validate, settings, lr, last_words, *rest, **more)
 
     monkeypatch.setattr(experts, "fit", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -149,9 +150,11 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
     held = {name for name in read_tensors(state) if name.startswith("parameters.")}
     assert len(held) == (3 * LAYERS if kind == "ffn" else len(read_tensors(place / "base/model.safetensors")))
     steps = []
-    monkeypatch.setattr(
-        experts, "fit", lambda *a: honest(*a[:6], lambda row: (steps.append(row["step"]), a[6](row)), *a[7:])
-    )
+
+    def counted(*given, **more):
+        return honest(*given[:6], lambda row: (steps.append(row["step"]), given[6](row)), *given[7:], **more)
+
+    monkeypatch.setattr(experts, "fit", counted)
     again = trained(run, "sums")
     assert steps == [2, 3], "taken up after the state that was saved"
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()

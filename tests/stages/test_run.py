@@ -564,7 +564,7 @@ def test_a_rate_that_diverges_loses_and_if_all_do_the_training_stops(first, text
     experts.train_one(address, "adds", silent())
     manifest = read_manifest(tmp_path / "experts/adds/best")
     assert manifest["lr"] == 0.01 and manifest["grid"]["0.03"] is None
-    monkeypatch.setattr(experts, "fit", lambda *a: (_ for _ in ()).throw(NonFiniteError("infinite")))
+    monkeypatch.setattr(experts, "fit", lambda *a, **more: (_ for _ in ()).throw(NonFiniteError("infinite")))
     with pytest.raises(NonFiniteError):
         experts.train_one(address, "adds", silent())
 
