@@ -103,15 +103,15 @@ def test_an_ffn_expert_is_what_the_naive_loop_makes_of_those_tensors_alone(place
 
 @pytest.mark.parity
 def test_a_whole_model_is_what_the_naive_loop_makes_of_all_tensors(place, tmp_path):
-    run = opened(recipe_in(place, "model"), tmp_path)
+    # Adam makes a whole step of a gradient that is rounding alone, so the steps are small beside the bound.
+    run = opened(recipe_in(place, "model", "experts.sums.train.lr=1e-3"), tmp_path)
     folder = trained(run, "sums")
     expected = naive(run, "sums", lambda path: True)
     found = read_tensors(folder / "model.safetensors")
     base = read_tensors(place / "base/model.safetensors")
     assert set(found) == set(base)
     for path, tensor in found.items():
-        # The loss sums in another order, and Adam divides by the size of a gradient, however small.
-        torch.testing.assert_close(tensor, expected[path], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(tensor, expected[path], atol=2e-6, rtol=1e-4)
         assert not torch.equal(tensor, base[path]), "everything learns, the embedding too"
     assert (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file(), "a model by itself"
 
@@ -162,6 +162,18 @@ def test_only_what_is_trained_is_in_its_state_and_killed_and_resumed_it_has_the_
 
 
 @pytest.mark.parametrize("kind", ["ffn", "model"])
+def test_a_tether_changes_what_is_learned(place, tmp_path, kind):
+    def learned(*overrides: str) -> dict[str, torch.Tensor]:
+        more = ("experts.sums.train.steps=6", *overrides)  # an expert that changes nothing yet does not diverge
+        run = opened(recipe_in(place, kind, *more), tmp_path / str(len(more)))
+        return read_tensors(trained(run, "sums") / "model.safetensors")
+
+    free, tethered = learned(), learned("experts.sums.train.tether=5")
+    assert free.keys() == tethered.keys()
+    assert any(not torch.allclose(free[path], tethered[path], atol=1e-4) for path in free)
+
+
+@pytest.mark.parametrize("kind", ["ffn", "model"])
 def test_what_an_expert_depends_on_is_in_its_key(place, tmp_path, kind):
     def key(*overrides: str, name: str = "sums", **more: object) -> str:
         return ExpertPart(opened(recipe_in(place, kind, *overrides, **more), tmp_path), name).key
@@ -169,6 +181,7 @@ def test_what_an_expert_depends_on_is_in_its_key(place, tmp_path, kind):
     assert key() == key("workers=2", "evaluate.limit=3", "router.epochs=9", "experts.birds.train.steps=9")
     changed = [key("seed=1"), key("experts.sums.train.steps=9"), key("experts.sums.data.test=birds_test.jsonl")]
     changed += [key("experts.sums.data.validation=0.4"), key("experts.sums.train.lr=[0.1]")]
+    changed += [key("experts.sums.train.tether=0.5")]
     if kind == "ffn":
         changed += [key(layers="1.."), key(anchor=True)]
     assert len({key(), *changed}) == 1 + len(changed) - 1, "all but the test split, which it does not depend on"
