@@ -18,7 +18,7 @@ from moesaic.model.decoder import Decoder
 from moesaic.ops.losses import divergence
 
 EVERY = 4
-"""One batch in so many comes with neutral text, whose divergence then counts so many times."""
+"""One batch in so many, the last of them, comes with neutral text, whose divergence then counts so many times."""
 LENGTH = 64
 """The most tokens of a neutral text."""
 
@@ -54,8 +54,9 @@ class Tether:
 
         def drawn(number: int) -> Tethered:
             turn, rest = divmod(number, EVERY)
-            neutral = None if rest else pad(self.rows(turn), score_prompt=True).on(self.products.device)
-            return Tethered(batch(number), neutral)
+            if rest < EVERY - 1:
+                return Tethered(batch(number), None)
+            return Tethered(batch(number), pad(self.rows(turn), score_prompt=True).on(self.products.device))
 
         def tethered(given: Tethered) -> tuple[Tensor, int]:
             total, count = loss(given.own)

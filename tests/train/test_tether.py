@@ -68,23 +68,26 @@ def test_every_fourth_batch_comes_with_neutral_text_that_counts_four_times():
     for number in range(2 * EVERY):
         given = draw(number)
         found, counted = loss(given)
-        assert counted == count and (given.neutral is None) == (number % EVERY > 0)
+        assert counted == count and (given.neutral is None) == (number % EVERY < EVERY - 1)
         more = EVERY * one.weight * count * naive(one, given.neutral) if given.neutral else 0.0
         torch.testing.assert_close(found, own + more)
-    assert not torch.equal(draw(0).neutral.ids, draw(EVERY).neutral.ids), "each turn has other rows"
-    assert torch.equal(draw(EVERY).neutral.ids, draw(EVERY).neutral.ids)
+    assert not torch.equal(draw(EVERY - 1).neutral.ids, draw(2 * EVERY - 1).neutral.ids), "each turn has other rows"
+    assert torch.equal(draw(EVERY - 1).neutral.ids, draw(EVERY - 1).neutral.ids)
 
 
-def test_a_trained_expert_stays_nearer_to_its_base():
-    far = {}
-    for weight in (0.0, 20.0):
+def test_a_trained_expert_stays_nearer_to_its_base_and_learns_as_much():
+    far, own = {}, {}
+    for weight in (0.0, 1.0):
         one = tether(weight, fresh=True)
-        draw, loss = one.beside(lambda number: BATCH, loss_of(one.decoder, one.gates))
-        optimiser = torch.optim.Adam([p for p in one.decoder.parameters() if p.requires_grad], 3e-2)
+        rows = loss_of(one.decoder, one.gates)
+        draw, loss = one.beside(lambda number: BATCH, rows)
+        optimiser = torch.optim.Adam([p for p in one.decoder.parameters() if p.requires_grad], 1e-2)
         for number in range(60):
             total, count = loss(draw(number))
             optimiser.zero_grad()
             (total / count).backward()
             optimiser.step()
         far[weight] = one.divergence(pad(ROWS, score_prompt=True)).item()
-    assert far[20.0] < 0.5 * far[0.0], far
+        own[weight] = rows(BATCH)[0].item() / count
+    assert far[1.0] < 0.4 * far[0.0], far
+    assert own[1.0] < own[0.0] + 0.05, own
