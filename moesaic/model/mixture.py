@@ -108,24 +108,60 @@ class Chunked(Routed, Protocol):
     ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
 
 
-class AdapterMixture(nn.Module):
-    """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
+class SharedDecoder(nn.Module):
+    """What mixtures inside one decoder have in common: its memory, and the steps after a decision.
 
-    `trunk`: the number of lowest blocks without experts; a router that reads their output (`hidden@k`) shares the
-    prompt's own pass. `source` loads experts while they compute.
+    `source` loads experts while they compute.
     """
 
-    steady, level = True, "sequence"
-
-    def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
+    def __init__(self, decoder: Decoder, decider: Decider, source: ExpertSource = HELD):
         super().__init__()
         self.decoder, self.decider, self.names, self.router = decoder, decider, decider.names, decider.router
-        self.trunk, self.source, self.groups = trunk, source, groups(decoder)
+        self.source = source
 
     @property
     def context(self) -> int:
         """The most tokens of a prompt and its continuation together."""
         return self.decoder.config.context
+
+    def room(self, rows: int, tokens: int) -> Slots:
+        return Slots(self.decoder.config, rows, tokens, self.decoder.norm.weight)
+
+    def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+        """Read one more token of each row, under its decision, and return the logits after it."""
+        return self.read(ids[:, None], [1] * len(ids), session)
+
+    def pool(self, size: int | None) -> Pool:
+        """Memory for rows of any length, of so many bytes together."""
+        return Pool({0: (self.decoder.config, self.decoder.norm.weight)}, size)
+
+    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
+        """The decoders whose caches need memory: the one that all experts share."""
+        return (0,)
+
+    def read(
+        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
+    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+        """Read the next tokens of each row, `counts` of them and padding: the logits after the last."""
+        decoder, gates = self.decoder, session.gates
+        with self.source.using(gates.present):
+            x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
+            logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
+        return logits, replace(session, cache=session.cache.advance_each(counts))
+
+
+class AdapterMixture(SharedDecoder):
+    """Experts in the slots of one shared base, chosen per sequence: sites `linear` and `ffn`, level `sequence`.
+
+    `trunk`: the number of lowest blocks without experts; a router that reads their output (`hidden@k`) shares the
+    prompt's own pass.
+    """
+
+    steady, level = True, "sequence"
+
+    def __init__(self, decoder: Decoder, decider: Decider, trunk: int, source: ExpertSource = HELD):
+        super().__init__(decoder, decider, source)
+        self.trunk, self.groups = trunk, groups(decoder)
 
     def route(self, prompts: Prompts) -> Routing:
         return self.decider.decide(prompts)
@@ -137,9 +173,6 @@ class AdapterMixture(nn.Module):
         gates = require(gates, ids).to(self.decoder.norm.weight)
         with self.source.using(gates.present):
             return self.decoder.score(ids, gates.ready(self.groups), at)
-
-    def room(self, rows: int, tokens: int) -> Slots:
-        return Slots(self.decoder.config, rows, tokens, self.decoder.norm.weight)
 
     def prefill(
         self, prompts: Prompts, room: Slots, slots: Sequence[int], forced: Routing | None = None
@@ -160,31 +193,7 @@ class AdapterMixture(nn.Module):
             logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
         return logits, Session(routing, gates, cache.advance_each(counts))
 
-    def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read one more token of each row, under the same decisions, and return the logits after it."""
-        return self.read(ids[:, None], [1] * len(ids), session)
-
-    def pool(self, size: int | None) -> Pool:
-        """Memory for rows of any length, of so many bytes together."""
-        return Pool({0: (self.decoder.config, self.decoder.norm.weight)}, size)
-
-    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
-        """The decoders whose caches need memory: the one that all experts share."""
-        return (0,)
-
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""
         gates = Gates.of(routing.weights.to(exact(self.decoder.norm.weight.dtype))).ready(self.groups)
         return Session(routing, gates, Cache.of(room.shelf(0), (slot,), [known.shape[1]]))
-
-    def read(
-        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
-    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read the next tokens of each row, `counts` of them and padding, under the same decisions: the logits after
-        the last.
-        """
-        decoder, gates = self.decoder, session.gates
-        with self.source.using(gates.present):
-            x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
-            logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
-        return logits, replace(session, cache=session.cache.advance_each(counts))

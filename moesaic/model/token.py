@@ -4,24 +4,23 @@ Knows nothing about text, files or how experts and gates were made.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from moesaic.adapters.token_ffn import columns
 from moesaic.hardware import exact
 from moesaic.model.deciding import Decider
 from moesaic.model.decoder import Decoder
 from moesaic.model.features import Prompts, last, pooled
-from moesaic.model.mixture import Session
+from moesaic.model.mixture import Session, SharedDecoder
 from moesaic.nn import Cache, Pool, Slots
 from moesaic.ops.host import to_host
 from moesaic.routing import Gates, Routing
 
 
-class TokenMixture(nn.Module):
+class TokenMixture(SharedDecoder):
     """A decoder whose slots route their own tokens.
 
     A row that names an expert is answered by it alone, in every layer. The decision about a prompt is the share of
@@ -31,14 +30,8 @@ class TokenMixture(nn.Module):
     steady, level = False, "token"
 
     def __init__(self, decoder: Decoder, decider: Decider):
-        super().__init__()
-        self.decoder, self.decider, self.names, self.router = decoder, decider, decider.names, decider.router
+        super().__init__(decoder, decider)
         self.groups = frozenset({columns(len(self.names))})
-
-    @property
-    def context(self) -> int:
-        """The most tokens of a prompt and its continuation together."""
-        return self.decoder.config.context
 
     def route(self, prompts: Prompts) -> Routing:
         decoder = self.decoder
@@ -68,9 +61,6 @@ class TokenMixture(nn.Module):
         """The gates of rows whose tokens the layers route."""
         return Gates.one(len(self.names), rows, len(self.names) + 1, self.decoder.norm.weight).ready(self.groups)
 
-    def room(self, rows: int, tokens: int) -> Slots:
-        return Slots(self.decoder.config, rows, tokens, self.decoder.norm.weight)
-
     def prefill(
         self, prompts: Prompts, room: Slots, slots: Sequence[int], forced: Routing | None = None
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
@@ -83,31 +73,8 @@ class TokenMixture(nn.Module):
         routing = self.decided(routings, prompts) if forced is None else forced
         return logits, Session(routing, gates, cache.advance_each(counts))
 
-    def decode(self, ids: Int[Tensor, " b"], session: Session[Cache]) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read one more token of each row, and return the logits after it."""
-        return self.read(ids[:, None], [1] * len(ids), session)
-
-    def pool(self, size: int | None) -> Pool:
-        """Memory for rows of any length, of so many bytes together."""
-        return Pool({0: (self.decoder.config, self.decoder.norm.weight)}, size)
-
-    def asked(self, routing: Routing, forced: bool) -> tuple[int, ...]:
-        """The decoders whose caches need memory: the one that all experts share."""
-        return (0,)
-
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""
         weights = routing.weights.to(exact(self.decoder.norm.weight.dtype))
         gates = self.given(weights) if forced else self.free(1)
         return Session(routing, gates, Cache.of(room.shelf(0), (slot,), [known.shape[1]]))
-
-    def read(
-        self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
-    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
-        """Read the next tokens of each row, `counts` of them and padding: the logits after the last. Routing stays the
-        prompt's.
-        """
-        decoder, gates = self.decoder, session.gates
-        x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
-        logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
-        return logits, replace(session, cache=session.cache.advance_each(counts))
