@@ -101,6 +101,7 @@ class Decider:
     def weigh(self, features: Features, device: torch.device, texts: list[str]) -> Routing:
         """Features -> weights on this device; with all experts disabled, every row abstains. `texts`: for the guard."""
         logits = self.router(features).to(device, non_blocking=True)
-        silent = to_device(self.disabled, device)
+        if self.disabled:
+            logits = logits.index_fill(1, to_device(self.disabled, device), float("-inf"))
         judged = None if self.guard is None else self.guard(features, wording(texts)).to(device)
-        return guarded(self.selection, logits.index_fill(1, silent, float("-inf")), judged, self.ruling)
+        return guarded(self.selection, logits, judged, self.ruling)

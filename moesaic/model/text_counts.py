@@ -16,6 +16,7 @@ from torch import Tensor
 SIZE, LONGEST = 4096, 3
 LAST = 60  # characters: what is asked stands at the end, behind a system prompt and earlier turns
 BEGIN, END = "\x02", "\x03"
+LENGTHS = np.arange(1, LONGEST + 1, dtype=np.uint32)[:, None]
 ODD = tuple(np.uint32(odd) for odd in (0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D))
 
 
@@ -27,20 +28,22 @@ def characters(texts: list[str]) -> Float[Tensor, f"n {SIZE}"]:
     found = np.empty((len(texts), SIZE), np.float32)
     for row, text in enumerate(texts):
         codes = np.frombuffer(f"{BEGIN}{text.strip()}{END}".encode("utf-32-le", "surrogatepass"), np.uint32)
-        buckets = [hashed(codes, length) for length in range(1, min(LONGEST, len(codes)) + 1)]
-        counts = np.sqrt(np.bincount(np.concatenate(buckets), minlength=SIZE))
-        found[row] = counts / np.linalg.norm(counts)
+        buckets = hashed(codes)
+        found[row] = np.sqrt(np.bincount(buckets, minlength=SIZE) * (1 / len(buckets)))
     return torch.from_numpy(found)
 
 
-def hashed(codes: np.ndarray[tuple[int], np.dtype[np.uint32]], length: int) -> np.ndarray:
-    """The bucket of every sequence of `length` characters: the twelve highest bits of its hash."""
-    last = len(codes) - length + 1
-    mixed = np.full(last, length, np.uint32)
-    for place in range(length):
-        mixed = (mixed ^ codes[place : place + last]) * ODD[place]
-        mixed ^= mixed >> np.uint32(15)
-    return mixed * ODD[0] >> np.uint32(32 - 12)
+def hashed(codes: np.ndarray[tuple[int], np.dtype[np.uint32]]) -> np.ndarray:
+    """The bucket of every sequence of up to `LONGEST` characters: the twelve highest bits of its hash."""
+    n = len(codes)
+    mixed = np.repeat(LENGTHS, n, 1)
+    for place in range(min(LONGEST, n)):
+        those = mixed[place:, : n - place]  # sequences that have a character here
+        those ^= codes[place:]
+        those *= ODD[place]
+        those ^= those >> np.uint32(15)
+    buckets = mixed * ODD[0] >> np.uint32(32 - 12)
+    return np.concatenate([buckets[length, : n - length] for length in range(min(LONGEST, n))])
 
 
 def last_words(texts: list[str]) -> Float[Tensor, f"n {SIZE}"]:

@@ -33,10 +33,8 @@ class Routing:
     @property
     def probabilities(self) -> Float[Tensor, "n outcomes"]:
         """The probability of every expert and, last, of the base, which is certain where all logits are -inf."""
-        both = torch.cat([self.logits, self.of_base[:, None]], -1)
-        silent = torch.isneginf(both).all(-1, keepdim=True)
-        sure = torch.zeros_like(both).index_fill(-1, to_device([both.shape[-1] - 1], both.device), 1.0)
-        return torch.where(silent, sure, both.masked_fill(silent, 0.0).softmax(-1))
+        certain = torch.isneginf(self.logits).all(-1)
+        return torch.cat([self.logits, self.of_base.masked_fill(certain, 0.0)[:, None]], -1).softmax(-1)
 
     @property
     def of_base(self) -> Float[Tensor, " n"]:
@@ -61,6 +59,8 @@ class Routing:
 
     @staticmethod
     def cat(parts: list["Routing"]) -> "Routing":
+        if len(parts) == 1:
+            return parts[0]
         weights, logits, base = zip(*((p.weights, p.logits, p.of_base) for p in parts), strict=True)
         return Routing(torch.cat(weights), torch.cat(logits), torch.cat(base))
 

@@ -66,7 +66,8 @@ class Decision:
 
 def precise(routing: Routing) -> Routing:
     """The same decision in float64, in which probabilities of any number of experts sum to 1."""
-    return Routing(routing.weights.double(), routing.logits.double(), routing.of_base.double())
+    base = None if routing.base is None else routing.base.double()
+    return Routing(routing.weights.double(), routing.logits.double(), base)
 
 
 def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Select) -> Routing:
