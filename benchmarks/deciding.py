@@ -90,8 +90,8 @@ def first_token(base: Base, feature: str, layers: range, rounds: int) -> tuple[f
         words = [f"{number}", *islice(cycle(" ".join(TEXTS).split()), WORDS)]
         order = Order(model=model, prompt=" ".join(words), raw=True, max_new_tokens=1)
         request = served.request(order)
-        decision = served.decide(order, served.read(request), None, None)
-        ticket = served.scheduler.submit(request, decision.routing)
+        decision, begun = served.decide(order, served.read(request), None, None)
+        ticket = served.scheduler.submit(request, decision.routing, begun)
         while not ticket.finished:
             served.scheduler.step()
 

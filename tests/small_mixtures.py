@@ -18,7 +18,7 @@ from moesaic.routing.routers import GatesRouter, KeywordRouter
 from moesaic.testing import FunctionRouter, tiny_decoder, toy_expert, toy_ffn
 
 NAMES = ("maths", "code")
-KINDS = ["linear", "ffn", "model", "token", "gates"]
+KINDS = ["linear", "ffn", "model", "trunk", "token", "gates"]
 TEXT, WORDS = Feature.parse("text"), KeywordRouter([["sum"], ["def", "code"]])
 WARM = Sampling(temperature=1.5, top_p=0.95, seed=7)
 REQUESTS = [
@@ -36,6 +36,12 @@ def mixture(kind: str) -> AdapterMixture | ModelMixture | TokenMixture:
     base = tiny_decoder(vocab_size=257)
     if kind == "gates":
         return gated(base, [toy_ffn(base, seed) for seed in (1, 2)])
+    if kind == "trunk":  # its router reads the block that no expert changes
+        attach(base, [toy_expert(tiny_decoder(vocab_size=257), seed, layers=range(1, 99)) for seed in (1, 2)])
+        router = FunctionRouter(lambda states: states[:, :2].sign())
+        return AdapterMixture(
+            base, Decider.over(base, NAMES, router, Feature.parse("hidden@1"), Selection(kind="soft")), 1
+        )
     if kind == "linear":
         attach(base, [toy_expert(tiny_decoder(vocab_size=257), seed) for seed in (1, 2)])
     elif kind == "ffn":

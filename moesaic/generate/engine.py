@@ -15,7 +15,7 @@ from moesaic.generate.flight import Flight
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
 from moesaic.model.features import Prompts
-from moesaic.model.mixture import Room, Routed
+from moesaic.model.mixture import Beginning, Begun, Room, Routed
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.host import to_device, to_host
 from moesaic.routing import Routing
@@ -239,6 +239,13 @@ class Engine:
             return Routing.cat(pieces)
         named = self.decision_of([-1 if expert is None else expert for expert in encoded.named])
         return named.put(torch.tensor(free, device=self.device), Routing.cat(pieces)) if free else named
+
+    @torch.inference_mode()
+    def begun(self, encoded: Encoded) -> tuple[Routing, Begun | None]:
+        """The router's decision about one request, and what its answer can go on from."""
+        if isinstance(self.mixture, Beginning):
+            return self.mixture.route_and_begin(encoded.prompts)
+        return self.mixture.route(encoded.prompts), None
 
     def decision_of(self, experts: list[int]) -> Routing:
         weights = oracle(torch.tensor(experts), len(self.mixture.names)).to(self.device)

@@ -12,30 +12,33 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from moesaic.errors import MemoryLimitError, MoesaicError, NonFiniteError, RecipeError, whole
 from moesaic.generate.engine import Encoded, Engine
 from moesaic.generate.flight import Flight
 from moesaic.generate.request import Generation, Request, RoutingReport
 from moesaic.generate.row import Row
-from moesaic.model.mixture import Chunked, Session
+from moesaic.model.mixture import Beginning, Begun, Chunked, Session
 from moesaic.routing import Routing
 
 SHORTEST = 16  # tokens of a prefix that is worth a copy
+AHEAD = 4  # steps: prompts that routers have begun to read wait with at most so many steps' tokens, beyond one prompt
 
 
 @dataclass(eq=False)
 class Ticket:
     """A request in a scheduler. `rows`: its continuations, empty until its expert is decided.
 
-    `cached`: the number of tokens of the prompt whose keys and values were there already. `error`: why it has ended
-    without an answer. `cancelled`: its caller has no use for the answer.
+    `begun`: what its router has read of the prompt. `cached`: the number of tokens of the prompt whose keys and values
+    were there already. `error`: why it has ended without an answer. `cancelled`: its caller has no use for the answer.
     """
 
     request: Request
     encoded: Encoded
     number: int
     decided: Routing | None
+    begun: Begun | None = None
     rows: list[Row] = field(default_factory=list)
     routing: RoutingReport | None = None
     cached: int = 0
@@ -63,13 +66,15 @@ class Ticket:
 class Seat:
     """A row and its place: it waits (without a slot), then reads its tokens in chunks (with a session), then runs.
 
-    `read`: the number of its tokens in the slot. `preempted`: it has lost a slot.
+    `begun`: what a router has read of its prompt, until the row runs. `read`: the number of its tokens in the slot.
+    `preempted`: it has lost a slot.
     """
 
     ticket: Ticket
     row: Row
     index: int
     routing: Routing
+    begun: Begun | None = None
     slot: int = -1
     read: int = 0
     session: Session[Any] | None = None
@@ -154,8 +159,8 @@ class Scheduler:
     def idle(self) -> bool:
         return not self.queue and not self.seats
 
-    def submit(self, request: Request, routing: Routing | None = None) -> Ticket:
-        """Check and queue a request. `routing`: the decision about it, if its caller has made it.
+    def submit(self, request: Request, routing: Routing | None = None, begun: Begun | None = None) -> Ticket:
+        """Check and queue a request. `routing`: the decision about it, if its caller has made it; `begun`: with it.
 
         Raises the errors of `Engine.answer`, and MemoryLimitError for a request that never fits.
         """
@@ -166,7 +171,7 @@ class Scheduler:
         # Of a decision that is still to come, only the least is known: the base alone.
         self.require_room(encoded, self.engine.decision_of([-1]) if routing is None else routing, True)
         self.count += 1
-        ticket = Ticket(request, encoded, self.count, routing)
+        ticket = Ticket(request, encoded, self.count, routing, self.affordable(begun))
         self.queue.append(ticket)
         return ticket
 
@@ -252,6 +257,12 @@ class Scheduler:
             what, expected = "the request exceeds the memory of keys and values", f"at most {self.bound:,} bytes"
             raise MemoryLimitError(what, expected=expected, got=f"{needed:,} for {tokens:,} tokens", hint=hint)
 
+    def affordable(self, begun: Begun | None) -> Begun | None:
+        """What a router has read, unless waiting requests hold much of that already."""
+        every = [*(ticket.begun for ticket in self.queue), *(seat.begun for seat in self.seats.values())]
+        held = sum(one.tokens for one in {id(one): one for one in every if one}.values())
+        return begun if begun and (not held or held + begun.tokens <= AHEAD * self.prefill) else None
+
     def make_room(self) -> None:
         """Widen the slots of rows that have filled theirs, oldest first; the youngest rows give way."""
         moved = False
@@ -314,7 +325,10 @@ class Scheduler:
         self.changed[ticket] = None
         encoded = ticket.encoded
         try:
-            routing = self.mixture.route(encoded.prompts) if ticket.decided is None else ticket.decided
+            routing = ticket.decided
+            if routing is None:
+                routing, begun = self.engine.begun(encoded)
+                ticket.begun = self.affordable(begun)
             self.require_room(encoded, routing, ticket.forced)
             encoded.notify(routing)
         except MoesaicError as error:
@@ -322,8 +336,9 @@ class Scheduler:
             return []
         decisions = RoutingReport.each(self.mixture.names, routing)
         (ticket.routing,), (ticket.rows,) = decisions, encoded.begun(self.engine.tokenizer, decisions)
-        seats = [Seat(ticket, row, index, routing) for index, row in enumerate(ticket.rows)]
+        seats = [Seat(ticket, row, index, routing, ticket.begun) for index, row in enumerate(ticket.rows)]
         self.seats |= zip(ticket.rows, seats, strict=True)
+        ticket.begun = None
         return seats
 
     def prefix(self, seat: Seat) -> tuple[int, int, bool]:
@@ -361,6 +376,8 @@ class Scheduler:
         known = torch.tensor([seat.tokens[:shared]], dtype=torch.long, device=self.engine.device)
         seat.session = self.mixture.begin(self.pool, seat.slot, known, seat.routing, seat.ticket.forced)
         seat.read = shared
+        if seat.begun:
+            cast(Beginning, self.mixture).take(seat.begun, seat.session)
         if seat.index == 0 and not seat.preempted:
             seat.ticket.cached = shared
         return True
@@ -373,20 +390,28 @@ class Scheduler:
                 chunk = seat.tokens[seat.read : seat.read + left]
                 left -= len(chunk)
                 parts.append((seat, chunk))
-        return [flight for some in alike(parts, self.mixture.steady) if (flight := self.read(some))]
+        both = [[part for part in parts if (part[0].begun is not None) == begun] for begun in (True, False)]
+        groups = [some for one in both for some in alike(one, self.mixture.steady)]
+        return [flight for some in groups if (flight := self.read(some))]
 
     def read(self, parts: Sequence[tuple[Seat, list[int]]]) -> Flight | None:
         """Read a chunk of each of these rows in one pass; the rows that have read all their tokens."""
         parts = sorted(parts, key=lambda part: self.pool.start(part[0].slot))
-        width = max(len(chunk) for _, chunk in parts)
-        ids = torch.tensor([chunk + [0] * (width - len(chunk)) for _, chunk in parts], device=self.engine.device)
+        counts = [len(chunk) for _, chunk in parts]
         joined = Session.join([seat.session for seat, _ in parts if seat.session])
-        logits, session = self.mixture.read(ids, [len(chunk) for _, chunk in parts], joined)
+        spans = [(seat.begun, slice(seat.read, seat.read + len(chunk))) for seat, chunk in parts]
+        if known := [begun.states[0, span] for begun, span in spans if begun]:
+            states = pad_sequence(known, batch_first=True)
+            logits, session = cast(Beginning, self.mixture).read_on(states, counts, joined)
+        else:
+            ids = [chunk + [0] * (max(counts) - len(chunk)) for _, chunk in parts]
+            logits, session = self.mixture.read(torch.tensor(ids, device=self.engine.device), counts, joined)
         done = []
         for place, (seat, chunk) in enumerate(parts):
             seat.read += len(chunk)
             whole_row = seat.read == len(seat.tokens)
             seat.session = None if whole_row else session.select([place])
+            seat.begun = None if whole_row else seat.begun
             done += [place] if whole_row else []
         flight = Flight([seat.row for seat, _ in parts], logits, session)
         return flight.select(done) if done else None

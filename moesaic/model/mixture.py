@@ -59,6 +59,18 @@ class Session(Generic[Memory]):
         return Session(routing, Gates.cat([part.gates for part in parts]), cache)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a router has read of one prompt: the states behind the blocks that no expert changes, and their cache."""
+
+    states: Float[Tensor, "1 t d"]
+    cache: Cache
+
+    @property
+    def tokens(self) -> int:
+        return self.states.shape[1]
+
+
 @runtime_checkable
 class Room(Protocol):
     """Memory for rows in flight, in slots that are allocated once; `spare`: the free ones."""
@@ -108,6 +120,17 @@ class Chunked(Routed, Protocol):
     ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
 
 
+@runtime_checkable
+class Beginning(Chunked, Protocol):
+    """A mixture whose answers can go on where its router has stopped reading."""
+
+    def route_and_begin(self, prompts: Prompts) -> tuple[Routing, Begun | None]: ...
+    def take(self, begun: Begun, session: Session[Any]) -> None: ...
+    def read_on(
+        self, states: Float[Tensor, "b t d"], counts: Sequence[int], session: Session[Any]
+    ) -> tuple[Float[Tensor, "b v"], Session[Any]]: ...
+
+
 class SharedDecoder(nn.Module):
     """What mixtures inside one decoder have in common: its memory, and the steps after a decision.
 
@@ -143,9 +166,15 @@ class SharedDecoder(nn.Module):
         self, ids: Int[Tensor, "b t"], counts: Sequence[int], session: Session[Cache]
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read the next tokens of each row, `counts` of them and padding: the logits after the last."""
+        return self.above(self.decoder.embed_tokens(ids), 0, counts, session)
+
+    def above(
+        self, x: Float[Tensor, "b t d"], lowest: int, counts: Sequence[int], session: Session[Cache]
+    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+        """Read tokens whose states below the block `lowest` are known."""
         decoder, gates = self.decoder, session.gates
         with self.source.using(gates.present):
-            x, _ = decoder.run(decoder.embed_tokens(ids), session.cache, range(len(decoder.layers)), gates)
+            x, _ = decoder.run(x, session.cache, range(lowest, len(decoder.layers)), gates)
             logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
         return logits, replace(session, cache=session.cache.advance_each(counts))
 
@@ -174,24 +203,50 @@ class AdapterMixture(SharedDecoder):
         with self.source.using(gates.present):
             return self.decoder.score(ids, gates.ready(self.groups), at)
 
+    @property
+    def shared(self) -> int:
+        """Blocks that the router reads through and no expert changes: one pass decides and answers. 0: none."""
+        feature = self.decider.reader.feature
+        depth = feature.depth if feature.source == "state" else None
+        return depth if depth is not None and depth <= self.trunk else 0
+
+    def below(self, prompts: Prompts, cache: Cache) -> tuple[Float[Tensor, "b t d"], Routing]:
+        """Read prompts through the shared blocks: the states behind them, and the decisions."""
+        decoder, feature = self.decoder, self.decider.reader.feature
+        x, _ = decoder.run(decoder.embed_tokens(prompts.ids), cache, range(self.shared), None)
+        return x, self.decider.weigh(pool(x, prompts.lengths, feature), x.device, prompts.texts)
+
     def prefill(
         self, prompts: Prompts, room: Slots, slots: Sequence[int], forced: Routing | None = None
     ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
         """Read prompts into these slots and decide (unless `forced`): the logits after each prompt's last token."""
-        decoder, layers, feature = self.decoder, len(self.decoder.layers), self.decider.reader.feature
-        x, cache = decoder.embed_tokens(prompts.ids), Cache.of(room, slots)
-        depth = feature.depth if forced is None and feature.source == "state" else None
-        counts = to_host(prompts.lengths)
-        if depth is not None and depth <= self.trunk:
-            x, _ = decoder.run(x, cache, range(depth), None)
-            routing = self.decider.weigh(pool(x, prompts.lengths, feature), x.device, prompts.texts)
+        cache, counts = Cache.of(room, slots), to_host(prompts.lengths)
+        lowest = self.shared if forced is None else 0
+        if lowest:
+            x, routing = self.below(prompts, cache)
         else:
-            depth, routing = 0, self.route(prompts) if forced is None else forced
+            x, routing = self.decoder.embed_tokens(prompts.ids), self.route(prompts) if forced is None else forced
         gates = Gates.of(routing.weights.to(exact(x.dtype))).ready(self.groups)
-        with self.source.using(gates.present):
-            x, _ = decoder.run(x, cache, range(depth, layers), gates)
-            logits = decoder.head(last(x, counts)[:, None], gates)[:, 0]
-        return logits, Session(routing, gates, cache.advance_each(counts))
+        return self.above(x, lowest, counts, Session(routing, gates, cache))
+
+    def route_and_begin(self, prompts: Prompts) -> tuple[Routing, Begun | None]:
+        """The decision about one prompt, and what `read_on` goes on from, if the router has read any of it."""
+        if not self.shared:
+            return self.route(prompts), None
+        config = replace(self.decoder.config, num_layers=self.shared)
+        cache = Cache.empty(config, 1, prompts.ids.shape[1], self.decoder.norm.weight)
+        x, routing = self.below(prompts, cache)
+        return routing, Begun(x, cache)
+
+    def take(self, begun: Begun, session: Session[Cache]) -> None:
+        """Give the only row of a session the keys and values of the shared blocks."""
+        session.cache.take(begun.cache, begun.tokens)
+
+    def read_on(
+        self, states: Float[Tensor, "b t d"], counts: Sequence[int], session: Session[Cache]
+    ) -> tuple[Float[Tensor, "b v"], Session[Cache]]:
+        """`read` of tokens by their states behind the shared blocks, whose keys and values the rows have."""
+        return self.above(states, self.shared, counts, session)
 
     def begin(self, room: Pool, slot: int, known: Int[Tensor, "1 t"], routing: Routing, forced: bool) -> Session[Cache]:
         """A row whose first tokens are in the slot already; `read` reads the others."""

@@ -205,6 +205,13 @@ class Cache:
         index = positions[:, None, :, None].expand(k.shape)
         return keys.scatter_(2, index, k), values.scatter_(2, index, v)
 
+    def take(self, other: "Cache", tokens: int) -> None:
+        """Copy the first tokens of another cache's only row, in its layers, into the only row of this one."""
+        (own,), (given,) = self.runs, other.runs
+        for layer, both in enumerate(zip(given.block.keys, given.block.values, strict=True)):
+            for new, old in zip((own.block.keys[layer], own.block.values[layer]), both, strict=True):
+                new[own.offset, :, :tokens] = old[given.offset, :, :tokens]
+
     def advance(self, tokens: int) -> "Cache":
         """Count so many tokens of each row, which all layers have just read."""
         return self.advance_each([tokens] * len(self.slots))

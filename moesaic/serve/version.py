@@ -15,6 +15,7 @@ from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.scheduler import Scheduler
 from moesaic.model.deciding import Decider
 from moesaic.model.features import Prompts
+from moesaic.model.mixture import Begun
 from moesaic.routing import Routing
 from moesaic.serve.catalogue import Catalogue
 from moesaic.serve.choosing import Decision, Reason, among, one_hot, precise, report_of, stays
@@ -63,12 +64,15 @@ class Order:
 
 
 class Choice(NamedTuple):
-    """A decision before it has an id: why, with which weights, the same by name, and whether the router was asked."""
+    """A decision before it has an id: why, with which weights, the same by name, whether the router was asked, and what
+    it has read for the answer.
+    """
 
     reason: Reason
     routing: Routing
     report: RoutingReport
     asked: bool
+    begun: Begun | None = None
 
 
 @runtime_checkable
@@ -125,8 +129,11 @@ class Version:
     def read(self, request: Request) -> Encoded:
         return self.engine.read([request], [request.max_new_tokens or 1])
 
-    def decide(self, order: Order, encoded: Encoded, held: str | None, id: str | None) -> Decision:
-        """Who answers an order, and why. `held`: the expert of its conversation, None at the beginning."""
+    def decide(self, order: Order, encoded: Encoded, held: str | None, id: str | None) -> tuple[Decision, Begun | None]:
+        """Who answers an order, and why, and what the router has read for the answer.
+
+        `held`: the expert of its conversation, None at the beginning.
+        """
         started = time.perf_counter()
         forced = self.catalogue.expert(order.model)
         allowed = self.catalogue.allowed(order.allow, order.exclude)
@@ -141,7 +148,7 @@ class Version:
         else:
             choice = self.routed(encoded, allowed, held)
         report = choice.report
-        return Decision(
+        decision = Decision(
             id=id,
             mixture=self.model.identity,
             expert=report.chosen,
@@ -153,6 +160,7 @@ class Version:
             router_ms=(time.perf_counter() - started) * 1e3,
             routing=choice.routing,
         )
+        return decision, choice.begun
 
     def spell(self, token: int) -> str:
         """The text of a token by itself."""
@@ -167,12 +175,13 @@ class Version:
         """The router's choice among the allowed, unless the conversation keeps its expert."""
         names = self.catalogue.experts
         decider = cast(Deciding, self.engine.mixture).decider
-        routing = among(self.engine.decided(encoded, 1), names, allowed, decider.selection)
+        decided, begun = self.engine.begun(encoded)
+        routing = among(decided, names, allowed, decider.selection)
         report = report_of(routing, names)
         if held is not None and stays(held, report.chosen, report.probabilities, self.limits.margin):
             kept = one_hot(held, names, routing)
-            return Choice("held", kept, report_of(kept, names), asked=True)
-        return Choice("abstained" if report.chosen not in names else "router", routing, report, asked=True)
+            return Choice("held", kept, report_of(kept, names), True, begun)
+        return Choice("abstained" if report.chosen not in names else "router", routing, report, True, begun)
 
     def record(self, order: Order, prompts: Prompts, decision: Decision) -> None:
         """Write a decision into the trace, if there is one."""

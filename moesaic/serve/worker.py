@@ -220,13 +220,13 @@ class Worker:
             request = job.version.request(order)
             encoded = job.version.read(request)
             held = self.conversations.held(order.talk)
-            decision = job.version.decide(order, encoded, held, new_id())
+            decision, begun = job.version.decide(order, encoded, held, new_id())
             job.version.record(order, encoded.prompts, decision)
             job.decision = decision
             self._count(decision)
             self._outbox.append(partial(job.sink.decided, decision))
             routing = None if decision.reason != "forced" and job.version.routes_tokens else decision.routing
-            job.ticket = job.version.scheduler.submit(request, routing)
+            job.ticket = job.version.scheduler.submit(request, routing, begun)
         except Problem as problem:
             self._refuse(job, problem)
         except Exception as error:
@@ -311,10 +311,10 @@ class Worker:
         if job.ended:
             return
         job.ended = True
-        self.jobs.discard(job)
         if job.version and job.ticket and not job.ticket.finished:
             job.version.scheduler.cancel(job.ticket)
         self._settle(job, finish)
+        self.jobs.discard(job)  # last: who sees no job under way finds all of them written down
 
     def _settle(self, job: Job, finish: str) -> None:
         """Write down how an order ended: in the trace, in the metrics, and in its conversation."""
@@ -344,7 +344,7 @@ class Worker:
         """The decision that an order would get now; nothing is recorded. For `ask`."""
         version = self.version
         encoded = version.read(version.request(order))
-        return version.decide(order, encoded, self.conversations.held(order.talk), None)
+        return version.decide(order, encoded, self.conversations.held(order.talk), None)[0]
 
     def recorded(self, id: str) -> dict[str, Any]:
         """What is known of one of the latest decisions. Raises a Problem for an unknown one. For `ask`."""

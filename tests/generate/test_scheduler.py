@@ -14,13 +14,14 @@ from moesaic.compose.alone import base_alone
 from moesaic.errors import DataError, MemoryLimitError, NonFiniteError, RecipeError
 from moesaic.generate import Engine, Generation, Request, Sampling
 from moesaic.generate.scheduler import Scheduler, Ticket, common
+from moesaic.model.decoder import Decoder
 from moesaic.model.mixture import AdapterMixture
 from moesaic.model.whole import ModelMixture
 from moesaic.nn import Cache
 from moesaic.routing import Gates
 from moesaic.testing import ByteTokenizer, tiny_decoder
 
-STEADY = KINDS[:3]
+STEADY = KINDS[:4]
 SMALL = [replace(request, logprobs=3) for request in REQUESTS]
 LONG = "a sum of code, written with care; "
 TOKEN = 2 * 3 * 2 * 8 * 8
@@ -83,13 +84,19 @@ def within_the_bound(scheduler: Scheduler) -> None:
 
 def counted(monkeypatch, kind: type = AdapterMixture) -> list[int]:
     """The number of tokens of each later pass."""
-    passes, read = [], kind.read
+    passes = []
 
-    def counting(self, ids, lengths, session):
-        passes.append(sum(lengths))
-        return read(self, ids, lengths, session)
+    def watch(name: str) -> None:
+        read = getattr(kind, name)
 
-    monkeypatch.setattr(kind, "read", counting)
+        def counting(self, tokens, lengths, session):
+            passes.append(sum(lengths))
+            return read(self, tokens, lengths, session)
+
+        monkeypatch.setattr(kind, name, counting)
+
+    for name in ("read", "read_on") if kind is AdapterMixture else ("read",):
+        watch(name)
     return passes
 
 
@@ -169,6 +176,45 @@ def test_a_base_without_experts_answers():
     finish(scheduler)
     assert ticket.generations() == plain.generate(["hello"], max_new_tokens=5)[0]
     assert ticket.routing.chosen == "base"
+
+
+@pytest.mark.parametrize("prefill", [4, 256])
+def test_an_answer_goes_on_where_its_router_has_stopped_reading(prefill, monkeypatch):
+    """No block reads a token of the prompt twice, also where a row gives way while it reads."""
+    passes, run = [], Decoder.run
+    monkeypatch.setattr(
+        Decoder, "run", lambda s, x, c, layers, *r: passes.append((x.shape[1], layers)) or run(s, x, c, layers, *r)
+    )
+    single = engine("trunk")
+    request = Request(prompt=LONG[:20], max_new_tokens=2, logprobs=3)
+    routing, begun = single.begun(single.read([request]))
+    tokens = begun.tokens
+    assert passes == [(tokens, range(1))] and begun.cache.runs[0].block.keys[0].shape[2] == tokens
+    passes.clear()
+    scheduler = Scheduler(single, prefill=prefill)
+    ticket = scheduler.submit(request, routing, begun)
+    scheduler.step()
+    if prefill < tokens:
+        scheduler.preempt(scheduler.inside()[0])
+    finish(scheduler)
+    reading = [one for one in passes if one[1] == range(1, 3)]
+    assert sum(read for read, _ in reading) == tokens + (prefill if prefill < tokens else 0)
+    assert [one for one in passes if one not in reading] == [(1, range(3))], "the first written token"
+    as_alone(single, ticket)
+
+
+def test_what_routers_have_read_is_bounded():
+    """Requests that wait hold it for a few steps' tokens, or for one prompt; the others read their prompts again."""
+    single = engine("trunk")
+    for prefill, expected in ((1, 1), (5, 2), (256, 6)):
+        scheduler, tickets = Scheduler(single, prefill=prefill), []
+        for at in range(6):
+            request = Request(prompt=f"{at} sums now", max_new_tokens=3, logprobs=3)
+            tickets.append(scheduler.submit(request, *single.begun(single.read([request]))))
+        assert sum(ticket.begun is not None for ticket in tickets) == expected
+        finish(scheduler)
+        for ticket in tickets:
+            as_alone(single, ticket)
 
 
 def test_a_decision_that_its_caller_has_made_is_kept():
