@@ -44,9 +44,9 @@ def measured(rounds: int) -> Section:
         f"Wait for the first token after a prompt of {WORDS} words that share no prefix: `forced`, where the request "
         "names its expert, so that the prompt is only read; `routed`, where the router decides first. `layers`: those "
         f"that the experts change. Best tenth of {rounds} rounds in turns. The router reads k layers under the base. "
-        "Where the experts change none of these, the answer goes on behind them. Where they do, the expert reads all: keys "
-        "and values of a layer that it changes, or of one above it, are others than those of the base, so the ratio is "
-        "about 1 + k / layers.",
+        "Where the experts change none of these, the answer goes on behind them. Where they do, the expert reads all: "
+        "keys and values of a layer that it changes, or of one above it, are others than those of the base, so the "
+        "ratio is about 1 + k / layers.",
         "",
         "| base | feature | layers | forced | routed | routed / forced |",
         "|---|---|---|---|---|---|",
