@@ -27,6 +27,7 @@ from moesaic.kinds import KINDS, AnyKind, at_site, compatibility, held_in, sites
 from moesaic.kinds.compatibility import Difference
 from moesaic.kinds.kind import Footprint
 from moesaic.recipe import NewBase, Recipe, read
+from moesaic.sections.named_recipes import known_recipes
 from moesaic.sections.routers import RouterSpec
 from moesaic.tensors.safetensors_file import opened
 
@@ -77,7 +78,7 @@ def described(
     first = Path(models[0])
     if len(models) > 1 or base is not None or is_adapter(first):
         return of_folders(models, base, site)
-    if first.suffix in (".yaml", ".yml"):
+    if first.suffix in (".yaml", ".yml") or (os.fspath(first) in known_recipes() and not os.path.lexists(first)):
         return of_recipe(read(first))
     mixture = first if (first / MANIFEST).is_file() else first / "mixture"
     if mixture.exists() and (manifest := read_manifest(mixture, verify=False)).get("kind") == "mixture":

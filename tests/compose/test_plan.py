@@ -248,6 +248,11 @@ def test_a_recipe_is_planned_as_it_would_be_made(models: Path, tmp_path: Path) -
     assert plan(path).dtype == "float32" and plan(path).parts[0].parameters == 300 * 32
 
 
+def test_a_recipe_of_the_package_is_planned_by_its_name() -> None:
+    found = plan("demo")
+    assert [part.name for part in found.parts if part.role == "expert"] == ["code", "dialogue", "math", "prose"]
+
+
 def test_blocks_and_whole_models_that_a_recipe_trains_are_planned(models: Path, tmp_path: Path) -> None:
     path, data = tmp_path / "recipe.yaml", "data: {train: x.jsonl, test: y.jsonl}"
     for kind, more, size in (
