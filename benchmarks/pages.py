@@ -49,6 +49,7 @@ PAGES = {
     "continuous": measured("continuous"),
     "engine": made_by("engine"),
     "serving": made_by("serving"),
+    "talks": made_by("talks", texts=True),
     "training_memory": made_by("training_memory", texts=True),
     "encoding": made_by("encoding", texts=True),
     "data_sizes": made_by("data_sizes", texts=True),
