@@ -67,7 +67,7 @@ class Sizes:
     """Training prompts of each expert, and what is decided."""
 
     prompts: int = 150
-    talks: int = 200
+    talks: int = 100
     questions: int = 100_000
 
 
