@@ -333,7 +333,7 @@ def sentences(e: dict[str, Any], d: dict[str, Any]) -> Meaning:
                 unseen
                 and {
                     "unseen": f"the base minus the mixture is {signed(unseen['difference'])} "
-                    f"{between(signed, unseen['interval'])} nats per token; below 0 the base is better"
+                    f"{between(signed, unseen['interval'])} nats per token: below 0 the base is better"
                 }
             )
             or {}
