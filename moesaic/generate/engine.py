@@ -6,7 +6,7 @@ Knows nothing about experts, files, chat templates or HTTP: it needs a mixture t
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple, Unpack
+from typing import NamedTuple, Unpack, cast
 
 import torch
 
@@ -15,7 +15,7 @@ from moesaic.generate.flight import Flight
 from moesaic.generate.request import BASE, Generation, Listener, Prompt, Request, RoutingReport, Settings
 from moesaic.generate.row import Row, Tokenizing
 from moesaic.model.features import Prompts
-from moesaic.model.mixture import Beginning, Begun, Room, Routed
+from moesaic.model.mixture import Begun, Chunked, Room, Routed
 from moesaic.model.source import HELD, ExpertSource
 from moesaic.ops.host import to_device, to_host
 from moesaic.routing import Routing
@@ -243,9 +243,7 @@ class Engine:
     @torch.inference_mode()
     def begun(self, encoded: Encoded) -> tuple[Routing, Begun | None]:
         """The router's decision about one request, and what its answer can go on from."""
-        if isinstance(self.mixture, Beginning):
-            return self.mixture.route_and_begin(encoded.prompts)
-        return self.mixture.route(encoded.prompts), None
+        return cast(Chunked, self.mixture).route_and_begin(encoded.prompts)
 
     def decision_of(self, experts: list[int]) -> Routing:
         weights = oracle(torch.tensor(experts), len(self.mixture.names)).to(self.device)

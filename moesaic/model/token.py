@@ -38,6 +38,10 @@ class TokenMixture(SharedDecoder):
         _, routings = decoder.run(decoder.embed_tokens(prompts.ids), None, range(len(decoder.layers)), None)
         return self.decided(routings, prompts)
 
+    def route_and_begin(self, prompts: Prompts) -> tuple[Routing, None]:
+        """The decision about prompts; no answer can go on from it, as each token is routed anew."""
+        return self.route(prompts), None
+
     def decided(self, routings: list[Routing | None], prompts: Prompts) -> Routing:
         """The decision about prompts from those of the layers about their tokens."""
         weights = torch.stack([one.weights for one in routings if one is not None]).mean(0)

@@ -89,6 +89,10 @@ class ModelMixture(nn.Module):
         """Decide for each prompt; at level `token`, about the token after it."""
         return self.decider.decide(prompts)
 
+    def route_and_begin(self, prompts: Prompts) -> tuple[Routing, None]:
+        """The decision about prompts; no answer can go on from it, as each model reads its prompts itself."""
+        return self.route(prompts), None
+
     def score(
         self, ids: Int[Tensor, "b t"], gates: Gates | None = None, at: Bool[Tensor, "b t"] | None = None
     ) -> Float[Tensor, "*p v"]:
