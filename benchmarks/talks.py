@@ -68,7 +68,7 @@ class Sizes:
 
     prompts: int = 150
     talks: int = 100
-    questions: int = 100_000
+    questions: int = 2000
 
 
 def page(options: Options) -> Page:

@@ -982,7 +982,7 @@ def serve(
     max_new_tokens: Annotated[int, Option(min=1, help="Maximum number of new tokens of an answer.")] = 1024,
     margin: Annotated[
         float, Option(min=0, max=1, help="Probability by which another expert must win to take over a conversation.")
-    ] = 0.2,
+    ] = 0.05,
     seconds: Annotated[float, Option(min=0.1, help="Maximum time of an answer.")] = 600.0,
     drain: Annotated[float, Option(min=0, help="Time for answers under way after SIGTERM, in seconds.")] = 30.0,
     body: Annotated[str, Option(metavar="SIZE", help="Maximum size of a request.")] = "1MB",

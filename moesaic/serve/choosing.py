@@ -20,6 +20,9 @@ Reason = Literal["router", "forced", "held", "abstained", "tool"]
 """Why an expert answers: the router chose it, the caller named it, the conversation keeps it, the router chose none, or
 a tool's result goes to the expert that asked for it."""
 
+CHANGES = 0.4
+"""How probable it is that a turn of a conversation changes the subject."""
+
 Select = Callable[[Float[Tensor, "n e"]], Routing]
 
 
@@ -91,9 +94,32 @@ def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Sel
     return Routing(chosen.weights, logits, torch.full_like(base, -torch.inf))
 
 
+def believed(before: Mapping[str, float], turn: Mapping[str, float], experts: Collection[str]) -> dict[str, float]:
+    """Whose subject a conversation has after another turn: a probability of each of these experts.
+
+    The forward recursion of a hidden Markov model, whose hidden state is the expert (Rabiner, "A tutorial on hidden
+    Markov models", 1989, section III.A). `before`: the probabilities until then. A turn changes the subject with the
+    probability CHANGES, to any expert alike. `turn`: the router's probabilities for the turn by itself; what it leaves
+    to the base speaks for all alike, so that "why?" changes nothing.
+    """
+    nobodys = {name: shares.get(BASE, 0.0) / len(experts) for name, shares in (("before", before), ("turn", turn))}
+    until = {one: before.get(one, 0.0) + nobodys["before"] for one in experts}
+    stay = (1 - CHANGES) / (math.fsum(until.values()) or 1.0)
+    found = {one: (stay * until[one] + CHANGES / len(experts)) * (turn[one] + nobodys["turn"]) for one in experts}
+    whole = math.fsum(found.values())
+    return {one: share / whole for one, share in found.items()}
+
+
 def stays(held: str | None, new: str, probabilities: Mapping[str, float], margin: float) -> bool:
     """Whether a conversation keeps its expert: unless the new one's probability is larger by at least `margin`."""
     return held not in (None, new) and probabilities[new] - probabilities[held or new] < margin
+
+
+def routing_of(shares: Mapping[str, float], names: Sequence[str], select: Select, like: Routing) -> Routing:
+    """A decision between experts by these probabilities, without a part of the base."""
+    logits = torch.tensor([[shares.get(name, 0.0) for name in names]]).log().to(like.logits)
+    chosen = select(logits)
+    return Routing(chosen.weights, logits, torch.full_like(like.of_base, -torch.inf))
 
 
 def one_hot(expert: str, names: Sequence[str], like: Routing) -> Routing:

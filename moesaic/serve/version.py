@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from moesaic.generate.engine import Encoded
 from moesaic.generate.loaded import WritingModel
-from moesaic.generate.request import Prompt, Request, RoutingReport
+from moesaic.generate.request import BASE, Prompt, Request, RoutingReport
 from moesaic.generate.sample import GREEDY, Sampling
 from moesaic.generate.scheduler import Scheduler
 from moesaic.model.deciding import Decider
@@ -18,8 +18,8 @@ from moesaic.model.features import Prompts
 from moesaic.model.mixture import Begun
 from moesaic.routing import Routing
 from moesaic.serve.catalogue import Catalogue
-from moesaic.serve.choosing import Decision, Reason, among, one_hot, precise, report_of, stays
-from moesaic.serve.conversations import NO_TALK, Talk
+from moesaic.serve.choosing import Decision, Reason, among, believed, one_hot, precise, report_of, routing_of, stays
+from moesaic.serve.conversations import NO_TALK, Held, Talk
 from moesaic.serve.problems import Problem
 
 
@@ -37,7 +37,7 @@ class Limits:
     new_tokens: int = 1024
     memory: int | None = None
     prefill: int = 256
-    margin: float = 0.2
+    margin: float = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,24 +129,26 @@ class Version:
     def read(self, request: Request) -> Encoded:
         return self.engine.read([request], [request.max_new_tokens or 1])
 
-    def decide(self, order: Order, encoded: Encoded, held: str | None, id: str | None) -> tuple[Decision, Begun | None]:
+    def decide(
+        self, order: Order, encoded: Encoded, held: Held | None, id: str | None
+    ) -> tuple[Decision, Begun | None]:
         """Who answers an order, and why, and what the router has read for the answer.
 
-        `held`: the expert of its conversation, None at the beginning.
+        `held`: that of its conversation, None at the beginning.
         """
         started = time.perf_counter()
         forced = self.catalogue.expert(order.model)
         allowed = self.catalogue.allowed(order.allow, order.exclude)
-        held = held if held in allowed and not self.routes_tokens else None
+        held = held if held and held.expert in allowed and not self.routes_tokens else None
         if forced is not None:
             if forced not in allowed:
                 message = f"routing: the model names {forced}, which the lists exclude; name the mixture to route"
                 raise Problem(400, message, code="invalid_value", param="routing")
             choice = self.named(forced, "forced")
         elif held is not None and order.talk.after_a_tool:
-            choice = self.named(held, "tool")
+            choice = self.named(held.expert, "tool")
         else:
-            choice = self.routed(encoded, allowed, held)
+            choice = self.routed(order, encoded, allowed, held)
         report = choice.report
         decision = Decision(
             id=id,
@@ -155,7 +157,7 @@ class Version:
             reason=choice.reason,
             probabilities=report.probabilities if choice.asked else None,
             weights=report.weights,
-            held_from=held if held != report.chosen else None,
+            held_from=held.expert if held and held.expert != report.chosen else None,
             read=encoded.prompts.ids.shape[1],
             router_ms=(time.perf_counter() - started) * 1e3,
             routing=choice.routing,
@@ -171,17 +173,34 @@ class Version:
         routing = self.engine.decision_of([-1 if index is None else index])
         return Choice(reason, routing, report_of(routing, self.catalogue.experts), asked=False)
 
-    def routed(self, encoded: Encoded, allowed: frozenset[str], held: str | None) -> Choice:
-        """The router's choice among the allowed, unless the conversation keeps its expert."""
+    def routed(self, order: Order, encoded: Encoded, allowed: frozenset[str], held: Held | None) -> Choice:
+        """The router's choice among the allowed, by the latest turn of a conversation that keeps its expert."""
         names = self.catalogue.experts
         decider = cast(Deciding, self.engine.mixture).decider
-        decided, begun = self.engine.begun(encoded)
+        turn = self.turn_of(order) if held else None
+        decided, begun = self.engine.begun(turn or encoded)
         routing = among(decided, names, allowed, decider.selection)
         report = report_of(routing, names)
-        if held is not None and stays(held, report.chosen, report.probabilities, self.limits.margin):
-            kept = one_hot(held, names, routing)
-            return Choice("held", kept, report_of(kept, names), True, begun)
-        return Choice("abstained" if report.chosen not in names else "router", routing, report, True, begun)
+        reason: Reason = "abstained" if report.chosen not in names else "router"
+        choice = Choice(reason, routing, report, True, None if turn else begun)
+        return choice if held is None or {held.expert, report.chosen} == {BASE} else self.kept(choice, allowed, held)
+
+    def kept(self, choice: Choice, allowed: frozenset[str], held: Held) -> Choice:
+        """Who answers a conversation after a turn, about which the router has chosen."""
+        names, own = self.catalogue.experts, choice.report
+        shares = believed(held.shares, own.probabilities, [name for name in names if name in allowed])
+        routing = routing_of(shares, names, cast(Deciding, self.engine.mixture).decider.selection, choice.routing)
+        report = report_of(routing, names)
+        if stays(held.expert, report.chosen, report.probabilities, self.limits.margin):
+            routing = one_hot(held.expert, names, routing)
+            report = report_of(routing, names)
+        reason: Reason = "held" if report.chosen == held.expert != own.chosen else "router"
+        return choice._replace(reason=reason, routing=routing, report=report)
+
+    def turn_of(self, order: Order) -> Encoded | None:
+        """The latest turn of a conversation by itself; None where the order says nothing else."""
+        turn = order.talk.turn
+        return self.read(Request(prompt=turn, max_new_tokens=1)) if turn and turn != order.talk.messages else None
 
     def record(self, order: Order, prompts: Prompts, decision: Decision) -> None:
         """Write a decision into the trace, if there is one."""

@@ -21,7 +21,7 @@ from moesaic.generate.sample import Logprob
 from moesaic.generate.scheduler import Ticket
 from moesaic.generate.trace import new_id
 from moesaic.serve.choosing import Decision
-from moesaic.serve.conversations import Conversations
+from moesaic.serve.conversations import Conversations, Held
 from moesaic.serve.metrics import Load, Metrics
 from moesaic.serve.problems import Problem, problem_of
 from moesaic.serve.version import Order, Version
@@ -331,9 +331,10 @@ class Worker:
         if (known := self.decisions.get(decision.id)) is not None:
             known |= {"tokens_made": made, "finish": finish}
         answered = [row.text for row in job.rows]
-        expert = decision.expert if decision.reason != "forced" else self.conversations.held(job.order.talk)
-        if expert is not None and answered:
-            self.conversations.hold(job.order.talk, answered, expert)
+        held, shares = self.conversations.held(job.order.talk), decision.probabilities
+        held = held if shares is None else Held(decision.expert, shares)
+        if held is not None and answered:
+            self.conversations.hold(job.order.talk, answered, held)
         if job.version.model.trace is not None:
             try:
                 job.version.model.trace.ended(decision.id, made, finish)

@@ -10,6 +10,7 @@ from small_server import EXPERTS, Running, events
 
 import moesaic
 from moesaic.generate.trace import read_trace
+from moesaic.serve.choosing import believed
 
 TALK = [
     {"role": "user", "content": "sing of the owl"},
@@ -286,16 +287,21 @@ def test_a_misspelt_expert_is_refused_with_the_nearest_name(served):
 
 
 def test_a_conversation_keeps_its_expert_until_another_wins_by_the_margin(served):
-    first = served.chat("sing of the owl").json()
+    first = served.chat("sing of the owl and the wren").json()
     said = first["choices"][0]["message"]["content"]
-    begun = [{"role": "user", "content": "sing of the owl"}, {"role": "assistant", "content": f" {said}\n"}]
+    begun = [{"role": "user", "content": "sing of the owl and the wren"}, {"role": "assistant", "content": f" {said}\n"}]
 
     def turn(*more, **fields):
         return served.chat("", messages=[*begun, *more], **fields).json()["routing"]
 
     near = turn({"role": "user", "content": "now add a number"})
     assert (near["expert"], near["reason"], near["held_from"]) == ("birds", "held", None)
-    assert near["probabilities"]["sums"] == near["probabilities"]["birds"] == 0.5
+    alone = served.post("/v1/route", {"model": "mix", "messages": [{"role": "user", "content": "now add a number"}]})
+    told = alone.json()["routing"]
+    assert told["expert"] == "sums", "by itself the turn is another expert's"
+    shares = believed(first["routing"]["probabilities"], told["probabilities"], ["sums", "birds"])
+    assert near["probabilities"] == pytest.approx({**shares, "base": 0.0}, abs=1e-6)
+    assert turn({"role": "user", "content": "why?"})["expert"] == "birds", "a turn of nobody's changes nothing"
     far = turn({"role": "user", "content": "now add the sum, and add the sum"})
     assert (far["expert"], far["reason"], far["held_from"]) == ("sums", "router", "birds")
     tool = turn({"role": "tool", "tool_call_id": "1", "content": "add the sum, and add the sum"})
@@ -313,8 +319,9 @@ def test_a_session_is_held_by_its_name_and_a_forced_answer_does_not_hold_it(serv
     assert turn("the owl")["reason"] == "router"
     assert turn("add the owl")["expert"] == "birds"
     assert turn("add", model="mix:sums")["reason"] == "forced"
-    assert turn("add the wren")["reason"] == "held"
-    switched = turn("add the sum")
+    after = turn("add the wren")
+    assert (after["expert"], after["held_from"]) == ("birds", None), "as before the forced answer"
+    switched = turn("add the sum, and add the sum")
     assert (switched["expert"], switched["held_from"]) == ("sums", "birds")
     body = {"model": "mix", "messages": [{"role": "user", "content": "add the owl"}], "max_tokens": 1}
     other = served.post("/v1/chat/completions", body, **{"x-session-id": "one"}).json()["routing"]

@@ -1,5 +1,6 @@
 """Does the router decide among the allowed alone, and does a conversation keep its expert by the stated rule?"""
 
+import itertools
 import math
 
 import pytest
@@ -9,7 +10,17 @@ from hypothesis import strategies as st
 
 from moesaic.errors import RecipeError
 from moesaic.routing import Routing, Selection
-from moesaic.serve.choosing import among, certainty, one_hot, renormalised, report_of, stays
+from moesaic.serve.choosing import (
+    CHANGES,
+    among,
+    believed,
+    certainty,
+    one_hot,
+    renormalised,
+    report_of,
+    routing_of,
+    stays,
+)
 
 NAMES = ("sums", "birds", "prose")
 SOFT, TOP = Selection(kind="soft"), Selection()
@@ -72,6 +83,44 @@ def test_where_the_router_gives_the_allowed_nothing_it_says_so():
 def test_the_held_expert_stays_unless_another_wins_by_the_margin(held, new, margin, expected):
     shares = {"sums": 0.55, "birds": 0.40, "base": 0.05}
     assert stays(held, new, shares, margin) is expected
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda some: sum(some) > 0.1), min_size=1, max_size=5
+    )
+)
+def test_a_belief_is_that_of_a_hidden_markov_model(turns):
+    """Against the sum over all sequences of subjects, each as probable as its changes and its turns make it."""
+    said = [[share / sum(turn) for share in turn] for turn in turns]
+    found, expected = dict.fromkeys(NAMES, 1 / 3), [0.0] * 3
+    for turn in said:
+        found = believed(found, dict(zip((*NAMES, "base"), turn, strict=True)), NAMES)
+    for path in itertools.product(range(3), repeat=len(said)):
+        likely = 1 / 3
+        for place, (subject, turn) in enumerate(zip(path, said, strict=True)):
+            if place:
+                likely *= (1 - CHANGES) * (subject == path[place - 1]) + CHANGES / 3
+            likely *= turn[subject] + turn[3] / 3
+        expected[path[-1]] += likely
+    assert [*found.values()] == pytest.approx([one / sum(expected) for one in expected], abs=1e-9)
+
+
+def test_a_turn_of_nobody_changes_no_belief_and_one_of_an_expert_moves_it():
+    sure = {"sums": 0.9, "birds": 0.05, "prose": 0.05}
+    why = believed(sure, {"sums": 0.0, "birds": 0.0, "prose": 0.0, "base": 1.0}, NAMES)
+    assert max(why, key=why.__getitem__) == "sums" and why["birds"] == why["prose"]
+    owl = believed(sure, {"sums": 0.05, "birds": 0.9, "prose": 0.05, "base": 0.0}, NAMES)
+    assert owl["birds"] > owl["sums"] + 0.2
+
+
+def test_who_may_not_answer_has_no_part_in_a_belief_and_who_is_gone_leaves_none():
+    turn = {"sums": 0.3, "birds": 0.4, "prose": 0.0, "base": 0.3}
+    found = believed({"gone": 1.0}, turn, ["sums", "birds"])
+    assert found == pytest.approx({"sums": 0.45, "birds": 0.55})
+    report = report_of(routing_of(found, NAMES, TOP, routing(0.0, 0.0, 0.0)), NAMES)
+    assert report.chosen == "birds"
+    assert report.probabilities == pytest.approx({"sums": 0.45, "birds": 0.55, "prose": 0.0, "base": 0.0})
 
 
 def test_one_hot_keeps_what_the_router_said():

@@ -17,6 +17,7 @@ from small_server import WORDS, build, running
 import moesaic
 from moesaic.errors import CompatibilityError, RecipeError
 from moesaic.generate.trace import read_trace
+from moesaic.serve.conversations import Held
 from moesaic.serve.server import Entry, Limits, Listening, Place, bound
 
 KEY = "a-key-of-enough-length"
@@ -215,7 +216,7 @@ def test_a_held_expert_that_a_swap_removes_is_routed_anew(mixture):
     with running(mixture, Limits(rows=2)) as served:
         assert served.chat("the owl", session_id="x").json()["routing"]["expert"] == "birds"
         served.server.worker.conversations._held = type(served.server.worker.conversations._held)(
-            dict.fromkeys(served.server.worker.conversations._held, "gone")
+            dict.fromkeys(served.server.worker.conversations._held, Held("gone", {"gone": 1.0}))
         )
         found = served.chat("add the owl", session_id="x").json()["routing"]
         assert (found["reason"], found["held_from"]) == ("router", None)
