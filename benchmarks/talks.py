@@ -27,7 +27,7 @@ from moesaic.generate.loaded import WritingModel
 from moesaic.generate.request import BASE
 from moesaic.ops.metrics import auroc, of_a_share
 from moesaic.serve.choosing import Decision
-from moesaic.serve.conversations import NO_TALK, Conversations, Talk
+from moesaic.serve.conversations import NO_TALK, Conversations, Held, Talk
 from moesaic.serve.version import Limits, Order, Version
 from moesaic.tokenizer import Conversation, Message
 
@@ -102,7 +102,7 @@ def adopted(base: Path, folder: Path, prompts: dict[str, Rows]) -> Version:
     return Version("mix", model, Limits())
 
 
-def asked(version: Version, messages: Conversation, held: str | None = None, talk: Talk = NO_TALK) -> Decision:
+def asked(version: Version, messages: Conversation, held: Held | None = None, talk: Talk = NO_TALK) -> Decision:
     order = Order(model="mix", prompt=messages, raw=False, talk=talk, max_new_tokens=1)
     return version.decide(order, version.read(version.request(order)), held, None)[0]
 
@@ -214,7 +214,8 @@ def held_over(version: Version, turns: Sequence[Turn], tools: list[int]) -> Iter
         messages = (*messages, Message("user", turn.user))
         talk = Talk(messages=messages)
         decision = asked(version, messages, known.held(talk), talk)
-        known.hold(talk, [turn.answer], decision.expert)
+        assert decision.probabilities is not None
+        known.hold(talk, [turn.answer], Held(decision.expert, decision.probabilities))
         messages = (*messages, Message("assistant", turn.answer))
         result = (*messages, Message("tool", '{"status": "done"}'))
         after = asked(version, result, known.held(Talk(messages=result)), Talk(messages=result))

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from moesaic.adoption import gating
 from moesaic.artefacts import router as router_room
@@ -57,6 +59,8 @@ FEATURE = "hidden_mean"
 CORRECTED = "_corrected."
 """Before an expert's name (no name begins so): the features of its corrected prompts, those of the latest trace."""
 SEED = 0
+SAME = 1e-4
+"""The distance of two features of the same prompt, as a share of their length, is below it."""
 
 Where = str | PathLike[str]
 Prompted = list[str | Conversation]
@@ -589,7 +593,7 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
         facts["abstain"] = abstain = how.abstain
         if abstain != "off":
             nobodys = [prompt_of(row) for rows in neutral("train").values() for row in rows]
-            theirs = features_of(how.reader, nobodys, "neutral")
+            theirs = unlike(features_of(how.reader, nobodys, "neutral"), torch.cat([*features.values()]))
             theirs = theirs if how.nobodys is None else torch.cat([theirs, how.nobodys])
             guard, certainty = few_shot_guard([*features.values()], theirs, abstain)
             facts |= {key: certainty[key] for key in ("abstained_own", "abstained_neutral")}
@@ -606,6 +610,12 @@ def made_router(folder: Path, base: Base, members: dict[str, Member], how: Route
     stored = StoredRouter(made, facts["kind"], names, facts["feature"], selection, {}, guard=guard)
     save_router(folder, stored, base.fingerprint, {"metrics": metrics, "seed": SEED, **base.told})
     return folder, facts
+
+
+def unlike(neutral: Float[Tensor, "n d"], own: Float[Tensor, "m d"]) -> Float[Tensor, "_ d"]:
+    """The neutral features without those of prompts that are an expert's own; a batch moves features by roundings."""
+    nearest = torch.cdist(neutral, own, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+    return neutral[nearest > SAME * neutral.norm(dim=1)]
 
 
 def saved(kind: AnyKind, folder: Path, name: str, made: Joined[Any], base: Base) -> Path:

@@ -20,8 +20,10 @@ Reason = Literal["router", "forced", "held", "abstained", "tool"]
 """Why an expert answers: the router chose it, the caller named it, the conversation keeps it, the router chose none, or
 a tool's result goes to the expert that asked for it."""
 
-CHANGES = 0.4
+CHANGES = 0.5
 """How probable it is that a turn of a conversation changes the subject."""
+HALF = 200
+"""Bytes of a turn that says half as much as a long one."""
 
 Select = Callable[[Float[Tensor, "n e"]], Routing]
 
@@ -94,18 +96,20 @@ def among(routing: Routing, names: Sequence[str], allowed: Set[str], select: Sel
     return Routing(chosen.weights, logits, torch.full_like(base, -torch.inf))
 
 
-def believed(before: Mapping[str, float], turn: Mapping[str, float], experts: Collection[str]) -> dict[str, float]:
+def believed(
+    before: Mapping[str, float], turn: Mapping[str, float], experts: Collection[str], size: int
+) -> dict[str, float]:
     """Whose subject a conversation has after another turn: a probability of each of these experts.
 
     The forward recursion of a hidden Markov model, whose hidden state is the expert (Rabiner, "A tutorial on hidden
     Markov models", 1989, section III.A). `before`: the probabilities until then. A turn changes the subject with the
-    probability CHANGES, to any expert alike. `turn`: the router's probabilities for the turn by itself; what it leaves
-    to the base speaks for all alike, so that "why?" changes nothing.
+    probability CHANGES, to any expert alike. `turn`: the router's probabilities for the turn by itself, which weigh
+    little where it has few bytes (`size`); what they leave to the base speaks for all alike. So "why?" changes nothing.
     """
-    nobodys = {name: shares.get(BASE, 0.0) / len(experts) for name, shares in (("before", before), ("turn", turn))}
-    until = {one: before.get(one, 0.0) + nobodys["before"] for one in experts}
-    stay = (1 - CHANGES) / (math.fsum(until.values()) or 1.0)
-    found = {one: (stay * until[one] + CHANGES / len(experts)) * (turn[one] + nobodys["turn"]) for one in experts}
+    weight, n = size / (size + HALF), len(experts)
+    until = {one: before.get(one, 0.0) + before.get(BASE, 0.0) / n for one in experts}
+    nobodys, stay = turn.get(BASE, 0.0) ** weight / n, (1 - CHANGES) / (math.fsum(until.values()) or 1.0)
+    found = {one: (stay * until[one] + CHANGES / n) * (turn[one] ** weight + nobodys) for one in experts}
     whole = math.fsum(found.values())
     return {one: share / whole for one, share in found.items()}
 

@@ -4,7 +4,7 @@ Knows nothing about threads or HTTP. A swap makes a second version, and the firs
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
@@ -178,17 +178,20 @@ class Version:
         names = self.catalogue.experts
         decider = cast(Deciding, self.engine.mixture).decider
         turn = self.turn_of(order) if held else None
+        said = [message.content for message in order.talk.turn] or encoded.prompts.texts
         decided, begun = self.engine.begun(turn or encoded)
         routing = among(decided, names, allowed, decider.selection)
         report = report_of(routing, names)
         reason: Reason = "abstained" if report.chosen not in names else "router"
         choice = Choice(reason, routing, report, True, None if turn else begun)
-        return choice if held is None or {held.expert, report.chosen} == {BASE} else self.kept(choice, allowed, held)
+        return (
+            choice if held is None or {held.expert, report.chosen} == {BASE} else self.kept(choice, allowed, held, said)
+        )
 
-    def kept(self, choice: Choice, allowed: frozenset[str], held: Held) -> Choice:
-        """Who answers a conversation after a turn, about which the router has chosen."""
-        names, own = self.catalogue.experts, choice.report
-        shares = believed(held.shares, own.probabilities, [name for name in names if name in allowed])
+    def kept(self, choice: Choice, allowed: frozenset[str], held: Held, said: Sequence[str]) -> Choice:
+        """Who answers a conversation after a turn that said this, for which the router made a choice."""
+        names, own, size = self.catalogue.experts, choice.report, sum(len(text.encode()) for text in said)
+        shares = believed(held.shares, own.probabilities, [name for name in names if name in allowed], size)
         routing = routing_of(shares, names, cast(Deciding, self.engine.mixture).decider.selection, choice.routing)
         report = report_of(routing, names)
         if stays(held.expert, report.chosen, report.probabilities, self.limits.margin):

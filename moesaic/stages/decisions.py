@@ -14,7 +14,6 @@ from torch import Tensor
 
 from moesaic.artefacts.router import StoredRouter, load_router
 from moesaic.data.forms import FORMS, OTHERS, drawn, outline, prompt_of
-from moesaic.data.neutral import neutral
 from moesaic.data.rows import Example
 from moesaic.data.splits import take
 from moesaic.evaluate.outside import Doubt, outside_report
@@ -25,8 +24,8 @@ from moesaic.runs.part import Work
 from moesaic.sections.routers import GATES
 from moesaic.stages.gates import mixture_with, route
 from moesaic.stages.matched_prompts import matched_report, matched_rows
-from moesaic.stages.prompt_forms import in_forms
-from moesaic.stages.routers import WORDING, features_of, prompts_of, specs
+from moesaic.stages.prompt_forms import in_forms, nobodys, prompts_of
+from moesaic.stages.routers import WORDING, features_of, specs
 from moesaic.tasks import Address, Run, open_run
 
 Decisions = dict[str, tuple[Tensor, Tensor]]
@@ -110,7 +109,7 @@ def by_form_alone(run: Run, tests: Mapping[str, Sequence[Example]]) -> dict[str,
 def decide_on_neutral(address: Address, report: Report) -> dict[str, dict[str, Doubt]]:
     """Router -> kind of neutral text -> its doubt on test texts of this kind; without routers that never abstain."""
     run = report.cached(open_run, address)
-    kinds = neutral("test")
+    kinds = nobodys(run, "test")
     examples = [example for some in kinds.values() for example in some]
     decisions = decisions_on(run, in_forms(run, examples, ["as_is"] * len(examples), judged=True), report)
     found = dict[str, dict[str, Doubt]]()

@@ -36,7 +36,8 @@ from moesaic.sections.routers import GATES as GATED
 from moesaic.sections.routers import RouterSpec
 from moesaic.sections.training import Train
 from moesaic.stages.experts import folders_of
-from moesaic.stages.routers import RouterPart, owners, prompts_of, rows_of, specs, versions
+from moesaic.stages.prompt_forms import SPLITS, prompts_of
+from moesaic.stages.routers import RouterPart, owners, rows_of, specs, versions
 from moesaic.tasks import Address, Run, open_run
 from moesaic.tasks.task import even
 from moesaic.train.gate_training import RULES, GateTraining, gates_in, unbiased
@@ -51,7 +52,6 @@ SHARE = 0.05
 VALIDATIONS = 5
 JUDGED = 50
 """The most validation prompts of an expert whose routing is reported."""
-SPLITS = ("train", "validation")
 
 
 class GatesPart(Part):

@@ -21,9 +21,8 @@ from moesaic.config import COUNTS, Feature
 from moesaic.data import forms, neutral
 from moesaic.data.batches import by_length
 from moesaic.data.forms import CUT, OTHERS, drawn
-from moesaic.data.rows import Example
 from moesaic.data.splits import take
-from moesaic.errors import DataError, MoesaicError, RecipeError, WeightsError
+from moesaic.errors import MoesaicError, RecipeError, WeightsError
 from moesaic.files import MANIFEST, digest, read_jsonl, read_manifest, write_json
 from moesaic.model.features import read_all
 from moesaic.routing.states import Features, joined, means_of, on_host, picked
@@ -34,7 +33,7 @@ from moesaic.runs.part import Part, Work
 from moesaic.runs.progress import Progress
 from moesaic.sections.routers import EncoderFeature, FeatureSpec, RouterLoss, RouterSpec
 from moesaic.stages.experts import folders_of, made_here, version_of
-from moesaic.stages.prompt_forms import neutral_prompts, neutral_rows, other_forms
+from moesaic.stages.prompt_forms import SPLITS, neutral_prompts, neutral_rows, other_forms, prompts_of
 from moesaic.stages.token_features import token_features
 from moesaic.tasks import Address, Run, open_run
 from moesaic.train.guards import Outcomes, Readers, give_voice, train_guard, train_readers
@@ -42,7 +41,6 @@ from moesaic.train.mixture_loss import Table, WeightedLoss, computed
 from moesaic.train.routers import Labelled, scored, selection_of, train_router
 
 BATCH = 32
-SPLITS = ("train", "validation")
 VALIDATION_PROMPTS = 400  # of each expert, for calibration and the choice of an epoch
 ASKED_PROMPTS = 100  # of each expert, where the mixture computes them anew in every epoch
 LEAST_NEUTRAL = 256  # of a split, also where the experts have few prompts
@@ -276,7 +274,7 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     vectors, theirs = means_of(own.features), means_of(nobodys[part.spec.feature])
     assert vectors is not None and theirs is not None
     limit = most_of(part.spec, split)
-    seen = seen_by(part.most_neutral(split), split, len(theirs))
+    seen = seen_by(part.source, part.most_neutral(split), split, len(theirs))
     counts, theirs = torch.cat([*(one[:limit] for one in read), nobodys[WORDING][seen]]), theirs[seen]
     labels = torch.cat([own.labels, torch.full((len(theirs),), len(names))])
     changed, as_is = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(labels), dtype=torch.bool)
@@ -289,12 +287,12 @@ def outcomes(part: RouterPart, material: Material, split: str, own: Labelled) ->
     return Outcomes(torch.cat([vectors, theirs]), counts, labels, as_is, changed)
 
 
-def seen_by(most: int, split: str, read: int) -> torch.Tensor:
+def seen_by(run: Run, most: int, split: str, read: int) -> torch.Tensor:
     """Which of the neutral rows that were read for all routers a guard of at most so many sees."""
     forms_of_each = 1 + len(OTHERS)
-    mine = {example.group for example in neutral_prompts(split, most)}
+    mine = {example.group for example in neutral_prompts(run, split, most)}
     return torch.tensor(
-        [example.group in mine for example in neutral_prompts(split, read // forms_of_each)] * forms_of_each
+        [example.group in mine for example in neutral_prompts(run, split, read // forms_of_each)] * forms_of_each
     )
 
 
@@ -402,22 +400,6 @@ def published_encoder(run: Run, wanted: StoredEncoder) -> Path | None:
 
 
 # --- prompts and rows
-
-
-def prompts_of(run: Run, expert: str, split: str) -> Sequence[Example]:
-    """The texts whose prompts a router learns to give an expert: its data, or the examples of one trained elsewhere.
-
-    One in five examples is held out.
-    """
-    spec = run.recipe.experts[expert]
-    if spec.data:
-        return getattr(run.materials.domains[expert], split)
-    given = take(run.materials.texts(spec.examples or []), sys.maxsize)
-    if len(given) < 2:
-        field, hint = f"experts.{expert}.examples", "one to learn from and one to hold out, better ten or more"
-        raise DataError("too few examples", field=field, expected="at least 2", got=len(given), hint=hint)
-    held_out = max(1, len(given) // 5)
-    return given[:held_out] if split == "validation" else given[held_out:]
 
 
 def most_of(spec: RouterSpec, split: str) -> int:

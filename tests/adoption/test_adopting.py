@@ -14,9 +14,11 @@ from small_runs import Told
 import moesaic
 from moesaic.adapters import merge
 from moesaic.adoption import adopting
+from moesaic.adoption.adopting import features_of, unlike
 from moesaic.artefacts.adapter import save_expert
 from moesaic.artefacts.base import load_base, save_base
 from moesaic.compose.mixture import load_mixture
+from moesaic.data.neutral import neutral
 from moesaic.data.rows import read_examples
 from moesaic.errors import CompatibilityError, DataError, MoesaicError, RecipeError, StorageError, WeightsError
 from moesaic.files import MANIFEST, read_manifest
@@ -547,3 +549,11 @@ def test_adapters_of_other_bases_are_told(declared, base, told, tmp_path):
         (tmp_path / name / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": place}))
         found[name] = Located(tmp_path / name)
     assert [text.partition(":")[0] for text in adopting.of_other_bases(found, base)] == told
+
+
+def test_a_neutral_prompt_that_is_an_experts_own_is_left_out():
+    base = load_base(Path(moesaic.__file__).parent / "shipped" / "tiny")
+    every = [one.prompt for one in neutral("validation")["general"][:60]]
+    own, read = features_of(base, every[7:20], "own"), features_of(base, every, "neutral")
+    left = unlike(read, own)
+    assert left.equal(torch.cat([read[:7], read[20:]])), "also where they were read beside others"

@@ -289,7 +289,10 @@ def test_a_misspelt_expert_is_refused_with_the_nearest_name(served):
 def test_a_conversation_keeps_its_expert_until_another_wins_by_the_margin(served):
     first = served.chat("sing of the owl and the wren").json()
     said = first["choices"][0]["message"]["content"]
-    begun = [{"role": "user", "content": "sing of the owl and the wren"}, {"role": "assistant", "content": f" {said}\n"}]
+    begun = [
+        {"role": "user", "content": "sing of the owl and the wren"},
+        {"role": "assistant", "content": f" {said}\n"},
+    ]
 
     def turn(*more, **fields):
         return served.chat("", messages=[*begun, *more], **fields).json()["routing"]

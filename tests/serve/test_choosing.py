@@ -12,6 +12,7 @@ from moesaic.errors import RecipeError
 from moesaic.routing import Routing, Selection
 from moesaic.serve.choosing import (
     CHANGES,
+    HALF,
     among,
     believed,
     certainty,
@@ -88,35 +89,38 @@ def test_the_held_expert_stays_unless_another_wins_by_the_margin(held, new, marg
 @given(
     st.lists(
         st.lists(st.floats(0, 1), min_size=4, max_size=4).filter(lambda some: sum(some) > 0.1), min_size=1, max_size=5
-    )
+    ),
+    st.integers(0, 3000),
 )
-def test_a_belief_is_that_of_a_hidden_markov_model(turns):
+def test_a_belief_is_that_of_a_hidden_markov_model(turns, size):
     """Against the sum over all sequences of subjects, each as probable as its changes and its turns make it."""
-    said = [[share / sum(turn) for share in turn] for turn in turns]
+    said, weight = [[share / sum(turn) for share in turn] for turn in turns], size / (size + HALF)
     found, expected = dict.fromkeys(NAMES, 1 / 3), [0.0] * 3
     for turn in said:
-        found = believed(found, dict(zip((*NAMES, "base"), turn, strict=True)), NAMES)
+        found = believed(found, dict(zip((*NAMES, "base"), turn, strict=True)), NAMES, size)
     for path in itertools.product(range(3), repeat=len(said)):
         likely = 1 / 3
         for place, (subject, turn) in enumerate(zip(path, said, strict=True)):
             if place:
                 likely *= (1 - CHANGES) * (subject == path[place - 1]) + CHANGES / 3
-            likely *= turn[subject] + turn[3] / 3
+            likely *= turn[subject] ** weight + turn[3] ** weight / 3
         expected[path[-1]] += likely
     assert [*found.values()] == pytest.approx([one / sum(expected) for one in expected], abs=1e-9)
 
 
 def test_a_turn_of_nobody_changes_no_belief_and_one_of_an_expert_moves_it():
     sure = {"sums": 0.9, "birds": 0.05, "prose": 0.05}
-    why = believed(sure, {"sums": 0.0, "birds": 0.0, "prose": 0.0, "base": 1.0}, NAMES)
+    why = believed(sure, {"sums": 0.0, "birds": 0.0, "prose": 0.0, "base": 1.0}, NAMES, 4)
     assert max(why, key=why.__getitem__) == "sums" and why["birds"] == why["prose"]
-    owl = believed(sure, {"sums": 0.05, "birds": 0.9, "prose": 0.05, "base": 0.0}, NAMES)
+    owl = believed(sure, {"sums": 0.05, "birds": 0.9, "prose": 0.05, "base": 0.0}, NAMES, 400)
     assert owl["birds"] > owl["sums"] + 0.2
+    few = believed(sure, {"sums": 0.05, "birds": 0.9, "prose": 0.05, "base": 0.0}, NAMES, 4)
+    assert few["sums"] > few["birds"] + 0.2, "a short turn says little"
 
 
 def test_who_may_not_answer_has_no_part_in_a_belief_and_who_is_gone_leaves_none():
     turn = {"sums": 0.3, "birds": 0.4, "prose": 0.0, "base": 0.3}
-    found = believed({"gone": 1.0}, turn, ["sums", "birds"])
+    found = believed({"gone": 1.0}, turn, ["sums", "birds"], 10**9)
     assert found == pytest.approx({"sums": 0.45, "birds": 0.55})
     report = report_of(routing_of(found, NAMES, TOP, routing(0.0, 0.0, 0.0)), NAMES)
     assert report.chosen == "birds"
