@@ -1,7 +1,8 @@
 """Decisions in use: conversations that go on and change their subject, and short questions that belong to no expert.
 
-The mixtures are those of a user who has adapters and a file of prompts for each: `adopt` trains the router. Only
-decisions are measured, by the calls of the server's thread, so the adapters have random values.
+Conversations go to the mixture of a user who has adapters and a file of prompts for each: `adopt` trains its router.
+Questions go to one of a recipe. Only decisions are measured, by the calls of the server's thread, so the adapters have
+random values.
 """
 
 import json
@@ -26,6 +27,7 @@ from moesaic.evaluate.routers import calibration_error, reliability
 from moesaic.generate.loaded import WritingModel
 from moesaic.generate.request import BASE
 from moesaic.ops.metrics import auroc, of_a_share
+from moesaic.recipe import parse
 from moesaic.serve.choosing import Decision
 from moesaic.serve.conversations import NO_TALK, Conversations, Held, Talk
 from moesaic.serve.version import Limits, Order, Version
@@ -38,13 +40,10 @@ DOMAINS = {
     "knowledge": ["mmlu", "arc"],
 }
 FOLLOW_UPS = (
-    "and shorter",
-    "why?",
-    "say it in other words",
-    "thanks, go on",
-    "are you sure?",
-    "commit it",
-    "once more",
+    *("and shorter", "why?", "say it in other words", "thanks, go on", "are you sure?", "commit it", "once more"),
+    *("half as long, please", "ok, what happens then?", "could you elaborate?", "that is not what I asked for"),
+    *("let me think about it", "great, do it", "now without the last part", "hang on, which one?", "I like it"),
+    *("explain like I am five", "use simpler words", "what makes you think so?", "start from the top", "not that one"),
 )
 ANSWERS = (
     "Yes, here it is.",
@@ -64,24 +63,27 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Training prompts of each expert, and what is decided."""
+    """Training prompts of each expert of `adopt` and of all of a recipe, and what is decided."""
 
-    prompts: int = 150
+    prompts: int = 100
     talks: int = 100
+    taught: int = 100_000
     questions: int = 2000
 
 
 def page(options: Options) -> Page:
-    """Both sections, over the shipped base and, where a folder is named, over SmolLM2."""
-    sizes = Sizes(40, 8, 40) if options.quick else Sizes()
-    folders = {"the shipped base": Path(moesaic.__file__).parent / "shipped" / "tiny"}
+    """Conversations over the shipped base and, where a folder is named, over SmolLM2, and questions out of scope."""
+    sizes = Sizes(40, 8, 300, 40) if options.quick else Sizes()
+    shipped = Path(moesaic.__file__).parent / "shipped" / "tiny"
+    folders = {"the shipped base": shipped}
     if named := os.environ.get("MOESAIC_SMOLLM2"):
         folders["SmolLM2-135M-Instruct"] = Path(named)
     sections = []
     for base, place in folders.items():
-        for measure in (going_on, out_of_scope):
-            with TemporaryDirectory() as folder:
-                sections.append(measure(base, place, Path(folder), options.shared / "data", sizes))
+        with TemporaryDirectory() as folder:
+            sections.append(going_on(base, place, Path(folder), options.shared / "data", sizes))
+    with TemporaryDirectory() as folder:
+        sections.append(out_of_scope(shipped, Path(folder), options.shared / "data", sizes))
     return measured_here("\n".join(map(str, sections)))
 
 
@@ -227,19 +229,17 @@ def held_over(version: Version, turns: Sequence[Turn], tools: list[int]) -> Iter
 # --- questions of no expert -------------------------------------------------------------------------------------------
 
 
-def out_of_scope(base: str, place: Path, folder: Path, data: Path, sizes: Sizes) -> Section:
+def out_of_scope(place: Path, folder: Path, data: Path, sizes: Sizes) -> Section:
     """Are probabilities right, also for questions that no expert was made for, and what do typos cost?"""
     train, test = (read(data / "clinc150" / f"{split}.jsonl") for split in ("train", "test"))
-    names = sorted({row["domain"] for row in train} - {"oos"})
-    rows = {name: [row for row in train if row["domain"] == name] for name in names}
-    version = adopted(
-        place, folder, {n: [prompted(r) for r in drawn(some, 4 * sizes.prompts, n)] for n, some in rows.items()}
-    )
+    names = sorted({row["domain"].replace(" ", "_") for row in train} - {"oos"})
+    version = routed(place, folder, {"train": drawn(train, sizes.taught, "train"), "test": test}, names)
     some = drawn(test, sizes.questions, "test")
-    labels = np.array([-1 if row["domain"] == "oos" else names.index(row["domain"]) for row in some])
+    own = np.array([row["domain"] != "oos" for row in some])
+    labels = np.array([names.index(row["domain"].replace(" ", "_")) if row["domain"] != "oos" else -1 for row in some])
     shares, chosen = decided(version, [row["text"] for row in some], names)
     misspelt, _ = decided(version, [typed(row["text"], number) for number, row in enumerate(some)], names)
-    own, best = labels >= 0, shares[:, :-1].argmax(1)
+    best = shares[:, :-1].argmax(1)
     right, fewer = (float((one == labels)[own].mean()) for one in (best, misspelt[:, :-1].argmax(1)))
     errors = {
         what: calibration_error(reliability(labels[which].tolist(), chosen[which].tolist(), shares[which]))
@@ -250,12 +250,11 @@ def out_of_scope(base: str, place: Path, folder: Path, data: Path, sizes: Sizes)
     left = [float((chosen[which] < 0).mean()) for which in (own, ~own)]
     low, high = of_a_share(right * own.sum(), int(own.sum()))
     text = (
-        f"Over {base}: the ten domains of clinc150 as experts, a router of at most {4 * sizes.prompts} questions each, "
-        f"{own.sum():,} test questions of theirs and {(~own).sum():,} out of scope, which training has not seen. The "
-        f"right expert is the most probable for {right:.1%} ({low:.1%} to {high:.1%}) of their own. The base answers "
-        f"{left[0]:.1%} of these and {left[1]:.1%} of the others; AUROC {known:.3f}. By the highest probability, "
-        f"{sure:.1%} of all questions can be answered at a precision of 95%. Calibrated on questions and neutral text "
-        "that training held out."
+        f"The ten domains of clinc150 as experts, and a router of a recipe on characters: {own.sum():,} test questions "
+        f"of theirs and {(~own).sum():,} out of scope, none of which training has seen. The right expert is the most "
+        f"probable for {right:.1%} ({low:.1%} to {high:.1%}) of their own. The base answers {left[0]:.1%} of these and "
+        f"{left[1]:.1%} of the others; AUROC {known:.3f}. By the highest probability, {sure:.1%} of all questions are "
+        "answered with a precision of 95%. Calibrated on questions and neutral text that training held out."
     )
     bars = [
         Bar(f"calibration error, {what}", "at most 0.05", f"{error:.3f}", error <= 0.05)
@@ -264,7 +263,27 @@ def out_of_scope(base: str, place: Path, folder: Path, data: Path, sizes: Sizes)
     ]
     lost = f"{(right - fewer) * 100:.1f} points of {right:.1%}"
     bars.append(Bar(f"fewer right with {TYPOS:.0%} typos", "at most 3 points", lost, right - fewer <= 0.03))
-    return Section(f"Questions out of scope, {base}", text, bars)
+    return Section("Questions out of scope", text, bars)
+
+
+def routed(place: Path, folder: Path, splits: dict[str, Rows], names: list[str]) -> Version:
+    """A mixture of a recipe, whose experts have seen one batch: only its router matters."""
+    for name in names:
+        for split, rows in splits.items():
+            own = [prompted(row) for row in rows if row["domain"].replace(" ", "_") == name]
+            (folder / f"{name}-{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in own), "utf-8")
+    data = {name: {split: f"{name}-{split}.jsonl" for split in splits} for name in names}
+    settings = {
+        **{"name": "mix", "workers": 1, "base": {"path": str(place)}, "data_root": str(folder)},
+        "train": {"steps": 1, "batch": 1, "length": 32, "evaluate_every": 0},
+        "experts": {name: {"kind": "lora", "rank": 1, "targets": ["q_proj"], "data": data[name]} for name in names},
+        "router": {"kind": "mlp", "feature": "characters", "selection": "top_1", "renormalise": True},
+        "evaluate": {"controls": ["base"], "limit": 1, "samples": 0},
+    }
+    moesaic.run(parse(settings), folder / "run")
+    model = moesaic.load(folder / "run" / "mixture")
+    assert isinstance(model, WritingModel)
+    return Version("mix", model, Limits())
 
 
 def prompted(row: dict[str, Any]) -> dict[str, str]:

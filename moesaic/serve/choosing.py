@@ -22,7 +22,7 @@ a tool's result goes to the expert that asked for it."""
 
 CHANGES = 0.5
 """How probable it is that a turn of a conversation changes the subject."""
-HALF = 200
+HALF = 300
 """Bytes of a turn that says half as much as a long one."""
 
 Select = Callable[[Float[Tensor, "n e"]], Routing]
