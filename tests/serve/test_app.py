@@ -302,10 +302,13 @@ def test_a_conversation_keeps_its_expert_until_another_wins_by_the_margin(served
     alone = served.post("/v1/route", {"model": "mix", "messages": [{"role": "user", "content": "now add a number"}]})
     told = alone.json()["routing"]
     assert told["expert"] == "sums", "by itself the turn is another expert's"
-    shares = believed(first["routing"]["probabilities"], told["probabilities"], ["sums", "birds"])
+    shares = believed(first["routing"]["probabilities"], told["probabilities"], ["sums", "birds"], size=16)
     assert near["probabilities"] == pytest.approx({**shares, "base": 0.0}, abs=1e-6)
     assert turn({"role": "user", "content": "why?"})["expert"] == "birds", "a turn of nobody's changes nothing"
-    far = turn({"role": "user", "content": "now add the sum, and add the sum"})
+    assert turn({"role": "user", "content": "add the sum, add the sum"})["expert"] == "birds", (
+        "a short turn says little"
+    )
+    far = turn({"role": "user", "content": "add the sum, " * 6})
     assert (far["expert"], far["reason"], far["held_from"]) == ("sums", "router", "birds")
     tool = turn({"role": "tool", "tool_call_id": "1", "content": "add the sum, and add the sum"})
     assert (tool["expert"], tool["reason"], tool["probabilities"]) == ("birds", "tool", None)
@@ -324,7 +327,7 @@ def test_a_session_is_held_by_its_name_and_a_forced_answer_does_not_hold_it(serv
     assert turn("add", model="mix:sums")["reason"] == "forced"
     after = turn("add the wren")
     assert (after["expert"], after["held_from"]) == ("birds", None), "as before the forced answer"
-    switched = turn("add the sum, and add the sum")
+    switched = turn("add the sum, " * 6)
     assert (switched["expert"], switched["held_from"]) == ("sums", "birds")
     body = {"model": "mix", "messages": [{"role": "user", "content": "add the owl"}], "max_tokens": 1}
     other = served.post("/v1/chat/completions", body, **{"x-session-id": "one"}).json()["routing"]
