@@ -4,6 +4,7 @@ Knows nothing about models. torch keeps the names of devices; this file asks it,
 """
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,9 @@ FUSED = (CPU, *ACCELERATORS)
 """The devices on which torch has fused optimisers."""
 COUNTED: dict[str, Callable[[], int]] = {"cuda": torch.cuda.device_count, "xpu": torch.xpu.device_count}
 """The devices that a machine may have several of, each with a generator of its own, and their number."""
+LOCAL_RANK = "LOCAL_RANK"
+"""The variable with the number of a process among those of its machine: of a pool, or of `torchrun`. Processes that
+train side by side have a device each, in turn."""
 UNTESTED = "device {}: this package was never tested on it"
 
 M = TypeVar("M", bound=nn.Module)
@@ -125,11 +129,11 @@ def usual(device: torch.device) -> torch.dtype:
 def named(word: str) -> torch.device:
     """The device of a word: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, `xpu`, `dml`, or another name that torch knows.
 
-    Raises RecipeError for an unknown word and for a device that this machine does not have. Warns of a device that
-    this package was never tested on.
+    Of several devices, a word without a number means a process's own: see LOCAL_RANK. Raises RecipeError for an unknown
+    word and for a device that this machine does not have. Warns of a device that this package was never tested on.
     """
     if word == AUTO:
-        return torch.device(next((kind for kind, exists in ACCELERATORS.items() if exists()), CPU))
+        word = next((kind for kind, exists in ACCELERATORS.items() if exists()), CPU)
     kind, _, number = word.partition(":")
     if kind == DML:
         return directml(word, int(number) if number.isdecimal() else 0)
@@ -143,6 +147,8 @@ def named(word: str) -> torch.device:
         raise missing(word)
     if kind in COUNTED and device.index is not None and device.index >= COUNTED[kind]():
         raise missing(word)
+    if kind in COUNTED and device.index is None and LOCAL_RANK in os.environ:
+        return torch.device(kind, int(os.environ[LOCAL_RANK]) % COUNTED[kind]())
     if kind not in FUSED:
         require_usable(device, word)
         warnings.warn(UNTESTED.format(word), MoesaicWarning, stacklevel=3)

@@ -8,7 +8,7 @@ import torch
 
 from moesaic import hardware
 from moesaic.errors import MoesaicWarning, RecipeError
-from moesaic.hardware import CPU, HOST, TYPES, UNITS, Compute, chosen, drawing, exact, sent
+from moesaic.hardware import CPU, HOST, TYPES, UNITS, Compute, chosen, drawing, exact, named, sent
 from moesaic.testing import tiny_decoder
 
 WITHOUT_CARD = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
@@ -66,6 +66,20 @@ def test_the_cards_of_a_machine_are_counted(monkeypatch):
     assert chosen("cuda:1").device == torch.device("cuda:1")
     with pytest.raises(RecipeError, match="expected auto or cpu or cuda or cuda:1"):
         chosen("cuda:2")
+
+
+@pytest.mark.parametrize("word", ["auto", "cuda"])
+def test_processes_side_by_side_have_a_card_each_in_turn(monkeypatch, word):
+    monkeypatch.setitem(hardware.ACCELERATORS, "cuda", lambda: True)
+    monkeypatch.setitem(hardware.COUNTED, "cuda", lambda: 2)
+    monkeypatch.delenv(hardware.LOCAL_RANK, raising=False)
+    assert named(word) == torch.device("cuda")
+    found = []
+    for number in range(3):
+        monkeypatch.setenv(hardware.LOCAL_RANK, str(number))
+        found.append(str(named(word)))
+        assert str(named("cuda:1")) == "cuda:1" and str(named("cpu")) == "cpu", "a card that is named is that card"
+    assert found == ["cuda:0", "cuda:1", "cuda:0"]
 
 
 @pytest.mark.parametrize(("word", "hint"), [("cdua", "did you mean 'cuda'"), ("gpu", "auto, cpu, cuda"), ("", "auto")])

@@ -16,9 +16,11 @@ from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any, ClassVar, TypeVar
 
 from moesaic.errors import MoesaicError
+from moesaic.hardware import LOCAL_RANK
 from moesaic.runs.progress import Progress, watched
 from moesaic.runs.signals import HANGUP, SIGNALS, heed, mood, obey, stopping
 
@@ -103,7 +105,8 @@ class Jobs:
             context = multiprocessing.get_context("spawn")
             self.line = context.Queue()
             self.others = {process.pid for process in multiprocessing.active_children()}
-            self.pool = ProcessPoolExecutor(self.workers, context, Worker.start, (self.line,))
+            started = context.Value("i", 0)
+            self.pool = ProcessPoolExecutor(self.workers, context, Worker.start, (self.line, started))
         with undisturbed():
             futures = {name: self.pool.submit(Worker.call, job, name) for name, job in work.items()}
         with mood("patient"):
@@ -233,11 +236,17 @@ class Worker:
         self.line, self.cache = line, Cache()
 
     @classmethod
-    def start(cls, line: "Queue[Message]") -> None:
-        """Prepare a new process: one thread, its signals, and its end with the parent."""
+    def start(cls, line: "Queue[Message]", started: "Synchronized[int]") -> None:
+        """Prepare a new process: one thread, a device, its signals, and its end with the parent.
+
+        `started`: the number of processes before it.
+        """
         import torch
 
         cls.current = cls(line)
+        with started.get_lock():
+            os.environ[LOCAL_RANK] = str(started.value)
+            started.value += 1
         torch.set_num_threads(1)
         for number in (signal.SIGINT, *HANGUP):  # those of a terminal reach the parent too, which ends the pool
             signal.signal(number, signal.SIG_IGN)

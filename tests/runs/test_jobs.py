@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from moesaic.errors import DataError, MoesaicError
+from moesaic.hardware import LOCAL_RANK
 from moesaic.runs.jobs import Jobs, Report
 from moesaic.runs.progress import Silent
 
@@ -80,6 +81,18 @@ def test_results_reports_and_errors_come_back():
         with pytest.raises(DataError) as caught:
             jobs.run({"bad": fails})
     assert str(caught.value) == "rows.jsonl:7: prompt: a bad row; mend it"
+
+
+def waits(report: Report) -> str:
+    time.sleep(1)
+    return os.environ[LOCAL_RANK]
+
+
+@pytest.mark.slow
+def test_every_process_of_a_pool_has_a_number_of_its_own():
+    with Jobs(3, Silent()) as jobs:
+        assert sorted(jobs.run(dict.fromkeys("abc", waits)).values()) == ["0", "1", "2"]
+    assert LOCAL_RANK not in os.environ
 
 
 def test_one_worker_needs_no_process_of_its_own_and_computes_with_one_thread():
